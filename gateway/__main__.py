@@ -1,0 +1,8 @@
+"""Makes `python -m gateway` the same as `aos-gateway`."""
+
+import sys
+
+from gateway.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

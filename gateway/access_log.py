@@ -1,0 +1,59 @@
+"""One line a request, without tokens, bodies or anything a caller could forge a line with."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import orjson
+
+from gateway.core.status import Verdict, outcome
+
+_ERROR_STATUS = 500
+_log = logging.getLogger("gateway.access")
+
+
+class AccessLog:
+    """Writes access lines.
+
+    Args:
+        which: ``all``, ``errors`` (5xx only) or ``off``.
+    """
+
+    def __init__(self, which: str) -> None:
+        self._least_status = {"all": 0, "errors": _ERROR_STATUS, "off": 1000}[which]
+
+    def write(
+        self,
+        *,
+        request_id: bytes,
+        method: str,
+        path: bytes,
+        status: int,
+        verdict: Verdict | None,
+        took_s: float,
+    ) -> None:
+        """Write a line for an answered request; the query is left out, it may hold anything."""
+        if status < self._least_status:
+            return
+        line = {
+            "request_id": request_id.decode("ascii", "replace"),
+            "method": method,
+            "path": path.partition(b"?")[0].decode("ascii", "replace"),
+            "status": status,
+            "cache": outcome(verdict) if verdict is not None else "none",
+            "reason": verdict.reason.value if verdict is not None and verdict.reason is not None else "",
+            "took_ms": round(took_s * 1000, 2),
+        }
+        _log.info(orjson.dumps(line).decode("utf-8"))
+
+
+def set_up_logging(level: str) -> None:
+    """Send log lines to standard error, one line each, times in UTC."""
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())

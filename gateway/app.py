@@ -1,0 +1,231 @@
+"""The object graph of one gateway, built once from its configuration."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.access_log import AccessLog
+from gateway.address import Address
+from gateway.cache import Cache, Fetched, abandon
+from gateway.clock import Clock
+from gateway.config import Config, masked
+from gateway.connection import ConnectionSettings, DownstreamServer
+from gateway.core.caller import Recogniser
+from gateway.core.headers import make_hop
+from gateway.core.key import KeySpace, upstream_digest, upstream_identity
+from gateway.core.policy import Rules
+from gateway.core.route import fold
+from gateway.flight import Flights
+from gateway.handler import Handler, HandlerSettings
+from gateway.listeners import bound_address, listen, remove_socket
+from gateway.metrics import Metrics
+from gateway.store.redis import RedisSettings
+from gateway.store.tiers import Tiers, TierSettings
+from gateway.upstream import Upstream, UpstreamSettings
+
+# How much longer a generation lives than anything that could be stored under it.
+_GENERATION_MARGIN_S = 3600.0
+_MINT_MARGIN_S = 60.0
+_POLL_S = 0.02
+
+
+class Gateway:
+    """One gateway; make it inside a running event loop.
+
+    Args:
+        config: the whole configuration.
+        clock: both clocks.
+    """
+
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+        clock = clock or Clock()
+        self.config = config
+        self.metrics = Metrics()
+        self._is_ready = False
+        self._is_draining = False
+        self._listener: asyncio.Server | None = None
+        url = config.upstream.url
+        identity = upstream_identity(url.scheme, url.host, url.port, url.base_path)
+        keys = KeySpace(config.redis.prefix, identity)
+        secret = config.cache.secret.reveal().encode("utf-8")
+        rules = _rules(config)
+        recogniser = Recogniser(
+            tuple(name.lower().encode("ascii") for name in config.cache.identity_headers),
+            secret,
+            shared=rules.shared,
+        )
+        self.flights: Flights[Fetched] = Flights(
+            config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock, abandon
+        )
+        self.tiers = Tiers(
+            _tier_settings(config, rules),
+            keys=keys,
+            secret=secret,
+            clock=clock,
+            metrics=self.metrics,
+            on_forget=self.flights.detach_stack,
+            on_start_over=self.flights.detach_all,
+        )
+        self.upstream = Upstream(_upstream_settings(config), clock, self.metrics)
+        cache = Cache(
+            rules=rules,
+            recogniser=recogniser,
+            keys=keys,
+            hop=make_hop(
+                upstream_digest(identity), url.authority, config.upstream.signed_hosts, recogniser.names
+            ),
+            tiers=self.tiers,
+            flights=self.flights,
+            upstream=self.upstream,
+            clock=clock,
+        )
+        handler = Handler(
+            cache,
+            HandlerSettings(config.server.body_timeout_s),
+            metrics=self.metrics,
+            access_log=AccessLog(config.log.access),
+            is_draining=lambda: self._is_draining,
+        )
+        self.server = DownstreamServer(handler, _connection_settings(config), self.metrics)
+
+    async def start(self) -> Address:
+        """Open the listener.
+
+        Returns:
+            The address it really has: a port of 0 is filled in.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        address = self.config.server.listen
+        self._listener = await listen(self.server, address)
+        self.tiers.start()
+        self._is_ready = True
+        return bound_address(self._listener, address)
+
+    def begin_drain(self) -> None:
+        """Say that no more work is wanted; the listener stays open."""
+        self._is_ready = False
+
+    async def close(self, timeout_s: float | None = None) -> None:
+        """Stop accepting, let requests, stores and debts end within a time, then let go.
+
+        Args:
+            timeout_s: ``server.drain_timeout_s`` when ``None``.
+        """
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + (self.config.server.drain_timeout_s if timeout_s is None else timeout_s)
+        self._is_ready = False
+        self._is_draining = True
+        if self._listener is not None:
+            self._listener.close()
+        while self.server.connections and loop.time() < ends_s:
+            self.server.close_idle()
+            await asyncio.sleep(_POLL_S)
+        await self.server.shutdown(0)
+        await self.flights.close(max(0.0, ends_s - loop.time()))
+        await self.tiers.close(max(0.1, ends_s - loop.time()))
+        await self.upstream.close()
+        if self._listener is not None:
+            remove_socket(self.config.server.listen)
+
+    def ready(self) -> bool:
+        """Tell whether requests are accepted; false first while draining."""
+        return self._is_ready
+
+    def health(self) -> dict[str, object]:
+        """Return what ``/readyz`` reports beside readiness; Redis does not make it false."""
+        redis, subscription = self.tiers.redis, self.tiers.subscription
+        if redis is None or subscription is None:
+            return {"redis": "off"}
+        return {
+            "redis": "up" if redis.is_up else "down",
+            "subscription": "up" if subscription.is_up else "down",
+            "debts": self.tiers.ledger.owed,
+        }
+
+    def metrics_text(self) -> tuple[bytes, str]:
+        """Return the metrics and their content type."""
+        return self.metrics.text(self._gauges)
+
+    def masked_config(self) -> dict[str, object]:
+        """Return the effective configuration, secrets masked."""
+        return masked(self.config)
+
+    async def purge(self, stack_id: str) -> bool:
+        """Make a stack's stored entries unusable; ``False`` when Redis could not be told yet."""
+        return await self.tiers.forget([fold(stack_id.encode("utf-8"))], "purge", settles=False)
+
+    def _gauges(self) -> dict[str, float]:
+        memory, redis, subscription = self.tiers.memory, self.tiers.redis, self.tiers.subscription
+        return {
+            "memory_bytes": memory.size_bytes if memory is not None else 0,
+            "memory_entries": len(memory) if memory is not None else 0,
+            "connections": len(self.server.connections),
+            "upstream_connections": self.upstream.in_use,
+            "upstream_waiting": self.upstream.waiting,
+            "flights": len(self.flights),
+            "redis_up": redis is not None and redis.is_up,
+            "redis_subscription_up": subscription is not None and subscription.is_up,
+            "redis_debts": self.tiers.ledger.owed,
+            "redis_queue": self.tiers.queued,
+        }
+
+
+def _rules(config: Config) -> Rules:
+    cache = config.cache
+    return Rules(
+        shared=cache.scope == "shared",
+        obey_origin=cache.origin_cache_control == "obey",
+        terminal_phases=frozenset(cache.terminal_phases),
+        access_ttl_s=cache.access_ttl_s,
+        ttl_succeeded_s=cache.ttl_succeeded_s,
+        ttl_failed_s=cache.ttl_failed_s,
+        ttl_unsettled_s=cache.ttl_unsettled_s,
+        max_body_bytes=cache.max_body_bytes,
+    )
+
+
+def _tier_settings(config: Config, rules: Rules) -> TierSettings:
+    redis = None
+    total_s = config.upstream.total_timeout_s
+    if config.redis.url:
+        redis = RedisSettings(
+            url=config.redis.url.reveal(),
+            timeout_s=config.redis.timeout_s,
+            max_connections=config.redis.max_connections,
+            generation_ttl_s=rules.longest_ttl_s + total_s + _GENERATION_MARGIN_S,
+            mint_ttl_s=total_s + _MINT_MARGIN_S,
+        )
+    return TierSettings(
+        memory_bytes=config.cache.memory_bytes,
+        memory_ttl_s=config.cache.memory_ttl_s,
+        longest_ttl_s=rules.longest_ttl_s,
+        settle_s=config.cache.settle_s,
+        redis=redis,
+    )
+
+
+def _upstream_settings(config: Config) -> UpstreamSettings:
+    upstream = config.upstream
+    return UpstreamSettings(
+        url=str(upstream.url),
+        base_path=upstream.url.base_path.encode("ascii"),
+        connect_timeout_s=upstream.connect_timeout_s,
+        read_timeout_s=upstream.read_timeout_s,
+        max_connections=upstream.max_connections,
+        max_waiting=upstream.max_waiting,
+        connection_max_age_s=upstream.connection_max_age_s,
+        ca_file=upstream.ca_file,
+    )
+
+
+def _connection_settings(config: Config) -> ConnectionSettings:
+    server = config.server
+    return ConnectionSettings(
+        header_timeout_s=server.header_timeout_s,
+        body_timeout_s=server.body_timeout_s,
+        keepalive_timeout_s=server.keepalive_timeout_s,
+        max_header_bytes=server.max_header_bytes,
+        max_connections=server.max_connections,
+    )

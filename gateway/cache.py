@@ -1,0 +1,317 @@
+"""The one place where decisions meet I/O: look up, fetch once, judge, store, answer."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.clock import Clock
+from gateway.core import answers, headers, policy, route
+from gateway.core.caller import Recogniser
+from gateway.core.entry import Entry
+from gateway.core.key import EntryKey, KeySpace
+from gateway.core.messages import Head, Request
+from gateway.core.plan import Bypass, Plan, plan
+from gateway.core.reply import BodyFraming
+from gateway.core.status import Forward, Reason, Verdict
+from gateway.core.wishes import read_wishes
+from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, UpstreamError
+from gateway.flight import Flight, Flights
+from gateway.store.tiers import Lookup, Ticket, Tiers
+from gateway.upstream import Exchange, RequestBody, Upstream
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a caller gets.
+
+    Attributes:
+        head: end-to-end head with everything the gateway adds.
+        body: the whole body; ``None`` when it is streamed.
+        exchange: the rest of a streamed body, to be closed by who takes it; ``None`` otherwise.
+        prefix: what of a streamed body was read already.
+        verdict: what the cache did.
+    """
+
+    head: Head
+    body: bytes | None
+    verdict: Verdict
+    exchange: Exchange | None = None
+    prefix: bytes = b""
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """The result of a flight.
+
+    Attributes:
+        arrival: the response as far as it was read.
+        judgement: what became of it; ``None`` when it was too large to judge.
+        is_stored: handed to at least one tier.
+        reason: why not.
+        exchange: the rest of a body too large to buffer; it belongs to the leader alone.
+    """
+
+    arrival: policy.Arrival
+    judgement: policy.Judgement | None
+    is_stored: bool
+    reason: Reason | None
+    exchange: Exchange | None = None
+
+
+def abandon(fetched: Fetched) -> None:
+    """Let go of a result that nobody takes."""
+    if fetched.exchange is not None:
+        fetched.exchange.close()
+
+
+class Cache:
+    """Answers requests from the tiers or from the upstream.
+
+    Args:
+        rules: what is stored, and how long.
+        recogniser: tells callers apart.
+        keys: builds the keys.
+        hop: what the gateway says about itself.
+        tiers: the stores.
+        flights: the shared fetches.
+        upstream: AOS.
+        clock: wall time for entries.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: policy.Rules,
+        recogniser: Recogniser,
+        keys: KeySpace,
+        hop: headers.Hop,
+        tiers: Tiers,
+        flights: Flights[Fetched],
+        upstream: Upstream,
+        clock: Clock,
+    ) -> None:
+        self._rules = rules
+        self._recogniser = recogniser
+        self._keys = keys
+        self._hop = hop
+        self._tiers = tiers
+        self._flights = flights
+        self._upstream = upstream
+        self._clock = clock
+
+    async def answer(self, request: Request, body: RequestBody | None) -> Answer:
+        """Answer one request.
+
+        Raises:
+            GatewayError: there is nothing to pass on, and the gateway must speak for itself.
+        """
+        try:
+            headers.check_request(request, self._hop)
+        except headers.Refusal as refusal:
+            if refusal.status == ProxyLoop.status:
+                raise ProxyLoop from refusal
+            raise BadRequest(refusal.status, refusal.about) from refusal
+        planned = plan(request, self._recogniser)
+        if isinstance(planned, Bypass):
+            return await self._bypass(request, body, planned)
+        return await self._fetch(request, planned)
+
+    async def _bypass(self, request: Request, body: RequestBody | None, bypass: Bypass) -> Answer:
+        verdict = Verdict(forward=bypass.forward, reason=bypass.reason)
+        if bypass.is_reading and read_wishes(request.fields).only_if_cached:
+            raise _with_member(NotCached(), verdict)
+        names = frozenset(name.lower() for name, _ in request.fields)
+        if not route.is_write(request.method, names):
+            return await self._forward(request, body, verdict, execution_call=False)
+        stacks = route.written_stacks(request.target)
+        try:
+            answer = await self._forward(request, body, verdict, execution_call=False)
+        except BaseException as error:
+            # Unknown outcome: it may have been done. What certainly never left changes nothing.
+            if not (isinstance(error, UpstreamError) and not error.was_sent):
+                await self._forget(stacks)
+            raise
+        if not 400 <= answer.head.status < 500:
+            await self._forget(stacks)
+        return answer
+
+    async def _forget(self, stacks: frozenset[bytes]) -> None:
+        if stacks:
+            await self._tiers.forget(stacks, "write", settles=True)
+
+    async def _forward(
+        self, request: Request, body: RequestBody | None, verdict: Verdict, *, execution_call: bool
+    ) -> Answer:
+        """Stream a request and its response through, alone."""
+        fields = headers.upstream_fields(request, self._hop, execution_call=execution_call)
+        try:
+            exchange = await self._upstream.send(request.method, request.target, fields, body)
+        except GatewayError as error:
+            _with_member(error, verdict)
+            raise
+        if verdict.reason is not Reason.ROUTE:
+            verdict = msgspec.structs.replace(verdict, fwd_status=exchange.head.status)
+        head = answers.forwarded_head(exchange.head, self._hop.via, verdict)
+        return Answer(head, None, verdict, exchange)
+
+    async def _fetch(self, request: Request, planned: Plan) -> Answer:
+        key = self._keys.entry(planned.identity.entry, planned.variant, planned.execution)
+        wishes = planned.wishes
+        if wishes.no_store:
+            return await self._alone(request, planned, key)
+        ticket = self._tiers.ticket(key)
+        lookup = Lookup(None)
+        forward = Forward.REQUEST
+        reason: Reason | None = Reason.REQUEST_NO_CACHE
+        if not wishes.no_cache:
+            lookup = await self._tiers.lookup(key)
+            # Between a look-up in Redis and here another request's fetch may have ended.
+            entry = lookup.entry or self._tiers.peek(key)
+            why_not = None if entry is None else self._why_not(planned, entry)
+            if entry is not None and why_not is None:
+                return self._hit(request, planned, entry)
+            forward = Forward.URI_MISS if entry is None else Forward.REQUEST
+            reason = Reason.STORE_FAILED if lookup.has_failed else why_not
+        verdict = Verdict(forward=forward, reason=reason)
+        if wishes.only_if_cached:
+            raise _with_member(NotCached(), verdict)
+        if request.method == "HEAD":
+            return await self._head(request, key, verdict)
+        # Nothing waits from the look into memory to the flight: a fetch is found either way.
+        flight_key = self._keys.flight(planned.identity.flight, planned.variant, planned.execution)
+        flight = None
+        if forward is Forward.URI_MISS:
+            flight = self._flights.joinable(flight_key)
+        try:
+            if flight is not None:
+                fetched = await self._flights.join(flight)
+                if fetched.exchange is not None:
+                    return await self._forward(
+                        request, None, _because(verdict, Reason.TOO_LARGE), execution_call=True
+                    )
+                return self._fetched(fetched, planned, verdict, collapsed=True)
+
+            async def fly(flight: Flight[Fetched]) -> Fetched:
+                return await self._fill(request, planned, ticket, lookup, flight)
+
+            fetched = await self._flights.lead(flight_key, key.stack, fly)
+        except GatewayError as error:
+            _with_member(error, verdict)
+            raise
+        return self._fetched(fetched, planned, verdict, collapsed=False)
+
+    async def _fill(
+        self,
+        request: Request,
+        planned: Plan,
+        ticket: Ticket,
+        lookup: Lookup,
+        flight: Flight[Fetched] | None,
+    ) -> Fetched:
+        """Fetch a record, judge it, and store it if it may be."""
+        if flight is not None:
+            ticket = await self._tiers.prepare_fill(ticket, lookup)
+        fetched_s = self._clock.wall_s()
+        fields = headers.upstream_fields(request, self._hop, execution_call=True)
+        exchange = await self._upstream.send("GET", request.target, fields, None)
+        try:
+            body = await self._buffer(exchange)
+        except BaseException:
+            exchange.close()
+            raise
+        arrival = policy.Arrival(
+            head=exchange.head,
+            body=body,
+            complete=exchange.framing is not BodyFraming.CLOSE,
+            request=planned.fields,
+            action_id=planned.execution.action_id,
+            fetched_s=fetched_s,
+        )
+        if len(body) > self._rules.max_body_bytes:
+            if policy.drops_own_entry(exchange.head.status, None):
+                self._tiers.drop(ticket.key)
+            if flight is not None and not flight.leader_waits:
+                exchange.close()
+            return Fetched(arrival, None, False, Reason.TOO_LARGE, exchange)
+        exchange.close()
+        now_s = self._clock.monotonic_s()
+        judgement = policy.judge(
+            arrival,
+            self._rules,
+            settling=self._tiers.ledger.is_settling(ticket.key.stack, now_s),
+            uncertain=self._tiers.ledger.is_uncertain(now_s),
+        )
+        if judgement.refusal is not None:
+            if policy.drops_own_entry(exchange.head.status, judgement):
+                self._tiers.drop(ticket.key)
+            return Fetched(arrival, judgement, False, judgement.refusal)
+        if flight is None:
+            return Fetched(arrival, judgement, False, None)
+        entry = answers.entry_of(arrival, judgement, policy.told_age_s(exchange.head))
+        refusal = self._tiers.store(ticket, entry)
+        return Fetched(arrival, judgement, refusal is None, refusal)
+
+    async def _buffer(self, exchange: Exchange) -> bytes:
+        """Read a body whole, or one piece beyond ``max_body_bytes``."""
+        limit = self._rules.max_body_bytes
+        pieces: list[bytes] = []
+        size = 0
+        while size <= limit and (piece := await exchange.read()):
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
+
+    async def _alone(self, request: Request, planned: Plan, key: EntryKey) -> Answer:
+        """Fetch for a caller who wants the cache neither read nor written."""
+        verdict = Verdict(forward=Forward.REQUEST, reason=Reason.REQUEST_NO_STORE)
+        if planned.wishes.only_if_cached:
+            raise _with_member(NotCached(), verdict)
+        if request.method == "HEAD":
+            return await self._head(request, key, verdict)
+        try:
+            fetched = await self._fill(request, planned, self._tiers.ticket(key), Lookup(None), None)
+        except GatewayError as error:
+            _with_member(error, verdict)
+            raise
+        return self._fetched(fetched, planned, verdict, collapsed=False)
+
+    async def _head(self, request: Request, key: EntryKey, verdict: Verdict) -> Answer:
+        """Forward a HEAD alone; it stores nothing, but may tell that an entry is over."""
+        answer = await self._forward(request, None, _because(verdict, Reason.HEAD), execution_call=True)
+        if answer.head.status in policy.DROPPING_STATUSES:
+            self._tiers.drop(key)
+        return answer
+
+    def _hit(self, request: Request, planned: Plan, entry: Entry) -> Answer:
+        now_s = self._clock.wall_s()
+        head = answers.hit_head(entry, planned.fields, request.request_id, self._hop.via, now_s)
+        return Answer(head, entry.body, Verdict(ttl_s=int(entry.ttl_s(now_s))))
+
+    def _fetched(self, fetched: Fetched, planned: Plan, verdict: Verdict, *, collapsed: bool) -> Answer:
+        arrival, judgement = fetched.arrival, fetched.judgement
+        verdict = msgspec.structs.replace(
+            verdict,
+            fwd_status=arrival.head.status,
+            stored=fetched.is_stored,
+            collapsed=collapsed,
+            reason=fetched.reason or verdict.reason,
+        )
+        if judgement is None:
+            head = answers.forwarded_head(arrival.head, self._hop.via, verdict)
+            return Answer(head, None, verdict, fetched.exchange, arrival.body)
+        # Everybody who joined asked for himself whether he has it already.
+        own = msgspec.structs.replace(arrival, request=planned.fields)
+        head = answers.fetched_head(own, judgement, self._hop.via, verdict)
+        return Answer(head, arrival.body, verdict)
+
+    def _why_not(self, planned: Plan, entry: Entry) -> Reason | None:
+        now_s = self._clock.wall_s()
+        return planned.wishes.refuse(entry.age_s(now_s), entry.ttl_s(now_s))
+
+
+def _because(verdict: Verdict, reason: Reason) -> Verdict:
+    return msgspec.structs.replace(verdict, reason=verdict.reason or reason)
+
+
+def _with_member(error: GatewayError, verdict: Verdict) -> GatewayError:
+    """Let an error tell what the cache did before it."""
+    error.cache_member = verdict.member()
+    return error

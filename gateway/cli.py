@@ -1,0 +1,188 @@
+"""The command line `aos-gateway`.
+
+Each command imports what it needs when it runs: `--help` stays quick, and `serve` never loads the twin.
+"""
+
+import argparse
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from gateway.cli_options import USAGE, build_parser, complain
+
+_OK: Final = 0
+_ERROR: Final = 1
+# What a listener says when its address can't be had; any other OSError is a defect and shows its traceback.
+_BIND_ERRORS: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EADDRINUSE,
+        errno.EADDRNOTAVAIL,
+        errno.EAFNOSUPPORT,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+_MAX_STACK_ID_CHARACTERS: Final = 64
+
+
+class _UsageError(Exception):
+    """The command can't be run as it was called; the text is one line."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the arguments after the program's name; None takes them from `sys.argv`.
+
+    Returns:
+        The exit code: 0 clean, 2 wrong usage, configuration or address, 1 anything else.
+    """
+    from gateway.config import ConfigError
+
+    arguments = build_parser().parse_args(argv)
+    try:
+        code = _COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()
+        return code
+    except (ConfigError, _UsageError) as exc:
+        complain(str(exc))
+        return USAGE
+    except BrokenPipeError:
+        # Whoever read the output has left; without this, Python complains once more while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _ERROR
+    except KeyboardInterrupt:
+        return _OK if arguments.command in _UNTIL_STOPPED else _ERROR
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from gateway.config import load_config
+
+    flags = {
+        "server.listen": arguments.listen,
+        "server.admin_listen": arguments.admin,
+        "server.workers": arguments.workers,
+        "upstream.url": arguments.upstream,
+        "redis.url": arguments.redis,
+        "cache.scope": arguments.scope,
+    }
+    config = load_config(arguments.config, os.environ, flags)
+    from gateway.server import run
+
+    where = f"server.listen = {config.server.listen} or server.admin_listen = {config.server.admin_listen}"
+    return _listening(lambda: run(config), where)
+
+
+def _twin(arguments: argparse.Namespace) -> int:
+    from gateway.config import is_loopback, parse_address
+
+    listen = parse_address(arguments.listen)
+    control = None if arguments.control is None else parse_address(arguments.control)
+    if control is not None and not is_loopback(control):
+        raise _UsageError(
+            f"--control {control} can be reached by others; use a loopback address, or unix:/path"
+        )
+    from gateway.twin.profiles import UnknownProfileError, profile_named
+    from gateway.twin.server import run
+
+    try:
+        profile_named(arguments.profile)
+    except UnknownProfileError as exc:
+        raise _UsageError(f"--profile: {exc}") from exc
+    where = f"--listen {listen}" + (f" or --control {control}" if control is not None else "")
+    return _listening(
+        lambda: run(listen=listen, control=control, profile=arguments.profile, seed=arguments.seed), where
+    )
+
+
+def _demo(_arguments: argparse.Namespace) -> int:
+    from gateway.demo import run
+
+    return run()
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from gateway.config import Secret, load_config, masked
+
+    config = load_config(arguments.config, os.environ, {})
+    if arguments.probe is None:
+        print(_as_toml(masked(config)))
+        print("configuration is valid")
+        return _OK
+    token = os.environ.get("AOS_TOKEN", "")
+    if not token:
+        raise _UsageError(
+            "--probe needs a token; set the environment variable AOS_TOKEN to one that AOS accepts"
+        )
+    stack_id, action_id = arguments.probe
+    from gateway.probe import run
+
+    return run(config, stack_id, action_id, Secret(token))
+
+
+def _purge(arguments: argparse.Namespace) -> int:
+    from gateway.config import TcpAddress, admin_token, parse_address
+    from gateway.purge import run
+
+    address = parse_address(arguments.admin)
+    if isinstance(address, TcpAddress) and address.port == 0:
+        raise _UsageError(
+            f"--admin {address} has port 0; write the port of the gateway's server.admin_listen"
+        )
+    if not 1 <= len(arguments.stack_id) <= _MAX_STACK_ID_CHARACTERS:
+        raise _UsageError(f"STACK_ID has to have 1 to {_MAX_STACK_ID_CHARACTERS} characters")
+    return run(address, arguments.stack_id, admin_token(os.environ))
+
+
+def _listening(run: Callable[[], int], where: str) -> int:
+    try:
+        return run()
+    except OSError as exc:
+        if exc.errno not in _BIND_ERRORS and not isinstance(exc, socket.gaierror):
+            raise
+        from gateway.config import cannot_listen
+
+        reason = os.strerror(exc.errno) if exc.errno in _BIND_ERRORS else str(exc.strerror)
+        raise cannot_listen(where, reason) from exc
+
+
+def _as_toml(sections: Mapping[str, object]) -> str:
+    blocks = []
+    for section, keys in sections.items():
+        assert isinstance(keys, dict)
+        blocks.append(
+            "\n".join([f"[{section}]", *(f"{key} = {_toml_value(value)}" for key, value in keys.items()), ""])
+        )
+    return "\n".join(blocks)
+
+
+def _toml_value(value: object) -> str:
+    import json
+
+    match value:
+        case float() if value.is_integer():
+            return str(int(value))
+        case list():
+            return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+        case _:
+            return json.dumps(value)
+
+
+_COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
+    "serve": _serve,
+    "twin": _twin,
+    "demo": _demo,
+    "check": _check,
+    "purge": _purge,
+}
+# Ctrl-C is how these end; the others did not do what they were asked.
+_UNTIL_STOPPED: Final = frozenset({"serve", "twin", "demo"})

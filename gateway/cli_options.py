@@ -1,0 +1,181 @@
+"""What the command line accepts and how its help explains it."""
+
+import argparse
+import sys
+from typing import Final, NoReturn
+
+from gateway import __version__
+from gateway.config_error import one_line
+
+PROG: Final = "aos-gateway"
+USAGE: Final = 2
+
+_MAIN_EPILOG: Final = """\
+first steps:
+  aos-gateway demo                                        watch it work against a simulated AOS
+  aos-gateway serve --upstream https://aos.example.com    stand in front of a real one
+  aos-gateway COMMAND --help                              more about one command
+
+exit codes: 0 clean, 2 wrong usage or configuration or an address that cannot be used, 1 anything else
+"""
+_SERVE_EPILOG: Final = """\
+Every key of the configuration file can also be set by an environment variable AOS_GATEWAY_<SECTION>__<KEY>,
+such as AOS_GATEWAY_CACHE__ACCESS_TTL_S=60; lists are comma-separated. A secret may come from a file that a
+variable names: AOS_GATEWAY_CACHE__SECRET_FILE, AOS_GATEWAY_REDIS__URL_FILE or
+AOS_GATEWAY_SERVER__ADMIN_TOKEN_FILE.
+Options beat the environment, the environment beats the file, the file beats the defaults.
+config/gateway.toml explains every key.
+
+examples:
+  aos-gateway serve --upstream https://aos.example.com
+  aos-gateway serve --upstream https://aos.example.com --listen 0.0.0.0:8080 --redis redis://redis.example.com:6379/0
+  aos-gateway serve --upstream https://aos.example.com --listen unix:/run/aos/gateway.sock --scope shared
+  aos-gateway serve --config config/gateway.toml
+
+It is ready when http://127.0.0.1:9901/readyz (the admin address) answers 200.
+SIGTERM and Ctrl-C end it cleanly.
+"""
+_TWIN_EPILOG: Final = """\
+examples:
+  aos-gateway twin                                     listen on 127.0.0.1:8090
+  aos-gateway twin --profile realistic --seed 7        slower, with failures, the same ones on every start
+  aos-gateway twin --control 127.0.0.1:8091            faults on demand
+"""
+_CHECK_EPILOG: Final = """\
+examples:
+  aos-gateway check --config config/gateway.toml
+  AOS_TOKEN=... aos-gateway check --config gateway.toml --probe my-stack my-stack-1
+"""
+_PURGE_EPILOG: Final = """\
+Over the network the gateway wants its server.admin_token: set AOS_GATEWAY_SERVER__ADMIN_TOKEN, or name a file
+that holds it by AOS_GATEWAY_SERVER__ADMIN_TOKEN_FILE. From the same machine no token is needed.
+
+examples:
+  aos-gateway purge my-stack
+  aos-gateway purge --admin unix:/run/aos/admin.sock my-stack
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message}; see {self.prog} --help")
+        self.exit(USAGE)
+
+
+def complain(line: str) -> None:
+    """Print one line about what went wrong."""
+    print(one_line(f"{PROG}: {line}"), file=sys.stderr)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser; what it returns has the attribute `command`, the command's name."""
+    parser = _Parser(
+        prog=PROG,
+        description="A proxy for Huawei Cloud AOS that keeps settled execution records.",
+        epilog=_MAIN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, summary: str, about: str, epilog: str = "") -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=about,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.set_defaults(command=name)
+        return command
+
+    serve = add(
+        "serve",
+        "run the gateway",
+        "Run the gateway in front of one AOS. Only the upstream has to be given.",
+        _SERVE_EPILOG,
+    )
+    _add_config(serve)
+    address = "host:port, [v6]:port or unix:/path"
+    serve.add_argument(
+        "--listen", metavar="A", help=f"where callers connect: {address} (default: 127.0.0.1:8080)"
+    )
+    serve.add_argument("--admin", metavar="A", help="where operators connect (default: 127.0.0.1:9901)")
+    serve.add_argument("--upstream", metavar="URL", help="the AOS to stand in front of, http:// or https://")
+    serve.add_argument(
+        "--redis",
+        metavar="URL",
+        help="share stored records through Redis: redis://, rediss:// or unix:// (default: memory alone); "
+        "others on this machine can see options, so give a password by AOS_GATEWAY_REDIS__URL_FILE instead",
+    )
+    serve.add_argument(
+        "--scope",
+        metavar="caller|shared",
+        help="whom a stored record is given to: only the caller it was fetched for, or all who may connect "
+        "(default: caller)",
+    )
+    serve.add_argument("--workers", metavar="N", help="number of processes; only 1 for now (default: 1)")
+
+    twin = add(
+        "twin",
+        "run a simulated AOS to develop and measure against",
+        "Run a simulated AOS: stacks can be made, changed and deleted, executions take their modelled time.",
+        _TWIN_EPILOG,
+    )
+    twin.add_argument(
+        "--listen",
+        metavar="A",
+        default="127.0.0.1:8090",
+        help=f"where it listens: {address} (default: %(default)s)",
+    )
+    twin.add_argument("--control", metavar="A", help="loopback address to order faults on (default: off)")
+    twin.add_argument(
+        "--profile", metavar="NAME", default="demo", help="demo, load or realistic (default: %(default)s)"
+    )
+    twin.add_argument(
+        "--seed", metavar="N", type=int, default=1, help="equal seeds give equal runs (default: %(default)s)"
+    )
+
+    add(
+        "demo",
+        "watch the gateway work against a simulated AOS",
+        "Start the twin and the gateway, poll one execution to its end with one line per poll, then keep "
+        "both running\nand say what to try with curl. Ctrl-C ends it.",
+    )
+
+    check = add(
+        "check",
+        "validate the configuration",
+        "Validate the configuration of file and environment and print the effective one, secrets masked.",
+        _CHECK_EPILOG,
+    )
+    _add_config(check)
+    check.add_argument(
+        "--probe",
+        nargs=2,
+        metavar=("STACK", "ACTION"),
+        help="instead, fetch this record with the token in AOS_TOKEN and say why it would be stored or not",
+    )
+
+    purge = add(
+        "purge",
+        "make a stack's stored records unusable",
+        "Tell a running gateway to forget a stack, so that its records are fetched anew.",
+        _PURGE_EPILOG,
+    )
+    purge.add_argument(
+        "--admin",
+        metavar="A",
+        default="127.0.0.1:9901",
+        help="the gateway's admin address (default: %(default)s)",
+    )
+    purge.add_argument("stack_id", metavar="STACK_ID", help="the stack to forget")
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="F", help="configuration file, TOML (default: none)")

@@ -1,0 +1,165 @@
+"""Which settings there are and what each accepts, as a table."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from gateway.address import address_of, host_and_port_of, host_name_of, upstream_url_of
+from gateway.config_error import Refused, shown
+from gateway.config_kinds import Choice, Number, Rule, Switch, Text, Texts, Whole
+from gateway.redis_url import redis_url_of
+from gateway.secret import Secret
+
+_DAY_S: Final = 86_400
+_YEAR_S: Final = 365 * _DAY_S
+_MEBIBYTE: Final = 1_048_576
+_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_PHASE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+# token of RFC 9110 section 5.6.2.
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+_VISIBLE = re.compile(r"[\x21-\x7e]*")
+# Fields that never go upstream as the caller sent them, so they can't tell callers apart.
+_NOT_FORWARDED: Final = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-request-id",
+    }
+)
+
+
+def _phase(text: str) -> str:
+    if not _PHASE.fullmatch(text):
+        raise Refused(shown(text), 'is not a phase; write it as AOS does, like "Succeeded"')
+    # Whatever AOS calls ...ing is under way, and a paused execution can resume.
+    if text.lower().endswith("ing") or text.lower() == "paused":
+        raise Refused(shown(text), "is a phase in progress, whose records still change; remove it")
+    return text
+
+
+def _some_phases(phases: tuple[str, ...]) -> tuple[str, ...]:
+    if not phases:
+        raise Refused("[]", 'is empty, so nothing could be stored; name at least "Succeeded"')
+    return phases
+
+
+def _field_name(text: str) -> str:
+    if not _FIELD_NAME.fullmatch(text):
+        raise Refused(shown(text), "is not a header name; write a name like X-Project-Id")
+    folded = text.lower().replace("_", "-")
+    if folded == "authorization":
+        raise Refused(shown(text), "always bypasses the cache, so it tells no callers apart; remove it")
+    if folded in _NOT_FORWARDED:
+        raise Refused(shown(text), "does not reach the upstream as the caller sent it; remove it")
+    if folded == "x-auth-token" and text.lower() != folded:
+        raise Refused(shown(text), "is a look-alike of X-Auth-Token, which always counts; remove it")
+    return text
+
+
+def _distinct_fields(names: tuple[str, ...]) -> tuple[str, ...]:
+    folded = [name.lower().replace("_", "-") for name in names]
+    for name, fold in zip(names, folded, strict=True):
+        if folded.count(fold) > 1:
+            raise Refused(shown(name), "differs from another name in the list by - and _ alone; remove one")
+    # X-Auth-Token always counts; whoever lists it all the same means just that.
+    return tuple(name for name in names if name.lower() != "x-auth-token")
+
+
+def _prefix(text: str) -> str:
+    if not _PREFIX.fullmatch(text):
+        raise Refused(shown(text), "is not a prefix; write 1 to 64 of A-Z a-z 0-9 _ . : -")
+    return text
+
+
+def _admin_token(text: str) -> Secret:
+    if not _VISIBLE.fullmatch(text):
+        raise Refused(
+            "***", "holds a blank, control or non-ASCII character; use printable ASCII, like hex or base64"
+        )
+    return Secret(text)
+
+
+def _ca_file(text: str) -> str:
+    if not text:
+        return text
+    import ssl
+
+    try:
+        with Path(text).open("rb"):
+            pass
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=text)
+    except ssl.SSLError as exc:
+        raise Refused(shown(text), "holds no certificates; name a PEM file with the CA certificates") from exc
+    except (OSError, ValueError) as exc:
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or "no valid path"
+        raise Refused(shown(text), f"can't be read ({reason}); name a readable PEM file") from exc
+    return text
+
+
+_POSITIVE_S = Number(0.01, _DAY_S)
+_LIFE_S = Number(0.01, _YEAR_S)
+
+RULES: Final[Mapping[str, Rule]] = {
+    "server.listen": Text(address_of),
+    "server.admin_listen": Text(address_of),
+    "server.admin_token": Text(_admin_token, is_secret=True),
+    "server.admin_hosts": Texts(host_name_of),
+    "server.workers": Whole(1, 1_024, "processes"),
+    "server.header_timeout_s": _POSITIVE_S,
+    "server.body_timeout_s": _POSITIVE_S,
+    "server.keepalive_timeout_s": _POSITIVE_S,
+    "server.max_header_bytes": Whole(1_024, _MEBIBYTE, "bytes"),
+    "server.max_connections": Whole(1, 1_000_000, "connections"),
+    "server.drain_grace_s": Number(0, 3_600),
+    "server.drain_timeout_s": Number(0, 3_600),
+    "upstream.url": Text(upstream_url_of),
+    "upstream.connect_timeout_s": _POSITIVE_S,
+    "upstream.read_timeout_s": _POSITIVE_S,
+    "upstream.total_timeout_s": _POSITIVE_S,
+    "upstream.max_connections": Whole(1, 65_536, "connections"),
+    "upstream.max_waiting": Whole(0, 1_000_000, "requests"),
+    "upstream.connection_max_age_s": _POSITIVE_S,
+    "upstream.signed_hosts": Texts(host_and_port_of),
+    "upstream.ca_file": Text(_ca_file),
+    "cache.scope": Choice(("caller", "shared")),
+    "cache.allow_shared_on_network": Switch(),
+    "cache.access_ttl_s": _POSITIVE_S,
+    "cache.identity_headers": Texts(_field_name, _distinct_fields),
+    "cache.terminal_phases": Texts(_phase, _some_phases),
+    "cache.ttl_succeeded_s": _LIFE_S,
+    "cache.ttl_failed_s": _LIFE_S,
+    "cache.ttl_unsettled_s": _LIFE_S,
+    "cache.settle_s": Number(0, _DAY_S),
+    "cache.memory_bytes": Whole(0, 1_048_576 * _MEBIBYTE, "bytes"),
+    "cache.memory_ttl_s": _POSITIVE_S,
+    "cache.max_body_bytes": Whole(1, 256 * _MEBIBYTE, "bytes"),
+    "cache.origin_cache_control": Choice(("obey", "ignore")),
+    "cache.secret": Text(Secret, is_secret=True),
+    "redis.url": Text(redis_url_of, is_secret=True),
+    "redis.prefix": Text(_prefix),
+    "redis.timeout_s": Number(0.001, 60),
+    "redis.max_connections": Whole(1, 10_000, "connections"),
+    "log.level": Choice(("debug", "info", "warning", "error")),
+    "log.access": Choice(("all", "errors", "off")),
+}
+
+# Settings that the environment may also give as the name of a file that holds them.
+FROM_FILE: Final = frozenset({"cache.secret", "redis.url", "server.admin_token"})

@@ -1,0 +1,185 @@
+"""Where settings come from: a TOML file, the environment, the command line."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gateway.config_error import ConfigError, shown
+from gateway.config_rules import FROM_FILE, RULES
+
+ENVIRONMENT_PREFIX: Final = "AOS_GATEWAY_"
+_FILE_SUFFIX: Final = "_FILE"
+_MAX_CONFIG_BYTES: Final = 1_048_576
+_MAX_SECRET_BYTES: Final = 65_536
+# What Kubernetes puts into the environment for Services whose name starts with "aos-gateway".
+_SERVICE_LINK = re.compile(
+    r"AOS_GATEWAY_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting as it was given, not yet checked.
+
+    Attributes:
+        value: what TOML gave, or a text.
+        is_text: numbers, booleans and lists are still to be read from the text.
+        source: where it was given, for an error text; "" where the reader knows anyway.
+    """
+
+    value: object
+    is_text: bool
+    source: str
+
+
+def from_toml(path: str) -> dict[str, Given]:
+    """Read the settings of a configuration file.
+
+    Args:
+        path: of a TOML file with one table a section.
+
+    Returns:
+        The settings by "section.key".
+
+    Raises:
+        ConfigError: the file can't be read or holds something unknown.
+    """
+    content = _read(path, _MAX_CONFIG_BYTES, f"configuration file {shown(path)}")
+    try:
+        document = tomllib.loads(content.decode())
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"configuration file {shown(path)} is not UTF-8 text; save it as UTF-8") from exc
+    except RecursionError as exc:
+        raise ConfigError(
+            f"configuration file {shown(path)} is nested too deeply; write plain values"
+        ) from exc
+    except ValueError as exc:
+        raise ConfigError(f"configuration file {shown(path)} is not TOML: {exc}; mend that place") from exc
+    found: dict[str, Given] = {}
+    for section, table in document.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"key {shown(section)} in {path} stands outside a section{_hint(section)}")
+        if section not in sections():
+            raise ConfigError(f"unknown section [{section}] in {path}; there are {_listed(sections())}")
+        for key, value in table.items():
+            name = f"{section}.{key}"
+            if name not in RULES:
+                raise ConfigError(f"unknown key {name} in {path}{_hint(name)}")
+            found[name] = Given(value=value, is_text=False, source=path)
+    return found
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+    """Read the settings of the environment: `AOS_GATEWAY_<SECTION>__<KEY>`, for secrets also with `_FILE`.
+
+    Args:
+        environ: like `os.environ`.
+
+    Returns:
+        The settings by "section.key".
+
+    Raises:
+        ConfigError: a variable with our prefix names no setting, or its file can't be used.
+    """
+    found: dict[str, Given] = {}
+    for variable in sorted(name for name in environ if name.startswith(ENVIRONMENT_PREFIX)):
+        name = _setting_of(variable)
+        is_file = name is None and variable.endswith(_FILE_SUFFIX)
+        if is_file:
+            name = _setting_of(variable.removesuffix(_FILE_SUFFIX))
+        if name is None or (is_file and name not in FROM_FILE):
+            if _SERVICE_LINK.fullmatch(variable):
+                continue
+            raise ConfigError(
+                f"unknown environment variable {variable}{_hint(_dotted(variable), as_variable=True)}"
+            )
+        if name in found:
+            both = f"{variable_of(name)} and {variable_of(name)}{_FILE_SUFFIX}"
+            raise ConfigError(f"{name} is given by both {both}; unset one of them")
+        value = _secret_in_file(variable, environ[variable]) if is_file else environ[variable]
+        found[name] = Given(value=value, is_text=True, source=variable)
+    return found
+
+
+def from_flags(flags: Mapping[str, object]) -> dict[str, Given]:
+    """Read the settings of the command line.
+
+    Args:
+        flags: by "section.key"; None means not given.
+
+    Raises:
+        ConfigError: a name is no setting.
+    """
+    for name in flags:
+        if name not in RULES:
+            raise ConfigError(f"unknown key {name}{_hint(name)}")
+    return {
+        name: Given(value=value, is_text=isinstance(value, str), source="command line")
+        for name, value in flags.items()
+        if value is not None
+    }
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting, "section.key"."""
+    return ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
+
+
+def sections() -> tuple[str, ...]:
+    """Return the names of all sections in their order."""
+    return tuple(dict.fromkeys(name.partition(".")[0] for name in RULES))
+
+
+def _setting_of(variable: str) -> str | None:
+    name = _dotted(variable)
+    return name if name in RULES and variable == variable_of(name) else None
+
+
+def _dotted(variable: str) -> str:
+    return variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".", 1)
+
+
+def _secret_in_file(variable: str, path: str) -> str:
+    content = _read(path, _MAX_SECRET_BYTES, f"file {shown(path)}, named by {variable},")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as exc:
+        raise ConfigError(
+            f"file {shown(path)}, named by {variable}, is not UTF-8 text; write it as base64"
+        ) from exc
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise ConfigError(f"file {shown(path)}, named by {variable}, is empty; write the value into it")
+    return text
+
+
+def _read(path: str, max_bytes: int, what: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except (OSError, ValueError) as exc:
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or "no valid path"
+        raise ConfigError(f"{what} can't be read ({reason}); name a file that this user may read") from exc
+    if len(content) > max_bytes:
+        raise ConfigError(f"{what} is longer than {max_bytes} bytes; name another file")
+    return content
+
+
+def _hint(name: str, *, as_variable: bool = False) -> str:
+    """Return "; did you mean ...?" with the settings that come nearest, or where to find them all."""
+    key = name.rpartition(".")[2]
+    near = [known for known in RULES if known.partition(".")[2] == key]
+    near += [known for known in difflib.get_close_matches(name, RULES, n=1) if known not in near]
+    if not near:
+        return "; config/gateway.toml lists all keys"
+    return (
+        "; did you mean " + _listed(variable_of(known) if as_variable else known for known in near[:3]) + "?"
+    )
+
+
+def _listed(words: Iterable[str]) -> str:
+    return " or ".join(words)

@@ -1,0 +1,84 @@
+"""The heads that callers get: hits, fetched records, forwarded responses, and the 304s in their place."""
+
+from __future__ import annotations
+
+import math
+
+from gateway.core.entry import Entry
+from gateway.core.headers import end_to_end, kept_fields, not_modified_fields
+from gateway.core.messages import Field, Fields, Head, first
+from gateway.core.policy import Arrival, Judgement
+from gateway.core.status import Verdict
+from gateway.core.wishes import entity_tag, is_not_modified
+
+_NOT_MODIFIED = (304, b"Not Modified")
+_ETAG = b"etag"
+
+
+def entry_of(arrival: Arrival, judgement: Judgement, upstream_age_s: int) -> Entry:
+    """Return the entry to store for a storable arrival."""
+    head = arrival.head
+    etag = first(head.fields, _ETAG)
+    fields = kept_fields(head.fields)
+    if etag is None:
+        etag = entity_tag(arrival.body)
+        fields = (*fields, (b"ETag", etag))
+    return Entry(
+        head=Head(head.status, head.reason, fields),
+        body=arrival.body,
+        fetched_s=arrival.fetched_s,
+        expires_s=arrival.fetched_s + judgement.ttl_s,
+        upstream_age_s=upstream_age_s,
+        etag=etag,
+    )
+
+
+def hit_head(entry: Entry, request: Fields, request_id: bytes, via: bytes, now_s: float) -> Head:
+    """Return the head with which an entry answers: its own 200, or a 304 when the caller has it.
+
+    Args:
+        entry: the usable entry.
+        request: the request's end-to-end fields.
+        request_id: the request's own id.
+        via: the gateway's ``Via`` member.
+        now_s: wall clock.
+    """
+    added: tuple[Field, ...] = (
+        (b"Age", b"%d" % entry.age_s(now_s)),
+        (b"X-Request-Id", request_id),
+        (b"Via", via),
+        (b"Cache-Status", Verdict(ttl_s=math.floor(entry.ttl_s(now_s))).member()),
+    )
+    head = entry.head
+    if is_not_modified(request, entry.etag):
+        return Head(*_NOT_MODIFIED, (*not_modified_fields(head.fields), *added))
+    if first(head.fields, b"content-length") is None:
+        # A HEAD tells the length as well.
+        head = Head(head.status, head.reason, (*head.fields, (b"Content-Length", b"%d" % len(entry.body))))
+    return Head(head.status, head.reason, (*head.fields, *added))
+
+
+def fetched_head(arrival: Arrival, judgement: Judgement, via: bytes, verdict: Verdict) -> Head:
+    """Return the head for a response that was buffered whole.
+
+    A 200 that is a record gets an ``ETag`` if it has none; ``If-None-Match`` is answered with 304.
+    """
+    head = arrival.head
+    fields = end_to_end(head.fields)
+    etag = first(fields, _ETAG)
+    if etag is None and judgement.is_record:
+        etag = entity_tag(arrival.body)
+        fields = (*fields, (b"ETag", etag))
+    if head.status == 200 and etag is not None and is_not_modified(arrival.request, etag):
+        fields = not_modified_fields(fields)
+        head = Head(*_NOT_MODIFIED, fields)
+    return Head(head.status, head.reason, (*fields, *_told(via, verdict)))
+
+
+def forwarded_head(head: Head, via: bytes, verdict: Verdict) -> Head:
+    """Return the head for a response that is streamed on."""
+    return Head(head.status, head.reason, (*end_to_end(head.fields), *_told(via, verdict)))
+
+
+def _told(via: bytes, verdict: Verdict) -> tuple[Field, ...]:
+    return ((b"Via", via), (b"Cache-Status", verdict.member()))

@@ -1,0 +1,100 @@
+"""Who asks, in which variant: the digests that keep one caller's entries from another's."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+
+from gateway.core import signature
+from gateway.core.headers import accepts_gzip
+from gateway.core.messages import Fields, values
+from gateway.core.route import METHOD_OVERRIDES
+from gateway.core.status import Reason
+
+TOKEN_FIELD = b"x-auth-token"
+_AUTHORIZATION = b"authorization"
+_VARIANT_FIELDS = (b"accept", b"accept-language", b"x-language")
+_VARIANT_FIELD_BYTES = 64
+_DIGEST_BYTES = 32
+_SHARED = b"shared"
+
+
+class Identity(msgspec.Struct, frozen=True, gc=False):
+    """Who a request comes from.
+
+    Attributes:
+        flight: digest of the credential; fetches are shared under it in every scope.
+        entry: whom a stored entry belongs to: the same digest, or one constant in shared scope.
+    """
+
+    flight: bytes
+    entry: bytes
+
+
+def keyed(secret: bytes) -> bytes:
+    """Return a BLAKE2b key (at most 64 bytes) for a secret of any length; empty stays empty."""
+    return secret if len(secret) <= 64 else blake2b(secret).digest()
+
+
+class Recogniser:
+    """Tells one caller from another without keeping what they sent.
+
+    Args:
+        identity_headers: lower-case names beside ``X-Auth-Token`` that tell who a caller is.
+        secret: ``cache.secret``; empty digests are unkeyed.
+        shared: the scope: one owner for all entries.
+    """
+
+    def __init__(self, identity_headers: tuple[bytes, ...], secret: bytes, *, shared: bool) -> None:
+        self.names = tuple(sorted({TOKEN_FIELD, *identity_headers}))
+        self._guarded = frozenset({*self.names, _AUTHORIZATION})
+        self._key = keyed(secret)
+        self._shared = shared
+
+    def identify(self, fields: Fields) -> Identity | Reason:
+        """Return who asks, or why that cannot be told safely.
+
+        Args:
+            fields: the request's end-to-end fields, as they will be sent upstream.
+
+        Returns:
+            `Reason.SIGNED` for an access-key signature, `Reason.IDENTITY` for a missing, empty,
+            repeated or disguised credential or a method override.
+        """
+        if signature.is_signed(fields):
+            return Reason.SIGNED
+        for name, _ in fields:
+            lower = name.lower()
+            plain = lower.replace(b"_", b"-")
+            if plain in METHOD_OVERRIDES or lower == _AUTHORIZATION:
+                return Reason.IDENTITY
+            if plain != lower and plain in self._guarded:
+                return Reason.IDENTITY
+        digest = blake2b(digest_size=_DIGEST_BYTES, key=self._key, person=b"aosgw-caller")
+        for name in self.names:
+            found = values(fields, name)
+            if len(found) > 1 or (name == TOKEN_FIELD and not (found and found[0])):
+                return Reason.IDENTITY
+            value = found[0] if found else None
+            digest.update(b"%d:%s" % (len(name), name))
+            digest.update(b"-" if value is None else b"%d:%s" % (len(value), value))
+        caller = digest.digest()
+        return Identity(flight=caller, entry=_SHARED if self._shared else caller)
+
+
+def variant(fields: Fields) -> bytes | None:
+    """Return the digest of what a caller negotiates; ``None`` when a field of it is over 64 bytes.
+
+    Covers gzip accepted or not, ``Accept``, ``Accept-Language`` and ``X-Language``.
+    """
+    coding = b"gzip" if accepts_gzip(fields) else b"identity"
+    digest = blake2b(coding, digest_size=16, person=b"aosgw-variant")
+    for name in _VARIANT_FIELDS:
+        found = values(fields, name)
+        if sum(map(len, found)) > _VARIANT_FIELD_BYTES:
+            return None
+        digest.update(b"|%d" % len(found))
+        for value in found:
+            digest.update(b"%d:%s" % (len(value), value))
+    return digest.digest()

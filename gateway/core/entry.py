@@ -1,0 +1,130 @@
+"""The stored entry and its versioned bytes, sealed with a tag over key and content."""
+
+from __future__ import annotations
+
+import hmac
+import math
+from hashlib import blake2b
+
+import msgspec
+
+from gateway.core.caller import keyed
+from gateway.core.key import ENTRY_VERSION, EntryKey
+from gateway.core.messages import Fields, Head
+
+_TAG_BYTES = 32
+_FUTURE_S = 5.0
+GENERATION_BYTES = 16
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """A settled record as it is kept.
+
+    Attributes:
+        head: status, reason and the kept end-to-end fields, ETag included.
+        body: body bytes as the upstream sent them.
+        fetched_s: wall clock at the start of the fetch.
+        expires_s: wall clock at which it stops being fresh.
+        upstream_age_s: the Age it came with.
+        etag: its strong validator.
+    """
+
+    head: Head
+    body: bytes
+    fetched_s: float
+    expires_s: float
+    upstream_age_s: int
+    etag: bytes
+
+    def age_s(self, now_s: float) -> int:
+        """Return the ``Age`` to tell, whole seconds (RFC 9111 §4.2.3)."""
+        return self.upstream_age_s + max(0, math.floor(now_s - self.fetched_s))
+
+    def ttl_s(self, now_s: float) -> float:
+        """Return the seconds it is still fresh; zero or less when it is not."""
+        return self.expires_s - now_s
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    version: int
+    identity: bytes
+    generation: bytes
+    fetched_s: float
+    expires_s: float
+    upstream_age_s: int
+    etag: bytes
+    status: int
+    reason: bytes
+    fields: Fields
+    body: bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Stored)
+
+
+def seal(key: EntryKey, generation: bytes, entry: Entry, secret: bytes) -> bytes:
+    """Return the bytes under which an entry is stored.
+
+    Args:
+        key: where it will stand; name and identity are sealed in.
+        generation: the stack's generation, read before the fetch.
+        entry: the record.
+        secret: ``cache.secret``; empty gives an unkeyed tag, which guards against accidents only.
+    """
+    content = _encoder.encode(
+        _Stored(
+            version=ENTRY_VERSION,
+            identity=key.identity,
+            generation=generation,
+            fetched_s=entry.fetched_s,
+            expires_s=entry.expires_s,
+            upstream_age_s=entry.upstream_age_s,
+            etag=entry.etag,
+            status=entry.head.status,
+            reason=entry.head.reason,
+            fields=entry.head.fields,
+            body=entry.body,
+        )
+    )
+    return content + _tag(key, content, secret)
+
+
+def unseal(key: EntryKey, generation: bytes, sealed: bytes, secret: bytes, now_s: float) -> Entry | None:
+    """Return the entry that stands in the bytes, or ``None`` when they are not to be trusted.
+
+    Refused are: a wrong tag, another version, key, identity or generation, times that make no sense
+    and a fetch more than 5 s in the future. An entry past its end is returned; `Entry.ttl_s` tells.
+    """
+    content, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
+    if not hmac.compare_digest(tag, _tag(key, content, secret)):
+        return None
+    try:
+        stored = _decoder.decode(content)
+    except msgspec.DecodeError:
+        return None
+    sound = (
+        stored.version == ENTRY_VERSION
+        and stored.identity == key.identity
+        and stored.generation == generation
+        and math.isfinite(stored.expires_s)
+        and stored.fetched_s <= now_s + _FUTURE_S
+        and stored.upstream_age_s >= 0
+    )
+    if not sound:
+        return None
+    return Entry(
+        head=Head(stored.status, stored.reason, stored.fields),
+        body=stored.body,
+        fetched_s=stored.fetched_s,
+        expires_s=stored.expires_s,
+        upstream_age_s=stored.upstream_age_s,
+        etag=stored.etag,
+    )
+
+
+def _tag(key: EntryKey, content: bytes, secret: bytes) -> bytes:
+    tag = blake2b(digest_size=_TAG_BYTES, key=keyed(secret), person=b"aosgw-tag")
+    tag.update(b"%d:%s" % (len(key.name), key.name))
+    tag.update(content)
+    return tag.digest()

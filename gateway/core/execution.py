@@ -1,0 +1,248 @@
+"""The execution record of AOS as msgspec structs, and what of it decides.
+
+Field names are those of tables 2 to 9 of the API page "query one execution record of a stack";
+types are those of real payloads. Every field is optional and unknown ones are ignored.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from typing import Any
+
+import msgspec
+
+
+class SubObjectStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """Progress of one node (table 9)."""
+
+    phase: str | None = None
+    message: str | None = None
+    reason: str | None = None
+    update_at: str | None = None
+    sub_action_name: str | None = None
+    create_at: str | None = None
+
+
+class ObjectStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """Progress of the whole execution (table 8)."""
+
+    phase: str | None = None
+    message: str | None = None
+    reason: str | None = None
+    update_at: str | None = None
+
+
+class Status(msgspec.Struct, frozen=True, rename="camel"):
+    """Status of an execution (table 7)."""
+
+    action_name: str | None = None
+    progress: int | None = None
+    object_status: ObjectStatus | None = None
+    sub_object_statuses: dict[str, SubObjectStatus | None] | None = None
+
+
+class ObjectReference(msgspec.Struct, frozen=True):
+    """The stack an execution works on (table 6); lists spell the keys in Go style."""
+
+    kind: str | None = None
+    name: str | None = None
+    namespace: str | None = None
+    uid: str | None = None
+    go_kind: str | None = msgspec.field(default=None, name="Kind")
+    go_name: str | None = msgspec.field(default=None, name="Name")
+    go_namespace: str | None = msgspec.field(default=None, name="Namespace")
+    go_uid: str | None = msgspec.field(default=None, name="UID")
+    go_api_version: str | None = msgspec.field(default=None, name="APIVersion")
+    go_resource_version: str | None = msgspec.field(default=None, name="ResourceVersion")
+    go_field_path: str | None = msgspec.field(default=None, name="FieldPath")
+
+
+class SpecMetadata(msgspec.Struct, frozen=True, rename="camel"):
+    """Metadata of the specification (table 5)."""
+
+    labels: dict[str, str] | str | None = None
+    namespace: str | None = None
+    creation_timestamp: str | None = None
+    enable: bool | None = None
+
+
+class Spec(msgspec.Struct, frozen=True, rename="camel"):
+    """What an execution was asked to do (table 4)."""
+
+    action_name: str | None = None
+    changed_object_data: str | None = None
+    disable_strategy: str | None = None
+    location: str | None = None
+    metadata: SpecMetadata | None = None
+    object_data: str | None = None
+    object_reference: ObjectReference | None = None
+    on_failure_strategy: str | None = None
+    source: str | None = None
+    sub_object_names: str | list[str] | None = None
+    timeout_in_minutes: int | None = None
+
+
+class Metadata(msgspec.Struct, frozen=True, rename="camel"):
+    """Metadata of an execution (table 3); ``name`` is the action id."""
+
+    name: str | None = None
+    labels: dict[str, str] | str | None = None
+    namespace: str | None = None
+    annotations: dict[str, str] | None = None
+    resource_version: str | None = None
+    self_link: str | None = None
+    uid: str | None = None
+    creation_timestamp: str | None = None
+    enable: bool | None = None
+
+
+class ExecutionRecord(msgspec.Struct, frozen=True, rename="camel"):
+    """One execution record, whole (table 2)."""
+
+    kind: str | None = None
+    api_version: str | None = None
+    metadata: Metadata | None = None
+    spec: Spec | None = None
+    status: Status | None = None
+
+
+class _Phase(msgspec.Struct, frozen=True):
+    phase: str | None = None
+
+
+class _DecidingStatus(msgspec.Struct, frozen=True, rename="camel"):
+    action_name: str | None = None
+    object_status: _Phase | None = None
+    sub_object_statuses: dict[str, _Phase | None] | None = None
+
+
+class _DecidingSpec(msgspec.Struct, frozen=True, rename="camel"):
+    action_name: str | None = None
+    on_failure_strategy: str | None = None
+
+
+class _DecidingMetadata(msgspec.Struct, frozen=True):
+    name: str | None = None
+
+
+class _DecidingRecord(msgspec.Struct, frozen=True):
+    kind: str | None = None
+    metadata: _DecidingMetadata | None = None
+    spec: _DecidingSpec | None = None
+    status: _DecidingStatus | None = None
+
+
+class Settled(msgspec.Struct, frozen=True, gc=False):
+    """What of a record decides whether and how long it is stored.
+
+    Attributes:
+        kind: ``kind``; ``None`` when absent.
+        name: ``metadata.name``; ``None`` when absent.
+        phase: ``status.objectStatus.phase``; ``None`` when absent.
+        sub_phases: the phases under ``status.subObjectStatuses``.
+        action_names: ``spec.actionName`` and ``status.actionName``, where present.
+        on_failure_strategy: ``spec.onFailureStrategy``; ``None`` when absent.
+    """
+
+    kind: str | None
+    name: str | None
+    phase: str | None
+    sub_phases: frozenset[str]
+    action_names: frozenset[str]
+    on_failure_strategy: str | None
+
+
+class Unreadable(enum.Enum):
+    """Why a body is not a record."""
+
+    NOT_UTF8 = "not-utf8"
+    UNDECODABLE = "undecodable"
+
+
+_record_decoder = msgspec.json.Decoder(ExecutionRecord)
+_deciding_decoder = msgspec.json.Decoder(_DecidingRecord)
+
+
+def decode_record(body: bytes) -> ExecutionRecord:
+    """Decode a whole record, for tools that show it; the request path uses `decode_deciding`.
+
+    Raises:
+        msgspec.DecodeError: when the body is not a record.
+    """
+    return _record_decoder.decode(body)
+
+
+def decode_deciding(body: bytes) -> Settled | Unreadable:
+    """Decode what decides, and nothing else, from a body without content coding."""
+    # msgspec does not look into fields it skips; a body with stray bytes there is still no JSON.
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        return Unreadable.NOT_UTF8
+    try:
+        record = _deciding_decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return Unreadable.UNDECODABLE
+    status = record.status or _DecidingStatus()
+    spec = record.spec or _DecidingSpec()
+    sub_objects = (status.sub_object_statuses or {}).values()
+    return Settled(
+        kind=record.kind,
+        name=record.metadata.name if record.metadata else None,
+        phase=status.object_status.phase if status.object_status else None,
+        sub_phases=frozenset(sub.phase for sub in sub_objects if sub is not None and sub.phase is not None),
+        action_names=frozenset(name for name in (spec.action_name, status.action_name) if name is not None),
+        on_failure_strategy=spec.on_failure_strategy,
+    )
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object's members as they stand, repeats included."""
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(text)
+
+
+def has_clear_keys(body: bytes) -> bool:
+    """Tell whether no key stands twice on the way to a deciding field, and all of it is strict JSON.
+
+    msgspec takes the last of two equal keys, another reader may take the first. Slower than the
+    decoder above, so only records that would be stored come here.
+    """
+    try:
+        record = json.loads(body, object_pairs_hook=_Pairs, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return False
+    return _clear(record, _DECIDING)
+
+
+# The deciding fields as a tree; ``*`` stands for every member.
+_Tree = dict[str, "_Tree | None"]
+_DECIDING: _Tree = {
+    "kind": None,
+    "metadata": {"name": None},
+    "spec": {"actionName": None, "onFailureStrategy": None},
+    "status": {
+        "actionName": None,
+        "objectStatus": {"phase": None},
+        "subObjectStatuses": {"*": {"phase": None}},
+    },
+}
+
+
+def _clear(value: object, tree: _Tree) -> bool:
+    if not isinstance(value, _Pairs):
+        return True
+    seen: set[str] = set()
+    for key, member in value:
+        below = tree.get(key, tree.get("*", False))
+        if below is False:
+            continue
+        if key in seen:
+            return False
+        seen.add(key)
+        if isinstance(below, dict) and not _clear(member, below):
+            return False
+    return True

@@ -1,0 +1,144 @@
+"""The origin's word on storing: Cache-Control, CDN-Cache-Control, Expires, Pragma, Age, Vary (RFC 9111)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+import msgspec
+
+from gateway.core.headers import VARIANT
+from gateway.core.messages import Fields, first, members, values
+from gateway.core.status import Reason
+
+_DIRECTIVE = re.compile(rb"""[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:=("(?:[^"\\]|\\.)*"|[^\s",;]+))?[ \t]*""")
+_SECONDS = re.compile(rb"[0-9]+")
+_LONGEST_S = 2**31
+
+Directives = dict[bytes, list[bytes | None]]
+"""Lower-case directive names with their arguments, unquoted; ``None`` without one."""
+
+
+class OriginWord(msgspec.Struct, frozen=True, gc=False):
+    """What the upstream's head says about storing.
+
+    Attributes:
+        refusal: why not to store; ``None`` when nothing forbids it.
+        lifetime_s: how long it may be called fresh, the Age it came with taken off; ``None`` when
+            the origin names no time.
+    """
+
+    refusal: Reason | None
+    lifetime_s: float | None
+
+
+def parse_directives(lines: list[bytes]) -> Directives | None:
+    """Parse ``Cache-Control`` lines (RFC 9111 §5.2); ``None`` when they cannot be read."""
+    found: Directives = {}
+    for line in lines:
+        position = 0
+        while position < len(line):
+            match = _DIRECTIVE.match(line, position)
+            if match is None:
+                if line[position : position + 1] not in (b",", b" ", b"\t"):
+                    return None
+                position += 1
+                continue
+            position = match.end()
+            if position < len(line) and line[position : position + 1] != b",":
+                return None
+            argument = match[2]
+            if argument is not None and argument.startswith(b'"'):
+                argument = re.sub(rb"\\(.)", rb"\1", argument[1:-1])
+            found.setdefault(match[1].lower(), []).append(argument)
+            position += 1
+    return found
+
+
+def seconds(arguments: list[bytes | None]) -> int | None:
+    """Return the smallest of a directive's delta-seconds; ``None`` when one cannot be read."""
+    if not all(argument is not None and _SECONDS.fullmatch(argument) for argument in arguments):
+        return None
+    return min(_delta(argument) for argument in arguments if argument is not None)
+
+
+def upstream_age_s(fields: Fields) -> int | None:
+    """Return the Age a response came with, 0 without one; ``None`` when it cannot be read."""
+    found = members(fields, b"age")
+    if not found:
+        return 0
+    return _delta(found[0]) if _SECONDS.fullmatch(found[0]) else None
+
+
+def origin_word(fields: Fields, now_s: float) -> OriginWord:
+    """Judge what the origin says (``origin_cache_control = "obey"``).
+
+    Args:
+        fields: the response's fields, hop-by-hop ones included, so that none can hide another.
+        now_s: wall clock of the fetch, in place of a missing ``Date``.
+    """
+    age_s = upstream_age_s(fields)
+    if age_s is None:
+        return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
+    limits: list[int] = []
+    for name in (b"cache-control", b"cdn-cache-control"):
+        lines = values(fields, name)
+        directives = parse_directives(lines)
+        if directives is None:
+            return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
+        for directive, reason in _REFUSING.items():
+            if directive in directives:
+                return OriginWord(reason, None)
+        for directive in (b"s-maxage", b"max-age"):
+            if directive in directives:
+                limit = seconds(directives[directive])
+                if limit is None:
+                    return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
+                limits.append(limit)
+                break
+        if not lines and name == b"cache-control" and b"no-cache" in _pragma(fields):
+            return OriginWord(Reason.NO_CACHE, None)
+    if not limits and (lines := values(fields, b"expires")):
+        expires_s = _date_s(lines[0]) if len(lines) == 1 else None
+        date = first(fields, b"date")
+        date_s = now_s if date is None else _date_s(date)
+        if expires_s is None or date_s is None:
+            return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
+        limits.append(int(expires_s - date_s))
+    if not limits:
+        return OriginWord(None, None)
+    lifetime_s = min(limits) - age_s
+    return OriginWord(None if lifetime_s > 0 else Reason.EXPIRED, lifetime_s)
+
+
+def vary_is_met(response: Fields, request: Fields) -> bool:
+    """Tell whether ``Vary`` names only what the variant covers, or ``Origin`` when none was sent."""
+    for member in members(response, b"vary"):
+        name = member.lower()
+        if name == b"origin" and first(request, b"origin") is None:
+            continue
+        if name not in VARIANT:
+            return False
+    return True
+
+
+# ``must-understand`` asks for a cache that knows the status code; only 200 is ever stored, and known.
+_REFUSING = {b"no-store": Reason.NO_STORE, b"private": Reason.PRIVATE, b"no-cache": Reason.NO_CACHE}
+
+
+def _pragma(fields: Fields) -> set[bytes]:
+    return {member.lower() for member in members(fields, b"pragma")}
+
+
+def _delta(digits: bytes) -> int:
+    # Longer numbers than this are past the range anyway, and int() refuses thousands of digits.
+    return min(int(digits), _LONGEST_S) if len(digits) < 16 else _LONGEST_S
+
+
+def _date_s(value: bytes) -> float | None:
+    try:
+        date = parsedate_to_datetime(value.decode("ascii"))
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,259 @@
+"""Which fields travel: hop-by-hop removal, what goes upstream, what comes down (RFC 9110 §7.6)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from gateway.core import signature
+from gateway.core.messages import Field, Fields, Head, Request, first, members, values
+from gateway.core.route import METHOD_OVERRIDES
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-authentication-info",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    }
+)
+CONDITIONALS = frozenset(
+    {b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range"}
+)
+VARIANT = frozenset({b"accept", b"accept-encoding", b"accept-language", b"x-language"})
+_FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+
+# A Connection field that names one of these would make the gateway and the upstream read two
+# different requests.
+_NEVER_NOMINATED = (
+    VARIANT
+    | CONDITIONALS
+    | METHOD_OVERRIDES
+    | signature.FIELDS
+    | {b"host", b"cache-control", b"pragma", b"via", b"forwarded", b"range", b"expect"}
+    | {b"content-length", b"transfer-encoding", b"content-encoding", b"content-type"}
+    | set(_FORWARDED)
+)
+
+# Told about one exchange or one caller's quota: no business of a later hit.
+_NOT_KEPT = frozenset(
+    {
+        b"x-request-id",
+        b"traceparent",
+        b"tracestate",
+        b"traceresponse",
+        b"b3",
+        b"x-trace-id",
+        b"x-amzn-trace-id",
+        b"uber-trace-id",
+        b"server-timing",
+        b"retry-after",
+        b"proxy-status",
+        b"via",
+        b"age",
+    }
+)
+_NOT_KEPT_PREFIXES = (b"ratelimit", b"x-ratelimit", b"x-b3-")
+# What a 304 repeats of the head of the 200 it stands for (RFC 9110 §15.4.5).
+_IN_NOT_MODIFIED = frozenset(
+    {b"cache-control", b"cdn-cache-control", b"content-location", b"date", b"etag", b"expires", b"vary"}
+)
+
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BAD_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+_VIA_HEX = re.compile(rb"aos-gateway \(([0-9a-f]{8})\)")
+
+
+class Refusal(Exception):
+    """A request that cannot be carried as it is meant.
+
+    Attributes:
+        status: what the caller is answered with.
+        about: the field or part at fault, fit for a message.
+    """
+
+    def __init__(self, status: int, about: str) -> None:
+        super().__init__(about)
+        self.status = status
+        self.about = about
+
+
+class Hop(msgspec.Struct, frozen=True):
+    """What the gateway adds about itself and its upstream.
+
+    Attributes:
+        via: its own ``Via`` member.
+        via_hex: the eight hexadecimal digits in it.
+        authority: the upstream's own ``Host``.
+        signed_hosts: further hosts, lower case, that a signed request may name.
+        identity_headers: fields that tell who a caller is, lower case.
+    """
+
+    via: bytes
+    via_hex: bytes
+    authority: bytes
+    signed_hosts: frozenset[bytes]
+    identity_headers: frozenset[bytes]
+
+
+def make_hop(
+    upstream_digest: bytes, authority: str, signed_hosts: Iterable[str], identity_headers: Iterable[bytes]
+) -> Hop:
+    """Build the `Hop` of a gateway.
+
+    Args:
+        upstream_digest: digest of the configured upstream, at least four bytes.
+        authority: the upstream's host, with a port unless it is the scheme's own.
+        signed_hosts: further hosts a signed request may name.
+        identity_headers: lower-case names of the fields that tell who a caller is.
+    """
+    via_hex = upstream_digest[:4].hex().encode("ascii")
+    return Hop(
+        via=b"1.1 aos-gateway (" + via_hex + b")",
+        via_hex=via_hex,
+        authority=authority.encode("ascii"),
+        signed_hosts=frozenset(host.lower().encode("ascii") for host in signed_hosts),
+        identity_headers=frozenset(identity_headers),
+    )
+
+
+def nominated(fields: Fields) -> frozenset[bytes]:
+    """Return the lower-case names that the ``Connection`` fields name."""
+    return frozenset(name.lower() for name in members(fields, b"connection"))
+
+
+def end_to_end(fields: Fields) -> Fields:
+    """Return the fields without the hop-by-hop ones and those ``Connection`` names (RFC 9110 §7.6.1)."""
+    removed = HOP_BY_HOP | nominated(fields)
+    return tuple(field for field in fields if field[0].lower() not in removed)
+
+
+def check_request(request: Request, hop: Hop) -> None:
+    """Refuse a request that could mean two things, or that went in a circle.
+
+    Raises:
+        Refusal: 400 for a ``Connection`` field that names what must travel, 421 for a signed request
+            to a foreign host, 502 for a loop.
+    """
+    fields = request.fields
+    names = nominated(fields)
+    signed = signature.signed_fields(fields)
+    if names & (_NEVER_NOMINATED | hop.identity_headers | signed):
+        raise Refusal(400, "Connection names a field that must reach the upstream")
+    for value in values(fields, b"via"):
+        if any(found[1] == hop.via_hex for found in _VIA_HEX.finditer(value)):
+            raise Refusal(502, "Via")
+    if signature.is_signed(fields):
+        if _host(fields) not in hop.signed_hosts | {hop.authority.lower()}:
+            raise Refusal(421, "Host")
+        present = {name.lower() for name, _ in fields}
+        if signed & present & (HOP_BY_HOP | {b"expect"}):
+            raise Refusal(400, "SignedHeaders names a field that cannot travel")
+
+
+def upstream_fields(request: Request, hop: Hop, *, execution_call: bool) -> Fields:
+    """Return the field lines to send upstream, framing left out (RFC 9110 §7.6, §7.6.3).
+
+    Args:
+        request: the downstream request; `check_request` has accepted it.
+        hop: what the gateway says about itself.
+        execution_call: fetch for the cache: unconditional, and with gzip as the only coding.
+    """
+    fields = request.fields
+    signed = signature.signed_fields(fields)
+    removed = HOP_BY_HOP | nominated(fields) | {b"host", b"expect"}
+    if execution_call:
+        removed |= CONDITIONALS | {b"prefer", b"accept-encoding"}
+    kept = [field for field in fields if field[0].lower() not in removed]
+    host = first(fields, b"host")
+    own_host = host if host is not None and signature.is_signed(fields) else hop.authority
+    sent: list[Field] = [(b"Host", own_host), *kept]
+    if execution_call:
+        sent.append((b"Accept-Encoding", b"gzip" if accepts_gzip(fields) else b"identity"))
+    if b"via" not in signed:
+        sent.append((b"Via", hop.via))
+    told = (request.peer, request.scheme, host)
+    for name, value in zip(_FORWARDED, told, strict=True):
+        if value and name not in signed:
+            _append(sent, name, value)
+    if first(fields, b"x-request-id") is None:
+        sent.append((b"X-Request-Id", request.request_id))
+    return tuple(sent)
+
+
+def accepts_gzip(fields: Fields) -> bool:
+    """Tell whether a caller takes ``gzip`` (RFC 9110 §12.5.3); without the field it does not."""
+    wildcard = False
+    for member in members(fields, b"accept-encoding"):
+        coding, _, parameters = member.partition(b";")
+        accepted = not re.fullmatch(rb"\s*q=0(\.0*)?\s*", parameters, re.IGNORECASE)
+        match coding.strip().lower():
+            case b"gzip" | b"x-gzip":
+                return accepted
+            case b"*":
+                wildcard = accepted
+    return wildcard
+
+
+def response_defect(head: Head, *, http_10: bool = False) -> str | None:
+    """Name what makes an upstream response unusable (RFC 9112 §6, RFC 9110 §5.5).
+
+    Args:
+        head: the response head as parsed.
+        http_10: the response's version is 1.0, where no transfer coding exists.
+
+    Returns:
+        A Proxy-Status error type (RFC 9209 §2.3), or ``None`` for a sound head.
+    """
+    if not 200 <= head.status <= 599 or _BAD_IN_VALUE.search(head.reason):
+        return "http_protocol_error"
+    for name, value in head.fields:
+        if not _TOKEN.fullmatch(name) or _BAD_IN_VALUE.search(value):
+            return "http_protocol_error"
+    lengths = {length for value in values(head.fields, b"content-length") for length in value.split(b",")}
+    codings = members(head.fields, b"transfer-encoding")
+    if len(lengths) > 1 or not all(_DIGITS.fullmatch(length.strip()) for length in lengths):
+        return "http_protocol_error"
+    if codings and (lengths or http_10):
+        return "http_protocol_error"
+    if [coding.lower() for coding in codings] not in ([], [b"chunked"]):
+        return "http_response_transfer_coding"
+    return None
+
+
+def kept_fields(fields: Fields) -> Fields:
+    """Return the end-to-end fields that a stored entry keeps."""
+    return tuple(
+        field
+        for field in end_to_end(fields)
+        if (name := field[0].lower()) not in _NOT_KEPT and not name.startswith(_NOT_KEPT_PREFIXES)
+    )
+
+
+def not_modified_fields(fields: Fields) -> Fields:
+    """Return the fields of a 200 that the 304 in its place repeats (RFC 9110 §15.4.5)."""
+    return tuple(field for field in fields if field[0].lower() in _IN_NOT_MODIFIED)
+
+
+def _host(fields: Fields) -> bytes:
+    return (first(fields, b"host") or b"").lower()
+
+
+def _append(fields: list[Field], name: bytes, member: bytes) -> None:
+    """Append a member to a list field's last line, or add the field."""
+    for position in range(len(fields) - 1, -1, -1):
+        key, value = fields[position]
+        if key.lower() == name:
+            fields[position] = (key, value + b", " + member if value else member)
+            return
+    fields.append((b"-".join(part.capitalize() for part in name.split(b"-")), member))

@@ -1,0 +1,74 @@
+"""What a downstream message must be before it is a request (RFC 9112 §3, §6)."""
+
+from __future__ import annotations
+
+import re
+
+from gateway.core.headers import Refusal
+from gateway.core.messages import Fields, members, values
+from gateway.core.route import origin_form
+
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+_REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
+HTTP_1 = 1
+
+
+def check_version(major: int) -> None:
+    """Refuse any HTTP but 1.x (505)."""
+    if major != HTTP_1:
+        raise Refusal(505, "This address speaks HTTP/1.1 and HTTP/1.0 only.")
+
+
+def check_target(method: str, target: bytes) -> tuple[bytes, bytes | None]:
+    """Reduce a target to origin-form.
+
+    Returns:
+        Path and query, and the authority of an absolute-form target, ``None`` otherwise.
+
+    Raises:
+        Refusal: 405 for a method that is never carried, 400 for a target that cannot be.
+    """
+    if method in _REFUSED_METHODS:
+        raise Refusal(405, "CONNECT and TRACE are not carried.")
+    reduced = origin_form(target)
+    if reduced is None:
+        raise Refusal(400, "The request target is not a path of visible ASCII characters without fragment.")
+    return reduced
+
+
+def check_host(fields: Fields, authority: bytes | None, *, http_11: bool) -> None:
+    """Refuse a missing, repeated or contradicted Host (RFC 9112 §3.2)."""
+    hosts = values(fields, b"host")
+    if len(hosts) > 1 or (http_11 and not hosts):
+        raise Refusal(400, "A request needs exactly one Host field.")
+    if authority is not None and hosts and hosts[0].lower() != authority.lower():
+        raise Refusal(400, "Host and the target's authority differ.")
+
+
+def body_bytes(fields: Fields) -> int | None:
+    """Return the length of a request's body: 0 for none, ``None`` when it comes in chunks.
+
+    Raises:
+        Refusal: the framing can be read in two ways.
+    """
+    lengths = values(fields, b"content-length")
+    codings = [coding.lower() for coding in members(fields, b"transfer-encoding")]
+    if len(lengths) > 1 or (lengths and not _DIGITS.fullmatch(lengths[0])):
+        raise Refusal(400, "Content-Length is not one number.")
+    if codings and (lengths or codings != [b"chunked"]):
+        raise Refusal(400, "Transfer-Encoding is not chunked alone, or stands beside Content-Length.")
+    if codings:
+        return None
+    return int(lengths[0]) if lengths else 0
+
+
+def expects_continue(fields: Fields) -> bool:
+    """Tell whether the caller waits for ``100 Continue`` (RFC 9110 §10.1.1).
+
+    Raises:
+        Refusal: 417 for any other expectation.
+    """
+    expectations = {member.lower() for member in members(fields, b"expect")}
+    if expectations - {b"100-continue"}:
+        raise Refusal(417, "The only expectation that can be met is 100-continue.")
+    return bool(expectations)

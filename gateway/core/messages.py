@@ -1,0 +1,76 @@
+"""Frozen values that travel between the layers: field lists, request, response head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+Field = tuple[bytes, bytes]
+"""One field line: name and value, byte for byte as received."""
+
+Fields = tuple[Field, ...]
+"""Field lines in the order of the message, repeats included."""
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """A downstream request whose framing was already judged valid.
+
+    Attributes:
+        method: the method token, case kept.
+        target: origin-form target (path and query) exactly as received.
+        fields: field lines in order.
+        peer: the caller's address without port; ``unknown`` for a Unix socket.
+        scheme: ``http`` or ``https``, as the caller connected.
+        body_bytes: the declared Content-Length; ``None`` when chunked; 0 without a body.
+        request_id: what this request is called in logs and errors.
+    """
+
+    method: str
+    target: bytes
+    fields: Fields
+    peer: bytes
+    scheme: bytes
+    body_bytes: int | None
+    request_id: bytes
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """A response head.
+
+    Attributes:
+        status: three-digit status code.
+        reason: reason phrase as received, possibly empty.
+        fields: field lines in order.
+    """
+
+    status: int
+    reason: bytes
+    fields: Fields
+
+
+def values(fields: Iterable[Field], name: bytes) -> list[bytes]:
+    """Return every value of a field, in order.
+
+    Args:
+        fields: field lines.
+        name: the field's name in lower case.
+    """
+    return [value for key, value in fields if key.lower() == name]
+
+
+def first(fields: Iterable[Field], name: bytes) -> bytes | None:
+    """Return a field's first value; ``None`` when the field is absent."""
+    for key, value in fields:
+        if key.lower() == name:
+            return value
+    return None
+
+
+def members(fields: Iterable[Field], name: bytes) -> list[bytes]:
+    """Return the comma-separated members of a field over all its lines, without blanks (RFC 9110 §5.6.1).
+
+    Only for fields whose members cannot hold a quoted comma (Connection, Vary, …).
+    """
+    found = (part.strip(b" \t") for value in values(fields, name) for part in value.split(b","))
+    return [part for part in found if part]

@@ -1,0 +1,227 @@
+"""What is stored and for how long: the rules of RFC 9111 and of AOS as tables.
+
+The first rule that says no names the reason.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import msgspec
+
+from gateway.core.execution import Settled, Unreadable, decode_deciding, has_clear_keys
+from gateway.core.freshness import OriginWord, origin_word, upstream_age_s, vary_is_met
+from gateway.core.messages import Fields, Head, first, members
+from gateway.core.status import Reason
+
+SUCCEEDED = "Succeeded"
+FAILED = "Failed"
+_SETTLED_STRATEGY = "DoNothing"
+_KIND = "Execution"
+_DELETE = "delete"
+IN_PROGRESS = frozenset({"Running", "Pending", "Pausing", "Cancelling", "ForceCancelling", "Retrying"})
+
+# These tell that the caller may no longer see the record, or that it is gone.
+DROPPING_STATUSES = frozenset({401, 403, 404, 410})
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """The configured part of the rules; times in seconds, sizes in bytes, as in ``[cache]``.
+
+    Attributes:
+        shared: entries belong to all callers instead of one each.
+        obey_origin: ``origin_cache_control = "obey"``.
+        terminal_phases: phases, exactly spelled, that are stored.
+    """
+
+    shared: bool
+    obey_origin: bool
+    terminal_phases: frozenset[str]
+    access_ttl_s: float
+    ttl_succeeded_s: float
+    ttl_failed_s: float
+    ttl_unsettled_s: float
+    max_body_bytes: int
+
+    @property
+    def longest_ttl_s(self) -> float:
+        """The longest time to live any entry can get, in seconds."""
+        longest = max(self.ttl_succeeded_s, self.ttl_failed_s, self.ttl_unsettled_s)
+        return longest if self.shared else min(longest, self.access_ttl_s)
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """A whole upstream response to the execution call.
+
+    Attributes:
+        head: as received, hop-by-hop fields included.
+        body: body bytes as received.
+        complete: its framing says that nothing is missing; a close-delimited body never is.
+        request: the end-to-end fields of the request it answers.
+        action_id: the execution asked for.
+        fetched_s: wall clock at the start of the fetch.
+    """
+
+    head: Head
+    body: bytes
+    complete: bool
+    request: Fields
+    action_id: bytes
+    fetched_s: float
+
+
+class Judgement(msgspec.Struct, frozen=True, gc=False):
+    """What becomes of an arrival.
+
+    Attributes:
+        refusal: why it is not stored; ``None`` when it is.
+        ttl_s: seconds from the start of the fetch that it stays fresh; 0 when refused.
+        is_record: the body decodes as a record, stored or not.
+        phase: the record's phase; ``None`` when there is none.
+    """
+
+    refusal: Reason | None
+    ttl_s: float
+    is_record: bool
+    phase: str | None = None
+
+
+class _Case(msgspec.Struct, frozen=True):
+    arrival: Arrival
+    rules: Rules
+    origin: OriginWord
+    record: Settled | Reason
+
+
+_Rule = Callable[[_Case], Reason | None]
+
+
+def _undecoded(case: _Case) -> Reason | None:
+    return case.record if isinstance(case.record, Reason) else None
+
+
+def _when(reason: Reason, refuses: Callable[[_Case], bool]) -> _Rule:
+    return lambda case: reason if refuses(case) else None
+
+
+def _record_rule(reason: Reason, refuses: Callable[[Settled, _Case], bool]) -> _Rule:
+    def rule(case: _Case) -> Reason | None:
+        return reason if isinstance(case.record, Settled) and refuses(case.record, case) else None
+
+    return rule
+
+
+# The first no wins. Rules further down may rely on those above.
+STORABLE: tuple[_Rule, ...] = (
+    _when(Reason.STATUS, lambda case: case.arrival.head.status != 200),
+    _when(Reason.SET_COOKIE, lambda case: first(case.arrival.head.fields, b"set-cookie") is not None),
+    lambda case: case.origin.refusal if case.rules.obey_origin else None,
+    _when(Reason.VARY, lambda case: not vary_is_met(case.arrival.head.fields, case.arrival.request)),
+    _when(Reason.INCOMPLETE, lambda case: not case.arrival.complete),
+    _when(Reason.TOO_LARGE, lambda case: len(case.arrival.body) > case.rules.max_body_bytes),
+    _undecoded,
+    _record_rule(Reason.KIND, lambda record, _: record.kind not in (None, _KIND)),
+    _record_rule(
+        Reason.NAME,
+        lambda record, case: record.name is not None and record.name != case.arrival.action_id.decode(),
+    ),
+    _record_rule(Reason.PHASE, lambda record, case: record.phase not in case.rules.terminal_phases),
+    _record_rule(Reason.SUB_OBJECT, lambda record, _: bool(record.sub_phases & IN_PROGRESS)),
+    _record_rule(Reason.DELETE, lambda record, _: _DELETE in record.action_names),
+)
+
+
+def judge(arrival: Arrival, rules: Rules, *, settling: bool, uncertain: bool) -> Judgement:
+    """Decide whether an arrival is stored, and for how long.
+
+    Args:
+        arrival: the whole response.
+        rules: the configured part.
+        settling: a write to the stack was seen within ``settle_s``: AOS's writes take effect minutes
+            after their answer.
+        uncertain: writes may have gone unseen within ``settle_s`` (start, or a lost subscription).
+    """
+    record = _read(arrival, rules)
+    case = _Case(arrival, rules, origin_word(arrival.head.fields, arrival.fetched_s), record)
+    refusal = next((reason for rule in STORABLE if (reason := rule(case)) is not None), None)
+    if not isinstance(record, Settled):
+        return Judgement(refusal, 0.0, is_record=False)
+    if refusal is None:
+        # Last, since it is the dearest: only a record that would be stored is read twice.
+        body = plain_body(arrival.head.fields, arrival.body, rules.max_body_bytes)
+        if isinstance(body, Reason) or not has_clear_keys(body):
+            refusal = Reason.DUPLICATE_KEY
+    if refusal is not None:
+        return Judgement(refusal, 0.0, is_record=True, phase=record.phase)
+    ttl_s = time_to_live_s(record, rules, settling=settling, uncertain=uncertain)
+    if rules.obey_origin and case.origin.lifetime_s is not None:
+        ttl_s = min(ttl_s, case.origin.lifetime_s)
+    if ttl_s <= 0:
+        return Judgement(Reason.EXPIRED, 0.0, is_record=True, phase=record.phase)
+    return Judgement(None, ttl_s, is_record=True, phase=record.phase)
+
+
+def time_to_live_s(record: Settled, rules: Rules, *, settling: bool, uncertain: bool) -> float:
+    """Return how long a storable record stays fresh, the origin's word aside, in seconds."""
+    reopens = record.phase == FAILED and record.on_failure_strategy != _SETTLED_STRATEGY
+    limits = (
+        (True, rules.ttl_succeeded_s if record.phase == SUCCEEDED else rules.ttl_failed_s),
+        (settling or reopens, rules.ttl_unsettled_s),
+        (uncertain or not rules.shared, rules.access_ttl_s),
+    )
+    return min(limit_s for applies, limit_s in limits if applies)
+
+
+def drops_own_entry(status: int, judgement: Judgement | None) -> bool:
+    """Tell whether an answer ends the caller's own stored entry for the execution.
+
+    Args:
+        status: the upstream's status.
+        judgement: of a whole 200; ``None`` when the body was not judged.
+    """
+    if status == 200:
+        return judgement is None or judgement.refusal is not None
+    return status in DROPPING_STATUSES
+
+
+def told_age_s(head: Head) -> int:
+    """Return the Age an arrival came with, in seconds; unreadable counts as 0."""
+    return upstream_age_s(head.fields) or 0
+
+
+def plain_body(fields: Fields, body: bytes, max_bytes: int) -> bytes | Reason:
+    """Undo the content coding, at most to ``max_bytes``.
+
+    Returns:
+        The bytes, or `Reason.CONTENT_CODING` for a coding that is unknown, broken or not ended, or
+        `Reason.TOO_LARGE`.
+    """
+    codings = [coding.lower() for coding in members(fields, b"content-encoding")]
+    match [coding for coding in codings if coding != b"identity"]:
+        case []:
+            return body
+        case [b"gzip" | b"x-gzip"]:
+            inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+            try:
+                plain = inflater.decompress(body, max_bytes + 1)
+            except zlib.error:
+                return Reason.CONTENT_CODING
+            if len(plain) > max_bytes:
+                return Reason.TOO_LARGE
+            return plain if inflater.eof and not inflater.unused_data else Reason.CONTENT_CODING
+        case _:
+            return Reason.CONTENT_CODING
+
+
+_UNREADABLE = {Unreadable.NOT_UTF8: Reason.NOT_UTF8, Unreadable.UNDECODABLE: Reason.UNDECODABLE}
+
+
+def _read(arrival: Arrival, rules: Rules) -> Settled | Reason:
+    if arrival.head.status != 200 or not arrival.complete:
+        return Reason.STATUS
+    body = plain_body(arrival.head.fields, arrival.body, rules.max_body_bytes)
+    if isinstance(body, Reason):
+        return body
+    found = decode_deciding(body)
+    return found if isinstance(found, Settled) else _UNREADABLE[found]

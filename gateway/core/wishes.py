@@ -1,0 +1,89 @@
+"""What a caller asks of the cache: request directives and conditions (RFC 9111 §5.2.1, RFC 9110 §13)."""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+
+import msgspec
+
+from gateway.core.freshness import parse_directives, seconds
+from gateway.core.messages import Fields, members, values
+from gateway.core.status import Reason
+
+_ENTITY_TAG = re.compile(rb'\s*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+
+
+class Wishes(msgspec.Struct, frozen=True, gc=False):
+    """Request directives that the gateway obeys; ``max-stale`` is not among them.
+
+    Attributes:
+        no_store: neither read nor write the cache.
+        no_cache: fetch anew.
+        only_if_cached: never go upstream.
+        max_age_s: oldest acceptable answer; ``None`` for any.
+        min_fresh_s: it must stay fresh at least this long.
+    """
+
+    no_store: bool = False
+    no_cache: bool = False
+    only_if_cached: bool = False
+    max_age_s: int | None = None
+    min_fresh_s: int = 0
+
+    def refuse(self, age_s: int, ttl_s: float) -> Reason | None:
+        """Return why an entry of this age and time to live is not what the caller wants."""
+        if self.max_age_s is not None and age_s > self.max_age_s:
+            return Reason.REQUEST_MAX_AGE
+        if ttl_s < self.min_fresh_s:
+            return Reason.REQUEST_MIN_FRESH
+        return None
+
+
+NO_WISHES = Wishes()
+
+
+def read_wishes(fields: Fields) -> Wishes:
+    """Read a request's ``Cache-Control``, or its ``Pragma`` when there is none.
+
+    What cannot be read counts as ``no-cache``: the caller asked for something the gateway cannot promise.
+    """
+    lines = values(fields, b"cache-control")
+    if not lines:
+        pragma = {member.lower() for member in members(fields, b"pragma")}
+        return Wishes(no_cache=True) if b"no-cache" in pragma else NO_WISHES
+    directives = parse_directives(lines)
+    if directives is None:
+        return Wishes(no_cache=True)
+    max_age_s = seconds(directives[b"max-age"]) if b"max-age" in directives else None
+    min_fresh_s = seconds(directives[b"min-fresh"]) if b"min-fresh" in directives else 0
+    unreadable = (b"max-age" in directives and max_age_s is None) or min_fresh_s is None
+    return Wishes(
+        no_store=b"no-store" in directives,
+        no_cache=b"no-cache" in directives or max_age_s == 0 or unreadable,
+        only_if_cached=b"only-if-cached" in directives,
+        max_age_s=max_age_s,
+        min_fresh_s=min_fresh_s or 0,
+    )
+
+
+def entity_tag(body: bytes) -> bytes:
+    """Return the strong ``ETag`` of body bytes."""
+    return b'"%s"' % blake2b(body, digest_size=16, person=b"aosgw-etag").hexdigest().encode("ascii")
+
+
+def is_not_modified(request: Fields, etag: bytes) -> bool:
+    """Tell whether ``If-None-Match`` names this validator, by weak comparison (RFC 9110 §13.1.2)."""
+    lines = values(request, b"if-none-match")
+    if not lines:
+        return False
+    listed = b",".join(lines).strip()
+    if listed == b"*":
+        return True
+    opaque = etag.removeprefix(b"W/")
+    position = 0
+    while match := _ENTITY_TAG.match(listed, position):
+        if match[1] == opaque:
+            return True
+        position = match.end()
+    return False

@@ -1,0 +1,172 @@
+"""Errors of the gateway itself: no usable upstream response, or a request it cannot carry.
+
+An upstream error status is data and never an exception.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import msgspec
+
+from gateway.core.messages import Field, Head
+
+
+class GatewayError(Exception):
+    """The gateway answers for itself.
+
+    Attributes:
+        status: the status to answer with.
+        number: tells apart errors of one status in ``code``, at most four digits.
+        detail: fixed text for the caller.
+        proxy_error: error type of ``Proxy-Status`` (RFC 9209 §2.3).
+        retry_after_s: told in ``Retry-After``; ``None`` leaves it out.
+        closes: the connection must not carry another request.
+        cache_member: the gateway's ``Cache-Status`` member; ``None`` when the cache was not asked.
+    """
+
+    status = 500
+    number = 1
+    detail = "The gateway failed."
+    proxy_error = "proxy_internal_error"
+    retry_after_s: int | None = None
+    closes = False
+    cache_member: bytes | None = None
+
+
+class BadRequest(GatewayError):
+    """The request cannot be carried as it is meant; ``detail`` is one of our own fixed texts."""
+
+    proxy_error = "http_request_error"
+
+    def __init__(self, status: int, detail: str, *, closes: bool = True) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.closes = closes
+
+
+class ProxyLoop(GatewayError):
+    """The request has been here before."""
+
+    status = 502
+    number = 2
+    detail = "The request came back to this gateway: upstream.url leads in a circle."
+    proxy_error = "proxy_loop_detected"
+
+
+class UpstreamError(GatewayError):
+    """There was no usable upstream response.
+
+    Attributes:
+        was_sent: the request may have reached the upstream, so its effect is unknown.
+    """
+
+    status = 502
+    number = 1
+    detail = "The upstream gave no valid response."
+
+    def __init__(self, proxy_error: str, *, was_sent: bool) -> None:
+        super().__init__(proxy_error)
+        self.proxy_error = proxy_error
+        self.was_sent = was_sent
+
+
+class UpstreamTimeout(UpstreamError):
+    """The upstream did not answer in time."""
+
+    status = 504
+    detail = "The upstream did not answer in time."
+
+
+class Overloaded(UpstreamError):
+    """More requests wait for an upstream connection than configured."""
+
+    status = 503
+    detail = "The gateway has too many requests waiting for the upstream."
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("connection_limit_reached", was_sent=False)
+
+
+class DeadlinePassed(GatewayError):
+    """A shared fetch took longer than this caller may wait."""
+
+    status = 504
+    number = 2
+    detail = "The record did not arrive in time."
+    proxy_error = "http_response_timeout"
+
+
+class NotCached(GatewayError):
+    """The caller asked for a stored answer only, and there is none."""
+
+    status = 504
+    number = 3
+    detail = "The request asks for a stored response only, and there is none."
+    proxy_error = "http_request_denied"
+
+
+class CallerGone(GatewayError):
+    """The caller left or stalled before its request body was complete."""
+
+    status = 408
+    detail = "The request body did not arrive in time."
+    proxy_error = "http_request_error"
+    closes = True
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    """One body for two readers: RFC 9457 members and AOS's own error members."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    message: str
+    extend: str = ""
+    showdetail: bool = False
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
+    """Return head and body with which the gateway answers for itself.
+
+    Args:
+        error: what happened; only its fixed texts are told.
+        request_id: names the request in the log.
+    """
+    code = f"GATEWAY.{error.status}{error.number:04d}"
+    reason = _reason(error.status)
+    body = _encoder.encode(
+        _Problem(
+            type=f"urn:aos-gateway:problem:{code}",
+            title=reason,
+            status=error.status,
+            detail=error.detail,
+            instance=f"urn:aos-gateway:request:{request_id.decode('ascii', 'replace')}",
+            code=code,
+            message=error.detail,
+        )
+    )
+    fields: list[Field] = [
+        (b"Content-Type", b"application/problem+json"),
+        (b"Content-Length", b"%d" % len(body)),
+        (b"Cache-Control", b"no-store"),
+        (b"X-Request-Id", request_id),
+        (b"Proxy-Status", f"aos-gateway; error={error.proxy_error}".encode("ascii")),
+    ]
+    if error.retry_after_s is not None:
+        fields.append((b"Retry-After", b"%d" % error.retry_after_s))
+    if error.cache_member is not None:
+        fields.append((b"Cache-Status", error.cache_member))
+    return Head(error.status, reason.encode("ascii"), tuple(fields)), body
+
+
+def _reason(status: int) -> str:
+    return HTTPStatus(status).phrase

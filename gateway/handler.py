@@ -1,0 +1,145 @@
+"""From aiohttp's parsed message to a request of ours, and from the answer to bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+from aiohttp import web
+
+from gateway.access_log import AccessLog
+from gateway.cache import Answer, Cache
+from gateway.core import incoming
+from gateway.core.headers import Refusal
+from gateway.core.messages import Request, first
+from gateway.core.status import Verdict, outcome
+from gateway.errors import BadRequest, CallerGone, GatewayError, problem
+from gateway.metrics import Metrics
+from gateway.reply import Reply
+from gateway.upstream import RequestBody
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class HandlerSettings(msgspec.Struct, frozen=True):
+    """What bounds the reading of a request; seconds."""
+
+    body_timeout_s: float
+
+
+class Handler:
+    """Answers every request that aiohttp parsed.
+
+    Args:
+        cache: decides and fetches.
+        settings: bounds.
+        metrics: counts answers.
+        access_log: writes a line for each.
+        is_draining: no connection is kept any more.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        settings: HandlerSettings,
+        *,
+        metrics: Metrics,
+        access_log: AccessLog,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._cache = cache
+        self._settings = settings
+        self._metrics = metrics
+        self._access_log = access_log
+        self._is_draining = is_draining
+
+    async def __call__(self, message: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        started_s = time.monotonic()
+        request_id = first(message.raw_headers, b"x-request-id") or secrets.token_hex(16).encode("ascii")
+        path = message.raw_path.encode("utf-8", "surrogateescape")
+        # aiohttp's parser carries the last trailer of a chunked request into the next one's head.
+        keep_alive = message.keep_alive and "Transfer-Encoding" not in message.headers
+        try:
+            request, body = self._read(message, path, request_id)
+            answer = await self._cache.answer(request, body)
+        except GatewayError as error:
+            head, text = problem(error, request_id)
+            answer = Answer(head, text, Verdict())
+            keep_alive = keep_alive and not error.closes
+            verdict = None
+        else:
+            verdict = answer.verdict
+        status = answer.head.status
+        self._count(verdict, status)
+        self._access_log.write(
+            request_id=request_id,
+            method=message.method,
+            path=path,
+            status=status,
+            verdict=verdict,
+            took_s=time.monotonic() - started_s,
+        )
+        return Reply(
+            answer.head,
+            method=message.method,
+            body=answer.body,
+            http_11=message.version >= (1, 1),
+            keep_alive=keep_alive and not self._is_draining(),
+            write_timeout_s=self._settings.body_timeout_s,
+            exchange=answer.exchange,
+            prefix=answer.prefix,
+        )
+
+    def _read(
+        self, message: web.BaseRequest, path: bytes, request_id: bytes
+    ) -> tuple[Request, RequestBody | None]:
+        fields = tuple(message.raw_headers)
+        http_11 = message.version >= (1, 1)
+        try:
+            incoming.check_version(message.version.major)
+            target, authority = incoming.check_target(message.method, path)
+            incoming.check_host(fields, authority, http_11=http_11)
+            length = incoming.body_bytes(fields)
+            expects = incoming.expects_continue(fields)
+        except Refusal as refusal:
+            raise BadRequest(refusal.status, refusal.about) from refusal
+        peer = message.protocol.peername
+        request = Request(
+            method=message.method,
+            target=target,
+            fields=fields,
+            peer=peer[0].encode("ascii", "replace") if isinstance(peer, tuple) else b"unknown",
+            scheme=b"https" if message.protocol.ssl_context is not None else b"http",
+            body_bytes=length,
+            request_id=request_id,
+        )
+        if length == 0:
+            return request, None
+        return request, RequestBody(self._chunks(message, expects=expects and http_11), length)
+
+    async def _chunks(self, message: web.BaseRequest, *, expects: bool) -> AsyncIterator[bytes]:
+        """Yield a request body as it comes; ask for it first if the caller waits for that."""
+        content = message.content
+        if expects and not content.is_eof() and message.transport is not None:
+            message.transport.write(_CONTINUE)
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.body_timeout_s):
+                    data = await content.readany()
+            except (TimeoutError, ConnectionError) as error:
+                raise CallerGone from error
+            except Exception as error:
+                # Whatever aiohttp calls a body that broke off or has bad chunks, it is the caller's.
+                raise BadRequest(400, "The request body is malformed.") from error
+            if not data:
+                return
+            yield data
+
+    def _count(self, verdict: Verdict | None, status: int) -> None:
+        reason = verdict.reason.value if verdict is not None and verdict.reason is not None else ""
+        how = outcome(verdict) if verdict is not None else "error"
+        self._metrics.requests[how, reason, f"{status // 100}xx"] += 1

@@ -1,0 +1,114 @@
+"""A response that writes prepared bytes: exact field lines, and half the cost of aiohttp's own."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from gateway.core.messages import Head
+from gateway.core.reply import BodyFraming, WireHead, wire_head
+from gateway.errors import UpstreamError
+from gateway.upstream import Exchange
+
+
+class Reply(web.StreamResponse):
+    """An answer ready to be written.
+
+    Args:
+        head: end-to-end head.
+        method: of the request.
+        body: the whole body; ``None`` when it is streamed from ``exchange``.
+        http_11: the caller speaks HTTP/1.1.
+        keep_alive: the connection may carry another request.
+        write_timeout_s: how long the caller may take nothing.
+        exchange: source of a streamed body; closed here.
+        prefix: what was read of it already.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        *,
+        method: str,
+        body: bytes | None,
+        http_11: bool,
+        keep_alive: bool,
+        write_timeout_s: float,
+        exchange: Exchange | None = None,
+        prefix: bytes = b"",
+    ) -> None:
+        # Not calling aiohttp's own initialiser is the point: it builds header maps nobody reads here.
+        length = len(body) if body is not None else None
+        self._wire: WireHead = wire_head(
+            head, method=method, body_bytes=length, http_11=http_11, keep_alive=keep_alive
+        )
+        self._body_bytes = body
+        self._exchange = exchange
+        self._prefix = prefix
+        self._write_timeout_s = write_timeout_s
+        self._keep_alive = self._wire.keep_alive
+        self._protocol: web.RequestHandler | None = None
+        self.sent_bytes = 0
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Remember where to write; nothing is written before `write_eof`."""
+        self._protocol = request.protocol
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Write head and body.
+
+        Raises:
+            ConnectionError: the caller left, stalled, or had to be cut off because the upstream broke off.
+        """
+        del data
+        try:
+            if self._exchange is None:
+                body = self._body_bytes or b""
+                await self._write(self._wire.data + body if self._has_body else self._wire.data)
+            else:
+                await self._stream(self._exchange)
+        except (UpstreamError, TimeoutError) as error:
+            self._cut()
+            raise ConnectionResetError("response broke off") from error
+        finally:
+            if self._exchange is not None:
+                self._exchange.close()
+
+    @property
+    def _has_body(self) -> bool:
+        return self._wire.framing is not BodyFraming.NONE
+
+    async def _stream(self, exchange: Exchange) -> None:
+        await self._write(self._wire.data)
+        if not self._has_body:
+            return
+        if self._prefix:
+            await self._write(self._framed(self._prefix))
+        while piece := await exchange.read():
+            await self._write(self._framed(piece))
+        if self._wire.framing is BodyFraming.CHUNKED:
+            await self._write(b"0\r\n\r\n")
+
+    def _framed(self, piece: bytes) -> bytes:
+        if self._wire.framing is BodyFraming.CHUNKED:
+            return b"%x\r\n%s\r\n" % (len(piece), piece)
+        return piece
+
+    async def _write(self, data: bytes) -> None:
+        protocol = self._protocol
+        transport = None if protocol is None else protocol.transport
+        if protocol is None or transport is None or transport.is_closing():
+            raise ConnectionResetError("caller left")
+        transport.write(data)
+        self.sent_bytes += len(data)
+        if protocol.writing_paused:
+            async with asyncio.timeout(self._write_timeout_s):
+                await protocol._drain_helper()
+
+    def _cut(self) -> None:
+        # An abort, so that the caller can't take the part for the whole.
+        if self._protocol is not None and self._protocol.transport is not None:
+            self._protocol.transport.abort()

@@ -1,0 +1,300 @@
+"""The tier in Redis: one round trip to look up, nothing retried in secret, no command cut half-way."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import msgspec
+import redis.asyncio as aioredis
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from gateway.clock import Clock
+from gateway.core.entry import GENERATION_BYTES, Entry, seal, unseal
+from gateway.core.key import EntryKey, KeySpace
+from gateway.metrics import Metrics
+from gateway.store.base import Found, StoreError
+from gateway.tasks import TaskSet
+
+# Keys of one MGET; a larger batch would hold up Redis for everybody else.
+_BATCH = 64
+_CLOSE_S = 1.0
+
+T = TypeVar("T")
+
+
+class Write(msgspec.Struct, frozen=True, gc=False):
+    """One change to send: an entry to keep under a generation, or (``entry`` is ``None``) to remove."""
+
+    key: EntryKey
+    entry: Entry | None
+    generation: bytes
+
+
+class Forget(msgspec.Struct, frozen=True, gc=False):
+    """One stack to forget: its generation key, and the note to publish (``None``: publish nothing)."""
+
+    generation_key: bytes
+    note: bytes | None
+
+
+class RedisSettings(msgspec.Struct, frozen=True):
+    """How to reach Redis and how long to wait for it.
+
+    Attributes:
+        url: checked ``redis://``, ``rediss://`` or ``unix://`` URL.
+        timeout_s: of one operation, connecting included.
+        max_connections: bound of connections for commands.
+        generation_ttl_s: how long a generation outlives the last store under it.
+        mint_ttl_s: how long a new generation lives without a store.
+    """
+
+    url: str
+    timeout_s: float
+    max_connections: int
+    generation_ttl_s: float
+    mint_ttl_s: float
+
+
+class RedisStore:
+    """Keeps entries in Redis.
+
+    Args:
+        settings: how to reach it.
+        keys: builds the keys.
+        secret: ``cache.secret`` as bytes.
+        clock: wall time decides about ends.
+        metrics: counts failures and refused bytes.
+        on_connection_opened: called, without waiting, before a new connection carries a command.
+    """
+
+    def __init__(
+        self,
+        settings: RedisSettings,
+        *,
+        keys: KeySpace,
+        secret: bytes,
+        clock: Clock,
+        metrics: Metrics,
+        on_connection_opened: Callable[[], None],
+    ) -> None:
+        self.settings = settings
+        self.is_up = False
+        self._keys = keys
+        self._secret = secret
+        self._clock = clock
+        self._metrics = metrics
+        self._opened = on_connection_opened
+        self._tasks = TaskSet()
+        self._waiting: list[tuple[EntryKey, asyncio.Future[Found]]] = []
+        pool = aioredis.BlockingConnectionPool(
+            max_connections=settings.max_connections,
+            timeout=settings.timeout_s,
+            redis_connect_func=self._on_connect,
+            **connection_arguments(settings),
+        )
+        self._client = aioredis.Redis.from_pool(pool)
+
+    async def lookup(self, key: EntryKey) -> Found:
+        """Return the usable entry and the stack's generation.
+
+        All look-ups of one turn of the loop go in one ``MGET``.
+
+        Raises:
+            StoreError: Redis did not answer in time or not as it should.
+        """
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[Found] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._send_lookups)
+        self._waiting.append((key, found))
+        return await self._in_time(found)
+
+    async def mint(self, key: EntryKey) -> bytes | None:
+        """Give a stack a generation if it has none, and return the one it has then.
+
+        Returns:
+            ``None`` when something else stands at the key.
+
+        Raises:
+            StoreError: Redis did not answer in time or not as it should.
+        """
+
+        async def work() -> bytes | None:
+            fresh = secrets.token_bytes(GENERATION_BYTES)
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.set(key.generation, fresh, nx=True, px=_milliseconds(self.settings.mint_ttl_s))
+            pipeline.get(key.generation)
+            _, generation = await pipeline.execute()
+            return _generation(generation)
+
+        return await self._in_time(self._run("mint", work))
+
+    async def store(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
+        """Keep one entry; see `write`."""
+        await self.write([Write(key, entry, generation)])
+
+    async def drop(self, key: EntryKey) -> None:
+        """Remove one entry; see `write`."""
+        await self.write([Write(key, None, b"")])
+
+    async def forget(self, stack: bytes) -> None:
+        """Remove a stack's generation, and tell nobody.
+
+        Raises:
+            StoreError: Redis did not confirm it.
+        """
+        if not all(await self.forget_all([Forget(self._keys.generation(stack), None)])):
+            raise StoreError("answer")
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        """Send changes in order, in one round trip, within the timeout.
+
+        Raises:
+            StoreError: some or all of them may not have been made.
+        """
+
+        async def work() -> None:
+            now_s = self._clock.wall_s()
+            pipeline = self._client.pipeline(transaction=False)
+            for write in writes:
+                if write.entry is None:
+                    pipeline.delete(write.key.name)
+                elif (left_s := write.entry.ttl_s(now_s)) > 0:
+                    sealed = seal(write.key, write.generation, write.entry, self._secret)
+                    pipeline.set(write.key.name, sealed, px=_milliseconds(left_s))
+                    pipeline.pexpire(write.key.generation, _milliseconds(self.settings.generation_ttl_s))
+            if len(pipeline):
+                await pipeline.execute()
+
+        await self._in_time(self._run("write", work))
+
+    async def forget_all(self, forgets: Sequence[Forget]) -> list[bool]:
+        """Remove generations, then publish the notes, in one round trip.
+
+        ``DEL`` and ``PUBLISH`` still work when Redis is full; ``SET`` and ``INCR`` do not.
+
+        Returns:
+            For each, whether Redis confirmed all of it.
+
+        Raises:
+            StoreError: nothing is known to be confirmed.
+        """
+
+        async def work() -> list[bool]:
+            pipeline = self._client.pipeline(transaction=False)
+            for forget in forgets:
+                pipeline.delete(forget.generation_key)
+                if forget.note is not None:
+                    pipeline.publish(self._keys.channel, forget.note)
+            replies = iter(await pipeline.execute(raise_on_error=False))
+            return [
+                all(isinstance(next(replies), int) for _ in range(1 if forget.note is None else 2))
+                for forget in forgets
+            ]
+
+        return await self._in_time(self._run("forget", work))
+
+    async def close(self) -> None:
+        """Let commands under way end, then close the connections."""
+        await self._tasks.settle(_CLOSE_S)
+        await self._tasks.cancel()
+        await self._client.aclose()
+        await self._client.connection_pool.disconnect()
+
+    def _send_lookups(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), _BATCH):
+            self._tasks.start(self._look_up(waiting[start : start + _BATCH]), "redis-lookup")
+
+    async def _look_up(self, batch: list[tuple[EntryKey, asyncio.Future[Found]]]) -> None:
+        async def work() -> list[object]:
+            names = [name for key, _ in batch for name in (key.name, key.generation)]
+            return cast("list[object]", await self._client.mget(names))
+
+        try:
+            values = await self._guarded("lookup", work)
+        except StoreError as error:
+            for _, found in batch:
+                if not found.done():
+                    found.set_exception(error)
+                    found.exception()  # looked at here: the one who asked may have left
+            return
+        for (key, found), sealed, generation in zip(batch, values[::2], values[1::2], strict=True):
+            if not found.done():
+                found.set_result(self._found(key, sealed, _generation(generation)))
+
+    def _found(self, key: EntryKey, sealed: object, generation: bytes | None) -> Found:
+        if not isinstance(sealed, bytes) or generation is None:
+            return Found(None, generation)
+        now_s = self._clock.wall_s()
+        entry = unseal(key, generation, sealed, self._secret, now_s)
+        if entry is None:
+            self._metrics.entries_refused += 1
+            return Found(None, generation)
+        return Found(entry if entry.ttl_s(now_s) > 0 else None, generation)
+
+    def _run(self, operation: str, work: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
+        return self._tasks.start(self._guarded(operation, work), f"redis-{operation}", awaited=True)
+
+    async def _guarded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Run one operation, and name its failure once for everybody."""
+        try:
+            result = await work()
+        except (TimeoutError, RedisError, OSError, ValueError) as error:
+            self.is_up = False
+            failure = StoreError(_kind(error))
+            self._metrics.redis_failures[operation, failure.kind] += 1
+            raise failure from error
+        self.is_up = True
+        return result
+
+    async def _in_time(self, running: asyncio.Future[T]) -> T:
+        """Wait for an operation at most ``timeout_s``; it goes on to its own end.
+
+        A command that is cancelled half-way costs its connection.
+        """
+        done, _ = await asyncio.wait((running,), timeout=self.settings.timeout_s)
+        if done:
+            return running.result()
+        raise StoreError("timeout")
+
+    async def _on_connect(self, connection: Any) -> None:
+        await connection.on_connect()
+        self._opened()
+
+
+def connection_arguments(settings: RedisSettings) -> dict[str, Any]:
+    """Return redis-py's arguments for one connection: short waits, no hidden retries."""
+    return {
+        **parse_url(settings.url),
+        "socket_timeout": settings.timeout_s,
+        "socket_connect_timeout": settings.timeout_s,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        "protocol": 2,
+    }
+
+
+def _generation(value: object) -> bytes | None:
+    return value if isinstance(value, bytes) and len(value) == GENERATION_BYTES else None
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
+
+
+def _kind(error: BaseException) -> str:
+    match error:
+        case TimeoutError() | aioredis.TimeoutError():
+            return "timeout"
+        case aioredis.ConnectionError() | OSError():
+            return "connection"
+        case _:
+            return "answer"

@@ -1,0 +1,405 @@
+"""Memory and Redis as one store that forgets as designed: generations, debts, notes and counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from gateway.clock import Clock
+from gateway.core.entry import Entry
+from gateway.core.key import EntryKey, KeySpace
+from gateway.core.note import Note, write_note
+from gateway.core.status import Reason
+from gateway.metrics import Metrics
+from gateway.store.base import Found, StoreError
+from gateway.store.ledger import Debt, Ledger
+from gateway.store.memory import MemoryStore
+from gateway.store.notes import Subscription
+from gateway.store.redis import Forget, RedisSettings, RedisStore, Write
+from gateway.tasks import TaskSet
+
+_QUEUE_BYTES = 33_554_432
+_QUEUE_WRITES = 10_000
+_WRITES_AT_ONCE = 64
+_DEBTS_AT_ONCE = 512
+_FIRST_RETRY_S = 0.05
+_LAST_RETRY_S = 1.0
+
+
+class TierSettings(msgspec.Struct, frozen=True):
+    """How the tiers are set up.
+
+    Attributes:
+        memory_bytes: bound of the memory tier; 0 for none.
+        memory_ttl_s: life of a copy in memory while Redis is configured.
+        longest_ttl_s: no entry outlives this.
+        settle_s: how long after a write a stack's records may change.
+        redis: how to reach Redis; ``None`` without it.
+    """
+
+    memory_bytes: int
+    memory_ttl_s: float
+    longest_ttl_s: float
+    settle_s: float
+    redis: RedisSettings | None
+
+
+class Ticket(msgspec.Struct, frozen=True, gc=False):
+    """What a look-up or fill remembers from its start, to tell whether it was overtaken.
+
+    Attributes:
+        key: what it is about.
+        forgets: the stack's forget count.
+        drops: the entry's drop count.
+        wall_s: wall clock.
+        monotonic_s: monotonic clock; the age of a copy counts from here.
+        generation: the stack's generation in Redis, read before the fetch; ``None`` means that
+            nothing may be stored there.
+    """
+
+    key: EntryKey
+    forgets: int
+    drops: int
+    wall_s: float
+    monotonic_s: float
+    generation: bytes | None = None
+
+
+class Lookup(msgspec.Struct, frozen=True, gc=False):
+    """The answer of all tiers.
+
+    Attributes:
+        entry: the usable entry; ``None`` when there is none.
+        generation: the stack's generation as Redis told it; ``None`` when absent or not asked.
+        has_failed: Redis was asked and did not answer.
+    """
+
+    entry: Entry | None
+    generation: bytes | None = None
+    has_failed: bool = False
+
+
+class Tiers:
+    """The stores of one gateway, and the one place where forgetting happens.
+
+    Args:
+        settings: how they are set up.
+        keys: builds the keys.
+        secret: ``cache.secret`` as bytes.
+        clock: both clocks.
+        metrics: counts what is not stored and what is forgotten.
+        on_forget: called in the same stretch for each forgotten stack: detach its flights.
+        on_start_over: called when notes may have been missed: detach all flights.
+    """
+
+    def __init__(
+        self,
+        settings: TierSettings,
+        *,
+        keys: KeySpace,
+        secret: bytes,
+        clock: Clock,
+        metrics: Metrics,
+        on_forget: Callable[[bytes], None],
+        on_start_over: Callable[[], None],
+    ) -> None:
+        self.ledger = Ledger(settings.longest_ttl_s, settings.settle_s)
+        self.memory = MemoryStore(settings.memory_bytes, clock) if settings.memory_bytes else None
+        self.redis: RedisStore | None = None
+        self.subscription: Subscription | None = None
+        self._settings = settings
+        self._keys = keys
+        self._clock = clock
+        self._metrics = metrics
+        self._on_forget = on_forget
+        self._on_start_over = on_start_over
+        self._replica = secrets.token_hex(8)
+        self._tasks = TaskSet()
+        self._writes: deque[tuple[Ticket, Write]] = deque()
+        self._queued_bytes = 0
+        self._has_writes = asyncio.Event()
+        self._has_debts = asyncio.Event()
+        if settings.redis is not None:
+            self.redis = RedisStore(
+                settings.redis,
+                keys=keys,
+                secret=secret,
+                clock=clock,
+                metrics=metrics,
+                on_connection_opened=self._connection_opened,
+            )
+            self.subscription = Subscription(
+                settings.redis, keys.channel, clock, self._start_over, self._note_received
+            )
+        self.ledger.subscription_confirmed(clock.monotonic_s())
+
+    def start(self) -> None:
+        """Start what runs beside the requests."""
+        if self.redis is not None and self.subscription is not None:
+            self._tasks.start(self.subscription.run(), "redis-subscription")
+            self._tasks.start(self._send_writes(self.redis), "redis-writes")
+            self._tasks.start(self._pay_debts(self.redis), "redis-debts")
+
+    @property
+    def queued(self) -> int:
+        """How many changes wait to be sent to Redis."""
+        return len(self._writes)
+
+    def ticket(self, key: EntryKey) -> Ticket:
+        """Begin a look-up or a fill."""
+        return Ticket(
+            key=key,
+            forgets=self.ledger.counts.read(key.stack),
+            drops=self.ledger.drops.read(key.name),
+            wall_s=self._clock.wall_s(),
+            monotonic_s=self._clock.monotonic_s(),
+        )
+
+    def peek(self, key: EntryKey) -> Entry | None:
+        """Look into process memory alone; never waits."""
+        return self.memory.get(key) if self.memory is not None else None
+
+    async def lookup(self, key: EntryKey) -> Lookup:
+        """Look into memory, then into Redis; a copy found there is kept in memory."""
+        if (entry := self.peek(key)) is not None:
+            return Lookup(entry)
+        if self.redis is None or self._owes(key):
+            return Lookup(None)
+        ticket = self.ticket(key)
+        try:
+            found: Found = await self.redis.lookup(key)
+        except StoreError:
+            return Lookup(None, has_failed=True)
+        if self._is_overtaken(ticket) or self._owes(key):
+            return Lookup(None)
+        if found.entry is not None:
+            self._keep_in_memory(ticket, found.entry)
+        return Lookup(found.entry, found.generation)
+
+    async def prepare_fill(self, ticket: Ticket, lookup: Lookup) -> Ticket:
+        """Make sure, before a fetch, that there is a generation to store under.
+
+        Args:
+            ticket: taken before the look-up.
+            lookup: what it gave.
+
+        Returns:
+            The ticket with the generation; without one when Redis has none to give.
+        """
+        generation = lookup.generation
+        if self.redis is None or lookup.has_failed or self._owes(ticket.key):
+            return ticket
+        if generation is None:
+            with contextlib.suppress(StoreError):
+                generation = await self.redis.mint(ticket.key)
+        if self._is_overtaken(ticket) or self._owes(ticket.key):
+            return ticket
+        return msgspec.structs.replace(ticket, generation=generation)
+
+    def store(self, ticket: Ticket, entry: Entry) -> Reason | None:
+        """Keep a record in every tier that may have it; Redis gets it later, not on the caller's time.
+
+        Returns:
+            ``None`` when at least one tier took it, otherwise why none did.
+        """
+        if self._is_overtaken(ticket):
+            self._metrics.not_stored["overtaken"] += 1
+            return Reason.FORGOTTEN
+        kept = self._keep_in_memory(ticket, entry)
+        queued = self._queue_store(ticket, entry)
+        return None if kept or queued else Reason.NO_TIER
+
+    def drop(self, key: EntryKey) -> None:
+        """Remove a caller's own entry; fills of it that began earlier are not stored any more."""
+        self.ledger.drops.raise_one(key.name)
+        if self.memory is not None:
+            self.memory.discard(key)
+        if self.redis is None:
+            return
+        if len(self._writes) < _QUEUE_WRITES:
+            self._queue(self.ticket(key), Write(key, None, b""), 0)
+        else:
+            self._owe(key)
+
+    async def forget(self, stacks: Iterable[bytes], cause: str, *, settles: bool) -> bool:
+        """Make every stored entry of these stacks unusable, on every replica.
+
+        What this process holds is gone before the first wait; Redis and with it the others are told
+        next, for at most ``redis.timeout_s``, and again later if that fails.
+
+        Args:
+            stacks: case-folded ids.
+            cause: ``write`` or ``purge``, for the metrics.
+            settles: AOS may change the records for a while yet; false for a purge.
+
+        Returns:
+            Whether Redis, where there is one, was told.
+        """
+        debts: list[Debt | None] = []
+        now_s = self._clock.monotonic_s()
+        for stack in stacks:
+            debts.append(self.ledger.forget(stack, now_s, settles=settles, owes=self.redis is not None))
+            self._forget_here(stack)
+            self._metrics.forgotten[cause] += 1
+        if self.redis is None:
+            return True
+        owed = [debt for debt in debts if debt is not None]
+        try:
+            paid = await self._pay(self.redis, owed)
+        finally:
+            if self.ledger.owed:
+                self._has_debts.set()
+        return paid and len(owed) == len(debts)
+
+    async def close(self, timeout_s: float) -> None:
+        """Send what is queued and owed, at most for ``timeout_s``, then let go of everything."""
+        if self.redis is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._flush(self.redis)
+        await self._tasks.cancel()
+        if self.redis is not None:
+            await self.redis.close()
+        if self.memory is not None:
+            await self.memory.close()
+
+    def _owes(self, key: EntryKey) -> bool:
+        return self.ledger.owes(key.stack, self._clock.monotonic_s())
+
+    def _is_overtaken(self, ticket: Ticket) -> bool:
+        ledger = self.ledger
+        return (
+            ledger.counts.read(ticket.key.stack) != ticket.forgets
+            or ledger.drops.read(ticket.key.name) != ticket.drops
+        )
+
+    def _keep_in_memory(self, ticket: Ticket, entry: Entry) -> bool:
+        if self.memory is None:
+            return False
+        life_s = entry.ttl_s(ticket.wall_s)
+        if self.redis is not None:
+            life_s = min(life_s, self._settings.memory_ttl_s)
+        return self.memory.put(ticket.key, entry, ticket.monotonic_s + life_s)
+
+    def _queue_store(self, ticket: Ticket, entry: Entry) -> bool:
+        if self.redis is None or ticket.generation is None:
+            return False
+        if self._owes(ticket.key):
+            return False
+        size_bytes = len(entry.body)
+        if self._queued_bytes + size_bytes > _QUEUE_BYTES or len(self._writes) >= _QUEUE_WRITES:
+            self._metrics.not_stored["queue-full"] += 1
+            return False
+        self._queue(ticket, Write(ticket.key, entry, ticket.generation), size_bytes)
+        return True
+
+    def _queue(self, ticket: Ticket, write: Write, size_bytes: int) -> None:
+        self._writes.append((ticket, write))
+        self._queued_bytes += size_bytes
+        self._has_writes.set()
+
+    async def _send_writes(self, redis: RedisStore) -> None:
+        while True:
+            await self._has_writes.wait()
+            self._has_writes.clear()
+            while self._writes:
+                await self._send_some_writes(redis)
+
+    async def _send_some_writes(self, redis: RedisStore) -> None:
+        batch = [self._writes.popleft() for _ in range(min(len(self._writes), _WRITES_AT_ONCE))]
+        now_s = self._clock.monotonic_s()
+        due: list[Write] = []
+        for ticket, write in batch:
+            self._queued_bytes -= len(write.entry.body) if write.entry else 0
+            is_void = self._is_overtaken(ticket) or self.ledger.owes(ticket.key.stack, now_s)
+            if write.entry is None or not is_void:
+                due.append(write)
+        try:
+            await redis.write(due)
+        except StoreError:
+            self._writes_failed(due)
+
+    def _writes_failed(self, writes: Iterable[Write]) -> None:
+        for write in writes:
+            if write.entry is not None:
+                self._metrics.not_stored["redis-failed"] += 1
+            else:
+                self._owe(write.key)
+
+    def _owe(self, key: EntryKey) -> None:
+        # An entry that could not be removed must not be served: owe the whole stack instead.
+        self.ledger.owe(key.stack, self._clock.monotonic_s())
+        self._has_debts.set()
+
+    async def _pay_debts(self, redis: RedisStore) -> None:
+        while True:
+            await self._has_debts.wait()
+            retry_s = _FIRST_RETRY_S
+            while debts := self.ledger.debts(self._clock.monotonic_s(), _DEBTS_AT_ONCE):
+                if await self._pay(redis, debts):
+                    retry_s = _FIRST_RETRY_S
+                    continue
+                await asyncio.sleep(retry_s)
+                retry_s = min(retry_s * 2, _LAST_RETRY_S)
+            self._has_debts.clear()
+
+    async def _pay(self, redis: RedisStore, debts: list[Debt]) -> bool:
+        """Tell Redis; a debt is cleared only by both replies to its own sequence number."""
+        if not debts:
+            return True
+        now_s = self._clock.monotonic_s()
+        forgets = [
+            Forget(
+                self._keys.generation(debt.stack),
+                write_note(
+                    Note(debt.stack.decode(), max(0.0, now_s - debt.written_s), debt.settles, self._replica)
+                )
+                if debt.published
+                else None,
+            )
+            for debt in debts
+        ]
+        try:
+            confirmed = await redis.forget_all(forgets)
+        except StoreError:
+            return False
+        for debt, is_paid in zip(debts, confirmed, strict=True):
+            if is_paid:
+                self.ledger.paid(debt)
+        return all(confirmed)
+
+    async def _flush(self, redis: RedisStore) -> None:
+        while self._writes:
+            await self._send_some_writes(redis)
+        while debts := self.ledger.debts(self._clock.monotonic_s(), _DEBTS_AT_ONCE):
+            if not await self._pay(redis, debts):
+                await asyncio.sleep(_FIRST_RETRY_S)
+
+    def _forget_here(self, stack: bytes) -> None:
+        if self.memory is not None:
+            self.memory.discard_stack(stack)
+        self._on_forget(stack)
+
+    def _connection_opened(self) -> None:
+        self.ledger.connection_opened(self._clock.monotonic_s())
+        if self.ledger.owed:
+            self._has_debts.set()
+
+    def _note_received(self, note: Note) -> None:
+        if note.sender == self._replica:
+            return
+        stack = note.stack.encode()
+        self.ledger.note(stack, self._clock.monotonic_s(), note.age_s, settles=note.settles)
+        self._forget_here(stack)
+        self._metrics.forgotten["note"] += 1
+
+    def _start_over(self) -> None:
+        self.ledger.subscription_confirmed(self._clock.monotonic_s())
+        if self.memory is not None:
+            self.memory.clear()
+        self._on_start_over()

@@ -1,0 +1,84 @@
+"""From an answer to the wire, with the faults that spoil it on the way."""
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gateway.twin.faults import Effects
+from gateway.twin.replies import Reply
+
+# What the API gateway in front of AOS adds to every answer.
+_COMMON_HEADERS: Final = (
+    ("Server", "api-gateway"),
+    ("Strict-Transport-Security", "max-age=31536000; includeSubdomains;"),
+    ("X-Frame-Options", "SAMEORIGIN"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Xss-Protection", "1; mode=block;"),
+)
+# A slow body is sent in pieces this far apart.
+_TICK_S: Final = 0.02
+
+
+async def deliver(
+    request: web.BaseRequest, reply: Reply, effects: Effects, request_id: str, *, closes: bool
+) -> web.StreamResponse:
+    """Return the response that carries an answer, its body sent already where a fault wants it so.
+
+    Args:
+        request: what is answered.
+        reply: the answer.
+        effects: what faults make of it.
+        request_id: for X-Request-Id.
+        closes: whether the connection ends with it.
+    """
+    if effects.cut_before_head:
+        return _cut(request)
+    body = (
+        reply.body if effects.keep_share is None else reply.body[: int(len(reply.body) * effects.keep_share)]
+    )
+    headers = CIMultiDict(_COMMON_HEADERS)
+    headers.add("Content-Type", reply.content_type)
+    headers.add("X-Request-Id", request_id)
+    headers.extend(reply.headers)
+    headers.extend(effects.headers)
+    is_plain = effects.cut_share is None and effects.bytes_per_s is None
+    if is_plain or request.method == "HEAD":
+        whole = web.Response(status=reply.status, headers=headers, body=body)
+        if closes:
+            whole.force_close()
+        return whole
+    response = web.StreamResponse(status=reply.status, headers=headers)
+    response.content_length = len(body)
+    await response.prepare(request)
+    end = len(body) if effects.cut_share is None else int(len(body) * effects.cut_share)
+    try:
+        await _send(response, body[:end], effects.bytes_per_s)
+    except ConnectionError:
+        # The caller has left: there is nobody to send the rest to.
+        return response
+    if effects.cut_share is not None:
+        return _cut(request, response)
+    return response
+
+
+async def _send(response: web.StreamResponse, body: bytes, bytes_per_s: int | None) -> None:
+    if bytes_per_s is None:
+        await response.write(body)
+        return
+    loop = asyncio.get_running_loop()
+    started_s, sent = loop.time(), 0
+    while sent < len(body):
+        due = min(len(body), int((loop.time() - started_s) * bytes_per_s) + 1)
+        await response.write(body[sent:due])
+        sent = due
+        if sent < len(body):
+            await asyncio.sleep(max(_TICK_S, 1 / bytes_per_s))
+
+
+def _cut(request: web.BaseRequest, response: web.StreamResponse | None = None) -> web.StreamResponse:
+    """End the connection in the middle: what has been written goes out first, then it is closed."""
+    if request.transport is not None:
+        request.transport.close()
+    return response or web.Response()

@@ -1,0 +1,250 @@
+"""Projects, stacks and executions of the twin: no I/O and no clock, all chance from the seed."""
+
+from collections import OrderedDict
+from enum import StrEnum
+from hashlib import blake2b
+from random import Random
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from gateway.twin.lifecycle import Plan, cancelled, draw_plan, view_at
+from gateway.twin.phases import Phase
+from gateway.twin.profiles import Preset, Profile
+from gateway.twin.stack import Ending, Execution, Lifecycle, NewStack, Order, Stack
+
+# Names of deleted stacks that are remembered, so that a stack made again under its name gets another id.
+_MAX_REMEMBERED_NAMES: Final = 100_000
+# Elements a modelled template may consist of; the first ones are those of the published record.
+ELEMENT_NAMES: Final = (
+    "hello-app",
+    "hello-component",
+    "hello-package",
+    "vpc",
+    "subnet",
+    "redis-app",
+    "mysql-app",
+)
+# A forced delete ends a moment after its answer.
+_AT_ONCE: Final = Ending(outcome=Phase.SUCCEEDED, duration_s=0.001)
+
+
+class Refusal(StrEnum):
+    """Why the model does not do what it is asked."""
+
+    NAME_TAKEN = "name_taken"
+    TOO_MANY_STACKS = "too_many_stacks"
+    BUSY = "busy"
+    IDLE = "idle"
+
+
+class RefusedError(Exception):
+    """The request makes no sense at this moment; `why` names the reason."""
+
+    def __init__(self, why: Refusal) -> None:
+        super().__init__(why.value)
+        self.why = why
+
+
+class Model:
+    """All stacks of all projects.
+
+    The same seed and the same calls with the same times give the same results, and a stack's values depend on
+    its project, name and own history alone, so that unrelated calls may come in any order.
+    """
+
+    def __init__(self, profile: Profile, seed: int) -> None:
+        """Make the model with what the profile's preset describes."""
+        self._profile = profile
+        self._seed = seed
+        self._stacks: dict[str, Stack] = {}
+        self._by_name: dict[tuple[str, str], Stack] = {}
+        self._by_project: dict[str, dict[str, Stack]] = {}
+        self._times_made: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._forced: list[Ending] = []
+        if profile.preset is not None:
+            self._make_preset(profile.preset)
+
+    def create_stack(self, project: str, new: NewStack, now_s: float) -> Stack:
+        """Make a stack without any execution.
+
+        Raises:
+            RefusedError: NAME_TAKEN or TOO_MANY_STACKS.
+        """
+        key = (project, new.name)
+        holder = self._by_name.get(key)
+        if holder is not None and self.stack(project, holder.guid, now_s) is not None:
+            raise RefusedError(Refusal.NAME_TAKEN)
+        if len(self._stacks) >= self._profile.max_stacks:
+            for stack in [stack for stack in self._stacks.values() if stack.is_gone(now_s)]:
+                self._remove(stack)
+        if len(self._stacks) >= self._profile.max_stacks:
+            raise RefusedError(Refusal.TOO_MANY_STACKS)
+        times_made = self._times_made.pop(key, 0) + 1
+        self._times_made[key] = times_made
+        if len(self._times_made) > _MAX_REMEMBERED_NAMES:
+            self._times_made.popitem(last=False)
+        rng = Random(f"{self._seed}/{project}/{new.name}/{times_made}")
+        first_version = rng.randrange(1_000_000, 100_000_000)
+        stack = Stack(
+            project=project,
+            guid=_uuid(rng),
+            created_s=now_s,
+            new=new,
+            element_names=ELEMENT_NAMES[: rng.randint(*self._profile.sub_objects)],
+            first_version=first_version,
+            next_version=first_version + 1,
+        )
+        self._stacks[stack.guid] = stack
+        self._by_name[key] = stack
+        self._by_project.setdefault(project, {})[stack.guid] = stack
+        return stack
+
+    def stack(self, project: str, guid: str, now_s: float) -> Stack | None:
+        """Return a project's stack; None when it has none of that id (any more)."""
+        stack = self._stacks.get(guid)
+        if stack is None or stack.project != project:
+            return None
+        if stack.is_gone(now_s):
+            self._remove(stack)
+            return None
+        return stack
+
+    def stacks(self, project: str, now_s: float) -> list[Stack]:
+        """Return a project's stacks, oldest first."""
+        return [stack for stack in self._by_project.get(project, {}).values() if not stack.is_gone(now_s)]
+
+    def all_stacks(self, now_s: float) -> list[Stack]:
+        """Return the stacks of all projects, oldest first."""
+        return [stack for stack in self._stacks.values() if not stack.is_gone(now_s)]
+
+    def start(self, stack: Stack, order: Order, now_s: float) -> Execution:
+        """Start an execution.
+
+        Raises:
+            RefusedError: BUSY while another one is under way.
+        """
+        if stack.last is not None and stack.last.is_under_way(now_s):
+            raise RefusedError(Refusal.BUSY)
+        return self._start(stack, order, now_s)
+
+    def cancel(self, stack: Stack, now_s: float) -> Execution:
+        """Let the execution under way come to its end as Cancelled; it keeps its record.
+
+        Raises:
+            RefusedError: IDLE when none is under way.
+        """
+        last = stack.last
+        if last is None or not last.is_under_way(now_s):
+            raise RefusedError(Refusal.IDLE)
+        if last.view(now_s).phase in (Phase.CANCELLING, Phase.FORCE_CANCELLING):
+            # A repeated cancel must not put off the end.
+            return last
+        return self._replan(stack, last, cancelled(last.plan, now_s, self._profile.cancel_s), now_s)
+
+    def delete(self, stack: Stack, order: Order, now_s: float, *, force: bool) -> Execution:
+        """Start to delete a stack; what is under way is cancelled first.
+
+        Args:
+            stack: a stack that is not gone.
+            order: its lifecycle is DELETE.
+            now_s: modelled Unix seconds.
+            force: end a delete that is under way at once.
+
+        Raises:
+            RefusedError: BUSY when it is being deleted already and `force` is not given.
+        """
+        last = stack.last
+        if last is not None and last.is_under_way(now_s):
+            if last.order.lifecycle is Lifecycle.DELETE:
+                if not force:
+                    raise RefusedError(Refusal.BUSY)
+                order = msgspec.structs.replace(order, ending=_AT_ONCE)
+            self._replan(stack, last, cancelled(last.plan, now_s, 0.0), now_s)
+        return self._start(stack, order, now_s)
+
+    def force_ending(self, ending: Ending, count: int) -> None:
+        """Let the next `count` executions of any stack end like this, unless their callers say how."""
+        self._forced = [ending] * count
+
+    @property
+    def forced_endings(self) -> int:
+        """How many executions still to come have an end that was forced."""
+        return len(self._forced)
+
+    def _replan(self, stack: Stack, execution: Execution, plan: Plan, now_s: float) -> Execution:
+        # The version goes on from where it is, although the new plan counts its changes from the start.
+        seen = view_at(plan, now_s).changes
+        first_version = execution.version(now_s) + 1 - seen
+        changed = msgspec.structs.replace(execution, plan=plan, first_version=first_version)
+        stack.executions[execution.name] = changed
+        stack.next_version = max(stack.next_version, first_version + len(plan.changes_s) + 1)
+        return changed
+
+    def _start(self, stack: Stack, order: Order, now_s: float) -> Execution:
+        rng = Random(f"{stack.guid}/{stack.started}")
+        number = rng.getrandbits(32)
+        while f"{stack.new.name}-{number}" in stack.executions:
+            number = rng.getrandbits(32)
+        # Drawn even when it is not needed, so that a forced end changes nothing else.
+        drawn = _drawn(rng, self._profile.outcome_shares)
+        ending = self._forced.pop() if self._forced and order.ending.outcome is None else order.ending
+        pace = self._profile.delete_pace if order.lifecycle is Lifecycle.DELETE else self._profile.pace
+        plan = draw_plan(
+            rng,
+            pace,
+            ending.outcome or drawn,
+            stack.element_names,
+            created_s=now_s,
+            total_s=ending.duration_s,
+        )
+        last = stack.last
+        execution = Execution(
+            name=f"{stack.new.name}-{number}",
+            number=number,
+            uid=_uuid(rng),
+            location=f"172.16.{rng.randrange(256)}.{rng.randrange(1, 255)}",
+            revision=stack.started + 1,
+            first_version=stack.next_version,
+            last_action_id=last.name if last is not None else "",
+            order=order,
+            plan=plan,
+        )
+        stack.started += 1
+        stack.next_version += len(plan.changes_s) + 1
+        stack.executions[execution.name] = execution
+        while len(stack.executions) > self._profile.max_executions_per_stack:
+            stack.executions.popitem(last=False)
+        return execution
+
+    def _remove(self, stack: Stack) -> None:
+        del self._stacks[stack.guid]
+        del self._by_name[stack.project, stack.new.name]
+        siblings = self._by_project[stack.project]
+        del siblings[stack.guid]
+        if not siblings:
+            del self._by_project[stack.project]
+
+    def _make_preset(self, preset: Preset) -> None:
+        """Make the history that lies before the start: each execution is over before the next begins."""
+        longest_s = 2 * (self._profile.pace.pending_s[1] + self._profile.pace.running_s[1])
+        begin_s = self._profile.epoch_s - longest_s * (preset.executions_per_stack + 1)
+        template_id = str(UUID(bytes=blake2b(preset.project.encode(), digest_size=16).digest()))
+        for i in range(preset.stacks):
+            new = NewStack(name=f"{preset.project}-{i:04d}", template_id=template_id)
+            stack = self.create_stack(preset.project, new, begin_s)
+            for k in range(preset.executions_per_stack):
+                lifecycle = Lifecycle.UPGRADE if k else Lifecycle.CREATE
+                self._start(stack, Order(lifecycle=lifecycle), begin_s + longest_s * k)
+            if i < preset.running_stacks:
+                ending = Ending(outcome=Phase.SUCCEEDED, duration_s=preset.running_s)
+                self._start(stack, Order(lifecycle=Lifecycle.UPGRADE, ending=ending), self._profile.epoch_s)
+
+
+def _uuid(rng: Random) -> str:
+    return str(UUID(int=rng.getrandbits(128), version=4))
+
+
+def _drawn(rng: Random, shares: tuple[tuple[Phase, float], ...]) -> Phase:
+    return rng.choices([phase for phase, _ in shares], [share for _, share in shares])[0]

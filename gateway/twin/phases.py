@@ -1,0 +1,42 @@
+"""The phases an execution can be in, and which may follow which."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class Phase(StrEnum):
+    """`status.objectStatus.phase` and the phases of sub-objects."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    PAUSING = "Pausing"
+    CANCELLING = "Cancelling"
+    FORCE_CANCELLING = "ForceCancelling"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+    FORCE_CANCELLED = "ForceCancelled"
+    CANCEL_FAILED = "CancelFailed"
+    PAUSED = "Paused"
+
+
+# How an execution may end, and how the sub-objects end that were still at work then.
+SUB_OUTCOMES: Final = {
+    Phase.SUCCEEDED: Phase.SUCCEEDED,
+    Phase.FAILED: Phase.FAILED,
+    Phase.CANCELLED: Phase.CANCELLED,
+    Phase.FORCE_CANCELLED: Phase.CANCELLED,
+    Phase.CANCEL_FAILED: Phase.FAILED,
+    Phase.PAUSED: Phase.PAUSED,
+}
+# What the object shows between Running and an end that was asked for.
+BEFORE_END: Final = {
+    Phase.CANCELLED: Phase.CANCELLING,
+    Phase.FORCE_CANCELLED: Phase.FORCE_CANCELLING,
+    Phase.CANCEL_FAILED: Phase.CANCELLING,
+    Phase.PAUSED: Phase.PAUSING,
+}
+FAILURES: Final = {
+    Phase.FAILED: ("ExecuteFailed", "The execution failed: modelled failure of an element."),
+    Phase.CANCEL_FAILED: ("CancelFailed", "The execution could not be cancelled: modelled failure."),
+}

@@ -1,0 +1,49 @@
+"""Who a token stands for; the twin keeps digests only."""
+
+import re
+from collections import OrderedDict
+from hashlib import blake2b
+
+# What AOS accepts as a project id (API page aos_02_0021, table 1).
+_PROJECT = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def digest(token: str) -> str:
+    """Return 32 hex digits that stand for a token."""
+    return blake2b(token.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def project_of(token: str) -> str:
+    """Return the project a token belongs to.
+
+    Args:
+        token: free text; "project-a:alice" belongs to "project-a".
+
+    Returns:
+        The text before the first colon when it can be a project id; otherwise the token is a project of its
+        own, named by its digest, because project ids stand in records and tokens must not.
+    """
+    project, colon, _ = token.partition(":")
+    return project if colon and _PROJECT.fullmatch(project) else digest(token)
+
+
+class Revoked:
+    """The tokens that are not accepted any more, bounded; the oldest revocations are forgotten first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._digests: OrderedDict[str, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def __contains__(self, token: str) -> bool:
+        return digest(token) in self._digests
+
+    def add(self, token: str) -> str:
+        """Revoke a token and return its digest."""
+        revoked = digest(token)
+        self._digests[revoked] = None
+        if len(self._digests) > self._limit:
+            self._digests.popitem(last=False)
+        return revoked

@@ -1,0 +1,60 @@
+"""Everything the twin knows: one object that the API and the control address share."""
+
+from collections import Counter
+from hashlib import blake2b
+from random import Random
+
+from gateway.twin.clock import Clock
+from gateway.twin.fault_book import FaultBook
+from gateway.twin.model import Model
+from gateway.twin.profiles import Profile
+from gateway.twin.routes import Route
+from gateway.twin.tokens import Revoked
+
+
+class World:
+    """The model with its clock, faults and revoked tokens, and what the API has seen.
+
+    Attributes:
+        received: requests by route, counted when their head has come.
+        answered: answers by route and status, faults included.
+    """
+
+    clock: Clock
+    model: Model
+    faults: FaultBook
+    revoked: Revoked
+    received: Counter[Route]
+    answered: Counter[tuple[Route, int]]
+
+    def __init__(self, profile: Profile, seed: int) -> None:
+        """Make the world as it is before the first request.
+
+        Args:
+            profile: how it behaves.
+            seed: all chance comes from it.
+        """
+        self.profile = profile
+        self.seed = seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Return to the state before the first request: time, stacks, faults, tokens, counts."""
+        self.clock = Clock(self.profile.epoch_s)
+        self.model = Model(self.profile, self.seed)
+        self.faults = FaultBook(self.profile.max_faults)
+        self.revoked = Revoked(self.profile.max_revoked_tokens)
+        self.received = Counter()
+        self.answered = Counter()
+        self._request_count = 0
+        self._rng = Random(f"{self.seed}/latency")
+
+    def next_request_id(self) -> str:
+        """Return the next X-Request-Id: 32 hex digits that follow from the seed."""
+        self._request_count += 1
+        return blake2b(f"{self.seed}/{self._request_count}".encode(), digest_size=16).hexdigest()
+
+    def latency_s(self) -> float:
+        """Return how long the next answer takes by itself, real seconds."""
+        low_s, high_s = self.profile.latency_s
+        return self._rng.uniform(low_s, high_s) if high_s else 0.0

@@ -1,0 +1,381 @@
+"""Requests to AOS, byte for byte, over pooled connections; the only user of aiohttp's client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ssl
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+import aiohttp
+import msgspec
+from aiohttp.client_exceptions import ClientConnectionError, ClientPayloadError, SocketTimeoutError
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from gateway.clock import Clock
+from gateway.core.headers import response_defect
+from gateway.core.messages import Fields, Head
+from gateway.core.reply import BodyFraming, content_length, request_bytes, response_framing
+from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamTimeout
+from gateway.metrics import Metrics
+from gateway.tasks import TaskSet
+from gateway.upstream_connection import UpstreamConnection
+
+_RETRIED_METHODS = frozenset({"GET", "HEAD"})
+_READ_BYTES = 65_536
+_MAX_HEAD_BYTES = 65_536
+_MAX_FIELDS = 256
+_DNS_S = 10
+_IDLE_S = 60.0
+# aiohttp's own read timer fires first; this one is for the cases in which it was seen to hang.
+_OUTER_S = 1.0
+
+
+class UpstreamSettings(msgspec.Struct, frozen=True):
+    """How to reach the upstream; times in seconds.
+
+    Attributes:
+        url: scheme, host and port.
+        base_path: goes before every target; no trailing slash.
+        max_connections: bound of exchanges at a time.
+        max_waiting: bound of requests waiting for one.
+        ca_file: PEM file with the certificates to trust; empty for those of the system.
+    """
+
+    url: str
+    base_path: bytes
+    connect_timeout_s: float
+    read_timeout_s: float
+    max_connections: int
+    max_waiting: int
+    connection_max_age_s: float
+    ca_file: str
+
+
+class RequestBody(msgspec.Struct, frozen=True):
+    """A request body to stream.
+
+    Attributes:
+        chunks: its pieces; raises `GatewayError` when the caller leaves or stalls.
+        length: declared bytes; ``None`` for chunks.
+    """
+
+    chunks: AsyncIterator[bytes]
+    length: int | None
+
+
+class Upstream:
+    """The pool of connections to one AOS.
+
+    Args:
+        settings: how to reach it.
+        clock: tells how old a connection is.
+        metrics: counts calls and failures.
+    """
+
+    def __init__(self, settings: UpstreamSettings, clock: Clock, metrics: Metrics) -> None:
+        self.in_use = 0
+        self.waiting = 0
+        self._settings = settings
+        self._clock = clock
+        self._metrics = metrics
+        self._tasks = TaskSet()
+        self._slots = asyncio.Semaphore(settings.max_connections)
+        loop = asyncio.get_running_loop()
+        context = ssl.create_default_context(cafile=settings.ca_file or None)
+        self._connector = aiohttp.TCPConnector(
+            limit=0, ssl=context, ttl_dns_cache=_DNS_S, keepalive_timeout=_IDLE_S
+        )
+        # The connector has no public way to make connections of our own class.
+        if not hasattr(self._connector, "_factory"):
+            raise RuntimeError("aiohttp is not the locked version: it makes connections in another way")
+        make = functools.partial(UpstreamConnection, loop, clock)
+        self._connector._factory = cast("functools.partial[ResponseHandler]", make)
+        # Says where to connect to; it is never sent.
+        self._destination = ClientRequest("GET", URL(settings.url), loop=loop, ssl=context)
+        self._timeout = aiohttp.ClientTimeout(sock_connect=settings.connect_timeout_s)
+
+    async def send(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
+        """Send a request and wait for the response head.
+
+        A GET or HEAD is sent once more when a reused connection broke before a byte of the answer:
+        then the upstream had closed it while idle. Nothing else is ever repeated.
+
+        Args:
+            method: the method token.
+            target: origin-form target as received; the base path goes before it.
+            fields: field lines without framing.
+            body: the request body; ``None`` for none.
+
+        Raises:
+            GatewayError: there is no usable response; see `UpstreamError.was_sent`.
+        """
+        length = body.length if body is not None else 0
+        head = request_bytes(method, self._settings.base_path + target, fields, length)
+        try:
+            await self._take_slot()
+            self._metrics.upstream_calls[method] += 1
+            try:
+                connection = await self._connect(fresh=False)
+                try:
+                    return await self._exchange(connection, method, head, body)
+                except _Stale:
+                    if method not in _RETRIED_METHODS or body is not None:
+                        raise
+                connection = await self._connect(fresh=True)
+                return await self._exchange(connection, method, head, body)
+            except BaseException:
+                self._free_slot()
+                raise
+        except UpstreamError as error:
+            self._metrics.upstream_failures[error.proxy_error] += 1
+            raise
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._tasks.cancel()
+        await self._connector.close()
+
+    async def _take_slot(self) -> None:
+        if self._slots.locked() and self.waiting >= self._settings.max_waiting:
+            raise Overloaded
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(self._settings.read_timeout_s):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise Overloaded from error
+        finally:
+            self.waiting -= 1
+        self.in_use += 1
+
+    def _free_slot(self) -> None:
+        self.in_use -= 1
+        self._slots.release()
+
+    async def _connect(self, *, fresh: bool) -> Connection:
+        """Take a connection from the pool, or open one; ``fresh`` takes no used one."""
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.connect_timeout_s):
+                    connection = await self._connector.connect(self._destination, [], self._timeout)
+            except TimeoutError as error:
+                raise UpstreamTimeout("connection_timeout", was_sent=False) from error
+            except (ClientConnectionError, OSError) as error:
+                raise UpstreamError(_connect_failure(error), was_sent=False) from error
+            protocol = _protocol(connection)
+            if protocol.exchanges == 0:
+                return connection
+            age_s = self._clock.monotonic_s() - protocol.opened_s
+            if not fresh and age_s < self._settings.connection_max_age_s and protocol.is_quiet():
+                return connection
+            connection.close()
+
+    async def _exchange(
+        self, connection: Connection, method: str, head: bytes, body: RequestBody | None
+    ) -> Exchange:
+        protocol = _protocol(connection)
+        is_reused = protocol.exchanges > 0
+        protocol.begin()
+        protocol.set_response_params(
+            skip_payload=method == "HEAD",
+            read_until_eof=True,
+            auto_decompress=False,
+            read_timeout=self._settings.read_timeout_s,
+            read_bufsize=_READ_BYTES,
+            max_line_size=_MAX_HEAD_BYTES,
+            max_field_size=_MAX_HEAD_BYTES,
+            max_headers=_MAX_FIELDS,
+        )
+        upload: asyncio.Task[None] | None = None
+        try:
+            if protocol.transport is None:
+                raise ConnectionResetError
+            protocol.transport.write(head)
+            if body is None:
+                protocol.start_timeout()
+            else:
+                upload = self._tasks.start(self._upload(protocol, body), "upload", awaited=True)
+            return await self._read_head(connection, method, upload)
+        except BaseException as error:
+            if upload is not None:
+                upload.cancel()
+                with contextlib.suppress(BaseException):
+                    await upload
+            connection.close()
+            cause = upload.exception() if upload is not None and not upload.cancelled() else None
+            if isinstance(cause, GatewayError):
+                raise cause from error
+            if not isinstance(error, _FAILURES):
+                raise
+            is_cut = isinstance(error, (ClientConnectionError, OSError))
+            if is_cut and not isinstance(error, TimeoutError) and is_reused and protocol.received == 0:
+                raise _Stale("connection_terminated", was_sent=True) from error
+            raise _failure(error, was_headless=True) from error
+
+    async def _read_head(
+        self, connection: Connection, method: str, upload: asyncio.Task[None] | None
+    ) -> Exchange:
+        protocol = _protocol(connection)
+        while True:
+            message, payload = await protocol.read()
+            if not 100 <= message.code < 200 or message.code == 101:
+                break
+            # An interim response is over with its head; what comes next is a new message.
+            protocol.force_close()
+        head = Head(message.code, message.reason.encode("utf-8", "surrogateescape"), message.raw_headers)
+        defect = response_defect(head, http_10=message.version < aiohttp.HttpVersion11)
+        if defect is not None:
+            raise UpstreamError(defect, was_sent=True)
+        return Exchange(
+            head,
+            response_framing(head, method),
+            payload,
+            connection,
+            upload=upload,
+            read_timeout_s=self._settings.read_timeout_s + _OUTER_S,
+            on_close=self._free_slot,
+        )
+
+    async def _upload(self, protocol: UpstreamConnection, body: RequestBody) -> None:
+        """Stream a request body; a body that breaks off cuts the connection, so it never looks whole."""
+        try:
+            async for chunk in body.chunks:
+                if not chunk:
+                    continue
+                framed = chunk if body.length is not None else b"%x\r\n%s\r\n" % (len(chunk), chunk)
+                await self._write(protocol, framed)
+            if body.length is None:
+                await self._write(protocol, b"0\r\n\r\n")
+        except GatewayError as error:
+            protocol.set_exception(ClientConnectionError(str(error)))
+            raise
+        except (ClientConnectionError, OSError, TimeoutError):
+            # The upstream took no more; its answer, or its silence, tells the rest.
+            if protocol.transport is not None:
+                protocol.start_timeout()
+            return
+        protocol.start_timeout()
+
+    async def _write(self, protocol: UpstreamConnection, data: bytes) -> None:
+        if protocol.transport is None:
+            raise ConnectionResetError
+        protocol.transport.write(data)
+        if protocol.writing_paused:
+            async with asyncio.timeout(self._settings.read_timeout_s):
+                await protocol._drain_helper()
+
+
+class Exchange:
+    """A response whose head has arrived; read it to the end or close it.
+
+    Attributes:
+        head: status, reason and all fields as received.
+        framing: how the body tells its end.
+        length: declared body bytes; ``None`` when not declared.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        framing: BodyFraming,
+        payload: aiohttp.StreamReader,
+        connection: Connection,
+        *,
+        upload: asyncio.Task[None] | None,
+        read_timeout_s: float,
+        on_close: Callable[[], None],
+    ) -> None:
+        self.head = head
+        self.framing = framing
+        self.length = content_length(head) if framing is BodyFraming.LENGTH else None
+        self._payload = payload
+        self._connection: Connection | None = connection
+        self._upload = upload
+        self._read_timeout_s = read_timeout_s
+        self._on_close = on_close
+        self._is_complete = framing is BodyFraming.NONE
+
+    async def read(self) -> bytes:
+        """Return the next piece of the body; empty at its end.
+
+        Raises:
+            UpstreamError: the body ended too early, or nothing came for too long.
+        """
+        if self._is_complete:
+            return b""
+        try:
+            async with asyncio.timeout(self._read_timeout_s):
+                data = await self._payload.readany()
+        except _FAILURES as error:
+            raise _failure(error, was_headless=False) from error
+        if not data:
+            self._is_complete = True
+        return data
+
+    def close(self) -> None:
+        """Give the connection back after a clean end, else cut it; may be repeated."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        protocol = _protocol(connection) if connection.protocol is not None else None
+        uploaded = self._upload is None or self._upload.done()
+        if self._upload is not None and not uploaded:
+            self._upload.cancel()
+        if (
+            protocol is not None
+            and uploaded
+            and self._is_complete
+            and protocol.ended_cleanly(self.framing, self.length)
+        ):
+            protocol.end()
+            connection.release()
+        else:
+            connection.close()
+        self._on_close()
+
+
+class _Stale(UpstreamError):
+    """A reused connection broke before a byte of the answer."""
+
+
+_FAILURES = (ClientConnectionError, ClientPayloadError, HttpProcessingError, OSError, TimeoutError)
+
+
+def _protocol(connection: Connection) -> UpstreamConnection:
+    protocol = connection.protocol
+    assert isinstance(protocol, UpstreamConnection)
+    return protocol
+
+
+def _connect_failure(error: Exception) -> str:
+    """Return the RFC 9209 error type of a connection that could not be made."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return "tls_certificate_error"
+        case aiohttp.ClientSSLError() | ssl.SSLError():
+            return "tls_protocol_error"
+        case aiohttp.ClientConnectorDNSError():
+            return "dns_error"
+        case _:
+            return "connection_refused"
+
+
+def _failure(error: BaseException, *, was_headless: bool) -> UpstreamError:
+    """Translate what aiohttp's client raised, once, into what the gateway says."""
+    match error:
+        case TimeoutError() | SocketTimeoutError():
+            return UpstreamTimeout("connection_read_timeout", was_sent=True)
+        case HttpProcessingError():
+            return UpstreamError("http_protocol_error", was_sent=True)
+        case ClientPayloadError():
+            return UpstreamError("http_response_incomplete", was_sent=True)
+        case _:
+            cut = "connection_terminated" if was_headless else "http_response_incomplete"
+            return UpstreamError(cut, was_sent=True)

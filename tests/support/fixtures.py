@@ -1,0 +1,98 @@
+"""The fixtures of the test kit; tests/conftest.py names this module as a plugin."""
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from . import address, payloads
+from .aos import ScriptedAos
+from .faultproxy import FaultProxy
+from .redis_server import RedisServer, find_valkey_server
+from .tls import Authority
+
+
+@pytest.fixture
+async def aos() -> AsyncIterator[ScriptedAos]:
+    """A scripted AOS on a loopback port; a malformed or unscripted request fails the test."""
+    async with ScriptedAos() as server:
+        yield server
+    assert server.violations == []
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """One real Redis for the whole run; tests take `redis` instead, which is clean."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis(shared_redis: RedisServer) -> RedisServer:
+    """The shared Redis, empty, without old clients, with a new prefix; not to be killed or configured."""
+    shared_redis.flush()
+    return shared_redis
+
+
+@pytest.fixture(scope="session")
+def shared_valkey() -> Iterator[RedisServer]:
+    """One real Valkey for the whole run; tests take `valkey` instead, which is clean."""
+    with RedisServer(binary=find_valkey_server()) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(shared_valkey: RedisServer) -> RedisServer:
+    """The shared Valkey, empty, without old clients, with a new prefix; not to be killed or configured."""
+    shared_valkey.flush()
+    return shared_valkey
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A real Redis of this test alone, to be killed, paused or filled."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def fault_proxy() -> AsyncIterator[Callable[[str], Awaitable[FaultProxy]]]:
+    """Starts a fault proxy in front of an address; all are closed at the end."""
+    started: list[FaultProxy] = []
+
+    async def start(target: str) -> FaultProxy:
+        started.append(await FaultProxy(target).start())
+        return started[-1]
+
+    yield start
+    for proxy in started:
+        await proxy.close()
+    assert [proxy.failures for proxy in started if proxy.failures] == []
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority for TLS on loopback."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def socket_folder() -> Iterator[Path]:
+    """An empty folder whose path is short enough for Unix sockets (they end at 104 bytes)."""
+    folder = Path(tempfile.mkdtemp(prefix="aosgw-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A loopback TCP port that nobody listens on."""
+    return address.free_port()
+
+
+@pytest.fixture
+def payload() -> Callable[[str], bytes]:
+    """Loads an example body by its file name or an unambiguous beginning of it."""
+    return payloads.payload

@@ -1,0 +1,74 @@
+"""A response as a raw client saw it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from .answers import Text
+from .wire import Body, Field, only_value, values
+
+
+@dataclass(frozen=True)
+class RawResponse:
+    """A response as it came.
+
+    Attributes:
+        raw_head: the exact bytes from the status line to the blank line, with it.
+        version: `HTTP/1.1` as sent.
+        status: the status code.
+        reason: the reason phrase as sent.
+        headers: fields in order, names in their case, values without outer blanks.
+        framing: the body with its chunks and trailers.
+        interim: the 1xx responses that came before.
+    """
+
+    raw_head: bytes
+    version: bytes
+    status: int
+    reason: bytes
+    headers: list[Field]
+    framing: Body
+    interim: tuple["RawResponse", ...] = ()
+
+    @property
+    def body(self) -> bytes:
+        """The content, without chunk framing."""
+        return bytes(self.framing.data)
+
+    @property
+    def raw_body(self) -> bytes:
+        """The content as it came, with chunk framing and trailers."""
+        return bytes(self.framing.raw)
+
+    @property
+    def trailers(self) -> list[Field]:
+        """The trailer fields, in order."""
+        return self.framing.trailers
+
+    def get(self, name: Text) -> bytes | None:
+        """The one value of a field, None when absent; ValueError when it stands there twice."""
+        return only_value(self.headers, name)
+
+    def all(self, name: Text) -> list[bytes]:
+        """All values of a field, in order."""
+        return values(self.headers, name)
+
+    def names(self) -> list[bytes]:
+        """The field names in order, in their case."""
+        return [name for name, _ in self.headers]
+
+    def json(self) -> Any:
+        """The content decoded as JSON."""
+        return json.loads(self.body)
+
+
+class TruncatedResponse(Exception):
+    """The connection ended before the response did.
+
+    Attributes:
+        response: what had come; its body is incomplete.
+    """
+
+    def __init__(self, response: RawResponse) -> None:
+        super().__init__(f"{response.status} broke off after {len(response.framing.data)} bytes of body")
+        self.response = response

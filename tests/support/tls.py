@@ -1,0 +1,51 @@
+"""Certificates of a throw-away authority, for TLS on loopback."""
+
+import ssl
+from pathlib import Path
+
+import trustme
+
+
+class Authority:
+    """A certificate authority that lives for one test run.
+
+    Attributes:
+        ca_file: its certificate, for clients that take a CA file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Args: folder: an existing folder for the files."""
+        self._ca = trustme.CA()
+        self._folder = folder
+        self.ca_file = folder / "ca.pem"
+        self._ca.cert_pem.write_to_path(self.ca_file)
+
+    def server_context(self, *names: str, wants_client: bool = False) -> ssl.SSLContext:
+        """A server context for these host names or addresses (127.0.0.1 and localhost when none is given).
+
+        Args:
+            names: what the certificate is for.
+            wants_client: refuse clients without a certificate of this authority.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._ca.issue_cert(*(names or ("127.0.0.1", "localhost"))).configure_cert(context)
+        if wants_client:
+            context.verify_mode = ssl.CERT_REQUIRED
+            self._ca.configure_trust(context)
+        return context
+
+    def client_context(self) -> ssl.SSLContext:
+        """A client context that trusts this authority alone."""
+        return ssl.create_default_context(cafile=self.ca_file)
+
+    def files(self, name: str) -> tuple[Path, Path]:
+        """Make a certificate and its key as PEM files, certificate first.
+
+        Args:
+            name: a host name or address; also the beginning of the file names.
+        """
+        issued = self._ca.issue_cert(name)
+        certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+        return certificate, key

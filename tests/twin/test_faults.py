@@ -1,0 +1,176 @@
+"""Which faults spoil which answers, without sockets and clock."""
+
+import json
+
+import msgspec
+import pytest
+
+from gateway.twin.fault_book import FaultBook, TooManyFaultsError
+from gateway.twin.faults import (
+    KINDS,
+    Cut,
+    Effects,
+    Facts,
+    Fault,
+    Header,
+    Latency,
+    RateLimited,
+    SlowBody,
+    Status,
+    Throttle,
+    Truncated,
+)
+
+RECORD = "/v2/stacks/s/actions/a"
+
+
+def facts(path: str = RECORD, method: str = "GET", caller: str = "alice", peer: str = "::1") -> Facts:
+    return Facts(method=method, path=path, caller=caller, peer=peer, request_id="0" * 32)
+
+
+def book_of(*faults: Fault) -> FaultBook:
+    book = FaultBook(64)
+    for fault in faults:
+        book.add(fault, 0.0)
+    return book
+
+
+def status_of(effects: Effects) -> int | None:
+    return None if effects.reply is None else effects.reply.status
+
+
+def test_without_faults_nothing_happens() -> None:
+    assert FaultBook(64).take(facts(), 0.0) == Effects()
+
+
+def test_a_fault_with_a_count_spoils_that_many_answers() -> None:
+    book = book_of(Status(status=503, count=2))
+    assert [status_of(book.take(facts(), 0.0)) for _ in range(3)] == [503, 503, None]
+    assert book.waiting(0.0) == []
+
+
+def test_a_fault_with_a_duration_waits_that_long() -> None:
+    book = book_of(Status(status=503, duration_s=10))
+    assert [status_of(book.take(facts(), now_s)) for now_s in (0.0, 9.9, 10.0)] == [503, 503, None]
+
+
+def test_a_fault_acts_on_matching_requests_alone_and_counts_them_alone() -> None:
+    book = book_of(Status(status=500, count=1, path="/v2/stacks/*/actions/*", method="GET"))
+    assert status_of(book.take(facts(path="/v2/stacks/s"), 0.0)) is None
+    assert status_of(book.take(facts(method="PUT"), 0.0)) is None
+    assert status_of(book.take(facts(), 0.0)) == 500
+
+
+def test_several_faults_spoil_one_answer_together() -> None:
+    book = book_of(
+        Latency(delay_s=1),
+        Latency(delay_s=2),
+        Header(value="no-store"),
+        Header(name="Age", value="3"),
+        Truncated(share=0.25),
+        SlowBody(bytes_per_s=10),
+        Cut(share=0.75),
+    )
+    assert book.take(facts(), 0.0) == Effects(
+        delay_s=3,
+        headers=(("Cache-Control", "no-store"), ("Age", "3")),
+        keep_share=0.25,
+        cut_share=0.75,
+        bytes_per_s=10,
+    )
+
+
+def test_of_two_replies_the_older_one_is_sent_and_the_other_waits() -> None:
+    book = book_of(Status(status=502, count=1), RateLimited(count=1))
+    assert [status_of(book.take(facts(), 0.0)) for _ in range(3)] == [502, 429, None]
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_status_comes_in_the_shape_of_its_sender(status: int) -> None:
+    replies = {}
+    for shape in ("aos", "apigw", "html"):
+        replies[shape] = book_of(Status(status=status, shape=shape, retry_after_s=7)).take(facts(), 0.0).reply
+    aos, apigw, html = replies["aos"], replies["apigw"], replies["html"]
+    assert aos is not None
+    assert apigw is not None
+    assert html is not None
+    assert list(json.loads(aos.body)) == ["message", "code", "extend", "showdetail"]
+    assert list(json.loads(apigw.body)) == ["error_code", "error_msg", "request_id"]
+    assert html.content_type == "text/html"
+    assert str(status).encode() in html.body
+    assert {reply.status for reply in (aos, apigw, html)} == {status}
+    assert aos.headers == (("Retry-After", "7"),)
+
+
+def test_rate_limiting_says_when_to_come_back_unless_told_not_to() -> None:
+    told = book_of(RateLimited(retry_after_s=30)).take(facts(), 0.0).reply
+    untold = book_of(RateLimited(retry_after_s=None)).take(facts(), 0.0).reply
+    assert told is not None
+    assert untold is not None
+    assert told.headers == (("Retry-After", "30"),)
+    assert untold.headers == ()
+    assert json.loads(told.body)["error_code"] == "APIGW.0308"
+
+
+def test_a_throttle_counts_each_token_in_each_second() -> None:
+    book = book_of(Throttle(per_second=2))
+    calls = [("alice", 0.0), ("alice", 0.1), ("alice", 0.2), ("bob", 0.3), ("alice", 1.0), ("alice", 1.5)]
+    found = [status_of(book.take(facts(caller=caller), now_s)) for caller, now_s in calls]
+    assert found == [None, None, 429, None, None, None]
+
+
+def test_a_throttle_can_count_addresses_or_everything() -> None:
+    by_ip, by_api = book_of(Throttle(per_second=1, per="ip")), book_of(Throttle(per_second=1, per="api"))
+    for book, other_peer in ((by_ip, None), (by_api, 429)):
+        assert status_of(book.take(facts(caller="alice", peer="::1"), 0.0)) is None
+        assert status_of(book.take(facts(caller="bob", peer="::2"), 0.0)) == other_peer
+        assert status_of(book.take(facts(caller="carol", peer="::1"), 0.0)) == 429
+
+
+def test_a_throttle_uses_up_its_count_by_refusals_alone() -> None:
+    book = book_of(Throttle(per_second=1, count=1))
+    assert [status_of(book.take(facts(), 0.0)) for _ in range(4)] == [None, 429, None, None]
+
+
+def test_the_number_of_waiting_faults_is_bounded() -> None:
+    book = FaultBook(2)
+    book.add(Latency(delay_s=1, duration_s=5), 0.0)
+    book.add(Latency(delay_s=1), 0.0)
+    with pytest.raises(TooManyFaultsError):
+        book.add(Latency(delay_s=1), 4.0)
+    book.add(Latency(delay_s=1), 5.0)
+    book.clear()
+    assert book.waiting(5.0) == []
+
+
+def test_every_kind_can_be_told_as_json() -> None:
+    decoder: msgspec.json.Decoder[Fault] = msgspec.json.Decoder(Fault)
+    least = {"latency": {"delay_s": 1}, "status": {"status": 500}, "throttle": {"per_second": 1}}
+    least |= {"slow_body": {"bytes_per_s": 1}}
+    texts = [json.dumps({"kind": kind, **least.get(kind, {}), **_header(kind)}) for kind in KINDS]
+    assert [msgspec.to_builtins(decoder.decode(text))["kind"] for text in texts] == list(KINDS)
+
+
+def _header(kind: str) -> dict[str, str]:
+    return {"value": "no-store"} if kind == "header" else {}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('{"kind": "latency"}', "delay_s"),
+        ('{"kind": "latency", "delay_s": -1}', "$.delay_s"),
+        ('{"kind": "status", "status": 200}', "$.status"),
+        ('{"kind": "status", "status": 500, "shape": "xml"}', "$.shape"),
+        ('{"kind": "cut", "share": 1}', "$.share"),
+        ('{"kind": "cut", "count": 0}', "$.count"),
+        ('{"kind": "header", "value": "a\\r\\nb: c"}', "$.value"),
+        ('{"kind": "header", "name": "a b", "value": ""}', "$.name"),
+        ('{"kind": "slow_body", "bytes_per_s": 5, "speed": 1}', "speed"),
+    ],
+)
+def test_a_wrong_fault_is_refused_by_its_field(text: str, named: str) -> None:
+    decoder: msgspec.json.Decoder[Fault] = msgspec.json.Decoder(Fault)
+    with pytest.raises(msgspec.ValidationError) as refused:
+        decoder.decode(text)
+    assert named in str(refused.value)
