@@ -11,7 +11,7 @@ from gateway.clock import Clock
 from gateway.config import Config, masked
 from gateway.connection import ConnectionSettings, DownstreamServer
 from gateway.core.caller import Recogniser
-from gateway.core.headers import make_hop
+from gateway.core.headers import Hop, make_hop
 from gateway.core.key import KeySpace, upstream_digest, upstream_identity
 from gateway.core.policy import Rules
 from gateway.core.route import fold
@@ -44,11 +44,9 @@ class Gateway:
         self._is_ready = False
         self._is_draining = False
         self._listener: asyncio.Server | None = None
-        url = config.upstream.url
-        identity = upstream_identity(url.scheme, url.host, url.port, url.base_path)
-        keys = KeySpace(config.redis.prefix, identity)
+        keys = KeySpace(config.redis.prefix, _identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
-        rules = _rules(config)
+        rules = policy_rules(config)
         recogniser = Recogniser(
             tuple(name.lower().encode("ascii") for name in config.cache.identity_headers),
             secret,
@@ -66,14 +64,12 @@ class Gateway:
             on_forget=self.flights.detach_stack,
             on_start_over=self.flights.detach_all,
         )
-        self.upstream = Upstream(_upstream_settings(config), clock, self.metrics)
+        self.upstream = Upstream(upstream_settings(config), clock, self.metrics)
         cache = Cache(
             rules=rules,
             recogniser=recogniser,
             keys=keys,
-            hop=make_hop(
-                upstream_digest(identity), url.authority, config.upstream.signed_hosts, recogniser.names
-            ),
+            hop=upstream_hop(config, recogniser.names),
             tiers=self.tiers,
             flights=self.flights,
             upstream=self.upstream,
@@ -172,7 +168,20 @@ class Gateway:
         }
 
 
-def _rules(config: Config) -> Rules:
+def upstream_hop(config: Config, identity_headers: tuple[bytes, ...]) -> Hop:
+    """Return what the gateway says about itself and its upstream."""
+    upstream = config.upstream
+    digest = upstream_digest(_identity(config))
+    return make_hop(digest, upstream.url.authority, upstream.signed_hosts, identity_headers)
+
+
+def _identity(config: Config) -> bytes:
+    url = config.upstream.url
+    return upstream_identity(url.scheme, url.host, url.port, url.base_path)
+
+
+def policy_rules(config: Config) -> Rules:
+    """Return the configured part of the storing rules."""
     cache = config.cache
     return Rules(
         shared=cache.scope == "shared",
@@ -206,7 +215,8 @@ def _tier_settings(config: Config, rules: Rules) -> TierSettings:
     )
 
 
-def _upstream_settings(config: Config) -> UpstreamSettings:
+def upstream_settings(config: Config) -> UpstreamSettings:
+    """Return how to reach the upstream."""
     upstream = config.upstream
     return UpstreamSettings(
         url=str(upstream.url),
