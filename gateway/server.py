@@ -122,7 +122,9 @@ async def _bind(key: str, address: Address, start: Coroutine[Any, Any, Address])
     try:
         return await start
     except OSError as error:
-        raise cannot_listen(f"{key} = {address}", error.strerror or str(error)) from error
+        # asyncio's own text repeats the address.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "the name cannot be resolved"
+        raise cannot_listen(f"{key} = {address}", reason) from error
 
 
 class StopSignals:
