@@ -103,7 +103,7 @@ class Handler:
             incoming.check_version(message.version.major)
             target, authority = incoming.check_target(message.method, path)
             incoming.check_host(fields, authority, http_11=http_11)
-            length = incoming.body_bytes(fields)
+            length = incoming.body_bytes(fields, http_11=http_11)
             expects = incoming.expects_continue(fields)
         except Refusal as refusal:
             raise BadRequest(refusal.status, refusal.about) from refusal

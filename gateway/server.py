@@ -123,7 +123,8 @@ async def _bind(key: str, address: Address, start: Coroutine[Any, Any, Address])
         return await start
     except OSError as error:
         # asyncio's own text repeats the address.
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "the name cannot be resolved"
+        is_known = error.errno is not None and error.errno > 0
+        reason = os.strerror(error.errno or 0) if is_known else "the name cannot be resolved"
         raise cannot_listen(f"{key} = {address}", reason) from error
 
 

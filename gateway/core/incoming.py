@@ -9,6 +9,9 @@ from gateway.core.messages import Fields, members, values
 from gateway.core.route import origin_form
 
 _DIGITS = re.compile(rb"[0-9]{1,18}")
+# uri-host and port of RFC 3986 §3.2, without userinfo; empty is allowed by RFC 9110 §7.2.
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]{0,5})?")
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 HTTP_1 = 1
 
@@ -37,16 +40,22 @@ def check_target(method: str, target: bytes) -> tuple[bytes, bytes | None]:
 
 
 def check_host(fields: Fields, authority: bytes | None, *, http_11: bool) -> None:
-    """Refuse a missing, repeated or contradicted Host (RFC 9112 §3.2)."""
+    """Refuse a missing, repeated, malformed or contradicted Host (RFC 9112 §3.2)."""
     hosts = values(fields, b"host")
+    if not all(_HOST.fullmatch(host) for host in hosts):
+        raise Refusal(400, "Host is not a host name with an optional port.")
     if len(hosts) > 1 or (http_11 and not hosts):
         raise Refusal(400, "A request needs exactly one Host field.")
     if authority is not None and hosts and hosts[0].lower() != authority.lower():
         raise Refusal(400, "Host and the target's authority differ.")
 
 
-def body_bytes(fields: Fields) -> int | None:
+def body_bytes(fields: Fields, *, http_11: bool) -> int | None:
     """Return the length of a request's body: 0 for none, ``None`` when it comes in chunks.
+
+    Args:
+        fields: field lines as received.
+        http_11: HTTP/1.0 knows no transfer coding.
 
     Raises:
         Refusal: the framing can be read in two ways.
@@ -55,8 +64,11 @@ def body_bytes(fields: Fields) -> int | None:
     codings = [coding.lower() for coding in members(fields, b"transfer-encoding")]
     if len(lengths) > 1 or (lengths and not _DIGITS.fullmatch(lengths[0])):
         raise Refusal(400, "Content-Length is not one number.")
-    if codings and (lengths or codings != [b"chunked"]):
+    if codings and (lengths or not http_11 or codings != [b"chunked"]):
         raise Refusal(400, "Transfer-Encoding is not chunked alone, or stands beside Content-Length.")
+    # Some servers take a field with underscores for the real one.
+    if any(b"_" in name and name.lower().replace(b"_", b"-") in _FRAMING for name, _ in fields):
+        raise Refusal(400, "A field is named almost like one that frames the body.")
     if codings:
         return None
     return int(lengths[0]) if lengths else 0

@@ -1,0 +1,36 @@
+"""What a throttled caller was told (RFC 9110 §10.2.3)."""
+
+from __future__ import annotations
+
+import re
+from email.utils import parsedate_to_datetime
+
+from gateway.core.messages import Fields, first
+
+LONGEST_S = 60.0
+"""However long the upstream asks a caller to wait, the gateway asks again after this time."""
+
+_SECONDS = re.compile(rb"[0-9]{1,9}")
+
+
+def retry_after_s(fields: Fields, now_s: float) -> float | None:
+    """Return how long a 429 asks its caller to wait, in seconds, at most 60.
+
+    Args:
+        fields: of the 429.
+        now_s: wall clock, for a date.
+
+    Returns:
+        ``None`` without a ``Retry-After``, or with one that cannot be read or is over.
+    """
+    value = first(fields, b"retry-after")
+    if value is None:
+        return None
+    if _SECONDS.fullmatch(value):
+        wait_s = float(value)
+    else:
+        try:
+            wait_s = parsedate_to_datetime(value.decode("ascii")).timestamp() - now_s
+        except (ValueError, OverflowError):
+            return None
+    return min(wait_s, LONGEST_S) if wait_s > 0 else None
