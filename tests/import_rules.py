@@ -29,6 +29,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.redis_url",
         "gateway.secret",
         "gateway.tasks",
+        "gateway.throttle",
     ),
     "store": ("gateway.store",),
     "fetching": ("gateway.flight*", "gateway.upstream*"),

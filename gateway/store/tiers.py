@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -20,12 +19,10 @@ from gateway.store.base import Found, StoreError
 from gateway.store.ledger import Debt, Ledger
 from gateway.store.memory import MemoryStore
 from gateway.store.notes import Subscription
+from gateway.store.queue import WriteQueue
 from gateway.store.redis import Forget, RedisSettings, RedisStore, Write
 from gateway.tasks import TaskSet
 
-_QUEUE_BYTES = 33_554_432
-_QUEUE_WRITES = 10_000
-_WRITES_AT_ONCE = 64
 _DEBTS_AT_ONCE = 512
 _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 1.0
@@ -120,9 +117,7 @@ class Tiers:
         self._on_start_over = on_start_over
         self._replica = secrets.token_hex(8)
         self._tasks = TaskSet()
-        self._writes: deque[tuple[Ticket, Write]] = deque()
-        self._queued_bytes = 0
-        self._has_writes = asyncio.Event()
+        self._writes: WriteQueue[Ticket] = WriteQueue()
         self._has_debts = asyncio.Event()
         if settings.redis is not None:
             self.redis = RedisStore(
@@ -221,9 +216,7 @@ class Tiers:
             self.memory.discard(key)
         if self.redis is None:
             return
-        if len(self._writes) < _QUEUE_WRITES:
-            self._queue(self.ticket(key), Write(key, None, b""), 0)
-        else:
+        if not self._writes.offer(self.ticket(key), Write(key, None, b"")):
             self._owe(key)
 
     async def forget(self, stacks: Iterable[bytes], cause: str, *, settles: bool) -> bool:
@@ -291,31 +284,20 @@ class Tiers:
             return False
         if self._owes(ticket.key):
             return False
-        size_bytes = len(entry.body)
-        if self._queued_bytes + size_bytes > _QUEUE_BYTES or len(self._writes) >= _QUEUE_WRITES:
+        if not self._writes.offer(ticket, Write(ticket.key, entry, ticket.generation)):
             self._metrics.not_stored["queue-full"] += 1
             return False
-        self._queue(ticket, Write(ticket.key, entry, ticket.generation), size_bytes)
         return True
-
-    def _queue(self, ticket: Ticket, write: Write, size_bytes: int) -> None:
-        self._writes.append((ticket, write))
-        self._queued_bytes += size_bytes
-        self._has_writes.set()
 
     async def _send_writes(self, redis: RedisStore) -> None:
         while True:
-            await self._has_writes.wait()
-            self._has_writes.clear()
-            while self._writes:
-                await self._send_some_writes(redis)
+            await self._writes.wait()
+            await self._send_some_writes(redis)
 
     async def _send_some_writes(self, redis: RedisStore) -> None:
-        batch = [self._writes.popleft() for _ in range(min(len(self._writes), _WRITES_AT_ONCE))]
         now_s = self._clock.monotonic_s()
         due: list[Write] = []
-        for ticket, write in batch:
-            self._queued_bytes -= len(write.entry.body) if write.entry else 0
+        for ticket, write in self._writes.take():
             is_void = self._is_overtaken(ticket) or self.ledger.owes(ticket.key.stack, now_s)
             if write.entry is None or not is_void:
                 due.append(write)
