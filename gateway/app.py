@@ -21,6 +21,7 @@ from gateway.listeners import bound_address, listen, remove_socket
 from gateway.metrics import Metrics
 from gateway.store.redis import RedisSettings
 from gateway.store.tiers import Tiers, TierSettings
+from gateway.throttle import Throttle
 from gateway.upstream import Upstream, UpstreamSettings
 
 # How much longer a generation lives than anything that could be stored under it.
@@ -73,6 +74,7 @@ class Gateway:
             tiers=self.tiers,
             flights=self.flights,
             upstream=self.upstream,
+            throttle=Throttle(clock),
             clock=clock,
         )
         handler = Handler(

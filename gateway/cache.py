@@ -12,11 +12,13 @@ from gateway.core.key import EntryKey, KeySpace
 from gateway.core.messages import Head, Request
 from gateway.core.plan import Bypass, Plan, plan
 from gateway.core.reply import BodyFraming
+from gateway.core.retry import retry_after_s
 from gateway.core.status import Forward, Reason, Verdict
 from gateway.core.wishes import read_wishes
-from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, UpstreamError
+from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, Throttled, UpstreamError
 from gateway.flight import Flight, Flights
 from gateway.store.tiers import Lookup, Ticket, Tiers
+from gateway.throttle import Throttle
 from gateway.upstream import Exchange, RequestBody, Upstream
 
 
@@ -73,6 +75,7 @@ class Cache:
         tiers: the stores.
         flights: the shared fetches.
         upstream: AOS.
+        throttle: callers whom AOS asked to wait.
         clock: wall time for entries.
     """
 
@@ -86,6 +89,7 @@ class Cache:
         tiers: Tiers,
         flights: Flights[Fetched],
         upstream: Upstream,
+        throttle: Throttle,
         clock: Clock,
     ) -> None:
         self._rules = rules
@@ -95,6 +99,7 @@ class Cache:
         self._tiers = tiers
         self._flights = flights
         self._upstream = upstream
+        self._throttle = throttle
         self._clock = clock
 
     async def answer(self, request: Request, body: RequestBody | None) -> Answer:
@@ -173,8 +178,9 @@ class Cache:
         verdict = Verdict(forward=forward, reason=reason)
         if wishes.only_if_cached:
             raise _with_member(NotCached(), verdict)
+        self._hold_back(planned, verdict)
         if request.method == "HEAD":
-            return await self._head(request, key, verdict)
+            return await self._head(request, planned, key, verdict)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
         flight_key = self._keys.flight(planned.identity.flight, planned.variant, planned.execution)
         flight = None
@@ -212,6 +218,7 @@ class Cache:
         fetched_s = self._clock.wall_s()
         fields = headers.upstream_fields(request, self._hop, execution_call=True)
         exchange = await self._upstream.send("GET", request.target, fields, None)
+        self._heed(planned, exchange.head)
         try:
             body = await self._buffer(exchange)
         except BaseException:
@@ -249,6 +256,19 @@ class Cache:
         refusal = self._tiers.store(ticket, entry)
         return Fetched(arrival, judgement, refusal is None, refusal)
 
+    def _hold_back(self, planned: Plan, verdict: Verdict) -> None:
+        """Answer for the upstream while it wants to hear nothing of this caller."""
+        wait_s = self._throttle.wait_s(planned.identity.flight)
+        if wait_s is not None:
+            raise _with_member(Throttled(wait_s), verdict)
+
+    def _heed(self, planned: Plan, head: Head) -> None:
+        """Remember a 429's Retry-After for the caller it was told to."""
+        if head.status == 429:
+            wait_s = retry_after_s(head.fields, self._clock.wall_s())
+            if wait_s is not None:
+                self._throttle.hold(planned.identity.flight, wait_s)
+
     async def _buffer(self, exchange: Exchange) -> bytes:
         """Read a body whole, or one piece beyond ``max_body_bytes``."""
         limit = self._rules.max_body_bytes
@@ -264,8 +284,9 @@ class Cache:
         verdict = Verdict(forward=Forward.REQUEST, reason=Reason.REQUEST_NO_STORE)
         if planned.wishes.only_if_cached:
             raise _with_member(NotCached(), verdict)
+        self._hold_back(planned, verdict)
         if request.method == "HEAD":
-            return await self._head(request, key, verdict)
+            return await self._head(request, planned, key, verdict)
         try:
             fetched = await self._fill(request, planned, self._tiers.ticket(key), Lookup(None), None)
         except GatewayError as error:
@@ -273,9 +294,10 @@ class Cache:
             raise
         return self._fetched(fetched, planned, verdict, collapsed=False)
 
-    async def _head(self, request: Request, key: EntryKey, verdict: Verdict) -> Answer:
+    async def _head(self, request: Request, planned: Plan, key: EntryKey, verdict: Verdict) -> Answer:
         """Forward a HEAD alone; it stores nothing, but may tell that an entry is over."""
         answer = await self._forward(request, None, _because(verdict, Reason.HEAD), execution_call=True)
+        self._heed(planned, answer.head)
         if answer.head.status in policy.DROPPING_STATUSES:
             self._tiers.drop(key)
         return answer

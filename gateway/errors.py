@@ -5,6 +5,7 @@ An upstream error status is data and never an exception.
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 
 import msgspec
@@ -97,6 +98,18 @@ class DeadlinePassed(GatewayError):
     number = 2
     detail = "The record did not arrive in time."
     proxy_error = "http_response_timeout"
+
+
+class Throttled(GatewayError):
+    """The upstream asked this caller to wait, and the time is not over."""
+
+    status = 429
+    detail = "The upstream asked this caller to wait; nothing was sent to it."
+    proxy_error = "http_request_denied"
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(self.detail)
+        self.retry_after_s = math.ceil(wait_s)
 
 
 class NotCached(GatewayError):

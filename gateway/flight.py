@@ -73,9 +73,7 @@ class Flights(Generic[T]):
         """
         return await self._wait(flight)
 
-    async def lead(
-        self, key: bytes, stack: bytes, fetch: Callable[[Flight[T]], Coroutine[Any, Any, T]]
-    ) -> T:
+    async def lead(self, key: bytes, stack: bytes, fetch: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> T:
         """Begin a fetch that others may join, in place of any older one, and wait for it.
 
         Raises:

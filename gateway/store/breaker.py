@@ -8,7 +8,7 @@ OPENING_FAILURES = 3
 """Failures in a row that open it; one may be a lost packet."""
 
 _FIRST_PROBE_S = 0.1
-_LAST_PROBE_S = 1.0
+_LAST_PROBE_S = 0.5
 
 
 class BreakerState(enum.Enum):
