@@ -19,6 +19,7 @@ _GAUGE_HELP = {
     "upstream_connections": "Upstream connections in use.",
     "upstream_waiting": "Requests waiting for an upstream connection.",
     "flights": "Shared fetches under way.",
+    "redis_breaker_open": "1 while requests do not wait for Redis, because it failed too often.",
     "redis_up": "1 when the last Redis operation succeeded, 0 when it failed.",
     "redis_subscription_up": "1 while forgets of other replicas are heard.",
     "redis_debts": "Stacks that Redis must still be told to forget.",

@@ -14,7 +14,8 @@ class StoreError(Exception):
     """A store did not do what it was asked; not the same as an absent entry.
 
     Attributes:
-        kind: a short name for metrics: ``timeout``, ``connection`` or ``answer``.
+        kind: a short name for metrics: ``timeout``, ``connection``, ``answer``, or ``open`` when
+            it was not asked at all.
     """
 
     def __init__(self, kind: str) -> None:

@@ -1,14 +1,18 @@
-"""Keeps a failing Redis off the requests' way: open after failures, one probe at a time to close again."""
+"""Keeps a failing Redis off the requests' way: open after failures, closed again by one probe at a time.
+
+Requests are never the probe: while it is not closed, none of them waits.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import enum
 
 OPENING_FAILURES = 3
 """Failures in a row that open it; one may be a lost packet."""
 
-_FIRST_PROBE_S = 0.1
-_LAST_PROBE_S = 0.5
+_FIRST_PAUSE_S = 0.1
+_LAST_PAUSE_S = 0.5
 
 
 class BreakerState(enum.Enum):
@@ -20,37 +24,45 @@ class BreakerState(enum.Enum):
 
 
 class Breaker:
-    """Counts outcomes of one back end; times are monotonic seconds and come in as ``now_s``."""
+    """Counts the outcomes of one back end."""
 
     def __init__(self) -> None:
         self.state = BreakerState.CLOSED
         self._failures = 0
-        self._probe_after_s = _FIRST_PROBE_S
-        self._probe_at_s = 0.0
+        self._pause_s = _FIRST_PAUSE_S
+        self._is_open = asyncio.Event()
 
-    def allows(self, now_s: float) -> bool:
-        """Tell whether an operation may be tried; the first one after the pause is the probe."""
-        match self.state:
-            case BreakerState.CLOSED:
-                return True
-            case BreakerState.OPEN if now_s >= self._probe_at_s:
-                self.state = BreakerState.HALF_OPEN
-                return True
-            case _:
-                return False
+    @property
+    def is_closed(self) -> bool:
+        """Operations are let through."""
+        return self.state is BreakerState.CLOSED
+
+    async def wait_open(self) -> float:
+        """Wait until it is open.
+
+        Returns:
+            How long to leave the back end alone before the next probe, in seconds.
+        """
+        await self._is_open.wait()
+        return self._pause_s
+
+    def begin_probe(self) -> None:
+        """Let one operation through to see whether the back end is well again."""
+        self.state = BreakerState.HALF_OPEN
 
     def succeeded(self) -> None:
         """Note an answer."""
         self.state = BreakerState.CLOSED
         self._failures = 0
-        self._probe_after_s = _FIRST_PROBE_S
+        self._pause_s = _FIRST_PAUSE_S
+        self._is_open.clear()
 
-    def failed(self, now_s: float) -> None:
-        """Note a failure; a failed probe doubles the pause before the next."""
+    def failed(self) -> None:
+        """Note a failure; a failed probe doubles the pause before the next, up to half a second."""
         self._failures += 1
         if self.state is BreakerState.HALF_OPEN:
-            self._probe_after_s = min(self._probe_after_s * 2, _LAST_PROBE_S)
+            self._pause_s = min(self._pause_s * 2, _LAST_PAUSE_S)
         elif self._failures < OPENING_FAILURES:
             return
         self.state = BreakerState.OPEN
-        self._probe_at_s = now_s + self._probe_after_s
+        self._is_open.set()

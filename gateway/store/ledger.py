@@ -166,8 +166,8 @@ class Ledger:
 
     def is_settling(self, stack: bytes, now_s: float) -> bool:
         """Tell whether a write to the stack was seen within ``settle_s``."""
-        ends_s = self._settling.get(stack, self._lost_track_until_s)
-        return now_s < ends_s
+        # What is known of a stack may be an older write than the one that was lost track of.
+        return now_s < max(self._settling.get(stack, 0.0), self._lost_track_until_s)
 
     def is_uncertain(self, now_s: float) -> bool:
         """Tell whether a write may have gone unseen within ``settle_s``."""

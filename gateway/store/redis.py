@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -19,6 +20,7 @@ from gateway.core.entry import GENERATION_BYTES, Entry, seal, unseal
 from gateway.core.key import EntryKey, KeySpace
 from gateway.metrics import Metrics
 from gateway.store.base import Found, StoreError
+from gateway.store.breaker import Breaker
 from gateway.tasks import TaskSet
 
 # Keys of one MGET; a larger batch would hold up Redis for everybody else.
@@ -84,6 +86,7 @@ class RedisStore:
         on_connection_opened: Callable[[], None],
     ) -> None:
         self.settings = settings
+        self.breaker = Breaker()
         self.is_up = False
         self._keys = keys
         self._secret = secret
@@ -106,8 +109,9 @@ class RedisStore:
         All look-ups of one turn of the loop go in one ``MGET``.
 
         Raises:
-            StoreError: Redis did not answer in time or not as it should.
+            StoreError: Redis did not answer in time or not as it should, or is left alone for a while.
         """
+        self._pass_breaker()
         loop = asyncio.get_running_loop()
         found: asyncio.Future[Found] = loop.create_future()
         if not self._waiting:
@@ -200,6 +204,21 @@ class RedisStore:
 
         return await self._in_time(self._run("forget", work))
 
+    async def probe_while_open(self) -> None:
+        """Ask again and again, while Redis is given up, whether it is well; runs until cancelled."""
+
+        async def ping() -> None:
+            await self._client.ping()
+
+        while True:
+            await asyncio.sleep(await self.breaker.wait_open())
+            if self.breaker.is_closed:
+                # An operation that was under way has shown it meanwhile.
+                continue
+            self.breaker.begin_probe()
+            with contextlib.suppress(StoreError):
+                await self._guarded("probe", ping)
+
     async def close(self) -> None:
         """Let commands under way end, then close the connections."""
         await self._tasks.settle(_CLOSE_S)
@@ -239,7 +258,13 @@ class RedisStore:
             return Found(None, generation)
         return Found(entry if entry.ttl_s(now_s) > 0 else None, generation)
 
+    def _pass_breaker(self) -> None:
+        """Let an operation through, or fail it at once while Redis is given up."""
+        if not self.breaker.is_closed:
+            raise StoreError("open")
+
     def _run(self, operation: str, work: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
+        self._pass_breaker()
         return self._tasks.start(self._guarded(operation, work), f"redis-{operation}", awaited=True)
 
     async def _guarded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
@@ -247,11 +272,17 @@ class RedisStore:
         try:
             result = await work()
         except (TimeoutError, RedisError, OSError, ValueError) as error:
-            self.is_up = False
             failure = StoreError(_kind(error))
+            if failure.kind == "answer":
+                # A server that refuses a command still answers the others.
+                self.breaker.succeeded()
+            else:
+                self.is_up = False
+                self.breaker.failed()
             self._metrics.redis_failures[operation, failure.kind] += 1
             raise failure from error
         self.is_up = True
+        self.breaker.succeeded()
         return result
 
     async def _in_time(self, running: asyncio.Future[T]) -> T:

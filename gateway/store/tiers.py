@@ -25,7 +25,7 @@ from gateway.tasks import TaskSet
 
 _DEBTS_AT_ONCE = 512
 _FIRST_RETRY_S = 0.05
-_LAST_RETRY_S = 1.0
+_LAST_RETRY_S = 0.2
 
 
 class TierSettings(msgspec.Struct, frozen=True):
@@ -139,6 +139,7 @@ class Tiers:
             self._tasks.start(self.subscription.run(), "redis-subscription")
             self._tasks.start(self._send_writes(self.redis), "redis-writes")
             self._tasks.start(self._pay_debts(self.redis), "redis-debts")
+            self._tasks.start(self.redis.probe_while_open(), "redis-probe")
 
     @property
     def queued(self) -> int:
