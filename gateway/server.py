@@ -19,6 +19,7 @@ from gateway.address import Address
 from gateway.admin import build_admin
 from gateway.app import Gateway
 from gateway.config import Config, ConfigError, cannot_listen
+from gateway.descriptors import raise_limit
 from gateway.listeners import bound_address, listen, remove_socket
 
 _log = logging.getLogger("gateway")
@@ -36,6 +37,8 @@ def run(config: Config) -> int:
     """
     set_up_logging(config.log.level)
     check_parser()
+    if (too_low := raise_limit(config)) is not None:
+        _log.warning("%s", too_low)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(config))
 

@@ -23,6 +23,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.address",
         "gateway.clock",
         "gateway.config*",
+        "gateway.descriptors",
         "gateway.errors",
         "gateway.listeners",
         "gateway.metrics*",
