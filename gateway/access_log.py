@@ -9,7 +9,7 @@ import orjson
 
 from gateway.core.status import Verdict, outcome
 
-_ERROR_STATUS = 500
+_ERROR_STATUS = 400
 _log = logging.getLogger("gateway.access")
 
 
@@ -17,7 +17,7 @@ class AccessLog:
     """Writes access lines.
 
     Args:
-        which: ``all``, ``errors`` (5xx only) or ``off``.
+        which: ``all``, ``errors`` (status 400 and above) or ``off``.
     """
 
     def __init__(self, which: str) -> None:

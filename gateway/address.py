@@ -182,7 +182,10 @@ def host_name_of(text: str) -> str:
     Raises:
         Refused: when it is not a name.
     """
-    return _host_of(text, text, "write the name alone, without scheme and port").lower()
+    remedy = "write the name alone, without scheme and port"
+    if not text:
+        raise Refused(shown(text), f"is empty; {remedy}")
+    return _host_of(text, text, remedy).lower()
 
 
 def _host_and_port(authority: str, value: str, default_port: int) -> tuple[str, int]:

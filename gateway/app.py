@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from gateway.access_log import AccessLog
-from gateway.address import Address
+from gateway.address import Address, TcpAddress
 from gateway.cache import Cache, Fetched, abandon
 from gateway.clock import Clock
 from gateway.config import Config, masked
 from gateway.connection import ConnectionSettings, DownstreamServer
 from gateway.core.caller import Recogniser
 from gateway.core.headers import Hop, make_hop
+from gateway.core.hosts import OwnHosts
 from gateway.core.key import KeySpace, upstream_digest, upstream_identity
 from gateway.core.policy import Rules
 from gateway.core.route import fold
@@ -28,6 +29,8 @@ from gateway.upstream import Upstream, UpstreamSettings
 _GENERATION_MARGIN_S = 3600.0
 _MINT_MARGIN_S = 60.0
 _POLL_S = 0.02
+# For requests that were cut off to end; aiohttp takes 0 for no limit at all.
+_LAST_S = 0.3
 
 
 class Gateway:
@@ -79,7 +82,7 @@ class Gateway:
         )
         handler = Handler(
             cache,
-            HandlerSettings(config.server.body_timeout_s),
+            _handler_settings(config),
             metrics=self.metrics,
             access_log=AccessLog(config.log.access),
             is_draining=lambda: self._is_draining,
@@ -120,10 +123,11 @@ class Gateway:
         while self.server.connections and loop.time() < ends_s:
             self.server.close_idle()
             await asyncio.sleep(_POLL_S)
-        await self.server.shutdown(0)
         await self.flights.close(max(0.0, ends_s - loop.time()))
-        await self.tiers.close(max(0.1, ends_s - loop.time()))
+        # Cuts what is still under way; the writes among it are forgotten before the tiers close.
         await self.upstream.close()
+        await self.server.shutdown(_LAST_S)
+        await self.tiers.close(max(0.1, ends_s - loop.time()))
         if self._listener is not None:
             remove_socket(self.config.server.listen)
 
@@ -138,6 +142,7 @@ class Gateway:
             return {"redis": "off"}
         return {
             "redis": "up" if redis.is_up else "down",
+            "breaker": redis.breaker.state.value,
             "subscription": "up" if subscription.is_up else "down",
             "debts": self.tiers.ledger.owed,
         }
@@ -163,6 +168,7 @@ class Gateway:
             "upstream_connections": self.upstream.in_use,
             "upstream_waiting": self.upstream.waiting,
             "flights": len(self.flights),
+            "redis_breaker_open": redis is not None and not redis.breaker.is_closed,
             "redis_up": redis is not None and redis.is_up,
             "redis_subscription_up": subscription is not None and subscription.is_up,
             "redis_debts": self.tiers.ledger.owed,
@@ -230,6 +236,16 @@ def upstream_settings(config: Config) -> UpstreamSettings:
         connection_max_age_s=upstream.connection_max_age_s,
         ca_file=upstream.ca_file,
     )
+
+
+def _handler_settings(config: Config) -> HandlerSettings:
+    own_hosts = None
+    if config.cache.scope == "shared" and isinstance(config.server.listen, TcpAddress):
+        # Entries are shared by all who can connect, so a web page must not be among them.
+        names = frozenset(name.encode("ascii") for name in config.server.admin_hosts)
+        authorities = {config.upstream.url.authority, *config.upstream.signed_hosts}
+        own_hosts = OwnHosts(names, frozenset(name.lower().encode("ascii") for name in authorities))
+    return HandlerSettings(config.server.body_timeout_s, config.server.max_header_bytes, own_hosts)
 
 
 def _connection_settings(config: Config) -> ConnectionSettings:

@@ -147,8 +147,9 @@ class Cache:
     ) -> Answer:
         """Stream a request and its response through, alone."""
         fields = headers.upstream_fields(request, self._hop, execution_call=execution_call)
+        sending = self._upstream.send(request.method, request.target, fields, body)
         try:
-            exchange = await self._upstream.send(request.method, request.target, fields, body)
+            exchange = await (self._flights.alone(sending) if execution_call else sending)
         except GatewayError as error:
             _with_member(error, verdict)
             raise
@@ -288,7 +289,8 @@ class Cache:
         if request.method == "HEAD":
             return await self._head(request, planned, key, verdict)
         try:
-            fetched = await self._fill(request, planned, self._tiers.ticket(key), Lookup(None), None)
+            fill = self._fill(request, planned, self._tiers.ticket(key), Lookup(None), None)
+            fetched = await self._flights.alone(fill)
         except GatewayError as error:
             _with_member(error, verdict)
             raise

@@ -4,9 +4,7 @@ Each command imports what it needs when it runs: `--help` stays quick, and `serv
 """
 
 import argparse
-import errno
 import os
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -15,21 +13,6 @@ from gateway.cli_options import USAGE, build_parser, complain
 
 _OK: Final = 0
 _ERROR: Final = 1
-# What a listener says when its address can't be had; any other OSError is a defect and shows its traceback.
-_BIND_ERRORS: Final = frozenset(
-    {
-        errno.EACCES,
-        errno.EADDRINUSE,
-        errno.EADDRNOTAVAIL,
-        errno.EAFNOSUPPORT,
-        errno.EEXIST,
-        errno.EISDIR,
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EPERM,
-        errno.EROFS,
-    }
-)
 _MAX_STACK_ID_CHARACTERS: Final = 64
 
 
@@ -78,30 +61,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, os.environ, flags)
     from gateway.server import run
 
-    where = f"server.listen = {config.server.listen} or server.admin_listen = {config.server.admin_listen}"
-    return _listening(lambda: run(config), where)
+    return run(config)
 
 
 def _twin(arguments: argparse.Namespace) -> int:
-    from gateway.config import is_loopback, parse_address
+    from gateway.config import parse_address
 
     listen = parse_address(arguments.listen)
     control = None if arguments.control is None else parse_address(arguments.control)
-    if control is not None and not is_loopback(control):
-        raise _UsageError(
-            f"--control {control} can be reached by others; use a loopback address, or unix:/path"
-        )
-    from gateway.twin.profiles import UnknownProfileError, profile_named
     from gateway.twin.server import run
 
-    try:
-        profile_named(arguments.profile)
-    except UnknownProfileError as exc:
-        raise _UsageError(f"--profile: {exc}") from exc
-    where = f"--listen {listen}" + (f" or --control {control}" if control is not None else "")
-    return _listening(
-        lambda: run(listen=listen, control=control, profile=arguments.profile, seed=arguments.seed), where
-    )
+    return run(listen=listen, control=control, profile=arguments.profile, seed=arguments.seed)
 
 
 def _demo(_arguments: argparse.Namespace) -> int:
@@ -141,18 +111,6 @@ def _purge(arguments: argparse.Namespace) -> int:
     if not 1 <= len(arguments.stack_id) <= _MAX_STACK_ID_CHARACTERS:
         raise _UsageError(f"STACK_ID has to have 1 to {_MAX_STACK_ID_CHARACTERS} characters")
     return run(address, arguments.stack_id, admin_token(os.environ))
-
-
-def _listening(run: Callable[[], int], where: str) -> int:
-    try:
-        return run()
-    except OSError as exc:
-        if exc.errno not in _BIND_ERRORS and not isinstance(exc, socket.gaierror):
-            raise
-        from gateway.config import cannot_listen
-
-        reason = os.strerror(exc.errno) if exc.errno in _BIND_ERRORS else str(exc.strerror)
-        raise cannot_listen(where, reason) from exc
 
 
 def _as_toml(sections: Mapping[str, object]) -> str:

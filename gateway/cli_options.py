@@ -143,8 +143,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "demo",
         "watch the gateway work against a simulated AOS",
-        "Start the twin and the gateway, poll one execution to its end with one line per poll, then keep "
-        "both running\nand say what to try with curl. Ctrl-C ends it.",
+        "Start a simulated AOS and the gateway, poll one execution to its end with one line per poll, then "
+        "keep\nboth running and say what to try with curl. Ctrl-C ends it.",
     )
 
     check = add(

@@ -173,7 +173,7 @@ def _hint(name: str, *, as_variable: bool = False) -> str:
     """Return "; did you mean ...?" with the settings that come nearest, or where to find them all."""
     key = name.rpartition(".")[2]
     near = [known for known in RULES if known.partition(".")[2] == key]
-    near += [known for known in difflib.get_close_matches(name, RULES, n=1) if known not in near]
+    near = near or difflib.get_close_matches(name, RULES, n=1, cutoff=0.8)
     if not near:
         return "; config/gateway.toml lists all keys"
     return (

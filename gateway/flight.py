@@ -12,6 +12,7 @@ from gateway.errors import DeadlinePassed
 from gateway.tasks import TaskSet
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Flight(Generic[T]):
@@ -94,6 +95,18 @@ class Flights(Generic[T]):
                 flight.leader_waits = False
                 _abandon_later(flight.task, self._abandon)
 
+    async def alone(self, fetch: Awaitable[R]) -> R:
+        """Wait for a fetch that nobody shares, as long as for a flight.
+
+        Raises:
+            GatewayError: what the fetch failed with, or `DeadlinePassed`.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await fetch
+        except TimeoutError as error:
+            raise DeadlinePassed from error
+
     def detach_stack(self, stack: bytes) -> None:
         """Let nobody join the flights of a stack any more; they answer those who had joined."""
         for key in list(self._by_stack.get(stack, ())):
@@ -111,10 +124,7 @@ class Flights(Generic[T]):
 
     async def _fly(self, flight: Flight[T], fetch: Callable[[Flight[T]], Awaitable[T]]) -> T:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await fetch(flight)
-        except TimeoutError as error:
-            raise DeadlinePassed from error
+            return await self.alone(fetch(flight))
         finally:
             if self._open.get(flight.key) is flight:
                 self._detach(flight.key)

@@ -14,7 +14,9 @@ from gateway.access_log import AccessLog
 from gateway.cache import Answer, Cache
 from gateway.core import incoming
 from gateway.core.headers import Refusal
+from gateway.core.hosts import OwnHosts
 from gateway.core.messages import Request, first
+from gateway.core.reply import head_bytes
 from gateway.core.status import Verdict, outcome
 from gateway.errors import BadRequest, CallerGone, GatewayError, problem
 from gateway.metrics import Metrics
@@ -25,9 +27,17 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class HandlerSettings(msgspec.Struct, frozen=True):
-    """What bounds the reading of a request; seconds."""
+    """What bounds the reading of a request.
+
+    Attributes:
+        body_timeout_s: between two pieces of a body, and how long a caller may take nothing.
+        max_header_bytes: bound of a whole head.
+        own_hosts: what ``Host`` may say; ``None`` lets it say anything.
+    """
 
     body_timeout_s: float
+    max_header_bytes: int
+    own_hosts: OwnHosts | None
 
 
 class Handler:
@@ -98,6 +108,9 @@ class Handler:
         self, message: web.BaseRequest, path: bytes, request_id: bytes
     ) -> tuple[Request, RequestBody | None]:
         fields = tuple(message.raw_headers)
+        # A head that comes in one piece is parsed before the connection has counted its bytes.
+        if head_bytes(message.method, path, fields) > self._settings.max_header_bytes:
+            raise BadRequest(431, "The request head is too large.")
         http_11 = message.version >= (1, 1)
         try:
             incoming.check_version(message.version.major)
@@ -107,6 +120,10 @@ class Handler:
             expects = incoming.expects_continue(fields)
         except Refusal as refusal:
             raise BadRequest(refusal.status, refusal.about) from refusal
+        host = first(fields, b"host")
+        own_hosts = self._settings.own_hosts
+        if own_hosts is not None and host is not None and not own_hosts.has(host):
+            raise BadRequest(421, "Host is not a name of this gateway or of its upstream.", closes=False)
         peer = message.protocol.peername
         request = Request(
             method=message.method,

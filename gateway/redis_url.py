@@ -12,7 +12,8 @@ _REMEDY: Final = "write redis://host:port/db, rediss://host:port/db or unix:///p
 _SHOWN: Final = "***"
 # The same cuts as urllib.parse.urlsplit makes, which redis-py uses.
 _URL = re.compile(
-    r"(?P<scheme>redis|rediss|unix)://((?P<userinfo>[^/?#\[\]]*)@)?(?P<host>[^/?#@]*)(?P<path>[^?#]*)(\?(?P<query>[^#]*))?"
+    r"(?P<scheme>redis|rediss|unix)://((?P<userinfo>[^/?#\[\]]*)@)?(?P<host>[^/?#@]*)"
+    r"(?P<path>(/[^?#]*)?)(\?(?P<query>[^#]*))?"
 )
 _VISIBLE = re.compile(r"([\x21-\x24\x26-\x7e]|%[0-9A-Fa-f]{2})*")
 _USERINFO = re.compile(r"[^:]*:.+")

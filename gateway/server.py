@@ -17,6 +17,7 @@ from aiohttp import web
 from gateway.access_log import set_up_logging
 from gateway.address import Address
 from gateway.admin import build_admin
+from gateway.admin_connection import admin_connections
 from gateway.app import Gateway
 from gateway.config import Config, ConfigError, cannot_listen
 from gateway.descriptors import raise_limit
@@ -84,7 +85,7 @@ class AdminServer:
         """
         await self._runner.setup()
         assert self._runner.server is not None
-        self._listener = await listen(self._runner.server, self._address)
+        self._listener = await listen(admin_connections(self._runner.server), self._address)
         return bound_address(self._listener, self._address)
 
     async def close(self) -> None:

@@ -18,8 +18,8 @@ _ETAG = b"etag"
 def entry_of(arrival: Arrival, judgement: Judgement, upstream_age_s: int) -> Entry:
     """Return the entry to store for a storable arrival."""
     head = arrival.head
-    etag = first(head.fields, _ETAG)
     fields = kept_fields(head.fields)
+    etag = first(fields, _ETAG)
     if etag is None:
         etag = entity_tag(arrival.body)
         fields = (*fields, (b"ETag", etag))

@@ -26,7 +26,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         fetched_s: wall clock at the start of the fetch.
         expires_s: wall clock at which it stops being fresh.
         upstream_age_s: the Age it came with.
-        etag: its strong validator.
+        etag: its validator, the upstream's or one made from the body.
     """
 
     head: Head
@@ -107,6 +107,7 @@ def unseal(key: EntryKey, generation: bytes, sealed: bytes, secret: bytes, now_s
         stored.version == ENTRY_VERSION
         and stored.identity == key.identity
         and stored.generation == generation
+        and math.isfinite(stored.fetched_s)
         and math.isfinite(stored.expires_s)
         and stored.fetched_s <= now_s + _FUTURE_S
         and stored.upstream_age_s >= 0

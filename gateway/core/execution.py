@@ -158,6 +158,7 @@ class Unreadable(enum.Enum):
 
     NOT_UTF8 = "not-utf8"
     UNDECODABLE = "undecodable"
+    DUPLICATE_KEY = "duplicate-key"
 
 
 _record_decoder = msgspec.json.Decoder(ExecutionRecord)
@@ -169,6 +170,7 @@ def decode_record(body: bytes) -> ExecutionRecord:
 
     Raises:
         msgspec.DecodeError: when the body is not a record.
+        UnicodeDecodeError: when one of its texts is not UTF-8.
     """
     return _record_decoder.decode(body)
 
@@ -201,21 +203,18 @@ class _Pairs(list[tuple[str, Any]]):
     """An object's members as they stand, repeats included."""
 
 
-def _refuse_constant(text: str) -> None:
-    raise ValueError(text)
+def second_reading(body: bytes) -> Unreadable | None:
+    """Return why another reader might take a body that `decode_deciding` took for something else.
 
-
-def has_clear_keys(body: bytes) -> bool:
-    """Tell whether no key stands twice on the way to a deciding field, and all of it is strict JSON.
-
-    msgspec takes the last of two equal keys, another reader may take the first. Slower than the
-    decoder above, so only records that would be stored come here.
+    Of two equal keys on the way to a deciding field msgspec takes the last, another reader may take
+    the first. Slower than the decoder above, so only records that would be stored come here.
     """
     try:
-        record = json.loads(body, object_pairs_hook=_Pairs, parse_constant=_refuse_constant)
+        # Numbers stay text: int() refuses thousands of digits.
+        record = json.loads(body, object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
-        return False
-    return _clear(record, _DECIDING)
+        return Unreadable.UNDECODABLE
+    return None if _clear(record, _DECIDING) else Unreadable.DUPLICATE_KEY
 
 
 # The deciding fields as a tree; ``*`` stands for every member.

@@ -15,6 +15,7 @@ from gateway.core.status import Reason
 _DIRECTIVE = re.compile(rb"""[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:=("(?:[^"\\]|\\.)*"|[^\s",;]+))?[ \t]*""")
 _SECONDS = re.compile(rb"[0-9]+")
 _LONGEST_S = 2**31
+_CACHE_CONTROL = b"cache-control"
 
 Directives = dict[bytes, list[bytes | None]]
 """Lower-case directive names with their arguments, unquoted; ``None`` without one."""
@@ -81,8 +82,8 @@ def origin_word(fields: Fields, now_s: float) -> OriginWord:
     age_s = upstream_age_s(fields)
     if age_s is None:
         return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
-    limits: list[int] = []
-    for name in (b"cache-control", b"cdn-cache-control"):
+    limits: list[float] = []
+    for name in (_CACHE_CONTROL, b"cdn-cache-control"):
         lines = values(fields, name)
         directives = parse_directives(lines)
         if directives is None:
@@ -90,22 +91,25 @@ def origin_word(fields: Fields, now_s: float) -> OriginWord:
         for directive, reason in _REFUSING.items():
             if directive in directives:
                 return OriginWord(reason, None)
+        named: list[int] = []
         for directive in (b"s-maxage", b"max-age"):
             if directive in directives:
                 limit = seconds(directives[directive])
                 if limit is None:
                     return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
-                limits.append(limit)
-                break
-        if not lines and name == b"cache-control" and b"no-cache" in _pragma(fields):
+                named.append(limit)
+        # ``s-maxage`` is meant for shared caches and stands above ``max-age``.
+        limits.extend(named[:1])
+        if name != _CACHE_CONTROL:
+            continue
+        if not lines and b"no-cache" in _pragma(fields):
             return OriginWord(Reason.NO_CACHE, None)
-    if not limits and (lines := values(fields, b"expires")):
-        expires_s = _date_s(lines[0]) if len(lines) == 1 else None
-        date = first(fields, b"date")
-        date_s = now_s if date is None else _date_s(date)
-        if expires_s is None or date_s is None:
-            return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
-        limits.append(int(expires_s - date_s))
+        # Only a time in Cache-Control itself stands above Expires; the stricter of both fields wins.
+        if not named and first(fields, b"expires") is not None:
+            lifetime_s = _expires_s(fields, now_s)
+            if lifetime_s is None:
+                return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
+            limits.append(lifetime_s)
     if not limits:
         return OriginWord(None, None)
     lifetime_s = min(limits) - age_s
@@ -134,6 +138,15 @@ def _pragma(fields: Fields) -> set[bytes]:
 def _delta(digits: bytes) -> int:
     # Longer numbers than this are past the range anyway, and int() refuses thousands of digits.
     return min(int(digits), _LONGEST_S) if len(digits) < 16 else _LONGEST_S
+
+
+def _expires_s(fields: Fields, now_s: float) -> float | None:
+    """Return the seconds from ``Date`` to ``Expires``; ``None`` when they cannot be read."""
+    lines = values(fields, b"expires")
+    expires_s = _date_s(lines[0]) if len(lines) == 1 else None
+    date = first(fields, b"date")
+    date_s = now_s if date is None else _date_s(date)
+    return None if expires_s is None or date_s is None else expires_s - date_s
 
 
 def _date_s(value: bytes) -> float | None:

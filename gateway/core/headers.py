@@ -26,23 +26,20 @@ HOP_BY_HOP = frozenset(
         b"http2-settings",
     }
 )
-CONDITIONALS = frozenset(
-    {b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range"}
-)
 VARIANT = frozenset({b"accept", b"accept-encoding", b"accept-language", b"x-language"})
+_CONDITIONAL_PREFIX = b"if-"
 _FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
 
 # A Connection field that names one of these would make the gateway and the upstream read two
 # different requests.
 _NEVER_NOMINATED = (
     VARIANT
-    | CONDITIONALS
     | METHOD_OVERRIDES
     | signature.FIELDS
     | {b"host", b"cache-control", b"pragma", b"via", b"forwarded", b"range", b"expect"}
     | {b"content-length", b"transfer-encoding", b"content-encoding", b"content-type"}
-    | set(_FORWARDED)
 )
+_NEVER_NOMINATED_PREFIXES = (_CONDITIONAL_PREFIX, b"x-forwarded-")
 
 # Told about one exchange or one caller's quota: no business of a later hit.
 _NOT_KEPT = frozenset(
@@ -148,7 +145,8 @@ def check_request(request: Request, hop: Hop) -> None:
     fields = request.fields
     names = nominated(fields)
     signed = signature.signed_fields(fields)
-    if names & (_NEVER_NOMINATED | hop.identity_headers | signed):
+    must_travel = _NEVER_NOMINATED | hop.identity_headers | signed
+    if names & must_travel or any(name.startswith(_NEVER_NOMINATED_PREFIXES) for name in names):
         raise Refusal(400, "Connection names a field that must reach the upstream")
     for value in values(fields, b"via"):
         if any(found[1] == hop.via_hex for found in _VIA_HEX.finditer(value)):
@@ -172,9 +170,15 @@ def upstream_fields(request: Request, hop: Hop, *, execution_call: bool) -> Fiel
     fields = request.fields
     signed = signature.signed_fields(fields)
     removed = HOP_BY_HOP | nominated(fields) | {b"host", b"expect"}
+    prefixes: tuple[bytes, ...] = ()
     if execution_call:
-        removed |= CONDITIONALS | {b"prefer", b"accept-encoding"}
-    kept = [field for field in fields if field[0].lower() not in removed]
+        removed |= {b"prefer", b"accept-encoding"}
+        prefixes = (_CONDITIONAL_PREFIX,)
+    kept = [
+        field
+        for field in fields
+        if (name := field[0].lower()) not in removed and not name.startswith(prefixes)
+    ]
     host = first(fields, b"host")
     own_host = host if host is not None and signature.is_signed(fields) else hop.authority
     sent: list[Field] = [(b"Host", own_host), *kept]
@@ -186,7 +190,7 @@ def upstream_fields(request: Request, hop: Hop, *, execution_call: bool) -> Fiel
     for name, value in zip(_FORWARDED, told, strict=True):
         if value and name not in signed:
             _append(sent, name, value)
-    if first(fields, b"x-request-id") is None:
+    if first(fields, b"x-request-id") is None and b"x-request-id" not in signed:
         sent.append((b"X-Request-Id", request.request_id))
     return tuple(sent)
 
@@ -220,9 +224,9 @@ def response_defect(head: Head, *, http_10: bool = False) -> str | None:
     for name, value in head.fields:
         if not _TOKEN.fullmatch(name) or _BAD_IN_VALUE.search(value):
             return "http_protocol_error"
-    lengths = {length for value in values(head.fields, b"content-length") for length in value.split(b",")}
-    codings = members(head.fields, b"transfer-encoding")
-    if len(lengths) > 1 or not all(_DIGITS.fullmatch(length.strip()) for length in lengths):
+    lengths = values(head.fields, b"content-length")
+    codings = values(head.fields, b"transfer-encoding")
+    if len(lengths) > 1 or not all(_DIGITS.fullmatch(length) for length in lengths):
         return "http_protocol_error"
     if codings and (lengths or http_10):
         return "http_protocol_error"

@@ -61,7 +61,7 @@ def body_bytes(fields: Fields, *, http_11: bool) -> int | None:
         Refusal: the framing can be read in two ways.
     """
     lengths = values(fields, b"content-length")
-    codings = [coding.lower() for coding in members(fields, b"transfer-encoding")]
+    codings = [coding.lower() for coding in values(fields, b"transfer-encoding")]
     if len(lengths) > 1 or (lengths and not _DIGITS.fullmatch(lengths[0])):
         raise Refusal(400, "Content-Length is not one number.")
     if codings and (lengths or not http_11 or codings != [b"chunked"]):

@@ -41,6 +41,6 @@ def read_note(data: bytes) -> Note | None:
         return None
     try:
         note = _decoder.decode(data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return note if _STACK.fullmatch(note.stack) and note.age_s >= 0 else None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway.core.execution import Settled, Unreadable, decode_deciding, has_clear_keys
+from gateway.core.execution import Settled, Unreadable, decode_deciding, second_reading
 from gateway.core.freshness import OriginWord, origin_word, upstream_age_s, vary_is_met
 from gateway.core.messages import Fields, Head, first, members
 from gateway.core.status import Reason
@@ -91,8 +91,15 @@ class _Case(msgspec.Struct, frozen=True):
     arrival: Arrival
     rules: Rules
     origin: OriginWord
+    plain: bytes
     record: Settled | Reason
 
+
+_UNREADABLE = {
+    Unreadable.NOT_UTF8: Reason.NOT_UTF8,
+    Unreadable.UNDECODABLE: Reason.UNDECODABLE,
+    Unreadable.DUPLICATE_KEY: Reason.DUPLICATE_KEY,
+}
 
 _Rule = Callable[[_Case], Reason | None]
 
@@ -112,6 +119,11 @@ def _record_rule(reason: Reason, refuses: Callable[[Settled, _Case], bool]) -> _
     return rule
 
 
+def _reread(case: _Case) -> Reason | None:
+    defect = second_reading(case.plain)
+    return None if defect is None else _UNREADABLE[defect]
+
+
 # The first no wins. Rules further down may rely on those above.
 STORABLE: tuple[_Rule, ...] = (
     _when(Reason.STATUS, lambda case: case.arrival.head.status != 200),
@@ -129,6 +141,8 @@ STORABLE: tuple[_Rule, ...] = (
     _record_rule(Reason.PHASE, lambda record, case: record.phase not in case.rules.terminal_phases),
     _record_rule(Reason.SUB_OBJECT, lambda record, _: bool(record.sub_phases & IN_PROGRESS)),
     _record_rule(Reason.DELETE, lambda record, _: _DELETE in record.action_names),
+    # Last, since it is the dearest: only a record that would be stored is read twice.
+    _reread,
 )
 
 
@@ -142,16 +156,13 @@ def judge(arrival: Arrival, rules: Rules, *, settling: bool, uncertain: bool) ->
             after their answer.
         uncertain: writes may have gone unseen within ``settle_s`` (start, or a lost subscription).
     """
-    record = _read(arrival, rules)
-    case = _Case(arrival, rules, origin_word(arrival.head.fields, arrival.fetched_s), record)
+    plain = _plain(arrival, rules)
+    record = plain if isinstance(plain, Reason) else _decoded(plain)
+    origin = origin_word(arrival.head.fields, arrival.fetched_s)
+    case = _Case(arrival, rules, origin, b"" if isinstance(plain, Reason) else plain, record)
     refusal = next((reason for rule in STORABLE if (reason := rule(case)) is not None), None)
     if not isinstance(record, Settled):
         return Judgement(refusal, 0.0, is_record=False)
-    if refusal is None:
-        # Last, since it is the dearest: only a record that would be stored is read twice.
-        body = plain_body(arrival.head.fields, arrival.body, rules.max_body_bytes)
-        if isinstance(body, Reason) or not has_clear_keys(body):
-            refusal = Reason.DUPLICATE_KEY
     if refusal is not None:
         return Judgement(refusal, 0.0, is_record=True, phase=record.phase)
     ttl_s = time_to_live_s(record, rules, settling=settling, uncertain=uncertain)
@@ -214,14 +225,12 @@ def plain_body(fields: Fields, body: bytes, max_bytes: int) -> bytes | Reason:
             return Reason.CONTENT_CODING
 
 
-_UNREADABLE = {Unreadable.NOT_UTF8: Reason.NOT_UTF8, Unreadable.UNDECODABLE: Reason.UNDECODABLE}
-
-
-def _read(arrival: Arrival, rules: Rules) -> Settled | Reason:
+def _plain(arrival: Arrival, rules: Rules) -> bytes | Reason:
     if arrival.head.status != 200 or not arrival.complete:
         return Reason.STATUS
-    body = plain_body(arrival.head.fields, arrival.body, rules.max_body_bytes)
-    if isinstance(body, Reason):
-        return body
-    found = decode_deciding(body)
+    return plain_body(arrival.head.fields, arrival.body, rules.max_body_bytes)
+
+
+def _decoded(plain: bytes) -> Settled | Reason:
+    found = decode_deciding(plain)
     return found if isinstance(found, Settled) else _UNREADABLE[found]

@@ -70,7 +70,7 @@ def wire_head(
         added.append((b"Connection", b"close"))
     elif not http_11:
         added.append((b"Connection", b"keep-alive"))
-    return WireHead(_head_bytes(head.status, head.reason, (*head.fields, *added)), framing, keep_alive)
+    return WireHead(_written(head.status, head.reason, (*head.fields, *added)), framing, keep_alive)
 
 
 def request_bytes(method: str, target: bytes, fields: Fields, body_bytes: int | None) -> bytes:
@@ -102,10 +102,16 @@ def response_framing(head: Head, method: str) -> BodyFraming:
 def content_length(head: Head) -> int | None:
     """Return the Content-Length of a sound head, in bytes; ``None`` without one."""
     value = first(head.fields, b"content-length")
-    return None if value is None else int(value.split(b",")[0])
+    return None if value is None else int(value)
 
 
-def _head_bytes(status: int, reason: bytes, fields: Fields) -> bytes:
+def head_bytes(method: str, target: bytes, fields: Fields) -> int:
+    """Return the size of a request head on the wire, in bytes."""
+    line = len(method) + len(target) + len("  HTTP/1.1\r\n")
+    return line + sum(len(name) + len(value) + len(": \r\n") for name, value in fields) + len("\r\n")
+
+
+def _written(status: int, reason: bytes, fields: Fields) -> bytes:
     lines = [b"HTTP/1.1 %d " % status + reason]
     lines.extend(name + b": " + value for name, value in fields)
     return b"\r\n".join(lines) + b"\r\n\r\n"

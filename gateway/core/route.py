@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -13,9 +14,10 @@ _ONLY_DOTS = re.compile(rb"\.+")
 _EXECUTION_PATH = re.compile(rb"/v2/stacks/([^/?]*)/actions/([^/?]*)")
 _TARGET = re.compile(rb"/[\x21-\x22\x24-\x7e]*")
 _ABSOLUTE_TARGET = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]+)(.*)")
-# Deeper nesting of percent-encodings than this is not something an upstream undoes.
+# More forms of one path than this only someone who hides something can need, and a deeper nesting
+# of percent-encodings is not something an upstream undoes.
+_MAX_FORMS = 64
 _DECODE_ROUNDS = 8
-_SEGMENT_END = re.compile(rb"[?#;]")
 
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CACHEABLE_METHODS = frozenset({"GET", "HEAD"})
@@ -84,47 +86,61 @@ def written_stacks(target: bytes) -> frozenset[bytes]:
     """Return the case-folded ids of every stack a write to this target may touch.
 
     An upstream may decode, merge slashes and remove dots before it routes, in any combination;
-    so every id behind a segment ``stacks`` counts, in each of these forms. Ids that no stored
-    entry can have are left out. Empty when the target names no stack.
+    so every id behind a segment ``stacks`` counts, in each form that can be reached so. Ids that no
+    stored entry can have are left out. Empty when the target names no stack.
     """
-    found: set[bytes] = set()
-    for path in _forms(target.partition(b"?")[0]):
-        segments = [segment for segment in path.split(b"/") if segment]
-        found.update(_ids_after_stacks(segments))
-        found.update(_ids_after_stacks(_without_dots(segments)))
-    return frozenset(found)
+    first = target.partition(b"?")[0].lower()
+    forms = {first}
+    waiting = [first]
+    while waiting:
+        if len(forms) > _MAX_FORMS:
+            # Nobody means well with such a path: whatever looks like an id in it counts.
+            return _all_ids(first) if b"stacks" in _decoded(first) else frozenset()
+        form = waiting.pop()
+        further = {rewrite(form) for rewrite in _REWRITES} - forms
+        forms |= further
+        waiting += further
+    return frozenset().union(*map(_ids_after_stacks, forms))
 
 
 def _is_id(raw: bytes) -> bool:
     return _ID.fullmatch(raw) is not None and _ONLY_DOTS.fullmatch(raw) is None
 
 
-def _forms(path: bytes) -> list[bytes]:
-    forms = [path.lower()]
-    decoded = path
-    for _ in range(_DECODE_ROUNDS):
-        further = unquote_to_bytes(decoded)
-        if further == decoded:
-            break
-        decoded = further
-        forms.append(decoded.lower().replace(b"\\", b"/"))
-    return forms
-
-
-def _without_dots(segments: list[bytes]) -> list[bytes]:
+def _without_dots(path: bytes) -> bytes:
     kept: list[bytes] = []
-    for segment in segments:
+    for segment in path.split(b"/"):
         if segment == b"..":
             del kept[-1:]
         elif segment != b".":
             kept.append(segment)
-    return kept
+    return b"/".join(kept)
 
 
-def _ids_after_stacks(segments: list[bytes]) -> set[bytes]:
-    names = [_SEGMENT_END.split(segment, maxsplit=1)[0] for segment in segments]
+_REWRITES: tuple[Callable[[bytes], bytes], ...] = (
+    lambda path: unquote_to_bytes(path).lower(),
+    lambda path: path.replace(b"\\", b"/"),
+    lambda path: re.sub(rb"/{2,}", b"/", path),
+    # Parameters of a segment, then a query or fragment that was encoded.
+    lambda path: re.sub(rb";[^/]*", b"", path),
+    lambda path: re.split(rb"[?#]", path, maxsplit=1)[0],
+    _without_dots,
+)
+
+
+def _ids_after_stacks(path: bytes) -> set[bytes]:
     return {
         identifier
-        for before, identifier in itertools.pairwise(names)
+        for before, identifier in itertools.pairwise(path.split(b"/"))
         if before == b"stacks" and _is_id(identifier)
     }
+
+
+def _decoded(path: bytes) -> bytes:
+    for _ in range(_DECODE_ROUNDS):
+        path = unquote_to_bytes(path)
+    return path.lower()
+
+
+def _all_ids(path: bytes) -> frozenset[bytes]:
+    return frozenset(part for part in re.split(rb"[/\\?#;]", _decoded(path)) if _is_id(part))

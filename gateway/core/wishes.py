@@ -11,7 +11,7 @@ from gateway.core.freshness import parse_directives, seconds
 from gateway.core.messages import Fields, members, values
 from gateway.core.status import Reason
 
-_ENTITY_TAG = re.compile(rb'\s*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+_ENTITY_TAG = re.compile(rb'[\s,]*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
 
 class Wishes(msgspec.Struct, frozen=True, gc=False):

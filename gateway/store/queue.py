@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from gateway.store.redis import Write
@@ -21,6 +22,7 @@ class WriteQueue(Generic[T]):
     def __init__(self) -> None:
         self._writes: deque[tuple[T, Write]] = deque()
         self._size_bytes = 0
+        self._dropping: Counter[bytes] = Counter()
         self._is_filled = asyncio.Event()
 
     def __len__(self) -> int:
@@ -33,6 +35,8 @@ class WriteQueue(Generic[T]):
             return False
         self._writes.append((ticket, write))
         self._size_bytes += size_bytes
+        if write.entry is None:
+            self._dropping[write.key.name] += 1
         self._is_filled.set()
         return True
 
@@ -47,6 +51,14 @@ class WriteQueue(Generic[T]):
         if not self._writes:
             self._is_filled.clear()
         return taken
+
+    def answered(self, taken: Iterable[tuple[T, Write]]) -> None:
+        """Note that Redis has answered, or failed, for what was taken."""
+        self._dropping -= Counter(write.key.name for _, write in taken if write.entry is None)
+
+    def is_dropping(self, name: bytes) -> bool:
+        """Tell whether an entry's removal is queued or under way: Redis may still have it."""
+        return name in self._dropping
 
 
 def _size_bytes(write: Write) -> int:

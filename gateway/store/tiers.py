@@ -164,7 +164,7 @@ class Tiers:
         """Look into memory, then into Redis; a copy found there is kept in memory."""
         if (entry := self.peek(key)) is not None:
             return Lookup(entry)
-        if self.redis is None or self._owes(key):
+        if self.redis is None or self._owes(key) or self._writes.is_dropping(key.name):
             return Lookup(None)
         ticket = self.ticket(key)
         try:
@@ -298,7 +298,8 @@ class Tiers:
     async def _send_some_writes(self, redis: RedisStore) -> None:
         now_s = self._clock.monotonic_s()
         due: list[Write] = []
-        for ticket, write in self._writes.take():
+        taken = self._writes.take()
+        for ticket, write in taken:
             is_void = self._is_overtaken(ticket) or self.ledger.owes(ticket.key.stack, now_s)
             if write.entry is None or not is_void:
                 due.append(write)
@@ -306,6 +307,7 @@ class Tiers:
             await redis.write(due)
         except StoreError:
             self._writes_failed(due)
+        self._writes.answered(taken)
 
     def _writes_failed(self, writes: Iterable[Write]) -> None:
         for write in writes:

@@ -1,0 +1,95 @@
+"""How the admin side says no: one row a reason, one shape for all."""
+
+import secrets
+from enum import Enum
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from gateway.errors import GatewayError, problem
+
+_REALM: Final = "aos-gateway admin"
+_BODY_SHAPE: Final = 'The body has to be {"stack_id": "..."} with 1 to 64 characters and nothing else.'
+_HOST_RULE: Final = "The Host is neither a loopback name nor an IP address nor one of server.admin_hosts."
+_NOT_TOLD: Final = "Forgotten here, but Redis could not be told yet; the gateway goes on trying."
+# It tells about an upstream, which no admin request has (RFC 9209).
+_NOT_HERE: Final = frozenset({b"Proxy-Status", b"Content-Length"})
+
+SECURITY_FIELDS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class No(Enum):
+    """Why an admin request is refused: status, number within the status, text."""
+
+    MALFORMED = (400, 901, "The request is malformed.")
+    BODY = (400, 902, _BODY_SHAPE)
+    TOKEN = (401, 901, "Over the network this path needs the admin token.")
+    PATH = (404, 901, "There is nothing at this path.")
+    METHOD = (405, 901, "This path does not take the method.")
+    SLOW = (408, 901, "The body did not arrive in time.")
+    TOO_LARGE = (413, 901, "The body is too large.")
+    MEDIA_TYPE = (415, 901, "The body has to be plain application/json.")
+    EXPECTATION = (417, 901, "Only 100-continue can be expected.")
+    HOST = (421, 901, _HOST_RULE)
+    HEAD_TOO_LARGE = (431, 901, "The request head is too large.")
+    FAILED = (500, 901, "The gateway failed; its log tells more about this request id.")
+    NOT_TOLD = (503, 901, _NOT_TOLD)
+
+
+_BY_STATUS: Final = {
+    404: No.PATH,
+    405: No.METHOD,
+    413: No.TOO_LARGE,
+    417: No.EXPECTATION,
+    431: No.HEAD_TOO_LARGE,
+}
+
+
+class Refusal(GatewayError):
+    """Ends an admin request.
+
+    Attributes:
+        why: the row.
+    """
+
+    def __init__(self, why: No) -> None:
+        super().__init__(why.name)
+        self.why = why
+        self.status, self.number, self.detail = why.value
+        self.retry_after_s = 1 if why is No.NOT_TOLD else None
+
+
+def of_status(status: int) -> No:
+    """Return the reason that an aiohttp error status stands for."""
+    return _BY_STATUS.get(status, No.MALFORMED if status < 500 else No.FAILED)
+
+
+def answer(why: No, allow: str | None = None) -> web.Response:
+    """Make the answer that tells a refusal; its request id is in the field X-Request-Id.
+
+    Args:
+        why: the reason.
+        allow: value for the field Allow with `No.METHOD`.
+    """
+    head, body = problem(Refusal(why), secrets.token_hex(16).encode())
+    response = web.Response(status=head.status, reason=head.reason.decode(), body=body)
+    for name, value in head.fields:
+        if name not in _NOT_HERE:
+            response.headers[name.decode()] = value.decode()
+    match why:
+        case No.TOKEN:
+            response.headers.add(hdrs.WWW_AUTHENTICATE, f'Bearer realm="{_REALM}"')
+            response.headers.add(hdrs.WWW_AUTHENTICATE, f'Basic realm="{_REALM}", charset="UTF-8"')
+        case No.METHOD if allow is not None:
+            response.headers[hdrs.ALLOW] = allow
+        case No.SLOW:
+            response.force_close()
+        case _:
+            pass
+    return response
