@@ -38,8 +38,6 @@ def run(config: Config) -> int:
     """
     set_up_logging(config.log.level)
     check_parser()
-    if (too_low := raise_limit(config)) is not None:
-        _log.warning("%s", too_low)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(config))
 
@@ -105,6 +103,8 @@ async def _serve(config: Config) -> int:
         admin_address = await _bind("server.admin_listen", config.server.admin_listen, admin.start())
         address = await _bind("server.listen", config.server.listen, gateway.start())
         _log.info("serving %s on %s, admin on %s", config.upstream.url, address, admin_address)
+        if (too_low := raise_limit(config)) is not None:
+            _log.warning("%s", too_low)
         async with StopSignals() as signals:
             await signals.wait()
             _log.info("draining; a second signal ends at once")
