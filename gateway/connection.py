@@ -16,6 +16,9 @@ from gateway.core.reply import wire_head
 from gateway.errors import BadRequest, GatewayError, problem
 from gateway.metrics import Metrics
 from gateway.reply import Reply
+from gateway.tasks import TaskSet
+
+_LINGER_S = 1.0
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True):
@@ -39,7 +42,16 @@ class ConnectionSettings(msgspec.Struct, frozen=True):
 class DownstreamConnection(RequestHandler):
     """A caller's connection."""
 
-    __slots__ = ("_body", "_head_bytes", "_head_timer", "_metrics", "_server", "_settings")
+    __slots__ = (
+        "_body",
+        "_head_bytes",
+        "_head_timer",
+        "_in_line",
+        "_is_gone",
+        "_metrics",
+        "_server",
+        "_settings",
+    )
 
     def __init__(self, server: DownstreamServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -48,7 +60,9 @@ class DownstreamConnection(RequestHandler):
         self._metrics = server.metrics
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._in_line = True
         self._body: StreamReader | None = None
+        self._is_gone: asyncio.Future[None] = self._loop.create_future()
 
     @property
     def is_busy(self) -> bool:
@@ -73,12 +87,20 @@ class DownstreamConnection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let go of a connection."""
         self._stop_head_timer()
+        if not self._is_gone.done():
+            self._is_gone.set_result(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, counting those of a head that is not complete yet."""
+        if self._close or self._force_close:
+            return
         in_body = self._body is not None and not self._body.is_eof()
         parsed = self._request_count
+        if self._head_bytes == 0:
+            self._in_line = True
+        if self._in_line and 0 <= data.find(b"\n") <= self._settings.max_header_bytes - self._head_bytes:
+            self._in_line = False
         super().data_received(data)
         if self._request_count != parsed:
             self._stop_head_timer()
@@ -89,7 +111,7 @@ class DownstreamConnection(RequestHandler):
             if self._head_timer is None:
                 self._start_head_timer()
             if self._head_bytes > self._settings.max_header_bytes:
-                self._refuse(BadRequest(431, "The request head is too large."))
+                self._refuse(self._too_large())
 
     def handle_error(
         self,
@@ -100,7 +122,7 @@ class DownstreamConnection(RequestHandler):
     ) -> web.StreamResponse:
         """Answer what aiohttp's parser refused, or what failed in here, with a problem of our own."""
         del message
-        error = _error_of(status, exc)
+        error = self._too_large() if isinstance(exc, LineTooLong) else _error_of(status)
         if status >= 500:
             # Nobody but us can be at fault; the details are for the log alone.
             self.logger.error("request failed: %s", type(exc).__name__, exc_info=exc)
@@ -113,7 +135,18 @@ class DownstreamConnection(RequestHandler):
             http_11=True,
             keep_alive=False,
             write_timeout_s=self._settings.body_timeout_s,
+            linger=self.linger,
         )
+
+    async def linger(self) -> None:
+        """Take and drop what still comes for a moment, so that a refusal is not lost in a reset.
+
+        Closing a socket with unread bytes resets the connection (RFC 9112 §9.6).
+        """
+        self._close = True
+        if self.transport is not None and self.transport.can_write_eof():
+            self.transport.write_eof()
+        await asyncio.wait((self._is_gone,), timeout=_LINGER_S)
 
     def close_when_idle(self) -> None:
         """Close now, or after the answer that is under way."""
@@ -141,9 +174,20 @@ class DownstreamConnection(RequestHandler):
     def _refuse(self, error: GatewayError) -> None:
         """Answer at once and close, unless an earlier request is still being answered."""
         self._metrics.bad_requests[str(error.status)] += 1
-        if self.transport is not None and not self._request_in_progress and not self._messages:
-            self.transport.write(self._problem_bytes(error))
+        if self.transport is None or self._request_in_progress or self._messages:
+            self.force_close()
+            return
+        self.transport.write(self._problem_bytes(error))
+        self._server.tasks.start(self._linger_and_close(), "linger")
+
+    async def _linger_and_close(self) -> None:
+        await self.linger()
         self.force_close()
+
+    def _too_large(self) -> BadRequest:
+        if self._in_line:
+            return BadRequest(414, "The request target is too long.")
+        return BadRequest(431, "The request head is too large.")
 
     def _problem_bytes(self, error: GatewayError) -> bytes:
         head, body = problem(error, _request_id())
@@ -164,6 +208,12 @@ class DownstreamServer(web.Server):
         super().__init__(handler)
         self.settings = settings
         self.metrics = metrics
+        self.tasks = TaskSet()
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Close every connection."""
+        await self.tasks.cancel()
+        await super().shutdown(timeout)
 
     def __call__(self) -> DownstreamConnection:
         """Return the protocol for a new connection."""
@@ -177,7 +227,8 @@ class DownstreamServer(web.Server):
             lingering_time=min(settings.body_timeout_s, 5.0),
             max_line_size=settings.max_header_bytes,
             max_field_size=settings.max_header_bytes,
-            max_headers=512,
+            # The handler counts them: aiohttp's refusal would not say what is wrong.
+            max_headers=settings.max_header_bytes,
         )
 
     def close_idle(self) -> None:
@@ -187,12 +238,8 @@ class DownstreamServer(web.Server):
                 connection.close_when_idle()
 
 
-def _error_of(status: int, exc: BaseException | None) -> GatewayError:
-    if status >= 500:
-        return GatewayError()
-    if isinstance(exc, LineTooLong):
-        return BadRequest(431, "The request head is too large.")
-    return BadRequest(400, "The request is not well-formed HTTP.")
+def _error_of(status: int) -> GatewayError:
+    return GatewayError() if status >= 500 else BadRequest(400, "The request is not well-formed HTTP.")
 
 
 def _request_id() -> bytes:

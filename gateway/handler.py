@@ -83,6 +83,8 @@ class Handler:
             verdict = None
         else:
             verdict = answer.verdict
+        # What is still to come of the body must not be taken for the next request.
+        keep_alive = keep_alive and message.content.is_eof()
         status = answer.head.status
         self._count(verdict, status)
         self._access_log.write(
@@ -114,6 +116,7 @@ class Handler:
         http_11 = message.version >= (1, 1)
         try:
             incoming.check_version(message.version.major)
+            incoming.check_fields(fields)
             target, authority = incoming.check_target(message.method, path)
             incoming.check_host(fields, authority, http_11=http_11)
             length = incoming.body_bytes(fields, http_11=http_11)

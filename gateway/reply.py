@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -25,6 +26,7 @@ class Reply(web.StreamResponse):
         write_timeout_s: how long the caller may take nothing.
         exchange: source of a streamed body; closed here.
         prefix: what was read of it already.
+        linger: waits, after the answer, for the caller to stop sending; ``None`` does not.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Reply(web.StreamResponse):
         write_timeout_s: float,
         exchange: Exchange | None = None,
         prefix: bytes = b"",
+        linger: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         # Not calling aiohttp's own initialiser is the point: it builds header maps nobody reads here.
         length = len(body) if body is not None else None
@@ -47,6 +50,7 @@ class Reply(web.StreamResponse):
         self._body_bytes = body
         self._exchange = exchange
         self._prefix = prefix
+        self._linger = linger
         self._write_timeout_s = write_timeout_s
         self._keep_alive = self._wire.keep_alive
         self._protocol: web.RequestHandler | None = None
@@ -70,6 +74,8 @@ class Reply(web.StreamResponse):
                 await self._write(self._wire.data + body if self._has_body else self._wire.data)
             else:
                 await self._stream(self._exchange)
+            if self._linger is not None:
+                await self._linger()
         except (UpstreamError, TimeoutError) as error:
             self._cut()
             raise ConnectionResetError("response broke off") from error

@@ -22,6 +22,7 @@ from gateway.clock import Clock
 from gateway.core.headers import response_defect
 from gateway.core.messages import Fields, Head
 from gateway.core.reply import BodyFraming, content_length, request_bytes, response_framing
+from gateway.core.route import is_write
 from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamTimeout
 from gateway.metrics import Metrics
 from gateway.tasks import TaskSet
@@ -104,8 +105,9 @@ class Upstream:
     async def send(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
         """Send a request and wait for the response head.
 
-        A GET or HEAD is sent once more when a reused connection broke before a byte of the answer:
-        then the upstream had closed it while idle. Nothing else is ever repeated.
+        A GET or HEAD that is no write in disguise is sent once more when a reused connection broke
+        before a byte of the answer: then the upstream had closed it while idle. Nothing else is ever
+        repeated.
 
         Args:
             method: the method token.
@@ -126,7 +128,8 @@ class Upstream:
                 try:
                     return await self._exchange(connection, method, head, body)
                 except _Stale:
-                    if method not in _RETRIED_METHODS or body is not None:
+                    names = frozenset(name.lower() for name, _ in fields)
+                    if method not in _RETRIED_METHODS or body is not None or is_write(method, names):
                         raise
                 connection = await self._connect(fresh=True)
                 return await self._exchange(connection, method, head, body)

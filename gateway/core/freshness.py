@@ -143,13 +143,14 @@ def _delta(digits: bytes) -> int:
 def _expires_s(fields: Fields, now_s: float) -> float | None:
     """Return the seconds from ``Date`` to ``Expires``; ``None`` when they cannot be read."""
     lines = values(fields, b"expires")
-    expires_s = _date_s(lines[0]) if len(lines) == 1 else None
+    expires_s = date_s(lines[0]) if len(lines) == 1 else None
     date = first(fields, b"date")
-    date_s = now_s if date is None else _date_s(date)
-    return None if expires_s is None or date_s is None else expires_s - date_s
+    sent_s = now_s if date is None else date_s(date)
+    return None if expires_s is None or sent_s is None else expires_s - sent_s
 
 
-def _date_s(value: bytes) -> float | None:
+def date_s(value: bytes) -> float | None:
+    """Return an HTTP date as seconds since the epoch; ``None`` when it cannot be read (RFC 9110 §5.6.7)."""
     try:
         date = parsedate_to_datetime(value.decode("ascii"))
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

@@ -14,12 +14,19 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]{0
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 HTTP_1 = 1
+MAX_FIELDS = 512
 
 
 def check_version(major: int) -> None:
     """Refuse any HTTP but 1.x (505)."""
     if major != HTTP_1:
         raise Refusal(505, "This address speaks HTTP/1.1 and HTTP/1.0 only.")
+
+
+def check_fields(fields: Fields) -> None:
+    """Refuse more field lines than anybody needs (431)."""
+    if len(fields) > MAX_FIELDS:
+        raise Refusal(431, "The request has too many header fields.")
 
 
 def check_target(method: str, target: bytes) -> tuple[bytes, bytes | None]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from email.utils import parsedate_to_datetime
 
+from gateway.core.freshness import date_s
 from gateway.core.messages import Fields, first
 
 LONGEST_S = 60.0
@@ -29,8 +29,8 @@ def retry_after_s(fields: Fields, now_s: float) -> float | None:
     if _SECONDS.fullmatch(value):
         wait_s = float(value)
     else:
-        try:
-            wait_s = parsedate_to_datetime(value.decode("ascii")).timestamp() - now_s
-        except (ValueError, OverflowError):
+        until_s = date_s(value)
+        if until_s is None:
             return None
+        wait_s = until_s - now_s
     return min(wait_s, LONGEST_S) if wait_s > 0 else None

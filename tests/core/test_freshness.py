@@ -1,0 +1,249 @@
+"""The origin's word on storing."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.freshness import (
+    OriginWord,
+    origin_word,
+    parse_directives,
+    seconds,
+    upstream_age_s,
+    vary_is_met,
+)
+from gateway.core.messages import Fields
+from gateway.core.status import Reason
+
+from .kit import BOUNDED, NOW_S, texts
+
+CC = b"Cache-Control"
+CDN = b"CDN-Cache-Control"
+# NOW_S is Tue, 14 Nov 2023 22:13:20 GMT.
+AT_NOW = b"Tue, 14 Nov 2023 22:13:20 GMT"
+MINUTE_LATER = b"Tue, 14 Nov 2023 22:14:20 GMT"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], {}),
+        ([b"", b" , ,\t"], {}),
+        ([b"No-Store"], {b"no-store": [None]}),
+        ([b"max-age=60, private"], {b"max-age": [b"60"], b"private": [None]}),
+        ([b"max-age=60", b"MAX-AGE=5"], {b"max-age": [b"60", b"5"]}),
+        ([b'private="x-a, x-b" , max-age="60"'], {b"private": [b"x-a, x-b"], b"max-age": [b"60"]}),
+        ([rb'ext="a\"b\\"'], {b"ext": [rb'a"b\ '.strip()]}),
+        ([b"a,,b"], {b"a": [None], b"b": [None]}),
+        ([b"max-age = 60"], None),
+        ([b"max-age="], None),
+        ([b"max-age=60;x"], None),
+        ([b"max-age=60 private"], None),
+        ([b'private="x'], None),
+        ([b"@"], None),
+        ([b"a", b"=b"], None),
+    ],
+)
+def test_directives_are_read_or_known_to_be_unreadable(
+    lines: list[bytes], expected: dict[bytes, list[bytes | None]] | None
+) -> None:
+    assert parse_directives(lines) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([b"60"], 60),
+        ([b"60", b"5"], 5),
+        ([b"000"], 0),
+        ([b"9" * 5000], 2**31),
+        ([b"9" * 12], 2**31),
+        ([None], None),
+        ([b""], None),
+        ([b"-1"], None),
+        ([b"1.5"], None),
+        ([b"60", b"x"], None),
+    ],
+)
+def test_delta_seconds_are_digits_and_the_smallest_counts(
+    arguments: list[bytes | None], expected: int | None
+) -> None:
+    assert seconds(arguments) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ((), 0),
+        (((b"Age", b""),), 0),
+        (((b"Age", b"17"),), 17),
+        (((b"Age", b"17"), (b"Age", b"99")), 17),
+        (((b"Age", b"-1"),), None),
+        (((b"Age", b"old"),), None),
+    ],
+)
+def test_the_age_a_response_came_with_is_read(fields: Fields, expected: int | None) -> None:
+    assert upstream_age_s(fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (((CC, b"no-store"),), Reason.NO_STORE),
+        (((CC, b"max-age=60, No-Store"),), Reason.NO_STORE),
+        (((CC, b"max-age=60"), (CC, b"no-store")), Reason.NO_STORE),
+        (((CC, b"no-store=1"),), Reason.NO_STORE),
+        (((CC, b"private"),), Reason.PRIVATE),
+        (((CC, b'private="x-a"'),), Reason.PRIVATE),
+        (((CC, b"no-cache"),), Reason.NO_CACHE),
+        (((CC, b'no-cache="set-cookie"'),), Reason.NO_CACHE),
+        (((CC, b"must-understand, no-store"),), Reason.NO_STORE),
+        (((CDN, b"no-store"),), Reason.NO_STORE),
+        (((CDN, b"private"), (CC, b"max-age=60")), Reason.PRIVATE),
+        (((CDN, b"max-age=60"), (CC, b"no-store")), Reason.NO_STORE),
+        (((b"Pragma", b"No-Cache"),), Reason.NO_CACHE),
+        (((b"Pragma", b"no-cache"), (CDN, b"max-age=60")), Reason.NO_CACHE),
+    ],
+)
+def test_the_origin_forbids_storing(fields: Fields, reason: Reason) -> None:
+    assert origin_word(fields, NOW_S).refusal is reason
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ((CC, b"max-age"),),
+        ((CC, b"max-age=x"),),
+        ((CC, b"max-age=60, max-age=x"),),
+        ((CC, b"s-maxage=60, max-age=x"),),
+        ((CC, b"s-maxage=x, max-age=60"),),
+        ((CC, b"@"),),
+        ((CDN, b"@"),),
+        ((CDN, b"max-age=x"), (CC, b"max-age=60")),
+        ((b"Expires", b"0"),),
+        ((b"Expires", b""),),
+        ((b"Expires", b"\xff"),),
+        ((b"Expires", MINUTE_LATER), (b"Expires", MINUTE_LATER)),
+        ((b"Expires", MINUTE_LATER), (b"Date", b"today")),
+        ((b"Expires", b"Tue, 14 Nov 99999 22:13:20 GMT"),),
+        ((b"Age", b"old"),),
+        ((CC, b"max-age=60"), (b"Age", b"old")),
+    ],
+)
+def test_an_unreadable_value_means_no(fields: Fields) -> None:
+    assert origin_word(fields, NOW_S) == OriginWord(Reason.UNREADABLE_FRESHNESS, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "lifetime_s"),
+    [
+        (((CC, b"max-age=60"),), 60),
+        (((CC, b"max-age=60, s-maxage=600"),), 600),
+        (((CC, b"max-age=600, s-maxage=60"),), 60),
+        (((CC, b"max-age=60, max-age=30"),), 30),
+        (((CC, b"max-age=60"), (b"Age", b"20")), 40),
+        (((b"Expires", MINUTE_LATER),), 60),
+        (((b"Expires", MINUTE_LATER), (b"Date", AT_NOW)), 60),
+        (((b"Expires", MINUTE_LATER), (b"Date", b"Tue, 14 Nov 2023 22:14:00 GMT")), 20),
+        (((b"Expires", b"Tue, 14 Nov 2023 22:14:20 -0000"),), 60),
+        (((b"Expires", MINUTE_LATER), (b"Age", b"20")), 40),
+        (((b"Expires", MINUTE_LATER), (CC, b"public")), 60),
+        # A time in Cache-Control itself stands above Expires (RFC 9111 §5.3).
+        (((b"Expires", MINUTE_LATER), (CC, b"max-age=600")), 600),
+        (((b"Expires", b"0"), (CC, b"max-age=600")), 600),
+        (((CDN, b"max-age=600"), (CC, b"max-age=60")), 60),
+        (((CDN, b"max-age=60"), (CC, b"max-age=600")), 60),
+        (((CDN, b"max-age=60"), (CC, b"public")), 60),
+        (((CDN, b"max-age=600"), (b"Expires", MINUTE_LATER)), 60),
+        (((CDN, b"max-age=30"), (b"Expires", MINUTE_LATER)), 30),
+        (((b"Pragma", b"no-cache"), (CC, b"max-age=60")), 60),
+    ],
+)
+def test_the_origin_names_a_time(fields: Fields, lifetime_s: int) -> None:
+    assert origin_word(fields, NOW_S) == OriginWord(None, lifetime_s)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ((CC, b"max-age=0"),),
+        ((CC, b"s-maxage=0, max-age=60"),),
+        ((CDN, b"max-age=0"), (CC, b"max-age=60")),
+        ((CC, b"max-age=60"), (b"Age", b"60")),
+        ((CC, b"max-age=60"), (b"Age", b"9" * 30)),
+        ((b"Expires", AT_NOW),),
+        ((b"Expires", b"Thu, 01 Jan 1970 00:00:00 GMT"),),
+        ((b"Expires", MINUTE_LATER), (b"Date", MINUTE_LATER)),
+        ((CDN, b"max-age=600"), (b"Expires", AT_NOW)),
+    ],
+)
+def test_no_time_left_means_no(fields: Fields) -> None:
+    assert origin_word(fields, NOW_S).refusal is Reason.EXPIRED
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (),
+        ((CC, b""),),
+        ((CC, b"public, must-revalidate"),),
+        ((CC, b"must-understand"),),
+        ((CC, b"x-own=1"),),
+        ((b"Pragma", b"x"),),
+        ((b"Age", b"17"),),
+        ((b"Last-Modified", AT_NOW),),
+    ],
+)
+def test_an_origin_that_names_no_time_leaves_it_to_the_table(fields: Fields) -> None:
+    assert origin_word(fields, NOW_S) == OriginWord(None, None)
+
+
+dates = st.builds(
+    b"%s%s%s".__mod__,
+    st.tuples(
+        st.sampled_from([b"", b"Tue, ", b"x "]),
+        st.binary(max_size=12),
+        st.sampled_from([b"", b" Nov 2023 9:9:9 GMT"]),
+    ),
+)
+
+
+@BOUNDED
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([CC, CDN, b"Expires", b"Date", b"Age", b"Pragma", b"Vary"]),
+            st.one_of(
+                texts,
+                dates,
+                st.text('max-age=",\\ 0123456789TueNovGMT:+', max_size=30).map(str.encode),
+            ),
+        ),
+        max_size=4,
+    ).map(tuple)
+)
+def test_no_field_makes_the_readers_fail_and_a_time_named_is_positive(fields: Fields) -> None:
+    word = origin_word(fields, NOW_S)
+    vary_is_met(fields, fields)
+    if word.refusal is None and word.lifetime_s is not None:
+        assert word.lifetime_s > 0
+
+
+@pytest.mark.parametrize(
+    ("vary", "request_fields", "expected"),
+    [
+        ([], (), True),
+        ([b""], (), True),
+        ([b"Accept, accept-ENCODING", b"Accept-Language,X-Language"], (), True),
+        ([b"Origin"], (), True),
+        ([b"Origin"], ((b"origin", b"https://a"),), False),
+        ([b"*"], (), False),
+        ([b"Accept, User-Agent"], (), False),
+        ([b"X-Auth-Token"], (), False),
+        ([b"Accept", b"Cookie"], (), False),
+    ],
+)
+def test_vary_may_name_the_variant_and_an_absent_origin(
+    vary: list[bytes], request_fields: Fields, expected: bool
+) -> None:
+    assert vary_is_met(tuple((b"Vary", line) for line in vary), request_fields) is expected

@@ -1,0 +1,108 @@
+"""Whether the cache takes part in a request."""
+
+import pytest
+
+from gateway.core.caller import Identity, Recogniser, variant
+from gateway.core.messages import Fields
+from gateway.core.plan import Bypass, Plan, plan
+from gateway.core.route import Execution
+from gateway.core.status import Forward, Reason
+from gateway.core.wishes import Wishes
+from tests.support.payloads import ACTION_ID, STACK_ID, TARGET
+
+from .kit import TOKEN, request
+
+RECOGNISER = Recogniser((b"cookie",), b"", shared=False)
+token = (TOKEN, b"t0ken")
+
+
+def reason_of(
+    *fields: tuple[bytes, bytes], target: str = TARGET, body_bytes: int | None = 0
+) -> Reason | None:
+    planned = plan(request(token, *fields, target=target, body_bytes=body_bytes), RECOGNISER)
+    if isinstance(planned, Plan):
+        return None
+    assert planned.is_reading
+    assert planned.forward is Forward.BYPASS
+    return planned.reason
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_get_and_head_of_the_execution_call_may_be_answered_from_the_cache(method: str) -> None:
+    planned = plan(request(token, (b"Cache-Control", b"max-age=9"), method=method), RECOGNISER)
+    identity = RECOGNISER.identify((token,))
+    assert isinstance(identity, Identity)
+    assert planned == Plan(
+        execution=Execution(STACK_ID.encode(), ACTION_ID.encode(), has_query=False),
+        identity=identity,
+        variant=variant(()) or b"",
+        wishes=Wishes(max_age_s=9),
+        fields=(token, (b"Cache-Control", b"max-age=9")),
+    )
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "OPTIONS", "get"])
+def test_another_method_on_the_execution_call_bypasses(method: str) -> None:
+    planned = plan(request(token, method=method), RECOGNISER)
+    assert planned == Bypass(Forward.METHOD, Reason.METHOD, is_reading=False)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
+def test_every_other_route_bypasses_whatever_the_method(method: str) -> None:
+    planned = plan(request(token, method=method, target="/v2/stacks"), RECOGNISER)
+    assert planned == Bypass(Forward.BYPASS, Reason.ROUTE, is_reading=method in {"GET", "HEAD"})
+
+
+@pytest.mark.parametrize("query", ["?", "?last=true"])
+def test_a_query_bypasses_even_an_empty_one(query: str) -> None:
+    assert reason_of(target=TARGET + query) is Reason.QUERY
+
+
+@pytest.mark.parametrize("body_bytes", [None, 1])
+def test_a_body_bypasses(body_bytes: int | None) -> None:
+    assert reason_of(body_bytes=body_bytes) is Reason.BODY
+
+
+def test_a_range_bypasses() -> None:
+    assert reason_of((b"Range", b"bytes=0-1")) is Reason.RANGE
+
+
+@pytest.mark.parametrize("name", [b"If-Match", b"If-Unmodified-Since"])
+def test_a_precondition_bypasses(name: bytes) -> None:
+    assert reason_of((name, b'"e"')) is Reason.PRECONDITION
+
+
+@pytest.mark.parametrize("name", [b"If-None-Match", b"If-Modified-Since", b"If-Range", b"Prefer", b"Expect"])
+def test_other_conditions_do_not_bypass(name: bytes) -> None:
+    assert reason_of((name, b"x")) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (((TOKEN, b"other"),), Reason.IDENTITY),
+        (((b"X_Auth_Token", b"other"),), Reason.IDENTITY),
+        (((b"X-HTTP-Method-Override", b"DELETE"),), Reason.IDENTITY),
+        (((b"Authorization", b"SDK-HMAC-SHA256 Access=AK"),), Reason.SIGNED),
+        (((b"Accept", b"a" * 65),), Reason.VARIANT),
+    ],
+)
+def test_a_caller_or_variant_that_cannot_be_kept_apart_bypasses(fields: Fields, reason: Reason) -> None:
+    assert reason_of(*fields) is reason
+
+
+def test_the_first_no_names_the_reason() -> None:
+    fields = ((b"Range", b"bytes=0-1"), (b"If-Match", b"*"), (TOKEN, b"other"), (b"Accept", b"a" * 65))
+    assert reason_of(*fields, target=TARGET + "?", body_bytes=1) is Reason.QUERY
+    assert reason_of(*fields, body_bytes=1) is Reason.BODY
+    assert reason_of(*fields) is Reason.RANGE
+    assert reason_of(*fields[1:]) is Reason.PRECONDITION
+    assert reason_of(*fields[2:]) is Reason.IDENTITY
+    assert reason_of(*fields[3:]) is Reason.VARIANT
+
+
+def test_a_caller_is_who_the_upstream_will_see() -> None:
+    # What Connection names does not go up, so it must not tell callers apart either.
+    plain = plan(request(token), RECOGNISER)
+    nominating = plan(request(token, (b"Connection", b"X-Own"), (b"X-Own", b"1")), RECOGNISER)
+    assert plain == nominating

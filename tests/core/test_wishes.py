@@ -1,0 +1,104 @@
+"""What a caller asks of the cache."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.messages import Fields
+from gateway.core.status import Reason
+from gateway.core.wishes import NO_WISHES, Wishes, entity_tag, is_not_modified, read_wishes
+
+from .kit import BOUNDED
+
+CC = b"Cache-Control"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ((), NO_WISHES),
+        (((CC, b""),), NO_WISHES),
+        (((CC, b"no-cache"),), Wishes(no_cache=True)),
+        (((CC, b"No-Store"),), Wishes(no_store=True)),
+        (((CC, b"only-if-cached"),), Wishes(only_if_cached=True)),
+        (((CC, b"max-age=60"),), Wishes(max_age_s=60)),
+        (((CC, b"max-age=0"),), Wishes(no_cache=True, max_age_s=0)),
+        (((CC, b"max-age=60"), (CC, b"max-age=5, min-fresh=7")), Wishes(max_age_s=5, min_fresh_s=7)),
+        (((b"Pragma", b"no-cache"),), Wishes(no_cache=True)),
+        (((b"Pragma", b"x, NO-cache"),), Wishes(no_cache=True)),
+        (((b"Pragma", b"x"),), NO_WISHES),
+        # Pragma speaks only where Cache-Control is silent (RFC 9111 §5.4).
+        (((b"Pragma", b"no-cache"), (CC, b"max-age=60")), Wishes(max_age_s=60)),
+        (((CC, b"max-stale"),), NO_WISHES),
+        (((CC, b"max-stale=60, no-transform, x-own"),), NO_WISHES),
+    ],
+)
+def test_request_directives_are_obeyed_and_max_stale_is_ignored(fields: Fields, expected: Wishes) -> None:
+    assert read_wishes(fields) == expected
+
+
+@pytest.mark.parametrize(
+    "value", [b"@", b"max-age", b"max-age=x", b"min-fresh=x", b"min-fresh", b"max-age=-1"]
+)
+def test_what_cannot_be_read_fetches_anew(value: bytes) -> None:
+    assert read_wishes(((CC, value),)).no_cache
+
+
+@BOUNDED
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_no_field_makes_the_readers_fail(control: bytes, matched: bytes) -> None:
+    read_wishes(((CC, control), (b"Pragma", matched)))
+    is_not_modified(((b"If-None-Match", matched),), b'"e"')
+
+
+@pytest.mark.parametrize(
+    ("wishes", "age_s", "ttl_s", "reason"),
+    [
+        (NO_WISHES, 10_000, 0.0, None),
+        (Wishes(max_age_s=60), 60, 1.0, None),
+        (Wishes(max_age_s=60), 61, 1.0, Reason.REQUEST_MAX_AGE),
+        (Wishes(min_fresh_s=60), 1, 60.0, None),
+        (Wishes(min_fresh_s=60), 1, 59.9, Reason.REQUEST_MIN_FRESH),
+        (Wishes(max_age_s=60, min_fresh_s=60), 61, 0.0, Reason.REQUEST_MAX_AGE),
+    ],
+)
+def test_an_entry_too_old_or_too_near_its_end_is_refused(
+    wishes: Wishes, age_s: int, ttl_s: float, reason: Reason | None
+) -> None:
+    assert wishes.refuse(age_s, ttl_s) is reason
+
+
+@BOUNDED
+@given(st.binary(max_size=20), st.binary(max_size=20))
+def test_a_made_etag_is_strong_and_differs_with_the_body(one: bytes, other: bytes) -> None:
+    assert (entity_tag(one) == entity_tag(other)) == (one == other)
+    assert entity_tag(one)[:1] == entity_tag(one)[-1:] == b'"'
+    assert len(entity_tag(one)) == 34
+
+
+@pytest.mark.parametrize(
+    ("lines", "etag", "expected"),
+    [
+        ([], b'"e"', False),
+        ([b""], b'"e"', False),
+        ([b"*"], b'"e"', True),
+        ([b" * "], b'W/"e"', True),
+        ([b'"e"'], b'"e"', True),
+        ([b'W/"e"'], b'"e"', True),
+        ([b'"e"'], b'W/"e"', True),
+        ([b'W/"e"'], b'W/"e"', True),
+        ([b'"E"'], b'"e"', False),
+        ([b'"a", "e"'], b'"e"', True),
+        ([b'"a,b" , W/"e" , "c"'], b'"e"', True),
+        ([b'"a"', b'"e"'], b'"e"', True),
+        ([b', ,"e"'], b'"e"', True),
+        ([b'"a",, "e"'], b'"e"', True),
+        ([b'"a, "e"'], b'"e"', False),
+        ([b"e"], b'"e"', False),
+        ([b'x, "e"'], b'"e"', False),
+        ([b'w/"e"'], b'"e"', False),
+        ([b'""'], b'""', True),
+    ],
+)
+def test_if_none_match_compares_weakly_over_lists(lines: list[bytes], etag: bytes, expected: bool) -> None:
+    assert is_not_modified(tuple((b"If-None-Match", line) for line in lines), etag) is expected
