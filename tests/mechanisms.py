@@ -1,0 +1,232 @@
+"""Removes one protecting mechanism after the other from a copy of the project and shows a test failing.
+
+    python -m tests.mechanisms            # all of them
+    python -m tests.mechanisms owner tag  # some
+
+Each mechanism is a row of SECURITY.md; a test that still passes without it would protect nothing.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_COPIED = ("gateway", "tests", "config", "pyproject.toml")
+_TEST_S = 120
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """One mechanism and how to take it out.
+
+    Attributes:
+        name: what SECURITY.md calls it.
+        module: file in which it lives, from the project's root.
+        present: its code, which stands there exactly once.
+        removed: what stands there without it.
+        test: pytest id of a test that must fail then.
+    """
+
+    name: str
+    module: str
+    present: str
+    removed: str
+    test: str
+
+
+MECHANISMS = (
+    Mechanism(
+        "owner",
+        "gateway/core/caller.py",
+        "return Identity(flight=caller, entry=_SHARED if self._shared else caller)",
+        "return Identity(flight=_SHARED, entry=_SHARED)",
+        "tests/http/test_identity.py::"
+        "test_a_stranger_sees_nothing_of_what_alice_was_told_nor_she_of_what_he_was",
+    ),
+    Mechanism(
+        "one credential",
+        "gateway/core/caller.py",
+        "if len(found) > 1 or (name == TOKEN_FIELD",
+        "if False or (name == TOKEN_FIELD",
+        "tests/core/test_caller.py::test_who_cannot_be_told_safely_bypasses_the_cache",
+    ),
+    Mechanism(
+        "disguised credential",
+        "gateway/core/caller.py",
+        "if plain != lower and plain in self._guarded:",
+        "if False:",
+        "tests/core/test_caller.py::test_who_cannot_be_told_safely_bypasses_the_cache",
+    ),
+    Mechanism(
+        "tag",
+        "gateway/core/entry.py",
+        "if not hmac.compare_digest(tag, _tag(key, content, secret)):",
+        "if False:",
+        "tests/core/test_entry.py::test_any_flipped_byte_is_a_miss",
+    ),
+    Mechanism(
+        "terminal phase",
+        "gateway/core/policy.py",
+        "lambda record, case: record.phase not in case.rules.terminal_phases",
+        "lambda record, case: False",
+        "tests/http/test_caching.py::test_progress_is_visible_at_once",
+    ),
+    Mechanism(
+        "complete body",
+        "gateway/core/policy.py",
+        "_when(Reason.INCOMPLETE, lambda case: not case.arrival.complete),",
+        "",
+        "tests/core/test_policy.py",
+    ),
+    Mechanism(
+        "bounded decompression",
+        "gateway/core/policy.py",
+        "plain = inflater.decompress(body, max_bytes + 1)",
+        "plain = inflater.decompress(body)[:max_bytes]",
+        "tests/core/test_policy.py",
+    ),
+    Mechanism(
+        "forget before the answer",
+        "gateway/cache.py",
+        "        if not 400 <= answer.head.status < 500:\n            await self._forget(stacks)\n",
+        "",
+        "tests/http/test_writes.py::test_a_write_is_forgotten_before_the_first_byte_of_its_answer",
+    ),
+    Mechanism(
+        "forget counts",
+        "gateway/store/tiers.py",
+        "ledger.counts.read(ticket.key.stack) != ticket.forgets\n            or ",
+        "",
+        "tests/store/test_forgetting.py::test_a_fill_under_way_during_a_forget_leaves_nothing_usable",
+    ),
+    Mechanism(
+        "writes in any spelling",
+        "gateway/core/route.py",
+        "    lambda path: unquote_to_bytes(path).lower(),\n",
+        "",
+        "tests/http/test_writes.py::test_a_write_counts_however_its_target_is_spelled",
+    ),
+    Mechanism(
+        "no repeated write",
+        "gateway/upstream.py",
+        "if method not in _RETRIED_METHODS or body is not None or is_write(method, names):",
+        "if False:",
+        "tests/http/test_writes.py::test_a_request_that_is_read_and_cut_off_was_received_exactly_once",
+    ),
+    Mechanism(
+        "watched idle connections",
+        "gateway/upstream_connection.py",
+        "        if self._is_idle:\n",
+        "        if False:\n",
+        "tests/test_upstream_connection.py::test_half_a_head_on_an_idle_connection_closes_it",
+    ),
+    Mechanism(
+        "nominated fields",
+        "gateway/core/headers.py",
+        "    if names & must_travel or any(name.startswith(_NEVER_NOMINATED_PREFIXES) for name in names):\n",
+        "    if False:\n",
+        "tests/core/test_headers.py::test_connection_may_not_name_what_must_reach_the_upstream",
+    ),
+    Mechanism(
+        "closed after chunks",
+        "gateway/handler.py",
+        ' and "Transfer-Encoding" not in message.headers',
+        "",
+        "tests/http/test_listeners.py::"
+        "test_a_chunked_request_closes_its_connection_and_what_follows_is_dropped",
+    ),
+    Mechanism(
+        "signed host",
+        "gateway/core/headers.py",
+        "        if _host(fields) not in hop.signed_hosts | {hop.authority.lower()}:\n",
+        "        if False:\n",
+        "tests/http/test_identity.py::test_a_request_signed_for_a_foreign_host_is_refused",
+    ),
+    Mechanism(
+        "loop",
+        "gateway/core/headers.py",
+        "if any(found[1] == hop.via_hex for found in _VIA_HEX.finditer(value)):",
+        "if False:",
+        "tests/http/test_requests.py::test_a_request_that_comes_back_is_a_loop",
+    ),
+    Mechanism(
+        "head deadline",
+        "gateway/connection.py",
+        "        if self._head_bytes:\n            self._refuse(BadRequest(408",
+        "        if False:\n            self._refuse(BadRequest(408",
+        "tests/http/test_listeners.py::test_a_slow_head_is_answered_with_408",
+    ),
+    Mechanism(
+        "bounded queue",
+        "gateway/upstream.py",
+        "if self._slots.locked() and self.waiting >= self._settings.max_waiting:",
+        "if False:",
+        "tests/http/test_upstream.py::test_requests_beyond_pool_and_queue_are_refused_and_the_queue_is_served",
+    ),
+    Mechanism(
+        "own answers to malformed requests",
+        "gateway/connection.py",
+        "    def handle_error(\n",
+        "    def unused_handle_error(\n",
+        "tests/http/test_listeners.py::test_a_malformed_request_is_answered_with_a_problem_and_no_traceback",
+    ),
+    Mechanism(
+        "held callers",
+        "gateway/cache.py",
+        "            raise _with_member(Throttled(wait_s), verdict)\n",
+        "            pass\n",
+        "tests/test_throttle.py::"
+        "test_a_throttled_callers_misses_stay_here_while_hits_and_other_callers_go_on",
+    ),
+)
+
+
+def fails_without(mechanism: Mechanism) -> bool:
+    """Take a mechanism out of a copy and tell whether its test notices.
+
+    Raises:
+        LookupError: the mechanism's code does not stand there exactly once.
+        AssertionError: pytest could not run the test at all.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name in _COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, folder)
+        module = Path(folder, mechanism.module)
+        text = module.read_text("utf-8")
+        if text.count(mechanism.present) != 1:
+            raise LookupError(f"{mechanism.name}: its code is not in {mechanism.module} exactly once")
+        module.write_text(text.replace(mechanism.present, mechanism.removed), "utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mechanism.test],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=_TEST_S,
+            check=False,
+        )
+    assert done.returncode in {0, 1}, f"{mechanism.name}: {done.stdout[-2000:]}{done.stderr[-500:]}"
+    return done.returncode == 1
+
+
+def main(names: Sequence[str]) -> int:
+    """Try the named mechanisms, all without a name, and return how many tests noticed nothing."""
+    unnoticed = 0
+    for mechanism in MECHANISMS:
+        if names and mechanism.name not in names:
+            continue
+        noticed = fails_without(mechanism)
+        unnoticed += not noticed
+        print(f"{'fails' if noticed else 'STILL PASSES':<12}  without {mechanism.name}: {mechanism.test}")
+    return unnoticed
+
+
+if __name__ == "__main__":
+    sys.exit(min(1, main(sys.argv[1:])))
