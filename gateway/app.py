@@ -28,7 +28,8 @@ from gateway.upstream import Upstream, UpstreamSettings
 # How much longer a generation lives than anything that could be stored under it.
 _GENERATION_MARGIN_S = 3600.0
 _MINT_MARGIN_S = 60.0
-_POLL_S = 0.02
+_FIRST_POLL_S = 0.001
+_LAST_POLL_S = 0.05
 # For requests that were cut off to end; aiohttp takes 0 for no limit at all.
 _LAST_S = 0.3
 
@@ -120,9 +121,11 @@ class Gateway:
         self._is_draining = True
         if self._listener is not None:
             self._listener.close()
+        poll_s = _FIRST_POLL_S
         while self.server.connections and loop.time() < ends_s:
             self.server.close_idle()
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(poll_s)
+            poll_s = min(poll_s * 2, _LAST_POLL_S)
         await self.flights.close(max(0.0, ends_s - loop.time()))
         # Cuts what is still under way; the writes among it are forgotten before the tiers close.
         await self.upstream.close()

@@ -253,6 +253,8 @@ class Cache:
             return Fetched(arrival, judgement, False, judgement.refusal)
         if flight is None:
             return Fetched(arrival, judgement, False, None)
+        if flight.is_superseded:
+            return Fetched(arrival, judgement, False, Reason.FORGOTTEN)
         entry = answers.entry_of(arrival, judgement, policy.told_age_s(exchange.head))
         refusal = self._tiers.store(ticket, entry)
         return Fetched(arrival, judgement, refusal is None, refusal)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import LineTooLong, PayloadEncodingError
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
+from gateway.core.headers import Refusal
+from gateway.core.incoming import check_line
 from gateway.core.reply import wire_head
 from gateway.errors import BadRequest, GatewayError, problem
 from gateway.metrics import Metrics
 from gateway.reply import Reply
-from gateway.tasks import TaskSet
 
 _LINGER_S = 1.0
+_HEAD_END = b"\r\n\r\n"
+# No byte of a head may be NUL: the parser refuses it wherever it stands.
+_POISON = b"\x00"
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True):
@@ -43,14 +47,20 @@ class DownstreamConnection(RequestHandler):
     """A caller's connection."""
 
     __slots__ = (
+        "_backlog",
         "_body",
+        "_body_left",
         "_head_bytes",
         "_head_timer",
-        "_in_line",
         "_is_gone",
+        "_is_last",
+        "_last_three",
+        "_line",
         "_metrics",
+        "_refusal",
         "_server",
         "_settings",
+        "_stoppable",
     )
 
     def __init__(self, server: DownstreamServer, **options: Any) -> None:
@@ -60,26 +70,39 @@ class DownstreamConnection(RequestHandler):
         self._metrics = server.metrics
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
-        self._in_line = True
+        self._last_three = b""
+        # The request line as far as it has come; None once it is complete.
+        self._line: bytes | None = b""
         self._body: StreamReader | None = None
+        self._body_left: int | None = 0
+        self._backlog = b""
+        # Nothing more is taken: the last request of the connection was refused or came in chunks.
+        self._is_last = False
+        self._refusal: GatewayError | None = None
         self._is_gone: asyncio.Future[None] = self._loop.create_future()
+        self._stoppable: asyncio.Task[Any] | None = None
 
     @property
     def is_busy(self) -> bool:
         """A request is being read, answered or waiting to be."""
-        in_body = self._body is not None and not self._body.is_eof()
-        return self._request_in_progress or bool(self._messages) or self._head_bytes > 0 or in_body
+        is_reading = self._head_bytes > 0 or self._is_in_body
+        return self._request_in_progress or bool(self._messages) or is_reading
+
+    @property
+    def _is_in_body(self) -> bool:
+        return self._body is not None and not self._body.is_eof()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, or refuse it when there are too many."""
         if len(self._server.connections) >= self._settings.max_connections:
-            assert isinstance(transport, asyncio.WriteTransport)
             error = BadRequest(503, "The gateway has too many connections.")
             error.retry_after_s = 1
             self.transport = None
             self._force_close = True
-            transport.write(self._problem_bytes(error))
-            transport.close()
+            # uvloop's transports are none by inheritance.
+            writing = cast("asyncio.WriteTransport", transport)
+            writing.write(self._problem_bytes(error))
+            writing.close()
             return
         super().connection_made(transport)
         self._start_head_timer()
@@ -89,29 +112,105 @@ class DownstreamConnection(RequestHandler):
         self._stop_head_timer()
         if not self._is_gone.done():
             self._is_gone.set_result(None)
+        if self._stoppable is not None:
+            self._stoppable.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes, counting those of a head that is not complete yet."""
+        """Take bytes, one head or body at a time.
+
+        aiohttp's parser forgets the requests that it found in front of an error in the same bytes, and
+        it doesn't tell how a request line was written.
+        """
         if self._close or self._force_close:
             return
-        in_body = self._body is not None and not self._body.is_eof()
+        if not data:
+            # aiohttp wants its parser to go on with what that kept.
+            self._feed(b"")
+        data, self._backlog = self._backlog + data, b""
+        start = 0
+        while start < len(data) and not self._is_last:
+            if self._reading_paused or len(self._messages) >= self._max_msg_queue_size:
+                self._backlog = data[start:]
+                return
+            start = self._take_body(data, start) if self._is_in_body else self._take_head(data, start)
+
+    def _take_body(self, data: bytes, start: int) -> int:
+        """Feed what belongs to the present body and return where it ends."""
+        end = len(data) if self._body_left is None else min(len(data), start + self._body_left)
+        if self._body_left is not None:
+            self._body_left -= end - start
+        body, parsed = self._body, self._request_count
+        self._feed(data[start:end])
+        if self._request_count != parsed and body is not None and not body.is_eof():
+            # Only a defect leads the parser out of a body; aiohttp tells nobody who waits for the rest.
+            body.set_exception(PayloadEncodingError("the body is malformed"))
+            body.feed_eof()
+        # What follows chunks is never taken for a request: it may begin with a trailer's rest.
+        self._is_last = self._is_last or (self._body_left is None and not self._is_in_body)
+        return end
+
+    def _take_head(self, data: bytes, start: int) -> int:
+        """Feed what belongs to the present head and return where it ends."""
+        last_three = self._last_three
+        found = (last_three + data[start : start + 3]).find(_HEAD_END)
+        if found >= 0:
+            end = start + found + len(_HEAD_END) - len(last_three)
+        else:
+            found = data.find(_HEAD_END, start)
+            end = found + len(_HEAD_END) if found >= 0 else len(data)
+        piece = data[start:end]
+        if self._head_timer is None:
+            self._start_head_timer()
+        self._head_bytes += len(piece)
+        refusal = self._check_line(piece)
+        if self._head_bytes > self._settings.max_header_bytes:
+            refusal = self._too_large()
+        if refusal is not None:
+            self._refuse(refusal)
+            return end
+        self._last_three = (last_three + piece)[-3:]
         parsed = self._request_count
-        if self._head_bytes == 0:
-            self._in_line = True
-        if self._in_line and 0 <= data.find(b"\n") <= self._settings.max_header_bytes - self._head_bytes:
-            self._in_line = False
-        super().data_received(data)
+        self._feed(piece)
         if self._request_count != parsed:
-            self._stop_head_timer()
-            self._head_bytes = 0
-            self._body = self._messages[-1][1] if self._messages else None
-        elif not in_body and data:
-            self._head_bytes += len(data)
-            if self._head_timer is None:
-                self._start_head_timer()
-            if self._head_bytes > self._settings.max_header_bytes:
-                self._refuse(self._too_large())
+            self._begin_body()
+        return end
+
+    def _check_line(self, piece: bytes) -> BadRequest | None:
+        """Return what is wrong with a request line as soon as it is complete."""
+        if self._line is None:
+            return None
+        line, newline, _ = (self._line + piece).lstrip(b"\r\n").partition(b"\n")
+        self._line = line
+        if not newline or len(line) > self._settings.max_header_bytes:
+            return None
+        self._line = None
+        return _refusal_of(line)
+
+    def _begin_body(self) -> None:
+        """Turn from a complete head to what follows it."""
+        self._stop_head_timer()
+        line, self._line = self._line, b""
+        self._head_bytes = 0
+        self._last_three = b""
+        message, self._body = self._messages[-1]
+        fields = getattr(message, "headers", None)
+        if fields is None:
+            # The parser has refused it, perhaps for a version whose line wasn't complete yet.
+            self._is_last = True
+            if line:
+                self._refusal = _refusal_of(line + b"\r")
+            return
+        self._body_left = None if message.chunked else int(fields.get("Content-Length", "0"))
+
+    def _feed(self, piece: bytes) -> None:
+        super().data_received(piece)
+        while self._upgraded and self._parser is not None:
+            # No upgrade is ever accepted; left alone, aiohttp would parse the rest behind our back.
+            self._parser.set_upgraded(False)
+            self._upgraded = False
+            tail, self._message_tail = self._message_tail, b""
+            super().data_received(tail)
 
     def handle_error(
         self,
@@ -122,7 +221,7 @@ class DownstreamConnection(RequestHandler):
     ) -> web.StreamResponse:
         """Answer what aiohttp's parser refused, or what failed in here, with a problem of our own."""
         del message
-        error = self._too_large() if isinstance(exc, LineTooLong) else _error_of(status)
+        error = self._refusal or (self._too_large() if isinstance(exc, LineTooLong) else _error_of(status))
         if status >= 500:
             # Nobody but us can be at fault; the details are for the log alone.
             self.logger.error("request failed: %s", type(exc).__name__, exc_info=exc)
@@ -146,14 +245,19 @@ class DownstreamConnection(RequestHandler):
         self._close = True
         if self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()
-        await asyncio.wait((self._is_gone,), timeout=_LINGER_S)
+            await asyncio.wait((self._is_gone,), timeout=_LINGER_S)
+
+    def stop_with_caller(self, task: asyncio.Task[Any] | None) -> None:
+        """Say which task is cancelled when the caller leaves; ``None`` lets a write go on to its end."""
+        self._stoppable = task
 
     def close_when_idle(self) -> None:
         """Close now, or after the answer that is under way."""
-        if self.is_busy:
-            self._close = True
-        else:
+        if not self.is_busy:
             self.force_close()
+        elif not self._is_in_body:
+            # aiohttp takes no more bytes after this, not even those of a body.
+            self._close = True
 
     def _start_head_timer(self) -> None:
         self._stop_head_timer()
@@ -172,20 +276,14 @@ class DownstreamConnection(RequestHandler):
             self.force_close()
 
     def _refuse(self, error: GatewayError) -> None:
-        """Answer at once and close, unless an earlier request is still being answered."""
-        self._metrics.bad_requests[str(error.status)] += 1
-        if self.transport is None or self._request_in_progress or self._messages:
-            self.force_close()
-            return
-        self.transport.write(self._problem_bytes(error))
-        self._server.tasks.start(self._linger_and_close(), "linger")
-
-    async def _linger_and_close(self) -> None:
-        await self.linger()
-        self.force_close()
+        """Answer a head with an error, behind the answers to earlier requests, and close."""
+        self._stop_head_timer()
+        self._refusal = error
+        self._is_last = True
+        self._feed(_POISON)
 
     def _too_large(self) -> BadRequest:
-        if self._in_line:
+        if self._line is not None:
             return BadRequest(414, "The request target is too long.")
         return BadRequest(431, "The request head is too large.")
 
@@ -208,12 +306,6 @@ class DownstreamServer(web.Server):
         super().__init__(handler)
         self.settings = settings
         self.metrics = metrics
-        self.tasks = TaskSet()
-
-    async def shutdown(self, timeout: float | None = None) -> None:
-        """Close every connection."""
-        await self.tasks.cancel()
-        await super().shutdown(timeout)
 
     def __call__(self) -> DownstreamConnection:
         """Return the protocol for a new connection."""
@@ -240,6 +332,14 @@ class DownstreamServer(web.Server):
 
 def _error_of(status: int) -> GatewayError:
     return GatewayError() if status >= 500 else BadRequest(400, "The request is not well-formed HTTP.")
+
+
+def _refusal_of(line: bytes) -> BadRequest | None:
+    try:
+        check_line(line)
+    except Refusal as refusal:
+        return BadRequest(refusal.status, refusal.about)
+    return None
 
 
 def _request_id() -> bytes:

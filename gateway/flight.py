@@ -23,6 +23,7 @@ class Flight(Generic[T]):
         stack: case-folded stack id.
         started_s: monotonic time of its start.
         leader_waits: the request that began it is still there to take its result.
+        is_superseded: a newer fetch of the same has begun, so its result is not to be stored.
     """
 
     def __init__(self, key: bytes, stack: bytes, started_s: float) -> None:
@@ -30,6 +31,7 @@ class Flight(Generic[T]):
         self.stack = stack
         self.started_s = started_s
         self.leader_waits = True
+        self.is_superseded = False
         self.task: asyncio.Task[T] | None = None
 
 
@@ -81,6 +83,8 @@ class Flights(Generic[T]):
             GatewayError: what the fetch failed with, or `DeadlinePassed`.
         """
         flight: Flight[T] = Flight(key, stack, self._clock.monotonic_s())
+        if (older := self._open.get(key)) is not None:
+            older.is_superseded = True
         self._detach(key)
         self._open[key] = flight
         self._by_stack[stack].add(key)

@@ -12,11 +12,13 @@ from aiohttp import web
 
 from gateway.access_log import AccessLog
 from gateway.cache import Answer, Cache
+from gateway.connection import DownstreamConnection
 from gateway.core import incoming
 from gateway.core.headers import Refusal
 from gateway.core.hosts import OwnHosts
 from gateway.core.messages import Request, first
 from gateway.core.reply import head_bytes
+from gateway.core.route import is_write
 from gateway.core.status import Verdict, outcome
 from gateway.errors import BadRequest, CallerGone, GatewayError, problem
 from gateway.metrics import Metrics
@@ -69,10 +71,16 @@ class Handler:
     async def __call__(self, message: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         started_s = time.monotonic()
-        request_id = first(message.raw_headers, b"x-request-id") or secrets.token_hex(16).encode("ascii")
+        request_id = incoming.own_request_id(tuple(message.raw_headers))
+        if request_id is None:
+            request_id = secrets.token_hex(16).encode("ascii")
         path = message.raw_path.encode("utf-8", "surrogateescape")
         # aiohttp's parser carries the last trailer of a chunked request into the next one's head.
         keep_alive = message.keep_alive and "Transfer-Encoding" not in message.headers
+        connection = message.protocol
+        assert isinstance(connection, DownstreamConnection)
+        names = frozenset(name.lower() for name, _ in message.raw_headers)
+        connection.stop_with_caller(None if is_write(message.method, names) else asyncio.current_task())
         try:
             request, body = self._read(message, path, request_id)
             answer = await self._cache.answer(request, body)
@@ -104,6 +112,7 @@ class Handler:
             write_timeout_s=self._settings.body_timeout_s,
             exchange=answer.exchange,
             prefix=answer.prefix,
+            linger=connection.linger,
         )
 
     def _read(
@@ -137,6 +146,9 @@ class Handler:
             body_bytes=length,
             request_id=request_id,
         )
+        if message.content.exception() is not None:
+            # Its body broke off before the upstream has heard of it, and it need not.
+            raise BadRequest(400, "The request body is malformed.")
         if length == 0:
             return request, None
         return request, RequestBody(self._chunks(message, expects=expects and http_11), length)

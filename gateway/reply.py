@@ -26,7 +26,7 @@ class Reply(web.StreamResponse):
         write_timeout_s: how long the caller may take nothing.
         exchange: source of a streamed body; closed here.
         prefix: what was read of it already.
-        linger: waits, after the answer, for the caller to stop sending; ``None`` does not.
+        linger: waits, after the connection's last answer, for the caller to leave; ``None`` does not.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Reply(web.StreamResponse):
                 await self._write(self._wire.data + body if self._has_body else self._wire.data)
             else:
                 await self._stream(self._exchange)
-            if self._linger is not None:
-                await self._linger()
         except (UpstreamError, TimeoutError) as error:
             self._cut()
             raise ConnectionResetError("response broke off") from error
         finally:
             if self._exchange is not None:
                 self._exchange.close()
+        if self._linger is not None and not self._keep_alive:
+            await self._linger()
 
     @property
     def _has_body(self) -> bool:

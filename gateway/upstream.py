@@ -89,7 +89,10 @@ class Upstream:
         self._tasks = TaskSet()
         self._slots = asyncio.Semaphore(settings.max_connections)
         loop = asyncio.get_running_loop()
-        context = ssl.create_default_context(cafile=settings.ca_file or None)
+        context: ssl.SSLContext | bool = True
+        if settings.url.startswith("https:"):
+            # Only then: it takes 20 ms to load the system's certificates.
+            context = ssl.create_default_context(cafile=settings.ca_file or None)
         self._connector = aiohttp.TCPConnector(
             limit=0, ssl=context, ttl_dns_cache=_DNS_S, keepalive_timeout=_IDLE_S
         )
@@ -185,7 +188,7 @@ class Upstream:
     ) -> Exchange:
         protocol = _protocol(connection)
         is_reused = protocol.exchanges > 0
-        protocol.begin()
+        protocol.begin(self._settings.read_timeout_s)
         protocol.set_response_params(
             skip_payload=method == "HEAD",
             read_until_eof=True,
@@ -234,11 +237,14 @@ class Upstream:
             protocol.force_close()
         head = Head(message.code, message.reason.encode("utf-8", "surrogateescape"), message.raw_headers)
         defect = response_defect(head, http_10=message.version < aiohttp.HttpVersion11)
+        framing = response_framing(head, method)
+        if framing is BodyFraming.NONE and method != "HEAD" and protocol.has_more_than_head():
+            defect = defect or "http_protocol_error"
         if defect is not None:
             raise UpstreamError(defect, was_sent=True)
         return Exchange(
             head,
-            response_framing(head, method),
+            framing,
             payload,
             connection,
             upload=upload,

@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import select
+from typing import Any
 
+from aiohttp.client_exceptions import ClientPayloadError, SocketTimeoutError
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.clock import Clock
+from gateway.core.headers import is_sound_head
 from gateway.core.reply import BodyFraming
 
 _HEAD_END = b"\r\n\r\n"
+_MAX_HEAD_BYTES = 65_536
+_MAX_INTERIM = 16
+_STATUS = slice(9, 12)
 
 
 class UpstreamConnection(ResponseHandler):
-    """aiohttp's client protocol, counting what arrives.
+    """aiohttp's client protocol, counting what arrives and reading every head for itself.
+
+    aiohttp's parser is lenient with responses, has no deadline for a head and does not bound a whole one.
 
     Attributes:
         opened_s: monotonic time of creation.
@@ -31,18 +40,27 @@ class UpstreamConnection(ResponseHandler):
         self.exchanges = 0
         self.received = 0
         self._is_idle = True
+        # Bytes up to the end of the final head; None until it has come.
         self._head_bytes: int | None = None
-        self._head = b""
-        self._tail = b""
+        self._head = bytearray()
+        self._interim = 0
+        self._head_timeout_s = 0.0
+        self._head_timer: asyncio.TimerHandle | None = None
         self._last_four = b""
 
-    def begin(self) -> None:
-        """Start an exchange."""
+    def begin(self, head_timeout_s: float) -> None:
+        """Start an exchange.
+
+        Args:
+            head_timeout_s: from the first byte of a head to its end.
+        """
         self.exchanges += 1
         self.received = 0
         self._is_idle = False
         self._head_bytes = None
-        self._head = b""
+        self._head.clear()
+        self._interim = 0
+        self._head_timeout_s = head_timeout_s
         self._last_four = b""
 
     def is_quiet(self) -> bool:
@@ -74,9 +92,25 @@ class UpstreamConnection(ResponseHandler):
             case BodyFraming.CLOSE:
                 return False
 
+    def has_more_than_head(self) -> bool:
+        """Tell whether bytes have come behind a head that nothing may follow."""
+        return self._head_bytes is None or self.received > self._head_bytes
+
     def end(self) -> None:
         """Mark the connection idle again."""
         self._is_idle = True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let go of a connection."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def set_exception(self, exc: BaseException, *cause: Any) -> None:
+        """Fail the exchange; whoever reads its body must hear of bad chunks too."""
+        super().set_exception(exc, *cause)
+        payload = self._payload
+        if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
+            payload.set_exception(ClientPayloadError("malformed body"))
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the upstream; on an idle connection they close it."""
@@ -86,18 +120,42 @@ class UpstreamConnection(ResponseHandler):
                 self.transport.abort()
             return
         self.received += len(data)
-        if self._head_bytes is None:
-            self._find_head_end(data)
+        if self._head_bytes is None and not self._read_heads(data):
+            self._stop_head_timer()
+            self.set_exception(HttpProcessingError(message="malformed head"))
+            self.force_close()
+            return
         if data:
             self._last_four = data[-4:] if len(data) >= len(_HEAD_END) else (self._last_four + data)[-4:]
         super().data_received(data)
 
-    def _find_head_end(self, data: bytes) -> None:
-        before = self.received - len(data)
-        overlap = self._head[-3:]
-        found = (overlap + data).find(_HEAD_END)
-        if found >= 0:
-            self._head_bytes = before - len(overlap) + found + len(_HEAD_END)
-            self._head = b""
-        else:
-            self._head = (overlap + data)[-3:]
+    def _read_heads(self, data: bytes) -> bool:
+        """Read heads up to the final one; ``False`` when one of them is unsound, too large or one too many."""
+        searched = max(0, len(self._head) - len(_HEAD_END) + 1)
+        self._head += data
+        while (found := self._head.find(_HEAD_END, searched)) >= 0:
+            end = found + len(_HEAD_END)
+            head = bytes(self._head[:end])
+            del self._head[:end]
+            if end > _MAX_HEAD_BYTES or not is_sound_head(head):
+                return False
+            self._stop_head_timer()
+            if not head[_STATUS].startswith(b"1"):
+                self._head_bytes = self.received - len(self._head)
+                self._head.clear()
+                return True
+            self._interim += 1
+            searched = 0
+        if self._head and self._head_timer is None:
+            self._head_timer = self._loop.call_later(self._head_timeout_s, self._head_too_slow)
+        return len(self._head) <= _MAX_HEAD_BYTES and self._interim <= _MAX_INTERIM
+
+    def _head_too_slow(self) -> None:
+        self._head_timer = None
+        self.set_exception(SocketTimeoutError("the head came too slowly"))
+        self.force_close()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

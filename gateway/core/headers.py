@@ -71,6 +71,13 @@ _DIGITS = re.compile(rb"[0-9]{1,18}")
 _VIA_HEX = re.compile(rb"aos-gateway \(([0-9a-f]{8})\)")
 
 
+# One status line and whole field lines, nothing folded, no bare CR or LF (RFC 9112 §4, §5.2, §2.2).
+_RESPONSE_HEAD = re.compile(
+    rb"HTTP/1\.[01] [1-5][0-9]{2}( [^\x00-\x08\x0a-\x1f\x7f]*)?\r\n"
+    rb"([^\x00- :\x7f]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n)*\r\n"
+)
+
+
 class Refusal(Exception):
     """A request that cannot be carried as it is meant.
 
@@ -209,6 +216,11 @@ def accepts_gzip(fields: Fields) -> bool:
     return wildcard
 
 
+def is_sound_head(raw: bytes) -> bool:
+    """Tell whether the bytes of a response head, empty line included, can be read in one way only."""
+    return _RESPONSE_HEAD.fullmatch(raw) is not None
+
+
 def response_defect(head: Head, *, http_10: bool = False) -> str | None:
     """Name what makes an upstream response unusable (RFC 9112 §6, RFC 9110 §5.5).
 
@@ -227,6 +239,8 @@ def response_defect(head: Head, *, http_10: bool = False) -> str | None:
     lengths = values(head.fields, b"content-length")
     codings = values(head.fields, b"transfer-encoding")
     if len(lengths) > 1 or not all(_DIGITS.fullmatch(length) for length in lengths):
+        return "http_protocol_error"
+    if head.status == 204 and (codings or any(int(length) for length in lengths)):
         return "http_protocol_error"
     if codings and (lengths or http_10):
         return "http_protocol_error"

@@ -13,8 +13,28 @@ _DIGITS = re.compile(rb"[0-9]{1,18}")
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]{0,5})?")
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
+_LINE = re.compile(rb"[!-~]+ [^\x00- \x7f]+ HTTP/1\.[01]\r")
+# Another version of HTTP, or HTTP/0.9, which names none.
+_OTHER_VERSION = re.compile(rb"[A-Z]+ (/[!-~]*|[!-~]+ HTTP/[0-9]\.[0-9])\r")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 HTTP_1 = 1
 MAX_FIELDS = 512
+
+
+def check_line(line: bytes) -> None:
+    """Refuse what isn't exactly a request line of HTTP/1.1 or 1.0 (RFC 9112 §3).
+
+    Args:
+        line: up to its line feed, which is left out.
+
+    Raises:
+        Refusal: 505 for another version, 400 for anything else.
+    """
+    if _LINE.fullmatch(line):
+        return
+    if _OTHER_VERSION.fullmatch(line):
+        raise Refusal(505, "This address speaks HTTP/1.1 and HTTP/1.0 only.")
+    raise Refusal(400, "The request line is not a method, a target and a version with one blank between two.")
 
 
 def check_version(major: int) -> None:
@@ -27,6 +47,15 @@ def check_fields(fields: Fields) -> None:
     """Refuse more field lines than anybody needs (431)."""
     if len(fields) > MAX_FIELDS:
         raise Refusal(431, "The request has too many header fields.")
+
+
+def own_request_id(fields: Fields) -> bytes | None:
+    """Return the id a caller gave its request, fit for a log; ``None`` when it gave none that is.
+
+    What travels upstream stays as it came; this is what the gateway itself repeats.
+    """
+    given = values(fields, b"x-request-id")
+    return given[0] if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) else None
 
 
 def check_target(method: str, target: bytes) -> tuple[bytes, bytes | None]:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import redis.asyncio as aioredis
-from redis.exceptions import RedisError
 
 from gateway.clock import Clock
 from gateway.core.note import Note, read_note
@@ -53,7 +52,8 @@ class Subscription:
         """Listen until cancelled."""
         retry_s = _FIRST_RETRY_S
         while True:
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
+            # A parser that is fed with garbage raises whatever it meets; listening must not end with it.
+            with contextlib.suppress(Exception):
                 await self._listen()
             retry_s = _FIRST_RETRY_S if self.is_up else min(retry_s * 2, _LAST_RETRY_S)
             self.is_up = False
@@ -83,7 +83,8 @@ class Subscription:
                 self.is_up = True
                 self._on_confirmed()
             case "message":
-                note = read_note(message["data"])
+                data = message["data"]
+                note = read_note(data) if isinstance(data, bytes) else None
                 if note is not None:
                     self._on_note(note)
             case _:

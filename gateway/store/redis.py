@@ -13,7 +13,7 @@ import redis.asyncio as aioredis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from gateway.clock import Clock
 from gateway.core.entry import GENERATION_BYTES, Entry, seal, unseal
@@ -163,20 +163,18 @@ class RedisStore:
             StoreError: some or all of them may not have been made.
         """
 
-        async def work() -> None:
-            now_s = self._clock.wall_s()
-            pipeline = self._client.pipeline(transaction=False)
-            for write in writes:
-                if write.entry is None:
-                    pipeline.delete(write.key.name)
-                elif (left_s := write.entry.ttl_s(now_s)) > 0:
-                    sealed = seal(write.key, write.generation, write.entry, self._secret)
-                    pipeline.set(write.key.name, sealed, px=_milliseconds(left_s))
-                    pipeline.pexpire(write.key.generation, _milliseconds(self.settings.generation_ttl_s))
-            if len(pipeline):
-                await pipeline.execute()
-
-        await self._in_time(self._run("write", work))
+        now_s = self._clock.wall_s()
+        pipeline = self._client.pipeline(transaction=False)
+        for write in writes:
+            if write.entry is None:
+                pipeline.delete(write.key.name)
+            elif (left_s := write.entry.ttl_s(now_s)) > 0:
+                sealed = seal(write.key, write.generation, write.entry, self._secret)
+                pipeline.set(write.key.name, sealed, px=_milliseconds(left_s))
+                pipeline.pexpire(write.key.generation, _milliseconds(self.settings.generation_ttl_s))
+        # What asks nothing of Redis must not count as its answer.
+        if len(pipeline):
+            await self._in_time(self._run("write", pipeline.execute))
 
     async def forget_all(self, forgets: Sequence[Forget]) -> list[bool]:
         """Remove generations, then publish the notes, in one round trip.
@@ -189,6 +187,9 @@ class RedisStore:
         Raises:
             StoreError: nothing is known to be confirmed.
         """
+
+        if not forgets:
+            return []
 
         async def work() -> list[bool]:
             pipeline = self._client.pipeline(transaction=False)
@@ -208,7 +209,10 @@ class RedisStore:
         """Ask again and again, while Redis is given up, whether it is well; runs until cancelled."""
 
         async def ping() -> None:
-            await self._client.ping()
+            # What is idle in the pool may lead to a server that is gone, one dead connection a probe.
+            await self._disconnect_idle()
+            if not await self._client.ping():
+                raise InvalidResponse
 
         while True:
             await asyncio.sleep(await self.breaker.wait_open())
@@ -234,8 +238,14 @@ class RedisStore:
     async def _look_up(self, batch: list[tuple[EntryKey, asyncio.Future[Found]]]) -> None:
         async def work() -> list[object]:
             names = [name for key, _ in batch for name in (key.name, key.generation)]
-            return cast("list[object]", await self._client.mget(names))
+            values = await self._client.mget(names)
+            if not isinstance(values, list) or len(values) != len(names):
+                # An answer to something else: what follows on that connection is no better.
+                await self._disconnect_idle()
+                raise InvalidResponse
+            return cast("list[object]", values)
 
+        began_s = asyncio.get_running_loop().time()
         try:
             values = await self._guarded("lookup", work)
         except StoreError as error:
@@ -244,6 +254,10 @@ class RedisStore:
                     found.set_exception(error)
                     found.exception()  # looked at here: the one who asked may have left
             return
+        if asyncio.get_running_loop().time() - began_s > self.settings.timeout_s:
+            # Each part came in time, the whole too late for those who asked.
+            self._metrics.redis_failures["lookup", "timeout"] += 1
+            self.breaker.failed()
         for (key, found), sealed, generation in zip(batch, values[::2], values[1::2], strict=True):
             if not found.done():
                 found.set_result(self._found(key, sealed, _generation(generation)))
@@ -271,9 +285,9 @@ class RedisStore:
         """Run one operation, and name its failure once for everybody."""
         try:
             result = await work()
-        except (TimeoutError, RedisError, OSError, ValueError) as error:
+        except Exception as error:  # a parser that is fed with garbage raises whatever it meets
             failure = StoreError(_kind(error))
-            if failure.kind == "answer":
+            if failure.kind == "answer" and isinstance(error, ResponseError):
                 # A server that refuses a command still answers the others.
                 self.breaker.succeeded()
             else:
@@ -296,8 +310,17 @@ class RedisStore:
         raise StoreError("timeout")
 
     async def _on_connect(self, connection: Any) -> None:
-        await connection.on_connect()
+        try:
+            await connection.on_connect()
+        except BaseException:
+            # The library ends it after its own errors only; half set up it must not carry a command.
+            await connection.disconnect(nowait=True)
+            raise
         self._opened()
+
+    async def _disconnect_idle(self) -> None:
+        with contextlib.suppress(RedisError, OSError):
+            await self._client.connection_pool.disconnect(inuse_connections=False)
 
 
 def connection_arguments(settings: RedisSettings) -> dict[str, Any]:

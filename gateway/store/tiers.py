@@ -23,7 +23,8 @@ from gateway.store.queue import WriteQueue
 from gateway.store.redis import Forget, RedisSettings, RedisStore, Write
 from gateway.tasks import TaskSet
 
-_DEBTS_AT_ONCE = 512
+# As many as go well within the shortest sensible timeout, on a busy machine too.
+_DEBTS_AT_ONCE = 128
 _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 0.2
 

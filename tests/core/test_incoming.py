@@ -15,6 +15,7 @@ from gateway.core.incoming import (
     check_target,
     check_version,
     expects_continue,
+    own_request_id,
 )
 from gateway.core.messages import Fields
 
@@ -174,3 +175,19 @@ def test_bad_input_is_refused_and_never_fails_otherwise(fields: Fields, target: 
     with contextlib.suppress(Refusal):
         length = body_bytes(fields, http_11=True)
         assert length is None or length >= 0
+
+
+@pytest.mark.parametrize(
+    ("given", "own"),
+    [
+        ([b"a-1"], b"a-1"),
+        ([b"a" * 128], b"a" * 128),
+        ([b"a" * 129], None),
+        ([b'a"b'], None),
+        ([b""], None),
+        ([b"a", b"b"], None),
+        ([], None),
+    ],
+)
+def test_a_request_id_is_repeated_only_if_it_is_fit_for_a_log(given: list[bytes], own: bytes | None) -> None:
+    assert own_request_id(tuple((b"X-Request-Id", value) for value in given)) == own

@@ -1,0 +1,1 @@
+"""The whole gateway over real sockets: raw callers in front, a scripted AOS behind."""
