@@ -1,0 +1,1 @@
+"""Tests of gateway/store, on real Redis and Valkey servers."""

@@ -1,0 +1,29 @@
+"""Fixtures of the store tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from tests.store.kit import Replica, replica
+
+Replicas = Callable[..., Awaitable[Replica]]
+
+
+@pytest.fixture
+async def replicas() -> AsyncIterator[Replicas]:
+    """Starts tiers as `replica` makes them, subscribed unless told ``subscribed=False``; all are closed."""
+    started: list[Replica] = []
+
+    async def start(url: str | None, prefix: str, *, subscribed: bool = True, **settings: object) -> Replica:
+        one = replica(url, prefix, **settings)  # type: ignore[arg-type]
+        started.append(one)
+        one.tiers.start()
+        if url is not None and subscribed:
+            await one.subscribed()
+        return one
+
+    yield start
+    for one in started:
+        await one.tiers.close(0.2)

@@ -1,0 +1,228 @@
+"""What the tests of the stores share: clocks to move, entries, and replicas on one Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from gateway.clock import Clock
+from gateway.core.entry import Entry
+from gateway.core.key import EntryKey, KeySpace, upstream_identity
+from gateway.core.messages import Head
+from gateway.core.route import Execution, fold
+from gateway.metrics import Metrics
+from gateway.store.redis import RedisSettings, RedisStore
+from gateway.store.tiers import Ticket, Tiers, TierSettings
+
+STACK = b"Stack-1"
+FOLDED = fold(STACK)
+UPSTREAM = upstream_identity("https", "aos.example", 443, "")
+GENERATION_TTL_S = 7200.0
+MINT_TTL_S = 120.0
+
+
+class Times:
+    """Real clocks that a test can move forward: Redis keeps its own time, which can't be moved."""
+
+    def __init__(self) -> None:
+        self.moved_s = 0.0
+        self.clock = Clock(
+            wall_s=lambda: time.time() + self.moved_s,
+            monotonic_s=lambda: time.monotonic() + self.moved_s,
+        )
+
+    def move(self, seconds: float) -> None:
+        """Let time pass."""
+        self.moved_s += seconds
+
+
+def key_of(
+    prefix: str, caller: bytes = b"a", *, stack: bytes = STACK, action: bytes = b"action-1"
+) -> EntryKey:
+    """Return the key of one caller's record of one execution."""
+    return KeySpace(prefix, UPSTREAM).entry(caller, b"variant", Execution(stack, action, False))
+
+
+def entry_of(body: bytes = b'{"a": 1}', *, ttl_s: float = 60.0, now_s: float | None = None) -> Entry:
+    """Return an entry that was fetched now."""
+    fetched_s = time.time() if now_s is None else now_s
+    fields = ((b"Content-Type", b"application/json"), (b"X-Repeated", b"1"), (b"x-repeated", b"\xff"))
+    return Entry(Head(200, b"Fine", fields), body, fetched_s, fetched_s + ttl_s, 7, b'"e"')
+
+
+async def until(
+    holds: Callable[[], bool | Awaitable[bool]], what: str, timeout_s: float = 5.0, pause_s: float = 0.005
+) -> None:
+    """Look again and again until something holds that no event tells of.
+
+    Raises:
+        TimeoutError: the deadline passed first.
+    """
+    ends_s = time.monotonic() + timeout_s
+    while True:
+        held = holds()
+        if held if isinstance(held, bool) else await held:
+            return
+        if time.monotonic() > ends_s:
+            raise TimeoutError(f"waited {timeout_s:g} s for {what}")
+        await asyncio.sleep(pause_s)
+
+
+def redis_settings(url: str, *, timeout_s: float = 2.0, max_connections: int = 8) -> RedisSettings:
+    """Return settings whose timeout is long enough for a busy machine, unless told otherwise."""
+    return RedisSettings(url, timeout_s, max_connections, GENERATION_TTL_S, MINT_TTL_S)
+
+
+class Opened:
+    """Counts the connections that a store opened."""
+
+    count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+@dataclass
+class DirectRedis:
+    """A `RedisStore` with what it reports to."""
+
+    store: RedisStore
+    metrics: Metrics
+    opened: Opened
+
+
+def direct_redis(
+    url: str,
+    prefix: str,
+    *,
+    clock: Clock | None = None,
+    secret: bytes = b"",
+    timeout_s: float = 2.0,
+    max_connections: int = 8,
+) -> DirectRedis:
+    """Make a store on a Redis."""
+    metrics, opened = Metrics(), Opened()
+    store = RedisStore(
+        redis_settings(url, timeout_s=timeout_s, max_connections=max_connections),
+        keys=KeySpace(prefix, UPSTREAM),
+        secret=secret,
+        clock=clock or Clock(),
+        metrics=metrics,
+        on_connection_opened=opened,
+    )
+    return DirectRedis(store, metrics, opened)
+
+
+@dataclass
+class Replica:
+    """The tiers of one gateway, with what they told the rest of it.
+
+    Attributes:
+        detached: stacks whose flights had to be detached, in order.
+        started_over: how often all flights had to be.
+    """
+
+    tiers: Tiers
+    metrics: Metrics
+    times: Times
+    prefix: str
+    detached: list[bytes] = field(default_factory=list)
+    started_over: list[float] = field(default_factory=list)
+
+    def key(self, caller: bytes = b"a", *, stack: bytes = STACK, action: bytes = b"action-1") -> EntryKey:
+        """Return a key."""
+        return key_of(self.prefix, caller, stack=stack, action=action)
+
+    def entry(self, body: bytes = b'{"a": 1}', *, ttl_s: float = 60.0) -> Entry:
+        """Return an entry that was fetched now, by this replica's clock."""
+        return entry_of(body, ttl_s=ttl_s, now_s=self.times.clock.wall_s())
+
+    async def begin_fill(self, key: EntryKey) -> Ticket:
+        """Do what comes before a fetch."""
+        ticket = self.tiers.ticket(key)
+        return await self.tiers.prepare_fill(ticket, await self.tiers.lookup(key))
+
+    async def fill(self, key: EntryKey, entry: Entry | None = None) -> Entry:
+        """Store an entry as fetches do, and wait until Redis has it.
+
+        A connection that is opened meanwhile repeats the forgets of the last ten minutes, and with them
+        undoes what was stored since; the next fetch stores it again.
+        """
+        entry = entry or self.entry()
+        ends_s = time.monotonic() + 5.0
+        while True:
+            ticket = await self.begin_fill(key)
+            is_stored = self.tiers.store(ticket, entry) is None
+            try:
+                await self.in_redis(key, entry, timeout_s=0.5)
+            except TimeoutError:
+                assert time.monotonic() < ends_s
+            else:
+                if is_stored:
+                    return entry
+            await asyncio.sleep(0)
+
+    async def in_redis(self, key: EntryKey, entry: Entry | None, timeout_s: float = 5.0) -> None:
+        """Wait until a look-up in Redis finds an entry, or (``None``) no longer finds one."""
+        redis = self.tiers.redis
+        if redis is None:
+            return
+
+        async def is_there() -> bool:
+            return (await redis.lookup(key)).entry == entry
+
+        await until(is_there, "the entry in Redis to be as it was queued", timeout_s)
+
+    async def paid(self, timeout_s: float = 5.0) -> None:
+        """Wait until Redis has been told everything."""
+        await until(lambda: self.tiers.ledger.owed == 0, "the debts to be paid", timeout_s)
+
+    async def subscribed(self) -> None:
+        """Wait until notes are heard and what that sets off is done."""
+        subscription = self.tiers.subscription
+        assert subscription is not None
+        await until(lambda: subscription.is_up, "the subscription")
+
+    async def found(self, key: EntryKey) -> bytes | None:
+        """Return the body that a look-up finds."""
+        entry = (await self.tiers.lookup(key)).entry
+        return None if entry is None else entry.body
+
+    def in_memory(self, key: EntryKey) -> bool:
+        """Tell whether the memory tier has a copy."""
+        return self.tiers.peek(key) is not None
+
+
+def replica(
+    url: str | None,
+    prefix: str,
+    *,
+    memory_bytes: int = 1 << 20,
+    memory_ttl_s: float = 30.0,
+    longest_ttl_s: float = 86400.0,
+    settle_s: float = 600.0,
+    timeout_s: float = 2.0,
+    secret: bytes = b"",
+) -> Replica:
+    """Make the tiers of one gateway; nothing runs yet."""
+    metrics, times = Metrics(), Times()
+    detached: list[bytes] = []
+    started_over: list[float] = []
+    tiers = Tiers(
+        TierSettings(
+            memory_bytes=memory_bytes,
+            memory_ttl_s=memory_ttl_s,
+            longest_ttl_s=longest_ttl_s,
+            settle_s=settle_s,
+            redis=redis_settings(url, timeout_s=timeout_s) if url is not None else None,
+        ),
+        keys=KeySpace(prefix, UPSTREAM),
+        secret=secret,
+        clock=times.clock,
+        metrics=metrics,
+        on_forget=detached.append,
+        on_start_over=lambda: started_over.append(times.clock.monotonic_s()),
+    )
+    return Replica(tiers, metrics, times, prefix, detached, started_over)

@@ -1,0 +1,238 @@
+"""What every store does alike: memory, Redis, Valkey, and the tiers over both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+
+from gateway.core.entry import Entry
+from gateway.core.key import EntryKey
+from gateway.core.messages import Head
+from gateway.store.base import Found, Store, StoreError
+from gateway.store.memory import MemoryStore
+from gateway.store.redis import RedisStore
+from tests.store.conftest import Replicas
+from tests.store.kit import FOLDED, Replica, Times, direct_redis, entry_of, key_of
+from tests.support.redis_server import RedisServer
+
+KINDS = ["memory", "redis", "valkey", "tiers", "tiers on redis alone", "tiers in memory alone"]
+
+
+class TiersAsStore:
+    """The tiers, used as one store: what is queued has been sent when a call returns."""
+
+    def __init__(self, one: Replica) -> None:
+        self._one = one
+
+    async def lookup(self, key: EntryKey) -> Found:
+        """Look into all tiers."""
+        found = await self._one.tiers.lookup(key)
+        if found.has_failed:
+            raise StoreError("failed")
+        return Found(found.entry, found.generation)
+
+    async def store(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
+        """Store as a fetch does."""
+        del generation
+        is_live = entry.ttl_s(self._one.times.clock.wall_s()) > 0
+        self._one.tiers.store(await self._one.begin_fill(key), entry)
+        await self._one.in_redis(key, entry if is_live else None)
+
+    async def drop(self, key: EntryKey) -> None:
+        """Drop one entry."""
+        self._one.tiers.drop(key)
+        await self._one.in_redis(key, None)
+
+    async def forget(self, stack: bytes) -> None:
+        """Forget a stack."""
+        if not await self._one.tiers.forget([stack], "purge", settles=False):
+            raise StoreError("failed")
+        await self._one.paid()
+
+    async def close(self) -> None:
+        """Close everything."""
+        await self._one.tiers.close(1.0)
+
+
+@dataclass
+class Case:
+    """A store under the contract."""
+
+    store: Store
+    times: Times
+    prefix: str
+
+    def key(self, caller: bytes = b"a", *, stack: bytes = b"Stack-1", action: bytes = b"x") -> EntryKey:
+        """Return a key."""
+        return key_of(self.prefix, caller, stack=stack, action=action)
+
+    async def put(self, key: EntryKey, entry: Entry | None = None) -> Entry:
+        """Store an entry under the stack's generation."""
+        entry = entry or entry_of()
+        generation: bytes | None = b""
+        if isinstance(self.store, RedisStore):
+            generation = await self.store.mint(key)
+        assert generation is not None
+        await self.store.store(key, entry, generation)
+        return entry
+
+    async def get(self, key: EntryKey) -> Entry | None:
+        """Look an entry up."""
+        return (await self.store.lookup(key)).entry
+
+
+@pytest.fixture(params=KINDS)
+async def case(request: pytest.FixtureRequest, replicas: Replicas) -> AsyncIterator[Case]:
+    kind: str = request.param
+    server: RedisServer | None = None
+    if "memory" not in kind:
+        server = request.getfixturevalue("valkey" if kind == "valkey" else "redis")
+    prefix = server.prefix if server else "p"
+    if kind.startswith("tiers"):
+        one = await replicas(
+            server.url if server else None,
+            prefix,
+            memory_bytes=0 if kind == "tiers on redis alone" else 1 << 20,
+        )
+        yield Case(TiersAsStore(one), one.times, prefix)
+        return
+    times = Times()
+    store: Store
+    if server:
+        store = direct_redis(server.url, prefix, clock=times.clock).store
+    else:
+        store = MemoryStore(1 << 20, times.clock)
+    yield Case(store, times, prefix)
+    await store.close()
+
+
+async def test_what_was_never_stored_is_absent(case: Case) -> None:
+    assert await case.get(case.key()) is None
+
+
+async def test_what_was_stored_is_found_with_head_body_and_times(case: Case) -> None:
+    stored = await case.put(case.key(), entry_of(b'\x00\xff{"b": 2}\r\n'))
+    assert await case.get(case.key()) == stored
+
+
+async def test_an_empty_body_and_an_empty_reason_are_kept(case: Case) -> None:
+    entry = msgspec.structs.replace(entry_of(b""), head=Head(200, b"", ()), etag=b"")
+    await case.put(case.key(), entry)
+    assert await case.get(case.key()) == entry
+
+
+async def test_a_neighbour_does_not_find_it(case: Case) -> None:
+    await case.put(case.key())
+    for other in (
+        case.key(b"b"),
+        case.key(action=b"y"),
+        case.key(stack=b"stack-1"),  # forgotten together, but another raw id is another answer
+        case.key(stack=b"stack-2"),
+    ):
+        assert await case.get(other) is None
+
+
+async def test_a_second_store_replaces_the_first(case: Case) -> None:
+    await case.put(case.key(), entry_of(b"first", ttl_s=90))
+    second = await case.put(case.key(), entry_of(b"second"))
+    assert await case.get(case.key()) == second
+
+
+async def test_an_entry_ends_with_its_time_to_live(case: Case) -> None:
+    await case.put(case.key(), entry_of(ttl_s=20))
+    case.times.move(19)
+    assert await case.get(case.key()) is not None
+    case.times.move(1.5)
+    assert await case.get(case.key()) is None
+
+
+async def test_what_is_over_already_is_not_found(case: Case) -> None:
+    await case.put(case.key(), entry_of(ttl_s=-1))
+    assert await case.get(case.key()) is None
+
+
+async def test_what_is_dropped_is_absent_and_its_neighbours_stay(case: Case) -> None:
+    await case.put(case.key())
+    await case.put(case.key(b"b"))
+    await case.store.drop(case.key())
+    await case.store.drop(case.key(b"never stored"))
+    assert await case.get(case.key()) is None
+    assert await case.get(case.key(b"b")) is not None
+
+
+async def test_what_was_dropped_can_be_stored_again(case: Case) -> None:
+    await case.put(case.key())
+    await case.store.drop(case.key())
+    stored = await case.put(case.key(), entry_of(b"again"))
+    assert await case.get(case.key()) == stored
+
+
+async def test_forgetting_hits_every_entry_of_the_stack_and_no_other(case: Case) -> None:
+    of_stack = [
+        case.key(caller, stack=stack, action=action)
+        for caller in (b"a", b"b")
+        for stack in (b"Stack-1", b"STACK-1")
+        for action in (b"x", b"y")
+    ]
+    others = [case.key(stack=stack) for stack in (b"stack-11", b"stack-", b"tack-1")]
+    for key in (*of_stack, *others):
+        await case.put(key)
+    await case.store.forget(FOLDED)
+    assert [await case.get(key) for key in of_stack] == [None] * len(of_stack)
+    assert None not in [await case.get(key) for key in others]
+
+
+async def test_forgetting_what_was_never_stored_is_fine(case: Case) -> None:
+    await case.store.forget(b"unknown")
+    assert await case.get(case.key()) is None
+
+
+async def test_a_forgotten_stack_can_be_stored_again(case: Case) -> None:
+    await case.put(case.key(), entry_of(b"before"))
+    await case.store.forget(FOLDED)
+    after = await case.put(case.key(), entry_of(b"after"))
+    assert await case.get(case.key()) == after
+
+
+async def test_a_store_can_be_closed_twice(case: Case) -> None:
+    await case.put(case.key())
+    await case.store.close()
+    await case.store.close()
+
+
+@pytest.fixture(params=["killed", "paused"])
+async def broken(
+    request: pytest.FixtureRequest, own_redis: RedisServer
+) -> AsyncIterator[tuple[RedisStore, EntryKey]]:
+    redis = direct_redis(own_redis.url, own_redis.prefix, timeout_s=0.05)
+    key = key_of(own_redis.prefix)
+    generation = await redis.store.mint(key)
+    assert generation is not None
+    await redis.store.store(key, entry_of(), generation)
+    if request.param == "killed":
+        own_redis.kill()
+    else:
+        own_redis.pause()
+    yield redis.store, key
+    if request.param == "paused":
+        own_redis.resume()
+    await redis.store.close()
+
+
+async def test_a_redis_that_fails_is_an_error_and_never_an_absent_entry(
+    broken: tuple[RedisStore, EntryKey],
+) -> None:
+    store, key = broken
+    with pytest.raises(StoreError):
+        await store.lookup(key)
+    with pytest.raises(StoreError):
+        await store.mint(key)
+    with pytest.raises(StoreError):
+        await store.store(key, entry_of(), b"g" * 16)
+    with pytest.raises(StoreError):
+        await store.drop(key)
+    with pytest.raises(StoreError):
+        await store.forget(key.stack)

@@ -1,0 +1,145 @@
+"""Whatever happens in whatever order, the ledger never says that something is safe which is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from gateway.store.ledger import REPEAT_S, Debt, Ledger
+
+LONGEST_S = 1000.0
+SETTLE_S = 300.0
+STACKS = [b"s", b"t", b"u", b"v"]
+
+stacks = st.sampled_from(STACKS)
+ages_s = st.sampled_from([0.0, 1.0, 299.0, 300.0, 599.0, 600.0, 5000.0])
+
+
+@dataclass
+class Truth:
+    """What really happened to one stack.
+
+    Attributes:
+        writes: when each forget was answered, and whether it settles.
+        owed_s: since when Redis must be told; ``None`` when it was told.
+        owings: how often it came to be owed.
+        tickets: what its count was before each change.
+    """
+
+    writes: list[tuple[float, bool]] = field(default_factory=list)
+    owed_s: float | None = None
+    owings: int = 0
+    tickets: list[int] = field(default_factory=list)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """A ledger that overflows often or never, beside a plain list of what happened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 10_000.0
+        self.limit = 2
+        self.ledger = Ledger(LONGEST_S, SETTLE_S, self.limit)
+        self.truth = {stack: Truth() for stack in STACKS}
+        self.taken: list[tuple[Debt, int]] = []
+        self.confirmed_s = -LONGEST_S
+
+    @initialize(limit=st.sampled_from([2, 100]))
+    def it_is_so_large(self, limit: int) -> None:
+        self.limit = limit
+        self.ledger = Ledger(LONGEST_S, SETTLE_S, limit)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 100.0, 299.0, 400.0, 999.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    @rule(stack=stacks, settles=st.booleans())
+    def a_write_is_seen_here(self, stack: bytes, settles: bool) -> None:
+        self.change(stack)
+        self.ledger.forget(stack, self.now_s, settles=settles, owes=True)
+        self.truth[stack].writes.append((self.now_s, settles))
+        self.owed(stack)
+
+    @rule(stack=stacks, age_s=ages_s, settles=st.booleans())
+    def a_note_comes(self, stack: bytes, age_s: float, settles: bool) -> None:
+        self.change(stack)
+        self.ledger.note(stack, self.now_s, age_s, settles=settles)
+        self.truth[stack].writes.append((self.now_s - age_s, settles))
+
+    @rule(stack=stacks)
+    def a_removal_fails(self, stack: bytes) -> None:
+        self.change(stack)
+        self.ledger.owe(stack, self.now_s)
+        self.owed(stack)
+
+    @rule()
+    def a_connection_is_opened(self) -> None:
+        self.ledger.connection_opened(self.now_s)
+        for stack, truth in self.truth.items():
+            if any(self.now_s - written_s < REPEAT_S for written_s, _ in truth.writes):
+                self.owed(stack)
+
+    @rule()
+    def the_subscription_is_confirmed(self) -> None:
+        for stack in STACKS:
+            self.change(stack)
+        self.ledger.subscription_confirmed(self.now_s)
+        self.confirmed_s = self.now_s
+
+    @rule(at_most=st.integers(1, 3))
+    def debts_are_sent(self, at_most: int) -> None:
+        for debt in self.ledger.debts(self.now_s, at_most):
+            self.taken.append((debt, self.truth[debt.stack].owings))
+
+    @rule(number=st.integers(0, 9))
+    def a_payment_is_confirmed(self, number: int) -> None:
+        if number >= len(self.taken):
+            return
+        debt, owings = self.taken.pop(number)
+        self.ledger.paid(debt)
+        truth = self.truth[debt.stack]
+        if truth.owings == owings:
+            truth.owed_s = None
+
+    @invariant()
+    def what_is_owed_is_not_used(self) -> None:
+        for stack, truth in self.truth.items():
+            if truth.owed_s is not None and self.now_s - truth.owed_s < LONGEST_S:
+                assert self.ledger.owes(stack, self.now_s), stack
+
+    @invariant()
+    def what_settles_is_known_to_settle(self) -> None:
+        for stack, truth in self.truth.items():
+            if any(settles and self.now_s < written_s + SETTLE_S for written_s, settles in truth.writes):
+                assert self.ledger.is_settling(stack, self.now_s), stack
+
+    @invariant()
+    def what_may_have_gone_unseen_is_uncertain(self) -> None:
+        if self.now_s < self.confirmed_s + SETTLE_S:
+            assert self.ledger.is_uncertain(self.now_s)
+
+    @invariant()
+    def a_count_before_a_change_is_never_read_after_it(self) -> None:
+        for stack, truth in self.truth.items():
+            assert self.ledger.counts.read(stack) not in truth.tickets, stack
+
+    @invariant()
+    def the_books_are_bounded(self) -> None:
+        assert self.ledger.owed <= self.limit
+
+    def change(self, stack: bytes) -> None:
+        """Remember what was read before a change."""
+        self.truth[stack].tickets.append(self.ledger.counts.read(stack))
+
+    def owed(self, stack: bytes) -> None:
+        """Remember that Redis must be told."""
+        truth = self.truth[stack]
+        truth.owed_s = self.now_s
+        truth.owings += 1
+
+
+TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, database=None)

@@ -1,0 +1,145 @@
+"""The memory tier: bounds, order and expiry."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.key import EntryKey
+from gateway.store.memory import ENTRY_OVERHEAD_BYTES, MemoryStore
+from tests.store.kit import Times, entry_of, key_of
+
+BODY = b"x" * 1000
+ROOMY_BYTES = 1 << 20
+
+
+def key(name: str, *, stack: bytes = b"s") -> EntryKey:
+    return key_of("p", stack=stack, action=name.encode())
+
+
+def put(memory: MemoryStore, times: Times, name: str, *, ttl_s: float = 60.0, body: bytes = BODY) -> bool:
+    return memory.put(key(name), entry_of(body), times.clock.monotonic_s() + ttl_s)
+
+
+def one_size_bytes(times: Times) -> int:
+    memory = MemoryStore(ROOMY_BYTES, times.clock)
+    put(memory, times, "1")
+    return memory.size_bytes
+
+
+@pytest.fixture
+def times() -> Times:
+    return Times()
+
+
+def test_a_copy_counts_its_body_its_head_and_an_overhead(times: Times) -> None:
+    memory = MemoryStore(ROOMY_BYTES, times.clock)
+    put(memory, times, "1")
+    entry = entry_of(BODY)
+    fields_bytes = sum(len(name) + len(value) for name, value in entry.head.fields)
+    assert memory.size_bytes >= len(BODY) + fields_bytes + ENTRY_OVERHEAD_BYTES
+
+
+def test_the_bytes_never_exceed_the_bound(times: Times) -> None:
+    one_bytes = one_size_bytes(times)
+    memory = MemoryStore(3 * one_bytes + one_bytes // 2, times.clock)
+    for number in range(20):
+        assert put(memory, times, f"{number % 10}")
+        assert memory.size_bytes <= memory.limit_bytes
+    assert len(memory) == 3
+    assert memory.size_bytes == 3 * one_bytes
+
+
+def test_a_store_exactly_as_large_as_its_entries_keeps_them_all(times: Times) -> None:
+    memory = MemoryStore(2 * one_size_bytes(times), times.clock)
+    put(memory, times, "1")
+    put(memory, times, "2")
+    assert (len(memory), memory.evictions) == (2, 0)
+
+
+def test_the_least_recently_used_copy_goes_first(times: Times) -> None:
+    memory = MemoryStore(3 * one_size_bytes(times), times.clock)
+    for name in "123":
+        put(memory, times, name)
+    assert memory.get(key("1")) is not None
+    put(memory, times, "4")
+    assert [name for name in "1234" if memory.get(key(name)) is not None] == ["1", "3", "4"]
+    assert memory.evictions == 1
+
+
+def test_a_large_copy_may_push_out_several(times: Times) -> None:
+    memory = MemoryStore(3 * one_size_bytes(times), times.clock)
+    for name in "123":
+        put(memory, times, name)
+    assert put(memory, times, "4", body=BODY * 2)
+    assert [name for name in "1234" if memory.get(key(name)) is not None] == ["3", "4"]
+
+
+def test_a_copy_larger_than_the_bound_is_refused_and_pushes_nothing_out(times: Times) -> None:
+    one_bytes = one_size_bytes(times)
+    memory = MemoryStore(2 * one_bytes, times.clock)
+    put(memory, times, "1")
+    assert not put(memory, times, "2", body=b"x" * memory.limit_bytes)
+    assert memory.get(key("1")) is not None
+    assert memory.size_bytes == one_bytes
+
+
+def test_a_refused_copy_removes_the_one_it_was_to_replace(times: Times) -> None:
+    memory = MemoryStore(2 * one_size_bytes(times), times.clock)
+    put(memory, times, "1")
+    assert not put(memory, times, "1", body=b"x" * memory.limit_bytes)
+    assert memory.get(key("1")) is None
+    assert memory.size_bytes == 0
+
+
+def test_a_copy_ends_at_its_time_and_gives_its_bytes_back(times: Times) -> None:
+    memory = MemoryStore(ROOMY_BYTES, times.clock)
+    put(memory, times, "1", ttl_s=30)
+    times.move(29)
+    assert memory.get(key("1")) is not None
+    times.move(1)
+    assert memory.get(key("1")) is None
+    assert (len(memory), memory.size_bytes) == (0, 0)
+
+
+def test_a_hit_does_not_prolong_a_copy(times: Times) -> None:
+    memory = MemoryStore(ROOMY_BYTES, times.clock)
+    put(memory, times, "1", ttl_s=30)
+    for _ in range(3):
+        times.move(9)
+        assert memory.get(key("1")) is not None
+    times.move(9)
+    assert memory.get(key("1")) is None
+
+
+def test_a_copy_that_is_over_already_is_refused(times: Times) -> None:
+    memory = MemoryStore(ROOMY_BYTES, times.clock)
+    assert not put(memory, times, "1", ttl_s=0)
+    assert len(memory) == 0
+
+
+def test_replacing_a_copy_counts_its_bytes_once(times: Times) -> None:
+    memory = MemoryStore(ROOMY_BYTES, times.clock)
+    put(memory, times, "1")
+    before = memory.size_bytes
+    put(memory, times, "1", body=BODY + b"y")
+    assert (len(memory), memory.size_bytes) == (1, before + 1)
+
+
+def test_what_is_evicted_or_replaced_is_forgotten_with_its_stack_all_the_same(times: Times) -> None:
+    memory = MemoryStore(2 * one_size_bytes(times), times.clock)
+    for name in "1231":
+        put(memory, times, name)
+    memory.discard_stack(b"s")
+    assert (len(memory), memory.size_bytes) == (0, 0)
+    memory.discard_stack(b"s")
+    assert put(memory, times, "1")
+    assert memory.get(key("1")) is not None
+
+
+def test_clearing_takes_everything(times: Times) -> None:
+    memory = MemoryStore(ROOMY_BYTES, times.clock)
+    for number, stack in enumerate((b"s", b"t")):
+        memory.put(key(f"{number}", stack=stack), entry_of(), times.clock.monotonic_s() + 60)
+    memory.clear()
+    assert (len(memory), memory.size_bytes) == (0, 0)
+    assert memory.get(key("0")) is None
