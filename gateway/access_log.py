@@ -8,9 +8,15 @@ import time
 import orjson
 
 from gateway.core.status import Verdict, outcome
+from gateway.log_limit import LogLimit
 
 _ERROR_STATUS = 400
+# A line is short whatever a caller sends.
+_MAX_TEXT_BYTES = 200
 _log = logging.getLogger("gateway.access")
+# Requests that the gateway refused or failed: anybody can make as many as he likes.
+_refused_log = logging.getLogger("gateway.access.refused")
+_LIMITED = ("gateway.access.refused", "aiohttp.server", "asyncio")
 
 
 class AccessLog:
@@ -37,19 +43,20 @@ class AccessLog:
         if status < self._least_status:
             return
         line = {
-            "request_id": request_id.decode("ascii", "replace"),
+            "request_id": request_id[:_MAX_TEXT_BYTES].decode("ascii", "replace"),
             "method": method,
-            "path": path.partition(b"?")[0].decode("ascii", "replace"),
+            "path": path.partition(b"?")[0][:_MAX_TEXT_BYTES].decode("ascii", "replace"),
             "status": status,
             "cache": outcome(verdict) if verdict is not None else "none",
             "reason": verdict.reason.value if verdict is not None and verdict.reason is not None else "",
             "took_ms": round(took_s * 1000, 2),
         }
-        _log.info(orjson.dumps(line).decode("utf-8"))
+        log = _log if verdict is not None else _refused_log
+        log.info("%s", orjson.dumps(line).decode("utf-8"))
 
 
 def set_up_logging(level: str) -> None:
-    """Send log lines to standard error, one line each, times in UTC."""
+    """Send log lines to standard error, one line each, times in UTC; bound those that callers can cause."""
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     handler = logging.StreamHandler()
@@ -57,3 +64,5 @@ def set_up_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for name in _LIMITED:
+        logging.getLogger(name).filters[:] = [LogLimit()]

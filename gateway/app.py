@@ -28,6 +28,7 @@ from gateway.upstream import Upstream, UpstreamSettings
 # How much longer a generation lives than anything that could be stored under it.
 _GENERATION_MARGIN_S = 3600.0
 _MINT_MARGIN_S = 60.0
+_SUBSCRIBED_S = 0.3
 _FIRST_POLL_S = 0.001
 _LAST_POLL_S = 0.05
 # For requests that were cut off to end; aiohttp takes 0 for no limit at all.
@@ -100,8 +101,11 @@ class Gateway:
             OSError: the address cannot be bound.
         """
         address = self.config.server.listen
-        self._listener = await listen(self.server, address)
         self.tiers.start()
+        if self.tiers.subscription is not None:
+            # What is fetched before it stands is not stored: spare the first callers that.
+            await self.tiers.subscription.wait_first(_SUBSCRIBED_S)
+        self._listener = await listen(self.server, address)
         self._is_ready = True
         return bound_address(self._listener, address)
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong, PayloadEncodingError
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
@@ -160,7 +161,7 @@ class DownstreamConnection(RequestHandler):
             found = data.find(_HEAD_END, start)
             end = found + len(_HEAD_END) if found >= 0 else len(data)
         piece = data[start:end]
-        if self._head_timer is None:
+        if self._head_bytes == 0:
             self._start_head_timer()
         self._head_bytes += len(piece)
         refusal = self._check_line(piece)
@@ -194,14 +195,14 @@ class DownstreamConnection(RequestHandler):
         self._head_bytes = 0
         self._last_three = b""
         message, self._body = self._messages[-1]
-        fields = getattr(message, "headers", None)
-        if fields is None:
+        # aiohttp queues what its parser refused as if it were a request.
+        if not isinstance(message, RawRequestMessage):
             # The parser has refused it, perhaps for a version whose line wasn't complete yet.
             self._is_last = True
             if line:
                 self._refusal = _refusal_of(line + b"\r")
             return
-        self._body_left = None if message.chunked else int(fields.get("Content-Length", "0"))
+        self._body_left = None if message.chunked else int(message.headers.get("Content-Length", "0"))
 
     def _feed(self, piece: bytes) -> None:
         super().data_received(piece)
@@ -258,6 +259,11 @@ class DownstreamConnection(RequestHandler):
         elif not self._is_in_body:
             # aiohttp takes no more bytes after this, not even those of a body.
             self._close = True
+
+    def _process_keepalive(self) -> None:
+        # aiohttp takes a connection on which a head has begun for idle; that head has a deadline of its own.
+        if self._head_bytes == 0:
+            super()._process_keepalive()
 
     def _start_head_timer(self) -> None:
         self._stop_head_timer()

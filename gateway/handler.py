@@ -162,6 +162,8 @@ class Handler:
             try:
                 async with asyncio.timeout(self._settings.body_timeout_s):
                     data = await content.readany()
+                if (broken := content.exception()) is not None:
+                    raise broken
             except (TimeoutError, ConnectionError) as error:
                 raise CallerGone from error
             except Exception as error:

@@ -235,10 +235,16 @@ class Upstream:
                 break
             # An interim response is over with its head; what comes next is a new message.
             protocol.force_close()
+            if upload is None or upload.done():
+                # aiohttp has taken it for the answer and stopped its read timer.
+                protocol.start_timeout()
+        if payload.is_eof():
+            protocol.stop_timeout()
         head = Head(message.code, message.reason.encode("utf-8", "surrogateescape"), message.raw_headers)
         defect = response_defect(head, http_10=message.version < aiohttp.HttpVersion11)
         framing = response_framing(head, method)
-        if framing is BodyFraming.NONE and method != "HEAD" and protocol.has_more_than_head():
+        has_body = framing is BodyFraming.NONE and method != "HEAD" and protocol.has_more_than_head()
+        if has_body or not protocol.has_sound_head():
             defect = defect or "http_protocol_error"
         if defect is not None:
             raise UpstreamError(defect, was_sent=True)
@@ -322,6 +328,8 @@ class Exchange:
         try:
             async with asyncio.timeout(self._read_timeout_s):
                 data = await self._payload.readany()
+            if (broken := self._payload.exception()) is not None:
+                raise broken
         except _FAILURES as error:
             raise _failure(error, was_headless=False) from error
         if not data:

@@ -92,6 +92,10 @@ class UpstreamConnection(ResponseHandler):
             case BodyFraming.CLOSE:
                 return False
 
+    def has_sound_head(self) -> bool:
+        """Tell whether the head that aiohttp read ended where heads end."""
+        return self._head_bytes is not None
+
     def has_more_than_head(self) -> bool:
         """Tell whether bytes have come behind a head that nothing may follow."""
         return self._head_bytes is None or self.received > self._head_bytes
@@ -99,6 +103,10 @@ class UpstreamConnection(ResponseHandler):
     def end(self) -> None:
         """Mark the connection idle again."""
         self._is_idle = True
+
+    def stop_timeout(self) -> None:
+        """Stop aiohttp's read timer: the body has come whole."""
+        self._drop_timeout()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let go of a connection."""
@@ -111,6 +119,8 @@ class UpstreamConnection(ResponseHandler):
         payload = self._payload
         if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
             payload.set_exception(ClientPayloadError("malformed body"))
+            # A reader that the end of a chunk has just woken looks for data or the end only.
+            payload.feed_eof()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the upstream; on an idle connection they close it."""
@@ -130,7 +140,7 @@ class UpstreamConnection(ResponseHandler):
         super().data_received(data)
 
     def _read_heads(self, data: bytes) -> bool:
-        """Read heads up to the final one; ``False`` when one of them is unsound, too large or one too many."""
+        """Read heads up to the final one; ``False`` when one is unsound, too large or one too many."""
         searched = max(0, len(self._head) - len(_HEAD_END) + 1)
         self._head += data
         while (found := self._head.find(_HEAD_END, searched)) >= 0:

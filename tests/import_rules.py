@@ -27,6 +27,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.errors",
         "gateway.listeners",
         "gateway.metrics*",
+        "gateway.log_limit",
         "gateway.redis_url",
         "gateway.secret",
         "gateway.tasks",

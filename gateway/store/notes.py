@@ -42,11 +42,18 @@ class Subscription:
         on_note: Callable[[Note], None],
     ) -> None:
         self.is_up = False
+        self._first = asyncio.Event()
         self._settings = settings
         self._channel = channel
         self._clock = clock
         self._on_confirmed = on_confirmed
         self._on_note = on_note
+
+    async def wait_first(self, timeout_s: float) -> None:
+        """Wait until it stands for the first time, at most for ``timeout_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._first.wait()
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -81,6 +88,7 @@ class Subscription:
         match message["type"]:
             case "subscribe":
                 self.is_up = True
+                self._first.set()
                 self._on_confirmed()
             case "message":
                 data = message["data"]

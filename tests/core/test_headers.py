@@ -365,3 +365,11 @@ def test_a_hop_is_made_for_any_case_of_hosts() -> None:
     assert HOP.authority == b"aos.example"
     assert re.fullmatch(rb"[0-9a-f]{8}", HOP.via_hex)
     assert isinstance(HOP, headers.Hop)
+
+
+@pytest.mark.parametrize(
+    "field", [(b"Content-Length", b"3"), (b"Transfer-Encoding", b"chunked")], ids=["length", "chunked"]
+)
+def test_a_204_that_announces_a_body_is_a_defect(field: tuple[bytes, bytes]) -> None:
+    assert response_defect(Head(204, b"No Content", (field,))) == "http_protocol_error"
+    assert response_defect(Head(204, b"No Content", ((b"Content-Length", b"0"),))) is None

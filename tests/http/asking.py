@@ -66,7 +66,7 @@ def is_hit(response: RawResponse) -> bool:
 async def until(holds: Callable[[], bool]) -> None:
     """Wait until something about the gateway holds that it has no event for."""
     async with asyncio.timeout(_BUSY_S):
-        while not holds():  # noqa: ASYNC110
+        while not holds():
             await asyncio.sleep(_LOOK_S)
 
 

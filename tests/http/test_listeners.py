@@ -107,16 +107,17 @@ async def test_a_slow_head_on_a_used_connection_is_answered_with_408(aos: Script
 
 
 @pytest.mark.parametrize("first", [_GET, request_bytes("POST", "/x", body=b"abc")])
-async def test_a_slow_head_right_behind_a_request_does_not_outlast_the_idle_time(
+async def test_a_slow_head_right_behind_a_request_has_its_own_deadline_not_the_idle_time(
     aos: ScriptedAos, first: bytes
 ) -> None:
     aos.answer(settled())
     async with (
-        running(aos.url, server__keepalive_timeout_s=0.2) as gateway,
+        running(aos.url, server__keepalive_timeout_s=0.1, server__header_timeout_s=0.3) as gateway,
         await RawClient.connect(gateway.address) as client,
     ):
         await client.send(first + b"GET / HT")
         assert (await client.read_response()).status == 200
+        _is_problem(await client.read_response(), 408)
         assert await client.at_eof(3)
 
 

@@ -76,9 +76,12 @@ class _Link:
             self._each(reset)
         finally:
             self.is_open = False
-            for writer in (self.client, self.target):
-                if writer is not None:
-                    await finish(writer)
+            writers = [writer for writer in (self.client, self.target) if writer is not None]
+            for writer in writers:
+                # Before the first wait: a cancel in it must not leave the other socket open.
+                writer.close()
+            for writer in writers:
+                await finish(writer)
 
     async def _pump(self, way: Way, reader: asyncio.StreamReader) -> None:
         while self.is_open:

@@ -1,0 +1,1 @@
+"""Measurements over loopback, each with a command of its own."""

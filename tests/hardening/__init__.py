@@ -1,0 +1,1 @@
+"""Hostile callers and a misbehaving upstream."""

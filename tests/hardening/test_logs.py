@@ -1,0 +1,39 @@
+"""What hostile callers can make the gateway write."""
+
+from tests.support.aos import Answer, ScriptedAos
+from tests.support.client import RawClient
+from tests.support.gateway import GatewayProcess
+
+_BAD = [
+    b"GARBAGE zqxj\r\n\r\n",
+    b"POST /zqxj HTTP/1.1\r\nHost: h\r\nContent-Length: zqxj\r\n\r\n",
+    b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzqxj\r\n",
+    b"GET /x#zqxj HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"GET /x?zqxj HTTP/1.1\r\nHost: a\r\nHost: b\r\nX-Auth-Token: zqxj\r\n\r\n",
+    b"GET /x HTTP/1.1\r\nHost: h\r\nExpect: zqxj\r\n\r\n",
+    b"GET /\x1b[31m HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"GET /" + b"x" * 30_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET /x HTTP/1.1\r\nHost: h\r\nX-Auth-Token: zqxj\r\nX-A: \x00\r\n\r\n",
+]
+
+
+async def test_bad_requests_cost_a_bounded_number_of_short_lines_without_their_text(aos: ScriptedAos) -> None:
+    aos.answer(Answer())
+    process = GatewayProcess("--upstream", aos.url)
+    try:
+        await process.ready()
+        before = len(process.output().splitlines())
+        for _ in range(60):
+            for data in _BAD:
+                async with await RawClient.connect(process.address) as client:
+                    await client.send(data)
+                    assert (await client.read_response()).status in {400, 417}
+        output = process.output()
+    finally:
+        process.discard()
+    lines = output.splitlines()[before:]
+    # A burst and what the rate allows while the test runs, far from one a request.
+    assert 0 < len(lines) < 250
+    assert all(len(line) < 600 and line.isprintable() for line in lines)
+    assert "Traceback" not in output
+    assert "zqxj" not in "".join(line.replace("/x#zqxj", "") for line in lines)

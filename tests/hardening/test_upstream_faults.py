@@ -1,0 +1,447 @@
+"""An upstream that breaks HTTP, stalls, talks out of turn, or sends bodies that nobody can read."""
+
+import asyncio
+import gzip
+import resource
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support.answers import Conversation
+from tests.support.aos import TARGET, Answer, Received, ScriptedAos, record
+from tests.support.client import RawClient, RawResponse, TruncatedResponse, fetch, request_bytes
+from tests.support.gateway import RunningGateway, running
+
+_OTHER = "/v2/stacks"
+_TARGETS = (TARGET, _OTHER)
+_OK = b"HTTP/1.1 200 OK\r\n"
+_LATE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate"
+_OWN = Answer(404, body=b"own")
+_BROKEN = (TruncatedResponse, ConnectionError)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A raw answer that is none.
+
+    Attributes:
+        name: what is wrong with it.
+        data: the bytes.
+        closes: the upstream ends the connection behind them.
+    """
+
+    name: str
+    data: bytes
+    closes: bool = False
+
+    async def __call__(self, _: Received, conversation: Conversation) -> None:
+        """Send it whole."""
+        await conversation.send(self.data)
+        if self.closes:
+            conversation.close()
+
+    async def slowly(self, _: Received, conversation: Conversation) -> None:
+        """Send it a byte at a time, with a turn of the loop between two."""
+        for byte in self.data:
+            await conversation.send(bytes([byte]))
+            await asyncio.sleep(0)
+        if self.closes:
+            conversation.close()
+
+
+_NO_HEADS = [
+    Fault("two lengths", _OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nx"),
+    Fault("the same length twice", _OK + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\nx"),
+    Fault("a list of lengths", _OK + b"Content-Length: 1, 1\r\n\r\nx"),
+    Fault("a signed length", _OK + b"Content-Length: +1\r\n\r\nx"),
+    Fault("a negative length", _OK + b"Content-Length: -1\r\n\r\nx"),
+    Fault("an empty length", _OK + b"Content-Length: \r\n\r\nx", closes=True),
+    Fault("a hexadecimal length", _OK + b"Content-Length: 0x1\r\n\r\nx"),
+    Fault("a length beyond 64 bits", _OK + b"Content-Length: 99999999999999999999\r\n\r\nx"),
+    Fault(
+        "length and coding",
+        _OK + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    ),
+    Fault(
+        "coding and length",
+        _OK + b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    ),
+    Fault("coding twice", _OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    Fault("coding over 1.0", b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", closes=True),
+    *(
+        Fault(
+            f"coding {name.decode()}", _OK + b"Transfer-Encoding: " + name + b"\r\n\r\n0\r\n\r\n", closes=True
+        )
+        for name in (b"gzip", b"xchunked", b"gzip, chunked", b"chunked, gzip", b"identity", b'"chunked"', b"")
+    ),
+    *(
+        Fault(f"status line {line!r}", line + b"\r\nContent-Length: 0\r\n\r\n", closes=True)
+        for line in (
+            b"SSH-2.0-x",
+            b"HTTP/1.1",
+            b"HTTP/1.1 ",
+            b"HTTP/1.1 2000 OK",
+            b"HTTP/1.1 20 OK",
+            b"HTTP/1.1 -20 OK",
+            b"HTTP/1.1 abc OK",
+            b"HTTP/1.1 000 OK",
+            b"HTTP/1.1 999 OK",
+            b"HTTP/1.1 600 OK",
+            b"HTTP/2.0 200 OK",
+            b"HTTP/1.9 200 OK",
+            b"HTTP/1.1 200 O\x01K",
+            b"HTTP/1.1 200 O\x00K",
+            b"ICY 200 OK",
+            b"RTSP/1.0 200 OK",
+            b"\x00\x01\x02",
+            b"200 OK",
+            b"GET / HTTP/1.1",
+            b"<html>",
+        )
+    ),
+    *(
+        Fault(f"field {field!r}", _OK + field + b"\r\nContent-Length: 0\r\n\r\n", closes=True)
+        for field in (
+            b"X-A: a\x00b",
+            b"X-A: a\x01b",
+            b"X-A: a\x7fb",
+            b"X-A: a\rb",
+            b"X-A: a\x1b[0m",
+            b"X(A: b",
+            b"X A: b",
+            b"X-A : b",
+            b": b",
+            b"no colon",
+            b"X\xe9: b",
+            b" folded: b",
+            b"X-A: a\r\n b",
+        )
+    ),
+    Fault("a head without CR", b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx", closes=True),
+    Fault("a long value", _OK + b"X-A: " + b"x" * 100_000 + b"\r\nContent-Length: 0\r\n\r\n"),
+    Fault("a long reason", b"HTTP/1.1 200 " + b"x" * 100_000 + b"\r\nContent-Length: 0\r\n\r\n"),
+    Fault(
+        "a large head",
+        _OK + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 8000) for n in range(40)) + b"Content-Length: 0\r\n\r\n",
+    ),
+    Fault(
+        "many fields", _OK + b"".join(b"X-%d: x\r\n" % n for n in range(3000)) + b"Content-Length: 0\r\n\r\n"
+    ),
+    Fault(
+        "an unasked switch",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nabc",
+    ),
+    Fault("an unasked switch without fields", b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+    Fault("only an interim answer", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", closes=True),
+    Fault("half a head", b"HTTP/1.1 200 OK\r\nContent-Le", closes=True),
+    Fault("an end in the first line", b"HTTP/1.", closes=True),
+    Fault("nothing", b"", closes=True),
+    Fault("204 with a length", b"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc"),
+    Fault("204 with chunks", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+]
+_BODIES_BEHIND_NOTHING = [
+    Fault("204 with a body", b"HTTP/1.1 204 No Content\r\n\r\nabc"),
+    Fault("204 with an answer behind it", b"HTTP/1.1 204 No Content\r\n\r\n" + _LATE),
+    Fault("304 with a body", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\nabc"),
+    Fault("304 with an answer behind it", b"HTTP/1.1 304 Not Modified\r\n\r\n" + _LATE),
+]
+_CHUNKED = _OK + b"Transfer-Encoding: chunked\r\n\r\n"
+_HALF_BODIES = [
+    Fault("too short", _OK + b"Content-Length: 9\r\n\r\nabc", closes=True),
+    Fault("no body at all", _OK + b"Content-Length: 9\r\n\r\n", closes=True),
+    Fault("no last chunk", _CHUNKED + b"3\r\nabc\r\n", closes=True),
+    Fault("half a chunk", _CHUNKED + b"9\r\nabc", closes=True),
+    Fault("half a last chunk", _CHUNKED + b"3\r\nabc\r\n0\r\n", closes=True),
+    Fault("a bad chunk size", _CHUNKED + b"3\r\nabc\r\nzz\r\n\r\n"),
+    Fault("a negative chunk size", _CHUNKED + b"3\r\nabc\r\n-1\r\n\r\n"),
+    Fault("a huge chunk size", _CHUNKED + b"3\r\nabc\r\nFFFFFFFFFFFFFFFFF\r\nabc"),
+    Fault("a chunk longer than told", _CHUNKED + b"3\r\nabcd\r\n0\r\n\r\n"),
+    Fault("a bad trailer", _CHUNKED + b"3\r\nabc\r\n0\r\nno colon\r\n\r\n"),
+]
+
+
+@pytest.fixture
+async def gateway(aos: ScriptedAos) -> AsyncIterator[RunningGateway]:
+    """A gateway with short deadlines towards the upstream."""
+    async with running(aos.url, upstream__read_timeout_s=1, upstream__total_timeout_s=2) as started:
+        yield started
+    assert started.app.upstream.in_use == 0
+
+
+async def _get(gateway: RunningGateway, target: str = TARGET) -> RawResponse:
+    return await fetch(gateway.address, target, token="alice")
+
+
+def _is_problem(answer: RawResponse, status: int) -> None:
+    assert answer.status == status
+    assert answer.get("content-type") == b"application/problem+json"
+    assert (answer.get("proxy-status") or b"").startswith(b"aos-gateway; error=")
+
+
+async def _is_not_used_again(aos: ScriptedAos, gateway: RunningGateway, target: str) -> None:
+    aos.answer(_OWN)
+    for _ in range(2):
+        assert (await _get(gateway, target)).body == b"own"
+    assert {received.connection for received in aos.received} == {1, 2}
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("is_slow", [False, True])
+@pytest.mark.parametrize("fault", _NO_HEADS, ids=lambda fault: fault.name)
+async def test_an_answer_that_is_none_is_a_502_and_its_connection_is_not_used_again(
+    aos: ScriptedAos, gateway: RunningGateway, fault: Fault, is_slow: bool, target: str
+) -> None:
+    aos.answer(fault.slowly if is_slow and len(fault.data) < 1000 else fault)
+    _is_problem(await _get(gateway, target), 502)
+    assert len(aos.heads) == 1
+    await _is_not_used_again(aos, gateway, target)
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("fault", _BODIES_BEHIND_NOTHING, ids=lambda fault: fault.name)
+async def test_a_body_where_none_may_be_is_a_502(
+    aos: ScriptedAos, gateway: RunningGateway, fault: Fault, target: str
+) -> None:
+    aos.answer(fault)
+    _is_problem(await _get(gateway, target), 502)
+    await _is_not_used_again(aos, gateway, target)
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("fault", _HALF_BODIES, ids=lambda fault: fault.name)
+async def test_a_body_that_breaks_off_is_a_502_or_cut_and_never_looks_whole(
+    aos: ScriptedAos, gateway: RunningGateway, fault: Fault, target: str, is_slow: bool
+) -> None:
+    aos.answer(fault.slowly if is_slow else fault)
+    try:
+        answer = await _get(gateway, target)
+    except _BROKEN:
+        assert target == _OTHER
+    else:
+        _is_problem(answer, 502)
+    await _is_not_used_again(aos, gateway, target)
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize(
+    "interim",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 102 Processing\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nX-Evil: 1\r\nContent-Length: 5\r\n\r\n",
+        b"HTTP/1.1 199 Odd\r\n\r\n" * 5,
+    ],
+)
+async def test_other_interim_answers_are_dropped_cleanly(
+    aos: ScriptedAos, gateway: RunningGateway, interim: bytes, target: str
+) -> None:
+    for answer in (Fault("", interim + Answer(404, body=b"fine").whole()), Fault("", interim + _LATE)):
+        for way in (answer, answer.slowly):
+            aos.queue(way)
+            got = await _get(gateway, target)
+            assert got.body in {b"fine", b"late"}
+            assert got.interim == ()
+            assert got.get("x-evil") is None
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+async def test_endless_interim_answers_end_in_time(
+    aos: ScriptedAos, gateway: RunningGateway, target: str
+) -> None:
+    async def hint(_: Received, conversation: Conversation) -> None:
+        for _number in range(100):
+            await conversation.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            await asyncio.sleep(0.05)
+
+    aos.answer(hint)
+    answer = await _get(gateway, target)
+    assert answer.status in {502, 504}
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+async def test_silence_is_a_504(aos: ScriptedAos, sent: bytes, target: str) -> None:
+    aos.answer(Fault("", sent))
+    async with running(aos.url, upstream__read_timeout_s=0.2) as gateway:
+        _is_problem(await _get(gateway, target), 504)
+        await _is_not_used_again(aos, gateway, target)
+
+
+@pytest.mark.parametrize("begins", [_OK + b"X-A: ", _OK + b"Content-Length: 1000\r\n\r\n"])
+async def test_a_record_that_drips_is_a_504_after_its_whole_time(aos: ScriptedAos, begins: bytes) -> None:
+    async def drip(_: Received, conversation: Conversation) -> None:
+        await conversation.send(begins)
+        for _number in range(100):
+            await conversation.send(b"x")
+            await asyncio.sleep(0.05)
+
+    aos.answer(drip)
+    async with running(aos.url, upstream__read_timeout_s=0.2, upstream__total_timeout_s=0.5) as gateway:
+        _is_problem(await _get(gateway), 504)
+        assert gateway.app.upstream.in_use == 0
+
+
+async def test_a_head_that_drips_is_a_504_on_every_route(aos: ScriptedAos) -> None:
+    async def drip(_: Received, conversation: Conversation) -> None:
+        await conversation.send(_OK + b"X-A: ")
+        for _number in range(100):
+            await conversation.send(b"x")
+            await asyncio.sleep(0.05)
+
+    aos.answer(drip)
+    async with running(aos.url, upstream__read_timeout_s=0.3, upstream__total_timeout_s=0.6) as gateway:
+        started_s = time.monotonic()
+        _is_problem(await _get(gateway, _OTHER), 504)
+        assert time.monotonic() - started_s < 1
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("late", [_LATE, b"x", b"\r\n", b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"\x00"])
+async def test_late_bytes_close_an_idle_connection(
+    aos: ScriptedAos, gateway: RunningGateway, late: bytes, target: str
+) -> None:
+    gate = aos.gate()
+
+    async def talk_on(_: Received, conversation: Conversation) -> None:
+        await conversation.answer(_OWN)
+        await gate.passed()
+        await conversation.send(late)
+
+    aos.queue(talk_on)
+    aos.answer(_OWN)
+    assert (await _get(gateway, target)).body == b"own"
+    gate.open()
+    await aos.wait_until(lambda: aos.open_connections == 0, "the gateway to close it")
+    assert (await _get(gateway, target)).body == b"own"
+    assert aos.connections == 2
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(404, body=b"own").whole() + _LATE,
+        Answer(404, body=b"own").whole() + b"x",
+        Answer(404, body=b"own").whole() + b"\r\n",
+        Answer(404, chunks=[b"own"], framing="chunked").whole() + _LATE,
+        Answer(404, chunks=[b"own"], framing="chunked").whole() + b"garbage",
+    ],
+)
+async def test_bytes_beyond_a_body_are_dropped_with_their_connection(
+    aos: ScriptedAos, gateway: RunningGateway, answer: bytes, target: str
+) -> None:
+    aos.queue(answer)
+    first = await _get(gateway, target)
+    assert first.body == b"own" or first.status == 502
+    await _is_not_used_again(aos, gateway, target)
+
+
+_BOMB = gzip.compress(b'{"a": "' + b"0" * 50_000_000 + b'"}', 1)
+_DEEP = b'{"x":' * 200_000 + b"1" + b"}" * 200_000
+_TWICE = record().replace(b'"phase"', b'"phase": "Running", "phase"', 1)
+_UNREAD: list[tuple[str, bytes, tuple[tuple[str, str], ...], str]] = [
+    ("no JSON", b"<html>Succeeded</html>", (), "undecodable"),
+    ("empty", b"", (), "undecodable"),
+    ("cut JSON", record()[:-3], (), "undecodable"),
+    ("JSON twice", record() * 2, (), "undecodable"),
+    ("too deep", _DEEP, (), "undecodable"),
+    ("too deep lists", b"[" * 300_000, (), "undecodable"),
+    ("NaN", record(x=1).replace(b'"x": 1', b'"x": NaN', 1), (), "undecodable"),
+    ("Infinity", record(x=1).replace(b'"x": 1', b'"x": -Infinity', 1), (), "undecodable"),
+    ("a BOM", b"\xef\xbb\xbf" + record(), (), "undecodable"),
+    ("UTF-16", record().decode().encode("utf-16"), (), "not-utf8"),
+    ("bytes beyond UTF-8", record(x="A").replace(b'"A"', b'"\xff"', 1), (), "not-utf8"),
+    ("overlong UTF-8", record(x="A").replace(b'"A"', b'"\xc0\xaf"', 1), (), "not-utf8"),
+    ("a key twice", _TWICE, (), "duplicate-key"),
+    ("gzip that is none", record(), (("Content-Encoding", "gzip"),), "content-coding"),
+    ("cut gzip", gzip.compress(record())[:-9], (("Content-Encoding", "gzip"),), "content-coding"),
+    ("gzip and more", gzip.compress(record()) + b"x", (("Content-Encoding", "gzip"),), "content-coding"),
+    ("a gzip bomb", _BOMB, (("Content-Encoding", "gzip"),), "too-large"),
+    ("an unknown coding", record(), (("Content-Encoding", "br"),), "content-coding"),
+    ("two codings", gzip.compress(record()), (("Content-Encoding", "gzip, gzip"),), "content-coding"),
+    ("a large body", record(x="x" * 5_000_000), (), "too-large"),
+    ("thousands of digits", record(x=1).replace(b'"x": 1', b'"x": ' + b"1" * 10_000, 1), (), ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "fields", "reason"), [case[1:] for case in _UNREAD], ids=[case[0] for case in _UNREAD]
+)
+async def test_a_body_that_cannot_be_read_passes_unchanged_and_is_not_stored(
+    aos: ScriptedAos,
+    gateway: RunningGateway,
+    body: bytes,
+    fields: tuple[tuple[str, str], ...],
+    reason: str,
+) -> None:
+    aos.answer(Answer(headers=fields, body=body))
+    for count in (1, 2):
+        answer = await fetch(
+            gateway.address, TARGET, token="alice", headers=[("Accept-Encoding", "gzip")], timeout_s=5
+        )
+        assert answer.status == 200
+        assert answer.body == body
+        if reason:
+            assert b"stored" not in answer.all("cache-status")[-1]
+            assert answer.all("cache-status")[-1].endswith(b"detail=" + reason.encode())
+            assert aos.count() == count
+
+
+async def test_a_deep_or_packed_body_does_not_stall_the_others(
+    aos: ScriptedAos, gateway: RunningGateway
+) -> None:
+    aos.on("GET", TARGET, Answer(headers=[("Content-Encoding", "gzip")], body=_BOMB))
+    aos.answer(_OWN)
+    loop = asyncio.get_running_loop()
+    longest_s = 0.0
+
+    async def look() -> None:
+        nonlocal longest_s
+        while True:
+            before_s = loop.time()
+            await asyncio.sleep(0.005)
+            longest_s = max(longest_s, loop.time() - before_s)
+
+    looking = asyncio.create_task(look())
+    await fetch(gateway.address, TARGET, token="alice", headers=[("Accept-Encoding", "gzip")])
+    looking.cancel()
+    assert longest_s < 0.25
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+async def test_50_mb_stream_through_in_bounded_memory(aos: ScriptedAos, framing: str, target: str) -> None:
+    piece, count = b"0123456789abcdef" * 4096, 800
+    heads = {
+        "length": b"Content-Length: %d\r\n\r\n" % (len(piece) * count),
+        "chunked": b"Transfer-Encoding: chunked\r\n\r\n",
+        "close": b"Connection: close\r\n\r\n",
+    }
+
+    async def flow(_: Received, conversation: Conversation) -> None:
+        await conversation.send(_OK + heads[framing])
+        framed = b"%x\r\n%s\r\n" % (len(piece), piece) if framing == "chunked" else piece
+        for _number in range(count):
+            await conversation.send(framed)
+        if framing == "chunked":
+            await conversation.send(b"0\r\n\r\n")
+        if framing == "close":
+            conversation.close()
+
+    aos.answer(flow)
+    async with running(aos.url) as gateway, await RawClient.connect(gateway.address) as client:
+        await client.send(request_bytes("GET", target, [("X-Auth-Token", "alice")]))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        response = await client.read_head()
+        size = 0
+        while some := await client.read_some():
+            size += len(some)
+            # The test itself must hold nothing either.
+            response.framing.data.clear()
+            response.framing.raw.clear()
+        assert size == len(piece) * count
+        grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert grown_kib < 30_000
