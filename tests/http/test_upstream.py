@@ -352,13 +352,25 @@ async def test_requests_beyond_pool_and_queue_are_refused_and_the_queue_is_serve
 
 
 async def test_a_request_waits_for_a_connection_no_longer_than_the_read_timeout(aos: ScriptedAos) -> None:
-    gate = aos.gate()
-    aos.answer(gate.before(_OK))
+    is_over = asyncio.Event()
+
+    async def drip(_: Received, conversation: Conversation) -> None:
+        """Hold the one connection for longer than the read timeout, never silent for as long."""
+        sent = 0
+        await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n")
+        while not is_over.is_set() and sent < 500:
+            await conversation.send(b"x")
+            sent += 1
+            await asyncio.sleep(0.02)
+        await conversation.send(b"x" * (500 - sent))
+
+    aos.answer(drip)
     async with running(aos.url, upstream__max_connections=1, upstream__read_timeout_s=0.3) as gateway:
         first = asyncio.create_task(get(gateway, OTHER_ROUTE))
-        await gate.wait_reached()
+        await aos.wait_received(1)
         assert (await get(gateway, "/waits")).status == 503
-        await first
+        is_over.set()
+        assert (await first).body == b"x" * 500
         assert gateway.app.upstream.waiting == 0
 
 
