@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 from gateway.access_log import AccessLog
 from gateway.address import Address, TcpAddress
@@ -70,6 +71,8 @@ class Gateway:
             on_forget=self.flights.detach_stack,
             on_start_over=self.flights.detach_all,
         )
+        # One: more would only take the interpreter from the event loop.
+        self.judges = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
         self.upstream = Upstream(upstream_settings(config), clock, self.metrics)
         cache = Cache(
             rules=rules,
@@ -81,6 +84,7 @@ class Gateway:
             upstream=self.upstream,
             throttle=Throttle(clock),
             clock=clock,
+            judges=self.judges,
         )
         handler = Handler(
             cache,
@@ -135,6 +139,7 @@ class Gateway:
         await self.upstream.close()
         await self.server.shutdown(_LAST_S)
         await self.tiers.close(max(0.1, ends_s - loop.time()))
+        self.judges.shutdown(wait=False, cancel_futures=True)
         if self._listener is not None:
             remove_socket(self.config.server.listen)
 
@@ -263,4 +268,5 @@ def _connection_settings(config: Config) -> ConnectionSettings:
         keepalive_timeout_s=server.keepalive_timeout_s,
         max_header_bytes=server.max_header_bytes,
         max_connections=server.max_connections,
+        max_connections_per_peer=server.max_connections_per_peer,
     )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+from concurrent.futures import Executor
+
 import msgspec
 
 from gateway.clock import Clock
@@ -77,6 +81,7 @@ class Cache:
         upstream: AOS.
         throttle: callers whom AOS asked to wait.
         clock: wall time for entries.
+        judges: threads for what would hold up the event loop.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class Cache:
         upstream: Upstream,
         throttle: Throttle,
         clock: Clock,
+        judges: Executor,
     ) -> None:
         self._rules = rules
         self._recogniser = recogniser
@@ -101,6 +107,7 @@ class Cache:
         self._upstream = upstream
         self._throttle = throttle
         self._clock = clock
+        self._judges = judges
 
     async def answer(self, request: Request, body: RequestBody | None) -> Answer:
         """Answer one request.
@@ -240,13 +247,7 @@ class Cache:
                 exchange.close()
             return Fetched(arrival, None, False, Reason.TOO_LARGE, exchange)
         exchange.close()
-        now_s = self._clock.monotonic_s()
-        judgement = policy.judge(
-            arrival,
-            self._rules,
-            settling=self._tiers.ledger.is_settling(ticket.key.stack, now_s),
-            uncertain=self._tiers.ledger.is_uncertain(now_s),
-        )
+        judgement = await self._judge(arrival, ticket.key)
         if judgement.refusal is not None:
             if policy.drops_own_entry(exchange.head.status, judgement):
                 self._tiers.drop(ticket.key)
@@ -258,6 +259,23 @@ class Cache:
         entry = answers.entry_of(arrival, judgement, policy.told_age_s(exchange.head))
         refusal = self._tiers.store(ticket, entry)
         return Fetched(arrival, judgement, refusal is None, refusal)
+
+    async def _judge(self, arrival: policy.Arrival, key: EntryKey) -> policy.Judgement:
+        """Judge here, or in a thread what would hold up everybody else.
+
+        A write that comes meanwhile raises the stack's forget count, so the record isn't stored.
+        """
+        now_s = self._clock.monotonic_s()
+        judge = functools.partial(
+            policy.judge,
+            arrival,
+            self._rules,
+            settling=self._tiers.ledger.is_settling(key.stack, now_s),
+            uncertain=self._tiers.ledger.is_uncertain(now_s),
+        )
+        if not policy.is_heavy(arrival):
+            return judge()
+        return await asyncio.get_running_loop().run_in_executor(self._judges, judge)
 
     def _hold_back(self, planned: Plan, verdict: Verdict) -> None:
         """Answer for the upstream while it wants to hear nothing of this caller."""

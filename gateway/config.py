@@ -60,6 +60,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         keepalive_timeout_s: how long an idle connection stays open, seconds.
         max_header_bytes: bound of a request's whole head.
         max_connections: bound of open connections from callers.
+        max_connections_per_peer: bound of open connections from one address; 0 sets none.
         drain_grace_s: how long to go on accepting after `/readyz` turned false, seconds.
         drain_timeout_s: how long requests under way may take when stopping, seconds.
     """
@@ -74,6 +75,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     keepalive_timeout_s: float = 75.0
     max_header_bytes: int = 65_536
     max_connections: int = 20_000
+    max_connections_per_peer: int = 0
     drain_grace_s: float = 0.0
     drain_timeout_s: float = 25.0
 

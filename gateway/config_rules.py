@@ -128,6 +128,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "server.keepalive_timeout_s": _POSITIVE_S,
     "server.max_header_bytes": Whole(1_024, _MEBIBYTE, "bytes"),
     "server.max_connections": Whole(1, 1_000_000, "connections"),
+    "server.max_connections_per_peer": Whole(0, 1_000_000, "connections"),
     "server.drain_grace_s": Number(0, 3_600),
     "server.drain_timeout_s": Number(0, 3_600),
     "upstream.url": Text(upstream_url_of),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from typing import Any, cast
 
 import msgspec
@@ -21,6 +22,8 @@ from gateway.metrics import Metrics
 from gateway.reply import Reply
 
 _LINGER_S = 1.0
+# Refused connections that are open beyond max_connections, for a moment.
+_MOST_LINGERING = 256
 _HEAD_END = b"\r\n\r\n"
 # No byte of a head may be NUL: the parser refuses it wherever it stands.
 _POISON = b"\x00"
@@ -35,6 +38,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True):
         keepalive_timeout_s: how long an idle connection stays open.
         max_header_bytes: bound of a whole head.
         max_connections: bound of open connections.
+        max_connections_per_peer: bound of those from one address; 0 sets none.
     """
 
     header_timeout_s: float
@@ -42,6 +46,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True):
     keepalive_timeout_s: float
     max_header_bytes: int
     max_connections: int
+    max_connections_per_peer: int
 
 
 class DownstreamConnection(RequestHandler):
@@ -58,6 +63,7 @@ class DownstreamConnection(RequestHandler):
         "_last_three",
         "_line",
         "_metrics",
+        "_peer",
         "_refusal",
         "_server",
         "_settings",
@@ -82,6 +88,8 @@ class DownstreamConnection(RequestHandler):
         self._refusal: GatewayError | None = None
         self._is_gone: asyncio.Future[None] = self._loop.create_future()
         self._stoppable: asyncio.Task[Any] | None = None
+        # The caller's address; None on a Unix socket, and when it was not admitted.
+        self._peer: str | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -95,15 +103,18 @@ class DownstreamConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, or refuse it when there are too many."""
-        if len(self._server.connections) >= self._settings.max_connections:
+        peername = transport.get_extra_info("peername")
+        self._peer = peername[0] if isinstance(peername, tuple) else None
+        if not self._server.admit(self._peer):
             error = BadRequest(503, "The gateway has too many connections.")
             error.retry_after_s = 1
+            self._peer = None
             self.transport = None
             self._force_close = True
             # uvloop's transports are none by inheritance.
             writing = cast("asyncio.WriteTransport", transport)
             writing.write(self._problem_bytes(error))
-            writing.close()
+            self._server.linger(writing)
             return
         super().connection_made(transport)
         self._start_head_timer()
@@ -115,6 +126,7 @@ class DownstreamConnection(RequestHandler):
             self._is_gone.set_result(None)
         if self._stoppable is not None:
             self._stoppable.cancel()
+        self._server.released(self._peer)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -312,6 +324,39 @@ class DownstreamServer(web.Server):
         super().__init__(handler)
         self.settings = settings
         self.metrics = metrics
+        self._by_peer: Counter[str] = Counter()
+        self._lingering = 0
+
+    def admit(self, peer: str | None) -> bool:
+        """Count a new connection; ``False`` refuses it: there are too many, in all or from its address."""
+        settings = self.settings
+        if len(self.connections) >= settings.max_connections:
+            return False
+        if peer is not None and settings.max_connections_per_peer:
+            if self._by_peer[peer] >= settings.max_connections_per_peer:
+                return False
+            self._by_peer[peer] += 1
+        return True
+
+    def linger(self, transport: asyncio.WriteTransport) -> None:
+        """Close a connection that was not admitted, if there is room for that without losing the refusal."""
+        if self._lingering >= _MOST_LINGERING:
+            transport.close()
+            return
+        self._lingering += 1
+        transport.write_eof()
+        asyncio.get_running_loop().call_later(_LINGER_S, self._lingered, transport)
+
+    def _lingered(self, transport: asyncio.WriteTransport) -> None:
+        self._lingering -= 1
+        transport.close()
+
+    def released(self, peer: str | None) -> None:
+        """Note the end of a connection that was admitted; ``None`` for one that was not counted."""
+        if peer is not None and peer in self._by_peer:
+            self._by_peer[peer] -= 1
+            if not self._by_peer[peer]:
+                del self._by_peer[peer]
 
     def __call__(self) -> DownstreamConnection:
         """Return the protocol for a new connection."""

@@ -6,8 +6,8 @@ import resource
 
 from gateway.config import Config
 
-# Listeners, the loop's own, log, time zone data, a look-up of names.
-_OTHERS = 64
+# Refused connections that linger; listeners, the loop's own, log, time zone data, a look-up of names.
+_OTHERS = 256 + 64
 
 
 def raise_limit(config: Config) -> str | None:

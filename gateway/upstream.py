@@ -22,7 +22,7 @@ from gateway.clock import Clock
 from gateway.core.headers import response_defect
 from gateway.core.messages import Fields, Head
 from gateway.core.reply import BodyFraming, content_length, request_bytes, response_framing
-from gateway.core.route import is_write
+from gateway.core.route import SERVER_WIDE, is_write
 from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamTimeout
 from gateway.metrics import Metrics
 from gateway.tasks import TaskSet
@@ -114,7 +114,7 @@ class Upstream:
 
         Args:
             method: the method token.
-            target: origin-form target as received; the base path goes before it.
+            target: origin-form target as received, which the base path goes before, or ``*``.
             fields: field lines without framing.
             body: the request body; ``None`` for none.
 
@@ -122,7 +122,9 @@ class Upstream:
             GatewayError: there is no usable response; see `UpstreamError.was_sent`.
         """
         length = body.length if body is not None else 0
-        head = request_bytes(method, self._settings.base_path + target, fields, length)
+        if target != SERVER_WIDE:
+            target = self._settings.base_path + target
+        head = request_bytes(method, target, fields, length)
         try:
             await self._take_slot()
             self._metrics.upstream_calls[method] += 1

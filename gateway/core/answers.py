@@ -9,7 +9,7 @@ from gateway.core.headers import end_to_end, kept_fields, not_modified_fields
 from gateway.core.messages import Field, Fields, Head, first
 from gateway.core.policy import Arrival, Judgement
 from gateway.core.status import Verdict
-from gateway.core.wishes import entity_tag, is_not_modified
+from gateway.core.wishes import is_not_modified
 
 _NOT_MODIFIED = (304, b"Not Modified")
 _ETAG = b"etag"
@@ -19,9 +19,8 @@ def entry_of(arrival: Arrival, judgement: Judgement, upstream_age_s: int) -> Ent
     """Return the entry to store for a storable arrival."""
     head = arrival.head
     fields = kept_fields(head.fields)
-    etag = first(fields, _ETAG)
-    if etag is None:
-        etag = entity_tag(arrival.body)
+    etag = judgement.etag or b""
+    if first(fields, _ETAG) is None:
         fields = (*fields, (b"ETag", etag))
     return Entry(
         head=Head(head.status, head.reason, fields),
@@ -65,9 +64,8 @@ def fetched_head(arrival: Arrival, judgement: Judgement, via: bytes, verdict: Ve
     """
     head = arrival.head
     fields = end_to_end(head.fields)
-    etag = first(fields, _ETAG)
-    if etag is None and judgement.is_record:
-        etag = entity_tag(arrival.body)
+    etag = judgement.etag
+    if etag is not None and first(fields, _ETAG) is None:
         fields = (*fields, (b"ETag", etag))
     if head.status == 200 and etag is not None and is_not_modified(arrival.request, etag):
         fields = not_modified_fields(fields)

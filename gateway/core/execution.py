@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
-from typing import Any
+import re
 
 import msgspec
 
@@ -199,22 +199,51 @@ def decode_deciding(body: bytes) -> Settled | Unreadable:
     )
 
 
-class _Pairs(list[tuple[str, Any]]):
-    """An object's members as they stand, repeats included."""
+# A bracket, or a text with the colon that makes it a key. Runs without backslash are matched at once:
+# a text may be megabytes long.
+_TOKEN = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"([ \t\r\n]*:)?|[\[\]{}]', re.DOTALL)
 
 
 def second_reading(body: bytes) -> Unreadable | None:
     """Return why another reader might take a body that `decode_deciding` took for something else.
 
+    Args:
+        body: what `decode_deciding` has read, so it is known to be well-formed.
+
     Of two equal keys on the way to a deciding field msgspec takes the last, another reader may take
-    the first. Slower than the decoder above, so only records that would be stored come here.
+    the first. Slower than the decoder above, so only records that would be stored come here. The walk is
+    a Python loop on purpose: a thread that reads megabytes so lets the event loop have its turns.
     """
-    try:
-        # Numbers stay text: int() refuses thousands of digits.
-        record = json.loads(body, object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
-    except (ValueError, RecursionError):
-        return Unreadable.UNDECODABLE
-    return None if _clear(record, _DECIDING) else Unreadable.DUPLICATE_KEY
+    on_the_way: list[tuple[_Tree, set[str]]] = []
+    below: _Tree | None = _DECIDING
+    depth_aside = 0
+    for token in _TOKEN.finditer(body):
+        match token[0]:
+            case b"{" if below is not None and not depth_aside:
+                on_the_way.append((below, set()))
+                below = None
+            case b"{" | b"[":
+                depth_aside += 1
+            case b"}" | b"]":
+                if depth_aside:
+                    depth_aside -= 1
+                else:
+                    on_the_way.pop()
+                below = None
+            case _ if token[2] is not None and not depth_aside:
+                tree, seen = on_the_way[-1]
+                key = _text(token[1])
+                if key in tree or "*" in tree:
+                    if key in seen:
+                        return Unreadable.DUPLICATE_KEY
+                    seen.add(key)
+                below = tree.get(key, tree.get("*"))
+    return None
+
+
+def _text(raw: bytes) -> str:
+    """Return what stands between quotes, escapes undone."""
+    return json.loads(b'"%s"' % raw) if b"\\" in raw else raw.decode("utf-8")
 
 
 # The deciding fields as a tree; ``*`` stands for every member.
@@ -229,19 +258,3 @@ _DECIDING: _Tree = {
         "subObjectStatuses": {"*": {"phase": None}},
     },
 }
-
-
-def _clear(value: object, tree: _Tree) -> bool:
-    if not isinstance(value, _Pairs):
-        return True
-    seen: set[str] = set()
-    for key, member in value:
-        below = tree.get(key, tree.get("*", False))
-        if below is False:
-            continue
-        if key in seen:
-            return False
-        seen.add(key)
-        if isinstance(below, dict) and not _clear(member, below):
-            return False
-    return True

@@ -62,14 +62,15 @@ def check_target(method: str, target: bytes) -> tuple[bytes, bytes | None]:
     """Reduce a target to origin-form.
 
     Returns:
-        Path and query, and the authority of an absolute-form target, ``None`` otherwise.
+        Path and query, or the ``*`` of an ``OPTIONS``, and the authority of an absolute-form target,
+        ``None`` otherwise.
 
     Raises:
         Refusal: 405 for a method that is never carried, 400 for a target that cannot be.
     """
     if method in _REFUSED_METHODS:
         raise Refusal(405, "CONNECT and TRACE are not carried.")
-    reduced = origin_form(target)
+    reduced = origin_form(method, target)
     if reduced is None:
         raise Refusal(400, "The request target is not a path of visible ASCII characters without fragment.")
     return reduced

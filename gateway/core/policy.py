@@ -12,8 +12,10 @@ import msgspec
 
 from gateway.core.execution import Settled, Unreadable, decode_deciding, second_reading
 from gateway.core.freshness import OriginWord, origin_word, upstream_age_s, vary_is_met
+from gateway.core.headers import end_to_end
 from gateway.core.messages import Fields, Head, first, members
 from gateway.core.status import Reason
+from gateway.core.wishes import entity_tag
 
 SUCCEEDED = "Succeeded"
 FAILED = "Failed"
@@ -21,6 +23,9 @@ _SETTLED_STRATEGY = "DoNothing"
 _KIND = "Execution"
 _DELETE = "delete"
 IN_PROGRESS = frozenset({"Running", "Pending", "Pausing", "Cancelling", "ForceCancelling", "Retrying"})
+
+# What is judged in well under a millisecond.
+_HEAVY_BYTES = 65_536
 
 # These tell that the caller may no longer see the record, or that it is gone.
 DROPPING_STATUSES = frozenset({401, 403, 404, 410})
@@ -79,12 +84,14 @@ class Judgement(msgspec.Struct, frozen=True, gc=False):
         ttl_s: seconds from the start of the fetch that it stays fresh; 0 when refused.
         is_record: the body decodes as a record, stored or not.
         phase: the record's phase; ``None`` when there is none.
+        etag: the record's validator: the upstream's, or one made from the body; ``None`` without either.
     """
 
     refusal: Reason | None
     ttl_s: float
     is_record: bool
     phase: str | None = None
+    etag: bytes | None = None
 
 
 class _Case(msgspec.Struct, frozen=True):
@@ -161,16 +168,28 @@ def judge(arrival: Arrival, rules: Rules, *, settling: bool, uncertain: bool) ->
     origin = origin_word(arrival.head.fields, arrival.fetched_s)
     case = _Case(arrival, rules, origin, b"" if isinstance(plain, Reason) else plain, record)
     refusal = next((reason for rule in STORABLE if (reason := rule(case)) is not None), None)
+    etag = first(end_to_end(arrival.head.fields), b"etag")
     if not isinstance(record, Settled):
-        return Judgement(refusal, 0.0, is_record=False)
+        return Judgement(refusal, 0.0, is_record=False, etag=etag)
+    if etag is None:
+        etag = entity_tag(arrival.body)
     if refusal is not None:
-        return Judgement(refusal, 0.0, is_record=True, phase=record.phase)
+        return Judgement(refusal, 0.0, is_record=True, phase=record.phase, etag=etag)
     ttl_s = time_to_live_s(record, rules, settling=settling, uncertain=uncertain)
     if rules.obey_origin and case.origin.lifetime_s is not None:
         ttl_s = min(ttl_s, case.origin.lifetime_s)
     if ttl_s <= 0:
-        return Judgement(Reason.EXPIRED, 0.0, is_record=True, phase=record.phase)
-    return Judgement(None, ttl_s, is_record=True, phase=record.phase)
+        return Judgement(Reason.EXPIRED, 0.0, is_record=True, phase=record.phase, etag=etag)
+    return Judgement(None, ttl_s, is_record=True, phase=record.phase, etag=etag)
+
+
+def is_heavy(arrival: Arrival) -> bool:
+    """Tell whether judging takes long enough to be felt by everybody else on the event loop."""
+    sizes = [len(arrival.body)]
+    if first(arrival.head.fields, b"content-encoding") is not None:
+        # gzip tells at its end how long the plain bytes are (RFC 1952 §2.3.1); a lie does not decode.
+        sizes.append(int.from_bytes(arrival.body[-4:], "little"))
+    return max(sizes) > _HEAVY_BYTES
 
 
 def time_to_live_s(record: Settled, rules: Rules, *, settling: bool, uncertain: bool) -> float:

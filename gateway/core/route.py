@@ -19,6 +19,9 @@ _ABSOLUTE_TARGET = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]+)(.*)")
 _MAX_FORMS = 64
 _DECODE_ROUNDS = 8
 
+SERVER_WIDE = b"*"
+"""The target of an ``OPTIONS`` about the whole server (RFC 9112 §3.2.4)."""
+
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CACHEABLE_METHODS = frozenset({"GET", "HEAD"})
 METHOD_OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
@@ -38,17 +41,21 @@ class Execution(msgspec.Struct, frozen=True, gc=False):
     has_query: bool
 
 
-def origin_form(target: bytes) -> tuple[bytes, bytes | None] | None:
-    """Reduce a request target to origin-form (RFC 9112 §3.2).
+def origin_form(method: str, target: bytes) -> tuple[bytes, bytes | None] | None:
+    """Reduce a request target to origin-form, or to the asterisk-form of ``OPTIONS`` (RFC 9112 §3.2).
 
     Returns:
         The target from the path on and the authority of an absolute-form target (``None`` for
-        origin-form); ``None`` for anything else: authority-form, ``*``, fragments, non-ASCII.
+        the other forms); ``None`` for anything else: authority-form, fragments, non-ASCII.
     """
     authority: bytes | None = None
     if absolute := _ABSOLUTE_TARGET.fullmatch(target):
         authority = absolute[1]
         target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+        if method == "OPTIONS" and not absolute[2]:
+            target = SERVER_WIDE
+    if method == "OPTIONS" and target == SERVER_WIDE:
+        return target, authority
     return (target, authority) if _TARGET.fullmatch(target) else None
 
 

@@ -13,7 +13,7 @@ from .kit import NOW_S, arrival
 
 VIA = b"1.1 aos-gateway (01234567)"
 BODY = b'{"status": {}}'
-STORED = Judgement(None, 300.0, is_record=True)
+STORED = Judgement(None, 300.0, is_record=True, etag=entity_tag(BODY))
 MISS = Verdict(forward=Forward.URI_MISS, fwd_status=200, stored=True)
 CAME = (
     (b"Content-Type", b"application/json"),
@@ -49,7 +49,8 @@ def test_an_entry_counts_from_the_start_of_the_fetch() -> None:
 
 
 def test_an_entry_keeps_the_upstreams_own_validator() -> None:
-    entry = entry_of(arrival(BODY, (b"etag", b'W/"e"')), STORED, 0)
+    told = msgspec.structs.replace(STORED, etag=b'W/"e"')
+    entry = entry_of(arrival(BODY, (b"etag", b'W/"e"')), told, 0)
     assert entry.etag == b'W/"e"'
     assert values(entry.head.fields, b"etag") == [b'W/"e"']
 
@@ -106,7 +107,7 @@ def test_a_fetched_record_gets_a_validator_when_it_has_none() -> None:
 
 
 def test_a_record_that_is_not_stored_gets_a_validator_too() -> None:
-    running = Judgement(Reason.PHASE, 0.0, is_record=True, phase="Running")
+    running = Judgement(Reason.PHASE, 0.0, is_record=True, phase="Running", etag=entity_tag(BODY))
     assert first(fetched_head(arrival(BODY), running, VIA, MISS).fields, b"etag") == entity_tag(BODY)
 
 
@@ -122,7 +123,8 @@ def test_what_is_no_record_gets_nothing_but_via_and_cache_status(status: int) ->
 
 def with_request(*fields: tuple[bytes, bytes], status: int = 200, etag: Fields = ()) -> Head:
     came = arrival(BODY, (b"X-A", b"1"), *etag, status=status, request=fields)
-    return fetched_head(came, msgspec.structs.replace(STORED, is_record=status == 200), VIA, MISS)
+    own = etag[0][1] if etag else entity_tag(BODY)
+    return fetched_head(came, msgspec.structs.replace(STORED, is_record=status == 200, etag=own), VIA, MISS)
 
 
 def test_a_fetched_record_that_the_caller_has_already_is_a_304() -> None:

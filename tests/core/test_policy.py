@@ -15,10 +15,12 @@ from gateway.core.policy import (
     DROPPING_STATUSES,
     Judgement,
     drops_own_entry,
+    is_heavy,
     plain_body,
     told_age_s,
 )
 from gateway.core.status import Reason
+from gateway.core.wishes import entity_tag
 from tests.support.payloads import ABSENT, ACTION_ID, EXECUTION, payload, payload_names, record
 
 from .kit import BOUNDED, SHARED, TERMINAL, arrival, judged, minimal, refusal
@@ -27,8 +29,9 @@ IN_PROGRESS = ["Running", "Pending", "Pausing", "Cancelling", "ForceCancelling",
 
 
 def test_the_public_example_is_stored() -> None:
-    assert judged(arrival(payload(EXECUTION))) == Judgement(
-        None, SHARED.ttl_succeeded_s, is_record=True, phase="Succeeded"
+    body = payload(EXECUTION)
+    assert judged(arrival(body)) == Judgement(
+        None, SHARED.ttl_succeeded_s, is_record=True, phase="Succeeded", etag=entity_tag(body)
     )
 
 
@@ -341,3 +344,44 @@ def test_no_arrival_makes_the_judge_fail_and_only_settled_records_are_stored(
         assert status == 200
         assert complete
         assert json.loads(body)["status"]["objectStatus"]["phase"] in TERMINAL
+
+
+@pytest.mark.parametrize(
+    ("body", "fields", "expected"),
+    [
+        (record(), ((b"ETag", b'W/"e"'),), b'W/"e"'),
+        (record("Running"), (), entity_tag(record("Running"))),
+        (b"no record", ((b"ETag", b'"e"'),), b'"e"'),
+        (b"no record", (), None),
+    ],
+)
+def test_a_record_has_a_validator_the_upstreams_or_one_of_its_own(
+    body: bytes, fields: Fields, expected: bytes | None
+) -> None:
+    assert judged(arrival(body, *fields)).etag == expected
+
+
+_MIB = 1_048_576
+
+
+@pytest.mark.parametrize(
+    ("body", "coding", "expected"),
+    [
+        (b"x" * 65_536, (), False),
+        (b"x" * 65_537, (), True),
+        (gzip.compress(b"x" * 65_536), ((b"Content-Encoding", b"gzip"),), False),
+        (gzip.compress(b"x" * _MIB), ((b"Content-Encoding", b"gzip"),), True),
+        (gzip.compress(b"x" * _MIB), (), False),
+        (b"", ((b"Content-Encoding", b"gzip"),), False),
+    ],
+)
+def test_what_takes_long_to_judge_is_told_by_its_size(body: bytes, coding: Fields, expected: bool) -> None:
+    assert is_heavy(arrival(body, *coding)) is expected
+
+
+def test_a_body_that_lies_about_its_inflated_size_does_not_decode() -> None:
+    lying = gzip.compress(record() + b" " * _MIB)[:-4] + b"\0\0\0\0"
+    came = arrival(lying, (b"Content-Encoding", b"gzip"))
+    assert not is_heavy(came)
+    rules = msgspec.structs.replace(SHARED, max_body_bytes=2 * _MIB)
+    assert judged(came, rules).refusal is Reason.CONTENT_CODING

@@ -34,7 +34,23 @@ ids = st.from_regex(rb"[A-Za-z0-9._~-]{1,64}", fullmatch=True).filter(lambda raw
 def test_only_origin_and_absolute_form_are_understood(
     target: bytes, expected: tuple[bytes, bytes | None] | None
 ) -> None:
-    assert origin_form(target) == expected
+    assert origin_form("GET", target) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (b"*", (b"*", None)),
+        (b"http://h", (b"*", b"h")),
+        (b"http://h/", (b"/", b"h")),
+        (b"http://h?q", (b"/?q", b"h")),
+        (b"**", None),
+    ],
+)
+def test_options_may_be_about_the_whole_server(
+    target: bytes, expected: tuple[bytes, bytes | None] | None
+) -> None:
+    assert origin_form("OPTIONS", target) == expected
 
 
 @BOUNDED
@@ -78,7 +94,7 @@ def test_anything_else_is_another_call(target: bytes) -> None:
 @BOUNDED
 @given(st.binary(max_size=60))
 def test_no_target_makes_the_readers_fail(target: bytes) -> None:
-    origin_form(target)
+    origin_form("OPTIONS", target)
     execution(target)
     written_stacks(target)
 

@@ -11,6 +11,7 @@ from gateway.core.policy import (
     Rules,
 )
 from gateway.core.status import Reason
+from gateway.core.wishes import entity_tag
 from tests.support.payloads import ABSENT, record
 
 from .kit import (
@@ -88,7 +89,9 @@ def test_a_phase_taken_out_of_the_list_is_not_stored() -> None:
 def test_a_time_to_live_of_zero_stores_nothing() -> None:
     rules = msgspec.structs.replace(SHARED, ttl_succeeded_s=0.0)
     judgement = judged(arrival(record()), rules)
-    assert judgement == Judgement(Reason.EXPIRED, 0.0, is_record=True, phase="Succeeded")
+    assert judgement == Judgement(
+        Reason.EXPIRED, 0.0, is_record=True, phase="Succeeded", etag=entity_tag(record())
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import re
+import threading
 from hashlib import sha256
 
 import pytest
@@ -397,3 +398,26 @@ async def test_a_throttled_callers_misses_wait_out_what_the_upstream_asked_for(a
         assert aos.count() == 3
         time.ahead_s = 21
         assert (await get(gateway, elsewhere)).status == 404
+
+
+async def test_judging_a_large_record_holds_up_nobody_else(aos: ScriptedAos, gateway: RunningGateway) -> None:
+    large = f"/v2/stacks/{STACK_ID}/actions/large"
+    name = "large"
+    nodes = {f"node-{number}": {"phase": "Succeeded"} for number in range(2_000)}
+    aos.on("GET", TARGET, settled())
+    aos.on("GET", large, settled(body=record(name=name, status__subObjectStatuses=nodes)))
+    await get(gateway)
+    # The one thread for such work is busy until the event is set.
+    is_free = threading.Event()
+    busy = gateway.app.judges.submit(is_free.wait, 10)
+    try:
+        asked = asyncio.create_task(get(gateway, large))
+        await aos.wait_received(2)
+        for _ in range(3):
+            assert is_hit(await get(gateway))
+        assert not asked.done()
+    finally:
+        is_free.set()
+    assert verdict(await asked) == _STORED
+    assert busy.result()
+    assert is_hit(await get(gateway, large))

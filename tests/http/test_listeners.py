@@ -283,6 +283,28 @@ async def test_connections_beyond_the_bound_are_refused_with_503(aos: ScriptedAo
         assert is_hit(await get(gateway))
 
 
+async def test_connections_of_one_address_beyond_its_bound_are_refused_and_others_are_not(
+    aos: ScriptedAos,
+) -> None:
+    aos.answer(settled())
+    async with running(aos.url, server__max_connections_per_peer=2) as gateway:
+        async with (
+            await RawClient.connect(gateway.address),
+            await RawClient.connect(gateway.address) as second,
+        ):
+            async with await RawClient.connect(gateway.address) as third:
+                # Bytes that nobody reads would reset the connection and lose the refusal.
+                await third.send(_GET + b"x" * 100_000)
+                _is_problem(await third.read_response(), 503)
+                assert await third.at_eof()
+            async with await RawClient.connect(gateway.address, source="127.0.0.2") as other:
+                assert (await other.request("GET", TARGET, [_TOKEN])).status == 200
+            assert is_hit(await second.request("GET", TARGET, [_TOKEN]))
+        await until(lambda: not gateway.app.server.connections)
+        for _ in range(3):
+            assert is_hit(await get(gateway))
+
+
 async def test_a_chunked_request_closes_its_connection_and_what_follows_is_dropped(
     aos: ScriptedAos, gateway: RunningGateway
 ) -> None:

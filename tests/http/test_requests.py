@@ -88,6 +88,15 @@ async def test_a_base_path_goes_before_every_target(aos: ScriptedAos) -> None:
     ]
 
 
+@pytest.mark.parametrize("target", ["*", "http://{address}"])
+async def test_options_about_the_whole_server_is_asked_of_the_upstream(aos: ScriptedAos, target: str) -> None:
+    aos.answer(Answer(headers=[("Allow", "GET, PUT")]))
+    async with running(aos.url + "/base") as gateway:
+        answer = await get(gateway, target.format(address=gateway.address), method="OPTIONS")
+    assert (answer.status, answer.get("allow")) == (200, b"GET, PUT")
+    assert [(received.method, received.target) for received in aos.received] == [("OPTIONS", "*")]
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"])
 async def test_any_method_passes_with_its_body(
     aos: ScriptedAos, gateway: RunningGateway, method: str

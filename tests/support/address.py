@@ -54,6 +54,7 @@ async def connect(
     *,
     tls: ssl.SSLContext | None = None,
     server_hostname: str | None = None,
+    source: str | None = None,
     timeout_s: float = 5.0,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Open a stream to an address.
@@ -62,6 +63,7 @@ async def connect(
         address: as for `split`.
         tls: context of a TLS client; None speaks plainly.
         server_hostname: the name to check in the certificate; None takes the host.
+        source: the own IP address to connect from; None lets the system choose.
         timeout_s: deadline in seconds.
     """
     where = split(address)
@@ -69,4 +71,7 @@ async def connect(
         if isinstance(where, str):
             name = server_hostname or ("localhost" if tls else None)
             return await asyncio.open_unix_connection(where, ssl=tls, server_hostname=name)
-        return await asyncio.open_connection(*where, ssl=tls, server_hostname=server_hostname)
+        local = (source, 0) if source is not None else None
+        return await asyncio.open_connection(
+            *where, ssl=tls, server_hostname=server_hostname, local_addr=local
+        )

@@ -49,11 +49,16 @@ class RawClient:
         *,
         tls: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
+        source: str | None = None,
         timeout_s: float = 5.0,
     ) -> Self:
-        """Connect to `host:port`, `[v6]:port` or `unix:/path` (deadline in seconds)."""
+        """Connect to `host:port`, `[v6]:port` or `unix:/path` (deadline in seconds).
+
+        Args:
+            source: the own address to connect from; `None` lets the system choose.
+        """
         opened = await addresses.connect(
-            address, tls=tls, server_hostname=server_hostname, timeout_s=timeout_s
+            address, tls=tls, server_hostname=server_hostname, source=source, timeout_s=timeout_s
         )
         return cls(*opened)
 
