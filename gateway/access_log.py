@@ -24,9 +24,13 @@ class AccessLog:
 
     Args:
         which: ``all``, ``errors`` (status 400 and above) or ``off``.
+
+    Attributes:
+        is_on: answers that are no errors get a line too.
     """
 
     def __init__(self, which: str) -> None:
+        self.is_on = which == "all"
         self._least_status = {"all": 0, "errors": _ERROR_STATUS, "off": 1000}[which]
 
     def write(

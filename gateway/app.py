@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 from gateway.access_log import AccessLog
@@ -17,14 +19,18 @@ from gateway.core.hosts import OwnHosts
 from gateway.core.key import KeySpace, upstream_digest, upstream_identity
 from gateway.core.policy import Rules
 from gateway.core.route import fold
+from gateway.fast_lane import FastLane, FastLaneConnection, why_closed
 from gateway.flight import Flights
 from gateway.handler import Handler, HandlerSettings
 from gateway.listeners import bound_address, listen, remove_socket
 from gateway.metrics import Metrics
+from gateway.request_id import RequestIds
 from gateway.store.redis import RedisSettings
 from gateway.store.tiers import Tiers, TierSettings
 from gateway.throttle import Throttle
 from gateway.upstream import Upstream, UpstreamSettings
+
+_log = logging.getLogger("gateway")
 
 # How much longer a generation lives than anything that could be stored under it.
 _GENERATION_MARGIN_S = 3600.0
@@ -51,6 +57,7 @@ class Gateway:
         self._is_ready = False
         self._is_draining = False
         self._listener: asyncio.Server | None = None
+        self.fast_lane: FastLane | None = None
         keys = KeySpace(config.redis.prefix, _identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
         rules = policy_rules(config)
@@ -62,6 +69,7 @@ class Gateway:
         self.flights: Flights[Fetched] = Flights(
             config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock, abandon
         )
+        hop = upstream_hop(config, recogniser.names)
         self.tiers = Tiers(
             _tier_settings(config, rules),
             keys=keys,
@@ -78,7 +86,7 @@ class Gateway:
             rules=rules,
             recogniser=recogniser,
             keys=keys,
-            hop=upstream_hop(config, recogniser.names),
+            hop=hop,
             tiers=self.tiers,
             flights=self.flights,
             upstream=self.upstream,
@@ -86,14 +94,41 @@ class Gateway:
             clock=clock,
             judges=self.judges,
         )
+        access_log = AccessLog(config.log.access)
+        request_ids = RequestIds()
         handler = Handler(
             cache,
             _handler_settings(config),
             metrics=self.metrics,
-            access_log=AccessLog(config.log.access),
+            access_log=access_log,
+            request_ids=request_ids,
             is_draining=lambda: self._is_draining,
         )
-        self.server = DownstreamServer(handler, _connection_settings(config), self.metrics)
+        connection = None
+        if config.server.fast_lane and self.tiers.memory is not None:
+            if (difference := why_closed()) is not None:
+                _log.warning("server.fast_lane is left off: %s", difference)
+            else:
+                self.fast_lane = FastLane(
+                    memory=self.tiers.memory,
+                    recogniser=recogniser,
+                    keys=keys,
+                    hop=hop,
+                    own_hosts=_own_hosts(config),
+                    max_header_bytes=config.server.max_header_bytes,
+                    clock=clock,
+                    metrics=self.metrics,
+                    access_log=access_log,
+                    request_ids=request_ids,
+                )
+                connection = functools.partial(FastLaneConnection, lane=self.fast_lane)
+        self.server = DownstreamServer(
+            handler,
+            _connection_settings(config),
+            metrics=self.metrics,
+            request_ids=request_ids,
+            connection=connection,
+        )
 
     async def start(self) -> Address:
         """Open the listener.
@@ -127,6 +162,8 @@ class Gateway:
         ends_s = loop.time() + (self.config.server.drain_timeout_s if timeout_s is None else timeout_s)
         self._is_ready = False
         self._is_draining = True
+        if self.fast_lane is not None:
+            self.fast_lane.close()
         if self._listener is not None:
             self._listener.close()
         poll_s = _FIRST_POLL_S
@@ -251,13 +288,17 @@ def upstream_settings(config: Config) -> UpstreamSettings:
 
 
 def _handler_settings(config: Config) -> HandlerSettings:
-    own_hosts = None
-    if config.cache.scope == "shared" and isinstance(config.server.listen, TcpAddress):
-        # Entries are shared by all who can connect, so a web page must not be among them.
-        names = frozenset(name.encode("ascii") for name in config.server.admin_hosts)
-        authorities = {config.upstream.url.authority, *config.upstream.signed_hosts}
-        own_hosts = OwnHosts(names, frozenset(name.lower().encode("ascii") for name in authorities))
-    return HandlerSettings(config.server.body_timeout_s, config.server.max_header_bytes, own_hosts)
+    server = config.server
+    return HandlerSettings(server.body_timeout_s, server.max_header_bytes, _own_hosts(config))
+
+
+def _own_hosts(config: Config) -> OwnHosts | None:
+    if config.cache.scope != "shared" or not isinstance(config.server.listen, TcpAddress):
+        return None
+    # Entries are shared by all who can connect, so a web page must not be among them.
+    names = frozenset(name.encode("ascii") for name in config.server.admin_hosts)
+    authorities = {config.upstream.url.authority, *config.upstream.signed_hosts}
+    return OwnHosts(names, frozenset(name.lower().encode("ascii") for name in authorities))
 
 
 def _connection_settings(config: Config) -> ConnectionSettings:

@@ -63,6 +63,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_connections_per_peer: bound of open connections from one address; 0 sets none.
         drain_grace_s: how long to go on accepting after `/readyz` turned false, seconds.
         drain_timeout_s: how long requests under way may take when stopping, seconds.
+        fast_lane: answer hits in memory without parsing what is plain.
     """
 
     listen: Address = TcpAddress(host="127.0.0.1", port=8080)
@@ -78,6 +79,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_connections_per_peer: int = 0
     drain_grace_s: float = 0.0
     drain_timeout_s: float = 25.0
+    fast_lane: bool = True
 
 
 class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -131,6 +131,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "server.max_connections_per_peer": Whole(0, 1_000_000, "connections"),
     "server.drain_grace_s": Number(0, 3_600),
     "server.drain_timeout_s": Number(0, 3_600),
+    "server.fast_lane": Switch(),
     "upstream.url": Text(upstream_url_of),
     "upstream.connect_timeout_s": _POSITIVE_S,
     "upstream.read_timeout_s": _POSITIVE_S,

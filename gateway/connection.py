@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections import Counter
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -14,16 +13,15 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
+from gateway.admission import LINGER_S, Admission
 from gateway.core.headers import Refusal
 from gateway.core.incoming import check_line
 from gateway.core.reply import wire_head
 from gateway.errors import BadRequest, GatewayError, problem
 from gateway.metrics import Metrics
 from gateway.reply import Reply
+from gateway.request_id import RequestIds
 
-_LINGER_S = 1.0
-# Refused connections that are open beyond max_connections, for a moment.
-_MOST_LINGERING = 256
 _HEAD_END = b"\r\n\r\n"
 # No byte of a head may be NUL: the parser refuses it wherever it stands.
 _POISON = b"\x00"
@@ -98,6 +96,11 @@ class DownstreamConnection(RequestHandler):
         return self._request_in_progress or bool(self._messages) or is_reading
 
     @property
+    def is_between_requests(self) -> bool:
+        """Of the next request nothing has come yet, and it will be taken."""
+        return not (self._head_bytes or self._backlog or self._is_last or self._close or self._force_close)
+
+    @property
     def _is_in_body(self) -> bool:
         return self._body is not None and not self._body.is_eof()
 
@@ -105,7 +108,7 @@ class DownstreamConnection(RequestHandler):
         """Take a connection, or refuse it when there are too many."""
         peername = transport.get_extra_info("peername")
         self._peer = peername[0] if isinstance(peername, tuple) else None
-        if not self._server.admit(self._peer):
+        if not self._server.admission.admit(self._peer, len(self._server.connections)):
             error = BadRequest(503, "The gateway has too many connections.")
             error.retry_after_s = 1
             self._peer = None
@@ -113,8 +116,7 @@ class DownstreamConnection(RequestHandler):
             self._force_close = True
             # uvloop's transports are none by inheritance.
             writing = cast("asyncio.WriteTransport", transport)
-            writing.write(self._problem_bytes(error))
-            self._server.linger(writing)
+            self._server.admission.turn_away(writing, self._problem_bytes(error))
             return
         super().connection_made(transport)
         self._start_head_timer()
@@ -126,7 +128,7 @@ class DownstreamConnection(RequestHandler):
             self._is_gone.set_result(None)
         if self._stoppable is not None:
             self._stoppable.cancel()
-        self._server.released(self._peer)
+        self._server.admission.release(self._peer)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -239,7 +241,7 @@ class DownstreamConnection(RequestHandler):
             # Nobody but us can be at fault; the details are for the log alone.
             self.logger.error("request failed: %s", type(exc).__name__, exc_info=exc)
         self._metrics.bad_requests[str(error.status)] += 1
-        head, body = problem(error, _request_id())
+        head, body = problem(error, self._server.request_ids.fresh())
         return Reply(
             head,
             method="GET",
@@ -258,7 +260,7 @@ class DownstreamConnection(RequestHandler):
         self._close = True
         if self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()
-            await asyncio.wait((self._is_gone,), timeout=_LINGER_S)
+            await asyncio.wait((self._is_gone,), timeout=LINGER_S)
 
     def stop_with_caller(self, task: asyncio.Task[Any] | None) -> None:
         """Say which task is cancelled when the caller leaves; ``None`` lets a write go on to its end."""
@@ -306,7 +308,7 @@ class DownstreamConnection(RequestHandler):
         return BadRequest(431, "The request head is too large.")
 
     def _problem_bytes(self, error: GatewayError) -> bytes:
-        head, body = problem(error, _request_id())
+        head, body = problem(error, self._server.request_ids.fresh())
         wire = wire_head(head, method="GET", body_bytes=len(body), http_11=True, keep_alive=False)
         return wire.data + body
 
@@ -318,50 +320,30 @@ class DownstreamServer(web.Server):
         handler: answers requests.
         settings: bounds.
         metrics: counts refused requests.
+        request_ids: names requests that are refused before they were read.
+        connection: makes the connections; ``None`` makes plain ones.
     """
 
-    def __init__(self, handler: Any, settings: ConnectionSettings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        handler: Any,
+        settings: ConnectionSettings,
+        *,
+        metrics: Metrics,
+        request_ids: RequestIds,
+        connection: Callable[..., DownstreamConnection] | None = None,
+    ) -> None:
         super().__init__(handler)
         self.settings = settings
         self.metrics = metrics
-        self._by_peer: Counter[str] = Counter()
-        self._lingering = 0
-
-    def admit(self, peer: str | None) -> bool:
-        """Count a new connection; ``False`` refuses it: there are too many, in all or from its address."""
-        settings = self.settings
-        if len(self.connections) >= settings.max_connections:
-            return False
-        if peer is not None and settings.max_connections_per_peer:
-            if self._by_peer[peer] >= settings.max_connections_per_peer:
-                return False
-            self._by_peer[peer] += 1
-        return True
-
-    def linger(self, transport: asyncio.WriteTransport) -> None:
-        """Close a connection that was not admitted, if there is room for that without losing the refusal."""
-        if self._lingering >= _MOST_LINGERING:
-            transport.close()
-            return
-        self._lingering += 1
-        transport.write_eof()
-        asyncio.get_running_loop().call_later(_LINGER_S, self._lingered, transport)
-
-    def _lingered(self, transport: asyncio.WriteTransport) -> None:
-        self._lingering -= 1
-        transport.close()
-
-    def released(self, peer: str | None) -> None:
-        """Note the end of a connection that was admitted; ``None`` for one that was not counted."""
-        if peer is not None and peer in self._by_peer:
-            self._by_peer[peer] -= 1
-            if not self._by_peer[peer]:
-                del self._by_peer[peer]
+        self.request_ids = request_ids
+        self._make_connection = connection or DownstreamConnection
+        self.admission = Admission(settings.max_connections, settings.max_connections_per_peer)
 
     def __call__(self) -> DownstreamConnection:
         """Return the protocol for a new connection."""
         settings = self.settings
-        return DownstreamConnection(
+        return self._make_connection(
             self,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=settings.keepalive_timeout_s,
@@ -391,7 +373,3 @@ def _refusal_of(line: bytes) -> BadRequest | None:
     except Refusal as refusal:
         return BadRequest(refusal.status, refusal.about)
     return None
-
-
-def _request_id() -> bytes:
-    return secrets.token_hex(16).encode("ascii")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -23,6 +22,7 @@ from gateway.core.status import Verdict, outcome
 from gateway.errors import BadRequest, CallerGone, GatewayError, problem
 from gateway.metrics import Metrics
 from gateway.reply import Reply
+from gateway.request_id import RequestIds
 from gateway.upstream import RequestBody
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -50,6 +50,7 @@ class Handler:
         settings: bounds.
         metrics: counts answers.
         access_log: writes a line for each.
+        request_ids: names requests that bring no id.
         is_draining: no connection is kept any more.
     """
 
@@ -60,12 +61,14 @@ class Handler:
         *,
         metrics: Metrics,
         access_log: AccessLog,
+        request_ids: RequestIds,
         is_draining: Callable[[], bool],
     ) -> None:
         self._cache = cache
         self._settings = settings
         self._metrics = metrics
         self._access_log = access_log
+        self._request_ids = request_ids
         self._is_draining = is_draining
 
     async def __call__(self, message: web.BaseRequest) -> web.StreamResponse:
@@ -73,7 +76,7 @@ class Handler:
         started_s = time.monotonic()
         request_id = incoming.own_request_id(tuple(message.raw_headers))
         if request_id is None:
-            request_id = secrets.token_hex(16).encode("ascii")
+            request_id = self._request_ids.fresh()
         path = message.raw_path.encode("utf-8", "surrogateescape")
         # aiohttp's parser carries the last trailer of a chunked request into the next one's head.
         keep_alive = message.keep_alive and "Transfer-Encoding" not in message.headers

@@ -8,6 +8,7 @@ from gateway.core.entry import Entry
 from gateway.core.headers import end_to_end, kept_fields, not_modified_fields
 from gateway.core.messages import Field, Fields, Head, first
 from gateway.core.policy import Arrival, Judgement
+from gateway.core.reply import head_lines
 from gateway.core.status import Verdict
 from gateway.core.wishes import is_not_modified
 
@@ -19,16 +20,17 @@ def entry_of(arrival: Arrival, judgement: Judgement, upstream_age_s: int) -> Ent
     """Return the entry to store for a storable arrival."""
     head = arrival.head
     fields = kept_fields(head.fields)
-    etag = judgement.etag or b""
-    if first(fields, _ETAG) is None:
-        fields = (*fields, (b"ETag", etag))
+    if judgement.etag is not None and first(fields, _ETAG) is None:
+        fields = (*fields, (b"ETag", judgement.etag))
+    if first(fields, b"content-length") is None:
+        # It came in chunks; a HEAD tells the length as well.
+        fields = (*fields, (b"Content-Length", b"%d" % len(arrival.body)))
     return Entry(
-        head=Head(head.status, head.reason, fields),
+        lines=head_lines(Head(head.status, head.reason, fields)),
         body=arrival.body,
         fetched_s=arrival.fetched_s,
         expires_s=arrival.fetched_s + judgement.ttl_s,
         upstream_age_s=upstream_age_s,
-        etag=etag,
     )
 
 
@@ -48,13 +50,21 @@ def hit_head(entry: Entry, request: Fields, request_id: bytes, via: bytes, now_s
         (b"Via", via),
         (b"Cache-Status", Verdict(ttl_s=math.floor(entry.ttl_s(now_s))).member()),
     )
-    head = entry.head
-    if is_not_modified(request, entry.etag):
+    head = entry.head()
+    if is_not_modified(request, first(head.fields, _ETAG)):
         return Head(*_NOT_MODIFIED, (*not_modified_fields(head.fields), *added))
-    if first(head.fields, b"content-length") is None:
-        # A HEAD tells the length as well.
-        head = Head(head.status, head.reason, (*head.fields, (b"Content-Length", b"%d" % len(entry.body))))
     return Head(head.status, head.reason, (*head.fields, *added))
+
+
+def hit_bytes(entry: Entry, request_id: bytes, via: bytes, now_s: float) -> bytes:
+    """Return the whole answer to an unconditional GET over HTTP/1.1: what `hit_head` tells, and the body."""
+    told = b"Age: %d\r\nX-Request-Id: %b\r\nVia: %b\r\nCache-Status: aos-gateway; hit; ttl=%d\r\n\r\n" % (
+        entry.age_s(now_s),
+        request_id,
+        via,
+        entry.expires_s - now_s,
+    )
+    return b"".join((entry.lines, told, entry.body))
 
 
 def fetched_head(arrival: Arrival, judgement: Judgement, via: bytes, verdict: Verdict) -> Head:
@@ -67,7 +77,7 @@ def fetched_head(arrival: Arrival, judgement: Judgement, via: bytes, verdict: Ve
     etag = judgement.etag
     if etag is not None and first(fields, _ETAG) is None:
         fields = (*fields, (b"ETag", etag))
-    if head.status == 200 and etag is not None and is_not_modified(arrival.request, etag):
+    if head.status == 200 and is_not_modified(arrival.request, etag):
         fields = not_modified_fields(fields)
         head = Head(*_NOT_MODIFIED, fields)
     return Head(head.status, head.reason, (*fields, *_told(via, verdict)))

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.core.caller import keyed
 from gateway.core.key import ENTRY_VERSION, EntryKey
-from gateway.core.messages import Fields, Head
+from gateway.core.messages import Head
 
 _TAG_BYTES = 32
 _FUTURE_S = 5.0
@@ -18,23 +18,28 @@ GENERATION_BYTES = 16
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A settled record as it is kept.
+    """A settled record as it is kept, its head as it will be written.
 
     Attributes:
-        head: status, reason and the kept end-to-end fields, ETag included.
+        lines: status line and the kept field lines, ETag and Content-Length included, each with its end.
         body: body bytes as the upstream sent them.
         fetched_s: wall clock at the start of the fetch.
         expires_s: wall clock at which it stops being fresh.
         upstream_age_s: the Age it came with.
-        etag: its validator, the upstream's or one made from the body.
     """
 
-    head: Head
+    lines: bytes
     body: bytes
     fetched_s: float
     expires_s: float
     upstream_age_s: int
-    etag: bytes
+
+    def head(self) -> Head:
+        """Return the head in parts; without anything that is told on a hit only."""
+        status_line, *lines = self.lines.removesuffix(b"\r\n").split(b"\r\n")
+        _, status, reason = status_line.split(b" ", 2)
+        fields = tuple((name, value) for name, _, value in (line.partition(b": ") for line in lines))
+        return Head(int(status), reason, fields)
 
     def age_s(self, now_s: float) -> int:
         """Return the ``Age`` to tell, whole seconds (RFC 9111 §4.2.3)."""
@@ -52,10 +57,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unk
     fetched_s: float
     expires_s: float
     upstream_age_s: int
-    etag: bytes
-    status: int
-    reason: bytes
-    fields: Fields
+    lines: bytes
     body: bytes
 
 
@@ -80,10 +82,7 @@ def seal(key: EntryKey, generation: bytes, entry: Entry, secret: bytes) -> bytes
             fetched_s=entry.fetched_s,
             expires_s=entry.expires_s,
             upstream_age_s=entry.upstream_age_s,
-            etag=entry.etag,
-            status=entry.head.status,
-            reason=entry.head.reason,
-            fields=entry.head.fields,
+            lines=entry.lines,
             body=entry.body,
         )
     )
@@ -115,12 +114,11 @@ def unseal(key: EntryKey, generation: bytes, sealed: bytes, secret: bytes, now_s
     if not sound:
         return None
     return Entry(
-        head=Head(stored.status, stored.reason, stored.fields),
+        lines=stored.lines,
         body=stored.body,
         fetched_s=stored.fetched_s,
         expires_s=stored.expires_s,
         upstream_age_s=stored.upstream_age_s,
-        etag=stored.etag,
     )
 
 

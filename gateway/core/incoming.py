@@ -55,7 +55,12 @@ def own_request_id(fields: Fields) -> bytes | None:
     What travels upstream stays as it came; this is what the gateway itself repeats.
     """
     given = values(fields, b"x-request-id")
-    return given[0] if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) else None
+    return given[0] if len(given) == 1 and is_plain_request_id(given[0]) else None
+
+
+def is_plain_request_id(given: bytes) -> bool:
+    """Tell whether a request's id can be repeated in a log and in an error as it is."""
+    return _REQUEST_ID.fullmatch(given) is not None
 
 
 def check_target(method: str, target: bytes) -> tuple[bytes, bytes | None]:

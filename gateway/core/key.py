@@ -9,7 +9,8 @@ import msgspec
 from gateway.core.route import Execution, fold
 
 # Raised when the stored bytes or what the key covers change.
-ENTRY_VERSION = 1
+ENTRY_VERSION = 2
+OWNER_BYTES = 24
 
 
 class EntryKey(msgspec.Struct, frozen=True):
@@ -20,12 +21,14 @@ class EntryKey(msgspec.Struct, frozen=True):
         generation: Redis key of the stack's generation, ASCII.
         stack: the case-folded stack id, under which it is forgotten.
         identity: upstream, caller, variant and raw ids, length-prefixed; stored inside the entry.
+        local: key of the copy in this process: `KeySpace.owner` and `local_path`.
     """
 
     name: bytes
     generation: bytes
     stack: bytes
     identity: bytes
+    local: bytes
 
 
 def upstream_identity(scheme: str, host: str, port: int, base_path: str) -> bytes:
@@ -61,15 +64,26 @@ class KeySpace:
 
     def generation(self, stack: bytes) -> bytes:
         """Return the key of a stack's generation: prefix, upstream and folded id, nothing else."""
-        return b"%s:generation:{%s}" % (self._prefix, self._tag(stack))
+        return b"%s:generation:%s" % (self._prefix, self._tag(stack))
+
+    def owner(self, caller: bytes, variant: bytes) -> bytes:
+        """Return `OWNER_BYTES` that stand for a caller and a variant in the keys of this process."""
+        joined = _joined(caller, variant)
+        return blake2b(joined, digest_size=OWNER_BYTES, person=b"aosgw-owner").digest()
 
     def entry(self, caller: bytes, variant: bytes, execution: Execution) -> EntryKey:
         """Return the key of one caller's record of one execution in one variant."""
         stack = fold(execution.stack_id)
         identity = _joined(self._upstream, caller, variant, execution.stack_id, execution.action_id)
         digest = blake2b(identity, digest_size=24, person=b"aosgw-entry").hexdigest().encode("ascii")
-        name = b"%s:entry%d:{%s}:%s" % (self._prefix, ENTRY_VERSION, self._tag(stack), digest)
-        return EntryKey(name, self.generation(stack), stack, identity)
+        tag = self._tag(stack)
+        return EntryKey(
+            name=b"%s:entry%d:%s:%s" % (self._prefix, ENTRY_VERSION, tag, digest),
+            generation=b"%s:generation:%s" % (self._prefix, tag),
+            stack=stack,
+            identity=identity,
+            local=self.owner(caller, variant) + local_path(execution),
+        )
 
     def flight(self, caller: bytes, variant: bytes, execution: Execution) -> bytes:
         """Return what two requests must have in common to share a fetch, in every scope."""
@@ -77,7 +91,17 @@ class KeySpace:
 
     def _tag(self, stack: bytes) -> bytes:
         joined = _joined(self._upstream, stack)
-        return blake2b(joined, digest_size=16, person=b"aosgw-stack").hexdigest().encode("ascii")
+        return b"{%s}" % blake2b(joined, digest_size=16, person=b"aosgw-stack").hexdigest().encode("ascii")
+
+
+def local_path(execution: Execution) -> bytes:
+    """Return what stands behind ``/v2/stacks/`` in the one target that names this execution."""
+    return execution.stack_id + b"/actions/" + execution.action_id
+
+
+def stack_of(local: bytes) -> bytes:
+    """Return the case-folded stack id of a key of this process."""
+    return fold(local[OWNER_BYTES:].partition(b"/")[0])
 
 
 def _joined(*parts: bytes) -> bytes:

@@ -70,7 +70,8 @@ def wire_head(
         added.append((b"Connection", b"close"))
     elif not http_11:
         added.append((b"Connection", b"keep-alive"))
-    return WireHead(_written(head.status, head.reason, (*head.fields, *added)), framing, keep_alive)
+    whole = Head(head.status, head.reason, (*head.fields, *added))
+    return WireHead(head_lines(whole) + b"\r\n", framing, keep_alive)
 
 
 def request_bytes(method: str, target: bytes, fields: Fields, body_bytes: int | None) -> bytes:
@@ -111,7 +112,8 @@ def head_bytes(method: str, target: bytes, fields: Fields) -> int:
     return line + sum(len(name) + len(value) + len(": \r\n") for name, value in fields) + len("\r\n")
 
 
-def _written(status: int, reason: bytes, fields: Fields) -> bytes:
-    lines = [b"HTTP/1.1 %d " % status + reason]
-    lines.extend(name + b": " + value for name, value in fields)
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+def head_lines(head: Head) -> bytes:
+    """Return status line and field lines, each with its end, without the empty line."""
+    lines = [b"HTTP/1.1 %d " % head.status + head.reason]
+    lines.extend(name + b": " + value for name, value in head.fields)
+    return b"\r\n".join(lines) + b"\r\n"

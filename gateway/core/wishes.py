@@ -72,10 +72,10 @@ def entity_tag(body: bytes) -> bytes:
     return b'"%s"' % blake2b(body, digest_size=16, person=b"aosgw-etag").hexdigest().encode("ascii")
 
 
-def is_not_modified(request: Fields, etag: bytes) -> bool:
+def is_not_modified(request: Fields, etag: bytes | None) -> bool:
     """Tell whether ``If-None-Match`` names this validator, by weak comparison (RFC 9110 §13.1.2)."""
     lines = values(request, b"if-none-match")
-    if not lines:
+    if not lines or etag is None:
         return False
     listed = b",".join(lines).strip()
     if listed == b"*":

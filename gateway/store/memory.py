@@ -1,29 +1,43 @@
-"""The tier in process memory: least recently used entries go first, within a byte bound."""
+"""The tier in process memory: what was not asked for goes first, within a byte bound."""
 
 from __future__ import annotations
-
-from collections import OrderedDict, defaultdict
 
 import msgspec
 
 from gateway.clock import Clock
 from gateway.core.entry import Entry
-from gateway.core.key import EntryKey
+from gateway.core.key import EntryKey, stack_of
 from gateway.store.base import NOTHING, Found
 
-# An upper estimate of dictionary slots, key, index, entry and head objects of one copy.
-ENTRY_OVERHEAD_BYTES = 1200
+# What a copy takes beside its head and its body: key, dictionary slots, index and objects (measured).
+ENTRY_OVERHEAD_BYTES = 600
 
 
-class _Copy(msgspec.Struct, frozen=True, gc=False):
+# Of the bound, what is freed at once: each way to the oldest copy leads over the places of those removed.
+_FREED_PART = 0.01
+# How many are passed over at once: a longer way would hold up the event loop.
+_MOST_SPARED = 1_000
+
+
+class _Copy(msgspec.Struct, gc=False):
+    """A copy of an entry.
+
+    Attributes:
+        entry: the entry.
+        ends_s: monotonic time at which this copy ends.
+        was_asked: since it was kept, or since it was last spared.
+    """
+
     entry: Entry
-    stack: bytes
     ends_s: float
-    size_bytes: int
+    was_asked: bool = False
 
 
 class MemoryStore:
-    """Keeps entries in this process.
+    """Keeps entries in this process, under `EntryKey.local`.
+
+    The oldest copy goes first, unless it was asked for: then it is spared once and becomes the youngest
+    (the clock algorithm). Compared with a list by last use, that costs less memory, and a hit one assignment.
 
     Args:
         limit_bytes: bound of bodies, heads and overhead together.
@@ -35,45 +49,48 @@ class MemoryStore:
         self.size_bytes = 0
         self.evictions = 0
         self._clock = clock
-        self._copies: OrderedDict[bytes, _Copy] = OrderedDict()
-        self._by_stack: defaultdict[bytes, set[bytes]] = defaultdict(set)
+        self._copies: dict[bytes, _Copy] = {}
+        # The keys of each stack, by its hash: should two have the same, they are forgotten together. Most
+        # stacks have one key, and a collection for each of those would be dear.
+        self._by_stack: dict[int, bytes | dict[bytes, None]] = {}
 
     def __len__(self) -> int:
         return len(self._copies)
 
-    def get(self, key: EntryKey) -> Entry | None:
-        """Return the fresh entry under a key, or ``None``; never waits."""
-        copy = self._copies.get(key.name)
+    def get(self, local: bytes) -> Entry | None:
+        """Return the entry under `EntryKey.local` while its copy lasts, or ``None``; never waits."""
+        copy = self._copies.get(local)
         if copy is None:
             return None
         if self._clock.monotonic_s() >= copy.ends_s:
-            self._remove(key.name)
+            self._remove(local)
             return None
-        self._copies.move_to_end(key.name)
+        copy.was_asked = True
         return copy.entry
 
     def put(self, key: EntryKey, entry: Entry, ends_s: float) -> bool:
         """Keep a copy until a monotonic time; ``False`` when it is over already or too large."""
-        self._remove(key.name)
-        size_bytes = _size_bytes(key, entry)
+        local = key.local
+        self._remove(local)
+        size_bytes = _size_bytes(entry)
         if size_bytes > self.limit_bytes or self._clock.monotonic_s() >= ends_s:
             return False
-        while self.size_bytes + size_bytes > self.limit_bytes:
-            self._remove(next(iter(self._copies)))
-            self.evictions += 1
-        self._copies[key.name] = _Copy(entry, key.stack, ends_s, size_bytes)
-        self._by_stack[key.stack].add(key.name)
+        if self.size_bytes + size_bytes > self.limit_bytes:
+            self._make_room(size_bytes)
+        self._copies[local] = _Copy(entry, ends_s)
+        self._index(local)
         self.size_bytes += size_bytes
         return True
 
     def discard(self, key: EntryKey) -> None:
         """Remove the copy under a key, if there is one."""
-        self._remove(key.name)
+        self._remove(key.local)
 
     def discard_stack(self, stack: bytes) -> None:
         """Remove every copy of a case-folded stack id."""
-        for name in list(self._by_stack.get(stack, ())):
-            self._remove(name)
+        keys = self._by_stack.get(hash(stack), ())
+        for local in [keys] if isinstance(keys, bytes) else list(keys):
+            self._remove(local)
 
     def clear(self) -> None:
         """Remove everything."""
@@ -83,7 +100,7 @@ class MemoryStore:
 
     async def lookup(self, key: EntryKey) -> Found:
         """Return the fresh entry under a key."""
-        entry = self.get(key)
+        entry = self.get(key.local)
         return Found(entry) if entry is not None else NOTHING
 
     async def store(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
@@ -103,17 +120,52 @@ class MemoryStore:
         """Remove everything."""
         self.clear()
 
-    def _remove(self, name: bytes) -> None:
-        copy = self._copies.pop(name, None)
+    def _make_room(self, size_bytes: int) -> None:
+        """Remove the oldest copies that nobody asked for, a hundredth of the bound at least."""
+        most_bytes = self.limit_bytes - max(size_bytes, int(self.limit_bytes * _FREED_PART))
+        while self.size_bytes > most_bytes:
+            self._sweep(self.size_bytes - most_bytes)
+
+    def _sweep(self, wanted_bytes: int) -> None:
+        spared: list[bytes] = []
+        removed: list[bytes] = []
+        for local, copy in self._copies.items():
+            if copy.was_asked and len(spared) < _MOST_SPARED:
+                spared.append(local)
+                continue
+            removed.append(local)
+            wanted_bytes -= _size_bytes(copy.entry)
+            if wanted_bytes <= 0:
+                break
+        for local in removed:
+            self._remove(local)
+        for local in spared:
+            self._copies[local] = copy = self._copies.pop(local)
+            copy.was_asked = False
+        self.evictions += len(removed)
+
+    def _index(self, local: bytes) -> None:
+        stack = hash(stack_of(local))
+        keys = self._by_stack.get(stack)
+        if keys is None:
+            self._by_stack[stack] = local
+        elif isinstance(keys, bytes):
+            self._by_stack[stack] = {keys: None, local: None}
+        else:
+            keys[local] = None
+
+    def _remove(self, local: bytes) -> None:
+        copy = self._copies.pop(local, None)
         if copy is None:
             return
-        self.size_bytes -= copy.size_bytes
-        names = self._by_stack[copy.stack]
-        names.discard(name)
-        if not names:
-            del self._by_stack[copy.stack]
+        self.size_bytes -= _size_bytes(copy.entry)
+        stack = hash(stack_of(local))
+        keys = self._by_stack[stack]
+        if isinstance(keys, dict):
+            del keys[local]
+        if isinstance(keys, bytes) or not keys:
+            del self._by_stack[stack]
 
 
-def _size_bytes(key: EntryKey, entry: Entry) -> int:
-    fields = sum(len(name) + len(value) for name, value in entry.head.fields)
-    return len(entry.body) + fields + len(key.name) + ENTRY_OVERHEAD_BYTES
+def _size_bytes(entry: Entry) -> int:
+    return len(entry.body) + len(entry.lines) + ENTRY_OVERHEAD_BYTES

@@ -159,7 +159,7 @@ class Tiers:
 
     def peek(self, key: EntryKey) -> Entry | None:
         """Look into process memory alone; never waits."""
-        return self.memory.get(key) if self.memory is not None else None
+        return self.memory.get(key.local) if self.memory is not None else None
 
     async def lookup(self, key: EntryKey) -> Lookup:
         """Look into memory, then into Redis; a copy found there is kept in memory."""

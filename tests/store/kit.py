@@ -11,6 +11,7 @@ from gateway.clock import Clock
 from gateway.core.entry import Entry
 from gateway.core.key import EntryKey, KeySpace, upstream_identity
 from gateway.core.messages import Head
+from gateway.core.reply import head_lines
 from gateway.core.route import Execution, fold
 from gateway.metrics import Metrics
 from gateway.store.redis import RedisSettings, RedisStore
@@ -49,7 +50,7 @@ def entry_of(body: bytes = b'{"a": 1}', *, ttl_s: float = 60.0, now_s: float | N
     """Return an entry that was fetched now."""
     fetched_s = time.time() if now_s is None else now_s
     fields = ((b"Content-Type", b"application/json"), (b"X-Repeated", b"1"), (b"x-repeated", b"\xff"))
-    return Entry(Head(200, b"Fine", fields), body, fetched_s, fetched_s + ttl_s, 7, b'"e"')
+    return Entry(head_lines(Head(200, b"Fine", fields)), body, fetched_s, fetched_s + ttl_s, 7)
 
 
 async def until(

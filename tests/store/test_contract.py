@@ -11,6 +11,7 @@ import pytest
 from gateway.core.entry import Entry
 from gateway.core.key import EntryKey
 from gateway.core.messages import Head
+from gateway.core.reply import head_lines
 from gateway.store.base import Found, Store, StoreError
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
@@ -119,7 +120,7 @@ async def test_what_was_stored_is_found_with_head_body_and_times(case: Case) -> 
 
 
 async def test_an_empty_body_and_an_empty_reason_are_kept(case: Case) -> None:
-    entry = msgspec.structs.replace(entry_of(b""), head=Head(200, b"", ()), etag=b"")
+    entry = msgspec.structs.replace(entry_of(b""), lines=head_lines(Head(200, b"", ())))
     await case.put(case.key(), entry)
     assert await case.get(case.key()) == entry
 

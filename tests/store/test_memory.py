@@ -35,8 +35,7 @@ def test_a_copy_counts_its_body_its_head_and_an_overhead(times: Times) -> None:
     memory = MemoryStore(ROOMY_BYTES, times.clock)
     put(memory, times, "1")
     entry = entry_of(BODY)
-    fields_bytes = sum(len(name) + len(value) for name, value in entry.head.fields)
-    assert memory.size_bytes >= len(BODY) + fields_bytes + ENTRY_OVERHEAD_BYTES
+    assert memory.size_bytes == len(BODY) + len(entry.lines) + ENTRY_OVERHEAD_BYTES
 
 
 def test_the_bytes_never_exceed_the_bound(times: Times) -> None:
@@ -56,14 +55,37 @@ def test_a_store_exactly_as_large_as_its_entries_keeps_them_all(times: Times) ->
     assert (len(memory), memory.evictions) == (2, 0)
 
 
-def test_the_least_recently_used_copy_goes_first(times: Times) -> None:
+def test_the_oldest_copy_that_nobody_asked_for_goes_first(times: Times) -> None:
     memory = MemoryStore(3 * one_size_bytes(times), times.clock)
     for name in "123":
         put(memory, times, name)
-    assert memory.get(key("1")) is not None
+    assert memory.get(key("1").local) is not None
     put(memory, times, "4")
-    assert [name for name in "1234" if memory.get(key(name)) is not None] == ["1", "3", "4"]
+    assert [name for name in "1234" if memory.get(key(name).local) is not None] == ["1", "3", "4"]
     assert memory.evictions == 1
+
+
+def test_when_all_were_asked_for_the_oldest_goes_first(times: Times) -> None:
+    memory = MemoryStore(3 * one_size_bytes(times), times.clock)
+    for name in "123":
+        put(memory, times, name)
+        assert memory.get(key(name).local) is not None
+    put(memory, times, "4")
+    assert [name for name in "1234" if memory.get(key(name).local) is not None] == ["2", "3", "4"]
+
+
+def test_of_very_many_that_were_asked_for_some_go_all_the_same(times: Times) -> None:
+    count = 3_000
+    memory = MemoryStore(count * one_size_bytes(times), times.clock)
+    names = [f"{number:04}" for number in range(count)]
+    size_bytes = 0
+    for name in names:
+        put(memory, times, name, body=BODY[:-3])
+        assert memory.get(key(name).local) is not None
+        size_bytes = memory.size_bytes
+    put(memory, times, "more", body=BODY + b"x" * (memory.limit_bytes - size_bytes))
+    assert size_bytes * 0.98 < memory.size_bytes <= memory.limit_bytes
+    assert memory.get(key("more").local) is not None
 
 
 def test_a_large_copy_may_push_out_several(times: Times) -> None:
@@ -71,7 +93,7 @@ def test_a_large_copy_may_push_out_several(times: Times) -> None:
     for name in "123":
         put(memory, times, name)
     assert put(memory, times, "4", body=BODY * 2)
-    assert [name for name in "1234" if memory.get(key(name)) is not None] == ["3", "4"]
+    assert [name for name in "1234" if memory.get(key(name).local) is not None] == ["3", "4"]
 
 
 def test_a_copy_larger_than_the_bound_is_refused_and_pushes_nothing_out(times: Times) -> None:
@@ -79,7 +101,7 @@ def test_a_copy_larger_than_the_bound_is_refused_and_pushes_nothing_out(times: T
     memory = MemoryStore(2 * one_bytes, times.clock)
     put(memory, times, "1")
     assert not put(memory, times, "2", body=b"x" * memory.limit_bytes)
-    assert memory.get(key("1")) is not None
+    assert memory.get(key("1").local) is not None
     assert memory.size_bytes == one_bytes
 
 
@@ -87,7 +109,7 @@ def test_a_refused_copy_removes_the_one_it_was_to_replace(times: Times) -> None:
     memory = MemoryStore(2 * one_size_bytes(times), times.clock)
     put(memory, times, "1")
     assert not put(memory, times, "1", body=b"x" * memory.limit_bytes)
-    assert memory.get(key("1")) is None
+    assert memory.get(key("1").local) is None
     assert memory.size_bytes == 0
 
 
@@ -95,9 +117,9 @@ def test_a_copy_ends_at_its_time_and_gives_its_bytes_back(times: Times) -> None:
     memory = MemoryStore(ROOMY_BYTES, times.clock)
     put(memory, times, "1", ttl_s=30)
     times.move(29)
-    assert memory.get(key("1")) is not None
+    assert memory.get(key("1").local) is not None
     times.move(1)
-    assert memory.get(key("1")) is None
+    assert memory.get(key("1").local) is None
     assert (len(memory), memory.size_bytes) == (0, 0)
 
 
@@ -106,9 +128,9 @@ def test_a_hit_does_not_prolong_a_copy(times: Times) -> None:
     put(memory, times, "1", ttl_s=30)
     for _ in range(3):
         times.move(9)
-        assert memory.get(key("1")) is not None
+        assert memory.get(key("1").local) is not None
     times.move(9)
-    assert memory.get(key("1")) is None
+    assert memory.get(key("1").local) is None
 
 
 def test_a_copy_that_is_over_already_is_refused(times: Times) -> None:
@@ -133,7 +155,7 @@ def test_what_is_evicted_or_replaced_is_forgotten_with_its_stack_all_the_same(ti
     assert (len(memory), memory.size_bytes) == (0, 0)
     memory.discard_stack(b"s")
     assert put(memory, times, "1")
-    assert memory.get(key("1")) is not None
+    assert memory.get(key("1").local) is not None
 
 
 def test_clearing_takes_everything(times: Times) -> None:
@@ -142,4 +164,4 @@ def test_clearing_takes_everything(times: Times) -> None:
         memory.put(key(f"{number}", stack=stack), entry_of(), times.clock.monotonic_s() + 60)
     memory.clear()
     assert (len(memory), memory.size_bytes) == (0, 0)
-    assert memory.get(key("0")) is None
+    assert memory.get(key("0").local) is None

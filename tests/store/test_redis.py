@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from gateway.core.entry import seal
+from gateway.core.key import ENTRY_VERSION
 from gateway.store.base import StoreError
 from gateway.store.redis import Forget, Write
 from tests.store.kit import (
@@ -341,8 +342,8 @@ def poisons(prefix: str, generation: bytes) -> dict[str, bytes]:
         "of another secret": seal(key, generation, entry_of(), b"secret"),
         "under another generation": seal(key, b"g" * 16, entry_of(), b""),
         "from the future": seal(key, generation, entry_of(now_s=time.time() + 60), b""),
-        "of an older version": resealed(good, key.name, 0, 0),
-        "of a newer version": resealed(good, key.name, 0, 2),
+        "of an older version": resealed(good, key.name, 0, ENTRY_VERSION - 1),
+        "of a newer version": resealed(good, key.name, 0, ENTRY_VERSION + 1),
         "with an impossible end": resealed(good, key.name, 4, float("inf")),
         "with a negative age": resealed(good, key.name, 5, -1),
         "with a member of another type": resealed(good, key.name, 7, "200"),
@@ -376,7 +377,7 @@ async def test_the_bytes_that_the_poisons_are_made_from_are_found(
     generation = await direct.store.mint(key)
     assert generation is not None
     good = seal(key, generation, entry_of(), b"")
-    for sealed in (good, resealed(good, key.name, 0, 1)):
+    for sealed in (good, resealed(good, key.name, 0, ENTRY_VERSION)):
         await redis.command("SET", key.name, sealed)
         assert (await direct.store.lookup(key)).entry is not None
     assert direct.metrics.entries_refused == 0

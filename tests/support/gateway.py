@@ -19,6 +19,9 @@ from gateway.config import load_config
 
 from .address import free_port
 
+DEFAULTS: dict[str, object] = {"server.fast_lane": os.environ.get("AOS_GATEWAY_SERVER__FAST_LANE") != "false"}
+"""Settings of every gateway under test, by their dotted key, where a test says nothing else."""
+
 _START_S = 10.0
 _STOP_S = 10.0
 
@@ -47,7 +50,7 @@ async def running(
         clock: both clocks, to move time.
         settings: configuration by ``section__key``; listens on a free loopback port unless told otherwise.
     """
-    flags: dict[str, object] = {"upstream.url": upstream_url, "server.listen": "127.0.0.1:0"}
+    flags = {**DEFAULTS, "upstream.url": upstream_url, "server.listen": "127.0.0.1:0"}
     flags |= {name.replace("__", ".", 1): value for name, value in settings.items()}
     gateway = Gateway(load_config(None, {}, flags), clock)
     address = await gateway.start()
@@ -77,7 +80,7 @@ class GatewayProcess:
             ],
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(environ or {})},
+            env={**os.environ, **_environ(DEFAULTS), **(environ or {})},
         )
 
     @property
@@ -118,3 +121,9 @@ class GatewayProcess:
                 if self._process.poll() is not None and not is_true():
                     raise AssertionError(f"the gateway ended early: {self.output()}")
                 await asyncio.sleep(0.02)
+
+
+def _environ(settings: Mapping[str, object]) -> dict[str, str]:
+    return {
+        f"AOS_GATEWAY_{key.upper().replace('.', '__')}": str(value).lower() for key, value in settings.items()
+    }

@@ -1,0 +1,61 @@
+"""How many callers may be connected, in all and from one address, and how the others are turned away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+_MOST_LINGERING = 256
+LINGER_S = 1.0
+"""How long a connection is kept after its last answer: a reset could lose it (RFC 9112 §9.6)."""
+
+
+class Admission:
+    """Counts the open connections of a listener.
+
+    Args:
+        most: bound of all; 0 admits none.
+        most_per_peer: bound of those from one address; 0 sets none.
+    """
+
+    def __init__(self, most: int, most_per_peer: int) -> None:
+        self._most = most
+        self._most_per_peer = most_per_peer
+        self._by_peer: Counter[str] = Counter()
+        self._lingering = 0
+
+    def admit(self, peer: str | None, already_open: int) -> bool:
+        """Count a new connection, or refuse it.
+
+        Args:
+            peer: its address; ``None`` on a Unix socket, where only the bound of all counts.
+            already_open: how many there are.
+        """
+        if already_open >= self._most:
+            return False
+        if peer is not None and self._most_per_peer:
+            if self._by_peer[peer] >= self._most_per_peer:
+                return False
+            self._by_peer[peer] += 1
+        return True
+
+    def release(self, peer: str | None) -> None:
+        """Note the end of a connection that was admitted."""
+        if peer is not None and peer in self._by_peer:
+            self._by_peer[peer] -= 1
+            if not self._by_peer[peer]:
+                del self._by_peer[peer]
+
+    def turn_away(self, transport: asyncio.WriteTransport, refusal: bytes) -> None:
+        """Answer a connection that was not admitted and close it, a moment later unless many linger."""
+        transport.write(refusal)
+        if self._lingering >= _MOST_LINGERING:
+            transport.close()
+            return
+        self._lingering += 1
+        transport.write_eof()
+        asyncio.get_running_loop().call_later(LINGER_S, self._turned_away, transport)
+
+    def _turned_away(self, transport: asyncio.WriteTransport) -> None:
+        self._lingering -= 1
+        transport.close()
