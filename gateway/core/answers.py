@@ -13,6 +13,7 @@ from gateway.core.wishes import entity_tag, is_not_modified
 
 _NOT_MODIFIED = (304, b"Not Modified")
 _ETAG = b"etag"
+_LAST_MODIFIED = b"last-modified"
 
 
 def entry_of(arrival: Arrival, judgement: Judgement, upstream_age_s: int) -> Entry:
@@ -50,7 +51,7 @@ def hit_head(entry: Entry, request: Fields, request_id: bytes, via: bytes, now_s
         (b"Cache-Status", Verdict(ttl_s=math.floor(entry.ttl_s(now_s))).member()),
     )
     head = entry.head
-    if is_not_modified(request, entry.etag):
+    if is_not_modified(request, entry.etag, first(head.fields, _LAST_MODIFIED), now_s):
         return Head(*_NOT_MODIFIED, (*not_modified_fields(head.fields), *added))
     if first(head.fields, b"content-length") is None:
         # A HEAD tells the length as well.
@@ -61,7 +62,7 @@ def hit_head(entry: Entry, request: Fields, request_id: bytes, via: bytes, now_s
 def fetched_head(arrival: Arrival, judgement: Judgement, via: bytes, verdict: Verdict) -> Head:
     """Return the head for a response that was buffered whole.
 
-    A 200 that is a record gets an ``ETag`` if it has none; ``If-None-Match`` is answered with 304.
+    A 200 that is a record gets an ``ETag`` if it has none; a caller who has it already is answered with 304.
     """
     head = arrival.head
     fields = end_to_end(head.fields)
@@ -69,9 +70,11 @@ def fetched_head(arrival: Arrival, judgement: Judgement, via: bytes, verdict: Ve
     if etag is None and judgement.is_record:
         etag = entity_tag(arrival.body)
         fields = (*fields, (b"ETag", etag))
-    if head.status == 200 and etag is not None and is_not_modified(arrival.request, etag):
-        fields = not_modified_fields(fields)
-        head = Head(*_NOT_MODIFIED, fields)
+    if head.status == 200 and etag is not None:
+        modified = first(fields, _LAST_MODIFIED)
+        if is_not_modified(arrival.request, etag, modified, arrival.fetched_s):
+            fields = not_modified_fields(fields)
+            head = Head(*_NOT_MODIFIED, fields)
     return Head(head.status, head.reason, (*fields, *_told(via, verdict)))
 
 
