@@ -1,4 +1,4 @@
-"""The origin's word on storing: Cache-Control, CDN-Cache-Control, Expires, Pragma, Age, Vary (RFC 9111)."""
+"""The origin's word on storing (RFC 9111): Cache-Control and its like, Expires, Pragma, Age, Vary."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _DIRECTIVE = re.compile(
 _SECONDS = re.compile(rb"[0-9]+")
 _LONGEST_S = 2**31
 _CACHE_CONTROL = b"cache-control"
+# What an origin says to proxies like this one alone: RFC 9213, and the W3C note that came before it.
+_AIMED_AT_PROXIES = (b"cdn-cache-control", b"surrogate-control")
 _FIFTY_YEARS_S = 50 * 365.2425 * 86_400
 
 _MONTHS = (b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec")
@@ -96,7 +98,7 @@ def origin_word(fields: Fields, now_s: float) -> OriginWord:
     if age_s is None:
         return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
     limits: list[float] = []
-    for name in (_CACHE_CONTROL, b"cdn-cache-control"):
+    for name in (_CACHE_CONTROL, *_AIMED_AT_PROXIES):
         lines = values(fields, name)
         directives = parse_directives(lines)
         if directives is None:
@@ -117,7 +119,7 @@ def origin_word(fields: Fields, now_s: float) -> OriginWord:
             continue
         if not lines and b"no-cache" in _pragma(fields):
             return OriginWord(Reason.NO_CACHE, None)
-        # Only a time in Cache-Control itself stands above Expires; the stricter of both fields wins.
+        # Only a time in Cache-Control itself stands above Expires; the strictest of the fields wins.
         if not named and first(fields, b"expires") is not None:
             lifetime_s = _expires_s(fields, now_s)
             if lifetime_s is None:

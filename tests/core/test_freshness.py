@@ -20,6 +20,7 @@ from .kit import BOUNDED, NOW_S, texts
 
 CC = b"Cache-Control"
 CDN = b"CDN-Cache-Control"
+SURROGATE = b"Surrogate-Control"
 # NOW_S is Tue, 14 Nov 2023 22:13:20 GMT.
 AT_NOW = b"Tue, 14 Nov 2023 22:13:20 GMT"
 MINUTE_LATER = b"Tue, 14 Nov 2023 22:14:20 GMT"
@@ -119,6 +120,9 @@ def test_the_age_a_response_came_with_is_read(fields: Fields, expected: int | No
         (((CC, b'no-cache="set-cookie"'),), Reason.NO_CACHE),
         (((CC, b"must-understand, no-store"),), Reason.NO_STORE),
         (((CDN, b"no-store"),), Reason.NO_STORE),
+        (((SURROGATE, b"no-store"),), Reason.NO_STORE),
+        (((SURROGATE, b'no-store, content="ESI/1.0"'), (CC, b"max-age=60")), Reason.NO_STORE),
+        (((SURROGATE, b"max-age=60"), (CC, b"no-store")), Reason.NO_STORE),
         (((CDN, b"private"), (CC, b"max-age=60")), Reason.PRIVATE),
         (((CDN, b"max-age=60"), (CC, b"no-store")), Reason.NO_STORE),
         (((b"Pragma", b"No-Cache"),), Reason.NO_CACHE),
@@ -139,6 +143,8 @@ def test_the_origin_forbids_storing(fields: Fields, reason: Reason) -> None:
         ((CC, b"s-maxage=x, max-age=60"),),
         ((CC, b"@"),),
         ((CDN, b"@"),),
+        ((SURROGATE, b"max-age=60+60"),),
+        ((SURROGATE, b"max-age=60;other"),),
         ((CDN, b"max-age=x"), (CC, b"max-age=60")),
         ((b"Expires", b"0"),),
         ((b"Expires", b""),),
@@ -178,6 +184,8 @@ def test_an_unreadable_value_means_no(fields: Fields) -> None:
         (((CDN, b"max-age=600"), (CC, b"max-age=60")), 60),
         (((CDN, b"max-age=60"), (CC, b"max-age=600")), 60),
         (((CDN, b"max-age=60"), (CC, b"public")), 60),
+        (((SURROGATE, b"max-age=60"), (CC, b"max-age=600")), 60),
+        (((SURROGATE, b"max-age=600"), (CDN, b"max-age=60")), 60),
         (((CDN, b"max-age=600"), (b"Expires", MINUTE_LATER)), 60),
         (((CDN, b"max-age=30"), (b"Expires", MINUTE_LATER)), 30),
         (((b"Pragma", b"no-cache"), (CC, b"max-age=60")), 60),
