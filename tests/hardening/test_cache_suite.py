@@ -302,25 +302,25 @@ REQUESTS = [
 
 @BOTH
 @pytest.mark.parametrize("case", FRESHNESS, ids=_case_names)
-async def test_freshness(stage: Stage, case: Case) -> None:
+async def test_a_record_is_a_hit_only_while_the_origin_calls_it_fresh(stage: Stage, case: Case) -> None:
     await _play(stage, case)
 
 
 @BOTH
 @pytest.mark.parametrize("case", DIRECTIVES, ids=_case_names)
-async def test_response_directives(stage: Stage, case: Case) -> None:
+async def test_what_the_origin_forbids_is_not_stored(stage: Stage, case: Case) -> None:
     await _play(stage, case)
 
 
 @BOTH
 @pytest.mark.parametrize("case", VARY, ids=_case_names)
-async def test_vary(stage: Stage, case: Case) -> None:
+async def test_a_record_is_a_hit_only_for_what_it_varies_on(stage: Stage, case: Case) -> None:
     await _play(stage, case)
 
 
 @BOTH
 @pytest.mark.parametrize("case", REQUESTS, ids=_case_names)
-async def test_requests(stage: Stage, case: Case) -> None:
+async def test_what_a_caller_asks_of_the_cache_is_obeyed(stage: Stage, case: Case) -> None:
     await _play(stage, case)
 
 
