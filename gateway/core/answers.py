@@ -14,6 +14,7 @@ from gateway.core.wishes import is_not_modified
 
 _NOT_MODIFIED = (304, b"Not Modified")
 _ETAG = b"etag"
+_LAST_MODIFIED = b"last-modified"
 
 
 def entry_of(arrival: Arrival, judgement: Judgement, upstream_age_s: int) -> Entry:
@@ -51,7 +52,8 @@ def hit_head(entry: Entry, request: Fields, request_id: bytes, via: bytes, now_s
         (b"Cache-Status", Verdict(ttl_s=math.floor(entry.ttl_s(now_s))).member()),
     )
     head = entry.head()
-    if is_not_modified(request, first(head.fields, _ETAG)):
+    etag, modified = first(head.fields, _ETAG), first(head.fields, _LAST_MODIFIED)
+    if is_not_modified(request, etag, modified, now_s):
         return Head(*_NOT_MODIFIED, (*not_modified_fields(head.fields), *added))
     return Head(head.status, head.reason, (*head.fields, *added))
 
@@ -70,14 +72,16 @@ def hit_bytes(entry: Entry, request_id: bytes, via: bytes, now_s: float) -> byte
 def fetched_head(arrival: Arrival, judgement: Judgement, via: bytes, verdict: Verdict) -> Head:
     """Return the head for a response that was buffered whole.
 
-    A 200 that is a record gets an ``ETag`` if it has none; ``If-None-Match`` is answered with 304.
+    A 200 that is a record gets an ``ETag`` if it has none; a caller who has it already is answered with 304.
     """
     head = arrival.head
     fields = end_to_end(head.fields)
     etag = judgement.etag
     if etag is not None and first(fields, _ETAG) is None:
         fields = (*fields, (b"ETag", etag))
-    if head.status == 200 and is_not_modified(arrival.request, etag):
+    if head.status == 200 and is_not_modified(
+        arrival.request, etag, first(fields, _LAST_MODIFIED), arrival.fetched_s
+    ):
         fields = not_modified_fields(fields)
         head = Head(*_NOT_MODIFIED, fields)
     return Head(head.status, head.reason, (*fields, *_told(via, verdict)))

@@ -8,12 +8,13 @@ import msgspec
 
 from gateway.core import signature
 from gateway.core.headers import accepts_gzip
-from gateway.core.messages import Fields, values
+from gateway.core.messages import Fields, first, values
 from gateway.core.route import METHOD_OVERRIDES
 from gateway.core.status import Reason
 
 TOKEN_FIELD = b"x-auth-token"
 _AUTHORIZATION = b"authorization"
+_ORIGIN = b"origin"
 _VARIANT_FIELDS = (b"accept", b"accept-language", b"x-language")
 _VARIANT_FIELD_BYTES = 64
 _DIGEST_BYTES = 32
@@ -86,9 +87,12 @@ class Recogniser:
 def variant(fields: Fields) -> bytes | None:
     """Return the digest of what a caller negotiates; ``None`` when a field of it is over 64 bytes.
 
-    Covers gzip accepted or not, ``Accept``, ``Accept-Language`` and ``X-Language``.
+    Covers gzip accepted or not, an ``Origin`` sent or not (what is stored may vary on it while there is
+    none), ``Accept``, ``Accept-Language`` and ``X-Language``.
     """
     coding = b"gzip" if accepts_gzip(fields) else b"identity"
+    if first(fields, _ORIGIN) is not None:
+        coding += b"|origin"
     digest = blake2b(coding, digest_size=16, person=b"aosgw-variant")
     for name in _VARIANT_FIELDS:
         found = values(fields, name)

@@ -1,10 +1,9 @@
-"""The origin's word on storing: Cache-Control, CDN-Cache-Control, Expires, Pragma, Age, Vary (RFC 9111)."""
+"""The origin's word on storing (RFC 9111): Cache-Control and its like, Expires, Pragma, Age, Vary."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -12,10 +11,31 @@ from gateway.core.headers import VARIANT
 from gateway.core.messages import Fields, first, members, values
 from gateway.core.status import Reason
 
-_DIRECTIVE = re.compile(rb"""[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:=("(?:[^"\\]|\\.)*"|[^\s",;]+))?[ \t]*""")
+# Nothing in it gives back what it took: a field of blanks costs its length, not the square of it.
+_DIRECTIVE = re.compile(
+    rb"""([!#$%&'*+.^_`|~0-9A-Za-z-]++)(?:=("(?:[^"\\]|\\.)*+"|[^\s",;]++))?[ \t]*+(?:,[ \t,]*+|\Z)"""
+)
 _SECONDS = re.compile(rb"[0-9]+")
 _LONGEST_S = 2**31
 _CACHE_CONTROL = b"cache-control"
+# What an origin says to proxies like this one alone: RFC 9213, and the W3C note that came before it.
+_AIMED_AT_PROXIES = (b"cdn-cache-control", b"surrogate-control")
+_FIFTY_YEARS_S = 50 * 365.2425 * 86_400
+
+_MONTHS = (b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec")
+_DAY = rb"(?:mon|tue|wed|thu|fri|sat|sun)"
+_LONG_DAY = rb"(?:mon|tues|wednes|thurs|fri|satur|sun)day"
+_MONTH = rb"(?P<month>" + b"|".join(_MONTHS) + rb")"
+_TIME = rb"(?P<time>[0-9]{2}:[0-9]{2}:[0-9]{2})"
+# IMF-fixdate, and the obsolete forms of RFC 850 and of asctime.
+_DATES = tuple(
+    re.compile(form, re.IGNORECASE)
+    for form in (
+        _DAY + rb", (?P<day>[0-9]{2}) " + _MONTH + rb" (?P<year>[0-9]{4}) " + _TIME + rb" GMT",
+        _LONG_DAY + rb", (?P<day>[0-9]{2})-" + _MONTH + rb"-(?P<year>[0-9]{2}) " + _TIME + rb" GMT",
+        _DAY + rb" " + _MONTH + rb" (?P<day>[0-9]{2}| [0-9]) " + _TIME + rb" (?P<year>[0-9]{4})",
+    )
+)
 
 Directives = dict[bytes, list[bytes | None]]
 """Lower-case directive names with their arguments, unquoted; ``None`` without one."""
@@ -38,22 +58,17 @@ def parse_directives(lines: list[bytes]) -> Directives | None:
     """Parse ``Cache-Control`` lines (RFC 9111 §5.2); ``None`` when they cannot be read."""
     found: Directives = {}
     for line in lines:
+        rest = line.lstrip(b" \t,")
         position = 0
-        while position < len(line):
-            match = _DIRECTIVE.match(line, position)
+        while position < len(rest):
+            match = _DIRECTIVE.match(rest, position)
             if match is None:
-                if line[position : position + 1] not in (b",", b" ", b"\t"):
-                    return None
-                position += 1
-                continue
-            position = match.end()
-            if position < len(line) and line[position : position + 1] != b",":
                 return None
+            position = match.end()
             argument = match[2]
             if argument is not None and argument.startswith(b'"'):
                 argument = re.sub(rb"\\(.)", rb"\1", argument[1:-1])
             found.setdefault(match[1].lower(), []).append(argument)
-            position += 1
     return found
 
 
@@ -83,7 +98,7 @@ def origin_word(fields: Fields, now_s: float) -> OriginWord:
     if age_s is None:
         return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
     limits: list[float] = []
-    for name in (_CACHE_CONTROL, b"cdn-cache-control"):
+    for name in (_CACHE_CONTROL, *_AIMED_AT_PROXIES):
         lines = values(fields, name)
         directives = parse_directives(lines)
         if directives is None:
@@ -104,7 +119,7 @@ def origin_word(fields: Fields, now_s: float) -> OriginWord:
             continue
         if not lines and b"no-cache" in _pragma(fields):
             return OriginWord(Reason.NO_CACHE, None)
-        # Only a time in Cache-Control itself stands above Expires; the stricter of both fields wins.
+        # Only a time in Cache-Control itself stands above Expires; the strictest of the fields wins.
         if not named and first(fields, b"expires") is not None:
             lifetime_s = _expires_s(fields, now_s)
             if lifetime_s is None:
@@ -142,17 +157,52 @@ def _delta(digits: bytes) -> int:
 
 def _expires_s(fields: Fields, now_s: float) -> float | None:
     """Return the seconds from ``Date`` to ``Expires``; ``None`` when they cannot be read."""
-    lines = values(fields, b"expires")
-    expires_s = date_s(lines[0]) if len(lines) == 1 else None
-    date = first(fields, b"date")
-    sent_s = now_s if date is None else date_s(date)
+    expires_s = single_date_s(fields, b"expires", now_s)
+    sent_s = now_s if first(fields, b"date") is None else single_date_s(fields, b"date", now_s)
     return None if expires_s is None or sent_s is None else expires_s - sent_s
 
 
-def date_s(value: bytes) -> float | None:
-    """Return an HTTP date as seconds since the epoch; ``None`` when it cannot be read (RFC 9110 §5.6.7)."""
-    try:
-        date = parsedate_to_datetime(value.decode("ascii"))
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
+def single_date_s(fields: Fields, name: bytes, now_s: float) -> float | None:
+    """Return the date in a field; ``None`` when it is absent, repeated or cannot be read.
+
+    Args:
+        fields: field lines.
+        name: the field's name in lower case.
+        now_s: wall clock, for `date_s`.
+    """
+    lines = values(fields, name)
+    return date_s(lines[0], now_s) if len(lines) == 1 else None
+
+
+def date_s(value: bytes, now_s: float) -> float | None:
+    """Return an HTTP date as seconds since the epoch.
+
+    The three formats of RFC 9110 §5.6.7 in any case, as RFC 9111 §4.2 asks of caches, and nothing
+    else: what is not one of them must count as over (RFC 9111 §5.3).
+
+    Args:
+        value: the field's value.
+        now_s: wall clock, which tells the century of a two-digit year.
+
+    Returns:
+        Seconds, or ``None`` when it cannot be read.
+    """
+    found = next((match for form in _DATES if (match := form.fullmatch(value)) is not None), None)
+    if found is None:
         return None
+    year = int(found["year"])
+    two_digits = len(found["year"]) == 2
+    if two_digits:
+        year += datetime.fromtimestamp(now_s, UTC).year // 100 * 100
+    month = _MONTHS.index(found["month"].lower()) + 1
+    hour, minute, second = (int(part) for part in found["time"].split(b":"))
+    try:
+        # A leap second is told as the one before it: the nearest time that is not later.
+        date = datetime(
+            year, month, int(found["day"]), hour, minute, 59 if second == 60 else second, tzinfo=UTC
+        )
+        if two_digits and date.timestamp() > now_s + _FIFTY_YEARS_S:
+            date = date.replace(year=year - 100)
+    except ValueError:
+        return None
+    return date.timestamp()

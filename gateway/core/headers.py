@@ -60,9 +60,19 @@ _NOT_KEPT = frozenset(
     }
 )
 _NOT_KEPT_PREFIXES = (b"ratelimit", b"x-ratelimit", b"x-b3-")
-# What a 304 repeats of the head of the 200 it stands for (RFC 9110 §15.4.5).
+# What a 304 repeats of the head of the 200 it stands for (RFC 9110 §15.4.5), and the Age it came with:
+# without it a cache further down would take an old record for a new one.
 _IN_NOT_MODIFIED = frozenset(
-    {b"cache-control", b"cdn-cache-control", b"content-location", b"date", b"etag", b"expires", b"vary"}
+    {
+        b"age",
+        b"cache-control",
+        b"cdn-cache-control",
+        b"content-location",
+        b"date",
+        b"etag",
+        b"expires",
+        b"vary",
+    }
 )
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -175,7 +175,8 @@ def judge(arrival: Arrival, rules: Rules, *, settling: bool, uncertain: bool) ->
         etag = entity_tag(arrival.body)
     if refusal is not None:
         return Judgement(refusal, 0.0, is_record=True, phase=record.phase, etag=etag)
-    ttl_s = time_to_live_s(record, rules, settling=settling, uncertain=uncertain)
+    age_s = told_age_s(arrival.head) if rules.obey_origin else 0
+    ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
     if rules.obey_origin and case.origin.lifetime_s is not None:
         ttl_s = min(ttl_s, case.origin.lifetime_s)
     if ttl_s <= 0:
@@ -192,12 +193,16 @@ def is_heavy(arrival: Arrival) -> bool:
     return max(sizes) > _HEAVY_BYTES
 
 
-def time_to_live_s(record: Settled, rules: Rules, *, settling: bool, uncertain: bool) -> float:
-    """Return how long a storable record stays fresh, the origin's word aside, in seconds."""
+def time_to_live_s(record: Settled, rules: Rules, *, age_s: int, settling: bool, uncertain: bool) -> float:
+    """Return how long a storable record stays fresh, the origin's word aside, in seconds.
+
+    The Age it came with counts for what is said about the record (RFC 9111 §4.2), not for how long its
+    caller may see it: that began with this fetch.
+    """
     reopens = record.phase == FAILED and record.on_failure_strategy != _SETTLED_STRATEGY
     limits = (
-        (True, rules.ttl_succeeded_s if record.phase == SUCCEEDED else rules.ttl_failed_s),
-        (settling or reopens, rules.ttl_unsettled_s),
+        (True, (rules.ttl_succeeded_s if record.phase == SUCCEEDED else rules.ttl_failed_s) - age_s),
+        (settling or reopens, rules.ttl_unsettled_s - age_s),
         (uncertain or not rules.shared, rules.access_ttl_s),
     )
     return min(limit_s for applies, limit_s in limits if applies)

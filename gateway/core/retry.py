@@ -29,7 +29,7 @@ def retry_after_s(fields: Fields, now_s: float) -> float | None:
     if _SECONDS.fullmatch(value):
         wait_s = float(value)
     else:
-        until_s = date_s(value)
+        until_s = date_s(value, now_s)
         if until_s is None:
             return None
         wait_s = until_s - now_s

@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from gateway.core.freshness import parse_directives, seconds
+from gateway.core.freshness import date_s, parse_directives, seconds, single_date_s
 from gateway.core.messages import Fields, members, values
 from gateway.core.status import Reason
 
@@ -72,10 +72,24 @@ def entity_tag(body: bytes) -> bytes:
     return b'"%s"' % blake2b(body, digest_size=16, person=b"aosgw-etag").hexdigest().encode("ascii")
 
 
-def is_not_modified(request: Fields, etag: bytes | None) -> bool:
-    """Tell whether ``If-None-Match`` names this validator, by weak comparison (RFC 9110 §13.1.2)."""
+def is_not_modified(request: Fields, etag: bytes | None, last_modified: bytes | None, now_s: float) -> bool:
+    """Tell whether a caller already has the representation with these validators (RFC 9111 §4.3.2).
+
+    ``If-None-Match`` is compared weakly and stands above ``If-Modified-Since``. That one is held against
+    ``Last-Modified`` alone, never against ``Date``: two clocks must not hide that a record has settled.
+
+    Args:
+        request: the request's end-to-end fields.
+        etag: the response's ``ETag``; ``None`` without one.
+        last_modified: its ``Last-Modified``; ``None`` without one.
+        now_s: wall clock, for two-digit years.
+    """
     lines = values(request, b"if-none-match")
-    if not lines or etag is None:
+    if not lines:
+        since_s = single_date_s(request, b"if-modified-since", now_s)
+        modified_s = None if last_modified is None else date_s(last_modified, now_s)
+        return since_s is not None and modified_s is not None and modified_s <= since_s
+    if etag is None:
         return False
     listed = b",".join(lines).strip()
     if listed == b"*":

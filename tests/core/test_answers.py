@@ -14,6 +14,7 @@ from .kit import NOW_S, arrival
 
 VIA = b"1.1 aos-gateway (01234567)"
 BODY = b'{"status": {}}'
+SINCE = b"If-Modified-Since"
 STORED = Judgement(None, 300.0, is_record=True, etag=entity_tag(BODY))
 MISS = Verdict(forward=Forward.URI_MISS, fwd_status=200, stored=True)
 CAME = (
@@ -96,6 +97,18 @@ def test_a_hit_that_the_caller_has_already_is_a_304() -> None:
     assert (head.status, head.reason) == (304, b"Not Modified")
     assert [name for name, _ in head.fields] == [b"ETag", b"Age", b"X-Request-Id", b"Via", b"Cache-Status"]
     assert hit((b"If-None-Match", b'"other"')).status == 200
+
+
+def test_a_date_that_the_caller_has_already_makes_a_304_as_well() -> None:
+    modified = b"Tue, 14 Nov 2023 22:13:20 GMT"
+    came = arrival(BODY, (b"Last-Modified", modified), (b"Age", b"7"), request=((SINCE, modified),))
+    stored = hit_head(entry_of(came, STORED, 7), came.request, b"mine", VIA, NOW_S)
+    assert stored.status == 304
+    assert values(stored.fields, b"age") == [b"7"]
+    fetched = fetched_head(came, STORED, VIA, MISS)
+    assert fetched.status == 304
+    assert [name for name, _ in fetched.fields] == [b"Age", b"ETag", b"Via", b"Cache-Status"]
+    assert with_request((SINCE, modified)).status == 200
 
 
 def test_a_fetched_record_gets_a_validator_when_it_has_none() -> None:

@@ -131,6 +131,8 @@ def test_what_moves_from_one_header_to_another_is_another_caller() -> None:
         ((b"Accept", b""),),
         ((b"Accept", b"a"), (b"Accept", b"")),
         ((b"Accept", b"a"), (b"Accept", b"a")),
+        ((b"Origin", b"https://a"),),
+        ((b"origin", b""),),
     ],
 )
 def test_each_negotiated_field_makes_another_variant(fields: Fields) -> None:
@@ -141,6 +143,10 @@ def test_each_negotiated_field_makes_another_variant(fields: Fields) -> None:
 def test_of_accept_encoding_only_gzip_or_not_counts() -> None:
     assert variant(((b"Accept-Encoding", b"br"),)) == variant(())
     assert variant(((b"Accept-Encoding", b"br, gzip;q=0.1"),)) == variant(((b"Accept-Encoding", b"gzip"),))
+
+
+def test_of_origin_only_sent_or_not_counts() -> None:
+    assert variant(((b"Origin", b"https://a"),)) == variant(((b"Origin", b"https://b"),))
 
 
 def test_other_fields_are_no_part_of_the_variant() -> None:

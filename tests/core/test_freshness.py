@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.core.freshness import (
     OriginWord,
+    date_s,
     origin_word,
     parse_directives,
     seconds,
@@ -19,6 +20,7 @@ from .kit import BOUNDED, NOW_S, texts
 
 CC = b"Cache-Control"
 CDN = b"CDN-Cache-Control"
+SURROGATE = b"Surrogate-Control"
 # NOW_S is Tue, 14 Nov 2023 22:13:20 GMT.
 AT_NOW = b"Tue, 14 Nov 2023 22:13:20 GMT"
 MINUTE_LATER = b"Tue, 14 Nov 2023 22:14:20 GMT"
@@ -35,11 +37,16 @@ MINUTE_LATER = b"Tue, 14 Nov 2023 22:14:20 GMT"
         ([b'private="x-a, x-b" , max-age="60"'], {b"private": [b"x-a, x-b"], b"max-age": [b"60"]}),
         ([rb'ext="a\"b\\"'], {b"ext": [rb'a"b\ '.strip()]}),
         ([b"a,,b"], {b"a": [None], b"b": [None]}),
+        ([b",a\t , \t,b "], {b"a": [None], b"b": [None]}),
+        ([b'a="max-age=60, no-store", b'], {b"a": [b"max-age=60, no-store"], b"b": [None]}),
+        ([b'a="", b'], {b"a": [b""], b"b": [None]}),
         ([b"max-age = 60"], None),
         ([b"max-age="], None),
         ([b"max-age=60;x"], None),
         ([b"max-age=60 private"], None),
         ([b'private="x'], None),
+        ([b'private="x"y'], None),
+        ([b'private="x\\"'], None),
         ([b"@"], None),
         ([b"a", b"=b"], None),
     ],
@@ -48,6 +55,13 @@ def test_directives_are_read_or_known_to_be_unreadable(
     lines: list[bytes], expected: dict[bytes, list[bytes | None]] | None
 ) -> None:
     assert parse_directives(lines) == expected
+
+
+@pytest.mark.parametrize("filler", [b" ", b",", b" ,", b"\t"])
+def test_a_field_of_blanks_costs_its_length_and_not_the_square_of_it(filler: bytes) -> None:
+    # The square would take a minute, far beyond the time limit of a test.
+    assert parse_directives([b"a," + filler * 100_000 + b"@"]) is None
+    assert parse_directives([b"a" + filler * 100_000 + b",b"]) == {b"a": [None], b"b": [None]}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +92,13 @@ def test_delta_seconds_are_digits_and_the_smallest_counts(
         (((b"Age", b""),), 0),
         (((b"Age", b"17"),), 17),
         (((b"Age", b"17"), (b"Age", b"99")), 17),
+        (((b"Age", b"17, 99"),), 17),
+        (((b"Age", b"017"),), 17),
+        (((b"Age", b"9" * 30),), 2**31),
+        (((b"Age", b"17;x"),), None),
+        (((b"Age", b"17.0"),), None),
+        (((b"Age", b"+17"),), None),
+        (((b"Age", b"x, 17"),), None),
         (((b"Age", b"-1"),), None),
         (((b"Age", b"old"),), None),
     ],
@@ -99,6 +120,9 @@ def test_the_age_a_response_came_with_is_read(fields: Fields, expected: int | No
         (((CC, b'no-cache="set-cookie"'),), Reason.NO_CACHE),
         (((CC, b"must-understand, no-store"),), Reason.NO_STORE),
         (((CDN, b"no-store"),), Reason.NO_STORE),
+        (((SURROGATE, b"no-store"),), Reason.NO_STORE),
+        (((SURROGATE, b'no-store, content="ESI/1.0"'), (CC, b"max-age=60")), Reason.NO_STORE),
+        (((SURROGATE, b"max-age=60"), (CC, b"no-store")), Reason.NO_STORE),
         (((CDN, b"private"), (CC, b"max-age=60")), Reason.PRIVATE),
         (((CDN, b"max-age=60"), (CC, b"no-store")), Reason.NO_STORE),
         (((b"Pragma", b"No-Cache"),), Reason.NO_CACHE),
@@ -119,12 +143,17 @@ def test_the_origin_forbids_storing(fields: Fields, reason: Reason) -> None:
         ((CC, b"s-maxage=x, max-age=60"),),
         ((CC, b"@"),),
         ((CDN, b"@"),),
+        ((SURROGATE, b"max-age=60+60"),),
+        ((SURROGATE, b"max-age=60;other"),),
         ((CDN, b"max-age=x"), (CC, b"max-age=60")),
         ((b"Expires", b"0"),),
         ((b"Expires", b""),),
         ((b"Expires", b"\xff"),),
         ((b"Expires", MINUTE_LATER), (b"Expires", MINUTE_LATER)),
         ((b"Expires", MINUTE_LATER), (b"Date", b"today")),
+        ((b"Expires", MINUTE_LATER), (b"Date", AT_NOW), (b"Date", AT_NOW)),
+        ((b"Expires", b"Tue, 14 Nov 2023 22:14:20 -0000"),),
+        ((b"Expires", b"Tue, 14 Nov 2023 22:14:20 EST"),),
         ((b"Expires", b"Tue, 14 Nov 99999 22:13:20 GMT"),),
         ((b"Age", b"old"),),
         ((CC, b"max-age=60"), (b"Age", b"old")),
@@ -145,7 +174,8 @@ def test_an_unreadable_value_means_no(fields: Fields) -> None:
         (((b"Expires", MINUTE_LATER),), 60),
         (((b"Expires", MINUTE_LATER), (b"Date", AT_NOW)), 60),
         (((b"Expires", MINUTE_LATER), (b"Date", b"Tue, 14 Nov 2023 22:14:00 GMT")), 20),
-        (((b"Expires", b"Tue, 14 Nov 2023 22:14:20 -0000"),), 60),
+        (((b"Expires", b"Tuesday, 14-Nov-23 22:14:20 GMT"),), 60),
+        (((b"Expires", b"Tue Nov 14 22:14:20 2023"),), 60),
         (((b"Expires", MINUTE_LATER), (b"Age", b"20")), 40),
         (((b"Expires", MINUTE_LATER), (CC, b"public")), 60),
         # A time in Cache-Control itself stands above Expires (RFC 9111 §5.3).
@@ -154,6 +184,8 @@ def test_an_unreadable_value_means_no(fields: Fields) -> None:
         (((CDN, b"max-age=600"), (CC, b"max-age=60")), 60),
         (((CDN, b"max-age=60"), (CC, b"max-age=600")), 60),
         (((CDN, b"max-age=60"), (CC, b"public")), 60),
+        (((SURROGATE, b"max-age=60"), (CC, b"max-age=600")), 60),
+        (((SURROGATE, b"max-age=600"), (CDN, b"max-age=60")), 60),
         (((CDN, b"max-age=600"), (b"Expires", MINUTE_LATER)), 60),
         (((CDN, b"max-age=30"), (b"Expires", MINUTE_LATER)), 30),
         (((b"Pragma", b"no-cache"), (CC, b"max-age=60")), 60),
@@ -196,6 +228,60 @@ def test_no_time_left_means_no(fields: Fields) -> None:
 )
 def test_an_origin_that_names_no_time_leaves_it_to_the_table(fields: Fields) -> None:
     assert origin_word(fields, NOW_S) == OriginWord(None, None)
+
+
+# 784111777 is Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110.
+@pytest.mark.parametrize(
+    ("value", "expected_s"),
+    [
+        (b"Sun, 06 Nov 1994 08:49:37 GMT", 784111777),
+        (b"Sunday, 06-Nov-94 08:49:37 GMT", 784111777),
+        (b"Sun Nov  6 08:49:37 1994", 784111777),
+        (b"Sun Nov 06 08:49:37 1994", 784111777),
+        (b"sUN, 06 nOV 1994 08:49:37 gmt", 784111777),
+        (b"SUNDAY, 06-NOV-94 08:49:37 gMT", 784111777),
+        # The day's name is not held against the date.
+        (b"Mon, 06 Nov 1994 08:49:37 GMT", 784111777),
+        (b"Sun, 06 Nov 1994 08:49:60 GMT", 784111799),
+        (b"Tuesday, 14-Nov-23 22:13:20 GMT", 1700000000),
+        (b"Friday, 14-Nov-70 22:13:20 GMT", 3183228800),
+        # More than 50 years ahead is the past (RFC 9110 section 5.6.7).
+        (b"Thursday, 15-Nov-73 22:13:20 GMT", 122249600),
+        (b"Sunday, 14-Nov-99 22:13:20 GMT", 942617600),
+        (b"Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        (b"Fri, 31 Dec 9999 23:59:59 GMT", 253402300799),
+        (b"", None),
+        (b"0", None),
+        (b"-1", None),
+        (b"784111777", None),
+        (b"06 Nov 1994 08:49:37 GMT", None),
+        (b"Sun, 6 Nov 1994 08:49:37 GMT", None),
+        (b"Sun 06 Nov 1994 08:49:37 GMT", None),
+        (b"Sun, 06  Nov 1994 08:49:37 GMT", None),
+        (b"Sun, 06-Nov-1994 08:49:37 GMT", None),
+        (b"Sun, 06 Nov 94 08:49:37 GMT", None),
+        (b"Sun, 06-Nov-94 08:49:37 GMT", None),
+        (b"Sun, 06 Nov 1994 8:49:37 GMT", None),
+        (b"Sun, 06 Nov 1994 08:49 GMT", None),
+        (b"Sun, 06 Nov 1994 08.49.37 GMT", None),
+        (b"Sun, 06 Nov 1994 08:49:37", None),
+        (b"Sun, 06 Nov 1994 08:49:37 UTC", None),
+        (b"Sun, 06 Nov 1994 08:49:37 AEST", None),
+        (b"Sun, 06 Nov 1994 08:49:37 +0000", None),
+        (b"Sun, 06 Nov 1994 08:49:37 GMT+1", None),
+        (b"Sun, 06 Nov 1994 08:49:37 GMT, x", None),
+        (b"Sun, 06 Now 1994 08:49:37 GMT", None),
+        (b"Son, 06 Nov 1994 08:49:37 GMT", None),
+        (b"Sun, 31 Nov 1994 08:49:37 GMT", None),
+        (b"Sun, 06 Nov 1994 24:00:00 GMT", None),
+        (b"Sun, 06 Nov 1994 08:49:61 GMT", None),
+        (b"Sun, 06 Nov 0000 08:49:37 GMT", None),
+        (b"Sun Nov 6 08:49:37 1994", None),
+        (b"Sun Nov  6 08:49:37 1994 GMT", None),
+    ],
+)
+def test_a_date_has_one_of_three_formats(value: bytes, expected_s: int | None) -> None:
+    assert date_s(value, NOW_S) == expected_s
 
 
 dates = st.builds(

@@ -356,8 +356,19 @@ def test_an_entry_keeps_names_order_and_repeats() -> None:
 
 
 def test_a_304_repeats_what_validates_and_nothing_of_the_body() -> None:
-    fields = ((b"ETag", b'"e"'), (b"Content-Type", b"a/b"), (b"Vary", b"Accept"), (b"Content-Length", b"1"))
-    assert not_modified_fields(fields) == ((b"ETag", b'"e"'), (b"Vary", b"Accept"))
+    repeated = (
+        (b"Date", b"d"),
+        (b"ETag", b'"e"'),
+        (b"Age", b"1"),
+        (b"Cache-Control", b"max-age=1"),
+        (b"cache-control", b"public"),
+        (b"CDN-Cache-Control", b"max-age=1"),
+        (b"Content-Location", b"/x"),
+        (b"Expires", b"d"),
+        (b"Vary", b"Accept"),
+    )
+    others = ((b"Content-Type", b"a/b"), (b"Content-Length", b"1"), (b"Content-Encoding", b"gzip"))
+    assert not_modified_fields(others + repeated) == repeated
 
 
 def test_a_hop_is_made_for_any_case_of_hosts() -> None:

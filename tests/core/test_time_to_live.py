@@ -76,6 +76,29 @@ def test_in_shared_scope_the_same_bound_holds_while_writes_may_have_gone_unseen(
     assert ttl_s(record(), uncertain=False) == DAY_S
 
 
+@pytest.mark.parametrize(
+    ("phase", "rules", "settling", "expected_s"),
+    [
+        ("Succeeded", SHARED, False, DAY_S - 20),
+        ("Failed", SHARED, False, HOUR_S - 20),
+        ("Succeeded", SHARED, True, UNSETTLED_S - 20),
+        ("Succeeded", CALLER, True, UNSETTLED_S - 20),
+        # How long a caller may see it begins with this fetch.
+        ("Succeeded", CALLER, False, ACCESS_S),
+        ("Succeeded", IGNORING, False, DAY_S),
+    ],
+)
+def test_the_age_a_record_came_with_is_taken_off(
+    phase: str, rules: Rules, settling: bool, expected_s: float
+) -> None:
+    assert ttl_s(record(phase), (b"Age", b"20"), rules=rules, settling=settling) == expected_s
+
+
+def test_a_record_older_than_its_time_to_live_is_not_stored() -> None:
+    assert refusal(record(), (b"Age", b"%d" % DAY_S)) is Reason.EXPIRED
+    assert refusal(record("Failed"), (b"Age", b"%d" % HOUR_S), rules=CALLER) is Reason.EXPIRED
+
+
 def test_a_further_configured_phase_lives_as_a_failure() -> None:
     rules = msgspec.structs.replace(SHARED, terminal_phases=SHARED.terminal_phases | {"CancelFailed"})
     assert ttl_s(record("CancelFailed"), rules=rules) == HOUR_S

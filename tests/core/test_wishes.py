@@ -8,7 +8,7 @@ from gateway.core.messages import Fields
 from gateway.core.status import Reason
 from gateway.core.wishes import NO_WISHES, Wishes, entity_tag, is_not_modified, read_wishes
 
-from .kit import BOUNDED
+from .kit import BOUNDED, NOW_S
 
 CC = b"Cache-Control"
 
@@ -48,7 +48,8 @@ def test_what_cannot_be_read_fetches_anew(value: bytes) -> None:
 @given(st.binary(max_size=40), st.binary(max_size=40))
 def test_no_field_makes_the_readers_fail(control: bytes, matched: bytes) -> None:
     read_wishes(((CC, control), (b"Pragma", matched)))
-    is_not_modified(((b"If-None-Match", matched),), b'"e"')
+    is_not_modified(((b"If-None-Match", matched),), b'"e"', None, NOW_S)
+    is_not_modified(((b"If-Modified-Since", matched),), b'"e"', matched, NOW_S)
 
 
 @pytest.mark.parametrize(
@@ -101,4 +102,37 @@ def test_a_made_etag_is_strong_and_differs_with_the_body(one: bytes, other: byte
     ],
 )
 def test_if_none_match_compares_weakly_over_lists(lines: list[bytes], etag: bytes, expected: bool) -> None:
-    assert is_not_modified(tuple((b"If-None-Match", line) for line in lines), etag) is expected
+    request = tuple((b"If-None-Match", line) for line in lines)
+    assert is_not_modified(request, etag, None, NOW_S) is expected
+
+
+MODIFIED = b"Tue, 14 Nov 2023 22:13:20 GMT"
+SECOND_BEFORE = b"Tue, 14 Nov 2023 22:13:19 GMT"
+SECOND_AFTER = b"Tue, 14 Nov 2023 22:13:21 GMT"
+SINCE = b"If-Modified-Since"
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "last_modified", "expected"),
+    [
+        (((SINCE, MODIFIED),), MODIFIED, True),
+        (((SINCE, SECOND_AFTER),), MODIFIED, True),
+        (((SINCE, b"Tuesday, 14-Nov-23 22:13:20 GMT"),), MODIFIED, True),
+        (((SINCE, b"Tue Nov 14 22:13:20 2023"),), MODIFIED, True),
+        (((SINCE, SECOND_BEFORE),), MODIFIED, False),
+        (((SINCE, b"yesterday"),), MODIFIED, False),
+        (((SINCE, b""),), MODIFIED, False),
+        (((SINCE, MODIFIED), (SINCE, MODIFIED)), MODIFIED, False),
+        (((SINCE, MODIFIED),), b"yesterday", False),
+        (((SINCE, MODIFIED),), None, False),
+        ((), MODIFIED, False),
+        # If-None-Match stands above it, readable or not.
+        (((SINCE, MODIFIED), (b"If-None-Match", b'"other"')), MODIFIED, False),
+        (((SINCE, SECOND_BEFORE), (b"If-None-Match", b'"e"')), MODIFIED, True),
+        (((SINCE, MODIFIED), (b"If-None-Match", b"")), MODIFIED, False),
+    ],
+)
+def test_if_modified_since_is_held_against_last_modified_alone(
+    request_fields: Fields, last_modified: bytes | None, expected: bool
+) -> None:
+    assert is_not_modified(request_fields, b'"e"', last_modified, NOW_S) is expected
