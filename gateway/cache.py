@@ -12,8 +12,9 @@ from gateway.clock import Clock
 from gateway.core import answers, headers, policy, route
 from gateway.core.caller import Recogniser
 from gateway.core.entry import Entry
+from gateway.core.freshness import vary_is_met
 from gateway.core.key import EntryKey, KeySpace
-from gateway.core.messages import Head, Request
+from gateway.core.messages import Head, Request, first
 from gateway.core.plan import Bypass, Plan, plan
 from gateway.core.reply import BodyFraming
 from gateway.core.retry import retry_after_s
@@ -201,6 +202,11 @@ class Cache:
                     return await self._forward(
                         request, None, _because(verdict, Reason.TOO_LARGE), execution_call=True
                     )
+                if not vary_is_met(fetched.arrival.head.fields, planned.fields):
+                    # It was chosen by a field that these two requests need not have in common (RFC 9111 §4).
+                    return await self._forward(
+                        request, None, _because(verdict, Reason.VARY), execution_call=True
+                    )
                 return self._fetched(fetched, planned, verdict, collapsed=True)
 
             async def fly(flight: Flight[Fetched]) -> Fetched:
@@ -320,9 +326,15 @@ class Cache:
         """Forward a HEAD alone; it stores nothing, but may tell that an entry is over."""
         answer = await self._forward(request, None, _because(verdict, Reason.HEAD), execution_call=True)
         self._heed(planned, answer.head)
-        if answer.head.status in policy.DROPPING_STATUSES:
+        if answer.head.status in policy.DROPPING_STATUSES or self._is_outdated(key, answer.head):
             self._tiers.drop(key)
         return answer
+
+    def _is_outdated(self, key: EntryKey, head: Head) -> bool:
+        """Tell whether a HEAD's answer shows that the copy in memory is another one (RFC 9111 §4.3.5)."""
+        etag = first(head.fields, b"etag")
+        entry = self._tiers.peek(key) if head.status == 200 and etag is not None else None
+        return entry is not None and first(entry.head().fields, b"etag") != etag
 
     def _hit(self, request: Request, planned: Plan, entry: Entry) -> Answer:
         now_s = self._clock.wall_s()

@@ -315,3 +315,32 @@ async def test_an_older_fetch_does_not_replace_what_a_newer_one_has_stored(
     hit = await get(gateway)
     assert is_hit(hit)
     assert hit.body == newer.body
+
+
+@pytest.mark.parametrize("field", ["User-Agent", "Origin"])
+async def test_a_shared_answer_chosen_by_a_field_is_not_for_who_sent_another_one(
+    aos: ScriptedAos, gateway: RunningGateway, field: str
+) -> None:
+    gate = aos.gate()
+    aos.answer(gate.before(settled(("Vary", field))))
+    asked = [asyncio.create_task(get(gateway, TARGET, (field, value))) for value in ("one", "other")]
+    await all_busy(gateway, 2)
+    gate.open()
+    verdicts = [verdict(response) for response in await asyncio.gather(*asked)]
+    assert [found for found in verdicts if "collapsed" in found] == []
+    assert sorted(received.get(field.lower()) or b"" for received in aos.received) == [b"one", b"other"]
+
+
+async def test_a_head_that_tells_another_validator_ends_the_stored_record(
+    aos: ScriptedAos, gateway: RunningGateway
+) -> None:
+    aos.answer(settled(("ETag", '"a"')))
+    await get(gateway)
+    fresh = ("Cache-Control", "no-cache")
+    await get(gateway, TARGET, fresh, method="HEAD")
+    assert is_hit(await get(gateway))
+    aos.answer(settled(("ETag", '"b"')))
+    await get(gateway, TARGET, fresh, method="HEAD")
+    answer = await get(gateway)
+    assert not is_hit(answer)
+    assert answer.get("etag") == b'"b"'
