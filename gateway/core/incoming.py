@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
-from gateway.core.headers import Refusal
+from gateway.core.headers import Refusal, nominated
 from gateway.core.messages import Fields, members, values
 from gateway.core.route import origin_form
 
 _DIGITS = re.compile(rb"[0-9]{1,18}")
-# uri-host and port of RFC 3986 §3.2, without userinfo; empty is allowed by RFC 9110 §7.2.
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]{0,5})?")
+# uri-host and port of RFC 3986 §3.2, without userinfo. No comma, though a name may have one: two Host
+# fields that something in front has joined look like that.
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(?::([0-9]{0,5}))?")
+_MAX_PORT = 65535
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 _LINE = re.compile(rb"[!-~]+ [^\x00- \x7f]+ HTTP/1\.[01]\r")
 # Another version of HTTP, or HTTP/0.9, which names none.
 _OTHER_VERSION = re.compile(rb"[A-Z]+ (/[!-~]*|[!-~]+ HTTP/[0-9]\.[0-9])\r")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
+# The same, as far as the parser has read it.
+_OTHER_VERSION_BEGUN = re.compile(rb"[A-Z]+ [!-~]+ HTTP/(?!1(\.[01]?)?\r?$)[0-9](\.([0-9]\r?)?)?")
+_BAD_LINE = "The request line is not a method, a target and a version with one blank between two."
 HTTP_1 = 1
 MAX_FIELDS = 512
 
@@ -34,7 +40,20 @@ def check_line(line: bytes) -> None:
         return
     if _OTHER_VERSION.fullmatch(line):
         raise Refusal(505, "This address speaks HTTP/1.1 and HTTP/1.0 only.")
-    raise Refusal(400, "The request line is not a method, a target and a version with one blank between two.")
+    raise Refusal(400, _BAD_LINE)
+
+
+def begun_line_refusal(line: bytes) -> Refusal:
+    """Return why a request line was refused before it was complete, the same as for the whole line.
+
+    Args:
+        line: as much of it as there was.
+    """
+    if _OTHER_VERSION_BEGUN.fullmatch(line):
+        return Refusal(505, "This address speaks HTTP/1.1 and HTTP/1.0 only.")
+    return Refusal(
+        400, "The request line is not a method, a target and a version with one blank between two."
+    )
 
 
 def check_version(major: int) -> None:
@@ -84,12 +103,47 @@ def check_target(method: str, target: bytes) -> tuple[bytes, bytes | None]:
 def check_host(fields: Fields, authority: bytes | None, *, http_11: bool) -> None:
     """Refuse a missing, repeated, malformed or contradicted Host (RFC 9112 §3.2)."""
     hosts = values(fields, b"host")
-    if not all(_HOST.fullmatch(host) for host in hosts):
+    # An empty one is allowed by RFC 9110 §7.2, but not in a target.
+    named = [host for host in hosts if host] + ([] if authority is None else [authority])
+    if not all(map(_is_host, named)):
         raise Refusal(400, "Host is not a host name with an optional port.")
     if len(hosts) > 1 or (http_11 and not hosts):
         raise Refusal(400, "A request needs exactly one Host field.")
     if authority is not None and hosts and hosts[0].lower() != authority.lower():
         raise Refusal(400, "Host and the target's authority differ.")
+
+
+def _is_host(host: bytes) -> bool:
+    match = _HOST.fullmatch(host)
+    if match is None or int(match[2] or b"0") > _MAX_PORT:
+        return False
+    if match[1].startswith(b"["):
+        try:
+            ipaddress.IPv6Address(match[1][1:-1].decode("ascii"))
+        except ValueError:
+            return False
+    return True
+
+
+def persists(fields: Fields, *, http_11: bool) -> bool:
+    """Tell whether a caller lets its connection carry another request (RFC 9112 §9.3).
+
+    ``close`` wins over ``keep-alive``, which aiohttp does the other way round for HTTP/1.0.
+    """
+    options = nominated(fields)
+    return b"close" not in options and (http_11 or b"keep-alive" in options)
+
+
+def loggable_path(target: bytes) -> bytes:
+    """Return what a log may show of any request target: no query, fragment or userinfo.
+
+    Args:
+        target: as received, refused ones too.
+    """
+    reduced = origin_form(target)
+    # Whatever stands in front of an "@" may be a password, unless it is part of a path.
+    shown = target.rpartition(b"@")[2] if reduced is None else reduced[0]
+    return re.split(rb"[?#]", shown, maxsplit=1)[0]
 
 
 def body_bytes(fields: Fields, *, http_11: bool) -> int | None:

@@ -9,13 +9,16 @@ from hypothesis import strategies as st
 from gateway.core.headers import Refusal
 from gateway.core.incoming import (
     MAX_FIELDS,
+    begun_line_refusal,
     body_bytes,
     check_fields,
     check_host,
     check_target,
     check_version,
     expects_continue,
+    loggable_path,
     own_request_id,
+    persists,
 )
 from gateway.core.messages import Fields
 
@@ -35,6 +38,29 @@ def test_more_fields_than_anybody_needs_are_refused() -> None:
     with pytest.raises(Refusal) as refused:
         check_fields(((b"A", b"1"),) * (MAX_FIELDS + 1))
     assert refused.value.status == 431
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"GET / HTTP/2", 505),
+        (b"GET / HTTP/3.", 505),
+        (b"GET http://h/ HTTP/0.9", 505),
+        (b"GET / HTTP/1.2", 505),
+        (b"GET / HTTP/9.9\r", 505),
+        (b"GET / HTTP/1.1\r", 400),
+        (b"GET / HTTP/1.10", 400),
+        (b"GET / HTTP/11", 400),
+        (b"GET / HTTP/", 400),
+        (b"GET / HTTP/1", 400),
+        (b"GET / HTTP/1.1", 400),
+        (b"GET / http/2", 400),
+        (b"A /", 400),
+        (b"A", 400),
+    ],
+)
+def test_a_line_refused_in_its_middle_is_refused_as_the_whole_would_be(line: bytes, status: int) -> None:
+    assert begun_line_refusal(line).status == status
 
 
 @pytest.mark.parametrize("method", ["CONNECT", "TRACE"])
@@ -63,6 +89,7 @@ def test_a_target_is_reduced_to_origin_form() -> None:
         ([b"aos.example:8080"], None, True),
         ([b"127.0.0.1:"], None, True),
         ([b"[::1]:8080"], None, True),
+        ([b"[::ffff:127.0.0.1]:65535"], None, True),
         ([b"gateway_1"], None, True),
         ([b""], None, True),
         ([], None, False),
@@ -85,7 +112,15 @@ def test_one_sound_host_is_taken(hosts: list[bytes], authority: bytes | None, ht
         ([b"user@a"], None, True),
         ([b"a:80:80"], None, True),
         ([b"a:123456"], None, True),
+        ([b"a:65536"], None, True),
+        ([b"a,a"], None, True),
+        ([b":80"], None, True),
         ([b"[::1"], None, True),
+        ([b"[1::2::3]"], None, True),
+        ([b"[::ffff:999.1.1.1]"], None, True),
+        ([], b"user:password@a", False),
+        ([], b"a:65536", False),
+        ([], b":80", False),
         ([b"a"], b"b", True),
     ],
 )
@@ -95,6 +130,44 @@ def test_a_missing_repeated_malformed_or_contradicted_host_is_refused(
     with pytest.raises(Refusal) as refused:
         check_host(tuple((b"Host", host) for host in hosts), authority, http_11=http_11)
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("options", "http_11", "expected"),
+    [
+        ([], True, True),
+        ([], False, False),
+        ([b"keep-alive"], False, True),
+        ([b"X-A", b"Keep-Alive"], False, True),
+        ([b"close"], True, False),
+        ([b"CLOSE"], True, False),
+        ([b"closed"], True, True),
+        ([b"close, keep-alive"], True, False),
+        ([b"close, keep-alive"], False, False),
+        ([b"keep-alive, close"], False, False),
+        ([b"keep-alive", b"close"], False, False),
+        ([b"close", b"keep-alive"], False, False),
+    ],
+)
+def test_close_wins_over_keep_alive(options: list[bytes], http_11: bool, expected: bool) -> None:
+    assert persists(tuple((b"Connection", option) for option in options), http_11=http_11) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        (b"/a/b", b"/a/b"),
+        (b"/a@b?token=c", b"/a@b"),
+        (b"/a#token=c", b"/a"),
+        (b"http://user:password@h/a?b", b"/a"),
+        (b"http://user:password@h", b"/"),
+        (b"user:password@h:443", b"h:443"),
+        (b"ftp://user:p@ss@h/a", b"h/a"),
+        (b"*", b"*"),
+    ],
+)
+def test_a_log_shows_no_query_fragment_or_userinfo(target: bytes, shown: bytes) -> None:
+    assert loggable_path(target) == shown
 
 
 @pytest.mark.parametrize(
