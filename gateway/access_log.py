@@ -7,6 +7,7 @@ import time
 
 import orjson
 
+from gateway.core.incoming import loggable_path
 from gateway.core.status import Verdict, outcome
 from gateway.log_limit import LogLimit
 
@@ -49,7 +50,7 @@ class AccessLog:
         line = {
             "request_id": request_id[:_MAX_TEXT_BYTES].decode("ascii", "replace"),
             "method": method,
-            "path": path.partition(b"?")[0][:_MAX_TEXT_BYTES].decode("ascii", "replace"),
+            "path": loggable_path(path)[:_MAX_TEXT_BYTES].decode("ascii", "replace"),
             "status": status,
             "cache": outcome(verdict) if verdict is not None else "none",
             "reason": verdict.reason.value if verdict is not None and verdict.reason is not None else "",

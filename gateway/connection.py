@@ -14,9 +14,10 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.admission import LINGER_S, Admission
+from gateway.core.chunks import ChunkBounds
 from gateway.core.headers import Refusal
-from gateway.core.incoming import check_line
 from gateway.core.reply import wire_head
+from gateway.core.request_line import RequestLine
 from gateway.errors import BadRequest, GatewayError, problem
 from gateway.metrics import Metrics
 from gateway.reply import Reply
@@ -54,6 +55,7 @@ class DownstreamConnection(RequestHandler):
         "_backlog",
         "_body",
         "_body_left",
+        "_chunks",
         "_head_bytes",
         "_head_timer",
         "_is_gone",
@@ -76,10 +78,10 @@ class DownstreamConnection(RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._last_three = b""
-        # The request line as far as it has come; None once it is complete.
-        self._line: bytes | None = b""
+        self._line = RequestLine(self._settings.max_header_bytes)
         self._body: StreamReader | None = None
         self._body_left: int | None = 0
+        self._chunks: ChunkBounds | None = None
         self._backlog = b""
         # Nothing more is taken: the last request of the connection was refused or came in chunks.
         self._is_last = False
@@ -92,8 +94,15 @@ class DownstreamConnection(RequestHandler):
     @property
     def is_busy(self) -> bool:
         """A request is being read, answered or waiting to be."""
-        is_reading = self._head_bytes > 0 or self._is_in_body
-        return self._request_in_progress or bool(self._messages) or is_reading
+        # aiohttp's own flag is set a turn of the loop after it has taken a request from the queue.
+        is_waiting = self._waiter is not None and not self._waiter.done()
+        is_answering = self._request_count > 0 and not is_waiting
+        return is_answering or self._is_in_body or self.has_begun_another
+
+    @property
+    def has_begun_another(self) -> bool:
+        """Bytes of a request behind the present one were read; it must not be lost."""
+        return bool(self._messages or self._head_bytes or self._backlog)
 
     @property
     def is_between_requests(self) -> bool:
@@ -156,6 +165,14 @@ class DownstreamConnection(RequestHandler):
         if self._body_left is not None:
             self._body_left -= end - start
         body, parsed = self._body, self._request_count
+        if self._chunks is not None and body is not None:
+            try:
+                self._chunks.take(data[start:end])
+            except Refusal as refusal:
+                body.set_exception(PayloadEncodingError(refusal.about))
+                body.feed_eof()
+                self._is_last = True
+                return end
         self._feed(data[start:end])
         if self._request_count != parsed and body is not None and not body.is_eof():
             # Only a defect leads the parser out of a body; aiohttp tells nobody who waits for the rest.
@@ -178,7 +195,11 @@ class DownstreamConnection(RequestHandler):
         if self._head_bytes == 0:
             self._start_head_timer()
         self._head_bytes += len(piece)
-        refusal = self._check_line(piece)
+        refusal = None
+        try:
+            self._line.take(piece)
+        except Refusal as error:
+            refusal = _answer_to(error)
         if self._head_bytes > self._settings.max_header_bytes:
             refusal = self._too_large()
         if refusal is not None:
@@ -191,21 +212,11 @@ class DownstreamConnection(RequestHandler):
             self._begin_body()
         return end
 
-    def _check_line(self, piece: bytes) -> BadRequest | None:
-        """Return what is wrong with a request line as soon as it is complete."""
-        if self._line is None:
-            return None
-        line, newline, _ = (self._line + piece).lstrip(b"\r\n").partition(b"\n")
-        self._line = line
-        if not newline or len(line) > self._settings.max_header_bytes:
-            return None
-        self._line = None
-        return _refusal_of(line)
-
     def _begin_body(self) -> None:
         """Turn from a complete head to what follows it."""
         self._stop_head_timer()
-        line, self._line = self._line, b""
+        why = self._line.refusal()
+        self._line.begin()
         self._head_bytes = 0
         self._last_three = b""
         message, self._body = self._messages[-1]
@@ -213,9 +224,9 @@ class DownstreamConnection(RequestHandler):
         if not isinstance(message, RawRequestMessage):
             # The parser has refused it, perhaps for a version whose line wasn't complete yet.
             self._is_last = True
-            if line:
-                self._refusal = _refusal_of(line + b"\r")
+            self._refusal = self._refusal or (None if why is None else _answer_to(why))
             return
+        self._chunks = ChunkBounds(self._settings.max_header_bytes) if message.chunked else None
         self._body_left = None if message.chunked else int(message.headers.get("Content-Length", "0"))
 
     def _feed(self, piece: bytes) -> None:
@@ -267,17 +278,29 @@ class DownstreamConnection(RequestHandler):
         self._stoppable = task
 
     def close_when_idle(self) -> None:
-        """Close now, or after the answer that is under way."""
+        """Close unless a byte of a request was read that is not answered yet."""
         if not self.is_busy:
             self.force_close()
-        elif not self._is_in_body:
-            # aiohttp takes no more bytes after this, not even those of a body.
-            self._close = True
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio lets it say more
+        """Give whoever ended only its own side a moment to be answered in.
+
+        A caller who left looks the same; writing to it, or the end of the moment, tells.
+        """
+        is_whole = self._is_last or not (self._is_in_body or self._head_bytes)
+        if self._close or not is_whole or not self.is_busy or self.ssl_context is not None:
+            return None
+        self._is_last = True
+        self._loop.call_later(LINGER_S, self.force_close)
+        return True
 
     def _process_keepalive(self) -> None:
         # aiohttp takes a connection on which a head has begun for idle; that head has a deadline of its own.
         if self._head_bytes == 0:
             super()._process_keepalive()
+        else:
+            # aiohttp sets the next timer only when there is none.
+            self._keepalive_handle = None
 
     def _start_head_timer(self) -> None:
         self._stop_head_timer()
@@ -303,7 +326,7 @@ class DownstreamConnection(RequestHandler):
         self._feed(_POISON)
 
     def _too_large(self) -> BadRequest:
-        if self._line is not None:
+        if not self._line.is_complete:
             return BadRequest(414, "The request target is too long.")
         return BadRequest(431, "The request head is too large.")
 
@@ -367,9 +390,5 @@ def _error_of(status: int) -> GatewayError:
     return GatewayError() if status >= 500 else BadRequest(400, "The request is not well-formed HTTP.")
 
 
-def _refusal_of(line: bytes) -> BadRequest | None:
-    try:
-        check_line(line)
-    except Refusal as refusal:
-        return BadRequest(refusal.status, refusal.about)
-    return None
+def _answer_to(refusal: Refusal) -> BadRequest:
+    return BadRequest(refusal.status, refusal.about)

@@ -79,7 +79,9 @@ class Handler:
             request_id = self._request_ids.fresh()
         path = message.raw_path.encode("utf-8", "surrogateescape")
         # aiohttp's parser carries the last trailer of a chunked request into the next one's head.
-        keep_alive = message.keep_alive and "Transfer-Encoding" not in message.headers
+        http_11 = message.version >= (1, 1)
+        keep_alive = message.keep_alive and incoming.persists(tuple(message.raw_headers), http_11=http_11)
+        keep_alive = keep_alive and "Transfer-Encoding" not in message.headers
         connection = message.protocol
         assert isinstance(connection, DownstreamConnection)
         names = frozenset(name.lower() for name, _ in message.raw_headers)
@@ -111,7 +113,7 @@ class Handler:
             method=message.method,
             body=answer.body,
             http_11=message.version >= (1, 1),
-            keep_alive=keep_alive and not self._is_draining(),
+            keep_alive=keep_alive and (connection.has_begun_another or not self._is_draining()),
             write_timeout_s=self._settings.body_timeout_s,
             exchange=answer.exchange,
             prefix=answer.prefix,

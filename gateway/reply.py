@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -117,4 +120,16 @@ class Reply(web.StreamResponse):
     def _cut(self) -> None:
         # An abort, so that the caller can't take the part for the whole.
         if self._protocol is not None and self._protocol.transport is not None:
+            if self._wire.framing is BodyFraming.CLOSE:
+                # Only a reset differs from the end of a body that the connection's end delimits.
+                _reset_on_close(self._protocol.transport)
             self._protocol.transport.abort()
+
+
+def _reset_on_close(transport: asyncio.BaseTransport) -> None:
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    # Through a duplicate: uvloop's socket object has no setsockopt.
+    with socket.socket(fileno=os.dup(sock.fileno())) as twin:
+        twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

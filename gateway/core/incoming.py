@@ -51,9 +51,7 @@ def begun_line_refusal(line: bytes) -> Refusal:
     """
     if _OTHER_VERSION_BEGUN.fullmatch(line):
         return Refusal(505, "This address speaks HTTP/1.1 and HTTP/1.0 only.")
-    return Refusal(
-        400, "The request line is not a method, a target and a version with one blank between two."
-    )
+    return Refusal(400, _BAD_LINE)
 
 
 def check_version(major: int) -> None:
@@ -140,7 +138,7 @@ def loggable_path(target: bytes) -> bytes:
     Args:
         target: as received, refused ones too.
     """
-    reduced = origin_form(target)
+    reduced = origin_form("GET", target)
     # Whatever stands in front of an "@" may be a password, unless it is part of a path.
     shown = target.rpartition(b"@")[2] if reduced is None else reduced[0]
     return re.split(rb"[?#]", shown, maxsplit=1)[0]
