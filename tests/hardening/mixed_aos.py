@@ -22,6 +22,9 @@ SETTLED = ["common-0", "own-0", "common-1", "own-1"]
 """Actions that are over: half of the records are equal for all tenants, half carry their owner."""
 
 RUNNING = "own-running"
+KEPT_STACK = "stack-kept"
+"""Nobody asks for its records in between: what was stored stays stored, as long as it may."""
+
 BIG_STACK = STACKS[1]
 """Its records are longer than what a socket or a proxy takes at once."""
 
@@ -78,7 +81,9 @@ class MixedAos:
     revoked: tuple[str, float] | None = None
     writes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    _changes: dict[str, list[Change]] = field(default_factory=lambda: {stack: [] for stack in STACKS})
+    _changes: dict[str, list[Change]] = field(
+        default_factory=lambda: {stack: [] for stack in (*STACKS, KEPT_STACK)}
+    )
     _by_write: dict[str, Change] = field(default_factory=dict)
     _answered: dict[str, float] = field(default_factory=dict)
     _templates: dict[tuple[str, str], bytes] = field(default_factory=dict)
@@ -170,6 +175,10 @@ class MixedAos:
     def judge_write(self, stack: str, tenant: str, began_s: float) -> None:
         """Note what is wrong with a write that was accepted."""
         self._judge_revoked(f"{tenant} writes to {stack} at {began_s:.2f} s", tenant, began_s, 0.0)
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether nothing that the revoked tenant was told may be repeated any more."""
+        return self.revoked is not None and now_s > self.revoked[1] + ACCESS_TTL_S + _SLACK_S
 
     def _judge_revoked(self, where: str, tenant: str, began_s: float, grace_s: float) -> None:
         if self.revoked is not None and self.revoked[0] == tenant and began_s > self.revoked[1] + grace_s:

@@ -23,7 +23,17 @@ from tests.support.process import descriptors, gauges, rss_bytes
 from tests.support.redis_server import RedisServer
 from tests.support.run_length import run_length
 
-from .mixed_aos import ACCESS_TTL_S, MEMORY_TTL_S, STACKS, TENANTS, UNSETTLED_S, MixedAos, token
+from .mixed_aos import (
+    ACCESS_TTL_S,
+    KEPT_STACK,
+    MEMORY_TTL_S,
+    SETTLED,
+    STACKS,
+    TENANTS,
+    UNSETTLED_S,
+    MixedAos,
+    token,
+)
 from .mixed_callers import Callers
 from .mixed_turns import RECOVERY_S, TURNS, Stage, Turns
 
@@ -115,20 +125,40 @@ def _growth_bytes(samples: Sequence[int]) -> float:
     return slope * len(steady)
 
 
+async def _kept(stage: Stage, upstream: MixedAos) -> list[int]:
+    """Ask each gateway as the tenant who is to be revoked for records that nobody else asks for."""
+    statuses = []
+    for (replica, gateway), action in itertools.product(enumerate(stage.gateways), SETTLED):
+        began_s = upstream.now_s()
+        target = f"/v2/stacks/{KEPT_STACK}/actions/{action}"
+        fields = [("X-Through", str(replica))]
+        response = await fetch(gateway.address, target, headers=fields, token=token(_REVOKED))
+        statuses.append(response.status)
+        if response.status == 200:
+            upstream.judge_record(response, KEPT_STACK, action, _REVOKED, replica, began_s)
+    return statuses
+
+
 async def _play(turns: Turns, upstream: MixedAos) -> None:
     """Let everything fail in turns until the time is over; half-way, revoke a token."""
     ends_s = turns.now_s() + _LENGTH_S
     half_s = turns.now_s() + _LENGTH_S / 2
+    kept: list[int] | None = None
     for turn in itertools.cycle(TURNS):
         left_s = ends_s - turns.now_s()
         if left_s <= 0:
-            return
+            break
         if upstream.revoked is None and turns.now_s() >= half_s:
+            assert set(await _kept(turns.stage, upstream)) == {200}
             upstream.revoked = _REVOKED, turns.now_s()
+        if kept is None and upstream.is_over(turns.now_s()):
+            kept = await _kept(turns.stage, upstream)
         slot_s = min(_ROUND_S / len(TURNS), left_s)
         began_s = turns.now_s()
         await turns.play(turn, max(0.5, slot_s - _TOTAL_S))
         await asyncio.sleep(max(0.0, began_s + slot_s - turns.now_s()))
+    assert kept is not None
+    assert set(kept) == {401}
 
 
 @pytest.fixture
