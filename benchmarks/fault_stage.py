@@ -1,4 +1,4 @@
-"""What a fault is met by: fault proxies, a gateway between them, a real Redis, an upstream; and all the faults."""
+"""What a fault is met by (fault proxies, a gateway, a real Redis, an upstream), and all the faults."""
 
 from __future__ import annotations
 

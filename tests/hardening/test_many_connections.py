@@ -91,6 +91,7 @@ async def test_600_slow_peers_do_not_hold_up_the_others_and_are_gone_after_their
     async with slow_peers(gateway.address, 200, read=big, upload=_UPLOAD, step_s=None) as peers:
         assert len(peers) == 600
         await aos.wait_until(lambda: len(aos.heads) >= 203, "the slow bodies to be on their way", 10)
+        assert (await gauges(gateway.admin))["connections"] == 600
         await _served(gateway, 50)
         # Twice their deadline, and the second in which a refused peer may still read.
         assert await _rested(gateway, 2 * deadline_s + 5, base) <= base
