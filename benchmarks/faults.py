@@ -24,7 +24,7 @@ from .fault_stage import FAULTS, FORWARDED, HEADERS, HITS, Fault, Stage, body_of
 CALLERS = 4
 # Between two requests of one caller: a load that leaves the machine time, so that waiting shows.
 PAUSE_S = 0.004
-PHASE_S = 1.0
+PHASE_S = 1.5
 OPENING_S = 3.0
 # How long it is waited for; the bound of the promise is lower.
 RECOVERY_S = 5.0
