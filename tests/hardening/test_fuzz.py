@@ -1,11 +1,10 @@
 """Random damage on both sides: never a 500, never silence, never a request that nobody sent.
 
-`AOS_GATEWAY_LONG=1` makes the runs fifteen times as long. What fails is shown as bytes,
+`--long` makes the runs fifteen times as long. What fails is shown as bytes,
 to be put among the kept ones.
 """
 
 import asyncio
-import os
 import random
 import re
 
@@ -15,12 +14,13 @@ from tests.support.answers import Conversation
 from tests.support.aos import TARGET, Answer, Received, ScriptedAos, record
 from tests.support.client import RawClient, TruncatedResponse, fetch
 from tests.support.gateway import RunningGateway, running
+from tests.support.run_length import RunLength, run_length
 from tests.support.wire import BodyReader, ConnectionCut, MalformedMessage, Wire, split_head
 
 from .mutation import mutate
 from .segments import send_split
 
-_IS_LONG = os.environ.get("AOS_GATEWAY_LONG") == "1"
+_IS_LONG = run_length() is not RunLength.SHORT
 _ROUNDS = 3000 if _IS_LONG else 200
 _SEEDS = range(8)
 _TIME_LIMIT_S = 1200 if _IS_LONG else 30

@@ -174,15 +174,21 @@ class FaultProxy:
         connections: how many connections were accepted.
     """
 
-    def __init__(self, target: str) -> None:
-        """Args: target: `host:port`, `[v6]:port` or `unix:/path`; `start` or `async with` opens the proxy."""
+    def __init__(self, target: str, port: int = 0) -> None:
+        """Prepare a proxy; `start` or `async with` opens it.
+
+        Args:
+            target: `host:port`, `[v6]:port` or `unix:/path`.
+            port: where clients connect; 0 takes a free one. Who is to be refused for a while should find it
+                by `address.free_port`: then nobody gets it meanwhile.
+        """
         self.target = target
         self.tap: Tap | None = None
         self.recorded = {way: bytearray() for way in Way}
         self.failures: list[str] = []
         self.connections = 0
         self.watch = Watch()
-        self.port = 0
+        self.port = port
         self._mode = PASS
         self._links: dict[asyncio.Task[None], _Link] = {}
         self._server: asyncio.Server | None = None
@@ -211,8 +217,8 @@ class FaultProxy:
         self.watch.changed()
 
     async def start(self) -> Self:
-        """Listen; the address is known afterwards."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        """Listen; the address is known afterwards, and the same again after `close`."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = int(self._server.sockets[0].getsockname()[1])
         return self
 

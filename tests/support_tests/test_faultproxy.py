@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tests.support.address import free_port
 from tests.support.answers import Gate
 from tests.support.aos import Answer, ScriptedAos
 from tests.support.client import RawClient, TruncatedResponse, fetch
@@ -173,3 +174,16 @@ async def test_closing_ends_what_is_stalled(aos: ScriptedAos) -> None:
         await proxy.wait_until(lambda: proxy.open_connections == 1, "the connection")
         await proxy.close()
         assert await client.at_eof()
+
+
+async def test_a_closed_proxy_refuses_and_opens_again_at_the_same_address(aos: ScriptedAos) -> None:
+    aos.answer(ANSWER)
+    async with FaultProxy(aos.address, free_port()) as proxy:
+        address = proxy.address
+        assert (await fetch(address, "/")).body == ANSWER.body
+        await proxy.close()
+        with pytest.raises(ConnectionRefusedError):
+            await fetch(address, "/")
+        await proxy.start()
+        assert proxy.address == address
+        assert (await fetch(address, "/")).body == ANSWER.body
