@@ -23,6 +23,7 @@ from gateway.core.hosts import OwnHosts
 from gateway.core.key import KeySpace
 from gateway.core.status import Verdict
 from gateway.metrics import Metrics
+from gateway.reply import LARGE_BYTES
 from gateway.request_id import RequestIds
 from gateway.store.memory import MemoryStore
 
@@ -123,7 +124,7 @@ class FastLane:
         if owner is None:
             return None
         entry = self._memory.get(owner + seen.path)
-        if entry is None:
+        if entry is None or len(entry.body) > LARGE_BYTES:
             return None
         now_s = self._clock.wall_s()
         if entry.expires_s < now_s:

@@ -16,6 +16,9 @@ from gateway.core.reply import BodyFraming, WireHead, wire_head
 from gateway.errors import UpstreamError
 from gateway.upstream import Exchange
 
+LARGE_BYTES = 65_536
+"""A body beyond this is written as it is, uncopied."""
+
 
 class Reply(web.StreamResponse):
     """An answer ready to be written.
@@ -73,8 +76,7 @@ class Reply(web.StreamResponse):
         del data
         try:
             if self._exchange is None:
-                body = self._body_bytes or b""
-                await self._write(self._wire.data + body if self._has_body else self._wire.data)
+                await self._write_whole((self._body_bytes or b"") if self._has_body else b"")
             else:
                 await self._stream(self._exchange)
         except (UpstreamError, TimeoutError) as error:
@@ -89,6 +91,14 @@ class Reply(web.StreamResponse):
     @property
     def _has_body(self) -> bool:
         return self._wire.framing is not BodyFraming.NONE
+
+    async def _write_whole(self, body: bytes) -> None:
+        if len(body) <= LARGE_BYTES:
+            await self._write(self._wire.data + body)
+            return
+        # Joined, every caller who reads slowly would hold a copy of the body of his own.
+        await self._write(self._wire.data)
+        await self._write(body)
 
     async def _stream(self, exchange: Exchange) -> None:
         await self._write(self._wire.data)

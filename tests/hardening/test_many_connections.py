@@ -86,6 +86,7 @@ async def test_600_slow_peers_do_not_hold_up_the_others_and_are_gone_after_their
     gateway = await start(server__header_timeout_s=deadline_s, server__body_timeout_s=deadline_s)
     await _warm(gateway)
     base = await _rested(gateway, 5)
+    memory = rss_bytes(gateway.pid)
     # More than the kernel takes on behalf of those who do not read.
     big = request_bytes("GET", _BIG, [_TOKEN]) * 8
     async with slow_peers(gateway.address, 200, read=big, upload=_UPLOAD, step_s=None) as peers:
@@ -93,6 +94,8 @@ async def test_600_slow_peers_do_not_hold_up_the_others_and_are_gone_after_their
         await aos.wait_until(lambda: len(aos.heads) >= 203, "the slow bodies to be on their way", 10)
         assert (await gauges(gateway.admin))["connections"] == 600
         await _served(gateway, 50)
+        # A copy of the big record for each who reads slowly would be 400 MB.
+        assert rss_bytes(gateway.pid) - memory < 64 << 20
         # Twice their deadline, and the second in which a refused peer may still read.
         assert await _rested(gateway, 2 * deadline_s + 5, base) <= base
         answered = [peer.slow for peer in peers if peer.received.startswith(b"HTTP/1.1 408 ")]
