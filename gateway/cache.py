@@ -14,7 +14,7 @@ from gateway.core.caller import Recogniser
 from gateway.core.entry import Entry
 from gateway.core.freshness import vary_is_met
 from gateway.core.key import EntryKey, KeySpace
-from gateway.core.messages import Head, Request, first
+from gateway.core.messages import Head, Request, first, names
 from gateway.core.plan import Bypass, Plan, plan
 from gateway.core.reply import BodyFraming
 from gateway.core.retry import retry_after_s
@@ -131,8 +131,7 @@ class Cache:
         verdict = Verdict(forward=bypass.forward, reason=bypass.reason)
         if bypass.is_reading and read_wishes(request.fields).only_if_cached:
             raise _with_member(NotCached(), verdict)
-        names = frozenset(name.lower() for name, _ in request.fields)
-        if not route.is_write(request.method, names):
+        if not route.is_write(request.method, names(request.fields)):
             return await self._forward(request, body, verdict, execution_call=False)
         stacks = route.written_stacks(request.target)
         try:

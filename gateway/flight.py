@@ -135,11 +135,8 @@ class Flights(Generic[T]):
 
     async def _wait(self, flight: Flight[T]) -> T:
         assert flight.task is not None
-        # Unlike wait_for this leaves the task alone when the time is over or the waiter is cancelled.
-        done, _ = await asyncio.wait((flight.task,), timeout=self._timeout_s)
-        if not done:
-            raise DeadlinePassed
-        return flight.task.result()
+        # No deadline of its own: the fetch has one, and began no later than this wait did.
+        return await asyncio.shield(flight.task)
 
     def _detach(self, key: bytes) -> None:
         flight = self._open.pop(key, None)

@@ -15,7 +15,7 @@ from gateway.connection import DownstreamConnection
 from gateway.core import incoming
 from gateway.core.headers import Refusal
 from gateway.core.hosts import OwnHosts
-from gateway.core.messages import Request, first
+from gateway.core.messages import Fields, IndexedFields, Request, first, names
 from gateway.core.reply import head_bytes
 from gateway.core.route import is_write
 from gateway.core.status import Verdict, outcome
@@ -74,20 +74,21 @@ class Handler:
     async def __call__(self, message: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         started_s = time.monotonic()
-        request_id = incoming.own_request_id(tuple(message.raw_headers))
+        fields = IndexedFields(message.raw_headers)
+        request_id = incoming.own_request_id(fields)
         if request_id is None:
             request_id = self._request_ids.fresh()
         path = message.raw_path.encode("utf-8", "surrogateescape")
         # aiohttp's parser carries the last trailer of a chunked request into the next one's head.
         http_11 = message.version >= (1, 1)
-        keep_alive = message.keep_alive and incoming.persists(tuple(message.raw_headers), http_11=http_11)
+        keep_alive = message.keep_alive and incoming.persists(fields, http_11=http_11)
         keep_alive = keep_alive and "Transfer-Encoding" not in message.headers
         connection = message.protocol
         assert isinstance(connection, DownstreamConnection)
-        names = frozenset(name.lower() for name, _ in message.raw_headers)
-        connection.stop_with_caller(None if is_write(message.method, names) else asyncio.current_task())
+        writes = is_write(message.method, names(fields))
+        connection.stop_with_caller(None if writes else asyncio.current_task())
         try:
-            request, body = self._read(message, path, request_id)
+            request, body = self._read(message, path, fields, request_id)
             answer = await self._cache.answer(request, body)
         except GatewayError as error:
             head, text = problem(error, request_id)
@@ -121,9 +122,8 @@ class Handler:
         )
 
     def _read(
-        self, message: web.BaseRequest, path: bytes, request_id: bytes
+        self, message: web.BaseRequest, path: bytes, fields: Fields, request_id: bytes
     ) -> tuple[Request, RequestBody | None]:
-        fields = tuple(message.raw_headers)
         # A head that comes in one piece is parsed before the connection has counted its bytes.
         if head_bytes(message.method, path, fields) > self._settings.max_header_bytes:
             raise BadRequest(431, "The request head is too large.")

@@ -20,7 +20,7 @@ from yarl import URL
 
 from gateway.clock import Clock
 from gateway.core.headers import response_defect
-from gateway.core.messages import Fields, Head
+from gateway.core.messages import Fields, Head, IndexedFields
 from gateway.core.reply import BodyFraming, content_length, request_bytes, response_framing
 from gateway.core.route import SERVER_WIDE, is_write
 from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamTimeout
@@ -242,7 +242,8 @@ class Upstream:
                 protocol.start_timeout()
         if payload.is_eof():
             protocol.stop_timeout()
-        head = Head(message.code, message.reason.encode("utf-8", "surrogateescape"), message.raw_headers)
+        fields = IndexedFields(message.raw_headers)
+        head = Head(message.code, message.reason.encode("utf-8", "surrogateescape"), fields)
         defect = response_defect(head, http_10=message.version < aiohttp.HttpVersion11)
         framing = response_framing(head, method)
         has_body = framing is BodyFraming.NONE and method != "HEAD" and protocol.has_more_than_head()

@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.core import signature
 from gateway.core.headers import accepts_gzip
-from gateway.core.messages import Fields, first, values
+from gateway.core.messages import Fields, first, names, values
 from gateway.core.route import METHOD_OVERRIDES
 from gateway.core.status import Reason
 
@@ -49,6 +49,7 @@ class Recogniser:
 
     def __init__(self, identity_headers: tuple[bytes, ...], secret: bytes, *, shared: bool) -> None:
         self.names = tuple(sorted({TOKEN_FIELD, *identity_headers}))
+        self._labelled = tuple((name, b"%d:%s" % (len(name), name)) for name in self.names)
         self._guarded = frozenset({*self.names, _AUTHORIZATION})
         self._key = keyed(secret)
         self._shared = shared
@@ -65,22 +66,22 @@ class Recogniser:
         """
         if signature.is_signed(fields):
             return Reason.SIGNED
-        for name, _ in fields:
-            lower = name.lower()
+        for lower in names(fields):
             plain = lower.replace(b"_", b"-")
             if plain in METHOD_OVERRIDES or lower == _AUTHORIZATION:
                 return Reason.IDENTITY
             if plain != lower and plain in self._guarded:
                 return Reason.IDENTITY
-        digest = blake2b(digest_size=_DIGEST_BYTES, key=self._key, person=b"aosgw-caller")
-        for name in self.names:
+        told: list[bytes] = []
+        for name, label in self._labelled:
             found = values(fields, name)
             if len(found) > 1 or (name == TOKEN_FIELD and not (found and found[0])):
                 return Reason.IDENTITY
-            value = found[0] if found else None
-            digest.update(b"%d:%s" % (len(name), name))
-            digest.update(b"-" if value is None else b"%d:%s" % (len(value), value))
-        caller = digest.digest()
+            told.append(label)
+            told.append(b"%d:%s" % (len(found[0]), found[0]) if found else b"-")
+        caller = blake2b(
+            b"".join(told), digest_size=_DIGEST_BYTES, key=self._key, person=b"aosgw-caller"
+        ).digest()
         return Identity(flight=caller, entry=_SHARED if self._shared else caller)
 
 
@@ -93,12 +94,11 @@ def variant(fields: Fields) -> bytes | None:
     coding = b"gzip" if accepts_gzip(fields) else b"identity"
     if first(fields, _ORIGIN) is not None:
         coding += b"|origin"
-    digest = blake2b(coding, digest_size=16, person=b"aosgw-variant")
+    told = [coding]
     for name in _VARIANT_FIELDS:
         found = values(fields, name)
         if sum(map(len, found)) > _VARIANT_FIELD_BYTES:
             return None
-        digest.update(b"|%d" % len(found))
-        for value in found:
-            digest.update(b"%d:%s" % (len(value), value))
-    return digest.digest()
+        told.append(b"|%d" % len(found))
+        told += [b"%d:%s" % (len(value), value) for value in found]
+    return blake2b(b"".join(told), digest_size=16, person=b"aosgw-variant").digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -54,7 +55,7 @@ class OriginWord(msgspec.Struct, frozen=True, gc=False):
     lifetime_s: float | None
 
 
-def parse_directives(lines: list[bytes]) -> Directives | None:
+def parse_directives(lines: Sequence[bytes]) -> Directives | None:
     """Parse ``Cache-Control`` lines (RFC 9111 §5.2); ``None`` when they cannot be read."""
     found: Directives = {}
     for line in lines:

@@ -14,7 +14,7 @@ from gateway.core import headers, incoming
 from gateway.core.caller import Recogniser
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import KeySpace
-from gateway.core.messages import Field, Fields, Request, first
+from gateway.core.messages import Field, Fields, IndexedFields, Request, first
 from gateway.core.plan import Bypass, plan
 from gateway.core.wishes import NO_WISHES
 
@@ -95,7 +95,7 @@ def plain_fields(rest: bytes) -> Fields | None:
         if match is None:
             return None
         fields.append((match[1], match[2]))
-    return tuple(fields)
+    return IndexedFields(fields)
 
 
 def without_passing(rest: bytes) -> bytes | None:

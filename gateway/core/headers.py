@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from gateway.core import signature
-from gateway.core.messages import Field, Fields, Head, Request, first, members, values
+from gateway.core.messages import Field, Fields, Head, IndexedFields, Request, first, members, names, values
 from gateway.core.route import METHOD_OVERRIDES
 
 HOP_BY_HOP = frozenset(
@@ -88,6 +88,11 @@ _RESPONSE_HEAD = re.compile(
 )
 
 
+_NOTHING: frozenset[bytes] = frozenset()
+_NOT_UPSTREAM = HOP_BY_HOP | {b"host", b"expect"}
+_NOT_TO_EXECUTIONS = _NOT_UPSTREAM | {b"prefer", b"accept-encoding"}
+
+
 class Refusal(Exception):
     """A request that cannot be carried as it is meant.
 
@@ -143,13 +148,19 @@ def make_hop(
 
 def nominated(fields: Fields) -> frozenset[bytes]:
     """Return the lower-case names that the ``Connection`` fields name."""
+    if not values(fields, b"connection"):
+        return _NOTHING
     return frozenset(name.lower() for name in members(fields, b"connection"))
 
 
 def end_to_end(fields: Fields) -> Fields:
     """Return the fields without the hop-by-hop ones and those ``Connection`` names (RFC 9110 §7.6.1)."""
-    removed = HOP_BY_HOP | nominated(fields)
-    return tuple(field for field in fields if field[0].lower() not in removed)
+    removed = HOP_BY_HOP
+    if named := nominated(fields):
+        removed |= named
+    if isinstance(fields, IndexedFields) and removed.isdisjoint(fields.by_name):
+        return fields
+    return IndexedFields(field for field in fields if field[0].lower() not in removed)
 
 
 def check_request(request: Request, hop: Hop) -> None:
@@ -160,19 +171,19 @@ def check_request(request: Request, hop: Hop) -> None:
             to a foreign host, 502 for a loop.
     """
     fields = request.fields
-    names = nominated(fields)
+    named = nominated(fields)
     signed = signature.signed_fields(fields)
-    must_travel = _NEVER_NOMINATED | hop.identity_headers | signed
-    if names & must_travel or any(name.startswith(_NEVER_NOMINATED_PREFIXES) for name in names):
-        raise Refusal(400, "Connection names a field that must reach the upstream")
+    if named:
+        must_travel = _NEVER_NOMINATED | hop.identity_headers | signed
+        if named & must_travel or any(name.startswith(_NEVER_NOMINATED_PREFIXES) for name in named):
+            raise Refusal(400, "Connection names a field that must reach the upstream")
     for value in values(fields, b"via"):
         if any(found[1] == hop.via_hex for found in _VIA_HEX.finditer(value)):
             raise Refusal(502, "Via")
     if signature.is_signed(fields):
         if _host(fields) not in hop.signed_hosts | {hop.authority.lower()}:
             raise Refusal(421, "Host")
-        present = {name.lower() for name, _ in fields}
-        if signed & present & (HOP_BY_HOP | {b"expect"}):
+        if signed.intersection(names(fields)) & (HOP_BY_HOP | {b"expect"}):
             raise Refusal(400, "SignedHeaders names a field that cannot travel")
 
 
@@ -186,16 +197,12 @@ def upstream_fields(request: Request, hop: Hop, *, execution_call: bool) -> Fiel
     """
     fields = request.fields
     signed = signature.signed_fields(fields)
-    removed = HOP_BY_HOP | nominated(fields) | {b"host", b"expect"}
-    prefixes: tuple[bytes, ...] = ()
+    removed = _NOT_TO_EXECUTIONS if execution_call else _NOT_UPSTREAM
+    if named := nominated(fields):
+        removed |= named
     if execution_call:
-        removed |= {b"prefer", b"accept-encoding"}
-        prefixes = (_CONDITIONAL_PREFIX,)
-    kept = [
-        field
-        for field in fields
-        if (name := field[0].lower()) not in removed and not name.startswith(prefixes)
-    ]
+        removed |= {name for name in names(fields) if name.startswith(_CONDITIONAL_PREFIX)}
+    kept = [field for field in fields if field[0].lower() not in removed]
     host = first(fields, b"host")
     own_host = host if host is not None and signature.is_signed(fields) else hop.authority
     sent: list[Field] = [(b"Host", own_host), *kept]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -11,6 +11,25 @@ Field = tuple[bytes, bytes]
 
 Fields = tuple[Field, ...]
 """Field lines in the order of the message, repeats included."""
+
+
+class IndexedFields(tuple[Field, ...]):
+    """Field lines that are asked for by name many times: they are sorted by name once."""
+
+    _by_name: dict[bytes, list[bytes]] | None = None
+
+    @property
+    def by_name(self) -> dict[bytes, list[bytes]]:
+        """The values by lower-case name, in order; not to be changed."""
+        found = self._by_name
+        if found is None:
+            found = self._by_name = {}
+            for name, value in self:
+                found.setdefault(name.lower(), []).append(value)
+        return found
+
+
+_NONE: tuple[bytes, ...] = ()
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -49,18 +68,23 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     fields: Fields
 
 
-def values(fields: Iterable[Field], name: bytes) -> list[bytes]:
+def values(fields: Iterable[Field], name: bytes) -> Sequence[bytes]:
     """Return every value of a field, in order.
 
     Args:
         fields: field lines.
         name: the field's name in lower case.
     """
+    if isinstance(fields, IndexedFields):
+        return fields.by_name.get(name, _NONE)
     return [value for key, value in fields if key.lower() == name]
 
 
 def first(fields: Iterable[Field], name: bytes) -> bytes | None:
     """Return a field's first value; ``None`` when the field is absent."""
+    if isinstance(fields, IndexedFields):
+        found = fields.by_name.get(name)
+        return None if found is None else found[0]
     for key, value in fields:
         if key.lower() == name:
             return value
@@ -72,5 +96,15 @@ def members(fields: Iterable[Field], name: bytes) -> list[bytes]:
 
     Only for fields whose members cannot hold a quoted comma (Connection, Vary, …).
     """
-    found = (part.strip(b" \t") for value in values(fields, name) for part in value.split(b","))
+    lines = values(fields, name)
+    if not lines:
+        return []
+    found = (part.strip(b" \t") for value in lines for part in value.split(b","))
     return [part for part in found if part]
+
+
+def names(fields: Iterable[Field]) -> Collection[bytes]:
+    """Return the lower-case names that occur."""
+    if isinstance(fields, IndexedFields):
+        return fields.by_name.keys()
+    return {name.lower() for name, _ in fields}

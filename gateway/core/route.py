@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -77,7 +77,7 @@ def fold(stack_id: bytes) -> bytes:
     return stack_id.lower()
 
 
-def is_write(method: str, field_names: frozenset[bytes]) -> bool:
+def is_write(method: str, field_names: Collection[bytes]) -> bool:
     """Tell whether a request may change a stack.
 
     Args:

@@ -14,6 +14,8 @@ _SCHEMES = frozenset(
     }
 )
 
+_UNSIGNED: frozenset[bytes] = frozenset()
+
 FIELDS = frozenset({b"authorization", b"x-sdk-date", b"x-sdk-content-sha256"})
 """Fields that carry the signature itself."""
 
@@ -25,8 +27,11 @@ def is_signed(fields: Fields) -> bool:
 
 def signed_fields(fields: Fields) -> frozenset[bytes]:
     """Return the lower-case names in ``SignedHeaders``; empty for an unsigned request."""
+    given = values(fields, b"authorization")
+    if not given:
+        return _UNSIGNED
     names: set[bytes] = set()
-    for value in values(fields, b"authorization"):
+    for value in given:
         if _scheme(value) not in _SCHEMES:
             continue
         for part in value.partition(b" ")[2].split(b","):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.key import ENTRY_VERSION, KeySpace, upstream_digest, upstream_identity
+from gateway.core.key import ENTRY_VERSION, KeySpace, stack_of, upstream_digest, upstream_identity
 from gateway.core.route import Execution
 
 from .kit import BOUNDED
@@ -148,3 +148,15 @@ def test_another_upstream_has_another_identity(other: tuple[str, str, int, str])
 
 def test_an_upstream_has_16_bytes() -> None:
     assert len(upstream_digest(UPSTREAM)) == 16
+
+
+@BOUNDED
+@given(parts, parts)
+def test_the_keys_of_this_process_are_equal_only_for_equal_parts(one: Parts, other: Parts) -> None:
+    first, second = (SPACE.entry(of.caller, of.variant, call(of)) for of in (one, other))
+    assert (first.local == second.local) == (one == other)
+
+
+def test_a_key_of_this_process_tells_its_stack() -> None:
+    key = SPACE.entry(b"alice", b"v", Execution(b"StAck", b"a", has_query=False))
+    assert stack_of(key.local) == key.stack == b"stack"

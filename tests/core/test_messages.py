@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.messages import Head, first, members, values
+from gateway.core.messages import Head, IndexedFields, first, members, names, values
 
 from .kit import BOUNDED, NOW_S, request
 
@@ -53,3 +53,14 @@ def test_a_member_never_holds_a_comma_or_outer_blanks(lines: list[bytes]) -> Non
 def test_values_between_layers_are_frozen(value: msgspec.Struct) -> None:
     with pytest.raises(AttributeError, match="immutable"):
         setattr(value, value.__struct_fields__[0], NOW_S)
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"A", b"a", b"B-c", b"b-C"]), st.binary(max_size=3)), max_size=6))
+def test_an_index_changes_nothing_but_the_cost(fields: list[tuple[bytes, bytes]]) -> None:
+    plain, indexed = tuple(fields), IndexedFields(fields)
+    assert indexed == plain
+    for name in (b"a", b"b-c", b"d"):
+        assert list(values(indexed, name)) == list(values(plain, name))
+        assert first(indexed, name) == first(plain, name)
+        assert members(indexed, name) == members(plain, name)
+    assert set(names(indexed)) == set(names(plain))

@@ -136,3 +136,7 @@ def test_if_modified_since_is_held_against_last_modified_alone(
     request_fields: Fields, last_modified: bytes | None, expected: bool
 ) -> None:
     assert is_not_modified(request_fields, b'"e"', last_modified, NOW_S) is expected
+
+
+def test_what_has_no_validator_matches_nothing() -> None:
+    assert not is_not_modified(((b"If-None-Match", b"*"),), None, None, 0.0)
