@@ -15,7 +15,7 @@ MAX_BYTES = 40
 
 
 def judged(data: bytes, cuts: list[int]) -> int | None:
-    """The status with which a head, cut at some places, is refused for its first line; ``None``: it is not."""
+    """The status with which a head, cut at some places, is refused for its first line."""
     line = RequestLine(MAX_BYTES)
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     try:
