@@ -7,8 +7,6 @@ types are those of real payloads. Every field is optional and unknown ones are i
 from __future__ import annotations
 
 import enum
-import json
-from typing import Any
 
 import msgspec
 
@@ -107,7 +105,7 @@ class ExecutionRecord(msgspec.Struct, frozen=True, rename="camel"):
     status: Status | None = None
 
 
-class _Phase(msgspec.Struct, frozen=True):
+class _Phase(msgspec.Struct, frozen=True, gc=False):
     phase: str | None = None
 
 
@@ -159,6 +157,7 @@ class Unreadable(enum.Enum):
     NOT_UTF8 = "not-utf8"
     UNDECODABLE = "undecodable"
     DUPLICATE_KEY = "duplicate-key"
+    TOO_MANY_MEMBERS = "too-many-members"
 
 
 _record_decoder = msgspec.json.Decoder(ExecutionRecord)
@@ -199,8 +198,18 @@ def decode_deciding(body: bytes) -> Settled | Unreadable:
     )
 
 
-class _Pairs(list[tuple[str, Any]]):
-    """An object's members as they stand, repeats included."""
+class _Name:
+    """A member's name, equal only to itself: as a key it lets repeats stand side by side."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+_Members = dict[_Name, msgspec.Raw]
+# As many can be looked at one by one without holding up everybody else.
+_MOST_MEMBERS = 20_000
 
 
 def second_reading(body: bytes) -> Unreadable | None:
@@ -210,11 +219,49 @@ def second_reading(body: bytes) -> Unreadable | None:
     the first. Slower than the decoder above, so only records that would be stored come here.
     """
     try:
-        # Numbers stay text: int() refuses thousands of digits.
-        record = json.loads(body, object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
-    except (ValueError, RecursionError):
+        return _Reading().defect(body, _DECIDING)
+    except _TooManyMembersError:
+        return Unreadable.TOO_MANY_MEMBERS
+    except (msgspec.DecodeError, RecursionError):
         return Unreadable.UNDECODABLE
-    return None if _clear(record, _DECIDING) else Unreadable.DUPLICATE_KEY
+
+
+class _TooManyMembersError(Exception):
+    """There are more members than can be looked at one by one."""
+
+
+class _Reading:
+    """One second reading; members that lead to no deciding field are passed over unread."""
+
+    def __init__(self) -> None:
+        self._members_left = _MOST_MEMBERS
+
+    def defect(self, value: bytes | msgspec.Raw, tree: _Tree) -> Unreadable | None:
+        """Look at the members of an object that are in the tree, and into them.
+
+        Raises:
+            _TooManyMembersError: there are too many.
+        """
+        members = msgspec.json.decode(value, type=_Members, dec_hook=self._name)
+        seen: set[str] = set()
+        for name, member in members.items():
+            below = tree.get(name.text, tree.get("*", False))
+            if below is False:
+                continue
+            if name.text in seen:
+                return Unreadable.DUPLICATE_KEY
+            seen.add(name.text)
+            if isinstance(below, dict) and bytes(memoryview(member)[:1]) == b"{":
+                defect = self.defect(member, below)
+                if defect is not None:
+                    return defect
+        return None
+
+    def _name(self, _: type, text: str) -> _Name:
+        self._members_left -= 1
+        if self._members_left < 0:
+            raise _TooManyMembersError
+        return _Name(text)
 
 
 # The deciding fields as a tree; ``*`` stands for every member.
@@ -229,19 +276,3 @@ _DECIDING: _Tree = {
         "subObjectStatuses": {"*": {"phase": None}},
     },
 }
-
-
-def _clear(value: object, tree: _Tree) -> bool:
-    if not isinstance(value, _Pairs):
-        return True
-    seen: set[str] = set()
-    for key, member in value:
-        below = tree.get(key, tree.get("*", False))
-        if below is False:
-            continue
-        if key in seen:
-            return False
-        seen.add(key)
-        if isinstance(below, dict) and not _clear(member, below):
-            return False
-    return True

@@ -99,6 +99,7 @@ _UNREADABLE = {
     Unreadable.NOT_UTF8: Reason.NOT_UTF8,
     Unreadable.UNDECODABLE: Reason.UNDECODABLE,
     Unreadable.DUPLICATE_KEY: Reason.DUPLICATE_KEY,
+    Unreadable.TOO_MANY_MEMBERS: Reason.TOO_LARGE,
 }
 
 _Rule = Callable[[_Case], Reason | None]

@@ -260,3 +260,21 @@ def test_repeats_elsewhere_change_nothing(body: bytes) -> None:
 @pytest.mark.parametrize("body", [b"{", b'{"later": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"])
 def test_what_a_second_reader_cannot_read_is_undecodable(body: bytes) -> None:
     assert second_reading(body) is Unreadable.UNDECODABLE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"status": {"subObjectStatuses": {%s}}}'
+        % b",".join(b'"%d": {}' % number for number in range(30_000)),
+        b"{%s}" % b",".join(b'"%d": 1' % number for number in range(30_000)),
+    ],
+)
+def test_more_members_than_can_be_looked_at_one_by_one_are_refused(body: bytes) -> None:
+    assert isinstance(decode_deciding(body), Settled)
+    assert second_reading(body) is Unreadable.TOO_MANY_MEMBERS
+
+
+def test_members_that_lead_nowhere_are_not_counted() -> None:
+    body = b'{"kind": "Execution", "x": [%s]}' % b",".join([b'{"kind": 1, "kind": 2}'] * 30_000)
+    assert second_reading(body) is None
