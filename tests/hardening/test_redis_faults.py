@@ -218,11 +218,9 @@ OUTAGES = {
     "half-open": by_mode(HALF_OPEN),
     "password required": Outage(require_password, drop_password),
 }
-# While it drips, its short answer to a probe arrives: the breaker keeps closing and opening.
-LASTING = [name for name in OUTAGES if name != "dripping"]
 
 
-@pytest.mark.parametrize("name", LASTING)
+@pytest.mark.parametrize("name", OUTAGES)
 async def test_an_outage_costs_no_error_no_waiting_and_ends_within_two_seconds(rig: Rig, name: str) -> None:
     outage = OUTAGES[name]
     await rig.write()
