@@ -18,7 +18,7 @@ from gateway.core.entry import GENERATION_BYTES, Entry, seal, unseal
 from gateway.core.key import EntryKey, KeySpace
 from gateway.metrics import Metrics
 from gateway.store.base import Found, StoreError
-from gateway.store.breaker import Breaker
+from gateway.store.breaker import PROBE, Breaker
 from gateway.store.redis_connection import connection_arguments
 from gateway.tasks import TaskSet
 
@@ -222,13 +222,10 @@ class RedisStore:
 
         while True:
             await asyncio.sleep(await self.breaker.wait_open())
-            if self.breaker.is_closed:
-                # An operation that was under way has shown it meanwhile.
-                continue
             self.breaker.begin_probe()
             with contextlib.suppress(StoreError):
                 # Connecting may take its time here; it is done once.
-                await self._guarded("probe", ping, limit_s=math.inf)
+                await self._guarded(PROBE, ping, limit_s=math.inf)
 
     async def close(self) -> None:
         """Let commands under way end, then close the connections."""
@@ -301,19 +298,19 @@ class RedisStore:
             failure = StoreError(_kind(error))
             if failure.kind == "answer" and isinstance(error, ResponseError):
                 # A server that refuses a command still answers the others.
-                self.breaker.succeeded()
+                self.breaker.succeeded(operation)
             else:
                 self.is_up = False
-                self.breaker.failed()
+                self.breaker.failed(operation)
             self._metrics.redis_failures[operation, failure.kind] += 1
             raise failure from error
         if loop.time() - began_s > (self.settings.timeout_s if limit_s is None else limit_s):
             # Each part came in time, the whole too late for those who asked.
             self._metrics.redis_failures[operation, "timeout"] += 1
-            self.breaker.failed()
+            self.breaker.failed(operation)
         else:
             self.is_up = True
-            self.breaker.succeeded()
+            self.breaker.succeeded(operation)
         return result
 
     async def _in_time(self, running: asyncio.Future[T]) -> T:

@@ -214,6 +214,8 @@ OUTAGES = {
     "blocked by a script": Outage(loop_in_lua, stop_lua),
     "slow": by_mode(Mode(delay_down_s=0.3)),
     "dripping": by_mode(Mode(bytes_per_s=2000.0)),
+    # Short answers to forgets come in time, those to look-ups do not.
+    "dripping less slowly": by_mode(Mode(bytes_per_s=9000.0)),
     "stalled": by_mode(STALL),
     "half-open": by_mode(HALF_OPEN),
     "password required": Outage(require_password, drop_password),
