@@ -14,7 +14,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.admission import LINGER_S, Admission
-from gateway.core.chunks import ChunkBounds
+from gateway.core.chunked import ChunkedFraming
 from gateway.core.headers import Refusal
 from gateway.core.reply import wire_head
 from gateway.core.request_line import RequestLine
@@ -81,7 +81,7 @@ class DownstreamConnection(RequestHandler):
         self._line = RequestLine(self._settings.max_header_bytes)
         self._body: StreamReader | None = None
         self._body_left: int | None = 0
-        self._chunks: ChunkBounds | None = None
+        self._chunks: ChunkedFraming | None = None
         self._backlog = b""
         # Nothing more is taken: the last request of the connection was refused or came in chunks.
         self._is_last = False
@@ -165,14 +165,11 @@ class DownstreamConnection(RequestHandler):
         if self._body_left is not None:
             self._body_left -= end - start
         body, parsed = self._body, self._request_count
-        if self._chunks is not None and body is not None:
-            try:
-                self._chunks.take(data[start:end])
-            except Refusal as refusal:
-                body.set_exception(PayloadEncodingError(refusal.about))
-                body.feed_eof()
-                self._is_last = True
-                return end
+        if self._chunks is not None and body is not None and self._chunks.feed(data[start:end]) is None:
+            body.set_exception(PayloadEncodingError("the chunks are malformed or too large"))
+            body.feed_eof()
+            self._is_last = True
+            return end
         self._feed(data[start:end])
         if self._request_count != parsed and body is not None and not body.is_eof():
             # Only a defect leads the parser out of a body; aiohttp tells nobody who waits for the rest.
@@ -226,7 +223,7 @@ class DownstreamConnection(RequestHandler):
             self._is_last = True
             self._refusal = self._refusal or (None if why is None else _answer_to(why))
             return
-        self._chunks = ChunkBounds(self._settings.max_header_bytes) if message.chunked else None
+        self._chunks = ChunkedFraming(self._settings.max_header_bytes) if message.chunked else None
         self._body_left = None if message.chunked else int(message.headers.get("Content-Length", "0"))
 
     def _feed(self, piece: bytes) -> None:

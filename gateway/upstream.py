@@ -231,15 +231,7 @@ class Upstream:
         self, connection: Connection, method: str, upload: asyncio.Task[None] | None
     ) -> Exchange:
         protocol = _protocol(connection)
-        while True:
-            message, payload = await protocol.read()
-            if not 100 <= message.code < 200 or message.code == 101:
-                break
-            # An interim response is over with its head; what comes next is a new message.
-            protocol.force_close()
-            if upload is None or upload.done():
-                # aiohttp has taken it for the answer and stopped its read timer.
-                protocol.start_timeout()
+        message, payload = await protocol.read()
         if payload.is_eof():
             protocol.stop_timeout()
         fields = IndexedFields(message.raw_headers)

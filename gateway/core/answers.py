@@ -6,6 +6,7 @@ import math
 
 from gateway.core.entry import Entry
 from gateway.core.headers import end_to_end, kept_fields, not_modified_fields
+from gateway.core.incoming import own_request_id
 from gateway.core.messages import Field, Fields, Head, first
 from gateway.core.policy import Arrival, Judgement
 from gateway.core.reply import head_lines
@@ -13,8 +14,11 @@ from gateway.core.status import Verdict
 from gateway.core.wishes import is_not_modified
 
 _NOT_MODIFIED = (304, b"Not Modified")
+_REQUEST_ID = b"x-request-id"
 _ETAG = b"etag"
 _LAST_MODIFIED = b"last-modified"
+# Tells about the exchange, not about the representation.
+_OF_THE_EXCHANGE = frozenset({_REQUEST_ID, b"set-cookie"})
 
 
 def entry_of(arrival: Arrival, judgement: Judgement, upstream_age_s: int) -> Entry:
@@ -72,7 +76,8 @@ def hit_bytes(entry: Entry, request_id: bytes, via: bytes, now_s: float) -> byte
 def fetched_head(arrival: Arrival, judgement: Judgement, via: bytes, verdict: Verdict) -> Head:
     """Return the head for a response that was buffered whole.
 
-    A 200 that is a record gets an ``ETag`` if it has none; a caller who has it already is answered with 304.
+    A 200 that is a record gets an ``ETag`` if it has none; a caller who has it already is answered with 304,
+    which tells of the exchange what the 200 would have told: its request id and its cookies.
     """
     head = arrival.head
     fields = end_to_end(head.fields)
@@ -82,7 +87,10 @@ def fetched_head(arrival: Arrival, judgement: Judgement, via: bytes, verdict: Ve
     if head.status == 200 and is_not_modified(
         arrival.request, etag, first(fields, _LAST_MODIFIED), arrival.fetched_s
     ):
-        fields = not_modified_fields(fields)
+        told = tuple(field for field in fields if field[0].lower() in _OF_THE_EXCHANGE)
+        if first(told, _REQUEST_ID) is None and (own := own_request_id(arrival.request)) is not None:
+            told = (*told, (b"X-Request-Id", own))
+        fields = (*not_modified_fields(fields), *told)
         head = Head(*_NOT_MODIFIED, fields)
     return Head(head.status, head.reason, (*fields, *_told(via, verdict)))
 

@@ -10,7 +10,9 @@ from gateway.core.messages import Fields, first
 LONGEST_S = 60.0
 """However long the upstream asks a caller to wait, the gateway asks again after this time."""
 
-_SECONDS = re.compile(rb"[0-9]{1,9}")
+# Leading zeros aside; more digits are longer than anybody waits, and int() refuses thousands of them.
+_SECONDS = re.compile(rb"0*([0-9]*)")
+_MOST_DIGITS = 9
 
 
 def retry_after_s(fields: Fields, now_s: float) -> float | None:
@@ -26,8 +28,9 @@ def retry_after_s(fields: Fields, now_s: float) -> float | None:
     value = first(fields, b"retry-after")
     if value is None:
         return None
-    if _SECONDS.fullmatch(value):
-        wait_s = float(value)
+    seconds = _SECONDS.fullmatch(value) if value else None
+    if seconds is not None:
+        wait_s = float(seconds[1] or 0) if len(seconds[1]) <= _MOST_DIGITS else LONGEST_S
     else:
         until_s = date_s(value, now_s)
         if until_s is None:

@@ -1,15 +1,20 @@
 """Keeps a failing Redis off the requests' way: open after failures, closed again by one probe at a time.
 
-Requests are never the probe: while it is not closed, none of them waits.
+Requests are never the probe: while it is not closed, none of them waits. Each operation is counted by
+itself: short answers in time say nothing about the long ones that requests wait for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
+from collections import Counter
 
 OPENING_FAILURES = 3
-"""Failures in a row that open it; one may be a lost packet."""
+"""Failures of one operation in a row that open it; one may be a lost packet."""
+
+PROBE = "probe"
+"""The one operation that closes it."""
 
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 0.5
@@ -28,7 +33,7 @@ class Breaker:
 
     def __init__(self) -> None:
         self.state = BreakerState.CLOSED
-        self._failures = 0
+        self._failures: Counter[str] = Counter()
         self._pause_s = _FIRST_PAUSE_S
         self._is_open = asyncio.Event()
 
@@ -50,19 +55,26 @@ class Breaker:
         """Let one operation through to see whether the back end is well again."""
         self.state = BreakerState.HALF_OPEN
 
-    def succeeded(self) -> None:
+    def succeeded(self, operation: str = PROBE) -> None:
         """Note an answer."""
+        if operation != PROBE:
+            self._failures.pop(operation, None)
+            return
         self.state = BreakerState.CLOSED
-        self._failures = 0
+        self._failures.clear()
         self._pause_s = _FIRST_PAUSE_S
         self._is_open.clear()
 
-    def failed(self) -> None:
+    def failed(self, operation: str = PROBE) -> None:
         """Note a failure; a failed probe doubles the pause before the next, up to half a second."""
-        self._failures += 1
-        if self.state is BreakerState.HALF_OPEN:
-            self._pause_s = min(self._pause_s * 2, _LAST_PAUSE_S)
-        elif self._failures < OPENING_FAILURES:
+        if self.is_closed:
+            self._failures[operation] += 1
+            if self._failures[operation] < OPENING_FAILURES:
+                return
+        elif operation != PROBE:
+            # It was under way when the breaker opened, and tells nothing new.
             return
+        elif self.state is BreakerState.HALF_OPEN:
+            self._pause_s = min(self._pause_s * 2, _LAST_PAUSE_S)
         self.state = BreakerState.OPEN
         self._is_open.set()

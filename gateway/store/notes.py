@@ -11,7 +11,8 @@ import redis.asyncio as aioredis
 
 from gateway.clock import Clock
 from gateway.core.note import Note, read_note
-from gateway.store.redis import RedisSettings, connection_arguments
+from gateway.store.redis import RedisSettings
+from gateway.store.redis_connection import connection_arguments
 
 _PING_S = 1.0
 _SILENT_S = 2.0
@@ -19,6 +20,17 @@ _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 1.0
 # A subscription waits for others' writes, not for an answer: connecting may take longer than a look-up.
 _CONNECT_S = 1.0
+
+
+class _PubSub(aioredis.client.PubSub):
+    """Never connects again by itself.
+
+    The library does, and subscribes anew while connecting: before a Redis that accepts and resets it calls
+    itself until the stack is full, hundreds of connections later, and loses the last of them.
+    """
+
+    async def _reconnect(self, conn: Any, *_: Any, **__: Any) -> None:
+        await conn.disconnect()
 
 
 class Subscription:
@@ -68,12 +80,9 @@ class Subscription:
 
     async def _listen(self) -> None:
         """Listen on one connection until it fails or falls silent."""
-        arguments = connection_arguments(self._settings) | {
-            "socket_timeout": _CONNECT_S,
-            "socket_connect_timeout": _CONNECT_S,
-        }
+        arguments = connection_arguments(self._settings.url, _CONNECT_S)
         client = aioredis.Redis.from_pool(aioredis.ConnectionPool(max_connections=1, **arguments))
-        async with client, client.pubsub() as subscription:
+        async with client, _PubSub(client.connection_pool) as subscription:
             await subscription.subscribe(self._channel)
             heard_s = self._clock.monotonic_s()
             while self._clock.monotonic_s() - heard_s < _SILENT_S:

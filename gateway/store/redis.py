@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
 import redis.asyncio as aioredis
-from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import InvalidResponse, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 
 from gateway.clock import Clock
 from gateway.core.entry import GENERATION_BYTES, Entry, seal, unseal
 from gateway.core.key import EntryKey, KeySpace
 from gateway.metrics import Metrics
 from gateway.store.base import Found, StoreError
-from gateway.store.breaker import Breaker
+from gateway.store.breaker import PROBE, Breaker
+from gateway.store.redis_connection import connection_arguments
 from gateway.tasks import TaskSet
 
 # Keys of one MGET; a larger batch would hold up Redis for everybody else.
 _BATCH = 64
 _CLOSE_S = 1.0
+# As long as a large record: a Redis that drips lets a short answer come in time.
+_PROBE = b"?" * 16_384
 
 T = TypeVar("T")
 
@@ -99,7 +100,7 @@ class RedisStore:
             max_connections=settings.max_connections,
             timeout=settings.timeout_s,
             redis_connect_func=self._on_connect,
-            **connection_arguments(settings),
+            **connection_arguments(settings.url, settings.timeout_s),
         )
         self._client = aioredis.Redis.from_pool(pool)
 
@@ -213,15 +214,18 @@ class RedisStore:
             await self._disconnect_idle()
             if not await self._client.ping():
                 raise InvalidResponse
+            began_s = asyncio.get_running_loop().time()
+            if await self._client.echo(_PROBE) != _PROBE:
+                raise InvalidResponse
+            if asyncio.get_running_loop().time() - began_s > self.settings.timeout_s:
+                raise TimeoutError
 
         while True:
             await asyncio.sleep(await self.breaker.wait_open())
-            if self.breaker.is_closed:
-                # An operation that was under way has shown it meanwhile.
-                continue
             self.breaker.begin_probe()
             with contextlib.suppress(StoreError):
-                await self._guarded("probe", ping)
+                # Connecting may take its time here; it is done once.
+                await self._guarded(PROBE, ping, limit_s=math.inf)
 
     async def close(self) -> None:
         """Let commands under way end, then close the connections."""
@@ -245,7 +249,6 @@ class RedisStore:
                 raise InvalidResponse
             return cast("list[object]", values)
 
-        began_s = asyncio.get_running_loop().time()
         try:
             values = await self._guarded("lookup", work)
         except StoreError as error:
@@ -254,10 +257,6 @@ class RedisStore:
                     found.set_exception(error)
                     found.exception()  # looked at here: the one who asked may have left
             return
-        if asyncio.get_running_loop().time() - began_s > self.settings.timeout_s:
-            # Each part came in time, the whole too late for those who asked.
-            self._metrics.redis_failures["lookup", "timeout"] += 1
-            self.breaker.failed()
         for (key, found), sealed, generation in zip(batch, values[::2], values[1::2], strict=True):
             if not found.done():
                 found.set_result(self._found(key, sealed, _generation(generation)))
@@ -281,22 +280,37 @@ class RedisStore:
         self._pass_breaker()
         return self._tasks.start(self._guarded(operation, work), f"redis-{operation}", awaited=True)
 
-    async def _guarded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Run one operation, and name its failure once for everybody."""
+    async def _guarded(
+        self, operation: str, work: Callable[[], Awaitable[T]], *, limit_s: float | None = None
+    ) -> T:
+        """Run one operation, and name its failure once for everybody.
+
+        Args:
+            operation: its name in the metrics.
+            work: does it.
+            limit_s: longer is as bad as not at all; ``None`` stands for the timeout.
+        """
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         try:
             result = await work()
         except Exception as error:  # a parser that is fed with garbage raises whatever it meets
             failure = StoreError(_kind(error))
             if failure.kind == "answer" and isinstance(error, ResponseError):
                 # A server that refuses a command still answers the others.
-                self.breaker.succeeded()
+                self.breaker.succeeded(operation)
             else:
                 self.is_up = False
-                self.breaker.failed()
+                self.breaker.failed(operation)
             self._metrics.redis_failures[operation, failure.kind] += 1
             raise failure from error
-        self.is_up = True
-        self.breaker.succeeded()
+        if loop.time() - began_s > (self.settings.timeout_s if limit_s is None else limit_s):
+            # Each part came in time, the whole too late for those who asked.
+            self._metrics.redis_failures[operation, "timeout"] += 1
+            self.breaker.failed(operation)
+        else:
+            self.is_up = True
+            self.breaker.succeeded(operation)
         return result
 
     async def _in_time(self, running: asyncio.Future[T]) -> T:
@@ -314,26 +328,14 @@ class RedisStore:
             await connection.on_connect()
         except BaseException:
             # The library ends it after its own errors only; half set up it must not carry a command.
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
             raise
         self._opened()
 
     async def _disconnect_idle(self) -> None:
-        with contextlib.suppress(RedisError, OSError):
-            await self._client.connection_pool.disconnect(inuse_connections=False)
-
-
-def connection_arguments(settings: RedisSettings) -> dict[str, Any]:
-    """Return redis-py's arguments for one connection: short waits, no hidden retries."""
-    return {
-        **parse_url(settings.url),
-        "socket_timeout": settings.timeout_s,
-        "socket_connect_timeout": settings.timeout_s,
-        "socket_keepalive": True,
-        "retry": Retry(NoBackoff(), 0),
-        "health_check_interval": 0,
-        "protocol": 2,
-    }
+        # Not the pool's own way, which waits: what is idle now may be in use by then.
+        for connection in list(self._client.connection_pool._available_connections):
+            await connection.disconnect()
 
 
 def _generation(value: object) -> bytes | None:

@@ -152,6 +152,17 @@ def test_a_fetched_record_that_the_caller_has_already_is_a_304() -> None:
     assert with_request((b"If-None-Match", b'"u"'), etag=((b"ETag", b'W/"u"'),)).status == 304
 
 
+def test_a_304_in_place_of_a_fetched_record_tells_of_the_exchange() -> None:
+    asked = ((b"If-None-Match", b"*"), (b"X-Request-Id", b"mine"))
+    cookies = ((b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2"))
+    upstreams = with_request(*asked, etag=((b"x-request-id", b"theirs"), *cookies)).fields
+    assert values(upstreams, b"x-request-id") == [b"theirs"]
+    assert values(upstreams, b"set-cookie") == [b"a=1", b"b=2"]
+    assert values(with_request(*asked).fields, b"x-request-id") == [b"mine"]
+    unfit = with_request(asked[0], (b"X-Request-Id", b"not\xfffit"))
+    assert first(unfit.fields, b"x-request-id") is None
+
+
 def test_only_a_200_turns_into_a_304() -> None:
     assert with_request((b"If-None-Match", b"*"), status=404, etag=((b"ETag", b'"u"'),)).status == 404
 

@@ -261,3 +261,8 @@ def test_repeats_elsewhere_change_nothing(body: bytes) -> None:
 def test_megabytes_in_one_text_are_no_matter() -> None:
     body = b'{"spec": {"objectData": "' + b"x" * 4_000_000 + b'"}, "kind": "a", "kind": "b"}'
     assert second_reading(body) is Unreadable.DUPLICATE_KEY
+
+
+def test_members_that_lead_nowhere_are_not_counted() -> None:
+    body = b'{"kind": "Execution", "x": [%s]}' % b",".join([b'{"kind": 1, "kind": 2}'] * 30_000)
+    assert second_reading(body) is None

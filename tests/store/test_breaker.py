@@ -57,3 +57,24 @@ async def test_a_failed_probe_doubles_the_pause_up_to_a_bound() -> None:
         breaker.begin_probe()
         breaker.failed()
     assert pauses == [0.1, 0.2, 0.4, 0.5, 0.5]
+
+
+async def test_answers_to_one_operation_say_nothing_about_another() -> None:
+    breaker = Breaker()
+    for _ in range(OPENING_FAILURES):
+        breaker.failed("lookup")
+        breaker.succeeded("forget")
+    assert breaker.state is BreakerState.OPEN
+
+
+async def test_what_was_under_way_neither_closes_it_nor_ends_a_probe() -> None:
+    breaker = _opened()
+    breaker.succeeded("forget")
+    states = [breaker.state]
+    breaker.begin_probe()
+    breaker.succeeded("forget")
+    breaker.failed("lookup")
+    states.append(breaker.state)
+    assert states == [BreakerState.OPEN, BreakerState.HALF_OPEN]
+    breaker.failed()
+    assert await breaker.wait_open() == 0.2

@@ -1,0 +1,120 @@
+"""An upstream whose bodies end in doubt, or whose interim answers claim to have one."""
+
+import asyncio
+
+import pytest
+
+from tests.support.answers import Conversation
+from tests.support.aos import TARGET, Answer, Received, ScriptedAos, record
+from tests.support.client import RawResponse, TruncatedResponse, fetch
+from tests.support.gateway import RunningGateway
+
+_OTHER = "/v2/stacks"
+_TARGETS = (TARGET, _OTHER)
+_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+_OWN = Answer(404, body=b"own")
+_BROKEN = (TruncatedResponse, ConnectionError)
+
+
+async def _get(gateway: RunningGateway, target: str) -> RawResponse:
+    return await fetch(gateway.address, target, token="alice")
+
+
+async def _is_not_used_again(aos: ScriptedAos, gateway: RunningGateway, target: str) -> None:
+    aos.answer(_OWN)
+    for _ in range(2):
+        assert (await _get(gateway, target)).body == b"own"
+    assert {received.connection for received in aos.received} == {1, 2}
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        b"3\r\nabc\n0\r\n\r\n",
+        b"3 \r\nabc\r\n0\r\n\r\n",
+        b"3\r\nabc\r\n0\r\n\n",
+        b"3\r\nabc\r\n0\r\nA: b\x00\r\n\r\n",
+        b"3\r\nabc\r\n0\r\nA: b\n\r\n",
+        b"3\nabc\r\n0\r\n\r\n",
+        b"3;" + b"x" * 100_000,
+        b"0\r\n" + b"X: yyyyyyyy\r\n" * 10_000,
+    ],
+)
+async def test_chunks_that_others_may_read_in_another_way_never_look_whole(
+    aos: ScriptedAos, gateway: RunningGateway, chunks: bytes, is_late: bool, target: str
+) -> None:
+    gate = aos.gate()
+
+    async def answer(_: Received, conversation: Conversation) -> None:
+        await conversation.send(_CHUNKED + b"1\r\nq\r\n")
+        if is_late:
+            await gate.passed()
+        await conversation.send(chunks)
+
+    aos.answer(answer)
+    asking = asyncio.create_task(_get(gateway, target))
+    if is_late:
+        await gate.wait_reached()
+        gate.open()
+    try:
+        answered = await asking
+    except _BROKEN:
+        assert target == _OTHER
+    else:
+        assert answered.status == 502
+        assert answered.get("proxy-status") is not None
+    await _is_not_used_again(aos, gateway, target)
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize(
+    "more", [b"\r\n\r\n", b"\r\n\r\n\r\n\r\n", b"0\r\n\r\n", b"x\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]
+)
+async def test_bytes_behind_the_last_chunk_are_dropped_with_their_connection(
+    aos: ScriptedAos, gateway: RunningGateway, more: bytes, target: str
+) -> None:
+    aos.answer(_CHUNKED + b"3\r\nabc\r\n0\r\n\r\n" + more)
+    assert (await _get(gateway, target)).body == b"abc"
+    await _is_not_used_again(aos, gateway, target)
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+async def test_a_reset_does_not_end_a_body_without_a_length(
+    aos: ScriptedAos, gateway: RunningGateway, target: str
+) -> None:
+    async def reset(_: Received, conversation: Conversation) -> None:
+        await conversation.send(b"HTTP/1.1 200 OK\r\n\r\n" + record())
+        conversation.abort()
+
+    aos.answer(reset)
+    try:
+        assert (await _get(gateway, target)).status == 502
+    except _BROKEN:
+        assert target == _OTHER
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("field", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"])
+async def test_an_interim_answer_has_no_body_whatever_it_says(
+    aos: ScriptedAos, gateway: RunningGateway, field: bytes, target: str
+) -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\n" + field + b"\r\n\r\n"
+    aos.answer(interim * 2 + _OWN.whole())
+    for _ in range(2):
+        answer = await _get(gateway, target)
+        assert (answer.status, answer.body) == (404, b"own")
+    assert aos.connections == 1
+
+
+@pytest.mark.parametrize("data", [b"SSH", b"\x00\x00\x04", b"HTTP/2", b"<html>"])
+async def test_what_does_not_begin_like_http_is_refused_at_its_first_bytes(
+    aos: ScriptedAos, gateway: RunningGateway, data: bytes
+) -> None:
+    async def greet(_: Received, conversation: Conversation) -> None:
+        await conversation.send(data)
+        await conversation.wait_closed()
+
+    aos.answer(greet)
+    assert (await _get(gateway, TARGET)).status == 502

@@ -1,0 +1,93 @@
+"""How connections to Redis begin and end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from gateway.clock import Clock
+from gateway.store.base import StoreError
+from gateway.store.notes import Subscription
+from gateway.store.redis import Write
+from gateway.store.redis_connection import connection_arguments
+from tests.store.kit import direct_redis, entry_of, key_of, redis_settings
+from tests.support.faultproxy import RESET, FaultProxy
+from tests.support.leaks import no_leaks
+from tests.support.redis_server import RedisServer
+
+# Beyond what the kernel takes for a peer that reads nothing.
+_LARGE = b'{"a": "%s"}' % (b"x" * 16_000_000)
+
+
+async def test_a_redis_that_reads_nothing_keeps_no_socket(own_redis: RedisServer) -> None:
+    async with no_leaks():
+        direct = direct_redis(own_redis.url, own_redis.prefix, timeout_s=0.1)
+        key = key_of(own_redis.prefix)
+        await direct.store.lookup(key)
+        own_redis.pause()
+        for _ in range(3):
+            with pytest.raises(StoreError):
+                await direct.store.write([Write(key, entry_of(_LARGE), b"g" * 16)])
+        await direct.store.close()
+    own_redis.resume()
+
+
+async def test_idle_connections_are_closed_without_harm_to_who_needs_one(own_redis: RedisServer) -> None:
+    direct = direct_redis(own_redis.url, own_redis.prefix)
+    key = key_of(own_redis.prefix)
+
+    async def look_up_after(turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await direct.store.lookup(key)
+
+    for _ in range(10):
+        await asyncio.gather(*(direct.store.mint(key) for _ in range(4)))
+        await asyncio.gather(direct.store._disconnect_idle(), *(look_up_after(turns) for turns in range(8)))
+    assert direct.metrics.redis_failures == {}
+    await direct.store.close()
+
+
+async def test_a_new_connection_carries_nothing_but_what_was_asked(own_redis: RedisServer) -> None:
+    await own_redis.command("CONFIG", "RESETSTAT")
+    direct = direct_redis(own_redis.url, own_redis.prefix)
+    await direct.store.lookup(key_of(own_redis.prefix))
+    ran = await own_redis.commands_run()
+    assert {name for name in ran if not name.startswith("config")} == {"mget"}
+    await direct.store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://localhost:1/0", "_TcpConnection"),
+        ("rediss://localhost:1/0", "_TlsConnection"),
+        ("unix:///tmp/redis.sock", "_UnixConnection"),
+    ],
+)
+def test_each_way_to_connect_ends_at_once(url: str, name: str) -> None:
+    arguments = connection_arguments(url, 0.1)
+    assert arguments["connection_class"].__name__ == name
+    assert arguments["socket_timeout"] == arguments["socket_connect_timeout"] == 0.1
+
+
+async def test_a_subscription_that_is_reset_connects_once_a_try(
+    redis: RedisServer, fault_proxy: Callable[[str], Awaitable[FaultProxy]]
+) -> None:
+    proxy = await fault_proxy(redis.address)
+    proxy.mode = RESET
+    subscription = Subscription(
+        redis_settings(f"redis://{proxy.address}/0"), b"notes", Clock(), lambda: None, lambda note: None
+    )
+    async with no_leaks():
+        listening = asyncio.create_task(subscription.run())
+        began_s = time.monotonic()
+        await proxy.wait_until(lambda: proxy.connections >= 3, "three tries")
+        # The pauses between them are 0.2 and 0.4 s.
+        assert time.monotonic() - began_s > 0.5
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+    assert not subscription.is_up
