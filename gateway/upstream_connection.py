@@ -184,6 +184,7 @@ class UpstreamConnection(ResponseHandler):
             when a head is unsound, too large or one too many.
         """
         searched = max(0, len(self._head) - len(_HEAD_END) + 1)
+        is_held_back = self._passed_bytes < len(self._head)
         self._head += data
         while (found := self._head.find(_HEAD_END, searched)) >= 0:
             end = found + len(_HEAD_END)
@@ -195,9 +196,10 @@ class UpstreamConnection(ResponseHandler):
                 self._head_bytes = self.received - len(self._head) + end
                 if _CHUNKED.search(head) is not None:
                     self._chunks = ChunkedFraming()
-                passed = bytes(self._head[self._passed_bytes :])
+                passed = bytes(self._head[self._passed_bytes :]) if is_held_back else data
                 self._head.clear()
                 return passed
+            is_held_back = True
             del self._head[:end]
             self._interim += 1
             if self._interim > _MAX_INTERIM or head[_STATUS] == _SWITCHING_PROTOCOLS:
