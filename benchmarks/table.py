@@ -86,9 +86,10 @@ def _head(result: Result) -> str:
     state = ["**Interrupted: these results are partial.**"] if result.is_partial else []
     kind = "quick" if result.is_quick else "full"
     commit = (result.commit[:12] or "no commit") + (" with changes" if result.is_dirty else "")
-    run = f"A {kind} run of {result.seconds:.0f} s, begun {result.began}, of {commit}; closed loop by {result.generator}."
+    run = f"A {kind} run of {result.seconds:.0f} s, begun {result.began}, of {commit}."
     machine = ", ".join(f"{name} {value}" for name, value in result.machine.items() if value)
     versions = ", ".join(f"{name} {value}" for name, value in result.versions.items())
+    run += f" Closed loop by {result.generator}."
     spread_ = "Figures are medians over the rounds, with the least and the greatest in brackets."
     return "\n\n".join(
         ["# Measurements", *state, f"{run} {spread_}", f"Machine: {machine}.", f"Versions: {versions}."]
@@ -137,7 +138,9 @@ def _rows(measured: Measured) -> str:
     compares = measured.measure == "cost" and len(measured.contestants()) > 1
     heads += ["gateway is"] if compares else []
     heads += [FIGURES[figure] for figure in [*columns, *extra]] + ["valid rounds"]
-    return table(heads, [_row(measured, row, [*columns, *extra], compares=compares) for row in measured.sorted_rows()])
+    return table(
+        heads, [_row(measured, row, [*columns, *extra], compares=compares) for row in measured.sorted_rows()]
+    )
 
 
 def _row(measured: Measured, row: Row, figures: Sequence[str], *, compares: bool) -> list[str]:
