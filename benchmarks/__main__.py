@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--rounds", type=int, metavar="N", help="rounds of each contestant (default: the scenario's)"
     )
-    made.add_argument("--seconds", type=int, metavar="S", help="length of a round (default: the scenario's)")
+    made.add_argument("--seconds", type=float, metavar="S", help="of a round (default: the scenario's)")
     made.add_argument(
         "--out", type=Path, metavar="FILE", help="where the JSON goes; report and plots beside it"
     )

@@ -93,7 +93,6 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             reads_bodies=True,
         ),
         "import": Kind("import of aiohttp"),
-        "direct": Kind("upstream itself"),
     }
 )
 

@@ -144,7 +144,7 @@ def requests(targets: list[Target], host: str, *, fresh_ids: bool, once: bool) -
     """Return the requests in their order, each target once or all of them again and again."""
     count = itertools.count()
     for path, token in targets if once else itertools.cycle(targets):
-        head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nX-Auth-Token: {token}\r\n"
+        head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Auth-Token: {token}\r\n"
         if fresh_ids:
             head += f"X-Request-Id: {next(count):x}-{time.time_ns():x}\r\n"
         yield head.encode("ascii") + b"\r\n"

@@ -34,8 +34,6 @@ from .processes import (
 )
 from .scenario import Entry, Load
 
-# As the generators send it: it is part of what a record is found by.
-ACCEPT: Final = "application/json"
 PEERS: Final = Path(__file__).parent / "peers"
 # So that nothing is evicted or ends during a run.
 LONG_LIVED: Final = MappingProxyType(
@@ -47,6 +45,7 @@ LONG_LIVED: Final = MappingProxyType(
 )
 _LUA_MEMORY_MB = 512
 _MARGIN_BYTES = 16384
+_HEAD_BYTES = 4096
 _FILL_S = 240.0
 _SPARE_DESCRIPTORS = 200
 
@@ -210,6 +209,8 @@ def _nginx(place: Place, server: str, http: str = "", **more: object) -> Child:
         "listen": place.address,
         "upstream": place.upstream.address,
         "descriptors": limit(),
+        # What a cached record begins with in its file, the key included, has to fit.
+        "buffer": max(_HEAD_BYTES, -(-place.load.token_bytes // _HEAD_BYTES + 1) * _HEAD_BYTES),
         # The others are for connections.
         "open_files": limit() // 3,
         "preamble": "\n".join(preamble),
@@ -297,7 +298,7 @@ def settle(contestant: Contestant, target: str, token: str, timeout_s: float = 5
     deadline_s = time.monotonic() + timeout_s
     while True:
         with suppress(OSError, http.client.HTTPException):
-            status, body = get(contestant.url + target, X_Auth_Token=token, Accept=ACCEPT)
+            status, body = get(contestant.url + target, X_Auth_Token=token)
             if status == 200 or time.monotonic() > deadline_s:
                 return status, body
         if time.monotonic() > deadline_s:

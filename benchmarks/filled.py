@@ -45,7 +45,7 @@ class Filler:
         )
         names = tuple(name.lower().encode("ascii") for name in config.cache.identity_headers)
         recogniser = Recogniser(names, b"", shared=policy_rules(config).shared)
-        fields = ((b"Accept", b"application/json"), (b"X-Auth-Token", token(load, 0).encode("ascii")))
+        fields = ((b"X-Auth-Token", token(load, 0).encode("ascii")),)
         identity = recogniser.identify(fields)
         negotiated = variant(fields)
         if isinstance(identity, Reason) or negotiated is None:
@@ -96,8 +96,8 @@ async def serve(load: Load, mark: Path | None) -> None:
     gateway = Gateway(load_config(None, os.environ, {}))
     address = await gateway.start()
     try:
-        headers = {"X_Auth_Token": token(load, 0), "Accept": "application/json"}
-        await asyncio.to_thread(get, f"http://{address}{path(load, 0)}", 5.0, **headers)
+        url = f"http://{address}{path(load, 0)}"
+        await asyncio.to_thread(get, url, 5.0, X_Auth_Token=token(load, 0))
         filler = Filler(gateway, load)
         filler.fill(filler.template())
         if mark is not None:

@@ -113,7 +113,15 @@ def _wrk(processes: Processes, url: str, asked: Asked, load: Load) -> Outcome:
     if program is None:
         raise LoadError("wrk is not installed")
     script = Path(__file__).parent / "wrk.lua"
-    argv = [str(program), "-t", str(_WRK_THREADS), "-c", str(load.connections), "-d", f"{load.seconds}s"]
+    argv = [
+        str(program),
+        "-t",
+        str(_WRK_THREADS),
+        "-c",
+        str(load.connections),
+        "-d",
+        f"{max(1, round(load.seconds))}s",
+    ]
     argv += ["--timeout", "10s", "-s", str(script), url, "--", str(asked.lines), urlsplit(url).netloc]
     argv += ["fresh" if load.fresh_ids else "same"]
     code, said = _run(processes, "wrk", argv, load.seconds)

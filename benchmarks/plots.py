@@ -190,7 +190,7 @@ def _saved(measured: Measured) -> Figure:
     axes.set_yticks(range(len(shown)), [one.name for one in shown])
     axes.invert_yaxis()
     axes.set_xlim(0, max(one.spread.high for one in shown) * 1.18)
-    axes.set_xlabel(f"requests in {measured.load.seconds} s (median; whiskers: least and greatest round)")
+    axes.set_xlabel(f"requests in {measured.load.seconds:g} s (median; whiskers: least and greatest round)")
     axes.set_title(measured.title, loc="left", fontsize=11)
     axes.xaxis.grid(True, color="#dddddd")
     _tidy(axes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from .contestants import Contestant, settle, start
 from .loads import Asked, LoadError, Outcome, closed, once, open_loop, write_targets
 from .origin import answer
@@ -71,10 +73,13 @@ class _Measurement:
 
     def _run_with(self, loads: list[tuple[float | None, Load]], first: int, total: int) -> None:
         with Processes() as processes:
-            # Whatever fits the largest record fits the others.
-            contestants = self._start(
-                processes, max((one for _, one in loads), key=lambda one: one.body_bytes)
+            # Whatever fits the largest record and token fits the others.
+            widest = msgspec.structs.replace(
+                loads[0][1],
+                body_bytes=max(one.body_bytes for _, one in loads),
+                token_bytes=max(one.token_bytes for _, one in loads),
             )
+            contestants = self._start(processes, widest)
             for place, (x, load) in enumerate(loads, first):
                 asked = write_targets(make_targets(load), processes.folder, f"targets-{place}")
                 key = self._scenario.series.key if self._scenario.series else ""

@@ -65,7 +65,7 @@ def verdicts(url: str, targets: list[Target]) -> Counter[str]:
     for path, token in targets[:_SAMPLES]:
         connection = kind(parts.hostname or "", parts.port, timeout=_SAMPLE_S)
         with suppress(OSError, HTTPException):
-            headers = {"Accept": "application/json", **({"X-Auth-Token": token} if token else {})}
+            headers = {"X-Auth-Token": token} if token else {}
             connection.request("GET", parts.path.rstrip("/") + path, headers=headers)
             response = connection.getresponse()
             status = response.getheader("Cache-Status", "no Cache-Status")

@@ -24,7 +24,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         connections: keep-alive connections.
-        seconds: length of a round, whole seconds.
+        seconds: length of a round; wrk takes whole ones, one at least.
         records: executions that are asked for, in a random order.
         callers: tokens; each asks for each record.
         running: the records are in progress, never settled.
@@ -37,7 +37,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     connections: int = 32
-    seconds: int = 1
+    seconds: float = 1
     records: int = 1
     callers: int = 1
     running: bool = False
@@ -181,8 +181,8 @@ def _problems(scenario: Scenario) -> list[str]:
         ]
     if scenario.series is not None and scenario.series.key not in Load.__struct_fields__:
         problems.append(f"no load has {scenario.series.key!r}")
-    if scenario.rounds < 1 or scenario.load.seconds < 1 or not scenario.contestant:
-        problems.append("at least one round, second and contestant")
+    if scenario.rounds < 1 or scenario.load.seconds <= 0 or not scenario.contestant:
+        problems.append("at least one round, some seconds and one contestant")
     return problems
 
 

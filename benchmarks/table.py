@@ -31,7 +31,7 @@ FIGURES: Final = MappingProxyType(
 _COLUMNS: Final = MappingProxyType(
     {
         "cost": ("cost_us", "rate_per_s", "p50_ms", "p99_ms"),
-        "latency": ("p50_ms", "p99_ms", "p99.9_ms", "cost_us"),
+        "latency": ("p50_ms", "p99_ms", "p99.9_ms"),
         "start": ("ready_s", "rss_mb"),
         "collapse": ("polls", "upstream_calls", "allowed_calls", "p50_ms", "p99_ms"),
     }

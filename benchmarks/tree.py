@@ -21,6 +21,7 @@ class Stat:
         began: clock ticks since boot; with the pid, it names a process for good.
         cpu_s: user and system seconds of all its threads, and of its children that it has waited for.
         rss_bytes: resident memory.
+        has_ended: it is over, and stays in the table only until its parent has looked.
     """
 
     pid: int
@@ -28,6 +29,7 @@ class Stat:
     began: int
     cpu_s: float
     rss_bytes: int
+    has_ended: bool = False
 
 
 def parse_stat(line: str) -> Stat:
@@ -42,6 +44,7 @@ def parse_stat(line: str) -> Stat:
         began=int(fields[19]),
         cpu_s=ticks * _TICK_S,
         rss_bytes=int(fields[21]) * _PAGE_BYTES,
+        has_ended=fields[0] in "ZX",
     )
 
 
@@ -51,6 +54,12 @@ def stat(pid: int) -> Stat | None:
         return parse_stat((_PROC / str(pid) / "stat").read_text("utf-8", "replace"))
     except OSError:
         return None
+
+
+def lives(one: Stat) -> bool:
+    """Tell whether a process seen before is still there, and not another one under its id."""
+    now = stat(one.pid)
+    return now is not None and now.began == one.began and not now.has_ended
 
 
 def tree(pid: int) -> list[Stat]:

@@ -8,7 +8,7 @@ function init(args)
     fresh = args[3] == "fresh"
     for line in io.lines(file) do
         local token, target = line:match("^(.-)\t(.*)$")
-        heads[#heads + 1] = "GET " .. target .. " HTTP/1.1\r\nHost: " .. host .. "\r\nAccept: application/json\r\n"
+        heads[#heads + 1] = "GET " .. target .. " HTTP/1.1\r\nHost: " .. host .. "\r\n"
             .. "X-Auth-Token: " .. token .. (fresh and "\r\nX-Request-Id: " or "\r\n\r\n")
     end
     -- Rounds should not all ask for the same few records first.
