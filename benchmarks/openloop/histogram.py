@@ -1,4 +1,4 @@
-"""Times in an HdrHistogram: three significant digits from a microsecond to an hour; the one importer of hdrh."""
+"""Times in an HdrHistogram, three digits from a microsecond to an hour; the one importer of hdrh."""
 
 from __future__ import annotations
 

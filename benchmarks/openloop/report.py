@@ -36,7 +36,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         offered_per_s: requests that the schedule held, per second of it.
         scheduled: requests whose time came.
-        sent: requests that went out; the others failed before (``connect``, ``timeout-waiting``, ``queue-full``).
+        sent: requests that went out; not so ``connect``, ``timeout-waiting`` and ``queue-full``.
         completed: whole answers, of any status.
         errors: what went wrong by name; answers of status 4xx and 5xx stand here too, as ``status-4xx``.
         by_status: whole answers by status.

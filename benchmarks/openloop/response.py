@@ -109,14 +109,15 @@ class ResponseReader:
         if self._head is None:
             # Whole heads come in one piece as a rule: nothing is copied then.
             data = self._buffer + data if self._buffer else data
-            while self._head is None:
+            is_final = False
+            while not is_final:
                 end = data.find(b"\r\n\r\n")
                 if end < 0:
                     if len(data) > _MAX_HEAD_BYTES:
                         raise MalformedError("the head is too long")
                     self._buffer = data
                     return None
-                self._read_head(data[: end + 2])
+                is_final = self._read_head(data[: end + 2])
                 data = data[end + 4 :]
             self._buffer = b""
         return self._chunked(data) if self._is_chunked else self._plain(data)
@@ -125,7 +126,8 @@ class ResponseReader:
         """Take the end of the connection; return the response if that is what completes it."""
         return self._whole() if self._head is not None and self._missing is None else None
 
-    def _read_head(self, head: bytes) -> None:
+    def _read_head(self, head: bytes) -> bool:
+        """Read a head; False when it is one of those before the answer proper (1xx)."""
         line = _STATUS_LINE.match(head)
         if line is None:
             raise MalformedError("no status line")
@@ -133,7 +135,7 @@ class ResponseReader:
         if status < 200:
             if status == 101:
                 raise MalformedError("switched protocols")
-            return
+            return False
         length, is_chunked, cache_status = None, False, b""
         is_last = line[1] == b"0"
         for name, value in _FIELD.findall(head):
@@ -156,6 +158,7 @@ class ResponseReader:
         self._missing = 0 if is_chunked else length
         verdict, is_collapsed = verdict_of(cache_status.rstrip())
         self._head = (status, verdict, is_collapsed, is_last or (length is None and not is_chunked), head)
+        return True
 
     def _plain(self, data: bytes) -> Response | None:
         self._keep(data)

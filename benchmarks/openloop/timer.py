@@ -95,6 +95,4 @@ class _TurningTimer:
 
 def make_timer(on_time: Callable[[], None]) -> Timer:
     """Make a timer of the running loop that is not set yet."""
-    if sys.platform == "linux":
-        return _DescriptorTimer(on_time)
-    return _TurningTimer(on_time)
+    return _DescriptorTimer(on_time) if sys.platform == "linux" else _TurningTimer(on_time)
