@@ -75,7 +75,9 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 WHOLE = {
     "length": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
     "empty": b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
-    "chunked": b"HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nhe\r\n3\r\nllo\r\n0\r\nT: v\r\n\r\n",
+    "chunked": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nhe\r\n3\r\nllo\r\n0\r\nT: v\r\n\r\n"
+    ),
     "interim": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200\r\nContent-Length: 5\r\n\r\nhello",
     "bodiless": b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
     "last": b"HTTP/1.1 503 No\r\nConnection: Close\r\nContent-Length: 5\r\n\r\nhello",
