@@ -78,3 +78,13 @@ def cpu_s(pid: int) -> float:
 def rss_bytes(pid: int) -> int:
     """Return the resident memory of a process and its descendants; shared pages count in each."""
     return sum(one.rss_bytes for one in tree(pid))
+
+
+def busy_s(cpu: int) -> float:
+    """Return the seconds that a core has worked since boot, for whomever; 0 when there is no such core."""
+    for line in (_PROC / "stat").read_text("ascii").splitlines():
+        name, *ticks = line.split()
+        if name == f"cpu{cpu}":
+            # User, nice, system, then idle and its wait for disks, interrupts, and what the host took away.
+            return sum(int(one) for place, one in enumerate(ticks[:8]) if place not in (3, 4)) * _TICK_S
+    return 0.0
