@@ -27,7 +27,7 @@ FORWARDED: Final = "/v2/stacks/running-check/actions/action-run"
 _SLACK_S: Final = 60.0
 # Its own runs that were not valid are made again; the other one cannot tell.
 _NOT_VALID: Final = 3
-_TRIES: Final = 6
+_TRIES: Final = 20
 
 Cells = tuple[float, float, float, float]
 

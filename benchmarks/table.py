@@ -137,7 +137,9 @@ def _rows(measured: Measured) -> str:
     compares = measured.measure == "cost" and len(measured.contestants()) > 1
     heads += ["gateway is"] if compares else []
     heads += [FIGURES[figure] for figure in [*columns, *extra]] + ["valid rounds"]
-    return table(heads, [_row(measured, row, [*columns, *extra], compares=compares) for row in measured.sorted_rows()])
+    return table(
+        heads, [_row(measured, row, [*columns, *extra], compares=compares) for row in measured.sorted_rows()]
+    )
 
 
 def _row(measured: Measured, row: Row, figures: Sequence[str], *, compares: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""The scenarios as they stand in ``benchmarks/scenarios/behaviour-*.toml``."""
+"""The scenarios as they stand in ``benchmarks/scenarios/behaviour``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-FOLDER: Final = Path(__file__).parent.parent / "scenarios"
-_PREFIX: Final = "behaviour-"
+FOLDER: Final = Path(__file__).parent.parent / "scenarios" / "behaviour"
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -146,7 +145,7 @@ Scenario = Mixed | Herd | ColdStart | RedisDies | SlowUpstream | Throttled
 
 def names() -> list[str]:
     """Return the names of all scenarios."""
-    return sorted(path.stem.removeprefix(_PREFIX) for path in FOLDER.glob(f"{_PREFIX}*.toml"))
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def read(name: str) -> Scenario:
@@ -158,7 +157,7 @@ def read(name: str) -> Scenario:
     known: Sequence[str] = names()
     if name not in known:
         raise UnknownScenarioError(f"unknown scenario {name[:80]!r}; choose one of {', '.join(known)}")
-    path = FOLDER / f"{_PREFIX}{name}.toml"
+    path = FOLDER / f"{name}.toml"
     try:
         scenario: Scenario = msgspec.toml.decode(path.read_bytes(), type=Scenario)
     except msgspec.DecodeError as exc:

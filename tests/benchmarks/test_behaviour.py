@@ -27,9 +27,9 @@ def test_a_scenario_that_is_not_there_is_refused_with_the_names_there_are() -> N
 
 
 def test_a_scenario_with_an_unknown_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "behaviour-typo.toml").write_text('kind = "herd"\ntitle = "t"\npolers = 3\n')
+    (tmp_path / "typo.toml").write_text('kind = "herd"\ntitle = "t"\npolers = 3\n')
     monkeypatch.setattr(scenarios, "FOLDER", tmp_path)
-    with pytest.raises(UnknownScenarioError, match=r"behaviour-typo\.toml: .*polers"):
+    with pytest.raises(UnknownScenarioError, match=r"typo\.toml: .*polers"):
         scenarios.read("typo")
 
 
@@ -73,7 +73,10 @@ async def test_a_mixed_load_is_offered_by_a_process_of_its_own_with_and_without_
     result = await play("small", Mixed(title="small", with_redis=False, load=load))
     direct, gateway = result.sides
     assert direct.upstream_calls == direct.requests == direct.answered == gateway.answered > 50
-    assert gateway.by_verdict["hit"] + gateway.upstream_calls >= gateway.answered - 5
+    assert gateway.by_verdict["hit"] > 0
+    # Misses that shared a fetch are no calls.
+    assert gateway.upstream_calls <= gateway.by_verdict["miss"]
+    assert gateway.by_verdict["hit"] + gateway.by_verdict["miss"] == gateway.answered
     assert 0 < result.calls_with < result.calls_without
 
 
