@@ -35,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="./dev bench",
         description="Measure the gateway beside its peers, each pinned to a core, in interleaved rounds.",
-        epilog="A result is one JSON file, a Markdown report and plots, in benchmarks/results unless told otherwise. "
-        "benchmarks/README.md says what each number means.",
+        epilog="A result is a JSON file, a Markdown report and plots, in benchmarks/results unless told "
+        "otherwise. benchmarks/README.md says what each number means.",
     )
     made.add_argument(
         "scenario", nargs="*", help="those to measure, by name (default: all); --list tells them"

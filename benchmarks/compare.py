@@ -1,7 +1,7 @@
 """Compares two results, such as before and after a change: `python -m benchmarks.compare A.json B.json`.
 
-A difference within the spread of the rounds is no difference. Costs in µs of two machines, or of one machine at
-two times, are not the same thing: the ratio to a peer of the same run says more, and stands first.
+A difference within the spread of the rounds is no difference. Costs in µs of two machines, or of one machine
+at two times, are not the same thing: the ratio to a peer of the same run says more, and stands first.
 """
 
 from __future__ import annotations

@@ -210,6 +210,8 @@ def _nginx(place: Place, server: str, http: str = "", **more: object) -> Child:
         "listen": place.address,
         "upstream": place.upstream.address,
         "descriptors": limit(),
+        # The others are for connections.
+        "open_files": limit() // 3,
         "preamble": "\n".join(preamble),
         "server": (PEERS / server).read_text("utf-8"),
         "http": (PEERS / http).read_text("utf-8") if http else "",

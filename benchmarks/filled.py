@@ -1,7 +1,7 @@
 """A gateway whose memory is filled through the store interface, for more records than requests could fill in.
 
-Run it as ``python -m benchmarks.filled --records 1000000``, with the gateway's configuration in its environment.
-It serves like the gateway, without the admin address.
+Run it as ``python -m benchmarks.filled --records 1000000``, with the gateway's configuration in its
+environment. It serves like the gateway, without the admin address.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ async def serve(load: Load, mark: Path | None) -> None:
         filler = Filler(gateway, load)
         filler.fill(filler.template())
         if mark is not None:
-            mark.touch()
+            await asyncio.to_thread(mark.touch)
         await done.wait()
     finally:
         await gateway.close(1.0)

@@ -78,13 +78,13 @@ def closed(processes: Processes, url: str, asked: Asked, load: Load, generator: 
     """Have every connection ask again as soon as it is answered, or at the load's interval."""
     if generator == "wrk" and not load.interval_ms:
         return _wrk(processes, url, asked, load)
-    more = ["--duration", str(load.seconds), "--interval-ms", str(load.interval_ms)]
-    return _python(processes, url, asked, load, more, load.seconds)
+    more = ("--duration", str(load.seconds), "--interval-ms", str(load.interval_ms))
+    return _python(processes, url, asked, load, *more, seconds=load.seconds)
 
 
 def once(processes: Processes, url: str, asked: Asked, load: Load, at_most_s: float = 600.0) -> Outcome:
     """Have each target asked for once."""
-    return _python(processes, url, asked, load, ["--once", "--duration", str(at_most_s)], at_most_s)
+    return _python(processes, url, asked, load, "--once", "--duration", str(at_most_s), seconds=at_most_s)
 
 
 def open_loop(processes: Processes, url: str, asked: Asked, load: Load) -> Outcome:
@@ -123,9 +123,7 @@ def _wrk(processes: Processes, url: str, asked: Asked, load: Load) -> Outcome:
     return msgspec.json.decode(last, type=Outcome)
 
 
-def _python(
-    processes: Processes, url: str, asked: Asked, load: Load, more: list[str], seconds: float
-) -> Outcome:
+def _python(processes: Processes, url: str, asked: Asked, load: Load, *more: str, seconds: float) -> Outcome:
     out = processes.folder / "closed.json"
     out.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "benchmarks.closedloop", "--url", url, "--targets", str(asked.jsonl)]

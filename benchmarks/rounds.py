@@ -114,7 +114,7 @@ class _Measurement:
         with Processes() as processes:
             if self._scenario.hits and self._scenario.fill == "requests":
                 self._fill(one, under, processes)
-            # With the connections of the rounds, so that none is opened in the first of them for the first time.
+            # With as many connections as in the rounds, so that the first of them is like the others.
             warm = Load(connections=load.connections, fresh_ids=load.fresh_ids)
             some = targets[: max(_PRIMING, load.connections)]
             once(processes, one.url, write_targets(some, processes.folder, "some"), warm, _PRIMING_S)

@@ -41,7 +41,7 @@ def measure_start(measured: Measured, scenario: Scenario, setting: Setting) -> N
 
 
 def measure_collapse(measured: Measured, scenario: Scenario, setting: Setting) -> None:
-    """Let many callers of one token poll one execution in progress, and count what the upstream hears of it."""
+    """Let many callers of one token poll one running execution, and count what the upstream hears of it."""
     load = scenario.load
     with Processes() as processes:
         upstream = Origin(processes, delay_ms=load.upstream_ms)

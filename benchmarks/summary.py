@@ -1,4 +1,4 @@
-"""The little statistics that results need: medians with their spread, ratios of paired rounds, percentiles."""
+"""The little statistics that results need: medians with spread, ratios of paired rounds, percentiles."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def spread(values: Sequence[float]) -> Spread | None:
 def ratios(values: Sequence[float | None], others: Sequence[float | None]) -> list[float]:
     """Return the ratio of each round to the other's round of the same number.
 
-    Rounds are interleaved, so that what disturbs the machine for a while is in both and goes out of the ratio.
-    A round that one of them has not, or that divides by nothing, is left out.
+    Rounds are interleaved, so that what disturbs the machine for a while is in both and goes out of the
+    ratio. A round that one of them has not, or that divides by nothing, is left out.
     """
     pairs = zip(values, others, strict=False)
     return [value / other for value, other in pairs if value is not None and other]

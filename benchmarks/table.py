@@ -86,9 +86,10 @@ def _head(result: Result) -> str:
     state = ["**Interrupted: these results are partial.**"] if result.is_partial else []
     kind = "quick" if result.is_quick else "full"
     commit = (result.commit[:12] or "no commit") + (" with changes" if result.is_dirty else "")
-    run = f"A {kind} run of {result.seconds:.0f} s, begun {result.began}, of {commit}; closed loop by {result.generator}."
+    run = f"A {kind} run of {result.seconds:.0f} s, begun {result.began}, of {commit}."
     machine = ", ".join(f"{name} {value}" for name, value in result.machine.items() if value)
     versions = ", ".join(f"{name} {value}" for name, value in result.versions.items())
+    run += f" Closed loop by {result.generator}."
     spread_ = "Figures are medians over the rounds, with the least and the greatest in brackets."
     return "\n\n".join(
         ["# Measurements", *state, f"{run} {spread_}", f"Machine: {machine}.", f"Versions: {versions}."]

@@ -1,1 +1,1 @@
-"""What the gateway is measured beside, each set up as those who know it would; configurations and small apps."""
+"""What the gateway is measured beside, each set up as those who know it would."""
