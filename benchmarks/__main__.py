@@ -15,9 +15,11 @@ from types import FrameType
 import msgspec
 
 from . import results
+from .behaviour.scenario import names as behaviours
 from .catalogue import KINDS, WRK, find_program, missing_packages
 from .descriptors import raise_limit
 from .loads import Generator
+from .played import play
 from .progress import progress
 from .results import Measured, Missing, Result
 from .rounds import measure
@@ -86,13 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.url:
             print(measure_running(options, os.environ.get("AOS_TOKEN", "")), end="")
             return 0
-        scenarios = [
-            _adapted(one, options) for one in choose(read_all(), options.scenario, quick=options.quick)
-        ]
+        wanted, plays = chosen(options)
+        scenarios = [_adapted(one, options) for one in wanted]
         if options.list:
-            print(_listing(scenarios), end="")
+            print(_listing(scenarios, plays), end="")
             return 0
-        return _run(scenarios, options)
+        return _run(scenarios, plays, options)
     except ScenarioError as error:
         print(f"./dev bench: {error}", file=sys.stderr)
         return 2
@@ -118,13 +119,33 @@ def _adapted(scenario: Scenario, options: argparse.Namespace) -> Scenario:
     return msgspec.structs.replace(scenario, **changes)
 
 
-def _listing(scenarios: Sequence[Scenario]) -> str:
+def chosen(options: argparse.Namespace) -> tuple[list[Scenario], list[str]]:
+    """Return the scenarios that are measured and the names of those that are played.
+
+    Raises:
+        ScenarioError: a name fits none.
+    """
+    measurable = read_all()
+    playable = behaviours()
+    names: list[str] = options.scenario
+    plays = [name for name in names if name in playable]
+    others = [name for name in names if name not in playable]
+    for name in others:
+        if name not in measurable:
+            raise ScenarioError(f"no scenario {name!r}; there are {', '.join([*measurable, *playable])}")
+    if not names:
+        return choose(measurable, [], quick=options.quick), [] if options.quick or options.only else playable
+    return choose(measurable, others, quick=options.quick) if others else [], plays
+
+
+def _listing(scenarios: Sequence[Scenario], plays: Sequence[str]) -> str:
     lines = []
     for scenario in scenarios:
         lines.append(f"{scenario.name}{' (quick)' if scenario.quick else ''}: {scenario.title}")
         for entry in scenario.contestant:
             packages = missing_packages(KINDS[entry.kind].needs)
             lines.append(f"  {entry.name}" + (f" - install {', '.join(packages)}" if packages else ""))
+    lines += [f"{name}: played with and without the gateway" for name in plays]
     if not WRK.is_met():
         lines.append(
             f"closed loop by a client in Python, which takes more of its core: install {WRK.package}"
@@ -137,7 +158,7 @@ def _generator(options: argparse.Namespace) -> Generator:
     return wished or ("wrk" if find_program("wrk") else "python")
 
 
-def _run(scenarios: Sequence[Scenario], options: argparse.Namespace) -> int:
+def _run(scenarios: Sequence[Scenario], plays: Sequence[str], options: argparse.Namespace) -> int:
     began_s = time.monotonic()
     generator = _generator(options)
     result = results.begin(is_quick=options.quick, generator=generator)
@@ -147,12 +168,15 @@ def _run(scenarios: Sequence[Scenario], options: argparse.Namespace) -> int:
         )
     code = 0
     try:
-        with progress(len(scenarios)) as of:
+        with progress(len(scenarios) + len(plays)) as of:
             for place, scenario in enumerate(scenarios):
                 setting = Setting(generator, of(place), result.missing)
                 measured = begin(scenario)
                 result.scenarios.append(measured)
                 _MEASURES[scenario.measure](measured, scenario, setting)
+            for place, name in enumerate(plays, len(scenarios)):
+                played = play(name, Setting(generator, of(place), result.missing))
+                result.behaviour += [played] if played else []
         result.is_partial = False
     except KeyboardInterrupt:
         code = 130
@@ -160,7 +184,7 @@ def _run(scenarios: Sequence[Scenario], options: argparse.Namespace) -> int:
     written = _write(result, options.out or results.file_for(result), plots=not options.no_plots)
     print(markdown(result))
     print("\n".join(["Written:", *(f"  {file}" for file in written)]))
-    if code == 0 and not any(_is_valid(measured) for measured in result.scenarios):
+    if not code and not result.behaviour and not any(map(_is_valid, result.scenarios)):
         code = 1
     return code
 

@@ -53,6 +53,8 @@ def draw(result: Result, stem: Path) -> list[Path]:
                 drawn.append((one.name, _by(one)))
             elif one.measure == "collapse" and bars(one, "upstream_calls"):
                 drawn.append((one.name, _saved(one)))
+        if result.behaviour:
+            drawn.append(("behaviour", _played(result.behaviour)))
         files = []
         for name, figure in drawn:
             file = stem.with_name(f"{stem.name}-{name}.svg")
@@ -110,9 +112,7 @@ def _one_bar(axes: Any, place: int, one: Bar, colour: str) -> None:
     axes.barh(
         place, middle, color=colour, height=0.62, xerr=whiskers, error_kw={"ecolor": "#222222", "capsize": 3}
     )
-    axes.annotate(
-        number(middle), (high, place), xytext=(6, 0), textcoords="offset points", va="center", color="#222222"
-    )
+    _say(axes, high, place, number(middle))
 
 
 def _draw_lines(axes: Any, found: list[Line], peers: list[str], styles: dict[str, str]) -> None:
@@ -195,6 +195,40 @@ def _saved(measured: Measured) -> Figure:
     axes.xaxis.grid(True, color="#dddddd")
     _tidy(axes)
     return figure
+
+
+def _played(behaviour: list[dict[str, Any]]) -> Figure:
+    """What the upstream heard of with and without the gateway, as shares of what it would have heard."""
+    figure = Figure(figsize=(9.0, 1.4 + 0.62 * len(behaviour)), layout="constrained")
+    axes = figure.subplots()
+    for place, one in enumerate(behaviour):
+        share = 100.0 * one["calls_with"] / one["calls_without"] if one["calls_without"] else 0.0
+        axes.barh(place - 0.2, 100.0, color="#bbbbbb", height=0.36)
+        axes.barh(place + 0.2, share, color=_GATEWAY, height=0.36)
+        _say(axes, 100.0, place - 0.2, f"{one['calls_without']:,}")
+        _say(axes, share, place + 0.2, f"{one['calls_with']:,}")
+    axes.set_yticks(range(len(behaviour)), [one["name"] for one in behaviour])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 118)
+    axes.set_xlabel("upstream calls, % of those without the gateway (numbers: calls)")
+    axes.set_title("upstream calls without (grey) and with the gateway", loc="left", fontsize=11)
+    axes.xaxis.grid(True, color="#dddddd")
+    _tidy(axes)
+    return figure
+
+
+def _say(axes: Any, x: float, y: float, text: str) -> None:
+    """Write a number behind a bar, on white so that no line runs through it."""
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        color="#222222",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+        zorder=5,
+    )
 
 
 def _plain_ticks(axes: Any, xs: list[float] | None, found: list[Line]) -> None:

@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -158,6 +158,7 @@ class Result(msgspec.Struct):
         versions: of everything that took part.
         missing: who could not take part.
         scenarios: what was measured.
+        behaviour: what was played, as `benchmarks.behaviour` writes it.
     """
 
     format: int
@@ -172,6 +173,7 @@ class Result(msgspec.Struct):
     is_partial: bool = True
     missing: list[Missing] = []
     scenarios: list[Measured] = []
+    behaviour: list[dict[str, Any]] = []
 
     def scenario(self, name: str) -> Measured | None:
         """Return a scenario by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from .goals import Verdict, judge
 from .results import Measured, Result, Row
@@ -76,6 +76,8 @@ def markdown(result: Result) -> str:
     if verdicts:
         parts += ["## Goals", _goals(verdicts)]
     parts += [part for measured in result.scenarios for part in (f"## {measured.title}", _rows(measured))]
+    if result.behaviour:
+        parts += ["## With and without the gateway", _behaviour(result.behaviour)]
     if result.missing:
         missing = [f"- {one.contestant} ({one.scenario}): {one.why}" for one in result.missing]
         parts += ["## Left out", "\n".join(missing)]
@@ -93,6 +95,23 @@ def _head(result: Result) -> str:
     spread_ = "Figures are medians over the rounds, with the least and the greatest in brackets."
     return "\n\n".join(
         ["# Measurements", *state, f"{run} {spread_}", f"Machine: {machine}.", f"Versions: {versions}."]
+    )
+
+
+def _behaviour(played: Sequence[dict[str, Any]]) -> str:
+    heads = ["scenario", "upstream calls without", "with the gateway", "saved", "seen"]
+    return table(
+        heads,
+        [
+            [
+                f"{one['name']}: {one['title']}",
+                f"{one['calls_without']:,}",
+                f"{one['calls_with']:,}",
+                f"{one['saved']:.0%}",
+                one["seen"],
+            ]
+            for one in played
+        ],
     )
 
 

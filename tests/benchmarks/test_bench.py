@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tree
+from benchmarks.__main__ import chosen, parser
 from benchmarks.closedloop import requests
 from benchmarks.contestants import filled
 from benchmarks.loads import closed, once, write_targets
@@ -114,6 +115,28 @@ def test_a_server_that_runs_already_is_put_under_load(origin: Origin) -> None:
     assert "| of the first few: 200, no Cache-Status | 1 |" in lines
     assert any(line.startswith("| CPU per request | ") for line in lines)
     assert token not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "measured", "played"),
+    [
+        (["herd", "hit", "throttled"], ["hit"], ["herd", "throttled"]),
+        (["herd"], [], ["herd"]),
+        (["latency", "--quick"], ["latency"], []),
+    ],
+)
+def test_scenarios_of_both_sorts_are_chosen_by_name(
+    arguments: list[str], measured: list[str], played: list[str]
+) -> None:
+    scenarios, plays = chosen(parser().parse_args(arguments))
+    assert ([one.name for one in scenarios], plays) == (measured, played)
+
+
+def test_a_quick_run_plays_nothing_and_a_full_run_everything() -> None:
+    quick, full = (chosen(parser().parse_args(arguments)) for arguments in (["--quick"], []))
+    assert quick[1] == []
+    assert {"herd", "redis-dies", "throttled"} <= set(full[1])
+    assert {one.name for one in quick[0]} < {one.name for one in full[0]}
 
 
 @pytest.mark.parametrize(

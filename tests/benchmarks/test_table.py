@@ -86,6 +86,13 @@ def test_the_report_shows_goals_first_and_every_contestant_also_one_that_is_bett
     assert text.index("## Goals") < text.index("## a hit")
 
 
+def test_what_was_played_stands_in_the_report() -> None:
+    run = result()
+    numbers = {"calls_without": 1590, "calls_with": 227, "saved": 0.857}
+    run.behaviour.append({"name": "herd", "title": "a herd", "seen": "no errors", **numbers})
+    assert "| herd: a herd | 1,590 | 227 | 86% | no errors |" in markdown(run).splitlines()
+
+
 def test_a_table_has_its_numbers_on_the_right() -> None:
     assert table(["a", "b"], [["x", "1"]]).splitlines() == ["| a | b |", "|---|---:|", "| x | 1 |"]
 
