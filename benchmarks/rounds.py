@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import msgspec
 
+from .catalogue import KINDS
 from .contestants import Contestant, settle, start
 from .loads import Asked, LoadError, Outcome, closed, once, open_loop, write_targets
-from .origin import answer
+from .origin import RUNNING, answer
 from .processes import SERVER_CPU, Origin, Processes, StartError
 from .results import Measured, Missing, Round
 from .scenario import Load, Scenario
@@ -100,9 +101,14 @@ class _Measurement:
         for entry in self._entries:
             self._tell(f": starting {entry.name}", 0.0)
             try:
-                contestants.append(start(processes, upstream, entry, load, by_store=by_store))
+                one = start(processes, upstream, entry, load, by_store=by_store)
             except StartError as error:
                 self._leave_out(entry.name, str(error))
+                continue
+            if self._scenario.hits and (why := flaw(one)):
+                self._leave_out(entry.name, why)
+                continue
+            contestants.append(one)
         return contestants
 
     def _prepare(self, one: Contestant, under: _Under) -> bool:
@@ -181,6 +187,24 @@ class _Measurement:
 
     def _leave_out(self, name: str, why: str) -> None:
         self._setting.missing.append(Missing(name, self._scenario.name, why))
+
+
+def flaw(one: Contestant) -> str:
+    """Return why a contestant's hits are not what is compared here; empty when they are.
+
+    Two callers ask for one settled record, which has to be fetched for each of them. Those which look into
+    bodies are asked twice for a running one, which has to be fetched each time.
+    """
+    calls = one.upstream.requests()
+    for caller in ("first", "second"):
+        settle(one, "/v2/stacks/stack-check/actions/check", f"token-of-the-{caller}-caller")
+    if one.upstream.requests() < calls + 2:
+        return "gave one caller's record to another"
+    for _ in range(2):
+        settle(one, f"/v2/stacks/{RUNNING.decode()}-check/actions/check", "token-of-the-first-caller")
+    if KINDS[one.entry.kind].reads_bodies and one.upstream.requests() < calls + 4:
+        return "kept a running record"
+    return ""
 
 
 def objection(outcome: Outcome, upstream_calls: float, counted_hits: float | None, *, hits: bool) -> str:

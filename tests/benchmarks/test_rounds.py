@@ -2,9 +2,12 @@
 
 import pytest
 
+from benchmarks.contestants import Contestant
 from benchmarks.loads import Outcome
+from benchmarks.processes import GatewayServer, Origin, Processes
 from benchmarks.profile import top_table
-from benchmarks.rounds import objection
+from benchmarks.rounds import flaw, objection
+from benchmarks.scenario import Entry
 from benchmarks.setting import turns
 
 GOOD = Outcome(completed=1000, duration_s=1.0, latency_ms={})
@@ -36,6 +39,18 @@ def test_what_stands_against_a_round_is_named(
     outcome: Outcome, upstream_calls: float, counted: float | None, hits: bool, reason: str
 ) -> None:
     assert objection(outcome, upstream_calls, counted, hits=hits) == reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({}, ""), ({"cache.scope": "shared"}, "gave one caller's record to another")],
+)
+def test_a_contestant_that_mixes_up_callers_does_not_take_part(settings: dict[str, str], reason: str) -> None:
+    with Processes() as processes:
+        upstream = Origin(processes)
+        gateway = GatewayServer(processes, upstream.url, settings=settings)
+        entry = Entry(kind="gateway", name="gateway")
+        assert flaw(Contestant(entry, gateway.url, gateway.child, upstream, gateway)) == reason
 
 
 def test_every_round_has_all_contestants_and_another_one_first() -> None:
