@@ -16,8 +16,8 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("run", "test", "lint", "setup", "lock")
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+COMMANDS = ("run", "test", "bench", "lint", "setup", "lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-bench.lock")
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_without_a_command_the_help_is_an_error(tree: Path) -> None:
     assert done.stderr.startswith("usage: ./dev")
 
 
-@pytest.mark.parametrize("arguments", [("bench",), ("lint", "gateway"), ("setup", "now")])
+@pytest.mark.parametrize("arguments", [("measure",), ("lint", "gateway"), ("setup", "now")])
 def test_wrong_usage_is_one_line_and_code_2(tree: Path, arguments: tuple[str, ...]) -> None:
     done = call(tree, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
@@ -114,6 +114,8 @@ ANEW = ["venv", "packages", "project"]
         (READY, READY, []),
         (READY, READY | {"level": "run"}, []),
         (READY | {"level": "run"}, READY, ["packages"]),
+        (READY, READY | {"level": "bench"}, ["packages"]),
+        (READY | {"level": "bench"}, READY, []),
         (READY, READY | {"project": "other"}, ["project"]),
         (READY | {"level": "run"}, READY | {"project": "other"}, ["packages", "project"]),
         (READY, READY | {"locks": "other"}, ANEW),
@@ -156,6 +158,14 @@ def test_a_second_start_goes_straight_to_the_program(tree: Path, dev: ModuleType
     assert (done.returncode, done.stdout, done.stderr) == (0, "aos-gateway demo --profile a b\n", "")
     done = call(tree, "test", "-k", "x")
     assert (done.returncode, done.stdout, done.stderr) == (0, "python -m pytest -k x\n", "")
+
+
+def test_what_is_for_measurements_alone_is_installed_for_them_alone(tree: Path, dev: ModuleType) -> None:
+    pretend_ready(tree, dev, "bench")
+    done = call(tree, "bench", "--quick")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "python -m benchmarks --quick\n", "")
+    assert dev.steps_missing("dev", None) == []
+    assert not {"matplotlib", "rich", "aiohttp-client-cache"} & pins("requirements-dev.lock").keys()
 
 
 def test_a_start_waits_for_another_that_is_setting_up(tree: Path, dev: ModuleType) -> None:
@@ -273,6 +283,7 @@ def test_a_lock_file_holds_pins_and_hashes_and_nothing_else(lock: str) -> None:
 
 def test_what_runs_is_what_was_tested() -> None:
     assert pins("requirements.lock").items() <= pins("requirements-dev.lock").items()
+    assert pins("requirements-dev.lock").items() <= pins("requirements-bench.lock").items()
 
 
 def test_every_dependency_is_locked() -> None:
@@ -281,6 +292,7 @@ def test_every_dependency_is_locked() -> None:
     for lock, wanted in (
         ("requirements.lock", [*project["project"]["dependencies"], *groups["build"]]),
         ("requirements-dev.lock", [each for each in groups["dev"] if isinstance(each, str)]),
+        ("requirements-bench.lock", [each for each in groups["bench"] if isinstance(each, str)]),
     ):
-        names = {re.split(r"[<>=;! ]", each)[0] for each in wanted}
+        names = {re.split(r"[<>=;! \[]", each)[0] for each in wanted}
         assert names <= pins(lock).keys()

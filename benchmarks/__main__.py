@@ -1,0 +1,208 @@
+"""`./dev bench`: measures the gateway beside its peers, or a running server, and writes what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from . import results
+from .behaviour.scenario import names as behaviours
+from .catalogue import KINDS, WRK, find_program, missing_packages
+from .descriptors import raise_limit
+from .loads import Generator
+from .played import play
+from .progress import progress
+from .results import Measured, Missing, Result
+from .rounds import measure
+from .running import measure_running
+from .scenario import Scenario, ScenarioError, choose, read_all
+from .setting import Setting, begin
+from .special import measure_collapse, measure_start
+from .table import markdown
+
+_MEASURES = {"cost": measure, "latency": measure, "start": measure_start, "collapse": measure_collapse}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    made = argparse.ArgumentParser(
+        prog="./dev bench",
+        description="Measure the gateway beside its peers, each pinned to a core, in interleaved rounds.",
+        epilog="A result is a JSON file, a Markdown report and plots, in benchmarks/results unless told "
+        "otherwise. benchmarks/README.md says what each number means.",
+    )
+    made.add_argument(
+        "scenario", nargs="*", help="those to measure, by name (default: all); --list tells them"
+    )
+    made.add_argument("--quick", action="store_true", help="only what the goals are about: under two minutes")
+    made.add_argument(
+        "--list", action="store_true", help="list scenarios and contestants, and what is missing"
+    )
+    made.add_argument(
+        "--rounds", type=int, metavar="N", help="rounds of each contestant (default: the scenario's)"
+    )
+    made.add_argument("--seconds", type=float, metavar="S", help="of a round (default: the scenario's)")
+    made.add_argument(
+        "--out", type=Path, metavar="FILE", help="where the JSON goes; report and plots beside it"
+    )
+    made.add_argument("--only", action="append", metavar="NAME", help="only this contestant; may be repeated")
+    made.add_argument(
+        "--generator", choices=["wrk", "python"], help="of the closed loop (default: wrk if installed)"
+    )
+    made.add_argument("--no-plots", action="store_true", help="draw nothing")
+    running = made.add_argument_group("a server that runs already")
+    running.add_argument("--url", metavar="URL", help="put load on this one instead of starting anything")
+    running.add_argument(
+        "--targets", type=Path, metavar="FILE", help='JSONL, {"target": "/v2/…", "token": "…"} a line'
+    )
+    running.add_argument(
+        "--target", action="append", metavar="PATH", help="a path, with the token in AOS_TOKEN"
+    )
+    running.add_argument("--connections", type=int, default=32, metavar="N", help="at once (default: 32)")
+    running.add_argument("--rate", type=float, metavar="R", help="offered per second: an open loop instead")
+    running.add_argument(
+        "--pid", type=int, metavar="PID", help="its process, to weigh its CPU time on this machine"
+    )
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure.
+
+    Returns:
+        The exit code: 0 done, 1 nothing valid was measured, 2 wrong usage, 130 interrupted.
+    """
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    raise_limit()
+    try:
+        if options.url:
+            print(measure_running(options, os.environ.get("AOS_TOKEN", "")), end="")
+            return 0
+        wanted, plays = chosen(options)
+        scenarios = [_adapted(one, options) for one in wanted]
+        if options.list:
+            print(_listing(scenarios, plays), end="")
+            return 0
+        return _run(scenarios, plays, options)
+    except ScenarioError as error:
+        print(f"./dev bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("./dev bench: interrupted", file=sys.stderr)
+        return 130
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _adapted(scenario: Scenario, options: argparse.Namespace) -> Scenario:
+    """Return a scenario with what the command line changes."""
+    changes: dict[str, object] = {"rounds": options.rounds} if options.rounds else {}
+    if options.seconds:
+        changes["load"] = msgspec.structs.replace(scenario.load, seconds=options.seconds)
+    if options.only:
+        changes["contestant"] = [one for one in scenario.contestant if one.name in options.only]
+        if not changes["contestant"]:
+            names = ", ".join(one.name for one in scenario.contestant)
+            raise ScenarioError(f"{scenario.name}: --only leaves nobody; there are {names}")
+    return msgspec.structs.replace(scenario, **changes)
+
+
+def chosen(options: argparse.Namespace) -> tuple[list[Scenario], list[str]]:
+    """Return the scenarios that are measured and the names of those that are played.
+
+    Raises:
+        ScenarioError: a name fits none.
+    """
+    measurable = read_all()
+    playable = behaviours()
+    names: list[str] = options.scenario
+    plays = [name for name in names if name in playable]
+    others = [name for name in names if name not in playable]
+    for name in others:
+        if name not in measurable:
+            raise ScenarioError(f"no scenario {name!r}; there are {', '.join([*measurable, *playable])}")
+    if not names:
+        return choose(measurable, [], quick=options.quick), [] if options.quick or options.only else playable
+    return choose(measurable, others, quick=options.quick) if others else [], plays
+
+
+def _listing(scenarios: Sequence[Scenario], plays: Sequence[str]) -> str:
+    lines = []
+    for scenario in scenarios:
+        lines.append(f"{scenario.name}{' (quick)' if scenario.quick else ''}: {scenario.title}")
+        for entry in scenario.contestant:
+            packages = missing_packages(KINDS[entry.kind].needs)
+            lines.append(f"  {entry.name}" + (f" - install {', '.join(packages)}" if packages else ""))
+    lines += [f"{name}: played with and without the gateway" for name in plays]
+    if not WRK.is_met():
+        lines.append(
+            f"closed loop by a client in Python, which takes more of its core: install {WRK.package}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _generator(options: argparse.Namespace) -> Generator:
+    wished: Generator | None = options.generator
+    return wished or ("wrk" if find_program("wrk") else "python")
+
+
+def _run(scenarios: Sequence[Scenario], plays: Sequence[str], options: argparse.Namespace) -> int:
+    began_s = time.monotonic()
+    generator = _generator(options)
+    result = results.begin(is_quick=options.quick, generator=generator)
+    if not WRK.is_met():
+        result.missing.append(
+            Missing("wrk", "all", f"install {WRK.package}; a client in Python stands in for it")
+        )
+    code = 0
+    try:
+        with progress(len(scenarios) + len(plays)) as of:
+            for place, scenario in enumerate(scenarios):
+                setting = Setting(generator, of(place), result.missing)
+                measured = begin(scenario)
+                result.scenarios.append(measured)
+                _MEASURES[scenario.measure](measured, scenario, setting)
+            for place, name in enumerate(plays, len(scenarios)):
+                played = play(name, Setting(generator, of(place), result.missing))
+                result.behaviour += [played] if played else []
+        result.is_partial = False
+    except KeyboardInterrupt:
+        code = 130
+    result.seconds = time.monotonic() - began_s
+    written = _write(result, options.out or results.file_for(result), plots=not options.no_plots)
+    print(markdown(result))
+    print("\n".join(["Written:", *(f"  {file}" for file in written)]))
+    if not code and not result.behaviour and not any(map(_is_valid, result.scenarios)):
+        code = 1
+    return code
+
+
+def _is_valid(measured: Measured) -> bool:
+    return any(not one.invalid for row in measured.rows for one in row.rounds)
+
+
+def _write(result: Result, file: Path, *, plots: bool) -> list[Path]:
+    results.save(result, file)
+    report = file.with_suffix(".md")
+    report.write_text(markdown(result), "utf-8")
+    if not plots or not importlib.util.find_spec("matplotlib"):
+        return [file, report]
+    from .plots import draw
+
+    return [file, report, *draw(result, file.with_suffix(""))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+"""An open-loop load generator: requests go out when the schedule says, however slow the answers are."""
+
+from benchmarks.openloop.generator import offer
+from benchmarks.openloop.report import Report
+from benchmarks.openloop.response import Answer
+from benchmarks.openloop.targets import Target, read_targets
+
+__all__ = ["Answer", "Report", "Target", "offer", "read_targets"]

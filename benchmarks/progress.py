@@ -1,0 +1,60 @@
+"""Tells how far a run is: a bar with rich where that is installed and somebody looks, else plain lines."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Tell = Callable[[str, float], None]
+
+
+@contextmanager
+def progress(scenarios: int) -> Iterator[Callable[[int], Tell]]:
+    """Show progress inside the block.
+
+    Args:
+        scenarios: how many there will be.
+
+    Yields:
+        What gives, for the scenario of a number, the function to tell a line and the share that is done.
+    """
+    if sys.stderr.isatty() and importlib.util.find_spec("rich"):
+        with _bar(scenarios) as show:
+            yield show
+    else:
+        yield _lines
+
+
+@contextmanager
+def _bar(scenarios: int) -> Iterator[Callable[[int], Tell]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=scenarios)
+
+        def of(place: int) -> Tell:
+            def tell(text: str, share: float) -> None:
+                bar.update(task, description=text, completed=place + share)
+
+            return tell
+
+        yield of
+
+
+def _lines(place: int) -> Tell:
+    began_s = time.monotonic()
+    last = ""
+
+    def tell(text: str, share: float) -> None:
+        nonlocal last
+        # One line for each round is enough for a log.
+        if (what := text.rpartition(",")[0] or text) != last:
+            last = what
+            print(f"{time.monotonic() - began_s:6.1f} s  {what}", file=sys.stderr, flush=True)
+
+    return tell

@@ -1,0 +1,207 @@
+"""The harness end to end: a short run, an interrupted one, and load on a server that runs already."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import tree
+from benchmarks.__main__ import chosen, parser
+from benchmarks.closedloop import requests
+from benchmarks.contestants import filled
+from benchmarks.loads import closed, once, write_targets
+from benchmarks.processes import Origin, Processes, get
+from benchmarks.results import load_result
+from benchmarks.scenario import Load
+from benchmarks.targets import make_targets
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    with Processes() as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def origin(processes: Processes) -> Origin:
+    return Origin(processes)
+
+
+def bench(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_run_measures_each_contestant_and_writes_what_came_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    only = ("--only", "gateway", "--only", "bare aiohttp proxy")
+    with bench(
+        "forwarded",
+        *only,
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.3",
+        "--generator",
+        "python",
+        "--no-plots",
+        "--out",
+        str(file),
+    ) as run:
+        output, errors = run.communicate(timeout=25)
+    assert run.returncode == 0, errors
+    result = load_result(file)
+    assert not result.is_partial
+    (measured,) = result.scenarios
+    assert [(row.contestant, row.reasons()) for row in measured.sorted_rows()] == [
+        ("gateway", []),
+        ("bare aiohttp proxy", []),
+    ]
+    assert all(row.values("cost_us")[0] > 0 for row in measured.rows)
+    assert "≤ 1 × bare aiohttp proxy, stretch ≤ 0.8" in output
+    assert (tmp_path / "result.md").read_text().startswith("# Measurements\n")
+
+
+def test_an_interrupted_run_ends_everything_and_says_that_its_results_are_partial(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    with bench("start", "--only", "gateway", "--rounds", "50", "--no-plots", "--out", str(file)) as run:
+        deadline_s = time.monotonic() + 20
+        # The origin, a gateway, and whatever that has started.
+        while len(family := tree.tree(run.pid)) < 3 and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        run.send_signal(signal.SIGINT)
+        output, _ = run.communicate(timeout=20)
+    assert run.returncode == 130
+    assert load_result(file).is_partial
+    assert "**Interrupted: these results are partial.**" in output
+    assert [one.pid for one in family if tree.lives(one)] == []
+
+
+def test_a_server_that_runs_already_is_put_under_load(origin: Origin) -> None:
+    path, token = make_targets(Load())[0]
+    environment = {**os.environ, "AOS_TOKEN": token}
+    command = ["--url", origin.url, "--target", path, "--rounds", "1", "--seconds", "0.3"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks",
+            *command,
+            "--pid",
+            str(origin.child.pid),
+            "--generator",
+            "python",
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=25,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert "| answers that were not 200, or none | 0 |" in lines
+    assert "| of the first few: 200, no Cache-Status | 1 |" in lines
+    assert any(line.startswith("| CPU per request | ") for line in lines)
+    assert token not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "measured", "played"),
+    [
+        (["herd", "hit", "throttled"], ["hit"], ["herd", "throttled"]),
+        (["herd"], [], ["herd"]),
+        (["latency", "--quick"], ["latency"], []),
+    ],
+)
+def test_scenarios_of_both_sorts_are_chosen_by_name(
+    arguments: list[str], measured: list[str], played: list[str]
+) -> None:
+    scenarios, plays = chosen(parser().parse_args(arguments))
+    assert ([one.name for one in scenarios], plays) == (measured, played)
+
+
+def test_a_quick_run_plays_nothing_and_a_full_run_everything() -> None:
+    quick, full = (chosen(parser().parse_args(arguments)) for arguments in (["--quick"], []))
+    assert quick[1] == []
+    assert {"herd", "redis-dies", "throttled"} <= set(full[1])
+    assert {one.name for one in quick[0]} < {one.name for one in full[0]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("hot",), "no scenario 'hot'"),
+        (("--url", "http://127.0.0.1:1"), "--target"),
+        (("hit", "--only", "x"), "leaves nobody"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(arguments: tuple[str, ...], problem: str) -> None:
+    with bench(*arguments) as run:
+        output, errors = run.communicate(timeout=25)
+    assert (run.returncode, output, errors.count("\n")) == (2, "", 1)
+    assert problem in errors
+
+
+def test_the_origin_answers_by_the_path_alone(origin: Origin) -> None:
+    def ask(stack: str, action: str) -> tuple[int, bytes]:
+        return get(f"{origin.url}/v2/stacks/{stack}/actions/{action}")
+
+    before = origin.requests()
+    status, body = ask("stack-1", "action-1")
+    assert (status, len(body)) == (200, 1250)
+    record = json.loads(body)
+    assert record["metadata"]["name"] == "action-1"
+    assert record["status"]["objectStatus"]["phase"] == "Succeeded"
+    assert json.loads(ask("running-1", "action-1")[1])["status"]["objectStatus"]["phase"] == "Running"
+    assert len(ask("stack-1", "action-1.100000")[1]) == 100_000
+    assert origin.requests() == before + 3
+
+
+def test_the_closed_loop_asks_for_each_target_once_when_told_to(processes: Processes, origin: Origin) -> None:
+    load = Load(records=50, callers=2, body_bytes=70_000)
+    asked = write_targets(make_targets(load), processes.folder, "once")
+    before = origin.requests()
+    outcome = once(processes, origin.url, asked, load)
+    assert (outcome.completed, outcome.statuses, outcome.errors) == (100, {"200": 100}, {})
+    assert origin.requests() == before + 100
+
+
+def test_pollers_keep_to_their_interval(processes: Processes, origin: Origin) -> None:
+    load = Load(connections=10, interval_ms=150.0, seconds=0.6)
+    asked = write_targets(make_targets(load), processes.folder, "polled")
+    outcome = closed(processes, origin.url, asked, load, "wrk")
+    assert outcome.failures() == 0
+    # Each begins somewhere in the first interval, and asks four times from then on, at most.
+    assert 10 < outcome.completed <= 40
+
+
+def test_a_connection_that_is_refused_is_an_error_and_no_answer(processes: Processes) -> None:
+    asked = write_targets(make_targets(Load()), processes.folder, "refused")
+    outcome = once(processes, "http://127.0.0.1:1", asked, Load(connections=2))
+    assert (outcome.completed, outcome.errors) == (0, {"connect: ConnectionRefusedError": 2})
+
+
+def test_requests_are_byte_identical_unless_they_carry_ids_of_their_own() -> None:
+    targets = [("/a", "t")]
+    same = requests(targets, "h", fresh_ids=False, once=False)
+    assert next(same) == next(same) == b"GET /a HTTP/1.1\r\nHost: h\r\nX-Auth-Token: t\r\n\r\n"
+    fresh = requests(targets, "h", fresh_ids=True, once=False)
+    assert next(fresh) != next(fresh)
+
+
+def test_a_template_names_every_value_that_it_needs() -> None:
+    assert filled("a {{b}} $c {{d}}", {"b": "{{d}}", "d": 1}) == "a 1 $c 1"
+    with pytest.raises(KeyError):
+        filled("{{nothing}}", {})
