@@ -59,8 +59,9 @@ async def test_a_herd_reaches_the_upstream_once_for_each_caller_at_most() -> Non
     result = await play("small", herd)
     direct, gateway = result.sides
     assert (direct.upstream_calls, direct.answered) == (direct.requests, direct.requests)
-    assert direct.figures["calls_after_the_end"] == 12 * 4
-    assert gateway.figures["calls_after_the_end"] <= 2
+    # Beside one for each caller: what was answered between the count and the end.
+    assert direct.figures["answers_after_the_end"] >= 12 * 4
+    assert gateway.figures["answers_after_the_end"] <= 2 + 2
     assert gateway.figures["noticed"] == direct.figures["noticed"] == 12
     assert (direct.errors, gateway.errors) == ({}, {})
     assert result.calls_with < result.calls_without
