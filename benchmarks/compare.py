@@ -9,13 +9,22 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 from .goals import judge
 from .results import Measured, Result, load_result
 from .summary import Spread, spread
 from .table import FIGURES, number, table, unit, with_spread
 
-_FIGURES = ("cost_us", "p50_ms", "p99_ms", "ready_s", "rss_mb", "entry_bytes", "upstream_calls")
+# By measure. Closed loops tell nothing about latency that could be compared.
+_FIGURES = MappingProxyType(
+    {
+        "cost": ("cost_us", "entry_bytes"),
+        "latency": ("p50_ms", "p99_ms", "p99.9_ms"),
+        "start": ("ready_s", "rss_mb"),
+        "collapse": ("upstream_calls",),
+    }
+)
 
 
 def differs(before: Spread, after: Spread) -> bool:
@@ -30,6 +39,8 @@ def change(before: Spread | None, after: Spread | None) -> str:
     if not before.median:
         return "–"
     factor = f"× {number(after.median / before.median)}"
+    if before.rounds == after.rounds == 1:
+        return factor
     if not differs(before, after):
         return f"{factor}, within the spread"
     return f"{factor}, {'better' if after.median < before.median else 'worse'}"
@@ -70,7 +81,7 @@ def _figures(was: Measured, now: Measured) -> list[list[str]]:
     rows = []
     for row in was.rows:
         other = now.row(row.contestant, row.x)
-        for figure in _FIGURES:
+        for figure in _FIGURES[was.measure]:
             spreads = (spread(row.values(figure)), spread(other.values(figure)) if other else None)
             if any(spreads):
                 where = "" if row.x is None else f" at {row.x:,.0f}"

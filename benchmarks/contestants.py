@@ -210,7 +210,7 @@ def _nginx(place: Place, server: str, http: str = "", **more: object) -> Child:
         "upstream": place.upstream.address,
         "descriptors": limit(),
         # What a cached record begins with in its file, the key included, has to fit.
-        "buffer": max(_HEAD_BYTES, -(-place.load.token_bytes // _HEAD_BYTES + 1) * _HEAD_BYTES),
+        "buffer": _buffer_bytes(place.load.token_bytes),
         # The others are for connections.
         "open_files": limit() // 3,
         "preamble": "\n".join(preamble),
@@ -220,6 +220,11 @@ def _nginx(place: Place, server: str, http: str = "", **more: object) -> Child:
     }
     file = _write(place, "nginx.conf", values)
     return _run(place, [_program("nginx"), "-p", place.folder, "-e", place.folder / "error.log", "-c", file])
+
+
+def _buffer_bytes(token_bytes: int) -> int:
+    pages = 1 + token_bytes // _HEAD_BYTES
+    return (pages + (token_bytes > _HEAD_BYTES // 2)) * _HEAD_BYTES
 
 
 def _nginx_cache(place: Place) -> Child:

@@ -103,6 +103,8 @@ def test_a_difference_within_the_spread_is_called_none() -> None:
     assert compare.change(before, far) == "× 0.50, better"
     assert compare.change(far, before) == "× 2.00, worse"
     assert compare.change(before, None) == "not in both"
+    # One round each tells nothing about the spread.
+    assert compare.change(Spread(10.0, 10.0, 10.0, 1), Spread(9.0, 9.0, 9.0, 1)) == "× 0.90"
 
 
 def test_two_results_are_compared_by_the_ratio_to_the_peer_first(
