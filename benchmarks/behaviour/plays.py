@@ -135,7 +135,7 @@ async def _slow_upstream(scenario: SlowUpstream) -> tuple[list[Side], str]:
 async def _herd(scenario: Herd) -> tuple[list[Side], str]:
     sides = [await _herd_side(scenario, name) for name in ("direct", "gateway")]
     return sides, (
-        f"upstream calls after the end {_both(sides, 'calls_after_the_end')};"
+        f"upstream answers after the end {_both(sides, 'answers_after_the_end')};"
         f" noticed by {_both(sides, 'noticed')}, p50 after {_both(sides, 'noticed_p50_s', 2)} s,"
         f" the last after {_both(sides, 'noticed_max_s', 2)} s; {errors_in_words(sides[1].errors)}"
     )
@@ -161,16 +161,17 @@ async def _herd_side(scenario: Herd, name: str) -> Side:
             for poller in pollers:
                 group.create_task(wait_and_read(poller))
             await asyncio.sleep(scenario.before_s)
-            calls_before = stage.calls()
+            # Calls under way at the end tell of it too: what counts is when they are answered.
+            answers_before = stage.answers()
             stage.end_executions()
             ended_s = time.monotonic()
-        calls = stage.calls()
+        calls, answers = stage.calls(), stage.answers()
     _close(pollers)
     return _side(
         name,
         counts,
         calls,
-        calls_after_the_end=calls - calls_before,
+        answers_after_the_end=answers - answers_before,
         **_noticed(pollers, ended_s),
     )
 
@@ -193,10 +194,9 @@ async def _throttled_side(scenario: Throttled, name: str) -> Side:
     known = records()
     with Stage(scenario, has_gateway=name != "direct") as stage:
         stage.fault(kind="throttle", per_second=scenario.per_second, per="token", retry_after_s=1)
-        rounds = [
-            [known.settled[(start + step) % len(known.settled)] for step in range(scenario.records)]
-            for start in range(scenario.dashboards)
-        ]
+        shown = known.settled[: scenario.records]
+        starts = [number % len(shown) for number in range(scenario.dashboards)]
+        rounds = [[*shown[start:], *shown[:start]] for start in starts]
         dashboards = [Poller(stage.url, targets, token, counts) for targets in rounds]
         waiters = [Poller(stage.url, [target], token, counts) for target in known.running[: scenario.waiters]]
         began_s = time.monotonic()

@@ -122,7 +122,7 @@ class Throttled(_Scenario, frozen=True, kw_only=True, tag="throttled"):
     Attributes:
         per_second: calls of one token that are answered; beyond it comes 429 with ``Retry-After: 1``.
         dashboards: pollers that read settled records, one after the other.
-        records: how many records each of them goes round.
+        records: how many records all of them go round, each from another one on.
         dashboard_interval_s: of their reads.
         waiters: pollers of a running execution each.
         waiter_interval_s: of their polls.

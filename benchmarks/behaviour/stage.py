@@ -108,6 +108,11 @@ class Stage:
         """Return how often the upstream was asked for a record so far."""
         return int(self._control("GET", "/state")["received"].get("get_execution", 0))
 
+    def answers(self) -> int:
+        """Return how many of these calls the upstream has answered so far, with whatever status."""
+        answered: dict[str, int] = self._control("GET", "/state")["answered"].get("get_execution", {})
+        return sum(answered.values())
+
     def fault(self, **fault: object) -> None:
         """Make the upstream misbehave from now on; see ``gateway/twin/faults.py``."""
         self._control("POST", "/faults", fault)

@@ -59,8 +59,9 @@ async def test_a_herd_reaches_the_upstream_once_for_each_caller_at_most() -> Non
     result = await play("small", herd)
     direct, gateway = result.sides
     assert (direct.upstream_calls, direct.answered) == (direct.requests, direct.requests)
-    assert direct.figures["calls_after_the_end"] == 12 * 4
-    assert gateway.figures["calls_after_the_end"] <= 2
+    # Beside one for each caller: what was answered between the count and the end.
+    assert direct.figures["answers_after_the_end"] >= 12 * 4
+    assert gateway.figures["answers_after_the_end"] <= 2 + 2
     assert gateway.figures["noticed"] == direct.figures["noticed"] == 12
     assert (direct.errors, gateway.errors) == ({}, {})
     assert result.calls_with < result.calls_without
@@ -69,10 +70,10 @@ async def test_a_herd_reaches_the_upstream_once_for_each_caller_at_most() -> Non
 
 
 async def test_a_mixed_load_is_offered_by_a_process_of_its_own_with_and_without_the_gateway() -> None:
-    load = Load(rate_per_s=200, duration_s=0.5, records=5, running_share=0.2)
+    load = Load(rate_per_s=300, duration_s=0.25, records=5, running_share=0.2)
     result = await play("small", Mixed(title="small", with_redis=False, load=load))
     direct, gateway = result.sides
-    assert direct.upstream_calls == direct.requests == direct.answered == gateway.answered > 50
+    assert direct.upstream_calls == direct.requests == direct.answered == gateway.answered > 40
     assert gateway.by_verdict["hit"] > 0
     # Misses that shared a fetch are no calls.
     assert gateway.upstream_calls <= gateway.by_verdict["miss"]
