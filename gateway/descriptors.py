@@ -21,7 +21,8 @@ def raise_limit(config: Config) -> str | None:
     """
     needed = (
         config.server.max_connections
-        + config.upstream.max_connections
+        # Slow callers may hold as many again.
+        + 2 * config.upstream.max_connections
         + (config.redis.max_connections + 1 if config.redis.url else 0)
         + _OTHERS
     )

@@ -19,6 +19,7 @@ _GAUGE_HELP = {
     "memory_entries": "Entries held by the memory tier.",
     "connections": "Open downstream connections.",
     "upstream_connections": "Upstream connections in use.",
+    "upstream_parked": "Those of them that wait for a caller who sends or reads slowly.",
     "upstream_waiting": "Requests waiting for an upstream connection.",
     "flights": "Shared fetches under way.",
     "redis_breaker_open": "1 while requests do not wait for Redis, because it failed too often.",

@@ -124,6 +124,8 @@ class Reply(web.StreamResponse):
         transport.write(data)
         self.sent_bytes += len(data)
         if protocol.writing_paused:
+            if self._exchange is not None:
+                self._exchange.caller_is_slow()
             async with asyncio.timeout(self._write_timeout_s):
                 await protocol._drain_helper()
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import cast
 
 import aiohttp
@@ -20,13 +20,14 @@ from yarl import URL
 
 from gateway.clock import Clock
 from gateway.core.headers import response_defect
-from gateway.core.messages import Fields, Head, IndexedFields
+from gateway.core.messages import Fields, Head, IndexedFields, names
 from gateway.core.reply import BodyFraming, content_length, request_bytes, response_framing
 from gateway.core.route import SERVER_WIDE, is_write
-from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamTimeout
+from gateway.errors import GatewayError, UpstreamError, UpstreamTimeout
 from gateway.metrics import Metrics
 from gateway.tasks import TaskSet
 from gateway.upstream_connection import UpstreamConnection
+from gateway.upstream_slots import Slot, Slots
 
 _RETRIED_METHODS = frozenset({"GET", "HEAD"})
 _READ_BYTES = 65_536
@@ -36,6 +37,8 @@ _DNS_S = 10
 _IDLE_S = 60.0
 # aiohttp's own read timer fires first; this one is for the cases in which it was seen to hang.
 _OUTER_S = 1.0
+# A request body that takes longer depends on its caller.
+_PATIENCE_S = 1.0
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True):
@@ -44,7 +47,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True):
     Attributes:
         url: scheme, host and port.
         base_path: goes before every target; no trailing slash.
-        max_connections: bound of exchanges at a time.
+        max_connections: bound of exchanges at a time; as many again may wait for slow callers.
         max_waiting: bound of requests waiting for one.
         ca_file: PEM file with the certificates to trust; empty for those of the system.
     """
@@ -81,13 +84,11 @@ class Upstream:
     """
 
     def __init__(self, settings: UpstreamSettings, clock: Clock, metrics: Metrics) -> None:
-        self.in_use = 0
-        self.waiting = 0
+        self.slots = Slots(settings.max_connections, settings.max_waiting, settings.read_timeout_s)
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
         self._tasks = TaskSet()
-        self._slots = asyncio.Semaphore(settings.max_connections)
         loop = asyncio.get_running_loop()
         context: ssl.SSLContext | bool = True
         if settings.url.startswith("https:"):
@@ -126,20 +127,20 @@ class Upstream:
             target = self._settings.base_path + target
         head = request_bytes(method, target, fields, length)
         try:
-            await self._take_slot()
+            slot = await self.slots.take()
             self._metrics.upstream_calls[method] += 1
             try:
                 connection = await self._connect(fresh=False)
                 try:
-                    return await self._exchange(connection, method, head, body)
+                    return await self._exchange(connection, method, head, body, slot)
                 except _Stale:
-                    names = frozenset(name.lower() for name, _ in fields)
-                    if method not in _RETRIED_METHODS or body is not None or is_write(method, names):
+                    is_reading = method in _RETRIED_METHODS and not is_write(method, names(fields))
+                    if body is not None or not is_reading:
                         raise
                 connection = await self._connect(fresh=True)
-                return await self._exchange(connection, method, head, body)
+                return await self._exchange(connection, method, head, body, slot)
             except BaseException:
-                self._free_slot()
+                slot.free()
                 raise
         except UpstreamError as error:
             self._metrics.upstream_failures[error.proxy_error] += 1
@@ -149,23 +150,6 @@ class Upstream:
         """Close every connection."""
         await self._tasks.cancel()
         await self._connector.close()
-
-    async def _take_slot(self) -> None:
-        if self._slots.locked() and self.waiting >= self._settings.max_waiting:
-            raise Overloaded
-        self.waiting += 1
-        try:
-            async with asyncio.timeout(self._settings.read_timeout_s):
-                await self._slots.acquire()
-        except TimeoutError as error:
-            raise Overloaded from error
-        finally:
-            self.waiting -= 1
-        self.in_use += 1
-
-    def _free_slot(self) -> None:
-        self.in_use -= 1
-        self._slots.release()
 
     async def _connect(self, *, fresh: bool) -> Connection:
         """Take a connection from the pool, or open one; ``fresh`` takes no used one."""
@@ -186,7 +170,7 @@ class Upstream:
             connection.close()
 
     async def _exchange(
-        self, connection: Connection, method: str, head: bytes, body: RequestBody | None
+        self, connection: Connection, method: str, head: bytes, body: RequestBody | None, slot: Slot
     ) -> Exchange:
         protocol = _protocol(connection)
         is_reused = protocol.exchanges > 0
@@ -210,7 +194,9 @@ class Upstream:
                 protocol.start_timeout()
             else:
                 upload = self._tasks.start(self._upload(protocol, body), "upload", awaited=True)
-            return await self._read_head(connection, method, upload)
+                patience = asyncio.get_running_loop().call_later(_PATIENCE_S, slot.park)
+                upload.add_done_callback(lambda _: patience.cancel())
+            return await self._read_head(connection, method, upload, slot)
         except BaseException as error:
             if upload is not None:
                 upload.cancel()
@@ -228,7 +214,7 @@ class Upstream:
             raise _failure(error, was_headless=True) from error
 
     async def _read_head(
-        self, connection: Connection, method: str, upload: asyncio.Task[None] | None
+        self, connection: Connection, method: str, upload: asyncio.Task[None] | None, slot: Slot
     ) -> Exchange:
         protocol = _protocol(connection)
         message, payload = await protocol.read()
@@ -250,7 +236,7 @@ class Upstream:
             connection,
             upload=upload,
             read_timeout_s=self._settings.read_timeout_s + _OUTER_S,
-            on_close=self._free_slot,
+            slot=slot,
         )
 
     async def _upload(self, protocol: UpstreamConnection, body: RequestBody) -> None:
@@ -300,7 +286,7 @@ class Exchange:
         *,
         upload: asyncio.Task[None] | None,
         read_timeout_s: float,
-        on_close: Callable[[], None],
+        slot: Slot,
     ) -> None:
         self.head = head
         self.framing = framing
@@ -309,7 +295,7 @@ class Exchange:
         self._connection: Connection | None = connection
         self._upload = upload
         self._read_timeout_s = read_timeout_s
-        self._on_close = on_close
+        self._slot = slot
         self._is_complete = framing is BodyFraming.NONE
 
     async def read(self) -> bytes:
@@ -321,8 +307,10 @@ class Exchange:
         if self._is_complete:
             return b""
         try:
-            async with asyncio.timeout(self._read_timeout_s):
-                data = await self._payload.readany()
+            # What is there already needs no deadline.
+            if not (data := self._payload.read_nowait()) and not self._payload.is_eof():
+                async with asyncio.timeout(self._read_timeout_s):
+                    data = await self._payload.readany()
             if (broken := self._payload.exception()) is not None:
                 raise broken
         except _FAILURES as error:
@@ -330,6 +318,10 @@ class Exchange:
         if not data:
             self._is_complete = True
         return data
+
+    def caller_is_slow(self) -> None:
+        """Let another exchange have the place of this one, while its caller takes nothing."""
+        self._slot.park()
 
     def close(self) -> None:
         """Give the connection back after a clean end, else cut it; may be repeated."""
@@ -350,7 +342,7 @@ class Exchange:
             connection.release()
         else:
             connection.close()
-        self._on_close()
+        self._slot.free()
 
 
 class _Stale(UpstreamError):

@@ -14,4 +14,4 @@ async def gateway(aos: ScriptedAos) -> AsyncIterator[RunningGateway]:
     aos.answer(Answer(body=b"from upstream"))
     async with running(aos.url, server__body_timeout_s=3, server__header_timeout_s=3) as started:
         yield started
-    assert started.app.upstream.in_use == 0
+    assert started.app.upstream.slots.in_use == 0

@@ -145,7 +145,7 @@ async def test_damaged_requests_never_fail_hang_or_become_others() -> None:
                     data = mutate(chooser, _REQUESTS)
                     await _attack(gateway, aos, data, "whole" if number % 2 else f"random {number}")
                 await _is_well(gateway)
-                assert gateway.app.upstream.in_use == 0
+                assert gateway.app.upstream.slots.in_use == 0
 
     await asyncio.gather(*map(work, _SEEDS))
 
@@ -166,7 +166,7 @@ async def test_damaged_answers_never_fail_hang_or_reach_the_next_request() -> No
             damaged = (mutate(chooser, _ANSWERS) for _ in range(_ROUNDS))
             for data in (*_KEPT_ANSWERS, *damaged):
                 await _mislead(gateway, aos, data, chooser.choice([TARGET, _OTHER]), chooser.random())
-            assert gateway.app.upstream.in_use == 0
+            assert gateway.app.upstream.slots.in_use == 0
 
     await asyncio.gather(*map(work, _SEEDS))
 

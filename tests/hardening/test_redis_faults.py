@@ -133,7 +133,7 @@ async def rig_on(
         await until(lambda: subscription.is_up, "the subscription")
         await rig.hits(5.0)
         yield rig
-    assert gateway.app.upstream.in_use == 0
+    assert gateway.app.upstream.slots.in_use == 0
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ async def test_a_body_that_stalls_is_answered_with_408_and_cut_upstream(
         assert await client.at_eof(2)
         await aos.wait_until(lambda: bool(aos.cut), "the upstream to see the cut")
         assert aos.received == []
-        assert gateway.app.upstream.in_use == 0
+        assert gateway.app.upstream.slots.in_use == 0
 
 
 async def test_a_body_that_is_slow_but_steady_arrives(aos: ScriptedAos) -> None:
@@ -155,7 +155,7 @@ async def test_a_read_whose_caller_leaves_before_the_answer_stops_upstream(
             await client.send(request_bytes(method, "/x"))
             await aos.wait_received(1)
         await aos.wait_until(lambda: aos.open_connections == 0, "the gateway to let go")
-        assert gateway.app.upstream.in_use == 0
+        assert gateway.app.upstream.slots.in_use == 0
 
 
 async def test_a_silent_stream_whose_caller_leaves_stops_upstream(aos: ScriptedAos) -> None:
@@ -169,7 +169,7 @@ async def test_a_silent_stream_whose_caller_leaves_stops_upstream(aos: ScriptedA
             await client.send(request_bytes("GET", "/x"))
             await client.read_head()
         await aos.wait_until(lambda: aos.open_connections == 0, "the gateway to let go")
-        assert gateway.app.upstream.in_use == 0
+        assert gateway.app.upstream.slots.in_use == 0
 
 
 @pytest.mark.parametrize(
@@ -191,9 +191,9 @@ async def test_a_write_whose_caller_leaves_goes_on_and_is_forgotten(
             await client.send(request_bytes(method, target, fields))
             await gate.wait_reached()
         await asyncio.sleep(_STEP_S)
-        assert gateway.app.upstream.in_use == 1
+        assert gateway.app.upstream.slots.in_use == 1
         gate.open()
-        await _until(lambda: gateway.app.upstream.in_use == 0)
+        await _until(lambda: gateway.app.upstream.slots.in_use == 0)
         answer = await reader.request("GET", TARGET, [_TOKEN])
         assert b"fwd=uri-miss" in answer.all("cache-status")[-1]
 

@@ -167,7 +167,7 @@ async def gateway(aos: ScriptedAos) -> AsyncIterator[RunningGateway]:
     """A gateway with short deadlines towards the upstream."""
     async with running(aos.url, upstream__read_timeout_s=1, upstream__total_timeout_s=2) as started:
         yield started
-    assert started.app.upstream.in_use == 0
+    assert started.app.upstream.slots.in_use == 0
 
 
 async def _get(gateway: RunningGateway, target: str = TARGET) -> RawResponse:
@@ -281,7 +281,7 @@ async def test_a_record_that_drips_is_a_504_after_its_whole_time(aos: ScriptedAo
     aos.answer(drip)
     async with running(aos.url, upstream__read_timeout_s=0.2, upstream__total_timeout_s=0.5) as gateway:
         _is_problem(await _get(gateway), 504)
-        assert gateway.app.upstream.in_use == 0
+        assert gateway.app.upstream.slots.in_use == 0
 
 
 async def test_a_head_that_drips_is_a_504_on_every_route(aos: ScriptedAos) -> None:

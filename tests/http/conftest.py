@@ -25,4 +25,4 @@ async def gateway(aos: ScriptedAos) -> AsyncIterator[RunningGateway]:
     """A gateway with default settings in front of the scripted AOS; it must let go of every exchange."""
     async with running(aos.url) as started:
         yield started
-    assert started.app.upstream.in_use == 0
+    assert started.app.upstream.slots.in_use == 0

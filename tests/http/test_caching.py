@@ -269,7 +269,7 @@ async def test_a_body_beyond_the_bound_streams_through_and_is_not_stored(aos: Sc
                 assert sha256(answer.body).digest() == sha256(body).digest()
                 told = "aos-gateway; fwd=uri-miss; fwd-status=200; detail=too-large"
                 assert verdict(answer) == told
-        assert gateway.app.upstream.in_use == 0
+        assert gateway.app.upstream.slots.in_use == 0
     assert aos.connections == 1
 
 

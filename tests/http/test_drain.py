@@ -83,7 +83,7 @@ async def test_what_outlasts_the_drain_is_cut(aos: ScriptedAos) -> None:
             await gateway.app.close(0.1)
         with pytest.raises(TruncatedResponse):
             await client.read_body()
-        assert gateway.app.upstream.in_use == 0
+        assert gateway.app.upstream.slots.in_use == 0
 
 
 @pytest.mark.parametrize("leaves", [False, True])

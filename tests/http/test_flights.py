@@ -192,7 +192,7 @@ async def test_a_silent_upstream_costs_all_who_wait_one_504_and_is_asked_anew_la
         assert {response.json()["code"] for response in answers} == {"GATEWAY.5040002"}
         assert len(aos.heads) == 1
         assert (await get(gateway)).status == 200
-        assert gateway.app.upstream.in_use == 0
+        assert gateway.app.upstream.slots.in_use == 0
 
 
 @pytest.mark.parametrize("wishes", [[], [("Cache-Control", "no-store")]])
@@ -204,7 +204,7 @@ async def test_a_dripping_body_meets_the_deadline_of_the_whole_fetch(
     async with running(aos.url, upstream__total_timeout_s=0.2) as gateway:
         answer = await get(gateway, TARGET, *wishes)
         assert answer.status == 504
-        assert gateway.app.upstream.in_use == 0
+        assert gateway.app.upstream.slots.in_use == 0
     assert aos.open_connections == 0
 
 
@@ -212,7 +212,7 @@ async def test_a_head_meets_the_deadline_of_the_whole_fetch(aos: ScriptedAos) ->
     aos.answer(never)
     async with running(aos.url, upstream__total_timeout_s=0.2) as gateway:
         assert (await get(gateway, method="HEAD")).status == 504
-        assert gateway.app.upstream.in_use == 0
+        assert gateway.app.upstream.slots.in_use == 0
 
 
 async def test_a_failed_fetch_fails_for_all_who_joined_and_is_not_kept(
@@ -243,7 +243,7 @@ async def test_a_body_too_large_streams_to_the_leader_and_the_others_fetch_for_t
         await all_busy(gateway, 3)
         gate.open()
         answers = await asyncio.gather(*asked)
-        assert gateway.app.upstream.in_use == 0
+        assert gateway.app.upstream.slots.in_use == 0
     assert all(response.body == large.body for response in answers)
     assert all("detail=too-large" in verdict(response) for response in answers)
     assert len(aos.received) == 3

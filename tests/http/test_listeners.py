@@ -348,7 +348,7 @@ async def test_a_caller_who_takes_nothing_is_cut_off(aos: ScriptedAos) -> None:
         await client.send(request_bytes("GET", OTHER_ROUTE))
         await aos.wait_heads(1)
         await aos.wait_until(lambda: aos.open_connections == 0, "the gateway to let go")
-        assert gateway.app.upstream.in_use == 0
+        assert gateway.app.upstream.slots.in_use == 0
         client.abort()
 
 

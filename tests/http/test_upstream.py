@@ -341,14 +341,14 @@ async def test_requests_beyond_pool_and_queue_are_refused_and_the_queue_is_serve
     async with running(aos.url, upstream__max_connections=2, upstream__max_waiting=1) as gateway:
         asked = [asyncio.create_task(get(gateway, f"/x/{number}")) for number in range(3)]
         await gate.wait_reached(2)
-        await until(lambda: gateway.app.upstream.waiting == 1)
+        await until(lambda: gateway.app.upstream.slots.waiting == 1)
         refused = await get(gateway, OTHER_ROUTE)
         _is_our_problem(refused, 503, "connection_limit_reached")
         assert refused.get("retry-after") == b"1"
         gate.open()
         assert [response.status for response in await asyncio.gather(*asked)] == [200] * 3
         assert aos.connections == 2
-        assert gateway.app.upstream.in_use == 0
+        assert gateway.app.upstream.slots.in_use == 0
 
 
 async def test_a_request_waits_for_a_connection_no_longer_than_the_read_timeout(aos: ScriptedAos) -> None:
@@ -371,7 +371,7 @@ async def test_a_request_waits_for_a_connection_no_longer_than_the_read_timeout(
         assert (await get(gateway, "/waits")).status == 503
         is_over.set()
         assert (await first).body == b"x" * 500
-        assert gateway.app.upstream.waiting == 0
+        assert gateway.app.upstream.slots.waiting == 0
 
 
 async def test_a_caller_who_leaves_a_stream_frees_its_connection(aos: ScriptedAos) -> None:
