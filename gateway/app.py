@@ -105,12 +105,12 @@ class Gateway:
             is_draining=lambda: self._is_draining,
         )
         connection = None
-        if config.server.fast_lane and self.tiers.memory is not None:
+        if config.server.fast_lane:
             if (difference := why_closed()) is not None:
                 _log.warning("server.fast_lane is left off: %s", difference)
             else:
                 self.fast_lane = FastLane(
-                    memory=self.tiers.memory,
+                    tiers=self.tiers,
                     recogniser=recogniser,
                     keys=keys,
                     hop=hop,

@@ -22,7 +22,8 @@ from gateway.core.status import Forward, Reason, Verdict
 from gateway.core.wishes import read_wishes
 from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, Throttled, UpstreamError
 from gateway.flight import Flight, Flights
-from gateway.store.tiers import Lookup, Ticket, Tiers
+from gateway.store.lookup import LookedUp, Lookup, Ticket
+from gateway.store.tiers import Tiers
 from gateway.throttle import Throttle
 from gateway.upstream import Exchange, RequestBody, Upstream
 
@@ -110,8 +111,15 @@ class Cache:
         self._clock = clock
         self._judges = judges
 
-    async def answer(self, request: Request, body: RequestBody | None) -> Answer:
+    async def answer(
+        self, request: Request, body: RequestBody | None, looked_up: LookedUp | None = None
+    ) -> Answer:
         """Answer one request.
+
+        Args:
+            request: what was asked.
+            body: its body; ``None`` without one.
+            looked_up: a look-up made for it already; ``None`` when none was.
 
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
@@ -125,7 +133,7 @@ class Cache:
         planned = plan(request, self._recogniser)
         if isinstance(planned, Bypass):
             return await self._bypass(request, body, planned)
-        return await self._fetch(request, planned)
+        return await self._fetch(request, planned, looked_up)
 
     async def _bypass(self, request: Request, body: RequestBody | None, bypass: Bypass) -> Answer:
         verdict = Verdict(forward=bypass.forward, reason=bypass.reason)
@@ -165,7 +173,7 @@ class Cache:
         head = answers.forwarded_head(exchange.head, self._hop.via, verdict)
         return Answer(head, None, verdict, exchange)
 
-    async def _fetch(self, request: Request, planned: Plan) -> Answer:
+    async def _fetch(self, request: Request, planned: Plan, looked_up: LookedUp | None) -> Answer:
         key = self._keys.entry(planned.identity.entry, planned.variant, planned.execution)
         wishes = planned.wishes
         if wishes.no_store:
@@ -175,7 +183,10 @@ class Cache:
         forward = Forward.REQUEST
         reason: Reason | None = Reason.REQUEST_NO_CACHE
         if not wishes.no_cache:
-            lookup = await self._tiers.lookup(key)
+            if looked_up is not None and looked_up.ticket.key == key:
+                ticket, lookup = looked_up.ticket, looked_up.lookup
+            else:
+                lookup = await self._tiers.lookup(key)
             # Between a look-up in Redis and here another request's fetch may have ended.
             entry = lookup.entry or self._tiers.peek(key)
             why_not = None if entry is None else self._why_not(planned, entry)

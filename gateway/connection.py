@@ -22,6 +22,7 @@ from gateway.errors import BadRequest, GatewayError, problem
 from gateway.metrics import Metrics
 from gateway.reply import Reply
 from gateway.request_id import RequestIds
+from gateway.store.lookup import LookedUp
 
 _HEAD_END = b"\r\n\r\n"
 # No byte of a head may be NUL: the parser refuses it wherever it stands.
@@ -269,6 +270,10 @@ class DownstreamConnection(RequestHandler):
         if self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()
             await asyncio.wait((self._is_gone,), timeout=LINGER_S)
+
+    def take_looked_up(self) -> LookedUp | None:
+        """Return the look-up that was made for the present request before it was parsed."""
+        return None
 
     def stop_with_caller(self, task: asyncio.Task[Any] | None) -> None:
         """Say which task is cancelled when the caller leaves; ``None`` lets a write go on to its end."""

@@ -89,7 +89,7 @@ class Handler:
         connection.stop_with_caller(None if writes else asyncio.current_task())
         try:
             request, body = self._read(message, path, fields, request_id)
-            answer = await self._cache.answer(request, body)
+            answer = await self._cache.answer(request, body, connection.take_looked_up())
         except GatewayError as error:
             head, text = problem(error, request_id)
             answer = Answer(head, text, Verdict())

@@ -113,10 +113,24 @@ def without_passing(rest: bytes) -> bytes | None:
     return b"\r\n".join(kept)
 
 
+class Owner(msgspec.Struct, frozen=True, gc=False):
+    """Whose copies a request may be answered from.
+
+    Attributes:
+        owner: `KeySpace.owner` of the two below.
+        caller: whom entries belong to.
+        variant: digest of what was negotiated.
+    """
+
+    owner: bytes
+    caller: bytes
+    variant: bytes
+
+
 def owner_of(
     rest: bytes, *, recogniser: Recogniser, keys: KeySpace, hop: headers.Hop, own_hosts: OwnHosts | None
-) -> bytes | None:
-    """Return whose copies a GET with these field lines may be answered from, `KeySpace.owner`.
+) -> Owner | None:
+    """Return whose copies a GET with these field lines may be answered from.
 
     Args:
         rest: from `glance`.
@@ -150,4 +164,5 @@ def owner_of(
     planned = plan(request, recogniser)
     if isinstance(planned, Bypass) or planned.wishes != NO_WISHES:
         return None
-    return keys.owner(planned.identity.entry, planned.variant)
+    caller, variant = planned.identity.entry, planned.variant
+    return Owner(keys.owner(caller, variant), caller, variant)

@@ -20,10 +20,9 @@ from gateway.metrics import Metrics
 from gateway.store.base import Found, StoreError
 from gateway.store.breaker import PROBE, Breaker
 from gateway.store.redis_connection import connection_arguments
+from gateway.store.redis_lookups import Lookups, Values
 from gateway.tasks import TaskSet
 
-# Keys of one MGET; a larger batch would hold up Redis for everybody else.
-_BATCH = 64
 _CLOSE_S = 1.0
 # As long as a large record: a Redis that drips lets a short answer come in time.
 _PROBE = b"?" * 16_384
@@ -95,7 +94,7 @@ class RedisStore:
         self._metrics = metrics
         self._opened = on_connection_opened
         self._tasks = TaskSet()
-        self._waiting: list[tuple[EntryKey, asyncio.Future[Found]]] = []
+        self._lookups = Lookups(settings.timeout_s, self._mget, self._tasks.start)
         pool = aioredis.BlockingConnectionPool(
             max_connections=settings.max_connections,
             timeout=settings.timeout_s,
@@ -112,13 +111,32 @@ class RedisStore:
         Raises:
             StoreError: Redis did not answer in time or not as it should, or is left alone for a while.
         """
+        found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+
+        def told(result: Found | StoreError) -> None:
+            # Whoever asked may have left.
+            if found.done():
+                return
+            if isinstance(result, StoreError):
+                found.set_exception(result)
+            else:
+                found.set_result(result)
+
+        self.lookup_soon(key, told)
+        return await found
+
+    def lookup_soon(self, key: EntryKey, told: Callable[[Found | StoreError], None]) -> None:
+        """Look up like `lookup`, and call ``told`` once with the result, never before this returns.
+
+        Raises:
+            StoreError: Redis is left alone for a while.
+        """
         self._pass_breaker()
-        loop = asyncio.get_running_loop()
-        found: asyncio.Future[Found] = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._send_lookups)
-        self._waiting.append((key, found))
-        return await self._in_time(found)
+
+        def hear(values: Values | StoreError) -> None:
+            told(values if isinstance(values, StoreError) else self._found(key, values))
+
+        self._lookups.ask(key, hear)
 
     async def mint(self, key: EntryKey) -> bytes | None:
         """Give a stack a generation if it has none, and return the one it has then.
@@ -234,14 +252,8 @@ class RedisStore:
         await self._client.aclose()
         await self._client.connection_pool.disconnect()
 
-    def _send_lookups(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), _BATCH):
-            self._tasks.start(self._look_up(waiting[start : start + _BATCH]), "redis-lookup")
-
-    async def _look_up(self, batch: list[tuple[EntryKey, asyncio.Future[Found]]]) -> None:
+    async def _mget(self, names: list[bytes]) -> list[object]:
         async def work() -> list[object]:
-            names = [name for key, _ in batch for name in (key.name, key.generation)]
             values = await self._client.mget(names)
             if not isinstance(values, list) or len(values) != len(names):
                 # An answer to something else: what follows on that connection is no better.
@@ -249,19 +261,10 @@ class RedisStore:
                 raise InvalidResponse
             return cast("list[object]", values)
 
-        try:
-            values = await self._guarded("lookup", work)
-        except StoreError as error:
-            for _, found in batch:
-                if not found.done():
-                    found.set_exception(error)
-                    found.exception()  # looked at here: the one who asked may have left
-            return
-        for (key, found), sealed, generation in zip(batch, values[::2], values[1::2], strict=True):
-            if not found.done():
-                found.set_result(self._found(key, sealed, _generation(generation)))
+        return await self._guarded("lookup", work)
 
-    def _found(self, key: EntryKey, sealed: object, generation: bytes | None) -> Found:
+    def _found(self, key: EntryKey, values: Values) -> Found:
+        sealed, generation = values.entry, _generation(values.generation)
         if not isinstance(sealed, bytes) or generation is None:
             return Found(None, generation)
         now_s = self._clock.wall_s()

@@ -17,6 +17,7 @@ from gateway.core.status import Reason
 from gateway.metrics import Metrics
 from gateway.store.base import Found, StoreError
 from gateway.store.ledger import Debt, Ledger
+from gateway.store.lookup import LookedUp, Lookup, Ticket
 from gateway.store.memory import MemoryStore
 from gateway.store.notes import Subscription
 from gateway.store.queue import WriteQueue
@@ -45,41 +46,6 @@ class TierSettings(msgspec.Struct, frozen=True):
     longest_ttl_s: float
     settle_s: float
     redis: RedisSettings | None
-
-
-class Ticket(msgspec.Struct, frozen=True, gc=False):
-    """What a look-up or fill remembers from its start, to tell whether it was overtaken.
-
-    Attributes:
-        key: what it is about.
-        forgets: the stack's forget count.
-        drops: the entry's drop count.
-        wall_s: wall clock.
-        monotonic_s: monotonic clock; the age of a copy counts from here.
-        generation: the stack's generation in Redis, read before the fetch; ``None`` means that
-            nothing may be stored there.
-    """
-
-    key: EntryKey
-    forgets: int
-    drops: int
-    wall_s: float
-    monotonic_s: float
-    generation: bytes | None = None
-
-
-class Lookup(msgspec.Struct, frozen=True, gc=False):
-    """The answer of all tiers.
-
-    Attributes:
-        entry: the usable entry; ``None`` when there is none.
-        generation: the stack's generation as Redis told it; ``None`` when absent or not asked.
-        has_failed: Redis was asked and did not answer.
-    """
-
-    entry: Entry | None
-    generation: bytes | None = None
-    has_failed: bool = False
 
 
 class Tiers:
@@ -165,14 +131,39 @@ class Tiers:
         """Look into memory, then into Redis; a copy found there is kept in memory."""
         if (entry := self.peek(key)) is not None:
             return Lookup(entry)
-        if self.redis is None or self._owes(key) or self._writes.is_dropping(key.name):
+        if self.redis is None or self._is_kept_from_redis(key):
             return Lookup(None)
         ticket = self.ticket(key)
         try:
-            found: Found = await self.redis.lookup(key)
-        except StoreError:
+            found: Found | StoreError = await self.redis.lookup(key)
+        except StoreError as error:
+            found = error
+        return self._seen(ticket, found)
+
+    def ask_redis(self, key: EntryKey, told: Callable[[LookedUp], None]) -> bool:
+        """Look into Redis for what memory doesn't have, without a wait here.
+
+        Args:
+            key: what to look for.
+            told: called once, later, with the result.
+
+        Returns:
+            Whether Redis is asked at all.
+        """
+        redis = self.redis
+        if redis is None or not redis.breaker.is_closed or self._is_kept_from_redis(key):
+            return False
+        ticket = self.ticket(key)
+        redis.lookup_soon(key, lambda found: told(LookedUp(ticket, self._seen(ticket, found))))
+        return True
+
+    def _is_kept_from_redis(self, key: EntryKey) -> bool:
+        return self._owes(key) or self._writes.is_dropping(key.name)
+
+    def _seen(self, ticket: Ticket, found: Found | StoreError) -> Lookup:
+        if isinstance(found, StoreError):
             return Lookup(None, has_failed=True)
-        if self._is_overtaken(ticket) or self._owes(key):
+        if self._is_overtaken(ticket) or self._owes(ticket.key):
             return Lookup(None)
         if found.entry is not None:
             self._keep_in_memory(ticket, found.entry)

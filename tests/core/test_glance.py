@@ -29,7 +29,8 @@ ALICE = b"Host: h\r\nX-Auth-Token: alice\r\n"
 
 
 def owner(rest: bytes, own_hosts: OwnHosts | None = None) -> bytes | None:
-    return owner_of(rest, recogniser=RECOGNISER, keys=KEYS, hop=HOP, own_hosts=own_hosts)
+    found = owner_of(rest, recogniser=RECOGNISER, keys=KEYS, hop=HOP, own_hosts=own_hosts)
+    return None if found is None else found.owner
 
 
 def rest_of(lines: bytes) -> bytes:

@@ -5,18 +5,21 @@ import os
 import random
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from gateway.clock import Clock
-from gateway.fast_lane import why_closed
+from gateway.fast_lane import FastLaneConnection, why_closed
 from tests.support import address
 from tests.support.aos import TARGET, Answer, ScriptedAos, record
 from tests.support.client import RawClient, request_bytes
+from tests.support.faultproxy import PASS, STALL, FaultProxy
 from tests.support.gateway import GatewayProcess, RunningGateway, running
+from tests.support.redis_server import RedisServer
 
 from .mutation import mutate
 
@@ -49,21 +52,36 @@ _REQUESTS = [
 ]
 
 
-@pytest.fixture
-async def pair(aos: ScriptedAos) -> AsyncIterator[tuple[RunningGateway, RunningGateway]]:
-    """Two gateways for whom time stands still, with the fast lane and without, that know alice's record."""
+@pytest.fixture(params=["memory", "redis"])
+async def pair(
+    aos: ScriptedAos, request: pytest.FixtureRequest, redis: RedisServer
+) -> AsyncIterator[tuple[RunningGateway, RunningGateway]]:
+    """Two gateways for whom time stands still, with the fast lane and without, that know alice's record.
+
+    In memory, or in a Redis alone.
+    """
+    kept: dict[str, Any] = {}
+    if request.param == "redis":
+        kept = {"cache__memory_bytes": 0, "redis__url": redis.url, "redis__prefix": redis.prefix}
     aos.answer(Answer(body=b"from upstream"))
     aos.on("GET", TARGET, Answer(body=record()))
     clock = Clock(lambda: _NOW_S, lambda: _NOW_S)
     async with (
-        running(aos.url, clock=clock, server__fast_lane=True, **_SHORT) as fast,
-        running(aos.url, clock=clock, server__fast_lane=False, **_SHORT) as slow,
+        running(aos.url, clock=clock, server__fast_lane=True, **_SHORT, **kept) as fast,
+        running(aos.url, clock=clock, server__fast_lane=False, **_SHORT, **kept) as slow,
     ):
         for gateway in (fast, slow):
             async with await RawClient.connect(gateway.address) as client:
                 await client.send(_HIT)
                 assert (await client.read_response()).status == 200
+            await _stored(gateway)
         yield fast, slow
+
+
+async def _stored(gateway: RunningGateway) -> None:
+    async with asyncio.timeout(5):
+        while gateway.app.tiers.queued:  # there is no event to wait for
+            await asyncio.sleep(0.005)
 
 
 async def _told(gateway: RunningGateway, data: bytes, seed: int) -> bytes:
@@ -107,6 +125,91 @@ async def test_both_ways_give_the_same_bytes(pair: tuple[RunningGateway, Running
         assert said == expected, data
     assert fast.app.metrics.fast_hits > _ROUNDS // 8
     assert slow.app.metrics.fast_hits == 0
+
+
+async def test_a_miss_in_redis_is_looked_up_once_and_parsed_then(
+    aos: ScriptedAos, redis: RedisServer
+) -> None:
+    aos.answer(Answer(500, body=b"boom"))
+    kept: dict[str, Any] = {
+        "cache__memory_bytes": 0,
+        "redis__url": redis.url,
+        "redis__prefix": redis.prefix,
+    }
+    async with running(aos.url, **kept) as gateway, await RawClient.connect(gateway.address) as client:
+        await redis.command("CONFIG", "RESETSTAT")
+        for _ in range(5):
+            assert (await client.request("GET", TARGET, [_ALICE])).status == 500
+        stats = await redis.command("INFO", "commandstats")
+    assert isinstance(stats, bytes)
+    assert b"cmdstat_mget:calls=5," in stats
+    assert aos.count() == 5
+
+
+async def test_what_comes_behind_a_question_to_redis_waits_for_its_turn(
+    aos: ScriptedAos, redis: RedisServer, fault_proxy: Callable[[str], Awaitable[FaultProxy]]
+) -> None:
+    proxy = await fault_proxy(redis.address)
+    aos.on("GET", TARGET, Answer(body=record()))
+    aos.on("GET", "/x", Answer(body=b"x"))
+    kept: dict[str, Any] = {
+        "cache__memory_bytes": 0,
+        "redis__url": f"redis://{proxy.address}",
+        "redis__prefix": redis.prefix,
+        "redis__timeout_s": 5,
+    }
+    async with running(aos.url, **kept) as gateway, await RawClient.connect(gateway.address) as client:
+        await client.request("GET", TARGET, [_ALICE])
+        await _stored(gateway)
+        proxy.mode = STALL
+        await client.send(_HIT)
+        await _asked(gateway)
+        await client.send(request_bytes("GET", "/x") + _HIT)
+        client.half_close()
+        assert gateway.app.metrics.fast_hits == 0
+        proxy.mode = PASS
+        assert (await client.read_response()).body == record()
+        assert (await client.read_response()).body == b"x"
+        last = await client.read_response()
+        assert b"; hit;" in last.all("cache-status")[-1], last
+        assert await client.at_eof(3)
+    assert [received.target for received in aos.received] == [TARGET, "/x"]
+
+
+async def test_a_caller_who_leaves_while_redis_is_asked_harms_nobody(
+    aos: ScriptedAos, redis: RedisServer, fault_proxy: Callable[[str], Awaitable[FaultProxy]]
+) -> None:
+    proxy = await fault_proxy(redis.address)
+    aos.answer(Answer(body=record()))
+    kept: dict[str, Any] = {
+        "cache__memory_bytes": 0,
+        "redis__url": f"redis://{proxy.address}",
+        "redis__prefix": redis.prefix,
+        "redis__timeout_s": 5,
+    }
+    async with running(aos.url, **kept) as gateway:
+        async with await RawClient.connect(gateway.address) as client:
+            await client.request("GET", TARGET, [_ALICE])
+            await _stored(gateway)
+            proxy.mode = STALL
+            await client.send(_HIT)
+            await _asked(gateway)
+            client.abort()
+        await _gone(gateway)
+        proxy.mode = PASS
+        async with await RawClient.connect(gateway.address) as client:
+            assert (await client.request("GET", TARGET, [_ALICE])).body == record()
+    assert aos.count() == 1
+
+
+async def _asked(gateway: RunningGateway) -> None:
+    """Wait until a connection has asked Redis and waits for the answer."""
+    async with asyncio.timeout(5):
+        while not any(
+            isinstance(connection, FastLaneConnection) and connection.is_asking
+            for connection in gateway.app.server.connections
+        ):  # there is no event to wait for
+            await asyncio.sleep(0.005)
 
 
 async def test_a_hit_costs_no_parsing_and_keeps_the_connections_order(

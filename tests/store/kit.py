@@ -14,8 +14,9 @@ from gateway.core.messages import Head
 from gateway.core.reply import head_lines
 from gateway.core.route import Execution, fold
 from gateway.metrics import Metrics
+from gateway.store.lookup import Ticket
 from gateway.store.redis import RedisSettings, RedisStore
-from gateway.store.tiers import Ticket, Tiers, TierSettings
+from gateway.store.tiers import Tiers, TierSettings
 
 STACK = b"Stack-1"
 FOLDED = fold(STACK)

@@ -12,7 +12,7 @@ import pytest
 from gateway.core.key import EntryKey
 from gateway.core.note import read_note
 from gateway.core.status import Reason
-from gateway.store.tiers import Lookup
+from gateway.store.lookup import Lookup
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, GENERATION_TTL_S, MINT_TTL_S, until
 from tests.support.answers import Gate
