@@ -79,9 +79,11 @@ async def pair(
 
 
 async def _stored(gateway: RunningGateway) -> None:
+    """Wait until Redis has what is queued, and the subscription stands: confirmed later it would start over."""
+    tiers = gateway.app.tiers
     async with asyncio.timeout(5):
-        while gateway.app.tiers.queued:  # there is no event to wait for
-            await asyncio.sleep(0.005)
+        while tiers.queued or not (tiers.subscription is None or tiers.subscription.is_up):
+            await asyncio.sleep(0.005)  # there is no event to wait for
 
 
 async def _told(gateway: RunningGateway, data: bytes, seed: int) -> bytes:
