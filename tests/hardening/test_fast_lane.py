@@ -74,15 +74,15 @@ async def pair(
             async with await RawClient.connect(gateway.address) as client:
                 await client.send(_HIT)
                 assert (await client.read_response()).status == 200
-            await _stored(gateway)
+            await _stored(gateway, redis)
         yield fast, slow
 
 
-async def _stored(gateway: RunningGateway) -> None:
-    """Wait until Redis has what is queued, and the subscription stands: confirmed later it would start over."""
-    tiers = gateway.app.tiers
+async def _stored(gateway: RunningGateway, redis: RedisServer) -> None:
+    """Wait until Redis has the record, and the subscription stands: confirmed later it would start over."""
+    subscription = gateway.app.tiers.subscription
     async with asyncio.timeout(5):
-        while tiers.queued or not (tiers.subscription is None or tiers.subscription.is_up):
+        while subscription is not None and not (subscription.is_up and await redis.keys("*:entry*")):
             await asyncio.sleep(0.005)  # there is no event to wait for
 
 
@@ -162,7 +162,7 @@ async def test_what_comes_behind_a_question_to_redis_waits_for_its_turn(
     }
     async with running(aos.url, **kept) as gateway, await RawClient.connect(gateway.address) as client:
         await client.request("GET", TARGET, [_ALICE])
-        await _stored(gateway)
+        await _stored(gateway, redis)
         proxy.mode = STALL
         await client.send(_HIT)
         await _asked(gateway)
@@ -192,7 +192,7 @@ async def test_a_caller_who_leaves_while_redis_is_asked_harms_nobody(
     async with running(aos.url, **kept) as gateway:
         async with await RawClient.connect(gateway.address) as client:
             await client.request("GET", TARGET, [_ALICE])
-            await _stored(gateway)
+            await _stored(gateway, redis)
             proxy.mode = STALL
             await client.send(_HIT)
             await _asked(gateway)
