@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from gateway.core.reply import wire_head
+from gateway.errors import BadRequest, problem
+
 _MOST_LINGERING = 256
 LINGER_S = 1.0
 """How long a connection is kept after its last answer: a reset could lose it (RFC 9112 §9.6)."""
@@ -46,9 +49,13 @@ class Admission:
             if not self._by_peer[peer]:
                 del self._by_peer[peer]
 
-    def turn_away(self, transport: asyncio.WriteTransport, refusal: bytes) -> None:
+    def turn_away(self, transport: asyncio.WriteTransport, request_id: bytes) -> None:
         """Answer a connection that was not admitted and close it, a moment later unless many linger."""
-        transport.write(refusal)
+        error = BadRequest(503, "The gateway has too many connections.")
+        error.retry_after_s = 1
+        head, body = problem(error, request_id)
+        wire = wire_head(head, method="GET", body_bytes=len(body), http_11=True, keep_alive=False)
+        transport.write(wire.data + body)
         if self._lingering >= _MOST_LINGERING:
             transport.close()
             return

@@ -19,7 +19,8 @@ from gateway.core.hosts import OwnHosts
 from gateway.core.key import KeySpace, upstream_digest, upstream_identity
 from gateway.core.policy import Rules
 from gateway.core.route import fold
-from gateway.fast_lane import FastLane, FastLaneConnection, why_closed
+from gateway.fast_lane import FastLane
+from gateway.fast_lane_connection import FastLaneConnection, why_closed
 from gateway.flight import Flights
 from gateway.handler import Handler, HandlerSettings
 from gateway.listeners import bound_address, listen, remove_socket
@@ -120,6 +121,7 @@ class Gateway:
                     metrics=self.metrics,
                     access_log=access_log,
                     request_ids=request_ids,
+                    handler=handler,
                 )
                 connection = functools.partial(FastLaneConnection, lane=self.fast_lane)
         self.server = DownstreamServer(

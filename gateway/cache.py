@@ -133,7 +133,7 @@ class Cache:
         planned = plan(request, self._recogniser)
         if isinstance(planned, Bypass):
             return await self._bypass(request, body, planned)
-        return await self._fetch(request, planned, looked_up)
+        return await self.fetch(request, planned, looked_up)
 
     async def _bypass(self, request: Request, body: RequestBody | None, bypass: Bypass) -> Answer:
         verdict = Verdict(forward=bypass.forward, reason=bypass.reason)
@@ -173,7 +173,17 @@ class Cache:
         head = answers.forwarded_head(exchange.head, self._hop.via, verdict)
         return Answer(head, None, verdict, exchange)
 
-    async def _fetch(self, request: Request, planned: Plan, looked_up: LookedUp | None) -> Answer:
+    async def fetch(self, request: Request, planned: Plan, looked_up: LookedUp | None) -> Answer:
+        """Answer the execution call of a caller that can be recognised again.
+
+        Args:
+            request: `headers.check_request` has accepted it.
+            planned: what `plan` makes of it.
+            looked_up: a look-up made for it already; ``None`` when none was.
+
+        Raises:
+            GatewayError: there is nothing to pass on, and the gateway must speak for itself.
+        """
         key = self._keys.entry(planned.identity.entry, planned.variant, planned.execution)
         wishes = planned.wishes
         if wishes.no_store:

@@ -16,7 +16,6 @@ from aiohttp.web_protocol import RequestHandler
 from gateway.admission import LINGER_S, Admission
 from gateway.core.chunked import ChunkedFraming
 from gateway.core.headers import Refusal
-from gateway.core.reply import wire_head
 from gateway.core.request_line import RequestLine
 from gateway.errors import BadRequest, GatewayError, problem
 from gateway.metrics import Metrics
@@ -27,6 +26,7 @@ from gateway.store.lookup import LookedUp
 _HEAD_END = b"\r\n\r\n"
 # No byte of a head may be NUL: the parser refuses it wherever it stands.
 _POISON = b"\x00"
+_MALFORMED = BadRequest(400, "The request is not well-formed HTTP.")
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True):
@@ -50,7 +50,12 @@ class ConnectionSettings(msgspec.Struct, frozen=True):
 
 
 class DownstreamConnection(RequestHandler):
-    """A caller's connection."""
+    """A caller's connection.
+
+    Attributes:
+        peer: the caller's address without port; ``unknown`` on a Unix socket.
+        scheme: ``http`` or ``https``.
+    """
 
     __slots__ = (
         "_backlog",
@@ -69,6 +74,8 @@ class DownstreamConnection(RequestHandler):
         "_server",
         "_settings",
         "_stoppable",
+        "peer",
+        "scheme",
     )
 
     def __init__(self, server: DownstreamServer, **options: Any) -> None:
@@ -91,13 +98,14 @@ class DownstreamConnection(RequestHandler):
         self._stoppable: asyncio.Task[Any] | None = None
         # The caller's address; None on a Unix socket, and when it was not admitted.
         self._peer: str | None = None
+        self.peer = b"unknown"
+        self.scheme = b"http"
 
     @property
     def is_busy(self) -> bool:
         """A request is being read, answered or waiting to be."""
         # aiohttp's own flag is set a turn of the loop after it has taken a request from the queue.
-        is_waiting = self._waiter is not None and not self._waiter.done()
-        is_answering = self._request_count > 0 and not is_waiting
+        is_answering = self._request_count > 0 and (self._waiter is None or self._waiter.done())
         return is_answering or self._is_in_body or self.has_begun_another
 
     @property
@@ -117,16 +125,18 @@ class DownstreamConnection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, or refuse it when there are too many."""
         peername = transport.get_extra_info("peername")
-        self._peer = peername[0] if isinstance(peername, tuple) else None
+        if isinstance(peername, tuple):
+            self._peer = peername[0]
+            self.peer = peername[0].encode("ascii", "replace")
+        if transport.get_extra_info("sslcontext") is not None:
+            self.scheme = b"https"
         if not self._server.admission.admit(self._peer, len(self._server.connections)):
-            error = BadRequest(503, "The gateway has too many connections.")
-            error.retry_after_s = 1
             self._peer = None
             self.transport = None
             self._force_close = True
             # uvloop's transports are none by inheritance.
             writing = cast("asyncio.WriteTransport", transport)
-            self._server.admission.turn_away(writing, self._problem_bytes(error))
+            self._server.admission.turn_away(writing, self._server.request_ids.fresh())
             return
         super().connection_made(transport)
         self._start_head_timer()
@@ -199,7 +209,7 @@ class DownstreamConnection(RequestHandler):
         except Refusal as error:
             refusal = _answer_to(error)
         if self._head_bytes > self._settings.max_header_bytes:
-            refusal = self._too_large()
+            refusal = _answer_to(self._line.too_large())
         if refusal is not None:
             self._refuse(refusal)
             return end
@@ -245,10 +255,18 @@ class DownstreamConnection(RequestHandler):
     ) -> web.StreamResponse:
         """Answer what aiohttp's parser refused, or what failed in here, with a problem of our own."""
         del message
-        error = self._refusal or (self._too_large() if isinstance(exc, LineTooLong) else _error_of(status))
         if status >= 500:
-            # Nobody but us can be at fault; the details are for the log alone.
-            self.logger.error("request failed: %s", type(exc).__name__, exc_info=exc)
+            return self.failure(exc)
+        too_large = _answer_to(self._line.too_large()) if isinstance(exc, LineTooLong) else None
+        return self._error(self._refusal or too_large or _MALFORMED)
+
+    def failure(self, exc: BaseException | None) -> Reply:
+        """Return the answer for what failed in here; nobody but us can be at fault."""
+        # The details are for the log alone.
+        self.logger.error("request failed: %s", type(exc).__name__, exc_info=exc)
+        return self._error(GatewayError())
+
+    def _error(self, error: GatewayError) -> Reply:
         self._metrics.bad_requests[str(error.status)] += 1
         head, body = problem(error, self._server.request_ids.fresh())
         return Reply(
@@ -327,16 +345,6 @@ class DownstreamConnection(RequestHandler):
         self._is_last = True
         self._feed(_POISON)
 
-    def _too_large(self) -> BadRequest:
-        if not self._line.is_complete:
-            return BadRequest(414, "The request target is too long.")
-        return BadRequest(431, "The request head is too large.")
-
-    def _problem_bytes(self, error: GatewayError) -> bytes:
-        head, body = problem(error, self._server.request_ids.fresh())
-        wire = wire_head(head, method="GET", body_bytes=len(body), http_11=True, keep_alive=False)
-        return wire.data + body
-
 
 class DownstreamServer(web.Server):
     """Makes a `DownstreamConnection` of every accepted socket.
@@ -386,10 +394,6 @@ class DownstreamServer(web.Server):
         for connection in self.connections:
             if isinstance(connection, DownstreamConnection):
                 connection.close_when_idle()
-
-
-def _error_of(status: int) -> GatewayError:
-    return GatewayError() if status >= 500 else BadRequest(400, "The request is not well-formed HTTP.")
 
 
 def _answer_to(refusal: Refusal) -> BadRequest:

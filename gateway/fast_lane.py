@@ -1,78 +1,49 @@
-"""Hits, answered from the bytes that were read: without parser, request, task or response.
-
-The one module that relies on how aiohttp's server waits for requests. `why_closed` compares that with what
-is installed; when it differs, or with ``server.fast_lane = false``, every request takes the parser's way.
-"""
+"""Plain requests, answered from the bytes that were read; hits without request, task or response."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.web_protocol import RequestHandler
 
 from gateway.access_log import AccessLog
 from gateway.clock import Clock
-from gateway.connection import DownstreamConnection, DownstreamServer
+from gateway.connection import DownstreamConnection
 from gateway.core.answers import hit_bytes
 from gateway.core.caller import Recogniser
 from gateway.core.entry import Entry
-from gateway.core.glance import Owner, glance, owner_of, without_passing
+from gateway.core.glance import Glance, Owner, glance, owner_of, plain_request, without_passing
 from gateway.core.headers import Hop
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import EntryKey, KeySpace
 from gateway.core.route import execution
 from gateway.core.status import Verdict
+from gateway.handler import Handler
 from gateway.metrics import Metrics
-from gateway.reply import LARGE_BYTES
+from gateway.reply import LARGE_BYTES, Reply
 from gateway.request_id import RequestIds
 from gateway.store.lookup import LookedUp
 from gateway.store.tiers import Tiers
+from gateway.tasks import TaskSet
 
 _STACKS = b"/v2/stacks/"
 _KNOWN_MOST = 4_096
 _KNOWN_BYTES = 8_388_608
-# What may come behind a request while Redis is asked for it, until no more is read.
-_HELD_BYTES = 65_536
-
-# What is relied on: the attributes, and where aiohttp's own code uses them.
-_ATTRIBUTES = ("_waiter", "_messages", "_close", "_force_close", "_keepalive", "_next_keepalive_close_time")
-_USES: tuple[tuple[Callable[..., object], tuple[str, ...]], ...] = (
-    (RequestHandler.start, ("_waiter", "_messages", "_keepalive", "_next_keepalive_close_time")),
-    (RequestHandler._process_keepalive, ("_waiter", "_keepalive", "_next_keepalive_close_time")),
-    (RequestHandler.data_received, ("_waiter", "_messages", "_close", "_force_close")),
-    (BaseProtocol.pause_writing, ("_paused",)),
-)
-
-
-def why_closed() -> str | None:
-    """Return in which way aiohttp is not as expected; ``None`` when it is."""
-    slots = {name for kind in RequestHandler.__mro__ for name in getattr(kind, "__slots__", ())}
-    for name in _ATTRIBUTES:
-        if name not in slots:
-            return f"aiohttp's RequestHandler has no {name}"
-    for function, names in _USES:
-        code = getattr(function, "__code__", None)
-        for name in names:
-            if code is None or name not in code.co_names:
-                return f"aiohttp's {function.__qualname__} does not use {name}"
-    return None
 
 
 class Question(msgspec.Struct, frozen=True, gc=False):
-    """A look-up that Redis must answer.
+    """A plain request that memory has no answer for.
 
     Attributes:
-        key: what is looked for.
-        path: of the request, for the log.
-        request_id: the id the request brought; ``None`` when it brought none.
+        data: its whole head.
+        seen: what it says at a glance.
+        owner: who asks.
     """
 
-    key: EntryKey
-    path: bytes
-    request_id: bytes | None
+    data: bytes
+    seen: Glance
+    owner: Owner
 
 
 class FastLane:
@@ -89,6 +60,7 @@ class FastLane:
         metrics: counts hits.
         access_log: writes a line for each.
         request_ids: names requests that bring no id.
+        handler: answers what has to be fetched.
 
     Attributes:
         is_open: false leaves every request to the parser.
@@ -107,6 +79,7 @@ class FastLane:
         metrics: Metrics,
         access_log: AccessLog,
         request_ids: RequestIds,
+        handler: Handler,
     ) -> None:
         self.is_open = True
         self._tiers = tiers
@@ -120,11 +93,17 @@ class FastLane:
         self._metrics = metrics
         self._access_log = access_log
         self._request_ids = request_ids
+        self._handler = handler
+        self._tasks = TaskSet()
         # Whose field lines these are, compared whole each time; None for lines that are the parser's matter.
         self._owners: dict[bytes, Owner | None] = {}
         self._owners_bytes = 0
         # Keys by what they were made from, since making one takes four digests.
         self._entry_keys: dict[bytes, EntryKey] = {}
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what answers a request."""
+        self._tasks.start(work, "answer")
 
     @property
     def known(self) -> int:
@@ -142,7 +121,7 @@ class FastLane:
             data: everything that has come since the last request.
 
         Returns:
-            A question when memory doesn't have it and Redis may; ``None`` when the parser must see it.
+            A question when memory has no answer; ``None`` when the parser must see it.
         """
         seen = glance(data)
         if seen is None or not self.is_open or len(data) > self._max_header_bytes:
@@ -153,33 +132,47 @@ class FastLane:
         if self._memory is not None:
             entry = self._memory.get(owner.owner + seen.path)
             if entry is not None:
-                return self._hit(entry, seen.path, seen.request_id)
-        if self._tiers.redis is None:
-            return None
-        key = self._key(owner, seen.path)
-        return None if key is None else Question(key, seen.path, seen.request_id)
+                return self._hit(entry, seen)
+        return Question(data, seen, owner)
 
     def ask(self, question: Question, told: Callable[[LookedUp], None]) -> bool:
         """Ask Redis; ``told`` is called once, later. ``False`` when it is not asked at all."""
-        return self._tiers.ask_redis(question.key, told)
+        if self._tiers.redis is None:
+            return False
+        key = self._key(question.owner, question.seen.path)
+        return key is not None and self._tiers.ask_redis(key, told)
 
     def found(self, question: Question, looked_up: LookedUp) -> bytes | None:
-        """Return the whole answer to a question; ``None`` when the parser must see the request."""
+        """Return the whole answer to a question; ``None`` when Redis has none that can be given so."""
         entry = looked_up.lookup.entry
-        if entry is None or not self.is_open:
-            return None
-        return self._hit(entry, question.path, question.request_id)
+        return None if entry is None or not self.is_open else self._hit(entry, question.seen)
 
-    def _hit(self, entry: Entry, path: bytes, request_id: bytes | None) -> bytes | None:
+    def answering(
+        self, question: Question, connection: DownstreamConnection, looked_up: LookedUp | None
+    ) -> Coroutine[Any, Any, Reply] | None:
+        """Return what fetches the answer to a question; ``None`` when the parser must see the request."""
+        request_id = question.seen.request_id or self._request_ids.fresh()
+        request = plain_request(
+            question.data,
+            question.seen,
+            question.owner,
+            request_id,
+            peer=connection.peer,
+            scheme=connection.scheme,
+        )
+        if request is None or not self.is_open:
+            return None
+        return self._handler.answer_plain(connection, *request, looked_up)
+
+    def _hit(self, entry: Entry, seen: Glance) -> bytes | None:
         now_s = self._clock.wall_s()
         # The wall clock may have jumped; the memory tier goes by the other one.
         if entry.expires_s < now_s or len(entry.body) > LARGE_BYTES:
             return None
-        if request_id is None:
-            request_id = self._request_ids.fresh()
+        request_id = seen.request_id or self._request_ids.fresh()
         self._metrics.fast_hits += 1
         if self._access_log.is_on:
-            self._log(path, request_id, entry.ttl_s(now_s))
+            self._log(seen.path, request_id, entry.ttl_s(now_s))
         return hit_bytes(entry, request_id, self._hop.via, now_s)
 
     def _owner(self, rest: bytes) -> Owner | None:
@@ -212,7 +205,7 @@ class FastLane:
             call = execution(_STACKS + path)
             if call is None or call.has_query:
                 return None
-            key = self._keys.entry(owner.caller, owner.variant, call)
+            key = self._keys.entry(owner.identity.entry, owner.variant, call)
             if len(self._entry_keys) >= _KNOWN_MOST:
                 del self._entry_keys[next(iter(self._entry_keys))]
             self._entry_keys[local] = key
@@ -227,103 +220,3 @@ class FastLane:
             verdict=Verdict(ttl_s=int(ttl_s)),
             took_s=0.0,
         )
-
-
-class FastLaneConnection(DownstreamConnection):
-    """A caller's connection with a fast lane beside the parser."""
-
-    __slots__ = ("_asked", "_ends", "_held", "_lane", "_looked_up")
-
-    def __init__(self, server: DownstreamServer, lane: FastLane, **options: Any) -> None:
-        super().__init__(server, **options)
-        self._lane = lane
-        # The request for which Redis is asked, and what came behind it; None while it is not.
-        self._asked: bytes | None = None
-        self._held = b""
-        # The caller ended its side while Redis was asked.
-        self._ends = False
-        self._looked_up: LookedUp | None = None
-
-    @property
-    def is_asking(self) -> bool:
-        """Redis is asked for the present request."""
-        return self._asked is not None
-
-    @property
-    def is_busy(self) -> bool:
-        """A request is being read, looked up, answered or waiting to be."""
-        return self._asked is not None or super().is_busy
-
-    def data_received(self, data: bytes) -> None:
-        """Answer a hit at once; anything else goes the parser's way."""
-        if self._asked is not None:
-            self._hold(data)
-            return
-        waiter = self._waiter
-        if (
-            # aiohttp waits for the next request: nothing is queued, parsed or being answered.
-            waiter is not None
-            and not waiter.done()
-            # Nothing has come of that request yet, and the connection goes on after it.
-            and self.is_between_requests
-            # The caller takes its answers.
-            and not self._paused
-        ):
-            answer = self._lane.answer(data)
-            if answer is not None:
-                self._stop_head_timer()
-                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-                if isinstance(answer, bytes):
-                    assert self.transport is not None
-                    self.transport.write(answer)
-                    return
-                if self._ask(answer, data):
-                    return
-        super().data_received(data)
-
-    def take_looked_up(self) -> LookedUp | None:
-        """Return the look-up that was made for the present request before it was parsed."""
-        looked_up, self._looked_up = self._looked_up, None
-        return looked_up
-
-    def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio lets it say more
-        """Wait for Redis before anything is made of the end of the caller's side."""
-        if self._asked is None:
-            return super().eof_received()
-        self._ends = True
-        return True
-
-    def _ask(self, question: Question, data: bytes) -> bool:
-        if not self._lane.ask(question, lambda looked_up: self._told(question, looked_up)):
-            return False
-        self._asked = data
-        return True
-
-    def _told(self, question: Question, looked_up: LookedUp) -> None:
-        """Answer from what Redis has, or let the parser see the request after all."""
-        data, self._asked = self._asked, None
-        held, self._held = self._held, b""
-        transport = self.transport
-        if data is None or transport is None or transport.is_closing():
-            return
-        answer = self._lane.found(question, looked_up)
-        if answer is not None:
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-            transport.write(answer)
-        else:
-            self._looked_up = looked_up
-            super().data_received(data)
-        if held:
-            self._resume_held()
-            self.data_received(held)
-        if self._ends and not self.eof_received():
-            transport.close()
-
-    def _hold(self, data: bytes) -> None:
-        self._held += data
-        if len(self._held) > _HELD_BYTES and self.transport is not None:
-            self.transport.pause_reading()
-
-    def _resume_held(self) -> None:
-        if self.transport is not None and not self._reading_paused and not self._buffer_paused:
-            self.transport.resume_reading()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 from aiohttp import web
+from aiohttp.streams import StreamReader
 
 from gateway.access_log import AccessLog
 from gateway.cache import Answer, Cache
@@ -16,6 +17,7 @@ from gateway.core import incoming
 from gateway.core.headers import Refusal
 from gateway.core.hosts import OwnHosts
 from gateway.core.messages import Fields, IndexedFields, Request, first, names
+from gateway.core.plan import Plan
 from gateway.core.reply import head_bytes
 from gateway.core.route import is_write
 from gateway.core.status import Verdict, outcome
@@ -23,6 +25,7 @@ from gateway.errors import BadRequest, CallerGone, GatewayError, problem
 from gateway.metrics import Metrics
 from gateway.reply import Reply
 from gateway.request_id import RequestIds
+from gateway.store.lookup import LookedUp
 from gateway.upstream import RequestBody
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -40,6 +43,26 @@ class HandlerSettings(msgspec.Struct, frozen=True):
     body_timeout_s: float
     max_header_bytes: int
     own_hosts: OwnHosts | None
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What of a request its answer needs.
+
+    Attributes:
+        request_id: names it in errors and log.
+        method: the method token.
+        path: its target as received.
+        http_11: the caller speaks HTTP/1.1.
+        persists: the caller lets its connection carry another request.
+        content: its body as it comes; ``None`` when it was read without one.
+    """
+
+    request_id: bytes
+    method: str
+    path: bytes
+    http_11: bool
+    persists: bool
+    content: StreamReader | None
 
 
 class Handler:
@@ -73,47 +96,82 @@ class Handler:
 
     async def __call__(self, message: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
-        started_s = time.monotonic()
         fields = IndexedFields(message.raw_headers)
         request_id = incoming.own_request_id(fields)
         if request_id is None:
             request_id = self._request_ids.fresh()
         path = message.raw_path.encode("utf-8", "surrogateescape")
-        # aiohttp's parser carries the last trailer of a chunked request into the next one's head.
-        http_11 = message.version >= (1, 1)
-        keep_alive = message.keep_alive and incoming.persists(fields, http_11=http_11)
-        keep_alive = keep_alive and "Transfer-Encoding" not in message.headers
         connection = message.protocol
         assert isinstance(connection, DownstreamConnection)
         writes = is_write(message.method, names(fields))
         connection.stop_with_caller(None if writes else asyncio.current_task())
+        http_11 = message.version >= (1, 1)
+        persists = message.keep_alive and incoming.persists(fields, http_11=http_11)
+        asked = Asked(
+            request_id=request_id,
+            method=message.method,
+            path=path,
+            http_11=http_11,
+            # aiohttp's parser carries the last trailer of a chunked request into the next one's head.
+            persists=persists and "Transfer-Encoding" not in message.headers,
+            content=message.content,
+        )
+        return await self._respond(connection, asked, self._answer(message, asked, fields))
+
+    async def answer_plain(
+        self, connection: DownstreamConnection, request: Request, planned: Plan, looked_up: LookedUp | None
+    ) -> Reply:
+        """Answer a GET that was read, checked and planned without the parser."""
+        connection.stop_with_caller(asyncio.current_task())
+        asked = Asked(
+            request_id=request.request_id,
+            method="GET",
+            path=request.target,
+            http_11=True,
+            persists=True,
+            content=None,
+        )
+        return await self._respond(connection, asked, self._cache.fetch(request, planned, looked_up))
+
+    async def _answer(self, message: web.BaseRequest, asked: Asked, fields: Fields) -> Answer:
+        request, body = self._read(message, asked.path, fields, asked.request_id)
+        connection = message.protocol
+        assert isinstance(connection, DownstreamConnection)
+        return await self._cache.answer(request, body, connection.take_looked_up())
+
+    async def _respond(
+        self, connection: DownstreamConnection, asked: Asked, answering: Awaitable[Answer]
+    ) -> Reply:
+        """Wait for an answer, or make one of what went wrong; count it, log it, prepare its bytes."""
+        started_s = time.monotonic()
+        keep_alive = asked.persists
+        verdict: Verdict | None
         try:
-            request, body = self._read(message, path, fields, request_id)
-            answer = await self._cache.answer(request, body, connection.take_looked_up())
+            answer = await answering
         except GatewayError as error:
-            head, text = problem(error, request_id)
+            head, text = problem(error, asked.request_id)
             answer = Answer(head, text, Verdict())
             keep_alive = keep_alive and not error.closes
             verdict = None
         else:
             verdict = answer.verdict
         # What is still to come of the body must not be taken for the next request.
-        keep_alive = keep_alive and message.content.is_eof()
+        keep_alive = keep_alive and (asked.content is None or asked.content.is_eof())
         status = answer.head.status
         self._count(verdict, status)
         self._access_log.write(
-            request_id=request_id,
-            method=message.method,
-            path=path,
+            request_id=asked.request_id,
+            method=asked.method,
+            path=asked.path,
             status=status,
             verdict=verdict,
             took_s=time.monotonic() - started_s,
         )
         return Reply(
             answer.head,
-            method=message.method,
+            method=asked.method,
             body=answer.body,
-            http_11=message.version >= (1, 1),
+            http_11=asked.http_11,
             keep_alive=keep_alive and (connection.has_begun_another or not self._is_draining()),
             write_timeout_s=self._settings.body_timeout_s,
             exchange=answer.exchange,
@@ -141,13 +199,14 @@ class Handler:
         own_hosts = self._settings.own_hosts
         if own_hosts is not None and host is not None and not own_hosts.has(host):
             raise BadRequest(421, "Host is not a name of this gateway or of its upstream.", closes=False)
-        peer = message.protocol.peername
+        connection = message.protocol
+        assert isinstance(connection, DownstreamConnection)
         request = Request(
             method=message.method,
             target=target,
             fields=fields,
-            peer=peer[0].encode("ascii", "replace") if isinstance(peer, tuple) else b"unknown",
-            scheme=b"https" if message.protocol.ssl_context is not None else b"http",
+            peer=connection.peer,
+            scheme=connection.scheme,
             body_bytes=length,
             request_id=request_id,
         )

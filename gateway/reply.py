@@ -67,6 +67,11 @@ class Reply(web.StreamResponse):
         self._protocol = request.protocol
         return None
 
+    async def write_on(self, protocol: web.RequestHandler) -> None:
+        """Write head and body on a connection; see `write_eof`."""
+        self._protocol = protocol
+        await self.write_eof()
+
     async def write_eof(self, data: bytes = b"") -> None:
         """Write head and body.
 

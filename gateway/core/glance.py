@@ -11,11 +11,12 @@ import re
 import msgspec
 
 from gateway.core import headers, incoming
-from gateway.core.caller import Recogniser
+from gateway.core.caller import Identity, Recogniser
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import KeySpace
 from gateway.core.messages import Field, Fields, IndexedFields, Request, first
-from gateway.core.plan import Bypass, plan
+from gateway.core.plan import Bypass, Plan, plan
+from gateway.core.route import execution
 from gateway.core.wishes import NO_WISHES
 
 _METHOD = b"GET /v2/stacks/"
@@ -114,16 +115,16 @@ def without_passing(rest: bytes) -> bytes | None:
 
 
 class Owner(msgspec.Struct, frozen=True, gc=False):
-    """Whose copies a request may be answered from.
+    """Who asks, and in which variant.
 
     Attributes:
-        owner: `KeySpace.owner` of the two below.
-        caller: whom entries belong to.
+        owner: `KeySpace.owner` of the two.
+        identity: of the caller.
         variant: digest of what was negotiated.
     """
 
     owner: bytes
-    caller: bytes
+    identity: Identity
     variant: bytes
 
 
@@ -164,5 +165,30 @@ def owner_of(
     planned = plan(request, recogniser)
     if isinstance(planned, Bypass) or planned.wishes != NO_WISHES:
         return None
-    caller, variant = planned.identity.entry, planned.variant
-    return Owner(keys.owner(caller, variant), caller, variant)
+    owner = keys.owner(planned.identity.entry, planned.variant)
+    return Owner(owner, planned.identity, planned.variant)
+
+
+def plain_request(
+    data: bytes, seen: Glance, owner: Owner, request_id: bytes, *, peer: bytes, scheme: bytes
+) -> tuple[Request, Plan] | None:
+    """Return the request that was seen at a glance, and what `plan` makes of it.
+
+    Args:
+        data: the whole head.
+        seen: what `glance` saw.
+        owner: what `owner_of` told.
+        request_id: the request's own id, or one made for it.
+        peer: the caller's address.
+        scheme: as the caller connected.
+
+    Returns:
+        ``None`` when it is not about an execution that may be stored.
+    """
+    target = b"/v2/stacks/" + seen.path
+    call = execution(target)
+    fields = plain_fields(data[data.find(b"\r\n") :])
+    if call is None or call.has_query or fields is None:
+        return None
+    request = Request("GET", target, fields, peer, scheme, 0, request_id)
+    return request, Plan(call, owner.identity, owner.variant, NO_WISHES, headers.end_to_end(fields))

@@ -50,6 +50,12 @@ class RequestLine:
             self.is_complete = True
             check_line(self._begun)
 
+    def too_large(self) -> Refusal:
+        """Return how a head beyond its bound is refused: by the part of it that came last."""
+        if not self.is_complete:
+            return Refusal(414, "The request target is too long.")
+        return Refusal(431, "The request head is too large.")
+
     def refusal(self) -> Refusal | None:
         """Return why a parser refused the line in its middle; ``None`` when the line was not the reason."""
         return begun_line_refusal(self._begun) if self._begun and not self.is_complete else None

@@ -65,3 +65,11 @@ def test_a_line_refused_in_its_middle_says_why(begun: bytes, status: int) -> Non
     refusal = line.refusal()
     assert refusal is not None
     assert refusal.status == status
+
+
+def test_too_much_is_the_fault_of_what_came_last() -> None:
+    line = RequestLine(MAX_BYTES)
+    line.take(b"GET /xxxx")
+    assert line.too_large().status == 414
+    line.take(b" HTTP/1.1\r\nA: b")
+    assert line.too_large().status == 431

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from gateway.clock import Clock
-from gateway.fast_lane import FastLaneConnection, why_closed
+from gateway.fast_lane_connection import FastLaneConnection, why_closed
 from tests.support import address
 from tests.support.aos import TARGET, Answer, ScriptedAos, record
 from tests.support.client import RawClient, request_bytes
@@ -208,7 +208,7 @@ async def _asked(gateway: RunningGateway) -> None:
     """Wait until a connection has asked Redis and waits for the answer."""
     async with asyncio.timeout(5):
         while not any(
-            isinstance(connection, FastLaneConnection) and connection.is_asking
+            isinstance(connection, FastLaneConnection) and connection.is_answering
             for connection in gateway.app.server.connections
         ):  # there is no event to wait for
             await asyncio.sleep(0.005)
