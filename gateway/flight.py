@@ -24,6 +24,7 @@ class Flight(Generic[T]):
         started_s: monotonic time of its start.
         leader_waits: the request that began it is still there to take its result.
         is_superseded: a newer fetch of the same has begun, so its result is not to be stored.
+        is_late: its time was over before it ended.
     """
 
     def __init__(self, key: bytes, stack: bytes, started_s: float) -> None:
@@ -32,6 +33,7 @@ class Flight(Generic[T]):
         self.started_s = started_s
         self.leader_waits = True
         self.is_superseded = False
+        self.is_late = False
         self.task: asyncio.Task[T] | None = None
 
 
@@ -52,6 +54,7 @@ class Flights(Generic[T]):
         self._join_max_age_s = join_max_age_s
         self._clock = clock
         self._abandon = abandon
+        self._loop = asyncio.get_running_loop()
         self._tasks = TaskSet()
         self._open: dict[bytes, Flight[T]] = {}
         self._by_stack: defaultdict[bytes, set[bytes]] = defaultdict(set)
@@ -127,9 +130,16 @@ class Flights(Generic[T]):
         await self._tasks.cancel()
 
     async def _fly(self, flight: Flight[T], fetch: Callable[[Flight[T]], Awaitable[T]]) -> T:
+        # What asyncio.timeout does, without asking for the loop and the task again.
+        late = self._loop.call_later(self._timeout_s, _end, flight)
         try:
-            return await self.alone(fetch(flight))
+            return await fetch(flight)
+        except asyncio.CancelledError as error:
+            if flight.is_late:
+                raise DeadlinePassed from error
+            raise
         finally:
+            late.cancel()
             if self._open.get(flight.key) is flight:
                 self._detach(flight.key)
 
@@ -146,6 +156,12 @@ class Flights(Generic[T]):
         keys.discard(key)
         if not keys:
             del self._by_stack[flight.stack]
+
+
+def _end(flight: Flight[T]) -> None:
+    if flight.task is not None:
+        flight.is_late = True
+        flight.task.cancel()
 
 
 def _abandon_later(task: asyncio.Task[T], abandon: Callable[[T], None]) -> None:

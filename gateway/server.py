@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ from gateway.listeners import bound_address, listen, remove_socket
 
 _log = logging.getLogger("gateway")
 _ADMIN_DRAIN_S = 1.0
+_GARBAGE_OBJECTS = 20_000
 
 
 def run(config: Config) -> int:
@@ -54,6 +56,16 @@ def check_parser() -> None:
         )
     if sys.flags.dev_mode:
         raise ConfigError("Python's dev mode changes aiohttp's parser: start without -X dev or PYTHONDEVMODE")
+
+
+def settle_garbage_collector() -> None:
+    """Leave what lives as long as the process out of the collector's rounds, and make these rarer.
+
+    Entries and requests hold no cycles; with the defaults a twentieth of the time went into looking for some.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GARBAGE_OBJECTS, 20, 100)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -102,6 +114,7 @@ async def _serve(config: Config) -> int:
     try:
         admin_address = await _bind("server.admin_listen", config.server.admin_listen, admin.start())
         address = await _bind("server.listen", config.server.listen, gateway.start())
+        settle_garbage_collector()
         _log.info("serving %s on %s, admin on %s", config.upstream.url, address, admin_address)
         if (too_low := raise_limit(config)) is not None:
             _log.warning("%s", too_low)

@@ -17,6 +17,8 @@ class TaskSet:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        # Asked for once: before Python 3.12 it costs a system call each time.
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -29,7 +31,10 @@ class TaskSet:
             name: what it is called in the log.
             awaited: somebody looks at the result; otherwise a failure is logged here.
         """
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        task = loop.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_look_at_failure if awaited else _log_failure)

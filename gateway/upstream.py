@@ -27,6 +27,7 @@ from gateway.errors import GatewayError, UpstreamError, UpstreamTimeout
 from gateway.metrics import Metrics
 from gateway.tasks import TaskSet
 from gateway.upstream_connection import UpstreamConnection
+from gateway.upstream_idle import IdleConnections, protocol_of
 from gateway.upstream_slots import Slot, Slots
 
 _RETRIED_METHODS = frozenset({"GET", "HEAD"})
@@ -34,7 +35,6 @@ _READ_BYTES = 65_536
 _MAX_HEAD_BYTES = 65_536
 _MAX_FIELDS = 256
 _DNS_S = 10
-_IDLE_S = 60.0
 # aiohttp's own read timer fires first; this one is for the cases in which it was seen to hang.
 _OUTER_S = 1.0
 # A request body that takes longer depends on its caller.
@@ -89,14 +89,14 @@ class Upstream:
         self._clock = clock
         self._metrics = metrics
         self._tasks = TaskSet()
+        self._idle = IdleConnections(settings.max_connections, settings.connection_max_age_s, clock)
         loop = asyncio.get_running_loop()
         context: ssl.SSLContext | bool = True
         if settings.url.startswith("https:"):
             # Only then: it takes 20 ms to load the system's certificates.
             context = ssl.create_default_context(cafile=settings.ca_file or None)
-        self._connector = aiohttp.TCPConnector(
-            limit=0, ssl=context, ttl_dns_cache=_DNS_S, keepalive_timeout=_IDLE_S
-        )
+        # It opens connections; idle ones are kept here, so that none is used again without a look at it.
+        self._connector = aiohttp.TCPConnector(limit=0, ssl=context, ttl_dns_cache=_DNS_S)
         # The connector has no public way to make connections of our own class.
         if not hasattr(self._connector, "_factory"):
             raise RuntimeError("aiohttp is not the locked version: it makes connections in another way")
@@ -149,30 +149,26 @@ class Upstream:
     async def close(self) -> None:
         """Close every connection."""
         await self._tasks.cancel()
+        self._idle.close()
         await self._connector.close()
 
     async def _connect(self, *, fresh: bool) -> Connection:
-        """Take a connection from the pool, or open one; ``fresh`` takes no used one."""
-        while True:
-            try:
-                async with asyncio.timeout(self._settings.connect_timeout_s):
-                    connection = await self._connector.connect(self._destination, [], self._timeout)
-            except TimeoutError as error:
-                raise UpstreamTimeout("connection_timeout", was_sent=False) from error
-            except (ClientConnectionError, OSError) as error:
-                raise UpstreamError(_connect_failure(error), was_sent=False) from error
-            protocol = _protocol(connection)
-            if protocol.exchanges == 0:
-                return connection
-            age_s = self._clock.monotonic_s() - protocol.opened_s
-            if not fresh and age_s < self._settings.connection_max_age_s and protocol.is_quiet():
-                return connection
-            connection.close()
+        """Take an idle connection, or open one; ``fresh`` takes no used one."""
+        connection = None if fresh else self._idle.take()
+        if connection is not None:
+            return connection
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                return await self._connector.connect(self._destination, [], self._timeout)
+        except TimeoutError as error:
+            raise UpstreamTimeout("connection_timeout", was_sent=False) from error
+        except (ClientConnectionError, OSError) as error:
+            raise UpstreamError(_connect_failure(error), was_sent=False) from error
 
     async def _exchange(
         self, connection: Connection, method: str, head: bytes, body: RequestBody | None, slot: Slot
     ) -> Exchange:
-        protocol = _protocol(connection)
+        protocol = protocol_of(connection)
         is_reused = protocol.exchanges > 0
         protocol.begin(self._settings.read_timeout_s)
         protocol.set_response_params(
@@ -216,7 +212,7 @@ class Upstream:
     async def _read_head(
         self, connection: Connection, method: str, upload: asyncio.Task[None] | None, slot: Slot
     ) -> Exchange:
-        protocol = _protocol(connection)
+        protocol = protocol_of(connection)
         message, payload = await protocol.read()
         if payload.is_eof():
             protocol.stop_timeout()
@@ -237,6 +233,7 @@ class Upstream:
             upload=upload,
             read_timeout_s=self._settings.read_timeout_s + _OUTER_S,
             slot=slot,
+            idle=self._idle,
         )
 
     async def _upload(self, protocol: UpstreamConnection, body: RequestBody) -> None:
@@ -287,6 +284,7 @@ class Exchange:
         upload: asyncio.Task[None] | None,
         read_timeout_s: float,
         slot: Slot,
+        idle: IdleConnections,
     ) -> None:
         self.head = head
         self.framing = framing
@@ -296,6 +294,7 @@ class Exchange:
         self._upload = upload
         self._read_timeout_s = read_timeout_s
         self._slot = slot
+        self._idle = idle
         self._is_complete = framing is BodyFraming.NONE
 
     async def read(self) -> bytes:
@@ -328,7 +327,7 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        protocol = _protocol(connection) if connection.protocol is not None else None
+        protocol = protocol_of(connection) if connection.protocol is not None else None
         uploaded = self._upload is None or self._upload.done()
         if self._upload is not None and not uploaded:
             self._upload.cancel()
@@ -339,7 +338,7 @@ class Exchange:
             and protocol.ended_cleanly(self.framing, self.length)
         ):
             protocol.end()
-            connection.release()
+            self._idle.keep(connection)
         else:
             connection.close()
         self._slot.free()
@@ -350,12 +349,6 @@ class _Stale(UpstreamError):
 
 
 _FAILURES = (ClientConnectionError, ClientPayloadError, HttpProcessingError, OSError, TimeoutError)
-
-
-def _protocol(connection: Connection) -> UpstreamConnection:
-    protocol = connection.protocol
-    assert isinstance(protocol, UpstreamConnection)
-    return protocol
 
 
 def _connect_failure(error: Exception) -> str:

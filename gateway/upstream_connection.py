@@ -55,6 +55,7 @@ class UpstreamConnection(ResponseHandler):
         self._head_timeout_s = 0.0
         self._head_timer: asyncio.TimerHandle | None = None
         self._chunks: ChunkedFraming | None = None
+        self._poll: select.poll | None = None
 
     def begin(self, head_timeout_s: float) -> None:
         """Start an exchange.
@@ -78,10 +79,10 @@ class UpstreamConnection(ResponseHandler):
         transport = self.transport
         if transport is None or transport.is_closing() or self.should_close:
             return False
-        number = transport.get_extra_info("socket").fileno()
-        poll = select.poll()
-        poll.register(number, select.POLLIN)
-        return not poll.poll(0)
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not self._poll.poll(0)
 
     def ended_cleanly(self, framing: BodyFraming, length: int | None) -> bool:
         """Tell whether exactly one response has arrived, so that the connection can be used again.
