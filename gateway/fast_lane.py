@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -101,9 +102,9 @@ class FastLane:
         # Keys by what they were made from, since making one takes four digests.
         self._entry_keys: dict[bytes, EntryKey] = {}
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run what answers a request."""
-        self._tasks.start(work, "answer")
+        return self._tasks.start(work, "answer")
 
     @property
     def known(self) -> int:

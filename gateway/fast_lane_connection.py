@@ -145,7 +145,7 @@ class FastLaneConnection(DownstreamConnection):
         answering = self._lane.answering(question, self, looked_up)
         if answering is not None:
             self._server.requests_count += 1
-            self._lane.start(self._write_answer(answering))
+            self.stop_with_caller(self._lane.start(self._write_answer(answering)))
             return
         # The parser must see it; aiohttp's task goes on from there.
         self._looked_up = looked_up

@@ -28,6 +28,7 @@ from gateway.request_id import RequestIds
 from gateway.store.lookup import LookedUp
 from gateway.upstream import RequestBody
 
+_CLASSES = tuple(f"{hundreds}xx" for hundreds in range(10))
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -122,7 +123,6 @@ class Handler:
         self, connection: DownstreamConnection, request: Request, planned: Plan, looked_up: LookedUp | None
     ) -> Reply:
         """Answer a GET that was read, checked and planned without the parser."""
-        connection.stop_with_caller(asyncio.current_task())
         asked = Asked(
             request_id=request.request_id,
             method="GET",
@@ -240,4 +240,4 @@ class Handler:
     def _count(self, verdict: Verdict | None, status: int) -> None:
         reason = verdict.reason.value if verdict is not None and verdict.reason is not None else ""
         how = outcome(verdict) if verdict is not None else "error"
-        self._metrics.requests[how, reason, f"{status // 100}xx"] += 1
+        self._metrics.requests[how, reason, _CLASSES[status // 100]] += 1

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from gateway.core.headers import VARIANT
-from gateway.core.messages import Fields, first, members, values
+from gateway.core.messages import Fields, first, members, names, values
 from gateway.core.status import Reason
 
 # Nothing in it gives back what it took: a field of blanks costs its length, not the square of it.
@@ -55,6 +55,9 @@ class OriginWord(msgspec.Struct, frozen=True, gc=False):
     lifetime_s: float | None
 
 
+_SILENT = OriginWord(None, None)
+
+
 def parse_directives(lines: Sequence[bytes]) -> Directives | None:
     """Parse ``Cache-Control`` lines (RFC 9111 §5.2); ``None`` when they cannot be read."""
     found: Directives = {}
@@ -95,6 +98,8 @@ def origin_word(fields: Fields, now_s: float) -> OriginWord:
         fields: the response's fields, hop-by-hop ones included, so that none can hide another.
         now_s: wall clock of the fetch, in place of a missing ``Date``.
     """
+    if _SPEAKING.isdisjoint(names(fields)):
+        return _SILENT
     age_s = upstream_age_s(fields)
     if age_s is None:
         return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
@@ -143,6 +148,8 @@ def vary_is_met(response: Fields, request: Fields) -> bool:
     return True
 
 
+# Without any of these the origin has said nothing.
+_SPEAKING = frozenset({_CACHE_CONTROL, *_AIMED_AT_PROXIES, b"pragma", b"expires", b"age"})
 # ``must-understand`` asks for a cache that knows the status code; only 200 is ever stored, and known.
 _REFUSING = {b"no-store": Reason.NO_STORE, b"private": Reason.PRIVATE, b"no-cache": Reason.NO_CACHE}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import Self
 
 import msgspec
 
@@ -14,19 +15,22 @@ Fields = tuple[Field, ...]
 
 
 class IndexedFields(tuple[Field, ...]):
-    """Field lines that are asked for by name many times: they are sorted by name once."""
+    """Field lines that are asked for by name many times: they are sorted by name once.
 
-    _by_name: dict[bytes, list[bytes]] | None = None
+    Attributes:
+        by_name: the values by lower-case name, in order; not to be changed.
+    """
 
-    @property
-    def by_name(self) -> dict[bytes, list[bytes]]:
-        """The values by lower-case name, in order; not to be changed."""
-        found = self._by_name
-        if found is None:
-            found = self._by_name = {}
-            for name, value in self:
-                found.setdefault(name.lower(), []).append(value)
-        return found
+    by_name: dict[bytes, list[bytes]]
+
+    def __new__(cls, fields: Iterable[Field]) -> Self:
+        """Make an indexed copy."""
+        self = super().__new__(cls, fields)
+        by_name: dict[bytes, list[bytes]] = {}
+        self.by_name = by_name
+        for name, value in self:
+            by_name.setdefault(name.lower(), []).append(value)
+        return self
 
 
 _NONE: tuple[bytes, ...] = ()
