@@ -173,18 +173,22 @@ class Cache:
         head = answers.forwarded_head(exchange.head, self._hop.via, verdict)
         return Answer(head, None, verdict, exchange)
 
-    async def fetch(self, request: Request, planned: Plan, looked_up: LookedUp | None) -> Answer:
+    async def fetch(
+        self, request: Request, planned: Plan, looked_up: LookedUp | None, key: EntryKey | None = None
+    ) -> Answer:
         """Answer the execution call of a caller that can be recognised again.
 
         Args:
             request: `headers.check_request` has accepted it.
             planned: what `plan` makes of it.
             looked_up: a look-up made for it already; ``None`` when none was.
+            key: of its entry, where it is known.
 
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
         """
-        key = self._keys.entry(planned.identity.entry, planned.variant, planned.execution)
+        if key is None:
+            key = self._keys.entry(planned.identity.entry, planned.variant, planned.execution)
         wishes = planned.wishes
         if wishes.no_store:
             return await self._alone(request, planned, key)

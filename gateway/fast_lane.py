@@ -161,9 +161,10 @@ class FastLane:
             peer=connection.peer,
             scheme=connection.scheme,
         )
-        if request is None or not self.is_open:
+        key = self._key(question.owner, question.seen.path)
+        if request is None or key is None or not self.is_open:
             return None
-        return self._handler.answer_plain(connection, *request, looked_up)
+        return self._handler.answer_plain(connection, *request, looked_up, key)
 
     def _hit(self, entry: Entry, seen: Glance) -> bytes | None:
         now_s = self._clock.wall_s()

@@ -16,6 +16,7 @@ from gateway.connection import DownstreamConnection
 from gateway.core import incoming
 from gateway.core.headers import Refusal
 from gateway.core.hosts import OwnHosts
+from gateway.core.key import EntryKey
 from gateway.core.messages import Fields, IndexedFields, Request, first, names
 from gateway.core.plan import Plan
 from gateway.core.reply import head_bytes
@@ -120,7 +121,12 @@ class Handler:
         return await self._respond(connection, asked, self._answer(message, asked, fields))
 
     async def answer_plain(
-        self, connection: DownstreamConnection, request: Request, planned: Plan, looked_up: LookedUp | None
+        self,
+        connection: DownstreamConnection,
+        request: Request,
+        planned: Plan,
+        looked_up: LookedUp | None,
+        key: EntryKey,
     ) -> Reply:
         """Answer a GET that was read, checked and planned without the parser."""
         asked = Asked(
@@ -131,7 +137,7 @@ class Handler:
             persists=True,
             content=None,
         )
-        return await self._respond(connection, asked, self._cache.fetch(request, planned, looked_up))
+        return await self._respond(connection, asked, self._cache.fetch(request, planned, looked_up, key))
 
     async def _answer(self, message: web.BaseRequest, asked: Asked, fields: Fields) -> Answer:
         request, body = self._read(message, asked.path, fields, asked.request_id)

@@ -28,7 +28,11 @@ HOP_BY_HOP = frozenset(
 )
 VARIANT = frozenset({b"accept", b"accept-encoding", b"accept-language", b"x-language"})
 _CONDITIONAL_PREFIX = b"if-"
-_FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+_FORWARDED = (
+    (b"x-forwarded-for", b"X-Forwarded-For"),
+    (b"x-forwarded-proto", b"X-Forwarded-Proto"),
+    (b"x-forwarded-host", b"X-Forwarded-Host"),
+)
 
 # A Connection field that names one of these would make the gateway and the upstream read two
 # different requests.
@@ -210,10 +214,15 @@ def upstream_fields(request: Request, hop: Hop, *, execution_call: bool) -> Fiel
         sent.append((b"Accept-Encoding", b"gzip" if accepts_gzip(fields) else b"identity"))
     if b"via" not in signed:
         sent.append((b"Via", hop.via))
+    present = names(fields)
     told = (request.peer, request.scheme, host)
-    for name, value in zip(_FORWARDED, told, strict=True):
-        if value and name not in signed:
+    for (name, written), value in zip(_FORWARDED, told, strict=True):
+        if not value or name in signed:
+            continue
+        if name in present:
             _append(sent, name, value)
+        else:
+            sent.append((written, value))
     if first(fields, b"x-request-id") is None and b"x-request-id" not in signed:
         sent.append((b"X-Request-Id", request.request_id))
     return tuple(sent)
@@ -250,9 +259,12 @@ def response_defect(head: Head, *, http_10: bool = False) -> str | None:
     """
     if not 200 <= head.status <= 599 or _BAD_IN_VALUE.search(head.reason):
         return "http_protocol_error"
-    for name, value in head.fields:
-        if not _TOKEN.fullmatch(name) or _BAD_IN_VALUE.search(value):
-            return "http_protocol_error"
+    written = [name for name, _ in head.fields]
+    # All at once: no character is good in one name and bad in another.
+    if written and not (all(written) and _TOKEN.fullmatch(b"".join(written))):
+        return "http_protocol_error"
+    if _BAD_IN_VALUE.search(b"".join([value for _, value in head.fields])):
+        return "http_protocol_error"
     lengths = values(head.fields, b"content-length")
     codings = values(head.fields, b"transfer-encoding")
     if len(lengths) > 1 or not all(_DIGITS.fullmatch(length) for length in lengths):
@@ -285,10 +297,7 @@ def _host(fields: Fields) -> bytes:
 
 
 def _append(fields: list[Field], name: bytes, member: bytes) -> None:
-    """Append a member to a list field's last line, or add the field."""
-    for position in range(len(fields) - 1, -1, -1):
-        key, value = fields[position]
-        if key.lower() == name:
-            fields[position] = (key, value + b", " + member if value else member)
-            return
-    fields.append((b"-".join(part.capitalize() for part in name.split(b"-")), member))
+    """Append a member to the last line of a list field that is there."""
+    position = max(place for place, (key, _) in enumerate(fields) if key.lower() == name)
+    key, value = fields[position]
+    fields[position] = (key, value + b", " + member if value else member)

@@ -106,4 +106,4 @@ def stack_of(local: bytes) -> bytes:
 
 def _joined(*parts: bytes) -> bytes:
     """Join parts so that no two lists give the same bytes."""
-    return b"".join(b"%d:%s" % (len(part), part) for part in parts)
+    return b"".join([b"%d:%s" % (len(part), part) for part in parts])

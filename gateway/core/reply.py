@@ -85,7 +85,8 @@ def request_bytes(method: str, target: bytes, fields: Fields, body_bytes: int | 
     """
     framing: Fields = ((b"Transfer-Encoding", b"chunked"),) if body_bytes is None else ()
     lines = [method.encode("ascii") + b" " + target + b" HTTP/1.1"]
-    lines.extend(name + b": " + value for name, value in (*fields, *framing))
+    lines.extend([b"%b: %b" % field for field in fields])
+    lines.extend([b"%b: %b" % field for field in framing])
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
@@ -115,5 +116,5 @@ def head_bytes(method: str, target: bytes, fields: Fields) -> int:
 def head_lines(head: Head) -> bytes:
     """Return status line and field lines, each with its end, without the empty line."""
     lines = [b"HTTP/1.1 %d " % head.status + head.reason]
-    lines.extend(name + b": " + value for name, value in head.fields)
+    lines.extend([b"%b: %b" % field for field in head.fields])
     return b"\r\n".join(lines) + b"\r\n"

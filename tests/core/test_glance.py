@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.core import headers, incoming
 from gateway.core.caller import Recogniser
-from gateway.core.glance import Glance, glance, owner_of, plain_fields, without_passing
+from gateway.core.glance import Glance, glance, owner_of, plain_fields, plain_request, without_passing
 from gateway.core.headers import make_hop
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import KeySpace
@@ -265,3 +265,28 @@ def test_what_is_taken_at_a_glance_means_the_same_to_the_parser(
     assert planned.wishes == NO_WISHES
     key = KEYS.entry(planned.identity.entry, planned.variant, planned.execution)
     assert key.local == found + seen.path
+
+
+@pytest.mark.parametrize("path", [b"s", b"s/actions/a?", b"s/actions/..", b"s/elements", b"a%2Fb/actions/a"])
+def test_what_is_no_execution_call_is_no_plain_request(path: bytes) -> None:
+    assert asked(b"GET /v2/stacks/" + path + b" HTTP/1.1\r\n" + ALICE + b"\r\n") is None
+
+
+def test_a_plain_request_is_what_the_parser_and_the_plan_make_of_it() -> None:
+    data = LINE + b"Host: h\r\nX-Request-Id: id-1\r\nConnection: keep-alive\r\nX-Auth-Token: alice\r\n\r\n"
+    found = asked(data)
+    assert found is not None
+    request, planned = found
+    (message,) = parsed(data)
+    assert request == Request(
+        "GET", message.path.encode(), tuple(message.raw_headers), b"192.0.2.7", b"http", 0, b"id-1"
+    )
+    assert planned == plan(request, RECOGNISER)
+
+
+def asked(data: bytes) -> tuple[Request, Plan] | None:
+    seen = glance(data)
+    assert seen is not None
+    who = owner_of(seen.rest, recogniser=RECOGNISER, keys=KEYS, hop=HOP, own_hosts=None)
+    assert who is not None
+    return plain_request(data, seen, who, seen.request_id or b"made", peer=b"192.0.2.7", scheme=b"http")
