@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from gateway.access_log import AccessLog
 from gateway.address import Address, TcpAddress
+from gateway.app_metrics import Readings
 from gateway.cache import Cache, Fetched, abandon
 from gateway.clock import Clock
 from gateway.config import Config, masked
@@ -23,7 +24,8 @@ from gateway.fast_lane import FastLane, FastLaneConnection, why_closed
 from gateway.flight import Flights
 from gateway.handler import Handler, HandlerSettings
 from gateway.listeners import bound_address, listen, remove_socket
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, Snapshot
+from gateway.metrics_text import render
 from gateway.request_id import RequestIds
 from gateway.store.redis import RedisSettings
 from gateway.store.tiers import Tiers, TierSettings
@@ -82,6 +84,10 @@ class Gateway:
         # One: more would only take the interpreter from the event loop.
         self.judges = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
         self.upstream = Upstream(upstream_settings(config), clock, self.metrics)
+        throttle = Throttle(clock)
+        self._readings = Readings(
+            config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle
+        )
         cache = Cache(
             rules=rules,
             recogniser=recogniser,
@@ -90,7 +96,7 @@ class Gateway:
             tiers=self.tiers,
             flights=self.flights,
             upstream=self.upstream,
-            throttle=Throttle(clock),
+            throttle=throttle,
             clock=clock,
             judges=self.judges,
         )
@@ -141,6 +147,7 @@ class Gateway:
         """
         address = self.config.server.listen
         self.tiers.start()
+        self._readings.loop_lag.start()
         if self.tiers.subscription is not None:
             # What is fetched before it stands is not stored: spare the first callers that.
             await self.tiers.subscription.wait_first(_SUBSCRIBED_S)
@@ -162,6 +169,7 @@ class Gateway:
         ends_s = loop.time() + (self.config.server.drain_timeout_s if timeout_s is None else timeout_s)
         self._is_ready = False
         self._is_draining = True
+        self._readings.loop_lag.stop()
         if self.fast_lane is not None:
             self.fast_lane.close()
         if self._listener is not None:
@@ -198,7 +206,11 @@ class Gateway:
 
     def metrics_text(self) -> tuple[bytes, str]:
         """Return the metrics and their content type."""
-        return self.metrics.text(self._gauges)
+        return render([self.metrics_snapshot()])
+
+    def metrics_snapshot(self) -> Snapshot:
+        """Return what this process has counted, to be put together with what others have."""
+        return self._readings.snapshot(self.server, len(self.flights), is_ready=self._is_ready)
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""
@@ -207,23 +219,6 @@ class Gateway:
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable; ``False`` when Redis could not be told yet."""
         return await self.tiers.forget([fold(stack_id.encode("utf-8"))], "purge", settles=False)
-
-    def _gauges(self) -> dict[str, float]:
-        memory, redis, subscription = self.tiers.memory, self.tiers.redis, self.tiers.subscription
-        return {
-            "memory_bytes": memory.size_bytes if memory is not None else 0,
-            "memory_entries": len(memory) if memory is not None else 0,
-            "connections": len(self.server.connections),
-            "upstream_connections": self.upstream.slots.in_use,
-            "upstream_parked": self.upstream.slots.parked,
-            "upstream_waiting": self.upstream.slots.waiting,
-            "flights": len(self.flights),
-            "redis_breaker_open": redis is not None and not redis.breaker.is_closed,
-            "redis_up": redis is not None and redis.is_up,
-            "redis_subscription_up": subscription is not None and subscription.is_up,
-            "redis_debts": self.tiers.ledger.owed,
-            "redis_queue": self.tiers.queued,
-        }
 
 
 def upstream_hop(config: Config, identity_headers: tuple[bytes, ...]) -> Hop:

@@ -120,6 +120,7 @@ class DownstreamConnection(RequestHandler):
         if not self._server.admission.admit(self._peer, len(self._server.connections)):
             error = BadRequest(503, "The gateway has too many connections.")
             error.retry_after_s = 1
+            self._metrics.connections_refused += 1
             self._peer = None
             self.transport = None
             self._force_close = True

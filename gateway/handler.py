@@ -18,7 +18,7 @@ from gateway.core.hosts import OwnHosts
 from gateway.core.messages import Fields, IndexedFields, Request, first, names
 from gateway.core.reply import head_bytes
 from gateway.core.route import is_write
-from gateway.core.status import Verdict, outcome
+from gateway.core.status import Verdict
 from gateway.errors import BadRequest, CallerGone, GatewayError, problem
 from gateway.metrics import Metrics
 from gateway.reply import Reply
@@ -93,6 +93,7 @@ class Handler:
         except GatewayError as error:
             head, text = problem(error, request_id)
             answer = Answer(head, text, Verdict())
+            self._metrics.errors[error.code] += 1
             keep_alive = keep_alive and not error.closes
             verdict = None
         else:
@@ -100,14 +101,15 @@ class Handler:
         # What is still to come of the body must not be taken for the next request.
         keep_alive = keep_alive and message.content.is_eof()
         status = answer.head.status
-        self._count(verdict, status)
+        took_s = time.monotonic() - started_s
+        self._metrics.answered(verdict, status, took_s)
         self._access_log.write(
             request_id=request_id,
             method=message.method,
             path=path,
             status=status,
             verdict=verdict,
-            took_s=time.monotonic() - started_s,
+            took_s=took_s,
         )
         return Reply(
             answer.head,
@@ -177,8 +179,3 @@ class Handler:
             if not data:
                 return
             yield data
-
-    def _count(self, verdict: Verdict | None, status: int) -> None:
-        reason = verdict.reason.value if verdict is not None and verdict.reason is not None else ""
-        how = outcome(verdict) if verdict is not None else "error"
-        self._metrics.requests[how, reason, f"{status // 100}xx"] += 1

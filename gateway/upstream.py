@@ -126,9 +126,11 @@ class Upstream:
         if target != SERVER_WIDE:
             target = self._settings.base_path + target
         head = request_bytes(method, target, fields, length)
+        asked_s = self._clock.monotonic_s()
         try:
             slot = await self.slots.take()
-            self._metrics.upstream_calls[method] += 1
+            slot.began_s = self._clock.monotonic_s()
+            self._metrics.called(method, slot.began_s - asked_s)
             try:
                 connection = await self._connect(fresh=False)
                 try:
@@ -139,8 +141,10 @@ class Upstream:
                         raise
                 connection = await self._connect(fresh=True)
                 return await self._exchange(connection, method, head, body, slot)
-            except BaseException:
+            except BaseException as error:
                 slot.free()
+                if isinstance(error, UpstreamError):
+                    self._metrics.responded(None, self._clock.monotonic_s() - slot.began_s)
                 raise
         except UpstreamError as error:
             self._metrics.upstream_failures[error.proxy_error] += 1
@@ -229,6 +233,7 @@ class Upstream:
             defect = defect or "http_protocol_error"
         if defect is not None:
             raise UpstreamError(defect, was_sent=True)
+        self._metrics.responded(head.status, self._clock.monotonic_s() - slot.began_s)
         return Exchange(
             head,
             framing,

@@ -304,6 +304,8 @@ class RedisStore:
                 self.breaker.failed(operation)
             self._metrics.redis_failures[operation, failure.kind] += 1
             raise failure from error
+        finally:
+            self._metrics.redis_s[operation].observe(loop.time() - began_s)
         if loop.time() - began_s > (self.settings.timeout_s if limit_s is None else limit_s):
             # Each part came in time, the whole too late for those who asked.
             self._metrics.redis_failures[operation, "timeout"] += 1
