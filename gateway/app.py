@@ -100,7 +100,7 @@ class Gateway:
             clock=clock,
             judges=self.judges,
         )
-        access_log = AccessLog(config.log.access)
+        access_log = AccessLog(config.log.access, config.log.sample)
         request_ids = RequestIds()
         handler = Handler(
             cache,

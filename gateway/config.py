@@ -43,6 +43,7 @@ __all__ = [
 Scope = Literal["caller", "shared"]
 OriginCacheControl = Literal["obey", "ignore"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "text"]
 AccessLog = Literal["all", "errors", "off"]
 
 
@@ -173,11 +174,15 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         level: least severe level that is written.
+        format: how lines look; "auto": text on a terminal, else JSON.
         access: which requests get a line.
+        sample: which part of the hits gets a line; anything else gets one as `access` says.
     """
 
     level: LogLevel = "info"
+    format: LogFormat = "auto"
     access: AccessLog = "all"
+    sample: float = 1.0
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -160,7 +160,9 @@ RULES: Final[Mapping[str, Rule]] = {
     "redis.timeout_s": Number(0.001, 60),
     "redis.max_connections": Whole(1, 10_000, "connections"),
     "log.level": Choice(("debug", "info", "warning", "error")),
+    "log.format": Choice(("auto", "json", "text")),
     "log.access": Choice(("all", "errors", "off")),
+    "log.sample": Number(0, 1, unit=""),
 }
 
 # Settings that the environment may also give as the name of a file that holds them.

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.web_protocol import RequestHandler
 
-from gateway.access_log import AccessLog
+from gateway.access_log import AccessLog, Answered
 from gateway.clock import Clock
 from gateway.connection import DownstreamConnection, DownstreamServer
 from gateway.core.answers import hit_bytes
@@ -22,6 +22,7 @@ from gateway.core.headers import Hop
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import KeySpace
 from gateway.core.status import Verdict
+from gateway.core.trace import trace_id_in
 from gateway.metrics import Metrics
 from gateway.reply import LARGE_BYTES
 from gateway.request_id import RequestIds
@@ -132,9 +133,10 @@ class FastLane:
             return None
         request_id = seen.request_id or self._request_ids.fresh()
         self._metrics.fast_hits += 1
-        if self._access_log.is_on:
-            self._log(seen.path, request_id, entry.ttl_s(now_s))
-        return hit_bytes(entry, request_id, self._hop.via, now_s)
+        answer = hit_bytes(entry, request_id, self._hop.via, now_s)
+        if self._access_log.is_on and self._access_log.wants_hit():
+            self._log(data, seen.path, request_id, entry.ttl_s(now_s), len(answer))
+        return answer
 
     def _owner(self, rest: bytes) -> bytes | None:
         """Return who sent field lines that are not known as they are."""
@@ -159,14 +161,19 @@ class FastLane:
             del self._known[oldest]
             self._known_bytes -= len(oldest)
 
-    def _log(self, path: bytes, request_id: bytes, ttl_s: float) -> None:
+    def _log(self, data: bytes, path: bytes, request_id: bytes, ttl_s: float, sent_bytes: int) -> None:
         self._access_log.write(
-            request_id=request_id,
-            method="GET",
-            path=b"/v2/stacks/" + path,
-            status=200,
-            verdict=Verdict(ttl_s=int(ttl_s)),
-            took_s=0.0,
+            Answered(
+                request_id=request_id,
+                trace_id=trace_id_in(data),
+                method="GET",
+                path=b"/v2/stacks/" + path,
+                status=200,
+                verdict=Verdict(ttl_s=int(ttl_s)),
+                upstream_s=None,
+                took_s=0.0,
+                sent_bytes=sent_bytes,
+            )
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 from aiohttp import web
 
-from gateway.access_log import AccessLog
+from gateway.access_log import AccessLog, Answered
 from gateway.cache import Answer, Cache
 from gateway.connection import DownstreamConnection
 from gateway.core import incoming
@@ -19,6 +19,7 @@ from gateway.core.messages import Fields, IndexedFields, Request, first, names
 from gateway.core.reply import head_bytes
 from gateway.core.route import is_write
 from gateway.core.status import Verdict
+from gateway.core.trace import trace_id
 from gateway.errors import BadRequest, CallerGone, GatewayError, problem
 from gateway.metrics import Metrics
 from gateway.reply import Reply
@@ -103,14 +104,24 @@ class Handler:
         status = answer.head.status
         took_s = time.monotonic() - started_s
         self._metrics.answered(verdict, status, took_s)
-        self._access_log.write(
-            request_id=request_id,
-            method=message.method,
-            path=path,
-            status=status,
-            verdict=verdict,
-            took_s=took_s,
-        )
+        sent: Callable[[int], None] | None = None
+        if self._access_log.wants(status, verdict):
+
+            def sent(sent_bytes: int) -> None:
+                self._access_log.write(
+                    Answered(
+                        request_id=request_id,
+                        trace_id=trace_id(fields),
+                        method=message.method,
+                        path=path,
+                        status=status,
+                        verdict=verdict,
+                        upstream_s=answer.upstream_s,
+                        took_s=time.monotonic() - started_s,
+                        sent_bytes=sent_bytes,
+                    )
+                )
+
         return Reply(
             answer.head,
             method=message.method,
@@ -121,6 +132,7 @@ class Handler:
             exchange=answer.exchange,
             prefix=answer.prefix,
             linger=connection.linger,
+            sent=sent,
         )
 
     def _read(

@@ -233,7 +233,8 @@ class Upstream:
             defect = defect or "http_protocol_error"
         if defect is not None:
             raise UpstreamError(defect, was_sent=True)
-        self._metrics.responded(head.status, self._clock.monotonic_s() - slot.began_s)
+        head_s = self._clock.monotonic_s() - slot.began_s
+        self._metrics.responded(head.status, head_s)
         return Exchange(
             head,
             framing,
@@ -242,6 +243,7 @@ class Upstream:
             upload=upload,
             read_timeout_s=self._settings.read_timeout_s + _OUTER_S,
             slot=slot,
+            head_s=head_s,
         )
 
     async def _upload(self, protocol: UpstreamConnection, body: RequestBody) -> None:
@@ -280,6 +282,7 @@ class Exchange:
         head: status, reason and all fields as received.
         framing: how the body tells its end.
         length: declared body bytes; ``None`` when not declared.
+        head_s: how long the head took.
     """
 
     def __init__(
@@ -292,8 +295,10 @@ class Exchange:
         upload: asyncio.Task[None] | None,
         read_timeout_s: float,
         slot: Slot,
+        head_s: float,
     ) -> None:
         self.head = head
+        self.head_s = head_s
         self.framing = framing
         self.length = content_length(head) if framing is BodyFraming.LENGTH else None
         self._payload = payload

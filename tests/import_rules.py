@@ -27,6 +27,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.errors",
         "gateway.listeners",
         "gateway.log_limit",
+        "gateway.log_lines",
         "gateway.loop_lag",
         "gateway.metrics*",
         "gateway.process",

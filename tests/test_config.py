@@ -162,6 +162,8 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_the_default
         ("redis.url", "", Secret()),
         ("redis.timeout_s", ".25", 0.25),
         ("log.access", "errors", "errors"),
+        ("log.format", "json", "json"),
+        ("log.sample", "0.01", 0.01),
     ],
 )
 def test_the_environment_is_read_by_the_type_of_the_key(name: str, text: str, value: object) -> None:
@@ -389,6 +391,8 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         ("redis.max_connections", "0", "is out of range"),
         ("log.level", "INFO", 'write "debug" or "info" or "warning" or "error"'),
         ("log.access", "none", 'write "all" or "errors" or "off"'),
+        ("log.format", "xml", 'write "auto" or "json" or "text"'),
+        ("log.sample", "1.1", "is out of range; write a number from 0 to 1"),
     ],
 )
 def test_a_bad_value_gets_one_line_with_key_variable_and_remedy(name: str, text: str, remedy: str) -> None:
