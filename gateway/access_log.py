@@ -11,6 +11,7 @@ import msgspec
 from gateway.core.incoming import loggable_path
 from gateway.core.route import route_name
 from gateway.core.status import HIT, Verdict, outcome
+from gateway.core.trace import Parent
 from gateway.log_limit import LogLimit
 from gateway.log_lines import FIELDS, formatter
 
@@ -29,7 +30,7 @@ class Answered(msgspec.Struct, frozen=True):
 
     Attributes:
         request_id: its id.
-        trace_id: of the trace it belongs to; ``None`` when it told none.
+        parent: the caller's span; ``None`` when it told none.
         method: the method token.
         path: the target as received; what stands behind a ``?`` is never logged.
         status: of the answer.
@@ -40,7 +41,7 @@ class Answered(msgspec.Struct, frozen=True):
     """
 
     request_id: bytes
-    trace_id: bytes | None
+    parent: Parent | None
     method: str
     path: bytes
     status: int
@@ -87,7 +88,7 @@ class AccessLog:
         path = loggable_path(answered.path)
         line = {
             "request_id": _text(answered.request_id),
-            "trace_id": _text(answered.trace_id or b""),
+            "trace_id": _text(answered.parent.trace_id) if answered.parent is not None else "",
             "method": answered.method[:_MAX_TEXT_BYTES],
             "path": _text(path),
             "route": route_name(path),

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from gateway.access_log import AccessLog
 from gateway.address import Address, TcpAddress
@@ -32,6 +33,9 @@ from gateway.store.tiers import Tiers, TierSettings
 from gateway.throttle import Throttle
 from gateway.upstream import Upstream, UpstreamSettings
 
+if TYPE_CHECKING:
+    from gateway.app_tracing import Tracing
+
 _log = logging.getLogger("gateway")
 
 # How much longer a generation lives than anything that could be stored under it.
@@ -50,12 +54,14 @@ class Gateway:
     Args:
         config: the whole configuration.
         clock: both clocks.
+        tracing: makes spans; ``None`` leaves that to the configuration.
     """
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+    def __init__(self, config: Config, clock: Clock | None = None, tracing: Tracing | None = None) -> None:
         clock = clock or Clock()
         self.config = config
-        self.metrics = Metrics()
+        self.tracing = tracing or tracing_of(config)
+        self.metrics = Metrics() if self.tracing is None else self.tracing.metrics()
         self._is_ready = False
         self._is_draining = False
         self._listener: asyncio.Server | None = None
@@ -127,9 +133,10 @@ class Gateway:
                     access_log=access_log,
                     request_ids=request_ids,
                 )
-                connection = functools.partial(FastLaneConnection, lane=self.fast_lane)
+                lane = self.fast_lane if self.tracing is None else self.tracing.lane(self.fast_lane)
+                connection = functools.partial(FastLaneConnection, lane=lane)
         self.server = DownstreamServer(
-            handler,
+            handler if self.tracing is None else self.tracing.handler(handler),
             _connection_settings(config),
             metrics=self.metrics,
             request_ids=request_ids,
@@ -185,6 +192,8 @@ class Gateway:
         await self.server.shutdown(_LAST_S)
         await self.tiers.close(max(0.1, ends_s - loop.time()))
         self.judges.shutdown(wait=False, cancel_futures=True)
+        if self.tracing is not None:
+            await self.tracing.close()
         if self._listener is not None:
             remove_socket(self.config.server.listen)
 
@@ -219,6 +228,16 @@ class Gateway:
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable; ``False`` when Redis could not be told yet."""
         return await self.tiers.forget([fold(stack_id.encode("utf-8"))], "purge", settles=False)
+
+
+def tracing_of(config: Config) -> Tracing | None:
+    """Return what makes spans; ``None`` unless the configuration wants some."""
+    if not config.tracing.endpoint:
+        return None
+    # An extra, and 70 ms to load.
+    from gateway.app_tracing import Tracing
+
+    return Tracing(config.tracing)
 
 
 def upstream_hop(config: Config, identity_headers: tuple[bytes, ...]) -> Hop:

@@ -7,7 +7,7 @@ is installed; when it differs, or with ``server.fast_lane = false``, every reque
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.web_protocol import RequestHandler
@@ -22,7 +22,7 @@ from gateway.core.headers import Hop
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import KeySpace
 from gateway.core.status import Verdict
-from gateway.core.trace import trace_id_in
+from gateway.core.trace import parent_in
 from gateway.metrics import Metrics
 from gateway.reply import LARGE_BYTES
 from gateway.request_id import RequestIds
@@ -165,7 +165,7 @@ class FastLane:
         self._access_log.write(
             Answered(
                 request_id=request_id,
-                trace_id=trace_id_in(data),
+                parent=parent_in(data),
                 method="GET",
                 path=b"/v2/stacks/" + path,
                 status=200,
@@ -177,12 +177,19 @@ class FastLane:
         )
 
 
+class Lane(Protocol):
+    """What answers in front of the parser."""
+
+    def answer(self, data: bytes) -> bytes | None:
+        """Return the whole answer to what was read between two requests; see `FastLane.answer`."""
+
+
 class FastLaneConnection(DownstreamConnection):
     """A caller's connection with a fast lane beside the parser."""
 
     __slots__ = ("_lane",)
 
-    def __init__(self, server: DownstreamServer, lane: FastLane, **options: Any) -> None:
+    def __init__(self, server: DownstreamServer, lane: Lane, **options: Any) -> None:
         super().__init__(server, **options)
         self._lane = lane
 

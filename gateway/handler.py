@@ -19,7 +19,7 @@ from gateway.core.messages import Fields, IndexedFields, Request, first, names
 from gateway.core.reply import head_bytes
 from gateway.core.route import is_write
 from gateway.core.status import Verdict
-from gateway.core.trace import trace_id
+from gateway.core.trace import parent
 from gateway.errors import BadRequest, CallerGone, GatewayError, problem
 from gateway.metrics import Metrics
 from gateway.reply import Reply
@@ -111,7 +111,7 @@ class Handler:
                 self._access_log.write(
                     Answered(
                         request_id=request_id,
-                        trace_id=trace_id(fields),
+                        parent=parent(fields),
                         method=message.method,
                         path=path,
                         status=status,

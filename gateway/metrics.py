@@ -170,8 +170,19 @@ class Metrics:
         self.upstream_wait_s.observe(waited_s)
         self.upstream_calls[method if method in _METHODS else "other"] += 1
 
-    def responded(self, status: int | None, took_s: float) -> None:
-        """Note how long the upstream took to its head, or to its failure (``status`` is ``None``)."""
+    def redis_took(self, operation: str, took_s: float) -> None:
+        """Note how long a Redis operation took, failed ones too."""
+        self.redis_s[operation].observe(took_s)
+
+    def responded(self, status: int | None, took_s: float, error: str = "") -> None:
+        """Note how long the upstream took to its head, or to its failure.
+
+        Args:
+            status: of the answer; ``None`` when it gave no usable one.
+            took_s: from the place in the pool on.
+            error: type of the failure (RFC 9209).
+        """
+        del error
         name = NO_STATUS if status is None else f"{status // 100}xx"
         self.upstream_s.get(name, self.upstream_s[NO_STATUS]).observe(took_s)
 

@@ -59,7 +59,7 @@ class Reply(web.StreamResponse):
         self._exchange = exchange
         self._prefix = prefix
         self._linger = linger
-        self._sent = sent
+        self.sent = sent
         self._write_timeout_s = write_timeout_s
         self._keep_alive = self._wire.keep_alive
         self._protocol: web.RequestHandler | None = None
@@ -88,8 +88,8 @@ class Reply(web.StreamResponse):
         finally:
             if self._exchange is not None:
                 self._exchange.close()
-            if self._sent is not None:
-                self._sent(self.sent_bytes)
+            if self.sent is not None:
+                self.sent(self.sent_bytes)
         if self._linger is not None and not self._keep_alive:
             await self._linger()
 

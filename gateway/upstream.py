@@ -144,7 +144,8 @@ class Upstream:
             except BaseException as error:
                 slot.free()
                 if isinstance(error, UpstreamError):
-                    self._metrics.responded(None, self._clock.monotonic_s() - slot.began_s)
+                    took_s = self._clock.monotonic_s() - slot.began_s
+                    self._metrics.responded(None, took_s, error.proxy_error)
                 raise
         except UpstreamError as error:
             self._metrics.upstream_failures[error.proxy_error] += 1

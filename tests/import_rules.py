@@ -139,6 +139,12 @@ RULES = (
     ),
     Rule(
         who=PACKAGE,
+        never=("opentelemetry",),
+        but_who=("gateway.app_tracing",),
+        why="it is an extra, and loaded only when spans are wanted",
+    ),
+    Rule(
+        who=PACKAGE,
         never=("gateway.twin",),
         but_who=("gateway.cli*", "gateway.demo*", "gateway.twin"),
         why="the simulated AOS cannot be reached from serve",

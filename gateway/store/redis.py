@@ -305,7 +305,7 @@ class RedisStore:
             self._metrics.redis_failures[operation, failure.kind] += 1
             raise failure from error
         finally:
-            self._metrics.redis_s[operation].observe(loop.time() - began_s)
+            self._metrics.redis_took(operation, loop.time() - began_s)
         if loop.time() - began_s > (self.settings.timeout_s if limit_s is None else limit_s):
             # Each part came in time, the whole too late for those who asked.
             self._metrics.redis_failures[operation, "timeout"] += 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.trace import trace_id, trace_id_in
+from gateway.core.trace import Parent, parent, parent_in
 
 _TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
 _GIVEN = b"00-" + _TRACE + b"-00f067aa0ba902b7-01"
@@ -15,8 +15,15 @@ def _head(*values: bytes, name: bytes = b"traceparent") -> bytes:
 
 @pytest.mark.parametrize("name", [b"traceparent", b"Traceparent", b"TRACEPARENT"])
 def test_a_valid_one_is_read_parsed_or_not(name: bytes) -> None:
-    assert trace_id(((name, _GIVEN),)) == _TRACE
-    assert trace_id_in(_head(_GIVEN, name=name)) == _TRACE
+    told = Parent(_TRACE, b"00f067aa0ba902b7", is_sampled=True)
+    assert parent(((name, _GIVEN),)) == told
+    assert parent_in(_head(_GIVEN, name=name)) == told
+
+
+def test_a_caller_may_say_that_it_records_nothing() -> None:
+    told = parent(((b"traceparent", _GIVEN[:-2] + b"02"),))
+    assert told is not None
+    assert not told.is_sampled
 
 
 @pytest.mark.parametrize(
@@ -34,5 +41,5 @@ def test_a_valid_one_is_read_parsed_or_not(name: bytes) -> None:
     ],
 )
 def test_anything_else_is_none(values: tuple[bytes, ...]) -> None:
-    assert trace_id(tuple((b"traceparent", value) for value in values)) is None
-    assert trace_id_in(_head(*values)) is None
+    assert parent(tuple((b"traceparent", value) for value in values)) is None
+    assert parent_in(_head(*values)) is None
