@@ -80,6 +80,8 @@ class Readings:
             "redis_breaker_open": redis is not None and not redis.breaker.is_closed,
             "redis_breaker_openings": redis.breaker.openings if redis is not None else 0,
             "redis_subscription_up": subscription is not None and subscription.is_up,
+            "redis_connections": redis.connections if redis is not None else 0,
+            "redis_connections_limit": redis.settings.max_connections if redis is not None else 0,
             "redis_debts": self._tiers.ledger.owed,
             "redis_queue": self._tiers.queued,
         }

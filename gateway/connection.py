@@ -250,6 +250,7 @@ class DownstreamConnection(RequestHandler):
             # Nobody but us can be at fault; the details are for the log alone.
             self.logger.error("request failed: %s", type(exc).__name__, exc_info=exc)
         self._metrics.bad_requests[str(error.status)] += 1
+        self._metrics.errors[error.code] += 1
         head, body = problem(error, self._server.request_ids.fresh())
         return Reply(
             head,

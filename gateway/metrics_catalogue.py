@@ -207,6 +207,8 @@ FAMILIES: tuple[Family, ...] = (
     _counter(
         "redis_subscriptions", "How often the subscription was confirmed; each time memory starts empty."
     ),
+    _gauge("redis_connections", "Connections to Redis that carry a command."),
+    _gauge("redis_connections_limit", "Bound of connections to Redis for commands."),
     _gauge("redis_debts", "Stacks that Redis must still be told to forget."),
     _gauge("redis_queue", "Stores waiting to be sent to Redis."),
     _counter(

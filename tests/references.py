@@ -5,6 +5,7 @@ python -m tests.references     # writes them anew
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,17 @@ from gateway.config import Config
 from gateway.config_kinds import Choice, Number, Rule, Switch, Text, Texts, Whole
 from gateway.config_rules import FROM_FILE, RULES
 from gateway.config_sources import sections, variable_of
+from gateway.errors import (
+    CallerGone,
+    DeadlinePassed,
+    GatewayError,
+    NotCached,
+    Overloaded,
+    ProxyLoop,
+    Throttled,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from gateway.metrics_catalogue import FAMILIES, Family, Kind, Merge
 from gateway.secret import Secret
 
@@ -34,8 +46,8 @@ _ABOUT_METRICS = (
     "come from fixed lists: nothing that a caller sends makes a new series. Where one scrape tells about",
     "several workers, counters and histograms add up, and a gauge becomes what the last column says.",
 )
-_ATTRIBUTE = re.compile(r"^        (\w+): (.*)$")
-_CONTINUED = re.compile(r"^            (\S.*)$")
+_ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
+_CONTINUED = re.compile(r"^        (\S.*)$")
 _MERGED = {
     Merge.SUM: "added up",
     Merge.LEAST: "the least",
@@ -89,14 +101,50 @@ def metrics() -> str:
         if not family.labels or not family.known:
             continue
         lines.append(f"- `{_exposed(family)}`: {_known(family)}")
+    lines += [
+        "",
+        "## Codes of the gateway's own errors",
+        "",
+        "They stand in the label `code` of `aos_gateway_errors_total` and in the body of the error. What is",
+        "wrong with a request itself has the code `GATEWAY.<status>0001` and a detail of its own.",
+        "",
+        "| code | status | error in Proxy-Status | detail |",
+        "|---|---|---|---|",
+    ]
+    for kind in sorted(_errors(), key=_code):
+        error = "as it was" if kind in {UpstreamError, UpstreamTimeout} else f"`{_proxy_error(kind)}`"
+        lines.append(f"| `{_code(kind)}` | {kind.status} | {error} | {_cell(kind.detail)} |")
     return "\n".join(lines) + "\n"
+
+
+def _errors() -> list[type[GatewayError]]:
+    """Return the errors that have one text, each with its code."""
+    return [
+        GatewayError,
+        CallerGone,
+        DeadlinePassed,
+        NotCached,
+        Overloaded,
+        ProxyLoop,
+        Throttled,
+        UpstreamError,
+        UpstreamTimeout,
+    ]
+
+
+def _code(kind: type[GatewayError]) -> str:
+    return f"GATEWAY.{kind.status}{kind.number:04d}"
+
+
+def _proxy_error(kind: type[GatewayError]) -> str:
+    return Overloaded().proxy_error if kind is Overloaded else kind.proxy_error
 
 
 def attributes(kind: type) -> dict[str, str]:
     """Return what a class's docstring says about each of its attributes."""
     found: dict[str, str] = {}
     name = ""
-    for line in (kind.__doc__ or "").splitlines():
+    for line in (inspect.getdoc(kind) or "").splitlines():
         if match := _ATTRIBUTE.match(line):
             name = match[1]
             found[name] = match[2]

@@ -137,7 +137,9 @@ async def test_what_callers_make_up_makes_no_series(aos: ScriptedAos) -> None:
     assert {name[1] for name in found if name[0] == "aos_gateway_upstream_calls_total"} == set(METHODS)
     new = set(found) - before
     # A status class and an outcome are from short lists; no text of a caller is among them.
-    assert {name[1:] for name in new} <= {("bypass", "route", "2xx"), ("bypass", "method", "2xx"), ("400",)}
+    assert {name[1:] for name in new} <= {("bypass", "route", "2xx"), ("GATEWAY.4000001",)}
+    assert found["aos_gateway_bad_requests_total", "400"] == 1
+    assert found["aos_gateway_errors_total", "GATEWAY.4000001"] == 1
 
 
 async def test_upstream_answers_and_failures_are_timed(aos: ScriptedAos, free_port: int) -> None:
@@ -185,6 +187,7 @@ async def test_redis_operations_are_timed_and_its_state_is_told(aos: ScriptedAos
         assert found["aos_gateway_redis_duration_seconds_count", operation] == 1
     assert found["aos_gateway_redis_up",] == 1
     assert found["aos_gateway_redis_configured",] == 1
+    assert found["aos_gateway_redis_connections",] <= found["aos_gateway_redis_connections_limit",] == 32
     assert found["aos_gateway_redis_subscription_up",] == 1
     assert found["aos_gateway_redis_subscriptions_total",] == 1
     assert found["aos_gateway_redis_breaker_openings_total",] == 0

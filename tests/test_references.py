@@ -3,6 +3,7 @@
 import pytest
 
 from gateway.config_rules import RULES
+from gateway.errors import GatewayError
 from gateway.metrics_catalogue import FAMILIES
 from tests.references import REFERENCES, ROOT
 
@@ -20,5 +21,9 @@ def test_every_key_and_every_metric_has_a_line() -> None:
         section, _, key = name.partition(".")
         table = configuration.partition(f"## `[{section}]`")[2].partition("\n## ")[0]
         assert f"| `{key}` |" in table, name
+    texts = {kind.detail for kind in GatewayError.__subclasses__() if "detail" in vars(kind)}
+    assert texts
+    for text in texts:
+        assert text in metrics
     for family in FAMILIES:
         assert f"`{family.full_name}" in metrics, family.name

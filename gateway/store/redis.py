@@ -104,6 +104,12 @@ class RedisStore:
         )
         self._client = aioredis.Redis.from_pool(pool)
 
+    @property
+    def connections(self) -> int:
+        """How many connections carry a command."""
+        # The pool has no public way to tell.
+        return len(self._client.connection_pool._in_use_connections)
+
     async def lookup(self, key: EntryKey) -> Found:
         """Return the usable entry and the stack's generation.
 
