@@ -6,9 +6,11 @@ import asyncio
 import functools
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from gateway.access_log import AccessLog
 from gateway.address import Address, TcpAddress
+from gateway.app_metrics import Readings
 from gateway.cache import Cache, Fetched, abandon
 from gateway.clock import Clock
 from gateway.config import Config, masked
@@ -24,12 +26,16 @@ from gateway.fast_lane_connection import FastLaneConnection, why_closed
 from gateway.flight import Flights
 from gateway.handler import Handler, HandlerSettings
 from gateway.listeners import bound_address, listen, remove_socket
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, Snapshot
+from gateway.metrics_text import render
 from gateway.request_id import RequestIds
 from gateway.store.redis import RedisSettings
 from gateway.store.tiers import Tiers, TierSettings
 from gateway.throttle import Throttle
 from gateway.upstream import Upstream, UpstreamSettings
+
+if TYPE_CHECKING:
+    from gateway.app_tracing import Tracing
 
 _log = logging.getLogger("gateway")
 
@@ -49,12 +55,14 @@ class Gateway:
     Args:
         config: the whole configuration.
         clock: both clocks.
+        tracing: makes spans; ``None`` leaves that to the configuration.
     """
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+    def __init__(self, config: Config, clock: Clock | None = None, tracing: Tracing | None = None) -> None:
         clock = clock or Clock()
         self.config = config
-        self.metrics = Metrics()
+        self.tracing = tracing or tracing_of(config)
+        self.metrics = Metrics() if self.tracing is None else self.tracing.metrics()
         self._is_ready = False
         self._is_draining = False
         self._listener: asyncio.Server | None = None
@@ -83,6 +91,10 @@ class Gateway:
         # One: more would only take the interpreter from the event loop.
         self.judges = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
         self.upstream = Upstream(upstream_settings(config), clock, self.metrics)
+        throttle = Throttle(clock)
+        self._readings = Readings(
+            config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle
+        )
         cache = Cache(
             rules=rules,
             recogniser=recogniser,
@@ -91,11 +103,11 @@ class Gateway:
             tiers=self.tiers,
             flights=self.flights,
             upstream=self.upstream,
-            throttle=Throttle(clock),
+            throttle=throttle,
             clock=clock,
             judges=self.judges,
         )
-        access_log = AccessLog(config.log.access)
+        access_log = AccessLog(config.log.access, config.log.sample)
         request_ids = RequestIds()
         handler = Handler(
             cache,
@@ -110,7 +122,8 @@ class Gateway:
             if (difference := why_closed()) is not None:
                 _log.warning("server.fast_lane is left off: %s", difference)
             else:
-                self.fast_lane = FastLane(
+                make = FastLane if self.tracing is None else self.tracing.lane
+                self.fast_lane = make(
                     tiers=self.tiers,
                     recogniser=recogniser,
                     keys=keys,
@@ -125,7 +138,7 @@ class Gateway:
                 )
                 connection = functools.partial(FastLaneConnection, lane=self.fast_lane)
         self.server = DownstreamServer(
-            handler,
+            handler if self.tracing is None else self.tracing.handler(handler),
             _connection_settings(config),
             metrics=self.metrics,
             request_ids=request_ids,
@@ -143,6 +156,7 @@ class Gateway:
         """
         address = self.config.server.listen
         self.tiers.start()
+        self._readings.loop_lag.start()
         if self.tiers.subscription is not None:
             # What is fetched before it stands is not stored: spare the first callers that.
             await self.tiers.subscription.wait_first(_SUBSCRIBED_S)
@@ -164,6 +178,7 @@ class Gateway:
         ends_s = loop.time() + (self.config.server.drain_timeout_s if timeout_s is None else timeout_s)
         self._is_ready = False
         self._is_draining = True
+        self._readings.loop_lag.stop()
         if self.fast_lane is not None:
             self.fast_lane.close()
         if self._listener is not None:
@@ -179,6 +194,8 @@ class Gateway:
         await self.server.shutdown(_LAST_S)
         await self.tiers.close(max(0.1, ends_s - loop.time()))
         self.judges.shutdown(wait=False, cancel_futures=True)
+        if self.tracing is not None:
+            await self.tracing.close()
         if self._listener is not None:
             remove_socket(self.config.server.listen)
 
@@ -200,7 +217,11 @@ class Gateway:
 
     def metrics_text(self) -> tuple[bytes, str]:
         """Return the metrics and their content type."""
-        return self.metrics.text(self._gauges)
+        return render([self.metrics_snapshot()])
+
+    def metrics_snapshot(self) -> Snapshot:
+        """Return what this process has counted, to be put together with what others have."""
+        return self._readings.snapshot(self.server, len(self.flights), is_ready=self._is_ready)
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""
@@ -210,22 +231,15 @@ class Gateway:
         """Make a stack's stored entries unusable; ``False`` when Redis could not be told yet."""
         return await self.tiers.forget([fold(stack_id.encode("utf-8"))], "purge", settles=False)
 
-    def _gauges(self) -> dict[str, float]:
-        memory, redis, subscription = self.tiers.memory, self.tiers.redis, self.tiers.subscription
-        return {
-            "memory_bytes": memory.size_bytes if memory is not None else 0,
-            "memory_entries": len(memory) if memory is not None else 0,
-            "connections": len(self.server.connections),
-            "upstream_connections": self.upstream.slots.in_use,
-            "upstream_parked": self.upstream.slots.parked,
-            "upstream_waiting": self.upstream.slots.waiting,
-            "flights": len(self.flights),
-            "redis_breaker_open": redis is not None and not redis.breaker.is_closed,
-            "redis_up": redis is not None and redis.is_up,
-            "redis_subscription_up": subscription is not None and subscription.is_up,
-            "redis_debts": self.tiers.ledger.owed,
-            "redis_queue": self.tiers.queued,
-        }
+
+def tracing_of(config: Config) -> Tracing | None:
+    """Return what makes spans; ``None`` unless the configuration wants some."""
+    if not config.tracing.endpoint:
+        return None
+    # An extra, and 70 ms to load.
+    from gateway.app_tracing import Tracing
+
+    return Tracing(config.tracing)
 
 
 def upstream_hop(config: Config, identity_headers: tuple[bytes, ...]) -> Hop:

@@ -37,6 +37,7 @@ class Answer(msgspec.Struct, frozen=True):
         exchange: the rest of a streamed body, to be closed by who takes it; ``None`` otherwise.
         prefix: what of a streamed body was read already.
         verdict: what the cache did.
+        upstream_s: to the head of the upstream's answer; ``None`` when none was waited for.
     """
 
     head: Head
@@ -44,6 +45,7 @@ class Answer(msgspec.Struct, frozen=True):
     verdict: Verdict
     exchange: Exchange | None = None
     prefix: bytes = b""
+    upstream_s: float | None = None
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -171,7 +173,7 @@ class Cache:
         if verdict.reason is not Reason.ROUTE:
             verdict = msgspec.structs.replace(verdict, fwd_status=exchange.head.status)
         head = answers.forwarded_head(exchange.head, self._hop.via, verdict)
-        return Answer(head, None, verdict, exchange)
+        return Answer(head, None, verdict, exchange, upstream_s=exchange.head_s)
 
     async def fetch(
         self, request: Request, planned: Plan, looked_up: LookedUp | None, key: EntryKey | None = None
@@ -269,6 +271,7 @@ class Cache:
             request=planned.fields,
             action_id=planned.execution.action_id,
             fetched_s=fetched_s,
+            upstream_s=exchange.head_s,
         )
         if len(body) > self._rules.max_body_bytes:
             if policy.drops_own_entry(exchange.head.status, None):
@@ -376,11 +379,11 @@ class Cache:
         )
         if judgement is None:
             head = answers.forwarded_head(arrival.head, self._hop.via, verdict)
-            return Answer(head, None, verdict, fetched.exchange, arrival.body)
+            return Answer(head, None, verdict, fetched.exchange, arrival.body, arrival.upstream_s)
         # Everybody who joined asked for himself whether he has it already.
         own = msgspec.structs.replace(arrival, request=planned.fields)
         head = answers.fetched_head(own, judgement, self._hop.via, verdict)
-        return Answer(head, arrival.body, verdict)
+        return Answer(head, arrival.body, verdict, upstream_s=arrival.upstream_s)
 
     def _why_not(self, planned: Plan, entry: Entry) -> Reason | None:
         now_s = self._clock.wall_s()

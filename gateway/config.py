@@ -29,6 +29,7 @@ __all__ = [
     "Secret",
     "ServerConfig",
     "TcpAddress",
+    "TracingConfig",
     "UnixAddress",
     "UpstreamConfig",
     "UpstreamUrl",
@@ -43,6 +44,7 @@ __all__ = [
 Scope = Literal["caller", "shared"]
 OriginCacheControl = Literal["obey", "ignore"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "text"]
 AccessLog = Literal["all", "errors", "off"]
 
 
@@ -173,11 +175,27 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         level: least severe level that is written.
+        format: how lines look; "auto": text on a terminal, else JSON.
         access: which requests get a line.
+        sample: which part of the hits gets a line; anything else gets one as `access` says.
     """
 
     level: LogLevel = "info"
+    format: LogFormat = "auto"
     access: AccessLog = "all"
+    sample: float = 1.0
+
+
+class TracingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Section `[tracing]`: spans for OpenTelemetry; needs the extra `otel`.
+
+    Attributes:
+        endpoint: URL to which spans go as OTLP over HTTP; "" makes none.
+        sample: which part of the traces is recorded; never one whose caller says that it is not.
+    """
+
+    endpoint: str = ""
+    sample: float = 0.1
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -188,6 +206,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cache: CacheConfig = CacheConfig()
     redis: RedisConfig = RedisConfig()
     log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()
 
 
 def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
@@ -219,6 +238,7 @@ def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str
         cache=CacheConfig(**values["cache"]),
         redis=RedisConfig(**values["redis"]),
         log=LogConfig(**values["log"]),
+        tracing=TracingConfig(**values["tracing"]),
     )
     _check_together(config)
     return config

@@ -34,16 +34,20 @@ class Number(msgspec.Struct, frozen=True):
     Attributes:
         low: least value.
         high: greatest value.
+        unit: what is counted; empty for a share of something.
     """
 
     low: float
     high: float
+    unit: str = "seconds"
 
     def read(self, value: object, *, is_text: bool) -> object:
         """Check and convert one value (see `Rule.read`)."""
         if is_text and isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
             value = float(value)
-        remedy = f"write a number of seconds from {self.low:g} to {self.high:.10g}, without unit"
+        remedy = f"write a number from {self.low:g} to {self.high:.10g}"
+        if self.unit:
+            remedy = f"write a number of {self.unit} from {self.low:g} to {self.high:.10g}, without unit"
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Refused(shown(value), f"is not a number; {remedy}")
         # NaN compares false, so it ends here like the infinities.

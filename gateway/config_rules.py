@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _PHASE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 # token of RFC 9110 section 5.6.2.
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~%/-]*)?")
 _VISIBLE = re.compile(r"[\x21-\x7e]*")
 # Fields that never go upstream as the caller sent them, so they can't tell callers apart.
 _NOT_FORWARDED: Final = frozenset(
@@ -114,6 +116,23 @@ def _ca_file(text: str) -> str:
     return text
 
 
+def _endpoint(text: str) -> str:
+    if not text:
+        return text
+    if not _ENDPOINT.fullmatch(text):
+        remedy = "write http:// or https://, a host and a path, without user and query, like"
+        raise Refused(shown(text), f"is no endpoint; {remedy} http://127.0.0.1:4318/v1/traces")
+    try:
+        is_there = all(
+            find_spec(f"opentelemetry.{name}") for name in ("sdk.trace", "exporter.otlp.proto.http")
+        )
+    except ImportError:
+        is_there = False
+    if not is_there:
+        raise Refused(shown(text), "needs OpenTelemetry; install aos-gateway[otel]")
+    return text
+
+
 _POSITIVE_S = Number(0.01, _DAY_S)
 _LIFE_S = Number(0.01, _YEAR_S)
 
@@ -160,7 +179,11 @@ RULES: Final[Mapping[str, Rule]] = {
     "redis.timeout_s": Number(0.001, 60),
     "redis.max_connections": Whole(1, 10_000, "connections"),
     "log.level": Choice(("debug", "info", "warning", "error")),
+    "log.format": Choice(("auto", "json", "text")),
     "log.access": Choice(("all", "errors", "off")),
+    "log.sample": Number(0, 1, unit=""),
+    "tracing.endpoint": Text(_endpoint),
+    "tracing.sample": Number(0, 1, unit=""),
 }
 
 # Settings that the environment may also give as the name of a file that holds them.

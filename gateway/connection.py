@@ -81,8 +81,7 @@ class DownstreamConnection(RequestHandler):
     def __init__(self, server: DownstreamServer, **options: Any) -> None:
         super().__init__(server, **options)
         self._server = server
-        self._settings = server.settings
-        self._metrics = server.metrics
+        self._settings, self._metrics = server.settings, server.metrics
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._last_three = b""
@@ -131,6 +130,7 @@ class DownstreamConnection(RequestHandler):
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
         if not self._server.admission.admit(self._peer, len(self._server.connections)):
+            self._metrics.connections_refused += 1
             self._peer = None
             self.transport = None
             self._force_close = True
@@ -254,7 +254,6 @@ class DownstreamConnection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what aiohttp's parser refused, or what failed in here, with a problem of our own."""
-        del message
         if status >= 500:
             return self.failure(exc)
         too_large = _answer_to(self._line.too_large()) if isinstance(exc, LineTooLong) else None
@@ -268,6 +267,7 @@ class DownstreamConnection(RequestHandler):
 
     def _error(self, error: GatewayError) -> Reply:
         self._metrics.bad_requests[str(error.status)] += 1
+        self._metrics.errors[error.code] += 1
         head, body = problem(error, self._server.request_ids.fresh())
         return Reply(
             head,

@@ -40,7 +40,7 @@ def run() -> int:
     Returns:
         The exit code: 0 after a clean end.
     """
-    set_up_logging("warning")
+    set_up_logging("warning", "text")
     check_parser()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_demo())

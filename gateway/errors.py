@@ -34,6 +34,11 @@ class GatewayError(Exception):
     closes = False
     cache_member: bytes | None = None
 
+    @property
+    def code(self) -> str:
+        """What the answer calls it: ``GATEWAY.<status><number>``."""
+        return f"GATEWAY.{self.status}{self.number:04d}"
+
 
 class BadRequest(GatewayError):
     """The request cannot be carried as it is meant; ``detail`` is one of our own fixed texts."""
@@ -154,16 +159,15 @@ def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
         error: what happened; only its fixed texts are told.
         request_id: names the request in the log.
     """
-    code = f"GATEWAY.{error.status}{error.number:04d}"
     reason = _reason(error.status)
     body = _encoder.encode(
         _Problem(
-            type=f"urn:aos-gateway:problem:{code}",
+            type=f"urn:aos-gateway:problem:{error.code}",
             title=reason,
             status=error.status,
             detail=error.detail,
             instance=f"urn:aos-gateway:request:{request_id.decode('ascii', 'replace')}",
-            code=code,
+            code=error.code,
             message=error.detail,
         )
     )

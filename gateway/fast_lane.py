@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.access_log import AccessLog
+from gateway.access_log import AccessLog, Answered
 from gateway.clock import Clock
 from gateway.connection import DownstreamConnection
 from gateway.core.answers import hit_bytes
@@ -20,6 +20,7 @@ from gateway.core.hosts import OwnHosts
 from gateway.core.key import EntryKey, KeySpace
 from gateway.core.route import execution
 from gateway.core.status import Verdict
+from gateway.core.trace import parent_in
 from gateway.handler import Handler
 from gateway.metrics import Metrics
 from gateway.reply import LARGE_BYTES, Reply
@@ -133,7 +134,7 @@ class FastLane:
         if self._memory is not None:
             entry = self._memory.get(owner.owner + seen.path)
             if entry is not None:
-                return self._hit(entry, seen)
+                return self._hit(data, entry, seen)
         return Question(data, seen, owner)
 
     def ask(self, question: Question, told: Callable[[LookedUp], None]) -> bool:
@@ -146,7 +147,7 @@ class FastLane:
     def found(self, question: Question, looked_up: LookedUp) -> bytes | None:
         """Return the whole answer to a question; ``None`` when Redis has none that can be given so."""
         entry = looked_up.lookup.entry
-        return None if entry is None or not self.is_open else self._hit(entry, question.seen)
+        return None if entry is None or not self.is_open else self._hit(question.data, entry, question.seen)
 
     def answering(
         self, question: Question, connection: DownstreamConnection, looked_up: LookedUp | None
@@ -166,16 +167,17 @@ class FastLane:
             return None
         return self._handler.answer_plain(connection, *request, looked_up, key)
 
-    def _hit(self, entry: Entry, seen: Glance) -> bytes | None:
+    def _hit(self, data: bytes, entry: Entry, seen: Glance) -> bytes | None:
         now_s = self._clock.wall_s()
         # The wall clock may have jumped; the memory tier goes by the other one.
         if entry.expires_s < now_s or len(entry.body) > LARGE_BYTES:
             return None
         request_id = seen.request_id or self._request_ids.fresh()
         self._metrics.fast_hits += 1
-        if self._access_log.is_on:
-            self._log(seen.path, request_id, entry.ttl_s(now_s))
-        return hit_bytes(entry, request_id, self._hop.via, now_s)
+        answer = hit_bytes(entry, request_id, self._hop.via, now_s)
+        if self._access_log.is_on and self._access_log.wants_hit():
+            self._log(data, seen.path, request_id, entry.ttl_s(now_s), len(answer))
+        return answer
 
     def _owner(self, rest: bytes) -> Owner | None:
         """Return who sent field lines that are not known as they are."""
@@ -213,12 +215,17 @@ class FastLane:
             self._entry_keys[local] = key
         return key
 
-    def _log(self, path: bytes, request_id: bytes, ttl_s: float) -> None:
+    def _log(self, data: bytes, path: bytes, request_id: bytes, ttl_s: float, sent_bytes: int) -> None:
         self._access_log.write(
-            request_id=request_id,
-            method="GET",
-            path=_STACKS + path,
-            status=200,
-            verdict=Verdict(ttl_s=int(ttl_s)),
-            took_s=0.0,
+            Answered(
+                request_id=request_id,
+                parent=parent_in(data),
+                method="GET",
+                path=_STACKS + path,
+                status=200,
+                verdict=Verdict(ttl_s=int(ttl_s)),
+                upstream_s=None,
+                took_s=0.0,
+                sent_bytes=sent_bytes,
+            )
         )

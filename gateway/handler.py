@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.streams import StreamReader
 
-from gateway.access_log import AccessLog
+from gateway.access_log import AccessLog, Answered
 from gateway.cache import Answer, Cache
 from gateway.connection import DownstreamConnection
 from gateway.core import incoming
@@ -21,7 +21,8 @@ from gateway.core.messages import Fields, IndexedFields, Request, first, names
 from gateway.core.plan import Plan
 from gateway.core.reply import head_bytes
 from gateway.core.route import is_write
-from gateway.core.status import Verdict, outcome
+from gateway.core.status import Verdict
+from gateway.core.trace import parent
 from gateway.errors import BadRequest, CallerGone, GatewayError, problem
 from gateway.metrics import Metrics
 from gateway.reply import Reply
@@ -29,7 +30,6 @@ from gateway.request_id import RequestIds
 from gateway.store.lookup import LookedUp
 from gateway.upstream import RequestBody
 
-_CLASSES = tuple(f"{hundreds}xx" for hundreds in range(10))
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -54,6 +54,7 @@ class Asked(msgspec.Struct, frozen=True):
         request_id: names it in errors and log.
         method: the method token.
         path: its target as received.
+        fields: its field lines.
         http_11: the caller speaks HTTP/1.1.
         persists: the caller lets its connection carry another request.
         content: its body as it comes; ``None`` when it was read without one.
@@ -62,6 +63,7 @@ class Asked(msgspec.Struct, frozen=True):
     request_id: bytes
     method: str
     path: bytes
+    fields: Fields
     http_11: bool
     persists: bool
     content: StreamReader | None
@@ -113,6 +115,7 @@ class Handler:
             request_id=request_id,
             method=message.method,
             path=path,
+            fields=fields,
             http_11=http_11,
             # aiohttp's parser carries the last trailer of a chunked request into the next one's head.
             persists=persists and "Transfer-Encoding" not in message.headers,
@@ -133,6 +136,7 @@ class Handler:
             request_id=request.request_id,
             method="GET",
             path=request.target,
+            fields=request.fields,
             http_11=True,
             persists=True,
             content=None,
@@ -157,6 +161,7 @@ class Handler:
         except GatewayError as error:
             head, text = problem(error, asked.request_id)
             answer = Answer(head, text, Verdict())
+            self._metrics.errors[error.code] += 1
             keep_alive = keep_alive and not error.closes
             verdict = None
         else:
@@ -164,15 +169,26 @@ class Handler:
         # What is still to come of the body must not be taken for the next request.
         keep_alive = keep_alive and (asked.content is None or asked.content.is_eof())
         status = answer.head.status
-        self._count(verdict, status)
-        self._access_log.write(
-            request_id=asked.request_id,
-            method=asked.method,
-            path=asked.path,
-            status=status,
-            verdict=verdict,
-            took_s=time.monotonic() - started_s,
-        )
+        took_s = time.monotonic() - started_s
+        self._metrics.answered(verdict, status, took_s)
+        sent: Callable[[int], None] | None = None
+        if self._access_log.wants(status, verdict):
+
+            def sent(sent_bytes: int) -> None:
+                self._access_log.write(
+                    Answered(
+                        request_id=asked.request_id,
+                        parent=parent(asked.fields),
+                        method=asked.method,
+                        path=asked.path,
+                        status=status,
+                        verdict=verdict,
+                        upstream_s=answer.upstream_s,
+                        took_s=time.monotonic() - started_s,
+                        sent_bytes=sent_bytes,
+                    )
+                )
+
         return Reply(
             answer.head,
             method=asked.method,
@@ -183,6 +199,7 @@ class Handler:
             exchange=answer.exchange,
             prefix=answer.prefix,
             linger=connection.linger,
+            sent=sent,
         )
 
     def _read(
@@ -242,8 +259,3 @@ class Handler:
             if not data:
                 return
             yield data
-
-    def _count(self, verdict: Verdict | None, status: int) -> None:
-        reason = verdict.reason.value if verdict is not None and verdict.reason is not None else ""
-        how = outcome(verdict) if verdict is not None else "error"
-        self._metrics.requests[how, reason, _CLASSES[status // 100]] += 1

@@ -32,6 +32,7 @@ class Reply(web.StreamResponse):
         write_timeout_s: how long the caller may take nothing.
         exchange: source of a streamed body; closed here.
         prefix: what was read of it already.
+        sent: told, when all was written or that has failed, how many bytes were; ``None`` is nobody.
         linger: waits, after the connection's last answer, for the caller to leave; ``None`` does not.
     """
 
@@ -47,6 +48,7 @@ class Reply(web.StreamResponse):
         exchange: Exchange | None = None,
         prefix: bytes = b"",
         linger: Callable[[], Awaitable[None]] | None = None,
+        sent: Callable[[int], None] | None = None,
     ) -> None:
         # Not calling aiohttp's own initialiser is the point: it builds header maps nobody reads here.
         length = len(body) if body is not None else None
@@ -57,6 +59,7 @@ class Reply(web.StreamResponse):
         self._exchange = exchange
         self._prefix = prefix
         self._linger = linger
+        self.sent = sent
         self._write_timeout_s = write_timeout_s
         self._keep_alive = self._wire.keep_alive
         self._protocol: web.RequestHandler | None = None
@@ -90,6 +93,8 @@ class Reply(web.StreamResponse):
         finally:
             if self._exchange is not None:
                 self._exchange.close()
+            if self.sent is not None:
+                self.sent(self.sent_bytes)
         if self._linger is not None and not self._keep_alive:
             await self._linger()
 

@@ -38,7 +38,7 @@ def run(config: Config) -> int:
     Raises:
         ConfigError: an address cannot be bound.
     """
-    set_up_logging(config.log.level)
+    set_up_logging(config.log.level, config.log.format)
     check_parser()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(config))

@@ -25,6 +25,14 @@ class Throttle:
     def __len__(self) -> int:
         return len(self._until_s)
 
+    def held(self) -> int:
+        """Return how many callers must still wait, and forget the others."""
+        now_s = self._clock.monotonic_s()
+        over = [caller for caller, until_s in self._until_s.items() if until_s <= now_s]
+        for caller in over:
+            del self._until_s[caller]
+        return len(self._until_s)
+
     def hold(self, caller: bytes, wait_s: float) -> None:
         """Send nothing of this caller upstream for a time."""
         self._until_s[caller] = self._clock.monotonic_s() + wait_s

@@ -126,9 +126,11 @@ class Upstream:
         if target != SERVER_WIDE:
             target = self._settings.base_path + target
         head = request_bytes(method, target, fields, length)
+        asked_s = self._clock.monotonic_s()
         try:
             slot = await self.slots.take()
-            self._metrics.upstream_calls[method] += 1
+            slot.began_s = self._clock.monotonic_s()
+            self._metrics.called(method, slot.began_s - asked_s)
             try:
                 connection = await self._connect(fresh=False)
                 try:
@@ -139,8 +141,11 @@ class Upstream:
                         raise
                 connection = await self._connect(fresh=True)
                 return await self._exchange(connection, method, head, body, slot)
-            except BaseException:
+            except BaseException as error:
                 slot.free()
+                if isinstance(error, UpstreamError):
+                    took_s = self._clock.monotonic_s() - slot.began_s
+                    self._metrics.responded(None, took_s, error.proxy_error)
                 raise
         except UpstreamError as error:
             self._metrics.upstream_failures[error.proxy_error] += 1
@@ -225,6 +230,8 @@ class Upstream:
             defect = defect or "http_protocol_error"
         if defect is not None:
             raise UpstreamError(defect, was_sent=True)
+        head_s = self._clock.monotonic_s() - slot.began_s
+        self._metrics.responded(head.status, head_s)
         return Exchange(
             head,
             framing,
@@ -234,6 +241,7 @@ class Upstream:
             read_timeout_s=self._settings.read_timeout_s + _OUTER_S,
             slot=slot,
             idle=self._idle,
+            head_s=head_s,
         )
 
     async def _upload(self, protocol: UpstreamConnection, body: RequestBody) -> None:
@@ -272,6 +280,7 @@ class Exchange:
         head: status, reason and all fields as received.
         framing: how the body tells its end.
         length: declared body bytes; ``None`` when not declared.
+        head_s: how long the head took.
     """
 
     def __init__(
@@ -285,8 +294,10 @@ class Exchange:
         read_timeout_s: float,
         slot: Slot,
         idle: IdleConnections,
+        head_s: float,
     ) -> None:
         self.head = head
+        self.head_s = head_s
         self.framing = framing
         self.length = content_length(head) if framing is BodyFraming.LENGTH else None
         self._payload = payload

@@ -85,11 +85,16 @@ class Slots:
 
 
 class Slot:
-    """The place of one exchange."""
+    """The place of one exchange.
 
-    __slots__ = ("_is_free", "_is_parked", "_slots")
+    Attributes:
+        began_s: monotonic time at which the exchange began.
+    """
+
+    __slots__ = ("_is_free", "_is_parked", "_slots", "began_s")
 
     def __init__(self, slots: Slots) -> None:
+        self.began_s = 0.0
         self._slots = slots
         self._is_parked = False
         self._is_free = False

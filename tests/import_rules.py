@@ -26,8 +26,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.descriptors",
         "gateway.errors",
         "gateway.listeners",
-        "gateway.metrics*",
         "gateway.log_limit",
+        "gateway.log_lines",
+        "gateway.loop_lag",
+        "gateway.metrics*",
+        "gateway.process",
         "gateway.redis_url",
         "gateway.request_id",
         "gateway.secret",
@@ -131,8 +134,14 @@ RULES = (
     Rule(
         who=PACKAGE,
         never=("prometheus_client",),
-        but_who=("gateway.metrics*",),
+        but_who=("gateway.metrics_text",),
         why="metrics have their names and bounds in one place",
+    ),
+    Rule(
+        who=PACKAGE,
+        never=("opentelemetry",),
+        but_who=("gateway.app_tracing",),
+        why="it is an extra, and loaded only when spans are wanted",
     ),
     Rule(
         who=PACKAGE,

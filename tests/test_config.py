@@ -20,6 +20,7 @@ from gateway.config import (
     Secret,
     ServerConfig,
     TcpAddress,
+    TracingConfig,
     UnixAddress,
     UpstreamConfig,
     admin_token,
@@ -38,6 +39,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "cache": CacheConfig,
     "redis": RedisConfig,
     "log": LogConfig,
+    "tracing": TracingConfig,
 }
 
 TomlFile = Callable[[str], str]
@@ -162,6 +164,8 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_the_default
         ("redis.url", "", Secret()),
         ("redis.timeout_s", ".25", 0.25),
         ("log.access", "errors", "errors"),
+        ("log.format", "json", "json"),
+        ("log.sample", "0.01", 0.01),
     ],
 )
 def test_the_environment_is_read_by_the_type_of_the_key(name: str, text: str, value: object) -> None:
@@ -250,7 +254,7 @@ def test_other_variables_are_left_alone() -> None:
         ("[server\n", "gateway.toml", "is not TOML: "),
         ("x = 1\n", "x", "stands outside a section; config/gateway.toml lists all keys"),
         ('scope = "shared"\n', "scope", "stands outside a section; did you mean cache.scope?"),
-        ("[sever]\n", "[sever]", "there are server or upstream or cache or redis or log"),
+        ("[sever]\n", "[sever]", "there are server or upstream or cache or redis or log or tracing"),
         ("[[cache]]\n", "cache", "stands outside a section"),
         ("[cache]\nsecrt = 's3cret'\n", "cache.secrt", "did you mean cache.secret?"),
         ("[cache]\nttl = 1\n", "cache.ttl", ""),
@@ -389,6 +393,15 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         ("redis.max_connections", "0", "is out of range"),
         ("log.level", "INFO", 'write "debug" or "info" or "warning" or "error"'),
         ("log.access", "none", 'write "all" or "errors" or "off"'),
+        ("log.format", "xml", 'write "auto" or "json" or "text"'),
+        ("log.sample", "1.1", "is out of range; write a number from 0 to 1"),
+        (
+            "tracing.endpoint",
+            "http://user:p@h/v1/traces",
+            "is no endpoint; write http:// or https://, a host",
+        ),
+        ("tracing.endpoint", "127.0.0.1:4318", "like http://127.0.0.1:4318/v1/traces"),
+        ("tracing.sample", "-0.1", "is out of range"),
     ],
 )
 def test_a_bad_value_gets_one_line_with_key_variable_and_remedy(name: str, text: str, remedy: str) -> None:

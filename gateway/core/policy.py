@@ -66,6 +66,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
         request: the end-to-end fields of the request it answers.
         action_id: the execution asked for.
         fetched_s: wall clock at the start of the fetch.
+        upstream_s: how long its head took, for the log; ``None`` when nobody measured it.
     """
 
     head: Head
@@ -74,6 +75,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     request: Fields
     action_id: bytes
     fetched_s: float
+    upstream_s: float | None = None
 
 
 class Judgement(msgspec.Struct, frozen=True, gc=False):

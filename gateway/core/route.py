@@ -19,6 +19,7 @@ _ABSOLUTE_TARGET = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]+)(.*)")
 _MAX_FORMS = 64
 _DECODE_ROUNDS = 8
 
+_STACKS = b"/v2/stacks"
 SERVER_WIDE = b"*"
 """The target of an ``OPTIONS`` about the whole server (RFC 9112 §3.2.4)."""
 
@@ -70,6 +71,14 @@ def execution(target: bytes) -> Execution | None:
     if match is None or not (_is_id(match[1]) and _is_id(match[2])):
         return None
     return Execution(match[1], match[2], bool(mark))
+
+
+def route_name(target: bytes) -> str:
+    """Return what kind of call a target is, for logs and traces: ``execution``, ``stack`` or ``other``."""
+    path = target.partition(b"?")[0]
+    if execution(path) is not None:
+        return "execution"
+    return "stack" if path == _STACKS or path.startswith(_STACKS + b"/") else "other"
 
 
 def fold(stack_id: bytes) -> bytes:

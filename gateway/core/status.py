@@ -105,6 +105,33 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 HIT = "hit"
 MISS = "miss"
 BYPASS = "bypass"
+OUTCOMES = (HIT, MISS, BYPASS)
+REFUSALS = ("lookup", "serve", "store")
+"""What a reason says no to."""
+
+_NOT_LOOKED_UP = frozenset(
+    {
+        Reason.ROUTE,
+        Reason.QUERY,
+        Reason.RANGE,
+        Reason.BODY,
+        Reason.METHOD,
+        Reason.IDENTITY,
+        Reason.SIGNED,
+        Reason.VARIANT,
+        Reason.PRECONDITION,
+        Reason.REQUEST_NO_STORE,
+        Reason.REQUEST_NO_CACHE,
+    }
+)
+_NOT_SERVED = frozenset({Reason.REQUEST_MAX_AGE, Reason.REQUEST_MIN_FRESH, Reason.STORE_FAILED})
+
+
+def refused(reason: Reason) -> str:
+    """Return what a reason says no to: ``lookup``, ``serve`` or ``store``."""
+    if reason in _NOT_LOOKED_UP:
+        return "lookup"
+    return "serve" if reason in _NOT_SERVED else "store"
 
 
 def outcome(verdict: Verdict) -> str:

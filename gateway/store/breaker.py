@@ -29,9 +29,15 @@ class BreakerState(enum.Enum):
 
 
 class Breaker:
-    """Counts the outcomes of one back end."""
+    """Counts the outcomes of one back end.
+
+    Attributes:
+        state: whether operations are let through.
+        openings: how often it was given up.
+    """
 
     def __init__(self) -> None:
+        self.openings = 0
         self.state = BreakerState.CLOSED
         self._failures: Counter[str] = Counter()
         self._pause_s = _FIRST_PAUSE_S
@@ -71,6 +77,7 @@ class Breaker:
             self._failures[operation] += 1
             if self._failures[operation] < OPENING_FAILURES:
                 return
+            self.openings += 1
         elif operation != PROBE:
             # It was under way when the breaker opened, and tells nothing new.
             return

@@ -103,6 +103,12 @@ class RedisStore:
         )
         self._client = aioredis.Redis.from_pool(pool)
 
+    @property
+    def connections(self) -> int:
+        """How many connections carry a command."""
+        # The pool has no public way to tell.
+        return len(self._client.connection_pool._in_use_connections)
+
     async def lookup(self, key: EntryKey) -> Found:
         """Return the usable entry and the stack's generation.
 
@@ -307,6 +313,8 @@ class RedisStore:
                 self.breaker.failed(operation)
             self._metrics.redis_failures[operation, failure.kind] += 1
             raise failure from error
+        finally:
+            self._metrics.redis_took(operation, loop.time() - began_s)
         if loop.time() - began_s > (self.settings.timeout_s if limit_s is None else limit_s):
             # Each part came in time, the whole too late for those who asked.
             self._metrics.redis_failures[operation, "timeout"] += 1

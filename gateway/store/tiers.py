@@ -376,6 +376,7 @@ class Tiers:
         self._metrics.forgotten["note"] += 1
 
     def _start_over(self) -> None:
+        self._metrics.redis_subscriptions += 1
         self.ledger.subscription_confirmed(self._clock.monotonic_s())
         if self.memory is not None:
             self.memory.clear()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.route import execution, fold, is_write, origin_form, written_stacks
+from gateway.core.route import execution, fold, is_write, origin_form, route_name, written_stacks
 
 from .kit import BOUNDED
 
@@ -217,3 +217,19 @@ def test_an_id_is_found_through_encodings_dots_slashes_and_case(hidden: tuple[by
 @given(ids, ids)
 def test_a_write_to_the_execution_call_forgets_the_stack_of_the_read(stack: bytes, action: bytes) -> None:
     assert fold(stack) in written_stacks(b"/v2/stacks/" + stack + b"/actions/" + action)
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        (b"/v2/stacks/s/actions/a", "execution"),
+        (b"/v2/stacks/s/actions/a?x=1", "execution"),
+        (b"/v2/stacks/s/actions", "stack"),
+        (b"/v2/stacks", "stack"),
+        (b"/v2/stacksx", "other"),
+        (b"/v2/templates?a=/v2/stacks/s", "other"),
+        (b"*", "other"),
+    ],
+)
+def test_a_call_has_one_of_three_names(target: bytes, name: str) -> None:
+    assert route_name(target) == name

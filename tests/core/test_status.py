@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from gateway.core.status import BYPASS, HIT, MISS, Forward, Reason, Verdict, outcome
+from gateway.core.status import BYPASS, HIT, MISS, REFUSALS, Forward, Reason, Verdict, outcome, refused
 
 # A token of RFC 8941, which is what a detail may be without quotes.
 SF_TOKEN = re.compile(rb"[A-Za-z*][!#$%&'*+.^_`|~:/A-Za-z0-9-]*")
@@ -55,3 +55,10 @@ def test_every_reason_is_a_token_in_cache_status(reason: Reason) -> None:
 )
 def test_a_verdict_has_one_word(forward: Forward | None, word: str) -> None:
     assert outcome(Verdict(forward=forward)) == word
+
+
+def test_every_reason_says_no_to_one_of_three_things() -> None:
+    assert {refused(reason) for reason in Reason} == set(REFUSALS)
+    assert refused(Reason.SIGNED) == "lookup"
+    assert refused(Reason.REQUEST_MIN_FRESH) == "serve"
+    assert refused(Reason.VARY) == "store"

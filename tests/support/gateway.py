@@ -19,7 +19,7 @@ from gateway.config import load_config
 
 from .address import free_port
 
-DEFAULTS: dict[str, object] = {"server.fast_lane": os.environ.get("AOS_GATEWAY_SERVER__FAST_LANE") != "false"}
+DEFAULTS: dict[str, object] = {"server.fast_lane": os.environ.get("FAST_LANE") != "off"}
 """Settings of every gateway under test, by their dotted key, where a test says nothing else."""
 
 _START_S = 10.0

@@ -1,0 +1,205 @@
+"""Spans for OpenTelemetry; imported only when ``tracing.endpoint`` is set.
+
+Nothing on the way of a request knows of it: it stands around the handler and the fast lane, and listens where
+`Metrics` is told how long the upstream and Redis took. A caller's ``traceparent`` goes up unchanged, so the
+upstream's spans stand beside the gateway's, under the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+from aiohttp import web
+from opentelemetry import trace as otel
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
+
+from gateway import __version__
+from gateway.config import TracingConfig
+from gateway.core.messages import IndexedFields
+from gateway.core.route import route_name
+from gateway.core.status import HIT, Verdict, outcome
+from gateway.core.trace import Parent, parent, parent_in
+from gateway.fast_lane import FastLane, Question
+from gateway.metrics import Metrics
+from gateway.metrics_catalogue import ERROR
+from gateway.reply import Reply
+
+_NS = 1_000_000_000
+# Of one export; a collector that hangs must not hold up a stop either.
+_EXPORT_S = 2.0
+_CLOSE_S = 2.5
+_ROUTES = {"execution": "/v2/stacks/{stack_id}/actions/{action_id}"}
+
+Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Tracing:
+    """Makes spans.
+
+    Args:
+        settings: which part of the traces is recorded, and where spans go.
+        processor: takes ended spans instead of sending them.
+    """
+
+    def __init__(self, settings: TracingConfig, processor: SpanProcessor | None = None) -> None:
+        if processor is None:
+            processor = BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.endpoint, timeout=_EXPORT_S))
+        drawn = TraceIdRatioBased(settings.sample)
+        self._provider = TracerProvider(
+            # What a caller claims to record is drawn by lot too: anybody can set that flag.
+            sampler=ParentBased(drawn, remote_parent_sampled=drawn, remote_parent_not_sampled=ALWAYS_OFF),
+            resource=Resource.create({"service.name": "aos-gateway", "service.version": __version__}),
+            shutdown_on_exit=False,
+        )
+        self._provider.add_span_processor(processor)
+        self._tracer = self._provider.get_tracer("aos-gateway", __version__)
+        # The span of the request on whose behalf this task works.
+        self._current: ContextVar[otel.Span | None] = ContextVar("span", default=None)
+
+    def metrics(self) -> Metrics:
+        """Return counters that also make spans of what they are told."""
+        return _TracedMetrics(self)
+
+    def handler(self, handle: Handle) -> Handle:
+        """Put a span around each request that a handler answers."""
+        return functools.partial(self._handle, handle)
+
+    def lane(self, **parts: Any) -> FastLane:
+        """Return a fast lane, made of these parts, that makes a span of each hit in memory."""
+        return _TracedLane(self, **parts)
+
+    async def close(self) -> None:
+        """Send what is left, for a short time."""
+        done = asyncio.get_running_loop().run_in_executor(None, self._provider.shutdown)
+        await asyncio.wait((done,), timeout=_CLOSE_S)
+
+    def hit(self, head: bytes, began_ns: int, sent_bytes: int) -> None:
+        """Make the span of a hit on the fast lane."""
+        span = self._start("GET", "execution", parent_in(head), began_ns)
+        if span.is_recording():
+            span.set_attributes(
+                {
+                    "http.response.status_code": 200,
+                    "http.response.size": sent_bytes,
+                    "aos_gateway.cache": HIT,
+                }
+            )
+        span.end()
+
+    def answered(self, verdict: Verdict | None, status: int) -> None:
+        """Tell the present request's span what became of it."""
+        span = self._current.get()
+        if span is None or not span.is_recording():
+            return
+        span.set_attribute("http.response.status_code", status)
+        span.set_attribute("aos_gateway.cache", ERROR if verdict is None else outcome(verdict))
+        if verdict is not None and verdict.reason is not None:
+            span.set_attribute("aos_gateway.reason", verdict.reason.value)
+        if verdict is not None and verdict.collapsed:
+            span.set_attribute("aos_gateway.collapsed", True)
+        if status >= 500:
+            span.set_status(otel.StatusCode.ERROR)
+
+    def took(
+        self, name: str, took_s: float, attributes: dict[str, str | int], *, failed: bool = False
+    ) -> None:
+        """Make the span of something that was done for the present request and has just ended."""
+        of = self._current.get()
+        if of is None or not of.get_span_context().trace_flags.sampled:
+            return
+        now_ns = time.time_ns()
+        span = self._tracer.start_span(
+            name,
+            otel.set_span_in_context(of),
+            otel.SpanKind.CLIENT,
+            attributes,
+            start_time=now_ns - int(took_s * _NS),
+        )
+        if failed:
+            span.set_status(otel.StatusCode.ERROR)
+        span.end(now_ns)
+
+    async def _handle(self, handle: Handle, message: web.BaseRequest) -> web.StreamResponse:
+        target = message.raw_path.encode("utf-8", "surrogateescape")
+        given = parent(IndexedFields(message.raw_headers))
+        span = self._start(message.method, route_name(target), given, time.time_ns())
+        token = self._current.set(span)
+        try:
+            answer = await handle(message)
+        except BaseException:
+            span.end()
+            raise
+        finally:
+            # The task goes on with the connection's next request.
+            self._current.reset(token)
+        if isinstance(answer, Reply):
+            answer.sent = functools.partial(_end, span, answer.sent)
+        else:
+            span.end()
+        return answer
+
+    def _start(self, method: str, route: str, given: Parent | None, began_ns: int) -> otel.Span:
+        context = None
+        if given is not None:
+            flags = otel.TraceFlags(otel.TraceFlags.SAMPLED if given.is_sampled else otel.TraceFlags.DEFAULT)
+            caller = otel.SpanContext(int(given.trace_id, 16), int(given.span_id, 16), True, flags)
+            context = otel.set_span_in_context(otel.NonRecordingSpan(caller))
+        attributes = {"http.request.method": method, "aos_gateway.route": route}
+        if route in _ROUTES:
+            attributes["http.route"] = _ROUTES[route]
+        name = f"{method} {_ROUTES.get(route, route)}"
+        return self._tracer.start_span(name, context, otel.SpanKind.SERVER, attributes, start_time=began_ns)
+
+
+def _end(span: otel.Span, before: Callable[[int], None] | None, sent_bytes: int) -> None:
+    if before is not None:
+        before(sent_bytes)
+    span.set_attribute("http.response.size", sent_bytes)
+    span.end()
+
+
+class _TracedMetrics(Metrics):
+    def __init__(self, tracing: Tracing) -> None:
+        super().__init__()
+        self._tracing = tracing
+
+    def answered(self, verdict: Verdict | None, status: int, took_s: float) -> None:
+        super().answered(verdict, status, took_s)
+        self._tracing.answered(verdict, status)
+
+    def responded(self, status: int | None, took_s: float, error: str = "") -> None:
+        super().responded(status, took_s, error)
+        told: dict[str, str | int] = {"error.type": error} if status is None else {}
+        if status is not None:
+            told["http.response.status_code"] = status
+        self._tracing.took("upstream", took_s, told, failed=status is None)
+
+    def redis_took(self, operation: str, took_s: float) -> None:
+        super().redis_took(operation, took_s)
+        self._tracing.took(
+            f"redis {operation}", took_s, {"db.system.name": "redis", "db.operation.name": operation}
+        )
+
+
+class _TracedLane(FastLane):
+    def __init__(self, tracing: Tracing, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._tracing = tracing
+
+    def answer(self, data: bytes) -> bytes | Question | None:
+        """Answer a hit in memory; the parser's way, where spans are made, is for the rest."""
+        began_ns = time.time_ns()
+        answer = super().answer(data)
+        if not isinstance(answer, bytes):
+            return None
+        self._tracing.hit(data, began_ns, len(answer))
+        return answer

@@ -1,0 +1,66 @@
+"""How a log line looks: a JSON object for programs, or a text for people."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+import orjson
+
+_TIME = "%Y-%m-%dT%H:%M:%S"
+FIELDS = "fields"
+"""Attribute of a record: what it tells beside its message, as a mapping of names to plain values."""
+
+
+def formatter(which: str, stream: TextIO | None = None) -> logging.Formatter:
+    """Return what makes lines.
+
+    Args:
+        which: ``json``, ``text``, or ``auto``: text on a terminal, else JSON.
+        stream: where the lines go; standard error when ``None``.
+    """
+    if which == "auto":
+        which = "text" if (stream or sys.stderr).isatty() else "json"
+    return JsonLines() if which == "json" else TextLines()
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line; times in UTC."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as a line."""
+        line: dict[str, object] = {
+            "time": f"{time.strftime(_TIME, time.gmtime(record.created))}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        # What no field of ours holds, a library's message may: a lone surrogate is no JSON.
+        line["message"] = str(line["message"]).encode("utf-8", "replace").decode()
+        return orjson.dumps(line, default=str).decode()
+
+
+class TextLines(logging.Formatter):
+    """One text a line, times in UTC; fields stand behind the message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", f"{_TIME}Z")
+        self.converter = time.gmtime
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # logging calls it so
+        """Return the line without traceback."""
+        told = "".join(
+            f" {name}={value}" for name, value in _fields(record).items() if value is not None and value != ""
+        )
+        return super().formatMessage(record) + told
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    found = getattr(record, FIELDS, None)
+    return found if isinstance(found, Mapping) else {}

@@ -1,0 +1,1 @@
+"""What an operator watches the gateway with: rules, dashboard, references."""
