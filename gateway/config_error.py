@@ -49,17 +49,18 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def shown(value: object) -> str:
+def shown(value: object, at_most: int = _SHOWN_CHARACTERS) -> str:
     """Return a value as one bounded line for an error text.
 
     Args:
         value: what was configured; not for secrets.
+        at_most: characters.
 
     Returns:
-        Its `repr`, at most 80 characters and "...".
+        Its `repr`, as much as is allowed of it and "...".
     """
     try:
         text = repr(value)
     except ValueError:  # an integer with more digits than Python writes out
         text = f"a {type(value).__name__} too long to show"
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
+    return text if len(text) <= at_most else text[:at_most] + "..."

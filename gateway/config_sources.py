@@ -16,6 +16,7 @@ ENVIRONMENT_PREFIX: Final = "AOS_GATEWAY_"
 _FILE_SUFFIX: Final = "_FILE"
 _MAX_CONFIG_BYTES: Final = 1_048_576
 _MAX_SECRET_BYTES: Final = 65_536
+_PATH_CHARACTERS: Final = 4_096
 # What Kubernetes puts into the environment for Services whose name starts with "aos-gateway".
 _SERVICE_LINK = re.compile(
     r"AOS_GATEWAY_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
@@ -48,17 +49,17 @@ def from_toml(path: str) -> dict[str, Given]:
     Raises:
         ConfigError: the file can't be read or holds something unknown.
     """
-    content = _read(path, _MAX_CONFIG_BYTES, f"configuration file {shown(path)}")
+    # A path is of use only as a whole.
+    named = f"configuration file {shown(path, _PATH_CHARACTERS)}"
+    content = _read(path, _MAX_CONFIG_BYTES, named)
     try:
         document = tomllib.loads(content.decode())
     except UnicodeDecodeError as exc:
-        raise ConfigError(f"configuration file {shown(path)} is not UTF-8 text; save it as UTF-8") from exc
+        raise ConfigError(f"{named} is not UTF-8 text; save it as UTF-8") from exc
     except RecursionError as exc:
-        raise ConfigError(
-            f"configuration file {shown(path)} is nested too deeply; write plain values"
-        ) from exc
+        raise ConfigError(f"{named} is nested too deeply; write plain values") from exc
     except ValueError as exc:
-        raise ConfigError(f"configuration file {shown(path)} is not TOML: {exc}; mend that place") from exc
+        raise ConfigError(f"{named} is not TOML: {exc}; mend that place") from exc
     found: dict[str, Given] = {}
     for section, table in document.items():
         if not isinstance(table, dict):
