@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 from gateway.core.reply import wire_head
-from gateway.errors import BadRequest, problem
+from gateway.errors import TooManyConnections, problem
 
 _MOST_LINGERING = 256
 LINGER_S = 1.0
@@ -51,8 +51,7 @@ class Admission:
 
     def turn_away(self, transport: asyncio.WriteTransport, request_id: bytes) -> None:
         """Answer a connection that was not admitted and close it, a moment later unless many linger."""
-        error = BadRequest(503, "The gateway has too many connections.")
-        error.retry_after_s = 1
+        error = TooManyConnections()
         head, body = problem(error, request_id)
         wire = wire_head(head, method="GET", body_bytes=len(body), http_11=True, keep_alive=False)
         transport.write(wire.data + body)

@@ -96,6 +96,17 @@ class Overloaded(UpstreamError):
         super().__init__("connection_limit_reached", was_sent=False)
 
 
+class TooManyConnections(GatewayError):
+    """There are as many connections as there may be, in all or from one address."""
+
+    status = 503
+    number = 2
+    detail = "The gateway has too many connections."
+    proxy_error = "http_request_error"
+    retry_after_s = 1
+    closes = True
+
+
 class DeadlinePassed(GatewayError):
     """A shared fetch took longer than this caller may wait."""
 
@@ -130,6 +141,7 @@ class CallerGone(GatewayError):
     """The caller left or stalled before its request body was complete."""
 
     status = 408
+    number = 2
     detail = "The request body did not arrive in time."
     proxy_error = "http_request_error"
     closes = True
