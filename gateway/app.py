@@ -22,10 +22,11 @@ from gateway.core.route import fold
 from gateway.fast_lane import FastLane, FastLaneConnection, why_closed
 from gateway.flight import Flights
 from gateway.handler import Handler, HandlerSettings
-from gateway.listeners import bound_address, listen, remove_socket
+from gateway.listeners import Acceptor, ListeningSockets, open_sockets
 from gateway.metrics import Metrics
 from gateway.request_id import RequestIds
 from gateway.store.redis import RedisSettings
+from gateway.store.siblings import Siblings, WorkerTiers
 from gateway.store.tiers import Tiers, TierSettings
 from gateway.throttle import Throttle
 from gateway.upstream import Upstream, UpstreamSettings
@@ -40,6 +41,8 @@ _FIRST_POLL_S = 0.001
 _LAST_POLL_S = 0.05
 # For requests that were cut off to end; aiohttp takes 0 for no limit at all.
 _LAST_S = 0.3
+# How long an idle connection may wait for its last request.
+_GENTLE_S = 10.0
 
 
 class Gateway:
@@ -48,15 +51,17 @@ class Gateway:
     Args:
         config: the whole configuration.
         clock: both clocks.
+        siblings: the other workers, ``None`` without any.
     """
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+    def __init__(self, config: Config, clock: Clock | None = None, siblings: Siblings | None = None) -> None:
         clock = clock or Clock()
         self.config = config
         self.metrics = Metrics()
         self._is_ready = False
         self._is_draining = False
-        self._listener: asyncio.Server | None = None
+        self._sockets: ListeningSockets | None = None
+        self._acceptor: Acceptor | None = None
         self.fast_lane: FastLane | None = None
         keys = KeySpace(config.redis.prefix, _identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
@@ -70,7 +75,8 @@ class Gateway:
             config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock, abandon
         )
         hop = upstream_hop(config, recogniser.names)
-        self.tiers = Tiers(
+        make_tiers = Tiers if siblings is None else functools.partial(WorkerTiers, siblings)
+        self.tiers = make_tiers(
             _tier_settings(config, rules),
             keys=keys,
             secret=secret,
@@ -130,8 +136,11 @@ class Gateway:
             connection=connection,
         )
 
-    async def start(self) -> Address:
-        """Open the listener.
+    async def start(self, sockets: ListeningSockets | None = None) -> Address:
+        """Accept connections.
+
+        Args:
+            sockets: where; they are this gateway's from now on. ``None`` opens those of ``server.listen``.
 
         Returns:
             The address it really has: a port of 0 is filled in.
@@ -139,36 +148,52 @@ class Gateway:
         Raises:
             OSError: the address cannot be bound.
         """
-        address = self.config.server.listen
+        self._sockets = sockets or await open_sockets(self.config.server.listen)
         self.tiers.start()
         if self.tiers.subscription is not None:
             # What is fetched before it stands is not stored: spare the first callers that.
             await self.tiers.subscription.wait_first(_SUBSCRIBED_S)
-        self._listener = await listen(self.server, address)
+        self._acceptor = await self._sockets.accept(self.server)
         self._is_ready = True
-        return bound_address(self._listener, address)
+        return self._sockets.address
 
     def begin_drain(self) -> None:
         """Say that no more work is wanted; the listener stays open."""
         self._is_ready = False
 
-    async def close(self, timeout_s: float | None = None) -> None:
+    def hand_over(self) -> None:
+        """Leave the file of a Unix socket to the process that accepts from now on."""
+        if self._sockets is not None:
+            self._sockets.hand_over()
+
+    async def apply(self, config: Config) -> None:
+        """Use another configuration, as far as that is possible while running."""
+        self.config = config
+
+    async def close(self, timeout_s: float | None = None, *, is_gentle: bool = False) -> None:
         """Stop accepting, let requests, stores and debts end within a time, then let go.
 
         Args:
             timeout_s: ``server.drain_timeout_s`` when ``None``.
+            is_gentle: end idle connections with their next answer; only at the end of a while at once, which
+                could cross a request on its way.
         """
         loop = asyncio.get_running_loop()
-        ends_s = loop.time() + (self.config.server.drain_timeout_s if timeout_s is None else timeout_s)
+        within_s = self.config.server.drain_timeout_s if timeout_s is None else timeout_s
+        ends_s = loop.time() + within_s
+        idle_until_s = loop.time() + min(_GENTLE_S, within_s / 2) if is_gentle else 0.0
         self._is_ready = False
         self._is_draining = True
         if self.fast_lane is not None:
             self.fast_lane.close()
-        if self._listener is not None:
-            self._listener.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
+        if self._sockets is not None:
+            self._sockets.leave()
         poll_s = _FIRST_POLL_S
         while self.server.connections and loop.time() < ends_s:
-            self.server.close_idle()
+            if loop.time() >= idle_until_s:
+                self.server.close_idle()
             await asyncio.sleep(poll_s)
             poll_s = min(poll_s * 2, _LAST_POLL_S)
         await self.flights.close(max(0.0, ends_s - loop.time()))
@@ -177,8 +202,8 @@ class Gateway:
         await self.server.shutdown(_LAST_S)
         await self.tiers.close(max(0.1, ends_s - loop.time()))
         self.judges.shutdown(wait=False, cancel_futures=True)
-        if self._listener is not None:
-            remove_socket(self.config.server.listen)
+        if self._sockets is not None:
+            self._sockets.remove_file()
 
     def ready(self) -> bool:
         """Tell whether requests are accepted; false first while draining."""

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from gateway.config import load_config
+    from gateway.config import Sources, config_of
 
     flags = {
         "server.listen": arguments.listen,
@@ -58,10 +58,12 @@ def _serve(arguments: argparse.Namespace) -> int:
         "redis.url": arguments.redis,
         "cache.scope": arguments.scope,
     }
-    config = load_config(arguments.config, os.environ, flags)
+    sources = Sources(path=arguments.config, environ=dict(os.environ), flags=flags)
+    given = sources.read()
+    config = config_of(given)
     from gateway.server import run
 
-    return run(config)
+    return run(config, sources, given)
 
 
 def _twin(arguments: argparse.Namespace) -> int:

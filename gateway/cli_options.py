@@ -118,7 +118,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="whom a stored record is given to: only the caller it was fetched for, or all who may connect "
         "(default: caller)",
     )
-    serve.add_argument("--workers", metavar="N", help="number of processes; only 1 for now (default: 1)")
+    serve.add_argument(
+        "--workers", metavar="N", help="number of processes, 0: one for each core (default: 1)"
+    )
 
     twin = add(
         "twin",

@@ -28,16 +28,20 @@ __all__ = [
     "RedisConfig",
     "Secret",
     "ServerConfig",
+    "Sources",
     "TcpAddress",
     "UnixAddress",
     "UpstreamConfig",
     "UpstreamUrl",
     "admin_token",
     "cannot_listen",
+    "config_of",
     "is_loopback",
     "load_config",
     "masked",
+    "pack",
     "parse_address",
+    "unpack",
 ]
 
 Scope = Literal["caller", "shared"]
@@ -54,7 +58,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         admin_listen: where operators connect.
         admin_token: opens the protected admin paths to peers from the network; empty: to nobody.
         admin_hosts: names that a Host field on the admin address may have besides loopback and IP literals.
-        workers: processes that share the listener.
+        workers: processes that share the listener; 0: one for each core.
         header_timeout_s: from the first byte of a request to the end of its head, seconds.
         body_timeout_s: between two reads of a request body, seconds.
         keepalive_timeout_s: how long an idle connection stays open, seconds.
@@ -190,20 +194,44 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     log: LogConfig = LogConfig()
 
 
-def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
-    """Read the configuration: flags beat the environment, which beats the file, which beats the defaults.
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the settings are given; each reading looks into the files anew.
 
-    Args:
+    Attributes:
         path: of the TOML file, None for none.
         environ: like `os.environ`; see `gateway.config_sources.from_environment`.
         flags: command line settings by "section.key"; None means not given.
+    """
+
+    path: str | None
+    environ: Mapping[str, str]
+    flags: Mapping[str, object]
+
+    def read(self) -> dict[str, Given]:
+        """Return the settings by "section.key": flags beat the environment, which beats the file.
+
+        Raises:
+            ConfigError: one line that names the key and the remedy.
+        """
+        given = from_toml(self.path) if self.path is not None else {}
+        return given | from_environment(self.environ) | from_flags(self.flags)
+
+
+def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
+    """Read the configuration: what is given beats the defaults; see `Sources` for the arguments.
 
     Raises:
         ConfigError: one line that names the key and the remedy.
     """
-    given = from_toml(path) if path is not None else {}
-    given |= from_environment(environ)
-    given |= from_flags(flags)
+    return config_of(Sources(path=path, environ=environ, flags=flags).read())
+
+
+def config_of(given: Mapping[str, Given]) -> Config:
+    """Check settings and make the configuration of them.
+
+    Raises:
+        ConfigError: one line that names the key and the remedy.
+    """
     if "upstream.url" not in given:
         raise ConfigError(
             "upstream.url is missing; give serve --upstream URL, set AOS_GATEWAY_UPSTREAM__URL, "
@@ -222,6 +250,16 @@ def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str
     )
     _check_together(config)
     return config
+
+
+def pack(given: Mapping[str, Given]) -> bytes:
+    """Return settings as bytes for a process of our own; they hold the secrets."""
+    return msgspec.msgpack.encode(given)
+
+
+def unpack(packed: bytes) -> dict[str, Given]:
+    """Return the settings in packed bytes."""
+    return msgspec.msgpack.decode(packed, type=dict[str, Given])
 
 
 def masked(config: Config) -> dict[str, object]:
@@ -252,11 +290,6 @@ def _plain(value: object) -> object:
 def _check_together(config: Config) -> None:
     """Refuse settings that are fine alone and impossible together."""
     server, cache = config.server, config.cache
-    if server.workers > 1:
-        raise ConfigError(
-            f"server.workers = {server.workers}: more than one worker is not possible yet; write 1, "
-            "and start several gateways on one Redis to use more cores"
-        )
     if server.listen == server.admin_listen and getattr(server.listen, "port", 1) != 0:
         raise ConfigError(
             f"server.admin_listen = {server.admin_listen} is server.listen too; give each its own address"

@@ -122,7 +122,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "server.admin_listen": Text(address_of),
     "server.admin_token": Text(_admin_token, is_secret=True),
     "server.admin_hosts": Texts(host_name_of),
-    "server.workers": Whole(1, 1_024, "processes"),
+    "server.workers": Whole(0, 1_024, "processes"),
     "server.header_timeout_s": _POSITIVE_S,
     "server.body_timeout_s": _POSITIVE_S,
     "server.keepalive_timeout_s": _POSITIVE_S,

@@ -301,7 +301,7 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         ("server.admin_hosts", "a.example,,b.example", "is empty; write the name alone"),
         ("server.admin_hosts", "a.example,A.example", "stands in the list twice; remove one"),
         ("server.admin_hosts", ",".join(f"h{i}" for i in range(65)), "is too long; write at most 64"),
-        ("server.workers", "0", "write a whole number of processes from 1 to 1024, without unit"),
+        ("server.workers", "-1", "write a whole number of processes from 0 to 1024, without unit"),
         ("server.workers", "one", "is not a whole number"),
         ("server.workers", "1_0", "is not a whole number"),
         ("server.header_timeout_s", "0", "write a number of seconds from 0.01 to 86400, without unit"),
@@ -499,7 +499,6 @@ def test_an_unknown_flag_name_is_refused() -> None:
 @pytest.mark.parametrize(
     ("flags", "remedy"),
     [
-        ({"server__workers": "2"}, "server.workers = 2: more than one worker is not possible yet; write 1"),
         (
             {"server__listen": "127.0.0.1:9901"},
             "server.admin_listen = 127.0.0.1:9901 is server.listen too; give each its own address",

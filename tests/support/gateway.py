@@ -109,6 +109,11 @@ class GatewayProcess:
             await self._until(lambda: self._process.poll() is not None)
         return self._process.returncode
 
+    async def ended(self) -> int:
+        """Wait until it has ended by itself, and return the exit code."""
+        await self._until(lambda: self._process.poll() is not None)
+        return self._process.returncode
+
     def discard(self) -> None:
         """Let go of it, ending it if it still runs."""
         if self._process.poll() is None:
