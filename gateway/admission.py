@@ -49,7 +49,7 @@ class Admission:
     def turn_away(self, transport: asyncio.WriteTransport, refusal: bytes) -> None:
         """Answer a connection that was not admitted and close it, a moment later unless many linger."""
         transport.write(refusal)
-        if self._lingering >= _MOST_LINGERING:
+        if self._lingering >= _MOST_LINGERING or not transport.can_write_eof():
             transport.close()
             return
         self._lingering += 1

@@ -29,6 +29,7 @@ from gateway.store.redis import RedisSettings
 from gateway.store.siblings import Siblings, WorkerTiers
 from gateway.store.tiers import Tiers, TierSettings
 from gateway.throttle import Throttle
+from gateway.tls import redis_context, server_context, upstream_context
 from gateway.upstream import Upstream, UpstreamSettings
 
 _log = logging.getLogger("gateway")
@@ -153,7 +154,7 @@ class Gateway:
         if self.tiers.subscription is not None:
             # What is fetched before it stands is not stored: spare the first callers that.
             await self.tiers.subscription.wait_first(_SUBSCRIBED_S)
-        self._acceptor = await self._sockets.accept(self.server)
+        self._acceptor = await self._sockets.accept(self.server, server_context(self.config.server))
         self._is_ready = True
         return self._sockets.address
 
@@ -288,6 +289,7 @@ def _tier_settings(config: Config, rules: Rules) -> TierSettings:
             max_connections=config.redis.max_connections,
             generation_ttl_s=rules.longest_ttl_s + total_s + _GENERATION_MARGIN_S,
             mint_ttl_s=total_s + _MINT_MARGIN_S,
+            tls=redis_context(config.redis),
         )
     return TierSettings(
         memory_bytes=config.cache.memory_bytes,
@@ -309,7 +311,8 @@ def upstream_settings(config: Config) -> UpstreamSettings:
         max_connections=upstream.max_connections,
         max_waiting=upstream.max_waiting,
         connection_max_age_s=upstream.connection_max_age_s,
-        ca_file=upstream.ca_file,
+        server_name=upstream.server_name,
+        tls=upstream_context(upstream),
     )
 
 

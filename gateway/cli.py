@@ -86,6 +86,9 @@ def _check(arguments: argparse.Namespace) -> int:
     from gateway.config import Secret, load_config, masked
 
     config = load_config(arguments.config, os.environ, {})
+    from gateway.tls import check_files
+
+    check_files(config)
     if arguments.probe is None:
         print(_as_toml(masked(config)))
         print("configuration is valid")

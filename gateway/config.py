@@ -13,7 +13,7 @@ from gateway.address import (
     is_loopback,
     parse_address,
 )
-from gateway.config_error import ConfigError, Refused, cannot_listen
+from gateway.config_error import ConfigError, Refused, cannot_listen, shown
 from gateway.config_rules import RULES
 from gateway.config_sources import Given, from_environment, from_flags, from_toml, sections, variable_of
 from gateway.redis_url import masked_redis_url
@@ -68,6 +68,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         drain_grace_s: how long to go on accepting after `/readyz` turned false, seconds.
         drain_timeout_s: how long requests under way may take when stopping, seconds.
         fast_lane: answer hits in memory without parsing what is plain.
+        tls_cert: PEM file with the certificate chain for callers over TLS; "" for plain connections.
+        tls_key: PEM file with its key.
+        tls_client_ca: PEM file with the authorities of callers' certificates; "" asks for none.
     """
 
     listen: Address = TcpAddress(host="127.0.0.1", port=8080)
@@ -84,6 +87,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     drain_grace_s: float = 0.0
     drain_timeout_s: float = 25.0
     fast_lane: bool = True
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
 
 
 class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,6 +105,9 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         connection_max_age_s: when a pooled connection is replaced, seconds.
         signed_hosts: lower-case `host` or `host:port` that a signed request may name besides the upstream's.
         ca_file: PEM file with the certificates to trust; "" for those of the system.
+        client_cert: PEM file with the certificate chain to show to an https upstream; "" for none.
+        client_key: PEM file with its key.
+        server_name: what the upstream's certificate has to be for; "" for the host of the URL.
     """
 
     url: UpstreamUrl
@@ -110,6 +119,9 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     connection_max_age_s: float = 300.0
     signed_hosts: tuple[str, ...] = ()
     ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    server_name: str = ""
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,12 +176,14 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         prefix: starts every key.
         timeout_s: of one operation, seconds.
         max_connections: bound of connections to Redis.
+        ca_file: PEM file with the certificates to trust over TLS; "" for those of the system.
     """
 
     url: Secret = Secret()
     prefix: str = "aosgw"
     timeout_s: float = 0.1
     max_connections: int = 32
+    ca_file: str = ""
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -290,6 +304,15 @@ def _plain(value: object) -> object:
 def _check_together(config: Config) -> None:
     """Refuse settings that are fine alone and impossible together."""
     server, cache = config.server, config.cache
+    for one, other in (
+        ("server.tls_cert", "server.tls_key"),
+        ("server.tls_key", "server.tls_cert"),
+        ("server.tls_client_ca", "server.tls_cert"),
+        ("upstream.client_cert", "upstream.client_key"),
+        ("upstream.client_key", "upstream.client_cert"),
+    ):
+        if _value(config, one) and not _value(config, other):
+            raise ConfigError(f"{one} = {shown(_value(config, one))} needs {other}; name that file too")
     if server.listen == server.admin_listen and getattr(server.listen, "port", 1) != 0:
         raise ConfigError(
             f"server.admin_listen = {server.admin_listen} is server.listen too; give each its own address"
@@ -303,6 +326,11 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             "cache.memory_bytes = 0 without redis.url leaves no cache at all; set redis.url or a memory size"
         )
+
+
+def _value(config: Config, name: str) -> object:
+    section, _, key = name.partition(".")
+    return getattr(getattr(config, section), key)
 
 
 def admin_token(environ: Mapping[str, str]) -> Secret:

@@ -16,6 +16,8 @@ from gateway.address import Address, TcpAddress, UnixAddress
 
 _BACKLOG = 1024
 _HANDSHAKE_S = 15.0
+# A caller that does not answer the end of TLS holds up nobody's drain.
+_SHUTDOWN_S = 1.0
 # Python 3.13 would remove the file of a Unix socket with the first of those who accept on it.
 _KEEPS_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
@@ -56,7 +58,8 @@ class ListeningSockets:
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"backlog": _BACKLOG}
         if tls is not None:
-            options |= {"ssl": tls, "ssl_handshake_timeout": _HANDSHAKE_S}
+            options["ssl"] = tls
+            options |= {"ssl_handshake_timeout": _HANDSHAKE_S, "ssl_shutdown_timeout": _SHUTDOWN_S}
         servers = []
         for each in self._sockets:
             # A copy: what it closes is not what others accept on, so no connection that waits is reset.

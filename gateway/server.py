@@ -18,6 +18,7 @@ from gateway.listeners import ListeningSockets, open_sockets
 from gateway.service import Alone, Service, ServiceFailed
 from gateway.signals import StopSignals
 from gateway.supervisor import Supervisor
+from gateway.tls import check_files
 
 _log = logging.getLogger("gateway")
 
@@ -38,6 +39,7 @@ def run(config: Config, sources: Sources, given: Mapping[str, Given]) -> int:
     """
     set_up_logging(config.log.level)
     check_parser()
+    check_files(config)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(config, sources, given))
 

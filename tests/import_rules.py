@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.signals",
         "gateway.tasks",
         "gateway.throttle",
+        "gateway.tls",
     ),
     "store": ("gateway.store",),
     "fetching": ("gateway.flight*", "gateway.upstream*"),

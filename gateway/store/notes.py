@@ -80,7 +80,7 @@ class Subscription:
 
     async def _listen(self) -> None:
         """Listen on one connection until it fails or falls silent."""
-        arguments = connection_arguments(self._settings.url, _CONNECT_S)
+        arguments = connection_arguments(self._settings.url, _CONNECT_S, self._settings.tls)
         client = aioredis.Redis.from_pool(aioredis.ConnectionPool(max_connections=1, **arguments))
         async with client, _PubSub(client.connection_pool) as subscription:
             await subscription.subscribe(self._channel)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -55,6 +56,7 @@ class RedisSettings(msgspec.Struct, frozen=True):
         max_connections: bound of connections for commands.
         generation_ttl_s: how long a generation outlives the last store under it.
         mint_ttl_s: how long a new generation lives without a store.
+        tls: for a ``rediss://`` URL.
     """
 
     url: str
@@ -62,6 +64,7 @@ class RedisSettings(msgspec.Struct, frozen=True):
     max_connections: int
     generation_ttl_s: float
     mint_ttl_s: float
+    tls: ssl.SSLContext | None = None
 
 
 class RedisStore:
@@ -100,7 +103,7 @@ class RedisStore:
             max_connections=settings.max_connections,
             timeout=settings.timeout_s,
             redis_connect_func=self._on_connect,
-            **connection_arguments(settings.url, settings.timeout_s),
+            **connection_arguments(settings.url, settings.timeout_s, settings.tls),
         )
         self._client = aioredis.Redis.from_pool(pool)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gateway.app import Gateway
 from gateway.clock import Clock
-from gateway.config import load_config
+from gateway.config import Config, load_config
 
 from .address import free_port
 
@@ -24,6 +24,18 @@ DEFAULTS: dict[str, object] = {"server.fast_lane": os.environ.get("AOS_GATEWAY_S
 
 _START_S = 10.0
 _STOP_S = 10.0
+
+
+def loaded(upstream_url: str, **settings: object) -> Config:
+    """Return the configuration of a gateway under test.
+
+    Args:
+        upstream_url: of the scripted AOS.
+        settings: by ``section__key``; it listens on a free loopback port unless told otherwise.
+    """
+    flags = {**DEFAULTS, "upstream.url": upstream_url, "server.listen": "127.0.0.1:0"}
+    flags |= {name.replace("__", ".", 1): value for name, value in settings.items()}
+    return load_config(None, {}, flags)
 
 
 class RunningGateway:
@@ -50,9 +62,7 @@ async def running(
         clock: both clocks, to move time.
         settings: configuration by ``section__key``; listens on a free loopback port unless told otherwise.
     """
-    flags = {**DEFAULTS, "upstream.url": upstream_url, "server.listen": "127.0.0.1:0"}
-    flags |= {name.replace("__", ".", 1): value for name, value in settings.items()}
-    gateway = Gateway(load_config(None, {}, flags), clock)
+    gateway = Gateway(loaded(upstream_url, **settings), clock)
     address = await gateway.start()
     try:
         yield RunningGateway(gateway, str(address))
