@@ -60,6 +60,11 @@ class AccessLog:
         log.info("%s", orjson.dumps(line).decode("utf-8"))
 
 
+def set_level(level: str) -> None:
+    """Write lines that are at least this severe."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def set_up_logging(level: str) -> None:
     """Send log lines to standard error, one line each, times in UTC; bound those that callers can cause."""
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
@@ -68,6 +73,6 @@ def set_up_logging(level: str) -> None:
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
     for name in _LIMITED:
         logging.getLogger(name).filters[:] = [LogLimit()]

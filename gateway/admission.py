@@ -24,6 +24,11 @@ class Admission:
         self._by_peer: Counter[str] = Counter()
         self._lingering = 0
 
+    def change(self, most: int, most_per_peer: int) -> None:
+        """Use other bounds; what is open stays."""
+        self._most = most
+        self._most_per_peer = most_per_peer
+
     def admit(self, peer: str | None, already_open: int) -> bool:
         """Count a new connection, or refuse it.
 

@@ -168,8 +168,24 @@ class Gateway:
             self._sockets.hand_over()
 
     async def apply(self, config: Config) -> None:
-        """Use another configuration, as far as that is possible while running."""
+        """Use another configuration that differs in `gateway.reload.LIVE` alone; files are read anew.
+
+        Raises:
+            ConfigError: a file cannot be used; nothing is changed.
+        """
+        tls, upstream = server_context(config.server), upstream_context(config.upstream)
+        redis = _tier_settings(config, policy_rules(config)).redis
+        was_tls = bool(self.config.server.tls_cert)
         self.config = config
+        self.server.change(_connection_settings(config))
+        self.upstream.connect_with(upstream)
+        if redis is not None and self.tiers.redis is not None and self.tiers.subscription is not None:
+            self.tiers.redis.connect_with(redis)
+            self.tiers.subscription.connect_with(redis)
+        if self._sockets is not None and self._acceptor is not None and (tls is not None or was_tls):
+            former = self._acceptor
+            self._acceptor = await self._sockets.accept(self.server, tls)
+            former.close()
 
     async def close(self, timeout_s: float | None = None, *, is_gentle: bool = False) -> None:
         """Stop accepting, let requests, stores and debts end within a time, then let go.
@@ -191,6 +207,9 @@ class Gateway:
             self._acceptor.close()
         if self._sockets is not None:
             self._sockets.leave()
+        if is_gentle and self.tiers.memory is not None:
+            # The process that serves from now on sees writes that nobody tells this one.
+            self.tiers.memory.retire()
         poll_s = _FIRST_POLL_S
         while self.server.connections and loop.time() < ends_s:
             if loop.time() >= idle_until_s:

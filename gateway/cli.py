@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from gateway.config import Sources, config_of
+    from gateway.config import Sources
 
     flags = {
         "server.listen": arguments.listen,
@@ -59,11 +59,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         "cache.scope": arguments.scope,
     }
     sources = Sources(path=arguments.config, environ=dict(os.environ), flags=flags)
-    given = sources.read()
-    config = config_of(given)
     from gateway.server import run
 
-    return run(config, sources, given)
+    return run(sources)
 
 
 def _twin(arguments: argparse.Namespace) -> int:

@@ -376,6 +376,11 @@ class DownstreamServer(web.Server):
             max_headers=settings.max_header_bytes,
         )
 
+    def change(self, settings: ConnectionSettings) -> None:
+        """Use other bounds for connections that are opened from now on."""
+        self.settings = settings
+        self.admission.change(settings.max_connections, settings.max_connections_per_peer)
+
     def close_idle(self) -> None:
         """Close idle connections now and busy ones after their answer."""
         for connection in self.connections:

@@ -17,7 +17,7 @@ from gateway.app import Gateway
 from gateway.config import Config, load_config
 from gateway.core.execution import ExecutionRecord, decode_record
 from gateway.event_loop import check_parser, loop_factory
-from gateway.signals import StopSignals
+from gateway.signals import Signals
 from gateway.twin.profiles import profile_named
 from gateway.twin.server import Twin
 
@@ -50,7 +50,7 @@ def run() -> int:
 
 
 async def _demo() -> int:
-    async with StopSignals() as signals:
+    async with Signals() as signals:
         stopped = asyncio.ensure_future(signals.wait())
         show = asyncio.ensure_future(_show(stopped))
         await asyncio.wait((stopped, show), return_when=asyncio.FIRST_COMPLETED)

@@ -116,6 +116,15 @@ async def open_sockets(address: Address) -> ListeningSockets:
             return ListeningSockets(address, [_bound(socket.AF_UNIX, path)])
 
 
+def address_of(descriptor: int) -> Address:
+    """Return where a listening socket is that somebody else has opened."""
+    with socket.socket(fileno=os.dup(descriptor)) as given:
+        name = given.getsockname()
+        if given.family == socket.AF_UNIX:
+            return UnixAddress(path=os.fsdecode(name))
+        return TcpAddress(host=name[0], port=name[1])
+
+
 def inherited_sockets(
     address: Address, descriptors: Iterable[int], *, is_ours: bool = False
 ) -> ListeningSockets:

@@ -14,6 +14,7 @@ from gateway.app import Gateway
 from gateway.config import Config
 from gateway.config_sources import Given
 from gateway.listeners import ListeningSockets
+from gateway.reload import Reloads
 
 
 class Service(Protocol):
@@ -62,11 +63,13 @@ class Alone:
 
     Args:
         config: the whole configuration.
+        reloads: counts reloads for the metrics.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, reloads: Reloads) -> None:
         self._gateway = Gateway(config)
-        self._admin = AdminServer(_admin_app(self._gateway), config.server.admin_listen)
+        self._operations = _Operations(self._gateway, reloads)
+        self._admin = AdminServer(self._operations.app(), config.server.admin_listen)
 
     async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
         """See `Service.start`."""
@@ -82,7 +85,7 @@ class Alone:
         """See `Service.reload`."""
         del given
         await self._gateway.apply(config)
-        await self._admin.replace(_admin_app(self._gateway))
+        await self._admin.replace(self._operations.app())
 
     def begin_drain(self) -> None:
         """See `Service.begin_drain`."""
@@ -106,6 +109,23 @@ class Alone:
         await self._admin.close()
 
 
-def _admin_app(gateway: Gateway) -> web.Application:
-    server = gateway.config.server
-    return build_admin(gateway, token=server.admin_token, hosts=server.admin_hosts)
+class _Operations:
+    """What the admin side asks of one gateway, and the counts of its process."""
+
+    def __init__(self, gateway: Gateway, reloads: Reloads) -> None:
+        self._gateway = gateway
+        self._reloads = reloads
+        self.ready = gateway.ready
+        self.health = gateway.health
+        self.masked_config = gateway.masked_config
+        self.purge = gateway.purge
+
+    def app(self) -> web.Application:
+        """Make the admin application."""
+        server = self._gateway.config.server
+        return build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
+
+    def metrics_text(self) -> tuple[bytes, str]:
+        """Return the metrics and their content type."""
+        text, content_type = self._gateway.metrics_text()
+        return text + self._reloads.text(), content_type

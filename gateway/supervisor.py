@@ -15,6 +15,7 @@ from gateway.channel import Heard, Tell
 from gateway.config import Config, ConfigError, pack
 from gateway.config_sources import Given
 from gateway.listeners import ListeningSockets
+from gateway.reload import Reloads
 from gateway.service import ServiceFailed
 from gateway.tasks import TaskSet
 from gateway.worker_admin import WorkersAdmin
@@ -53,9 +54,10 @@ class Supervisor:
         config: the whole configuration.
         given: the settings it was made of, for the workers.
         count: how many workers.
+        reloads: counts reloads for the metrics.
     """
 
-    def __init__(self, config: Config, given: Mapping[str, Given], count: int) -> None:
+    def __init__(self, config: Config, given: Mapping[str, Given], count: int, reloads: Reloads) -> None:
         self._config = config
         self._settings = pack(given)
         self._count = count
@@ -68,7 +70,7 @@ class Supervisor:
         self._all_serve = asyncio.Event()
         self._stopping = asyncio.Event()
         self._sockets: ListeningSockets | None = None
-        self._operations = WorkersAdmin(config, lambda: list(self._workers.values()))
+        self._operations = WorkersAdmin(config, lambda: list(self._workers.values()), reloads)
         self._admin = AdminServer(self._operations.app(), config.server.admin_listen)
 
     async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
@@ -90,7 +92,8 @@ class Supervisor:
     async def reload(self, config: Config, given: Mapping[str, Given]) -> None:
         """Have every worker use another configuration; those that are started later use it too."""
         settings = pack(given)
-        workers = [worker for worker in self._workers.values() if worker.is_serving]
+        # Those that are still starting read it after the settings they were started with.
+        workers = list(self._workers.values())
         answers = await asyncio.gather(*(worker.reload(settings, _RELOAD_S) for worker in workers))
         for answer in answers:
             if answer:

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from gateway.access_log import set_up_logging
+from gateway.access_log import set_level, set_up_logging
 from gateway.app import Gateway
 from gateway.channel import (
     Answer,
@@ -174,7 +174,9 @@ class Worker:
 
     async def _reload(self, question: int, settings: bytes) -> None:
         try:
-            await self._gateway.apply(config_of(unpack(settings)))
+            config = config_of(unpack(settings))
+            await self._gateway.apply(config)
+            set_level(config.log.level)
         except ConfigError as error:
             self._channel.send(Answer(question, str(error).encode()))
         else:

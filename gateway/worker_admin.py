@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 from gateway.admin import build_admin
 from gateway.config import Config, masked
 from gateway.metrics_sum import Summed, gauges_text
+from gateway.reload import Reloads
 from gateway.worker_process import WorkerProcess
 
 _ASK_S = 1.0
@@ -25,6 +26,7 @@ class WorkersAdmin:
     Args:
         config: the whole configuration.
         workers: returns those that run.
+        reloads: counts reloads.
 
     Attributes:
         config: what `/config` shows.
@@ -32,11 +34,14 @@ class WorkersAdmin:
         is_draining: no more work is wanted.
     """
 
-    def __init__(self, config: Config, workers: Callable[[], Sequence[WorkerProcess]]) -> None:
+    def __init__(
+        self, config: Config, workers: Callable[[], Sequence[WorkerProcess]], reloads: Reloads
+    ) -> None:
         self.config = config
         self.restarts = 0
         self.is_draining = False
         self._workers = workers
+        self._reloads = reloads
         self._ended = Summed()
         self._asking: asyncio.Future[Any] | None = None
 
@@ -86,6 +91,7 @@ class WorkersAdmin:
                 }
             )
         )
+        summed.add(self._reloads.text())
         return summed.text()
 
     def masked_config(self) -> dict[str, object]:

@@ -34,6 +34,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.request_id",
         "gateway.secret",
         "gateway.signals",
+        "gateway.systemd",
         "gateway.tasks",
         "gateway.throttle",
         "gateway.tls",
@@ -49,7 +50,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.reply*",
     ),
     "object graph": ("gateway.admin*", "gateway.app*"),
-    "server": ("gateway.server*", "gateway.service*", "gateway.supervisor*", "gateway.worker*"),
+    "server": (
+        "gateway.reload",
+        "gateway.server*",
+        "gateway.service*",
+        "gateway.supervisor*",
+        "gateway.takeover",
+        "gateway.worker*",
+    ),
     "other commands": ("gateway.demo*", "gateway.probe*", "gateway.purge*", "gateway.twin"),
     "command line": ("gateway.__main__", "gateway.cli*"),
 }

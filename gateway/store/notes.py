@@ -67,6 +67,10 @@ class Subscription:
             async with asyncio.timeout(timeout_s):
                 await self._first.wait()
 
+    def connect_with(self, settings: RedisSettings) -> None:
+        """Use another user, password or TLS context from the next connection on."""
+        self._settings = settings
+
     async def run(self) -> None:
         """Listen until cancelled."""
         retry_s = _FIRST_RETRY_S

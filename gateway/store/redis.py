@@ -107,6 +107,14 @@ class RedisStore:
         )
         self._client = aioredis.Redis.from_pool(pool)
 
+    def connect_with(self, settings: RedisSettings) -> None:
+        """Use another user, password or TLS context for connections that are opened from now on."""
+        self.settings = settings
+        arguments = connection_arguments(settings.url, settings.timeout_s, settings.tls)
+        del arguments["connection_class"]
+        known = self._client.connection_pool.connection_kwargs
+        known.update({"username": None, "password": None} | arguments)
+
     async def lookup(self, key: EntryKey) -> Found:
         """Return the usable entry and the stack's generation.
 
