@@ -65,13 +65,14 @@ class Notifier:
     """Tells systemd how the service is; silent where nobody listens.
 
     Args:
-        environ: like `os.environ`; what concerns this process alone is taken out.
+        environ: like `os.environ`; what is meant for this process alone is taken out.
         pid: of this process.
     """
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
-        watchdog_us = environ.pop("WATCHDOG_USEC", "")
+        # A process that takes over is watched as well; systemd does not know its id beforehand.
+        watchdog_us = environ.get("WATCHDOG_USEC", "")
         is_meant = environ.pop("WATCHDOG_PID", str(pid)) == str(pid)
         self._watchdog_s = int(watchdog_us) / 1e6 if is_meant and watchdog_us.isdecimal() else 0.0
 

@@ -16,6 +16,7 @@ from tests.store.kit import until
 from tests.support.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.support.client import RawClient, fetch, request_bytes
 from tests.support.gateway import GatewayProcess
+from tests.support.process import is_alive
 from tests.support.run_length import RunLength, run_length
 from tests.support.secrets import token
 from tests.support.tls import Authority
@@ -43,13 +44,6 @@ async def start(aos: ScriptedAos) -> AsyncIterator[Start]:
     yield begin
     for process in started:
         process.discard()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 async def test_a_killed_worker_takes_only_its_own_requests_along_and_is_replaced(

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -78,12 +78,27 @@ class GatewayProcess:
         admin: its admin address.
     """
 
-    def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+        launcher: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        """Start it.
+
+        Args:
+            arguments: of ``aos-gateway serve``; addresses are chosen.
+            environ: on top of this process's environment.
+            launcher: a command that executes the one behind it.
+            pass_fds: descriptors that it inherits.
+        """
         self.address = f"127.0.0.1:{free_port()}"
         self.admin = f"127.0.0.1:{free_port()}"
         self._output = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115  # closed in stop
         self._process = subprocess.Popen(
             [
+                *launcher,
                 *(sys.executable, "-m", "gateway", "serve"),
                 *("--listen", self.address, "--admin", self.admin),
                 *arguments,
@@ -91,6 +106,7 @@ class GatewayProcess:
             stdout=self._output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **_environ(DEFAULTS), **(environ or {})},
+            pass_fds=pass_fds,
         )
 
     @property
