@@ -94,7 +94,8 @@ class Worker:
         self._siblings = Siblings(channel.send)
         self._gateway = Gateway(config, siblings=self._siblings)
         self._tasks = TaskSet()
-        self._stops: asyncio.Queue[Stop] = asyncio.Queue()
+        self._stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self._is_cut = asyncio.Event()
         self._heard_s = 0.0
 
     async def run(self, listening: Sequence[int]) -> int:
@@ -102,7 +103,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         config = self._gateway.config
         raise_limit(config)
-        loop.add_signal_handler(signal.SIGTERM, self._stops.put_nowait, Stop())
+        loop.add_signal_handler(signal.SIGTERM, self._terminated)
         self._heard_s = loop.time()
         self._tasks.start(self._listen(), "worker-channel")
         self._tasks.start(self._watch(), "worker-watch")
@@ -111,15 +112,14 @@ class Worker:
         try:
             await self._gateway.start(inherited_sockets(config.server.listen, listening))
             self._channel.send(Ready(is_serving=True))
-            stop = await self._stops.get()
+            stop = await self._stop
             self._gateway.begin_drain()
-            if not stop.at_once:
-                again = asyncio.ensure_future(self._stops.get())
-                draining = asyncio.ensure_future(self._gateway.close(is_gentle=stop.is_gentle))
-                await asyncio.wait((again, draining), return_when=asyncio.FIRST_COMPLETED)
-                again.cancel()
-                draining.cancel()
-                await asyncio.gather(again, draining, return_exceptions=True)
+            cut = asyncio.ensure_future(self._is_cut.wait())
+            draining = asyncio.ensure_future(self._gateway.close(is_gentle=stop.is_gentle))
+            await asyncio.wait((cut, draining), return_when=asyncio.FIRST_COMPLETED)
+            cut.cancel()
+            draining.cancel()
+            await asyncio.gather(cut, draining, return_exceptions=True)
         finally:
             await self._gateway.close(0)
             self._channel.send(Bye(pack_state(self._state())))
@@ -134,7 +134,7 @@ class Worker:
         # The parent is gone: nobody would tell what the others forget, nor replace them.
         _log.warning("the parent process is gone: draining")
         self._tiers.start_over()
-        self._stops.put_nowait(Stop())
+        self._stops(Stop())
 
     def _take(self, message: Message) -> None:
         send = self._channel.send
@@ -153,9 +153,20 @@ class Worker:
             case Reload(question=question, settings=settings):
                 self._tasks.start(self._reload(question, settings), "worker-reload")
             case Stop():
-                self._stops.put_nowait(message)
+                self._stops(message)
             case _:
                 pass
+
+    def _stops(self, stop: Stop) -> None:
+        if stop.at_once:
+            self._is_cut.set()
+        if not self._stop.done():
+            self._stop.set_result(stop)
+
+    def _terminated(self) -> None:
+        """Take a SIGTERM: who sends it to all processes of the service wants the parent's grace to pass."""
+        grace_s = self._gateway.config.server.drain_grace_s
+        asyncio.get_running_loop().call_later(grace_s, self._stops, Stop())
 
     async def _watch(self) -> None:
         """Start over for as long as the parent is silent: notes may go unheard."""

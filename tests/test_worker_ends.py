@@ -148,6 +148,26 @@ async def test_a_drain_lets_requests_in_every_worker_end(aos: ScriptedAos, start
     assert "Traceback" not in gateway.output()
 
 
+async def test_a_signal_to_all_processes_drains_as_one_to_the_parent_does(
+    aos: ScriptedAos, start: Start
+) -> None:
+    gate = aos.gate()
+    aos.on("GET", "/v2/slow", gate.before(Answer(body=b"slow")))
+    gateway = await start()
+    workers = await pids(gateway.admin)
+    async with await RawClient.connect(gateway.address) as client:
+        await client.send(request_bytes("GET", "/v2/slow"))
+        await gate.wait_reached()
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+        stopping = asyncio.create_task(gateway.stop())
+        await until(lambda: "draining" in gateway.output(), "the drain")
+        assert sum(map(is_alive, workers)) >= 1
+        gate.open()
+        assert (await client.read_response()).body == b"slow"
+        assert await stopping == 0
+
+
 async def test_workers_end_when_their_parent_is_killed(aos: ScriptedAos, start: Start) -> None:
     gateway = await start()
     workers = await pids(gateway.admin)
