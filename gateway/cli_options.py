@@ -33,7 +33,7 @@ examples:
   aos-gateway serve --config config/gateway.toml
 
 It is ready when http://127.0.0.1:9901/readyz (the admin address) answers 200.
-SIGTERM and Ctrl-C end it cleanly.
+SIGTERM and Ctrl-C end it cleanly, SIGHUP reads the configuration anew, SIGUSR2 has a new process take over.
 """
 _TWIN_EPILOG: Final = """\
 examples:
