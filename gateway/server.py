@@ -101,7 +101,7 @@ async def _serve(config: Config, sources: Sources, given: dict[str, Given], orig
         *(_LISTEN, server.listen, activation.listen),
         *((left.listen, left.listen_address) if left is not None else ([], "")),
     )
-    count = server.workers or os.cpu_count() or 1
+    count = server.workers or _cores()
     reloads = Reloads()
     service: Service = Alone(config, reloads) if count == 1 else Supervisor(config, given, count, reloads)
     try:
@@ -126,7 +126,12 @@ async def _serve(config: Config, sources: Sources, given: dict[str, Given], orig
             origin.notifier.ready(main_pid=os.getpid() if left is not None else None)
             if left is not None:
                 left.tell_ready()
-            is_taken_over = await running.until_stopped(sockets, admin)
+            try:
+                is_taken_over = await running.until_stopped(sockets, admin)
+            except ServiceFailed:
+                # Those that do serve end what they have begun.
+                await running.drain(is_taken_over=False)
+                raise
             await running.drain(is_taken_over=is_taken_over)
     except ServiceFailed as failure:
         _log.critical("%s: giving up", failure)
@@ -135,6 +140,12 @@ async def _serve(config: Config, sources: Sources, given: dict[str, Given], orig
         await service.close()
     _log.info("stopped")
     return 0
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    may_use = getattr(os, "sched_getaffinity", None)
+    return len(may_use(0)) if may_use is not None else os.cpu_count() or 1
 
 
 class _Running:
@@ -251,6 +262,7 @@ class _Running:
             if change.left:
                 _log.warning("these need a restart or SIGUSR2: %s", ", ".join(change.left))
             set_level(change.config.log.level)
+            raise_limit(change.config)
         self._notifier.ready()
 
     def _configured(self, name: str) -> str:

@@ -188,6 +188,7 @@ class Worker:
             config = config_of(unpack(settings))
             await self._gateway.apply(config)
             set_level(config.log.level)
+            raise_limit(config)
         except ConfigError as error:
             self._channel.send(Answer(question, str(error).encode()))
         else:
