@@ -8,7 +8,9 @@ import socket
 import time
 from collections.abc import MutableMapping
 
+from gateway.address import UnixAddress, is_loopback
 from gateway.config_error import ConfigError
+from gateway.listeners import address_of
 
 _FIRST_DESCRIPTOR = 3
 _ADMIN = "admin"
@@ -44,6 +46,17 @@ class Activation:
             _check(descriptor)
             is_admin = index < len(names) and names[index] == _ADMIN
             (self.admin if is_admin else self.listen).append(descriptor)
+        # The first one stands for all where it matters who can reach them.
+        self.listen.sort(key=_seclusion)
+        self.admin.sort(key=_seclusion)
+
+
+def _seclusion(descriptor: int) -> int:
+    """Return 0 for a socket that the network reaches, more the fewer can."""
+    address = address_of(descriptor)
+    if isinstance(address, UnixAddress):
+        return 2
+    return int(is_loopback(address))
 
 
 def _check(descriptor: int) -> None:

@@ -151,6 +151,21 @@ def test_a_descriptor_that_does_not_listen_is_refused(monkeypatch: pytest.Monkey
             Activation({"LISTEN_PID": "2", "LISTEN_FDS": "1"}, 2)
 
 
+def test_the_socket_that_most_can_reach_stands_for_all(
+    monkeypatch: pytest.MonkeyPatch, socket_folder: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("127.0.0.1", 0)) as loopback:
+        unix.bind(str(socket_folder / "g.sock"))
+        unix.listen()
+        with socket.create_server(("0.0.0.0", 0)) as network:
+            descriptors = [unix.fileno(), loopback.fileno(), network.fileno()]
+            monkeypatch.setattr("gateway.systemd._FIRST_DESCRIPTOR", min(descriptors))
+            count = max(descriptors) - min(descriptors) + 1
+            assert count == 3
+            activation = Activation({"LISTEN_PID": "2", "LISTEN_FDS": "3"}, 2)
+            assert activation.listen == descriptors[::-1]
+
+
 def test_nobody_who_listens_is_no_trouble(socket_folder: Path) -> None:
     Notifier({}, 1).ready()
     Notifier({"NOTIFY_SOCKET": str(socket_folder / "nobody")}, 1).stopping()
