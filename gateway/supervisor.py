@@ -164,7 +164,9 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             self._operations.restarts += 1
-            early = early + 1 if _ended_early(worker, code) else 0
+            is_young = not worker.has_served or _served_s(worker) < _EARLY_S
+            is_killed = worker.has_served and code == -signal.SIGKILL
+            early = early + 1 if is_young and not is_killed else 0
             _log.error("worker %d, process %d, ended: %s", number, worker.pid, _how(code))
             if early >= _MOST_EARLY:
                 self._fail(
@@ -172,9 +174,10 @@ class Supervisor:
                     "the lines above say why"
                 )
                 return
-            if early:
+            if is_young:
+                pause_s = _FIRST_RETRY_S * 2 ** max(early, 1)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(_FIRST_RETRY_S * 2**early, _LAST_RETRY_S)):
+                    async with asyncio.timeout(min(pause_s, _LAST_RETRY_S)):
                         await self._stopping.wait()
 
     def _serves(self, worker: WorkerProcess) -> None:
@@ -220,12 +223,8 @@ class Supervisor:
                 self._heard(worker, number)
 
 
-def _ended_early(worker: WorkerProcess, code: int) -> bool:
-    if not worker.has_served:
-        return True
-    if code == -signal.SIGKILL:
-        return False
-    return asyncio.get_running_loop().time() - worker.served_since_s < _EARLY_S
+def _served_s(worker: WorkerProcess) -> float:
+    return asyncio.get_running_loop().time() - worker.served_since_s
 
 
 def _how(code: int) -> str:

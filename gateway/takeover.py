@@ -59,7 +59,10 @@ def inheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
     told = environ.pop(_VARIABLE, "")
     if not told:
         return None
-    left = msgspec.json.decode(told, type=Inheritance)
+    try:
+        left = msgspec.json.decode(told, type=Inheritance)
+    except msgspec.MsgspecError:
+        return None
     if left.parent != os.getppid():
         return None
     for descriptor in (*left.listen, *left.admin, left.ready):

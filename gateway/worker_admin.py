@@ -59,7 +59,9 @@ class WorkersAdmin:
 
     def ready(self) -> bool:
         """Tell whether any worker accepts requests."""
-        return not self.is_draining and any(worker.is_serving for worker in self._workers())
+        return not self.is_draining and any(
+            worker.is_serving and worker.is_answering for worker in self._workers()
+        )
 
     def health(self) -> dict[str, object]:
         """Return how each worker is."""
@@ -68,7 +70,10 @@ class WorkersAdmin:
                 {
                     "worker": worker.number,
                     "pid": worker.pid,
-                    "ready": worker.is_serving and worker.state is not None and worker.state.is_ready,
+                    "ready": worker.is_serving
+                    and worker.is_answering
+                    and worker.state is not None
+                    and worker.state.is_ready,
                     **(worker.state.health if worker.state is not None else {}),
                 }
                 for worker in self._workers()

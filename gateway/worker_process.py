@@ -47,6 +47,7 @@ class WorkerProcess:
         is_hearing: it has to hear what others forget.
         is_serving: it accepts requests.
         has_served: it did so at some time.
+        is_answering: it has answered the last time it was asked how it is.
         state: what it last told of itself.
     """
 
@@ -63,6 +64,7 @@ class WorkerProcess:
         self.is_hearing = False
         self.is_serving = False
         self.has_served = False
+        self.is_answering = True
         self.served_since_s = 0.0
         self.state: State | None = None
         self._process = process
@@ -139,12 +141,12 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
 
-    async def refresh(self, timeout_s: float) -> bool:
-        """Ask how it is, and tell whether it has answered."""
+    async def refresh(self, timeout_s: float) -> None:
+        """Ask how it is; what it told last stays when it does not answer."""
         answer = await self._ask(Ask, timeout_s)
+        self.is_answering = answer is not None
         if answer is not None:
             self.state = read_state(answer)
-        return answer is not None
 
     async def purge(self, stack_id: str, timeout_s: float) -> bool | None:
         """Have it forget a stack everywhere; ``None`` when it did not answer."""

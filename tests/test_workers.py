@@ -133,6 +133,29 @@ async def test_a_silent_parent_makes_workers_start_over(aos: ScriptedAos, start:
             os.kill(gateway.pid, signal.SIGCONT)
 
 
+async def test_a_worker_that_does_not_answer_is_told_and_holds_up_nobody(
+    aos: ScriptedAos, start: Start
+) -> None:
+    aos.on("GET", "/", OLD)
+    aos.on("DELETE", "/", Answer(202))
+    gateway = await start()
+    stopped, _ = await pids(gateway.admin)
+    async with one_to_each(gateway.address, 2, A) as clients:
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            health = (await fetch(gateway.admin, "/readyz")).json()
+            assert health["ready"]
+            assert [each["ready"] for each in health["workers"]] == [False, True]
+            async with asyncio.timeout(1):
+                # The one that runs waits a moment for the other one, and answers all the same.
+                deleting = [asyncio.create_task(each.request("DELETE", STACK)) for each in clients]
+                done, _ = await asyncio.wait(deleting, return_when=asyncio.FIRST_COMPLETED)
+            assert done.pop().result().status == 202
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        await asyncio.gather(*deleting)
+
+
 async def test_workers_share_unix_sockets(aos: ScriptedAos, socket_folder: Path) -> None:
     aos.on("GET", "/", OLD)
     path, admin = socket_folder / "gateway.sock", socket_folder / "admin.sock"
