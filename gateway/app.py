@@ -11,7 +11,7 @@ from gateway.access_log import AccessLog
 from gateway.address import Address, TcpAddress
 from gateway.cache import Cache, Fetched, abandon
 from gateway.clock import Clock
-from gateway.config import Config, masked
+from gateway.config import Config, ConfigError, masked
 from gateway.connection import ConnectionSettings, DownstreamServer
 from gateway.core.caller import Recogniser
 from gateway.core.headers import Hop, make_hop
@@ -176,16 +176,22 @@ class Gateway:
         tls, upstream = server_context(config.server), upstream_context(config.upstream)
         redis = _tier_settings(config, policy_rules(config)).redis
         was_tls = bool(self.config.server.tls_cert)
+        if self._sockets is not None and self._acceptor is not None and (tls is not None or was_tls):
+            try:
+                acceptor = await self._sockets.accept(self.server, tls)
+            except OSError as error:
+                raise ConfigError(f"cannot accept anew: {error.strerror}; send SIGHUP again") from error
+            self._acceptor.close()
+            self._acceptor = acceptor
+            if self._is_draining:
+                # It began meanwhile.
+                acceptor.close()
         self.config = config
         self.server.change(_connection_settings(config))
         self.upstream.connect_with(upstream)
         if redis is not None and self.tiers.redis is not None and self.tiers.subscription is not None:
             self.tiers.redis.connect_with(redis)
             self.tiers.subscription.connect_with(redis)
-        if self._sockets is not None and self._acceptor is not None and (tls is not None or was_tls):
-            former = self._acceptor
-            self._acceptor = await self._sockets.accept(self.server, tls)
-            former.close()
 
     async def close(self, timeout_s: float | None = None, *, is_gentle: bool = False) -> None:
         """Stop accepting, let requests, stores and debts end within a time, then let go.

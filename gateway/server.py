@@ -277,7 +277,7 @@ class _Running:
 def _is_taken_over(taking: asyncio.Future[int]) -> bool:
     try:
         _log.info("process %d has taken over", taking.result())
-    except NotTakenOver as error:
+    except (NotTakenOver, OSError) as error:
         _log.error("no process has taken over: %s", error)
         return False
     return True

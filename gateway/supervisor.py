@@ -95,9 +95,11 @@ class Supervisor:
         # Those that are still starting read it after the settings they were started with.
         workers = list(self._workers.values())
         answers = await asyncio.gather(*(worker.reload(settings, _RELOAD_S) for worker in workers))
-        for answer in answers:
+        for worker, answer in zip(workers, answers, strict=True):
             if answer:
                 raise ConfigError(answer)
+            if answer is None and worker.is_serving:
+                raise ConfigError(f"worker {worker.number} did not say that it uses them; send SIGHUP again")
         self._settings = settings
         self._config = self._operations.config = config
         await self._admin.replace(self._operations.app())

@@ -158,12 +158,17 @@ def test_the_socket_that_most_can_reach_stands_for_all(
         unix.bind(str(socket_folder / "g.sock"))
         unix.listen()
         with socket.create_server(("0.0.0.0", 0)) as network:
-            descriptors = [unix.fileno(), loopback.fileno(), network.fileno()]
-            monkeypatch.setattr("gateway.systemd._FIRST_DESCRIPTOR", min(descriptors))
-            count = max(descriptors) - min(descriptors) + 1
-            assert count == 3
-            activation = Activation({"LISTEN_PID": "2", "LISTEN_FDS": "3"}, 2)
-            assert activation.listen == descriptors[::-1]
+            # Where nothing else is.
+            descriptors = [900, 901, 902]
+            for descriptor, given in zip(descriptors, (unix, loopback, network), strict=True):
+                os.dup2(given.fileno(), descriptor)
+            monkeypatch.setattr("gateway.systemd._FIRST_DESCRIPTOR", 900)
+            try:
+                activation = Activation({"LISTEN_PID": "2", "LISTEN_FDS": "3"}, 2)
+                assert activation.listen == descriptors[::-1]
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
 
 
 def test_nobody_who_listens_is_no_trouble(socket_folder: Path) -> None:

@@ -83,6 +83,12 @@ async def test_what_one_worker_is_refused_the_other_does_not_serve(aos: Scripted
         await until(is_refused, "the other worker's own question", timeout_s=1.0)
 
 
+async def test_no_number_means_one_worker_for_each_core(start: Start) -> None:
+    gateway = await start("--workers", "0")
+    cores = len(os.sched_getaffinity(0))
+    assert cores == 1 or f", {cores} workers" in gateway.output()
+
+
 async def test_a_purge_reaches_all_workers(aos: ScriptedAos, start: Start, store: list[str]) -> None:
     aos.on("GET", "/", OLD)
     gateway = await start(*store)
