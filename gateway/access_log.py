@@ -103,6 +103,11 @@ class AccessLog:
         log.info("request", extra={FIELDS: line})
 
 
+def set_level(level: str) -> None:
+    """Write lines that are at least this severe."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def set_up_logging(level: str, which: str = "auto") -> None:
     """Send log lines to standard error; bound those that callers can cause.
 
@@ -114,7 +119,7 @@ def set_up_logging(level: str, which: str = "auto") -> None:
     handler.setFormatter(formatter(which))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
     for name in _LIMITED:
         logging.getLogger(name).filters[:] = [LogLimit()]
 

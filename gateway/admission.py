@@ -27,6 +27,11 @@ class Admission:
         self._by_peer: Counter[str] = Counter()
         self._lingering = 0
 
+    def change(self, most: int, most_per_peer: int) -> None:
+        """Use other bounds; what is open stays."""
+        self._most = most
+        self._most_per_peer = most_per_peer
+
     def admit(self, peer: str | None, already_open: int) -> bool:
         """Count a new connection, or refuse it.
 
@@ -55,7 +60,7 @@ class Admission:
         head, body = problem(error, request_id)
         wire = wire_head(head, method="GET", body_bytes=len(body), http_11=True, keep_alive=False)
         transport.write(wire.data + body)
-        if self._lingering >= _MOST_LINGERING:
+        if self._lingering >= _MOST_LINGERING or not transport.can_write_eof():
             transport.close()
             return
         self._lingering += 1

@@ -13,8 +13,9 @@ from gateway.address import Address, TcpAddress
 from gateway.app_metrics import Readings
 from gateway.cache import Cache, Fetched, abandon
 from gateway.clock import Clock
-from gateway.config import Config, masked
-from gateway.connection import ConnectionSettings, DownstreamServer
+from gateway.config import Config, ConfigError, masked
+from gateway.connection import DownstreamServer
+from gateway.connection_settings import ConnectionSettings
 from gateway.core.caller import Recogniser
 from gateway.core.headers import Hop, make_hop
 from gateway.core.hosts import OwnHosts
@@ -25,13 +26,15 @@ from gateway.fast_lane import FastLane
 from gateway.fast_lane_connection import FastLaneConnection, why_closed
 from gateway.flight import Flights
 from gateway.handler import Handler, HandlerSettings
-from gateway.listeners import bound_address, listen, remove_socket
+from gateway.listeners import Acceptor, ListeningSockets, open_sockets
 from gateway.metrics import Metrics, Snapshot
 from gateway.metrics_text import render
 from gateway.request_id import RequestIds
 from gateway.store.redis import RedisSettings
+from gateway.store.siblings import Siblings, WorkerTiers
 from gateway.store.tiers import Tiers, TierSettings
 from gateway.throttle import Throttle
+from gateway.tls import redis_context, server_context, upstream_context
 from gateway.upstream import Upstream, UpstreamSettings
 
 if TYPE_CHECKING:
@@ -47,6 +50,8 @@ _FIRST_POLL_S = 0.001
 _LAST_POLL_S = 0.05
 # For requests that were cut off to end; aiohttp takes 0 for no limit at all.
 _LAST_S = 0.3
+# How long an idle connection may wait for its last request.
+_GENTLE_S = 10.0
 
 
 class Gateway:
@@ -56,16 +61,24 @@ class Gateway:
         config: the whole configuration.
         clock: both clocks.
         tracing: makes spans; ``None`` leaves that to the configuration.
+        siblings: the other workers, ``None`` without any.
     """
 
-    def __init__(self, config: Config, clock: Clock | None = None, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock | None = None,
+        tracing: Tracing | None = None,
+        siblings: Siblings | None = None,
+    ) -> None:
         clock = clock or Clock()
         self.config = config
         self.tracing = tracing or tracing_of(config)
         self.metrics = Metrics() if self.tracing is None else self.tracing.metrics()
         self._is_ready = False
         self._is_draining = False
-        self._listener: asyncio.Server | None = None
+        self._sockets: ListeningSockets | None = None
+        self._acceptor: Acceptor | None = None
         self.fast_lane: FastLane | None = None
         keys = KeySpace(config.redis.prefix, _identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
@@ -79,7 +92,8 @@ class Gateway:
             config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock, abandon
         )
         hop = upstream_hop(config, recogniser.names)
-        self.tiers = Tiers(
+        make_tiers = Tiers if siblings is None else functools.partial(WorkerTiers, siblings)
+        self.tiers = make_tiers(
             _tier_settings(config, rules),
             keys=keys,
             secret=secret,
@@ -145,8 +159,11 @@ class Gateway:
             connection=connection,
         )
 
-    async def start(self) -> Address:
-        """Open the listener.
+    async def start(self, sockets: ListeningSockets | None = None) -> Address:
+        """Accept connections.
+
+        Args:
+            sockets: where; they are this gateway's from now on. ``None`` opens those of ``server.listen``.
 
         Returns:
             The address it really has: a port of 0 is filled in.
@@ -154,38 +171,79 @@ class Gateway:
         Raises:
             OSError: the address cannot be bound.
         """
-        address = self.config.server.listen
+        self._sockets = sockets or await open_sockets(self.config.server.listen)
         self.tiers.start()
         self._readings.loop_lag.start()
         if self.tiers.subscription is not None:
             # What is fetched before it stands is not stored: spare the first callers that.
             await self.tiers.subscription.wait_first(_SUBSCRIBED_S)
-        self._listener = await listen(self.server, address)
+        self._acceptor = await self._sockets.accept(self.server, server_context(self.config.server))
         self._is_ready = True
-        return bound_address(self._listener, address)
+        return self._sockets.address
 
     def begin_drain(self) -> None:
         """Say that no more work is wanted; the listener stays open."""
         self._is_ready = False
 
-    async def close(self, timeout_s: float | None = None) -> None:
+    def hand_over(self) -> None:
+        """Leave the file of a Unix socket to the process that accepts from now on."""
+        if self._sockets is not None:
+            self._sockets.hand_over()
+
+    async def apply(self, config: Config) -> None:
+        """Use another configuration that differs in `gateway.reload.LIVE` alone; files are read anew.
+
+        Raises:
+            ConfigError: a file cannot be used; nothing is changed.
+        """
+        tls, upstream = server_context(config.server), upstream_context(config.upstream)
+        redis = _tier_settings(config, policy_rules(config)).redis
+        was_tls = bool(self.config.server.tls_cert)
+        if self._sockets is not None and self._acceptor is not None and (tls is not None or was_tls):
+            try:
+                acceptor = await self._sockets.accept(self.server, tls)
+            except OSError as error:
+                raise ConfigError(f"cannot accept anew: {error.strerror}; send SIGHUP again") from error
+            self._acceptor.close()
+            self._acceptor = acceptor
+            if self._is_draining:
+                # It began meanwhile.
+                acceptor.close()
+        self.config = config
+        self.server.change(_connection_settings(config))
+        self.upstream.connect_with(upstream)
+        if redis is not None and self.tiers.redis is not None and self.tiers.subscription is not None:
+            self.tiers.redis.connect_with(redis)
+            self.tiers.subscription.connect_with(redis)
+
+    async def close(self, timeout_s: float | None = None, *, is_gentle: bool = False) -> None:
         """Stop accepting, let requests, stores and debts end within a time, then let go.
 
         Args:
             timeout_s: ``server.drain_timeout_s`` when ``None``.
+            is_gentle: end idle connections with their next answer; only at the end of a while at once, which
+                could cross a request on its way.
         """
         loop = asyncio.get_running_loop()
-        ends_s = loop.time() + (self.config.server.drain_timeout_s if timeout_s is None else timeout_s)
+        within_s = self.config.server.drain_timeout_s if timeout_s is None else timeout_s
+        ends_s = loop.time() + within_s
+        idle_until_s = loop.time() + min(_GENTLE_S, within_s / 2) if is_gentle else 0.0
         self._is_ready = False
         self._is_draining = True
         self._readings.loop_lag.stop()
         if self.fast_lane is not None:
             self.fast_lane.close()
-        if self._listener is not None:
-            self._listener.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
+        if self._sockets is not None:
+            self._sockets.leave()
+        if is_gentle and self.tiers.memory is not None:
+            # The process that serves from now on sees writes that nobody tells this one.
+            self.tiers.memory.retire()
         poll_s = _FIRST_POLL_S
         while self.server.connections and loop.time() < ends_s:
-            self.server.close_idle()
+            if loop.time() >= idle_until_s:
+                self.server.close_idle()
             await asyncio.sleep(poll_s)
             poll_s = min(poll_s * 2, _LAST_POLL_S)
         await self.flights.close(max(0.0, ends_s - loop.time()))
@@ -196,8 +254,8 @@ class Gateway:
         self.judges.shutdown(wait=False, cancel_futures=True)
         if self.tracing is not None:
             await self.tracing.close()
-        if self._listener is not None:
-            remove_socket(self.config.server.listen)
+        if self._sockets is not None:
+            self._sockets.remove_file()
 
     def ready(self) -> bool:
         """Tell whether requests are accepted; false first while draining."""
@@ -279,6 +337,7 @@ def _tier_settings(config: Config, rules: Rules) -> TierSettings:
             max_connections=config.redis.max_connections,
             generation_ttl_s=rules.longest_ttl_s + total_s + _GENERATION_MARGIN_S,
             mint_ttl_s=total_s + _MINT_MARGIN_S,
+            tls=redis_context(config.redis),
         )
     return TierSettings(
         memory_bytes=config.cache.memory_bytes,
@@ -300,7 +359,8 @@ def upstream_settings(config: Config) -> UpstreamSettings:
         max_connections=upstream.max_connections,
         max_waiting=upstream.max_waiting,
         connection_max_age_s=upstream.connection_max_age_s,
-        ca_file=upstream.ca_file,
+        server_name=upstream.server_name,
+        tls=upstream_context(upstream),
     )
 
 

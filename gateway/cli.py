@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from gateway.config import load_config
+    from gateway.config import Sources
 
     flags = {
         "server.listen": arguments.listen,
@@ -58,10 +58,10 @@ def _serve(arguments: argparse.Namespace) -> int:
         "redis.url": arguments.redis,
         "cache.scope": arguments.scope,
     }
-    config = load_config(arguments.config, os.environ, flags)
+    sources = Sources(path=arguments.config, environ=dict(os.environ), flags=flags)
     from gateway.server import run
 
-    return run(config)
+    return run(sources)
 
 
 def _twin(arguments: argparse.Namespace) -> int:
@@ -84,6 +84,9 @@ def _check(arguments: argparse.Namespace) -> int:
     from gateway.config import Secret, load_config, masked
 
     config = load_config(arguments.config, os.environ, {})
+    from gateway.tls import check_files
+
+    check_files(config)
     if arguments.probe is None:
         print(_as_toml(masked(config)))
         print("configuration is valid")

@@ -33,7 +33,7 @@ examples:
   aos-gateway serve --config config/gateway.toml
 
 It is ready when http://127.0.0.1:9901/readyz (the admin address) answers 200.
-SIGTERM and Ctrl-C end it cleanly.
+SIGTERM and Ctrl-C end it cleanly, SIGHUP reads the configuration anew, SIGUSR2 has a new process take over.
 """
 _TWIN_EPILOG: Final = """\
 examples:
@@ -118,7 +118,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="whom a stored record is given to: only the caller it was fetched for, or all who may connect "
         "(default: caller)",
     )
-    serve.add_argument("--workers", metavar="N", help="number of processes; only 1 for now (default: 1)")
+    serve.add_argument(
+        "--workers", metavar="N", help="number of processes, 0: one for each core (default: 1)"
+    )
 
     twin = add(
         "twin",

@@ -13,7 +13,7 @@ from gateway.address import (
     is_loopback,
     parse_address,
 )
-from gateway.config_error import ConfigError, Refused, cannot_listen
+from gateway.config_error import ConfigError, Refused, cannot_listen, shown
 from gateway.config_rules import RULES
 from gateway.config_sources import Given, from_environment, from_flags, from_toml, sections, variable_of
 from gateway.redis_url import masked_redis_url
@@ -28,6 +28,7 @@ __all__ = [
     "RedisConfig",
     "Secret",
     "ServerConfig",
+    "Sources",
     "TcpAddress",
     "TracingConfig",
     "UnixAddress",
@@ -35,10 +36,13 @@ __all__ = [
     "UpstreamUrl",
     "admin_token",
     "cannot_listen",
+    "config_of",
     "is_loopback",
     "load_config",
     "masked",
+    "pack",
     "parse_address",
+    "unpack",
 ]
 
 Scope = Literal["caller", "shared"]
@@ -56,7 +60,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         admin_listen: where operators connect.
         admin_token: opens the protected admin paths to peers from the network; empty: to nobody.
         admin_hosts: names that a Host field on the admin address may have besides loopback and IP literals.
-        workers: processes that share the listener.
+        workers: processes that share the listener; 0: one for each core.
         header_timeout_s: from the first byte of a request to the end of its head, seconds.
         body_timeout_s: between two reads of a request body, seconds.
         keepalive_timeout_s: how long an idle connection stays open, seconds.
@@ -66,6 +70,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         drain_grace_s: how long to go on accepting after `/readyz` turned false, seconds.
         drain_timeout_s: how long requests under way may take when stopping, seconds.
         fast_lane: answer hits in memory without parsing what is plain.
+        tls_cert: PEM file with the certificate chain for callers over TLS; "" for plain connections.
+        tls_key: PEM file with its key.
+        tls_client_ca: PEM file with the authorities of callers' certificates; "" asks for none.
     """
 
     listen: Address = TcpAddress(host="127.0.0.1", port=8080)
@@ -82,6 +89,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     drain_grace_s: float = 0.0
     drain_timeout_s: float = 25.0
     fast_lane: bool = True
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
 
 
 class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,6 +107,9 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         connection_max_age_s: when a pooled connection is replaced, seconds.
         signed_hosts: lower-case `host` or `host:port` that a signed request may name besides the upstream's.
         ca_file: PEM file with the certificates to trust; "" for those of the system.
+        client_cert: PEM file with the certificate chain to show to an https upstream; "" for none.
+        client_key: PEM file with its key.
+        server_name: what the upstream's certificate has to be for; "" for the host of the URL.
     """
 
     url: UpstreamUrl
@@ -108,6 +121,9 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     connection_max_age_s: float = 300.0
     signed_hosts: tuple[str, ...] = ()
     ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    server_name: str = ""
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -162,12 +178,14 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         prefix: starts every key.
         timeout_s: of one operation, seconds.
         max_connections: bound of connections to Redis.
+        ca_file: PEM file with the certificates to trust over TLS; "" for those of the system.
     """
 
     url: Secret = Secret()
     prefix: str = "aosgw"
     timeout_s: float = 0.1
     max_connections: int = 32
+    ca_file: str = ""
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,20 +227,44 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tracing: TracingConfig = TracingConfig()
 
 
-def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
-    """Read the configuration: flags beat the environment, which beats the file, which beats the defaults.
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the settings are given; each reading looks into the files anew.
 
-    Args:
+    Attributes:
         path: of the TOML file, None for none.
         environ: like `os.environ`; see `gateway.config_sources.from_environment`.
         flags: command line settings by "section.key"; None means not given.
+    """
+
+    path: str | None
+    environ: Mapping[str, str]
+    flags: Mapping[str, object]
+
+    def read(self) -> dict[str, Given]:
+        """Return the settings by "section.key": flags beat the environment, which beats the file.
+
+        Raises:
+            ConfigError: one line that names the key and the remedy.
+        """
+        given = from_toml(self.path) if self.path is not None else {}
+        return given | from_environment(self.environ) | from_flags(self.flags)
+
+
+def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
+    """Read the configuration: what is given beats the defaults; see `Sources` for the arguments.
 
     Raises:
         ConfigError: one line that names the key and the remedy.
     """
-    given = from_toml(path) if path is not None else {}
-    given |= from_environment(environ)
-    given |= from_flags(flags)
+    return config_of(Sources(path=path, environ=environ, flags=flags).read())
+
+
+def config_of(given: Mapping[str, Given]) -> Config:
+    """Check settings and make the configuration of them.
+
+    Raises:
+        ConfigError: one line that names the key and the remedy.
+    """
     if "upstream.url" not in given:
         raise ConfigError(
             "upstream.url is missing; give serve --upstream URL, set AOS_GATEWAY_UPSTREAM__URL, "
@@ -242,6 +284,16 @@ def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str
     )
     _check_together(config)
     return config
+
+
+def pack(given: Mapping[str, Given]) -> bytes:
+    """Return settings as bytes for a process of our own; they hold the secrets."""
+    return msgspec.msgpack.encode(given)
+
+
+def unpack(packed: bytes) -> dict[str, Given]:
+    """Return the settings in packed bytes."""
+    return msgspec.msgpack.decode(packed, type=dict[str, Given])
 
 
 def masked(config: Config) -> dict[str, object]:
@@ -272,11 +324,15 @@ def _plain(value: object) -> object:
 def _check_together(config: Config) -> None:
     """Refuse settings that are fine alone and impossible together."""
     server, cache = config.server, config.cache
-    if server.workers > 1:
-        raise ConfigError(
-            f"server.workers = {server.workers}: more than one worker is not possible yet; write 1, "
-            "and start several gateways on one Redis to use more cores"
-        )
+    for one, other in (
+        ("server.tls_cert", "server.tls_key"),
+        ("server.tls_key", "server.tls_cert"),
+        ("server.tls_client_ca", "server.tls_cert"),
+        ("upstream.client_cert", "upstream.client_key"),
+        ("upstream.client_key", "upstream.client_cert"),
+    ):
+        if _value(config, one) and not _value(config, other):
+            raise ConfigError(f"{one} = {shown(_value(config, one))} needs {other}; name that file too")
     if server.listen == server.admin_listen and getattr(server.listen, "port", 1) != 0:
         raise ConfigError(
             f"server.admin_listen = {server.admin_listen} is server.listen too; give each its own address"
@@ -290,6 +346,11 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             "cache.memory_bytes = 0 without redis.url leaves no cache at all; set redis.url or a memory size"
         )
+
+
+def _value(config: Config, name: str) -> object:
+    section, _, key = name.partition(".")
+    return getattr(getattr(config, section), key)
 
 
 def admin_token(environ: Mapping[str, str]) -> Secret:

@@ -99,17 +99,28 @@ def _admin_token(text: str) -> Secret:
     return Secret(text)
 
 
+def _server_name(text: str) -> str:
+    return host_name_of(text) if text else text
+
+
 def _ca_file(text: str) -> str:
-    if not text:
+    if not _file(text):
         return text
     import ssl
 
     try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=text)
+    except (ssl.SSLError, ValueError) as exc:
+        raise Refused(shown(text), "holds no certificates; name a PEM file with the CA certificates") from exc
+    return text
+
+
+def _file(text: str) -> str:
+    if not text:
+        return text
+    try:
         with Path(text).open("rb"):
             pass
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=text)
-    except ssl.SSLError as exc:
-        raise Refused(shown(text), "holds no certificates; name a PEM file with the CA certificates") from exc
     except (OSError, ValueError) as exc:
         reason = (exc.strerror if isinstance(exc, OSError) else None) or "no valid path"
         raise Refused(shown(text), f"can't be read ({reason}); name a readable PEM file") from exc
@@ -141,7 +152,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "server.admin_listen": Text(address_of),
     "server.admin_token": Text(_admin_token, is_secret=True),
     "server.admin_hosts": Texts(host_name_of),
-    "server.workers": Whole(1, 1_024, "processes"),
+    "server.workers": Whole(0, 1_024, "processes"),
     "server.header_timeout_s": _POSITIVE_S,
     "server.body_timeout_s": _POSITIVE_S,
     "server.keepalive_timeout_s": _POSITIVE_S,
@@ -151,6 +162,9 @@ RULES: Final[Mapping[str, Rule]] = {
     "server.drain_grace_s": Number(0, 3_600),
     "server.drain_timeout_s": Number(0, 3_600),
     "server.fast_lane": Switch(),
+    "server.tls_cert": Text(_file),
+    "server.tls_key": Text(_file),
+    "server.tls_client_ca": Text(_ca_file),
     "upstream.url": Text(upstream_url_of),
     "upstream.connect_timeout_s": _POSITIVE_S,
     "upstream.read_timeout_s": _POSITIVE_S,
@@ -160,6 +174,9 @@ RULES: Final[Mapping[str, Rule]] = {
     "upstream.connection_max_age_s": _POSITIVE_S,
     "upstream.signed_hosts": Texts(host_and_port_of),
     "upstream.ca_file": Text(_ca_file),
+    "upstream.client_cert": Text(_file),
+    "upstream.client_key": Text(_file),
+    "upstream.server_name": Text(_server_name),
     "cache.scope": Choice(("caller", "shared")),
     "cache.allow_shared_on_network": Switch(),
     "cache.access_ttl_s": _POSITIVE_S,
@@ -178,6 +195,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "redis.prefix": Text(_prefix),
     "redis.timeout_s": Number(0.001, 60),
     "redis.max_connections": Whole(1, 10_000, "connections"),
+    "redis.ca_file": Text(_ca_file),
     "log.level": Choice(("debug", "info", "warning", "error")),
     "log.format": Choice(("auto", "json", "text")),
     "log.access": Choice(("all", "errors", "off")),

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong, PayloadEncodingError
 from aiohttp.http_parser import RawRequestMessage
@@ -14,6 +13,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.admission import LINGER_S, Admission
+from gateway.connection_settings import ConnectionSettings
 from gateway.core.chunked import ChunkedFraming
 from gateway.core.headers import Refusal
 from gateway.core.request_line import RequestLine
@@ -27,26 +27,6 @@ _HEAD_END = b"\r\n\r\n"
 # No byte of a head may be NUL: the parser refuses it wherever it stands.
 _POISON = b"\x00"
 _MALFORMED = BadRequest(400, "The request is not well-formed HTTP.")
-
-
-class ConnectionSettings(msgspec.Struct, frozen=True):
-    """Bounds of a downstream connection; times in seconds.
-
-    Attributes:
-        header_timeout_s: from the first byte of a head, or the opening of the connection, to its end.
-        body_timeout_s: how long a caller may take nothing of an answer.
-        keepalive_timeout_s: how long an idle connection stays open.
-        max_header_bytes: bound of a whole head.
-        max_connections: bound of open connections.
-        max_connections_per_peer: bound of those from one address; 0 sets none.
-    """
-
-    header_timeout_s: float
-    body_timeout_s: float
-    keepalive_timeout_s: float
-    max_header_bytes: int
-    max_connections: int
-    max_connections_per_peer: int
 
 
 class DownstreamConnection(RequestHandler):
@@ -388,6 +368,11 @@ class DownstreamServer(web.Server):
             # The handler counts them: aiohttp's refusal would not say what is wrong.
             max_headers=settings.max_header_bytes,
         )
+
+    def change(self, settings: ConnectionSettings) -> None:
+        """Use other bounds for connections that are opened from now on."""
+        self.settings = settings
+        self.admission.change(settings.max_connections, settings.max_connections_per_peer)
 
     def close_idle(self) -> None:
         """Close idle connections now and busy ones after their answer."""

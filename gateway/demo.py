@@ -11,10 +11,13 @@ import msgspec
 
 from gateway.access_log import set_up_logging
 from gateway.address import Address, TcpAddress
+from gateway.admin import build_admin
+from gateway.admin_server import AdminServer
 from gateway.app import Gateway
 from gateway.config import Config, load_config
 from gateway.core.execution import ExecutionRecord, decode_record
-from gateway.server import AdminServer, StopSignals, check_parser, loop_factory
+from gateway.event_loop import check_parser, loop_factory
+from gateway.signals import Signals
 from gateway.twin.profiles import profile_named
 from gateway.twin.server import Twin
 
@@ -47,7 +50,7 @@ def run() -> int:
 
 
 async def _demo() -> int:
-    async with StopSignals() as signals:
+    async with Signals() as signals:
         stopped = asyncio.ensure_future(signals.wait())
         show = asyncio.ensure_future(_show(stopped))
         await asyncio.wait((stopped, show), return_when=asyncio.FIRST_COMPLETED)
@@ -92,7 +95,8 @@ async def _start_gateway(upstream_url: str) -> tuple[Gateway, Address]:
 
 async def _start_admin(gateway: Gateway) -> tuple[AdminServer, Address]:
     for listen in (_ADMIN, _ANY_PORT):
-        admin = AdminServer(gateway, listen)
+        server = gateway.config.server
+        admin = AdminServer(build_admin(gateway, token=server.admin_token, hosts=server.admin_hosts), listen)
         try:
             return admin, await admin.start()
         except OSError as error:

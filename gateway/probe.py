@@ -14,8 +14,8 @@ from gateway.core.messages import Request
 from gateway.core.plan import Bypass, plan
 from gateway.core.reply import BodyFraming
 from gateway.errors import GatewayError
+from gateway.event_loop import check_parser
 from gateway.metrics import Metrics
-from gateway.server import check_parser
 from gateway.upstream import Upstream
 
 

@@ -87,3 +87,13 @@ def _check_server(authority: str, path: str, *, has_database: bool) -> None:
         raise Refused(_SHOWN, "has a path that is not a database number; write redis://host:port/0")
     if number and has_database:
         raise Refused(_SHOWN, "names the database twice; write it either in the path or as ?db=N")
+
+
+def same_redis(one: object, other: object) -> bool:
+    """Tell whether two checked Redis URLs differ in user and password at most."""
+    return isinstance(one, Secret) and isinstance(other, Secret) and _place(one) == _place(other)
+
+
+def _place(url: Secret) -> tuple[str, ...] | None:
+    match = _URL.fullmatch(url.reveal())
+    return None if match is None else match.group("scheme", "host", "path", "query")

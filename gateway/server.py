@@ -1,143 +1,310 @@
-"""Runs a gateway until it is told to stop: loop, listeners, signals, drain."""
+"""Runs a gateway until it is told to stop: loop, listening sockets, signals, change, drain."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import logging
 import os
 import signal
-import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
-import aiohttp.http_parser
-from aiohttp import web
+import msgspec
 
-from gateway.access_log import set_up_logging
+from gateway.access_log import set_level, set_up_logging
 from gateway.address import Address
-from gateway.admin import build_admin
-from gateway.admin_connection import admin_connections
-from gateway.app import Gateway
-from gateway.config import Config, ConfigError, cannot_listen
+from gateway.config import Config, ConfigError, Sources, cannot_listen, config_of
+from gateway.config_sources import Given
 from gateway.descriptors import raise_limit
-from gateway.listeners import bound_address, listen, remove_socket
+from gateway.event_loop import check_parser, loop_factory
+from gateway.listeners import ListeningSockets, address_of, inherited_sockets, open_sockets
+from gateway.reload import FROM_ACTIVATION, Reloads, read_anew
+from gateway.service import Alone, Service, ServiceFailed
+from gateway.signals import STOPPING, Signals
+from gateway.supervisor import Supervisor
+from gateway.systemd import Activation, Notifier
+from gateway.takeover import Inheritance, NotTakenOver, hand_over, inheritance
+from gateway.tls import check_files
 
 _log = logging.getLogger("gateway")
-_ADMIN_DRAIN_S = 1.0
-_GARBAGE_OBJECTS = 20_000
+
+_SIGNALS = (*STOPPING, signal.SIGHUP, signal.SIGUSR2)
+_LISTEN = "server.listen"
+_ADMIN = "server.admin_listen"
+# The end of process 1 is the end of its container, so nobody could take over from it.
+_CONTAINER_PID = 1
 
 
-def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once.
+class Origin(msgspec.Struct, frozen=True):
+    """What this process was given by the one that has started it.
+
+    Attributes:
+        activation: sockets that systemd has opened.
+        left: sockets of a process that this one takes over from; ``None`` when it starts alone.
+        notifier: tells systemd how the service is.
+    """
+
+    activation: Activation
+    left: Inheritance | None
+    notifier: Notifier
+
+
+def run(sources: Sources) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; a second one ends at once.
+
+    SIGHUP reads the configuration anew, SIGUSR2 has a new process take over.
+
+    Args:
+        sources: where the settings are.
 
     Returns:
-        The exit code: 0 after a clean end.
+        The exit code: 0 after a clean end, 1 when the workers end again and again.
 
     Raises:
-        ConfigError: an address cannot be bound.
+        ConfigError: the settings cannot be used, or an address cannot be bound.
     """
+    origin = Origin(
+        Activation(os.environ, os.getpid()), inheritance(os.environ), Notifier(os.environ, os.getpid())
+    )
+    given = sources.read()
+    given |= _places(origin)
+    config = config_of(given)
     set_up_logging(config.log.level, config.log.format)
     check_parser()
+    check_files(config)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_serve(config))
+        return runner.run(_serve(config, sources, given, origin))
 
 
-def check_parser() -> None:
-    """Refuse to start on aiohttp's Python parser, which is slower and reads some requests differently.
-
-    Raises:
-        ConfigError: what to do about it.
-    """
-    if os.environ.get("AIOHTTP_NO_EXTENSIONS") or not hasattr(aiohttp.http_parser, "HttpRequestParserC"):
-        raise ConfigError(
-            "aiohttp's C parser is not in use: unset AIOHTTP_NO_EXTENSIONS and install aiohttp from a wheel"
-        )
-    if sys.flags.dev_mode:
-        raise ConfigError("Python's dev mode changes aiohttp's parser: start without -X dev or PYTHONDEVMODE")
-
-
-def settle_garbage_collector() -> None:
-    """Leave what lives as long as the process out of the collector's rounds, and make these rarer.
-
-    Entries and requests hold no cycles; with the defaults a twentieth of the time went into looking for some.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GARBAGE_OBJECTS, 20, 100)
+def _places(origin: Origin) -> dict[str, Given]:
+    """Return the settings that follow from sockets which systemd has opened: they are where they are."""
+    listen, admin = origin.activation.listen, origin.activation.admin
+    if origin.left is not None:
+        listen = listen or ([] if origin.left.listen_address else origin.left.listen)
+        admin = admin or ([] if origin.left.admin_address else origin.left.admin)
+    found = ((_LISTEN, listen), (_ADMIN, admin))
+    return {
+        name: Given(value=str(address_of(descriptors[0])), is_text=True, source=FROM_ACTIVATION)
+        for name, descriptors in found
+        if descriptors
+    }
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the event loop: uvloop's where there is one."""
+async def _serve(config: Config, sources: Sources, given: dict[str, Given], origin: Origin) -> int:
+    activation, left = origin.activation, origin.left
+    server = config.server
+    admin = await _sockets(
+        *(_ADMIN, server.admin_listen, activation.admin),
+        *((left.admin, left.admin_address) if left is not None else ([], "")),
+    )
+    sockets = await _sockets(
+        *(_LISTEN, server.listen, activation.listen),
+        *((left.listen, left.listen_address) if left is not None else ([], "")),
+    )
+    count = server.workers or _cores()
+    reloads = Reloads()
+    service: Service = Alone(config, reloads) if count == 1 else Supervisor(config, given, count, reloads)
     try:
-        import uvloop  # absent on Windows
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-class AdminServer:
-    """The admin side of a gateway on a listener of its own."""
-
-    def __init__(self, gateway: Gateway, address: Address) -> None:
-        server = gateway.config.server
-        app = build_admin(gateway, token=server.admin_token, hosts=server.admin_hosts)
-        self._address = address
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        self._listener: asyncio.Server | None = None
-
-    async def start(self) -> Address:
-        """Open the listener and return where it is.
-
-        Raises:
-            OSError: it cannot be bound.
-        """
-        await self._runner.setup()
-        assert self._runner.server is not None
-        self._listener = await listen(admin_connections(self._runner.server), self._address)
-        return bound_address(self._listener, self._address)
-
-    async def close(self) -> None:
-        """Close the listener and its connections."""
-        if self._listener is not None:
-            self._listener.close()
-            remove_socket(self._address)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ADMIN_DRAIN_S):
-                await self._runner.cleanup()
-
-
-async def _serve(config: Config) -> int:
-    gateway = Gateway(config)
-    admin = AdminServer(gateway, config.server.admin_listen)
-    try:
-        admin_address = await _bind("server.admin_listen", config.server.admin_listen, admin.start())
-        address = await _bind("server.listen", config.server.listen, gateway.start())
-        settle_garbage_collector()
-        _log.info("serving %s on %s, admin on %s", config.upstream.url, address, admin_address)
-        if (too_low := raise_limit(config)) is not None:
-            _log.warning("%s", too_low)
-        async with StopSignals() as signals:
-            await signals.wait()
-            _log.info("draining; a second signal ends at once")
-            gateway.begin_drain()
-            await _unless_stopped(signals, _drain(gateway, config.server.drain_grace_s))
+        async with Signals(_SIGNALS) as signals:
+            if not await _start(service, signals, sockets, admin):
+                return 0
+            _log.info(
+                "serving %s on %s, admin on %s%s",
+                *(config.upstream.url, sockets.address, admin.address),
+                f", {count} workers" if count > 1 else "",
+            )
+            if (too_low := raise_limit(config)) is not None:
+                _log.warning("%s", too_low)
+            running = _Running(
+                service,
+                signals=signals,
+                sources=sources,
+                given=given,
+                notifier=origin.notifier,
+                reloads=reloads,
+            )
+            origin.notifier.ready(main_pid=os.getpid() if left is not None else None)
+            if left is not None:
+                left.tell_ready()
+            try:
+                is_taken_over = await running.until_stopped(sockets, admin)
+            except ServiceFailed:
+                # Those that do serve end what they have begun.
+                await running.drain(is_taken_over=False)
+                raise
+            await running.drain(is_taken_over=is_taken_over)
+    except ServiceFailed as failure:
+        _log.critical("%s: giving up", failure)
+        return 1
     finally:
-        await gateway.close(0)
-        await admin.close()
+        await service.close()
     _log.info("stopped")
     return 0
 
 
-async def _drain(gateway: Gateway, grace_s: float) -> None:
-    await asyncio.sleep(grace_s)
-    await gateway.close()
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    may_use = getattr(os, "sched_getaffinity", None)
+    return len(may_use(0)) if may_use is not None else os.cpu_count() or 1
 
 
-async def _bind(key: str, address: Address, start: Coroutine[Any, Any, Address]) -> Address:
+class _Running:
+    """A service that serves, and what may become of it.
+
+    Args:
+        service: it.
+        signals: what it is told.
+        sources: where the settings are.
+        given: the settings that are in use.
+        notifier: tells systemd how it is.
+        reloads: counts reloads.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        signals: Signals,
+        sources: Sources,
+        given: Mapping[str, Given],
+        notifier: Notifier,
+        reloads: Reloads,
+    ) -> None:
+        self._service = service
+        self._signals = signals
+        self._sources = sources
+        self._given = given
+        self._config = config_of(given)
+        self._notifier = notifier
+        self._reloads = reloads
+
+    async def until_stopped(self, sockets: ListeningSockets, admin: ListeningSockets) -> bool:
+        """Serve until a signal says stop, or another process has taken over; tell whether that is it.
+
+        Raises:
+            ServiceFailed: it cannot go on.
+        """
+        failing = asyncio.ensure_future(self._service.failed())
+        alive = asyncio.ensure_future(self._notifier.keep_alive())
+        told = asyncio.ensure_future(self._signals.next())
+        taking: asyncio.Future[int] | None = None
+        try:
+            while True:
+                waited: list[asyncio.Future[Any]] = [failing, told]
+                if taking is not None:
+                    waited.append(taking)
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                if failing.done():
+                    raise ServiceFailed(failing.result())
+                if taking is not None and taking.done():
+                    if _is_taken_over(taking):
+                        return True
+                    taking = None
+                if told.done():
+                    number = told.result()
+                    if number in STOPPING:
+                        return False
+                    told = asyncio.ensure_future(self._signals.next())
+                    if number == signal.SIGHUP:
+                        await self._reload()
+                    elif taking is None and os.getpid() != _CONTAINER_PID:
+                        _log.info("SIGUSR2: starting a process that takes over")
+                        taking = asyncio.ensure_future(
+                            hand_over(
+                                *(sockets, self._configured(_LISTEN)),
+                                *(admin, self._configured(_ADMIN)),
+                            )
+                        )
+                    else:
+                        _log.error("SIGUSR2: not now: %s", "as process 1" if taking is None else "under way")
+        finally:
+            tasks: list[asyncio.Future[Any]] = [failing, alive, told]
+            if taking is not None:
+                tasks.append(taking)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def drain(self, *, is_taken_over: bool) -> None:
+        """End it; a signal to stop, or one more of them, ends it at once."""
+        if is_taken_over:
+            # The service goes on, so systemd is told nothing.
+            _log.info("another process serves: draining")
+            self._service.hand_over()
+            self._service.begin_drain()
+            work = self._service.drain(is_gentle=True)
+        else:
+            _log.info("draining; a second signal ends at once")
+            self._notifier.stopping()
+            self._service.begin_drain()
+            work = self._drain_after_grace()
+        await _first_of(self._signals.wait(), work)
+
+    async def _drain_after_grace(self) -> None:
+        await asyncio.sleep(self._config.server.drain_grace_s)
+        await self._service.drain(is_gentle=False)
+
+    async def _reload(self) -> None:
+        self._notifier.reloading()
+        try:
+            change = read_anew(self._sources, self._given)
+            await self._service.reload(change.config, change.given)
+        except ConfigError as error:
+            self._reloads.count(is_done=False)
+            _log.error("not reloaded, the old configuration stays: %s", error)
+        else:
+            self._given, self._config = change.given, change.config
+            self._reloads.count(is_done=True)
+            _log.info(
+                "reloaded; changed: %s",
+                ", ".join(change.changed) or "nothing but the content of files, perhaps",
+            )
+            if change.left:
+                _log.warning("these need a restart or SIGUSR2: %s", ", ".join(change.left))
+            set_level(change.config.log.level)
+            raise_limit(change.config)
+        self._notifier.ready()
+
+    def _configured(self, name: str) -> str:
+        """Return where sockets were configured to be; empty when they were not."""
+        given = self._given.get(name)
+        if given is not None and given.source == FROM_ACTIVATION:
+            return ""
+        server = self._config.server
+        return str(server.listen if name == _LISTEN else server.admin_listen)
+
+
+def _is_taken_over(taking: asyncio.Future[int]) -> bool:
     try:
-        return await start
+        _log.info("process %d has taken over", taking.result())
+    except (NotTakenOver, OSError) as error:
+        _log.error("no process has taken over: %s", error)
+        return False
+    return True
+
+
+async def _start(
+    service: Service, signals: Signals, sockets: ListeningSockets, admin: ListeningSockets
+) -> bool:
+    """Start, and tell whether that is done; not so when a signal to stop comes before.
+
+    Raises:
+        ServiceFailed: it cannot start.
+    """
+    _, is_stopped = await _first_of(service.start(sockets, admin), signals.wait())
+    return not is_stopped
+
+
+async def _sockets(
+    key: str, address: Address, activated: list[int], left: list[int], left_address: str
+) -> ListeningSockets:
+    """Take the sockets that another process has opened for this address, or open them."""
+    if activated:
+        return inherited_sockets(address, activated)
+    if left and left_address in {"", str(address)}:
+        return inherited_sockets(address, left, is_ours=left_address != "")
+    try:
+        return await open_sockets(address)
     except OSError as error:
         # asyncio's own text repeats the address.
         is_known = error.errno is not None and error.errno > 0
@@ -145,32 +312,20 @@ async def _bind(key: str, address: Address, start: Coroutine[Any, Any, Address])
         raise cannot_listen(f"{key} = {address}", reason) from error
 
 
-class StopSignals:
-    """SIGTERM and SIGINT as something to wait for."""
+async def _first_of(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> tuple[bool, bool]:
+    """Run two until one of them ends, cancel the other, and tell which have ended by themselves.
 
-    def __init__(self) -> None:
-        self._seen = asyncio.Semaphore(0)
-
-    async def __aenter__(self) -> StopSignals:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._seen.release)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-    async def wait(self) -> None:
-        """Wait for the next signal."""
-        await self._seen.acquire()
-
-
-async def _unless_stopped(signals: StopSignals, work: Coroutine[Any, Any, None]) -> None:
-    """Do work to its end, or until one more signal comes."""
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(signals.wait())]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    Raises:
+        Exception: what one of them has raised.
+    """
+    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        if not task.cancelled():
+            task.result()
+    return not tasks[0].cancelled(), not tasks[1].cancelled()

@@ -49,7 +49,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True):
         base_path: goes before every target; no trailing slash.
         max_connections: bound of exchanges at a time; as many again may wait for slow callers.
         max_waiting: bound of requests waiting for one.
-        ca_file: PEM file with the certificates to trust; empty for those of the system.
+        server_name: what its certificate has to be for; empty for the host of the URL.
+        tls: for an https URL; ``None`` for plain connections.
     """
 
     url: str
@@ -59,7 +60,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True):
     max_connections: int
     max_waiting: int
     connection_max_age_s: float
-    ca_file: str
+    server_name: str
+    tls: ssl.SSLContext | None
 
 
 class RequestBody(msgspec.Struct, frozen=True):
@@ -91,19 +93,14 @@ class Upstream:
         self._tasks = TaskSet()
         self._idle = IdleConnections(settings.max_connections, settings.connection_max_age_s, clock)
         loop = asyncio.get_running_loop()
-        context: ssl.SSLContext | bool = True
-        if settings.url.startswith("https:"):
-            # Only then: it takes 20 ms to load the system's certificates.
-            context = ssl.create_default_context(cafile=settings.ca_file or None)
         # It opens connections; idle ones are kept here, so that none is used again without a look at it.
-        self._connector = aiohttp.TCPConnector(limit=0, ssl=context, ttl_dns_cache=_DNS_S)
+        self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=_DNS_S)
         # The connector has no public way to make connections of our own class.
         if not hasattr(self._connector, "_factory"):
             raise RuntimeError("aiohttp is not the locked version: it makes connections in another way")
         make = functools.partial(UpstreamConnection, loop, clock)
         self._connector._factory = cast("functools.partial[ResponseHandler]", make)
-        # Says where to connect to; it is never sent.
-        self._destination = ClientRequest("GET", URL(settings.url), loop=loop, ssl=context)
+        self.connect_with(settings.tls)
         self._timeout = aiohttp.ClientTimeout(sock_connect=settings.connect_timeout_s)
 
     async def send(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
@@ -150,6 +147,17 @@ class Upstream:
         except UpstreamError as error:
             self._metrics.upstream_failures[error.proxy_error] += 1
             raise
+
+    def connect_with(self, tls: ssl.SSLContext | None) -> None:
+        """Use another TLS context from now on; pooled connections of the one before carry nothing more."""
+        # Says where to connect to, and which pooled connections lead there; it is never sent.
+        self._destination = ClientRequest(
+            "GET",
+            URL(self._settings.url),
+            loop=asyncio.get_running_loop(),
+            ssl=tls or True,
+            server_hostname=self._settings.server_name or None,
+        )
 
     async def close(self) -> None:
         """Close every connection."""

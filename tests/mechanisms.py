@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_COPIED = ("gateway", "tests", "config", "pyproject.toml")
+_COPIED = ("gateway", "tests", "benchmarks", "config", "pyproject.toml")
 _TEST_S = 120
 
 
@@ -240,6 +240,27 @@ MECHANISMS = (
         "self._writer.transport.abort()",
         "pass",
         "tests/store/test_redis_connection.py::test_a_redis_that_reads_nothing_keeps_no_socket",
+    ),
+    Mechanism(
+        "told before the answer",
+        "gateway/store/siblings.py",
+        "tell([Told(stack=stack, settles=settles) for stack in forgotten])",
+        "tell([])",
+        "tests/test_workers.py::test_a_write_through_one_worker_is_forgotten_by_the_other_before_its_answer",
+    ),
+    Mechanism(
+        "start over in silence",
+        "gateway/worker.py",
+        "if is_silent or was_silent:",
+        "if False:",
+        "tests/test_workers.py::test_a_silent_parent_makes_workers_start_over",
+    ),
+    Mechanism(
+        "retired memory",
+        "gateway/app.py",
+        "self.tiers.memory.retire()",
+        "pass",
+        "tests/test_takeover.py::test_a_request_under_way_ends_in_the_process_that_began_it",
     ),
 )
 

@@ -26,6 +26,7 @@ from gateway.errors import (
     Overloaded,
     ProxyLoop,
     Throttled,
+    TooManyConnections,
     UpstreamError,
     UpstreamTimeout,
 )
@@ -127,6 +128,7 @@ def _errors() -> list[type[GatewayError]]:
         Overloaded,
         ProxyLoop,
         Throttled,
+        TooManyConnections,
         UpstreamError,
         UpstreamTimeout,
     ]

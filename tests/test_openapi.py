@@ -15,10 +15,10 @@ from jsonschema import Draft202012Validator
 
 from gateway import __version__
 from gateway.address import parse_address
-from gateway.admin import _Admin
+from gateway.admin import _Admin, build_admin
+from gateway.admin_server import AdminServer
 from gateway.core.status import Reason
 from gateway.secret import Secret
-from gateway.server import AdminServer
 from tests.references import ROOT
 from tests.support.aos import TARGET, Answer, ScriptedAos, never, record
 from tests.support.client import Headers, fetch
@@ -41,7 +41,9 @@ class Both:
 async def both(aos: ScriptedAos) -> AsyncIterator[Both]:
     aos.on("GET", TARGET, Answer(body=record()))
     async with running(aos.url) as gateway:
-        admin = AdminServer(gateway.app, parse_address("127.0.0.1:0"))
+        server = gateway.app.config.server
+        app = build_admin(gateway.app, token=server.admin_token, hosts=server.admin_hosts)
+        admin = AdminServer(app, parse_address("127.0.0.1:0"))
         try:
             yield Both(gateway, str(await admin.start()))
         finally:

@@ -116,8 +116,18 @@ class Ledger:
             self._settle(stack, now_s, now_s)
         return self._owe(stack, now_s, now_s, settles=settles, published=True) if owes else None
 
-    def note(self, stack: bytes, now_s: float, age_s: float, *, settles: bool) -> None:
-        """Note a write that another replica saw ``age_s`` seconds ago; it owes nothing."""
+    def note(
+        self, stack: bytes, now_s: float, age_s: float, *, settles: bool, owes: bool = False
+    ) -> Debt | None:
+        """Note a write that another replica saw ``age_s`` seconds ago.
+
+        Args:
+            stack: case-folded stack id.
+            now_s: when the note came.
+            age_s: how long before that the write was answered.
+            settles: the write takes effect after its answer.
+            owes: Redis may not have been told yet; otherwise nothing is owed.
+        """
         self.counts.raise_one(stack)
         written_s = now_s - age_s
         known = self._noted.get(stack)
@@ -126,6 +136,7 @@ class Ledger:
             self._remember(self._noted, stack, _Write(written_s, settles), now_s)
         if settles:
             self._settle(stack, written_s, now_s)
+        return self._owe(stack, now_s, written_s, settles=settles, published=False) if owes else None
 
     def owe(self, stack: bytes, now_s: float) -> Debt | None:
         """Owe a forget for a reason other than a write: a stored entry could not be removed."""

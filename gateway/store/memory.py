@@ -98,6 +98,11 @@ class MemoryStore:
         self._by_stack.clear()
         self.size_bytes = 0
 
+    def retire(self) -> None:
+        """Remove everything and keep nothing more."""
+        self.clear()
+        self.limit_bytes = 0
+
     async def lookup(self, key: EntryKey) -> Found:
         """Return the fresh entry under a key."""
         entry = self.get(key.local)

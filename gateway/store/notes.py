@@ -67,6 +67,10 @@ class Subscription:
             async with asyncio.timeout(timeout_s):
                 await self._first.wait()
 
+    def connect_with(self, settings: RedisSettings) -> None:
+        """Use another user, password or TLS context from the next connection on."""
+        self._settings = settings
+
     async def run(self) -> None:
         """Listen until cancelled."""
         retry_s = _FIRST_RETRY_S
@@ -80,7 +84,7 @@ class Subscription:
 
     async def _listen(self) -> None:
         """Listen on one connection until it fails or falls silent."""
-        arguments = connection_arguments(self._settings.url, _CONNECT_S)
+        arguments = connection_arguments(self._settings.url, _CONNECT_S, self._settings.tls)
         client = aioredis.Redis.from_pool(aioredis.ConnectionPool(max_connections=1, **arguments))
         async with client, _PubSub(client.connection_pool) as subscription:
             await subscription.subscribe(self._channel)

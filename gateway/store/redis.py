@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -54,6 +55,7 @@ class RedisSettings(msgspec.Struct, frozen=True):
         max_connections: bound of connections for commands.
         generation_ttl_s: how long a generation outlives the last store under it.
         mint_ttl_s: how long a new generation lives without a store.
+        tls: for a ``rediss://`` URL.
     """
 
     url: str
@@ -61,6 +63,7 @@ class RedisSettings(msgspec.Struct, frozen=True):
     max_connections: int
     generation_ttl_s: float
     mint_ttl_s: float
+    tls: ssl.SSLContext | None = None
 
 
 class RedisStore:
@@ -99,7 +102,7 @@ class RedisStore:
             max_connections=settings.max_connections,
             timeout=settings.timeout_s,
             redis_connect_func=self._on_connect,
-            **connection_arguments(settings.url, settings.timeout_s),
+            **connection_arguments(settings.url, settings.timeout_s, settings.tls),
         )
         self._client = aioredis.Redis.from_pool(pool)
 
@@ -108,6 +111,14 @@ class RedisStore:
         """How many connections carry a command."""
         # The pool has no public way to tell.
         return len(self._client.connection_pool._in_use_connections)
+
+    def connect_with(self, settings: RedisSettings) -> None:
+        """Use another user, password or TLS context for connections that are opened from now on."""
+        self.settings = settings
+        arguments = connection_arguments(settings.url, settings.timeout_s, settings.tls)
+        del arguments["connection_class"]
+        known = self._client.connection_pool.connection_kwargs
+        known.update({"username": None, "password": None} | arguments)
 
     async def lookup(self, key: EntryKey) -> Found:
         """Return the usable entry and the stack's generation.

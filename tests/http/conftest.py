@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 
-from gateway.server import loop_factory
+from gateway.event_loop import loop_factory
 from tests.support.aos import ScriptedAos
 from tests.support.gateway import RunningGateway, running
 

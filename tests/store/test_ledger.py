@@ -385,3 +385,14 @@ def test_the_drops_of_entries_are_counted_apart() -> None:
     forget(book)
     book.subscription_confirmed(NOW_S)
     assert book.drops.read(b"entry") == before
+
+
+def test_a_note_may_owe_the_forget_alone() -> None:
+    book = ledger()
+    debt = book.note(S, NOW_S, 0.0, settles=True, owes=True)
+    assert debt is not None
+    assert (debt.published, debt.settles) == (False, True)
+    assert book.owes(S, NOW_S)
+    book.paid(debt)
+    assert not book.owes(S, NOW_S)
+    assert book.note(S, NOW_S, 0.0, settles=True) is None

@@ -165,3 +165,11 @@ def test_clearing_takes_everything(times: Times) -> None:
     memory.clear()
     assert (len(memory), memory.size_bytes) == (0, 0)
     assert memory.get(key("0").local) is None
+
+
+def test_what_is_retired_keeps_nothing_more(times: Times) -> None:
+    memory = MemoryStore(ROOMY_BYTES, times.clock)
+    assert put(memory, times, "1")
+    memory.retire()
+    assert not put(memory, times, "1")
+    assert (len(memory), memory.size_bytes) == (0, 0)

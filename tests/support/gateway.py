@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gateway.app import Gateway
 from gateway.clock import Clock
-from gateway.config import load_config
+from gateway.config import Config, load_config
 
 from .address import free_port
 
@@ -24,6 +24,18 @@ DEFAULTS: dict[str, object] = {"server.fast_lane": os.environ.get("FAST_LANE") !
 
 _START_S = 10.0
 _STOP_S = 10.0
+
+
+def loaded(upstream_url: str, **settings: object) -> Config:
+    """Return the configuration of a gateway under test.
+
+    Args:
+        upstream_url: of the scripted AOS.
+        settings: by ``section__key``; it listens on a free loopback port unless told otherwise.
+    """
+    flags = {**DEFAULTS, "upstream.url": upstream_url, "server.listen": "127.0.0.1:0"}
+    flags |= {name.replace("__", ".", 1): value for name, value in settings.items()}
+    return load_config(None, {}, flags)
 
 
 class RunningGateway:
@@ -50,9 +62,7 @@ async def running(
         clock: both clocks, to move time.
         settings: configuration by ``section__key``; listens on a free loopback port unless told otherwise.
     """
-    flags = {**DEFAULTS, "upstream.url": upstream_url, "server.listen": "127.0.0.1:0"}
-    flags |= {name.replace("__", ".", 1): value for name, value in settings.items()}
-    gateway = Gateway(load_config(None, {}, flags), clock)
+    gateway = Gateway(loaded(upstream_url, **settings), clock)
     address = await gateway.start()
     try:
         yield RunningGateway(gateway, str(address))
@@ -68,12 +78,27 @@ class GatewayProcess:
         admin: its admin address.
     """
 
-    def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+        launcher: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        """Start it.
+
+        Args:
+            arguments: of ``aos-gateway serve``; addresses are chosen.
+            environ: on top of this process's environment.
+            launcher: a command that executes the one behind it.
+            pass_fds: descriptors that it inherits.
+        """
         self.address = f"127.0.0.1:{free_port()}"
         self.admin = f"127.0.0.1:{free_port()}"
         self._output = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115  # closed in stop
         self._process = subprocess.Popen(
             [
+                *launcher,
                 *(sys.executable, "-m", "gateway", "serve"),
                 *("--listen", self.address, "--admin", self.admin),
                 *arguments,
@@ -81,6 +106,7 @@ class GatewayProcess:
             stdout=self._output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **_environ(DEFAULTS), **(environ or {})},
+            pass_fds=pass_fds,
         )
 
     @property
@@ -107,6 +133,11 @@ class GatewayProcess:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             await self._until(lambda: self._process.poll() is not None)
+        return self._process.returncode
+
+    async def ended(self) -> int:
+        """Wait until it has ended by itself, and return the exit code."""
+        await self._until(lambda: self._process.poll() is not None)
         return self._process.returncode
 
     def discard(self) -> None:

@@ -19,6 +19,14 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and is still to be looked at does not. Linux only."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 async def health(admin: str) -> dict[str, Any]:
     """What `/readyz` reports."""
     found = (await fetch(admin, "/readyz")).json()

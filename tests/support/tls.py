@@ -34,9 +34,16 @@ class Authority:
             self._ca.configure_trust(context)
         return context
 
-    def client_context(self) -> ssl.SSLContext:
-        """A client context that trusts this authority alone."""
-        return ssl.create_default_context(cafile=self.ca_file)
+    def client_context(self, *, shows: str = "") -> ssl.SSLContext:
+        """A client context that trusts this authority alone.
+
+        Args:
+            shows: whose certificate it shows to a server that asks for one; "" for none.
+        """
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if shows:
+            self._ca.issue_cert(shows).configure_cert(context)
+        return context
 
     def files(self, name: str) -> tuple[Path, Path]:
         """Make a certificate and its key as PEM files, certificate first.

@@ -1,0 +1,89 @@
+"""The pair of sockets between the parent and a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from gateway.channel import (
+    Answer,
+    Ask,
+    Bye,
+    Channel,
+    Heard,
+    Message,
+    Ping,
+    Purge,
+    Questions,
+    Ready,
+    Reload,
+    Start,
+    State,
+    Stop,
+    Tell,
+    Told,
+    pack_state,
+    read_state,
+)
+
+MESSAGES: tuple[Message, ...] = (
+    Start(1, b"settings"),
+    Reload(2, b""),
+    Stop(is_gentle=True),
+    Stop(at_once=True),
+    Ask(3),
+    Purge(4, "stack"),
+    Ping(),
+    Ready(is_serving=True),
+    Tell(5, [Told(stack=b"s", settles=True), Told(entry=b"e", name=b"n")]),
+    Heard(5),
+    Answer(6, b"x" * 1_000_000),
+    Bye(b"state"),
+)
+
+
+async def test_messages_arrive_whole_and_in_order_and_the_end_is_told() -> None:
+    one, other = socket.socketpair()
+    here, there = await Channel.over(one), await Channel.over(other)
+    for message in MESSAGES:
+        here.send(message)
+    for message in MESSAGES:
+        assert await there.receive() == message
+    here.close()
+    assert await there.receive() is None
+    there.send(Ping())
+    there.close()
+    there.send(Ping())
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\0\0\0\2{}", b"\0\0\0\7abc", b"\0"])
+async def test_what_is_no_message_ends_it(data: bytes) -> None:
+    one, other = socket.socketpair()
+    channel = await Channel.over(other)
+    with one:
+        one.sendall(data)
+        one.shutdown(socket.SHUT_WR)
+        assert await channel.receive() is None
+    channel.close()
+
+
+async def test_an_answer_reaches_who_asked_and_nobody_else() -> None:
+    questions = Questions()
+    (one, first), (other, second) = questions.new(), questions.new()
+    questions.answered(other, b"second")
+    assert (await second, first.done()) == (b"second", False)
+    questions.answered(other, b"again")
+    questions.forget(one)
+    questions.answered(one, b"late")
+    assert not first.done()
+    _, third = questions.new()
+    questions.close()
+    with pytest.raises(asyncio.CancelledError):
+        await third
+
+
+def test_a_state_crosses_as_it_is() -> None:
+    state = State(is_ready=True, health={"redis": "up", "debts": 0}, metrics=b"text")
+    assert read_state(pack_state(state)) == state

@@ -1,0 +1,162 @@
+"""SIGUSR2: a new process serves on the same sockets while the one before drains."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.openloop.generator import offer
+from benchmarks.openloop.targets import Target
+from tests.store.kit import until
+from tests.support.aos import TARGET, Answer, ScriptedAos, record
+from tests.support.client import RawClient, fetch, request_bytes
+from tests.support.gateway import GatewayProcess
+from tests.support.process import is_alive
+from tests.support.run_length import RunLength, run_length
+from tests.support.secrets import token
+from tests.support.workers import hit
+
+A = token("a")
+OLD = Answer(headers=[("Content-Type", "application/json")], body=record())
+TAKEOVERS = 3 if run_length() is RunLength.SHORT else 10
+
+Start = Callable[..., Awaitable[GatewayProcess]]
+
+
+@pytest.fixture
+async def start(aos: ScriptedAos) -> AsyncIterator[Start]:
+    """Starts gateways in front of the scripted AOS; those that took over are ended with them."""
+    started: list[GatewayProcess] = []
+    aos.on("GET", "/", OLD)
+
+    async def begin(*arguments: str) -> GatewayProcess:
+        started.append(GatewayProcess("--upstream", aos.url, *arguments))
+        return await started[-1].ready()
+
+    yield begin
+    for process in started:
+        for pid in successors(process):
+            if is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        process.discard()
+
+
+def successors(gateway: GatewayProcess) -> list[int]:
+    """The processes that have taken over, one after the other."""
+    return [int(pid) for pid in re.findall(r"process (\d+) has taken over", gateway.output())]
+
+
+async def take_over(gateway: GatewayProcess, pid: int) -> int:
+    """Have a new process take over from one, and return its id once the one before has ended."""
+    count = len(successors(gateway))
+    os.kill(pid, signal.SIGUSR2)
+    await until(lambda: len(successors(gateway)) > count, "the new process", timeout_s=8.0)
+    return successors(gateway)[-1]
+
+
+async def gone(pid: int) -> None:
+    await until(lambda: not is_alive(pid), "the end of the one before", timeout_s=15.0)
+
+
+async def stop(pid: int) -> None:
+    """End a process that is nobody's child here."""
+    os.kill(pid, signal.SIGTERM)
+    await gone(pid)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_under_load_takeovers_fail_no_request(start: Start, workers: str) -> None:
+    gateway = await start("--workers", workers)
+    load = asyncio.create_task(
+        offer(
+            f"http://{gateway.address}",
+            [Target(target=TARGET)],
+            rate_per_s=200,
+            duration_s=TAKEOVERS * 1.3,
+            connections=8,
+            token=A.decode(),
+        )
+    )
+    pid, before = gateway.pid, [gateway.pid]
+    for _ in range(TAKEOVERS):
+        pid = await take_over(gateway, pid)
+        before.append(pid)
+    assert not load.done()
+    report = await load
+    assert report.errors == {}
+    assert report.completed == report.scheduled
+    for former in before[:-1]:
+        await gone(former)
+    assert await gateway.ended() == 0
+    assert (await fetch(gateway.admin, "/readyz")).json()["ready"]
+    await stop(pid)
+    assert "Traceback" not in gateway.output()
+
+
+async def test_a_request_under_way_ends_in_the_process_that_began_it(aos: ScriptedAos, start: Start) -> None:
+    gate = aos.gate()
+    aos.on("GET", "/v2/slow", gate.before(Answer(body=b"slow")))
+    gateway = await start()
+    async with (
+        await RawClient.connect(gateway.address) as busy,
+        await RawClient.connect(gateway.address) as idle,
+    ):
+        await hit(idle, A)
+        await busy.send(request_bytes("GET", "/v2/slow"))
+        await gate.wait_reached()
+        pid = await take_over(gateway, gateway.pid)
+        # An idle connection has one more request, and the record is asked for anew.
+        asked = aos.count("GET", TARGET)
+        last = await idle.request("GET", TARGET, [("X-Auth-Token", A)])
+        assert (last.status, last.get("connection")) == (200, b"close")
+        assert aos.count("GET", TARGET) == asked + 1
+        gate.open()
+        answer = await busy.read_response()
+        assert (answer.body, answer.get("connection")) == (b"slow", b"close")
+    assert await gateway.ended() == 0
+    await stop(pid)
+
+
+async def test_a_new_process_that_cannot_start_changes_nothing(
+    aos: ScriptedAos, start: Start, tmp_path: Path
+) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text("")
+    gateway = await start("--config", str(config))
+    async with await RawClient.connect(gateway.address) as client:
+        await hit(client, A)
+        config.write_text("[server]\nnonsense = 1\n")
+        os.kill(gateway.pid, signal.SIGUSR2)
+        await until(lambda: "no process has taken over" in gateway.output(), "the refusal")
+        assert "ended with exit code 2" in gateway.output()
+        await hit(client, A)
+    assert (await fetch(gateway.admin, "/readyz")).status == 200
+    # What was wrong is put right: it works, with settings that only a start can change.
+    config.write_text("[cache]\nsettle_s = 5\n")
+    pid = await take_over(gateway, gateway.pid)
+    assert (await fetch(gateway.admin, "/config")).json()["cache"]["settle_s"] == 5
+    assert await gateway.ended() == 0
+    await stop(pid)
+
+
+async def test_unix_sockets_are_taken_over_with_their_files(aos: ScriptedAos, socket_folder: Path) -> None:
+    aos.on("GET", "/", OLD)
+    listen, admin = socket_folder / "g.sock", socket_folder / "a.sock"
+    gateway = GatewayProcess("--upstream", aos.url, "--listen", f"unix:{listen}", "--admin", f"unix:{admin}")
+    try:
+        await gateway.ready()
+        pid = await take_over(gateway, gateway.pid)
+        assert await gateway.ended() == 0
+        assert (await fetch(f"unix:{listen}", TARGET, token=A)).status == 200
+        assert (await fetch(f"unix:{admin}", "/readyz")).status == 200
+        await stop(pid)
+        assert not listen.exists()
+        assert not admin.exists()
+    finally:
+        gateway.discard()

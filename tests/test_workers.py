@@ -1,0 +1,182 @@
+"""Several workers behind one socket and one admin address: what they share and tell each other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.store.kit import until
+from tests.support.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
+from tests.support.client import Headers, RawClient, fetch
+from tests.support.gateway import GatewayProcess
+from tests.support.redis_server import RedisServer
+from tests.support.secrets import token
+from tests.support.workers import hit, one_to_each, pids, says_hit
+
+A = token("a")
+STACK = f"/v2/stacks/{STACK_ID}"
+OLD = Answer(headers=[("Content-Type", "application/json")], body=record())
+NEW = Answer(headers=[("Content-Type", "application/json")], body=record(unknownField="new"))
+
+Start = Callable[..., Awaitable[GatewayProcess]]
+
+
+@pytest.fixture
+async def start(aos: ScriptedAos) -> AsyncIterator[Start]:
+    """Starts gateways of two workers in front of the scripted AOS."""
+    started: list[GatewayProcess] = []
+
+    async def begin(*arguments: str) -> GatewayProcess:
+        started.append(GatewayProcess("--upstream", aos.url, "--workers", "2", *arguments))
+        return await started[-1].ready()
+
+    yield begin
+    for process in started:
+        process.discard()
+
+
+@pytest.fixture(params=["without Redis", "with Redis"])
+def store(request: pytest.FixtureRequest, redis: RedisServer) -> list[str]:
+    return ["--redis", redis.url] if request.param == "with Redis" else []
+
+
+async def counted(admin: str, outcome: str = r'[^"]*') -> int:
+    """How many requests the metrics tell of."""
+    text = (await fetch(admin, "/metrics")).body.decode()
+    values = re.findall(rf'^aos_gateway_requests_total{{outcome="{outcome}".* (\S+)$', text, re.MULTILINE)
+    return int(sum(map(float, values)))
+
+
+async def test_a_write_through_one_worker_is_forgotten_by_the_other_before_its_answer(
+    aos: ScriptedAos, start: Start, store: list[str]
+) -> None:
+    aos.on("GET", "/", OLD)
+    aos.on("DELETE", "/", Answer(202))
+    gateway = await start(*store)
+    async with one_to_each(gateway.address, 2, A) as clients:
+        for writer, reader in (clients, clients[::-1]):
+            await hit(reader, A)
+            assert (await writer.request("DELETE", STACK)).status == 202
+            aos.on("GET", "/", NEW)
+            response = await reader.request("GET", TARGET, [("X-Auth-Token", A)])
+            assert not says_hit(response)
+            assert response.body == NEW.body
+
+
+async def test_what_one_worker_is_refused_the_other_does_not_serve(aos: ScriptedAos, start: Start) -> None:
+    aos.on("GET", "/", OLD)
+    gateway = await start()
+    async with one_to_each(gateway.address, 2, A) as (one, other):
+        aos.on("GET", "/", Answer(403, body=b"no"))
+        fields: Headers = [("X-Auth-Token", A), ("Cache-Control", "no-cache")]
+        assert (await one.request("GET", TARGET, fields)).status == 403
+
+        async def is_refused() -> bool:
+            return (await other.request("GET", TARGET, [("X-Auth-Token", A)])).status == 403
+
+        await until(is_refused, "the other worker's own question", timeout_s=1.0)
+
+
+async def test_no_number_means_one_worker_for_each_core(start: Start) -> None:
+    gateway = await start("--workers", "0")
+    cores = len(os.sched_getaffinity(0))
+    assert cores == 1 or f", {cores} workers" in gateway.output()
+
+
+async def test_a_purge_reaches_all_workers(aos: ScriptedAos, start: Start, store: list[str]) -> None:
+    aos.on("GET", "/", OLD)
+    gateway = await start(*store)
+    async with one_to_each(gateway.address, 2, A) as clients:
+        async with await RawClient.connect(gateway.admin) as admin:
+            body = b'{"stack_id": "%s"}' % STACK_ID.encode()
+            purged = await admin.request("POST", "/purge", [("Content-Type", "application/json")], body)
+        assert (purged.status, purged.json()) == (200, {"forgotten": True})
+        asked = aos.count("GET")
+        for client in clients:
+            await hit(client, A)
+        assert aos.count("GET") > asked
+
+
+async def test_one_scrape_counts_every_request_once(aos: ScriptedAos, start: Start) -> None:
+    aos.on("GET", "/", OLD)
+    gateway = await start()
+    async with one_to_each(gateway.address, 2, A) as clients:
+        before, hits = await counted(gateway.admin), await counted(gateway.admin, "hit")
+        for number, client in enumerate(clients):
+            for _ in range(5 + number):
+                await client.request("GET", TARGET, [("X-Auth-Token", A)])
+            await client.request("GET", "/v2/other")
+        assert await counted(gateway.admin) - before == 13
+        assert await counted(gateway.admin, "hit") - hits == 11
+        # What a worker has counted outlives it.
+        os.kill((await pids(gateway.admin))[0], signal.SIGKILL)
+        await until(lambda: "ended: SIGKILL" in gateway.output(), "its end")
+        assert await counted(gateway.admin) - before == 13
+
+
+async def test_a_silent_parent_makes_workers_start_over(aos: ScriptedAos, start: Start) -> None:
+    aos.on("GET", "/", OLD)
+    aos.on("DELETE", "/", Answer(202))
+    gateway = await start()
+    async with one_to_each(gateway.address, 2, A) as (writer, reader):
+        os.kill(gateway.pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(1):
+                assert (await writer.request("DELETE", STACK)).status == 202
+            aos.on("GET", "/", NEW)
+
+            async def is_new() -> bool:
+                return (await reader.request("GET", TARGET, [("X-Auth-Token", A)])).body == NEW.body
+
+            await until(is_new, "the fresh start", timeout_s=4.0)
+        finally:
+            os.kill(gateway.pid, signal.SIGCONT)
+
+
+async def test_a_worker_that_does_not_answer_is_told_and_holds_up_nobody(
+    aos: ScriptedAos, start: Start
+) -> None:
+    aos.on("GET", "/", OLD)
+    aos.on("DELETE", "/", Answer(202))
+    gateway = await start()
+    stopped, _ = await pids(gateway.admin)
+    async with one_to_each(gateway.address, 2, A) as clients:
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            health = (await fetch(gateway.admin, "/readyz")).json()
+            assert health["ready"]
+            assert [each["ready"] for each in health["workers"]] == [False, True]
+            async with asyncio.timeout(1):
+                # The one that runs waits a moment for the other one, and answers all the same.
+                deleting = [asyncio.create_task(each.request("DELETE", STACK)) for each in clients]
+                done, _ = await asyncio.wait(deleting, return_when=asyncio.FIRST_COMPLETED)
+            assert done.pop().result().status == 202
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        await asyncio.gather(*deleting)
+
+
+async def test_workers_share_unix_sockets(aos: ScriptedAos, socket_folder: Path) -> None:
+    aos.on("GET", "/", OLD)
+    path, admin = socket_folder / "gateway.sock", socket_folder / "admin.sock"
+    gateway = GatewayProcess(
+        *("--upstream", aos.url, "--workers", "2"), "--listen", f"unix:{path}", "--admin", f"unix:{admin}"
+    )
+    try:
+        await gateway.ready()
+        async with one_to_each(f"unix:{path}", 2, A):
+            os.kill((await pids(f"unix:{admin}"))[0], signal.SIGTERM)
+            await until(lambda: gateway.output().count(" serves, process") == 3, "the new worker")
+        async with one_to_each(f"unix:{path}", 2, A):
+            pass
+        assert await gateway.stop() == 0
+        assert not path.exists()
+        assert not admin.exists()
+    finally:
+        gateway.discard()
