@@ -25,6 +25,7 @@ from gateway.handler import Handler, HandlerSettings
 from gateway.listeners import bound_address, listen, remove_socket
 from gateway.metrics import Metrics
 from gateway.request_id import RequestIds
+from gateway.sightings import Sighting, Sightings
 from gateway.store.redis import RedisSettings
 from gateway.store.tiers import Tiers, TierSettings
 from gateway.throttle import Throttle
@@ -82,6 +83,7 @@ class Gateway:
         # One: more would only take the interpreter from the event loop.
         self.judges = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
         self.upstream = Upstream(upstream_settings(config), clock, self.metrics)
+        self.sightings = Sightings(clock)
         cache = Cache(
             rules=rules,
             recogniser=recogniser,
@@ -93,6 +95,7 @@ class Gateway:
             throttle=Throttle(clock),
             clock=clock,
             judges=self.judges,
+            sightings=self.sightings,
         )
         access_log = AccessLog(config.log.access)
         request_ids = RequestIds()
@@ -203,6 +206,10 @@ class Gateway:
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""
         return masked(self.config)
+
+    def executions(self) -> list[Sighting]:
+        """Return the executions that are fetched most."""
+        return self.sightings.busiest()
 
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable; ``False`` when Redis could not be told yet."""

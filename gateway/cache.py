@@ -22,6 +22,7 @@ from gateway.core.status import Forward, Reason, Verdict
 from gateway.core.wishes import read_wishes
 from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, Throttled, UpstreamError
 from gateway.flight import Flight, Flights
+from gateway.sightings import Sightings
 from gateway.store.tiers import Lookup, Ticket, Tiers
 from gateway.throttle import Throttle
 from gateway.upstream import Exchange, RequestBody, Upstream
@@ -83,6 +84,7 @@ class Cache:
         throttle: callers whom AOS asked to wait.
         clock: wall time for entries.
         judges: threads for what would hold up the event loop.
+        sightings: notes which executions are fetched.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Cache:
         throttle: Throttle,
         clock: Clock,
         judges: Executor,
+        sightings: Sightings,
     ) -> None:
         self._rules = rules
         self._recogniser = recogniser
@@ -109,6 +112,7 @@ class Cache:
         self._throttle = throttle
         self._clock = clock
         self._judges = judges
+        self._sightings = sightings
 
     async def answer(self, request: Request, body: RequestBody | None) -> Answer:
         """Answer one request.
@@ -253,6 +257,7 @@ class Cache:
             return Fetched(arrival, None, False, Reason.TOO_LARGE, exchange)
         exchange.close()
         judgement = await self._judge(arrival, ticket.key)
+        self._sightings.saw(planned.execution, arrival, judgement)
         if judgement.refusal is not None:
             if policy.drops_own_entry(exchange.head.status, judgement):
                 self._tiers.drop(ticket.key)

@@ -35,7 +35,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.throttle",
     ),
     "store": ("gateway.store",),
-    "fetching": ("gateway.flight*", "gateway.upstream*"),
+    "fetching": ("gateway.flight*", "gateway.sightings", "gateway.upstream*"),
     "cache": ("gateway.cache*",),
     "downstream": (
         "gateway.admission",
@@ -44,7 +44,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.handler*",
         "gateway.reply*",
     ),
-    "object graph": ("gateway.admin*", "gateway.app*"),
+    "object graph": ("gateway.admin*", "gateway.app*", "gateway.page"),
     "server": ("gateway.server*",),
     "other commands": ("gateway.demo*", "gateway.probe*", "gateway.purge*", "gateway.twin"),
     "command line": ("gateway.__main__", "gateway.cli*"),

@@ -14,6 +14,7 @@ from aiohttp import web
 from gateway.admin import build_admin
 from gateway.admin_connection import AdminConnection, admin_connections
 from gateway.secret import Secret
+from gateway.sightings import Sighting
 from tests.support.client import Headers, RawClient, fetch, request_bytes
 from tests.support.response import RawResponse
 
@@ -44,6 +45,9 @@ class _Gateway:
 
     def masked_config(self) -> dict[str, object]:
         return {"cache": {"secret": "***"}}
+
+    def executions(self) -> list[Sighting]:
+        return []
 
     async def purge(self, stack_id: str) -> bool:
         self.purged.append(stack_id)
@@ -458,9 +462,7 @@ async def test_other_methods_are_refused_with_the_one_that_is_taken(gateway: _Ga
 # Everything else.
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/nothing", "/config/", "/metrics/x", "//config", "/v2/stacks/s/actions/a"]
-)
+@pytest.mark.parametrize("path", ["/nothing", "/config/", "/metrics/x", "//config", "/v2/stacks/s/actions/a"])
 async def test_an_unknown_path_is_not_found(near: str, path: str) -> None:
     _assert_problem(await fetch(near, path), 404, "0901")
 
