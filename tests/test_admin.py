@@ -20,6 +20,7 @@ from tests.support.response import RawResponse
 
 _TOKEN = "4dm1n-t0ken/with+base64=="
 _JSON = ("Content-Type", "application/json")
+_PROTECTED = ("/config", "/", "/page.css", "/page.js", "/icon.svg", "/status")
 _PURGE = b'{"stack_id": "my-stack"}'
 
 
@@ -216,7 +217,8 @@ async def test_the_token_opens_the_protected_paths_from_the_network(
     gateway: _Gateway, far: str, authorization: str
 ) -> None:
     headers = [("Authorization", authorization)]
-    assert (await fetch(far, "/config", headers=headers)).status == 200
+    for path in _PROTECTED:
+        assert (await fetch(far, path, headers=headers)).status == 200
     assert (await _purge(far, headers)).status == 200
     assert gateway.purged == ["my-stack"]
 
@@ -246,7 +248,8 @@ async def test_the_token_opens_the_protected_paths_from_the_network(
 async def test_without_the_one_right_token_the_network_gets_401(
     gateway: _Gateway, far: str, headers: Headers
 ) -> None:
-    for response in (await fetch(far, "/config", headers=headers), await _purge(far, headers)):
+    answers = [await fetch(far, path, headers=headers) for path in _PROTECTED]
+    for response in (*answers, await _purge(far, headers)):
         _assert_problem(response, 401, "0901")
         assert response.all("WWW-Authenticate") == [
             b'Bearer realm="aos-gateway admin"',

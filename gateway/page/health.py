@@ -87,18 +87,18 @@ def redis(history: History, facts: Facts) -> Finding:
         return Finding(Level.OK, "off", "Not configured: records are kept in memory alone.")
     sample = history.newest
     debts = int(sample.gauge("redis_debts"))
-    owing = f" {debts} stacks must still be forgotten there." if debts else ""
     is_heard = bool(sample.gauge("redis_subscription_up"))
     # Before its first operation it counts as down: nothing is known then but what the subscription tells.
     has_failed = not sample.gauge("redis_up") and history.since(_WHILE_S).total("redis_failures_total") > 0
     if sample.gauge("redis_breaker_open") or has_failed or not (is_heard or sample.gauge("redis_up")):
         text = "Redis does not answer: more is fetched from AOS, nothing wrong is served."
-        return Finding(Level.WARN, "down", text + owing)
+        return Finding(Level.WARN, "down", text)
     if not is_heard:
         text = "Word of other replicas' writes does not arrive: copies in memory live shorter."
-        return Finding(Level.WARN, "half", text + owing)
+        return Finding(Level.WARN, "half", text)
     if debts:
-        return Finding(Level.WARN, "owing", owing.strip())
+        text = f"Redis answers, but {debts} stacks must still be forgotten there."
+        return Finding(Level.WARN, "owing", text)
     return Finding(Level.OK, "up", "Redis answers.")
 
 

@@ -96,14 +96,15 @@ class Page:
     async def _sample_for_ever(self) -> None:
         while True:
             try:
-                self._sample()
+                self._sample(is_step=True)
             except Exception:
                 _LOG.exception("the page could not read the metrics")
             await asyncio.sleep(STEP_S)
 
-    def _sample(self) -> None:
+    def _sample(self, *, is_step: bool) -> None:
         now_s = asyncio.get_running_loop().time()
-        self._history.add(read(self._source.metrics_text()[0].decode("utf-8"), now_s))
+        text = self._source.metrics_text()[0].decode("utf-8")
+        self._history.add(read(text, now_s), is_step=is_step)
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         body, content_type = self._files[request.path]
@@ -114,7 +115,7 @@ class Page:
     async def _status(self, _request: web.Request) -> web.StreamResponse:
         now_s = asyncio.get_running_loop().time()
         if self._history.is_empty or now_s - self._history.newest.at_s > _FRESH_S:
-            self._sample()
+            self._sample(is_step=False)
         config = self._source.masked_config()
         facts = Facts(
             is_ready=self._source.ready(),

@@ -88,11 +88,10 @@ class History:
         self._timeline: deque[Sample] = deque(maxlen=STEPS + 1)
         self._recent: deque[Sample] = deque(maxlen=_RECENT)
 
-    def add(self, sample: Sample) -> None:
-        """Take a sample; one in each step belongs to the timeline."""
+    def add(self, sample: Sample, *, is_step: bool) -> None:
+        """Take a sample; `is_step` says that it ends a step of the timeline."""
         self._recent.append(sample)
-        # Timers are late by a little, never early by much.
-        if not self._timeline or sample.at_s - self._timeline[-1].at_s >= STEP_S * 0.9:
+        if is_step or not self._timeline:
             self._timeline.append(sample)
 
     @property

@@ -123,6 +123,7 @@ function show(status) {
   put(at("saved"), number(minute.saved));
   put(at("saved-note"), `${number(minute.upstream_calls)} were made`);
   put(at("failed"), number(minute.failed));
+  at("failed").classList.toggle("some", minute.failed > 0);
   chart(status);
   at("parts").replaceChildren(
     ...Object.entries(status.parts).map(([name, part]) => card(NAMES[name] || name, part.level, [part.state, part.text])));
@@ -132,12 +133,13 @@ function show(status) {
     make("code", item.stack_id), make("code", item.action_id), item.phase ?? "–", progress(item),
     `${item.fetches} ×`, `${Math.round(item.age_s)} s ago`], "No execution was fetched in the last minutes.");
   const gauges = status.gauges;
-  const health = Object.entries(status.health).filter(([, value]) => typeof value !== "object");
+  // Redis itself is judged among the parts: before its first operation nobody knows how it is.
+  const health = Object.entries(status.health).filter(([name, value]) => name !== "redis" && typeof value !== "object");
   at("inside").replaceChildren(
     card("Connections", null, [`${number(gauges.connections)} from callers`, `${number(gauges.upstream_connections)} to AOS in use, ${number(gauges.upstream_waiting)} waiting`]),
     card("Memory tier", null, [`${number(gauges.memory_entries)} records`, bytes(gauges.memory_bytes)]),
     card("Under way", null, [`${number(gauges.flights)} fetches`, `${number(gauges.redis_queue)} stores to Redis, ${number(gauges.redis_debts)} forgets owed`]),
-    card("Health", null, [health.map(([name, value]) => `${name} ${value}`).join(", "), `scope ${status.scope}`]));
+    card("Health", null, [`scope ${status.scope}`, ...health.map(([name, value]) => `${name} ${value}`)]));
 }
 
 async function get(path) {
