@@ -16,7 +16,7 @@ from tests.support.address import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.webdriver import until
 
-_TOKEN = {"X-Auth-Token": "page:alice"}
+TOKEN = "page:alice"
 _START_S = 15.0
 _PAUSE_S = 0.02
 
@@ -138,7 +138,7 @@ def call(port: int, method: str, path: str, body: Mapping[str, object] | None = 
     """Make one call and return the JSON of its answer, whatever its status."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3.0)
     try:
-        fields = {**_TOKEN, "Content-Type": "application/json", "Connection": "close"}
+        fields = {"X-Auth-Token": TOKEN, "Content-Type": "application/json", "Connection": "close"}
         connection.request(method, path, None if body is None else json.dumps(body), fields)
         text = connection.getresponse().read()
         return json.loads(text) if text else {}
