@@ -75,10 +75,9 @@ def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) 
         token: `server.admin_token`; empty: only loopback and Unix peers reach the protected paths.
         hosts: `server.admin_hosts`, lower-case names without port.
     """
-    page = Page(operations)
-    admin = _Admin(operations, page, token, frozenset(host.removesuffix(".") for host in hosts))
+    admin = _Admin(operations, token, frozenset(host.removesuffix(".") for host in hosts))
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
-    app.cleanup_ctx.append(page.sampling)
+    app.cleanup_ctx.append(admin.page.sampling)
     app.on_response_prepare.append(_finish_head)
     # One route: aiohttp answers unknown paths and expectations in a shape of its own and echoes the sender.
     app.router.add_route("*", "/{path:.*}", admin.handle, expect_handler=_expect)
@@ -88,25 +87,29 @@ def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) 
 class _Admin:
     """The handlers of the admin application."""
 
-    def __init__(self, operations: Operations, page: Page, token: Secret, hosts: frozenset[str]) -> None:
+    def __init__(self, operations: Operations, token: Secret, hosts: frozenset[str]) -> None:
         self._operations = operations
         self._token = token
         self._hosts = hosts
-        self._page = page.paths
+        self.page = Page(operations)
+
         self._paths: Final[Mapping[str, tuple[frozenset[str], Handler]]] = {
             "/healthz": (_READING, self._healthz),
             "/readyz": (_READING, self._readyz),
             "/metrics": (_READING, self._metrics),
             "/config": (_READING, self._config),
             "/purge": (frozenset({"POST"}), self._purge),
-            **dict.fromkeys(self._page, (_READING, self._show)),
         }
+        # For people: what the page asks may change with it, so it is no part of the described interface.
+        self._shown: Final = self.page.paths
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request; its Host is judged first, and every error gets the one shape."""
         try:
             self._check_host(request)
             known = self._paths.get(request.path)
+            if request.path in self._shown:
+                known = _READING, self._show
             if known is None:
                 raise Refusal(No.PATH)
             methods, handler = known
@@ -144,7 +147,7 @@ class _Admin:
     async def _show(self, request: web.Request) -> web.StreamResponse:
         """Answer the page and what it loads: as much as the configuration tells, and more."""
         self._authorize(request)
-        return await self._page[request.path](request)
+        return await self._shown[request.path](request)
 
     async def _purge(self, request: web.Request) -> web.StreamResponse:
         """Forget a stack."""
