@@ -115,8 +115,8 @@ class Load:
         turn = 0
         while not self._ends.wait(_PAUSE_S):
             try:
-                if len(paths) < 6 and turn % 20 == 0:
-                    paths.append(self._begin())
+                if turn % (20 if len(paths) < 6 else 80) == 0:
+                    paths = [*paths[-5:], self._begin()]
                 if paths:
                     call(self._port, "GET", paths[turn % len(paths)])
                 if turn % 15 == 0:
