@@ -241,6 +241,13 @@ MECHANISMS = (
         "pass",
         "tests/store/test_redis_connection.py::test_a_redis_that_reads_nothing_keeps_no_socket",
     ),
+    Mechanism(
+        "protected page",
+        "gateway/admin.py",
+        "        self._authorize(request)\n        return await self._shown[request.path](request)",
+        "        return await self._shown[request.path](request)",
+        "tests/test_admin.py::test_without_the_one_right_token_the_network_gets_401",
+    ),
 )
 
 
