@@ -13,6 +13,8 @@ MOST = 256
 """Executions kept; who has not been seen for longest makes room."""
 
 _RECENT_S = 300.0
+# Who was polled for long and is no more makes room for who is polled now.
+_HALF_LIFE_S = 30.0
 _LOOK_AGAIN_S = 1.0
 # Of longer bodies nobody needs the progress so much.
 _MAX_LOOK_BYTES = 65_536
@@ -43,6 +45,7 @@ class _Seen(msgspec.Struct):
     phase: str | None = None
     progress: int | None = None
     fetches: int = 0
+    heat: float = 0.0
     seen_s: float = 0.0
     looked_s: float = float("-inf")
 
@@ -84,16 +87,17 @@ class Sightings:
             seen.looked_s = now_s
         seen.phase = phase
         seen.fetches += 1
+        seen.heat = _cooled(seen, now_s) + 1.0
         seen.seen_s = now_s
         self._seen[key] = seen
         if len(self._seen) > MOST:
             del self._seen[next(iter(self._seen))]
 
     def busiest(self, most: int = 10) -> list[Sighting]:
-        """Return those seen in the last five minutes, most fetched first."""
+        """Return those seen in the last five minutes, those first that are fetched most now."""
         now_s = self._clock.monotonic_s()
         recent = [item for item in self._seen.items() if now_s - item[1].seen_s <= _RECENT_S]
-        recent.sort(key=lambda item: item[1].fetches, reverse=True)
+        recent.sort(key=lambda item: _cooled(item[1], now_s), reverse=True)
         return [
             Sighting(
                 stack_id=stack_id.decode("ascii", "replace"),
@@ -105,6 +109,11 @@ class Sightings:
             )
             for (stack_id, action_id), seen in recent[:most]
         ]
+
+
+def _cooled(seen: _Seen, now_s: float) -> float:
+    """Return what is left of an execution's heat, one degree a fetch."""
+    return seen.heat * float(0.5 ** ((now_s - seen.seen_s) / _HALF_LIFE_S))
 
 
 def _progress(fields: Fields, body: bytes) -> int | None:

@@ -101,6 +101,16 @@ def test_many_executions_take_bounded_room_and_the_busy_ones_stay(time: _Time) -
     assert len(found[0].phase or "") == 40
 
 
+def test_who_is_polled_now_comes_before_who_was_polled_more(time: _Time) -> None:
+    sightings = Sightings(time.clock)
+    for _ in range(20):
+        _saw(sightings, "then", b"{}", phase="Running")
+    time.now_s += 100
+    for _ in range(5):
+        _saw(sightings, "now", b"{}", phase="Running")
+    assert [(seen.action_id, seen.fetches) for seen in sightings.busiest()] == [("now", 5), ("then", 20)]
+
+
 def test_what_was_not_fetched_for_minutes_is_left_out(time: _Time) -> None:
     sightings = Sightings(time.clock)
     _saw(sightings, "a", b"{}", phase="Running")
