@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 
 from gateway.address import is_loopback_host
 from gateway.admin_errors import SECURITY_FIELDS, No, Refusal, answer, of_status
-from gateway.page.page import Page
+from gateway.page.page import Page, Refresh
 from gateway.secret import Secret
 from gateway.sightings import Sighting
 
@@ -67,15 +67,19 @@ class _Purge(msgspec.Struct, forbid_unknown_fields=True):
 _PURGE_DECODER: Final = msgspec.json.Decoder(_Purge)
 
 
-def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) -> web.Application:
+def build_admin(
+    operations: Operations, *, token: Secret, hosts: Sequence[str], refresh: Refresh | None = None
+) -> web.Application:
     """Make the admin application.
 
     Args:
         operations: the running gateway.
         token: `server.admin_token`; empty: only loopback and Unix peers reach the protected paths.
         hosts: `server.admin_hosts`, lower-case names without port.
+        refresh: see `Page`.
     """
-    admin = _Admin(operations, token, frozenset(host.removesuffix(".") for host in hosts))
+    own = frozenset(host.removesuffix(".") for host in hosts)
+    admin = _Admin(operations, token, own, refresh)
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app.cleanup_ctx.append(admin.page.sampling)
     app.on_response_prepare.append(_finish_head)
@@ -87,11 +91,13 @@ def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) 
 class _Admin:
     """The handlers of the admin application."""
 
-    def __init__(self, operations: Operations, token: Secret, hosts: frozenset[str]) -> None:
+    def __init__(
+        self, operations: Operations, token: Secret, hosts: frozenset[str], refresh: Refresh | None = None
+    ) -> None:
         self._operations = operations
         self._token = token
         self._hosts = hosts
-        self.page = Page(operations)
+        self.page = Page(operations, refresh)
 
         self._paths: Final[Mapping[str, tuple[frozenset[str], Handler]]] = {
             "/healthz": (_READING, self._healthz),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Sequence
+
 import msgspec
 
 from gateway.clock import Clock
@@ -31,6 +34,7 @@ class Sighting(msgspec.Struct, frozen=True):
         progress: percent; ``None`` when unknown.
         fetches: how often it was fetched since it came into the list.
         age_s: seconds since the last fetch.
+        heat: how much it is fetched now: one degree a fetch, half of it left after half a minute.
     """
 
     stack_id: str
@@ -39,6 +43,7 @@ class Sighting(msgspec.Struct, frozen=True):
     progress: int | None
     fetches: int
     age_s: float
+    heat: float
 
 
 class _Seen(msgspec.Struct):
@@ -106,9 +111,25 @@ class Sightings:
                 progress=seen.progress,
                 fetches=seen.fetches,
                 age_s=round(now_s - seen.seen_s, 1),
+                heat=round(_cooled(seen, now_s), 3),
             )
             for (stack_id, action_id), seen in recent[:most]
         ]
+
+
+def merged(lists: Iterable[Sequence[Sighting]], most: int = 10) -> list[Sighting]:
+    """Put together what several processes have seen: counts add up, the latest says the rest."""
+    found: dict[tuple[str, str], Sighting] = {}
+    for sighting in itertools.chain.from_iterable(lists):
+        key = (sighting.stack_id, sighting.action_id)
+        other = found.get(key)
+        if other is None:
+            found[key] = sighting
+            continue
+        latest = min(sighting, other, key=lambda one: one.age_s)
+        fetches, heat = sighting.fetches + other.fetches, sighting.heat + other.heat
+        found[key] = msgspec.structs.replace(latest, fetches=fetches, heat=heat)
+    return sorted(found.values(), key=lambda one: one.heat, reverse=True)[:most]
 
 
 def _cooled(seen: _Seen, now_s: float) -> float:

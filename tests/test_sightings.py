@@ -7,7 +7,7 @@ import pytest
 from gateway.clock import Clock
 from gateway.core.policy import Judgement
 from gateway.core.route import Execution
-from gateway.sightings import MOST, Sightings
+from gateway.sightings import MOST, Sighting, Sightings, merged
 from tests.core.kit import arrival
 from tests.support.payloads import record
 
@@ -116,3 +116,15 @@ def test_what_was_not_fetched_for_minutes_is_left_out(time: _Time) -> None:
     _saw(sightings, "a", b"{}", phase="Running")
     time.now_s += 301
     assert sightings.busiest() == []
+
+
+def test_what_several_processes_have_seen_is_put_together() -> None:
+    here = [Sighting("s", "a", "Running", 10, 3, 5.0, 2.0), Sighting("s", "b", "Failed", None, 1, 1.0, 0.9)]
+    there = [Sighting("s", "a", "Succeeded", 100, 2, 0.5, 1.5), Sighting("s", "c", None, None, 9, 60.0, 2.0)]
+    found = merged([here, there])
+    assert [(one.action_id, one.phase, one.fetches) for one in found] == [
+        ("a", "Succeeded", 5),
+        ("c", None, 9),
+        ("b", "Failed", 1),
+    ]
+    assert merged([here, there], 1) == found[:1]

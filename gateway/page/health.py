@@ -45,12 +45,16 @@ class Facts(msgspec.Struct, frozen=True):
     Attributes:
         is_ready: requests are accepted.
         has_redis: a Redis is configured.
-        max_connections: bound of callers' connections.
+        max_connections: bound of callers' connections, in each worker.
+        workers: processes that there should be.
+        workers_ready: those that accept requests.
     """
 
     is_ready: bool
     has_redis: bool
     max_connections: int
+    workers: int
+    workers_ready: int
 
 
 def upstream(history: History) -> Finding:
@@ -107,7 +111,10 @@ def gateway(history: History, facts: Facts) -> Finding:
     sample = history.newest
     if not facts.is_ready:
         return Finding(Level.WARN, "draining", "It takes no new work: it is starting or being stopped.")
-    if sample.gauge("connections") >= facts.max_connections * _NEARLY_FULL:
+    if (missing := facts.workers - facts.workers_ready) > 0:
+        are = "is" if missing == 1 else "are"
+        return Finding(Level.WARN, "partly", f"{missing} of {facts.workers} workers {are} not ready.")
+    if sample.gauge("connections") >= facts.max_connections * facts.workers * _NEARLY_FULL:
         text = "Nearly all connections from callers are taken (server.max_connections)."
         return Finding(Level.WARN, "full", text)
     waiting = int(min((one.gauge("upstream_waiting") for one in history.recent(_NOW_S)), default=0))

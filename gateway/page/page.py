@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib import resources
 from typing import Final, Protocol
 
@@ -45,6 +45,9 @@ POLICY: Final = "; ".join(
 """The page's Content-Security-Policy: its own files and nothing else, no script or style in the HTML."""
 
 
+Refresh = Callable[[], Awaitable[object]]
+
+
 class Source(Protocol):
     """What the page asks of the running gateway."""
 
@@ -69,10 +72,12 @@ class Page:
 
     Args:
         source: the running gateway.
+        refresh: lets the source look at its processes before it is asked; ``None`` where there is one.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, refresh: Refresh | None = None) -> None:
         self._source = source
+        self._refresh = refresh
         self._history = History()
         folder = resources.files("gateway.page") / "assets"
         self._files = {
@@ -96,12 +101,14 @@ class Page:
     async def _sample_for_ever(self) -> None:
         while True:
             try:
-                self._sample(is_step=True)
+                await self._sample(is_step=True)
             except Exception:
                 _LOG.exception("the page could not read the metrics")
             await asyncio.sleep(STEP_S)
 
-    def _sample(self, *, is_step: bool) -> None:
+    async def _sample(self, *, is_step: bool) -> None:
+        if self._refresh is not None:
+            await self._refresh()
         now_s = asyncio.get_running_loop().time()
         text = self._source.metrics_text()[0].decode("utf-8")
         self._history.add(read(text, now_s), is_step=is_step)
@@ -115,19 +122,23 @@ class Page:
     async def _status(self, _request: web.Request) -> web.StreamResponse:
         now_s = asyncio.get_running_loop().time()
         if self._history.is_empty or now_s - self._history.newest.at_s > _FRESH_S:
-            self._sample(is_step=False)
+            await self._sample(is_step=False)
         config = self._source.masked_config()
+        health = self._source.health()
+        workers, workers_ready = _workers(health)
         facts = Facts(
             is_ready=self._source.ready(),
             has_redis=bool(_setting(config, "redis", "url")),
             max_connections=int(str(_setting(config, "server", "max_connections") or 1)),
+            workers=workers,
+            workers_ready=workers_ready,
         )
         told: dict[str, object] = {
             "version": gateway.__version__,
             "upstream_url": str(_setting(config, "upstream", "url") or ""),
             "scope": str(_setting(config, "cache", "scope") or ""),
-            "workers": _setting(config, "server", "workers"),
-            "health": self._source.health(),
+            "workers": workers,
+            "health": health,
         }
         body = msgspec.json.encode(
             status(self._history, facts, self._source.executions(), told), enc_hook=str
@@ -138,3 +149,11 @@ class Page:
 def _setting(config: Mapping[str, object], section: str, key: str) -> object:
     values = config.get(section)
     return values.get(key) if isinstance(values, dict) else None
+
+
+def _workers(health: Mapping[str, object]) -> tuple[int, int]:
+    """Return how many processes there are, and how many of them accept requests."""
+    told = health.get("workers")
+    if not isinstance(told, list):
+        return 1, 1
+    return len(told), sum(isinstance(one, dict) and bool(one.get("ready")) for one in told)

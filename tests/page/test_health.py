@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 
+import msgspec
 import pytest
 
 from gateway.page import health
 from gateway.page.health import Facts, Finding, Level
 from gateway.page.samples import History, Sample
 
-_FACTS = Facts(is_ready=True, has_redis=True, max_connections=100)
+_FACTS = Facts(is_ready=True, has_redis=True, max_connections=100, workers=1, workers_ready=1)
 _HEARD = {"redis_up": 1.0, "redis_subscription_up": 1.0}
 _CALLS = 'upstream_calls_total{method="GET"}'
 _REFUSED = 'upstream_failures_total{error="connection_refused"}'
@@ -108,7 +109,7 @@ def test_a_redis_that_fails_while_its_subscription_stands_is_down() -> None:
 
 
 def test_without_redis_nothing_is_missing() -> None:
-    found = health.redis(_history(lambda _: {}), Facts(is_ready=True, has_redis=False, max_connections=1))
+    found = health.redis(_history(lambda _: {}), msgspec.structs.replace(_FACTS, has_redis=False))
     assert (found.state, found.level) == ("off", Level.OK)
 
 
@@ -124,8 +125,14 @@ def test_without_redis_nothing_is_missing() -> None:
 def test_the_gateway_is_judged_by_readiness_and_queues(
     gauges: dict[str, float], is_ready: bool, state: str
 ) -> None:
-    facts = Facts(is_ready=is_ready, has_redis=False, max_connections=100)
+    facts = msgspec.structs.replace(_FACTS, is_ready=is_ready)
     assert health.gateway(_history(lambda _: gauges), facts).state == state
+
+
+def test_a_worker_that_is_not_ready_is_told() -> None:
+    facts = msgspec.structs.replace(_FACTS, workers=3, workers_ready=2)
+    found = health.gateway(_history(lambda _: {}), facts)
+    assert (found.level, found.text) == (Level.WARN, "1 of 3 workers is not ready.")
 
 
 def test_the_headline_is_the_worst_that_there_is() -> None:

@@ -7,9 +7,14 @@ from html.parser import HTMLParser
 from importlib import resources
 
 import pytest
+from aiohttp import web
 
+from gateway.admin import build_admin
+from gateway.admin_connection import admin_connections
 from gateway.page.page import POLICY
+from gateway.secret import Secret
 from gateway.server import AdminServer
+from gateway.sightings import Sighting
 from tests.support.answers import Answer
 from tests.support.aos import ScriptedAos
 from tests.support.client import fetch
@@ -110,3 +115,49 @@ async def test_status_tells_of_requests_executions_and_the_whole_state(
     assert [reason["reason"] for reason in found["reasons"]] == ["phase"]
     assert found["parts"]["redis"]["state"] == "off"
     assert "s3cret-token" not in str(found)
+
+
+class _Workers:
+    """Three workers, one of them not ready."""
+
+    def ready(self) -> bool:
+        return True
+
+    def health(self) -> dict[str, object]:
+        return {"workers": [{"worker": number, "pid": 10, "ready": number != 1} for number in range(3)]}
+
+    def metrics_text(self) -> tuple[bytes, str]:
+        return b"aos_gateway_connections 5.0\n", "text/plain"
+
+    def masked_config(self) -> dict[str, object]:
+        return {"server": {"max_connections": 10}, "redis": {"url": ""}}
+
+    def executions(self) -> list[Sighting]:
+        return []
+
+    async def purge(self, stack_id: str) -> bool:
+        raise AssertionError(stack_id)
+
+
+async def test_several_workers_are_asked_before_they_are_told_of() -> None:
+    asked = 0
+
+    async def refresh() -> None:
+        nonlocal asked
+        asked += 1
+
+    app = build_admin(_Workers(), token=Secret(""), hosts=[], refresh=refresh)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        assert runner.server is not None
+        make = admin_connections(runner.server)
+        listener = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        found = (await fetch(f"127.0.0.1:{port}", "/status")).json()
+        listener.close()
+    finally:
+        await runner.cleanup()
+    assert asked >= 1
+    assert found["workers"] == 3
+    assert (found["level"], found["headline"]) == ("warn", "1 of 3 workers is not ready.")

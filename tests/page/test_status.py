@@ -9,8 +9,8 @@ from gateway.page.status import status
 from gateway.page.words import REASONS, words
 from gateway.sightings import Sighting
 
-_FACTS = Facts(is_ready=True, has_redis=False, max_connections=100)
-_BUSY = Sighting("stack", "action", "Running", 40, 12, 0.5)
+_FACTS = Facts(is_ready=True, has_redis=False, max_connections=100, workers=1, workers_ready=1)
+_BUSY = Sighting("stack", "action", "Running", 40, 12, 0.5, 3.0)
 
 
 def _history() -> History:
@@ -66,6 +66,7 @@ def test_busiest_executions_are_told_by_id_phase_and_progress() -> None:
             "progress": 40,
             "fetches": 12,
             "age_s": 0.5,
+            "heat": 3.0,
         }
     ]
 

@@ -135,7 +135,9 @@ function show(status) {
   const gauges = status.gauges;
   // Redis itself is judged among the parts: before its first operation nobody knows how it is.
   const health = Object.entries(status.health).filter(([name, value]) => name !== "redis" && typeof value !== "object");
+  const processes = Array.isArray(status.health.workers) ? status.health.workers : [];
   at("inside").replaceChildren(
+    ...processes.map((one) => card(`Worker ${one.worker}`, one.ready ? "ok" : "warn", [one.ready ? "ready" : "not ready", `process ${one.pid}`])),
     card("Connections", null, [`${number(gauges.connections)} from callers`, `${number(gauges.upstream_connections)} to AOS in use, ${number(gauges.upstream_waiting)} waiting`]),
     card("Memory tier", null, [`${number(gauges.memory_entries)} records`, bytes(gauges.memory_bytes)]),
     card("Under way", null, [`${number(gauges.flights)} fetches`, `${number(gauges.redis_queue)} stores to Redis, ${number(gauges.redis_debts)} forgets owed`]),
