@@ -44,7 +44,8 @@ def reset(writer: asyncio.StreamWriter) -> None:
         # Through a duplicate, because uvloop's socket object has no setsockopt.
         with socket.socket(fileno=os.dup(sock.fileno())) as twin:
             twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
+    with contextlib.suppress(AttributeError):  # and again; later patch releases of Python 3.11 do not
+        writer.transport.abort()
 
 
 async def finish(writer: asyncio.StreamWriter, grace_s: float = 1.0) -> None:
