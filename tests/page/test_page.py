@@ -3,17 +3,17 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from importlib import resources
 
 import pytest
 from aiohttp import web
 
-from gateway.admin import build_admin
+from gateway.admin import Operations, build_admin
 from gateway.admin_connection import admin_connections
-from gateway.page.page import POLICY
+from gateway.page.page import POLICY, Refresh
 from gateway.secret import Secret
-from gateway.server import AdminServer
 from gateway.sightings import Sighting
 from tests.support.answers import Answer
 from tests.support.aos import ScriptedAos
@@ -25,16 +25,27 @@ _PATHS = ("/", "/page.css", "/page.js", "/icon.svg", "/status")
 _TOKEN = ("X-Auth-Token", "s3cret-token")
 
 
+@asynccontextmanager
+async def _serving(operations: Operations, refresh: Refresh | None = None) -> AsyncIterator[str]:
+    """Serve the admin application and tell its address."""
+    app = build_admin(operations, token=Secret(""), hosts=[], refresh=refresh)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        assert runner.server is not None
+        make = admin_connections(runner.server)
+        listener = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        listener.close()
+    finally:
+        await runner.cleanup()
+
+
 @pytest.fixture
 async def gateway(aos: ScriptedAos) -> AsyncIterator[tuple[RunningGateway, str]]:
     """A gateway and its admin address."""
-    async with running(aos.url) as gateway:
-        admin = AdminServer(gateway.app, gateway.app.config.server.admin_listen)
-        admin._address = gateway.app.config.server.listen
-        try:
-            yield gateway, str(await admin.start())
-        finally:
-            await admin.close()
+    async with running(aos.url) as gateway, _serving(gateway.app) as admin:
+        yield gateway, admin
 
 
 class _Loads(HTMLParser):
@@ -146,18 +157,8 @@ async def test_several_workers_are_asked_before_they_are_told_of() -> None:
         nonlocal asked
         asked += 1
 
-    app = build_admin(_Workers(), token=Secret(""), hosts=[], refresh=refresh)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
-    await runner.setup()
-    try:
-        assert runner.server is not None
-        make = admin_connections(runner.server)
-        listener = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
-        port = listener.sockets[0].getsockname()[1]
-        found = (await fetch(f"127.0.0.1:{port}", "/status")).json()
-        listener.close()
-    finally:
-        await runner.cleanup()
+    async with _serving(_Workers(), refresh) as admin:
+        found = (await fetch(admin, "/status")).json()
     assert asked >= 1
     assert found["workers"] == 3
     assert (found["level"], found["headline"]) == ("warn", "1 of 3 workers is not ready.")
