@@ -31,11 +31,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.redis_url",
         "gateway.request_id",
         "gateway.secret",
+        "gateway.sightings",
         "gateway.tasks",
         "gateway.throttle",
     ),
     "store": ("gateway.store",),
-    "fetching": ("gateway.flight*", "gateway.sightings", "gateway.upstream*"),
+    "fetching": ("gateway.flight*", "gateway.upstream*"),
     "cache": ("gateway.cache*",),
     "downstream": (
         "gateway.admission",
