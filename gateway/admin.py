@@ -17,7 +17,9 @@ from aiohttp.typedefs import Handler
 
 from gateway.address import is_loopback_host
 from gateway.admin_errors import SECURITY_FIELDS, No, Refusal, answer, of_status
+from gateway.page.page import Page, Refresh
 from gateway.secret import Secret
+from gateway.sightings import Sighting
 
 _LOG = logging.getLogger("gateway.admin")
 _MAX_BODY_BYTES: Final = 4_096
@@ -42,6 +44,9 @@ class Operations(Protocol):
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration as plain JSON data, secrets masked."""
 
+    def executions(self) -> list[Sighting]:
+        """Return the executions that are fetched most."""
+
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable.
 
@@ -62,16 +67,21 @@ class _Purge(msgspec.Struct, forbid_unknown_fields=True):
 _PURGE_DECODER: Final = msgspec.json.Decoder(_Purge)
 
 
-def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) -> web.Application:
+def build_admin(
+    operations: Operations, *, token: Secret, hosts: Sequence[str], refresh: Refresh | None = None
+) -> web.Application:
     """Make the admin application.
 
     Args:
         operations: the running gateway.
         token: `server.admin_token`; empty: only loopback and Unix peers reach the protected paths.
         hosts: `server.admin_hosts`, lower-case names without port.
+        refresh: see `Page`.
     """
-    admin = _Admin(operations, token, frozenset(host.removesuffix(".") for host in hosts))
+    own = frozenset(host.removesuffix(".") for host in hosts)
+    admin = _Admin(operations, token, own, refresh)
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
+    app.cleanup_ctx.append(admin.page.sampling)
     app.on_response_prepare.append(_finish_head)
     # One route: aiohttp answers unknown paths and expectations in a shape of its own and echoes the sender.
     app.router.add_route("*", "/{path:.*}", admin.handle, expect_handler=_expect)
@@ -81,10 +91,13 @@ def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) 
 class _Admin:
     """The handlers of the admin application."""
 
-    def __init__(self, operations: Operations, token: Secret, hosts: frozenset[str]) -> None:
+    def __init__(
+        self, operations: Operations, token: Secret, hosts: frozenset[str], refresh: Refresh | None = None
+    ) -> None:
         self._operations = operations
         self._token = token
         self._hosts = hosts
+        self.page = Page(operations, refresh)
 
         self._paths: Final[Mapping[str, tuple[frozenset[str], Handler]]] = {
             "/healthz": (_READING, self._healthz),
@@ -93,12 +106,16 @@ class _Admin:
             "/config": (_READING, self._config),
             "/purge": (frozenset({"POST"}), self._purge),
         }
+        # For people: what the page asks may change with it, so it is no part of the described interface.
+        self._shown: Final = self.page.paths
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request; its Host is judged first, and every error gets the one shape."""
         try:
             self._check_host(request)
             known = self._paths.get(request.path)
+            if request.path in self._shown:
+                known = _READING, self._show
             if known is None:
                 raise Refusal(No.PATH)
             methods, handler = known
@@ -132,6 +149,11 @@ class _Admin:
         """Answer the effective configuration, masked."""
         self._authorize(request)
         return _json(self._operations.masked_config())
+
+    async def _show(self, request: web.Request) -> web.StreamResponse:
+        """Answer the page and what it loads: as much as the configuration tells, and more."""
+        self._authorize(request)
+        return await self._shown[request.path](request)
 
     async def _purge(self, request: web.Request) -> web.StreamResponse:
         """Forget a stack."""
@@ -240,6 +262,8 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
 
 
 async def _finish_head(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(SECURITY_FIELDS)
+    for name, value in SECURITY_FIELDS.items():
+        # The page brings a policy of its own.
+        response.headers.setdefault(name, value)
     # aiohttp would tell its version.
     response.headers.popall(hdrs.SERVER, None)

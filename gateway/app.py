@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from gateway.access_log import AccessLog
 from gateway.address import Address, TcpAddress
 from gateway.app_metrics import Readings
-from gateway.cache import Cache, Fetched, abandon
+from gateway.cache import Cache
+from gateway.cache_results import Fetched, abandon
 from gateway.clock import Clock
 from gateway.config import Config, ConfigError, masked
 from gateway.connection import DownstreamServer
@@ -30,6 +31,7 @@ from gateway.listeners import Acceptor, ListeningSockets, open_sockets
 from gateway.metrics import Metrics, Snapshot
 from gateway.metrics_text import render
 from gateway.request_id import RequestIds
+from gateway.sightings import Sighting, Sightings
 from gateway.store.redis import RedisSettings
 from gateway.store.siblings import Siblings, WorkerTiers
 from gateway.store.tiers import Tiers, TierSettings
@@ -109,6 +111,7 @@ class Gateway:
         self._readings = Readings(
             config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle
         )
+        self.sightings = Sightings(clock)
         cache = Cache(
             rules=rules,
             recogniser=recogniser,
@@ -120,6 +123,7 @@ class Gateway:
             throttle=throttle,
             clock=clock,
             judges=self.judges,
+            sightings=self.sightings,
         )
         access_log = AccessLog(config.log.access, config.log.sample)
         request_ids = RequestIds()
@@ -284,6 +288,10 @@ class Gateway:
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""
         return masked(self.config)
+
+    def executions(self) -> list[Sighting]:
+        """Return the executions that are fetched most."""
+        return self.sightings.busiest()
 
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable; ``False`` when Redis could not be told yet."""

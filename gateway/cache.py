@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 
 import msgspec
 
+from gateway.cache_results import Answer, Fetched
 from gateway.clock import Clock
 from gateway.core import answers, headers, policy, route
 from gateway.core.caller import Recogniser
@@ -22,54 +23,11 @@ from gateway.core.status import Forward, Reason, Verdict
 from gateway.core.wishes import read_wishes
 from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, Throttled, UpstreamError
 from gateway.flight import Flight, Flights
+from gateway.sightings import Sightings
 from gateway.store.lookup import LookedUp, Lookup, Ticket
 from gateway.store.tiers import Tiers
 from gateway.throttle import Throttle
 from gateway.upstream import Exchange, RequestBody, Upstream
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What a caller gets.
-
-    Attributes:
-        head: end-to-end head with everything the gateway adds.
-        body: the whole body; ``None`` when it is streamed.
-        exchange: the rest of a streamed body, to be closed by who takes it; ``None`` otherwise.
-        prefix: what of a streamed body was read already.
-        verdict: what the cache did.
-        upstream_s: to the head of the upstream's answer; ``None`` when none was waited for.
-    """
-
-    head: Head
-    body: bytes | None
-    verdict: Verdict
-    exchange: Exchange | None = None
-    prefix: bytes = b""
-    upstream_s: float | None = None
-
-
-class Fetched(msgspec.Struct, frozen=True):
-    """The result of a flight.
-
-    Attributes:
-        arrival: the response as far as it was read.
-        judgement: what became of it; ``None`` when it was too large to judge.
-        is_stored: handed to at least one tier.
-        reason: why not.
-        exchange: the rest of a body too large to buffer; it belongs to the leader alone.
-    """
-
-    arrival: policy.Arrival
-    judgement: policy.Judgement | None
-    is_stored: bool
-    reason: Reason | None
-    exchange: Exchange | None = None
-
-
-def abandon(fetched: Fetched) -> None:
-    """Let go of a result that nobody takes."""
-    if fetched.exchange is not None:
-        fetched.exchange.close()
 
 
 class Cache:
@@ -86,6 +44,7 @@ class Cache:
         throttle: callers whom AOS asked to wait.
         clock: wall time for entries.
         judges: threads for what would hold up the event loop.
+        sightings: notes which executions are fetched.
     """
 
     def __init__(
@@ -101,6 +60,7 @@ class Cache:
         throttle: Throttle,
         clock: Clock,
         judges: Executor,
+        sightings: Sightings,
     ) -> None:
         self._rules = rules
         self._recogniser = recogniser
@@ -112,6 +72,7 @@ class Cache:
         self._throttle = throttle
         self._clock = clock
         self._judges = judges
+        self._sightings = sightings
 
     async def answer(
         self, request: Request, body: RequestBody | None, looked_up: LookedUp | None = None
@@ -281,6 +242,7 @@ class Cache:
             return Fetched(arrival, None, False, Reason.TOO_LARGE, exchange)
         exchange.close()
         judgement = await self._judge(arrival, ticket.key)
+        self._sightings.saw(planned.execution, arrival, judgement)
         if judgement.refusal is not None:
             if policy.drops_own_entry(exchange.head.status, judgement):
                 self._tiers.drop(ticket.key)

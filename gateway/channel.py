@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.sightings import Sighting
+
 _LENGTH_BYTES = 4
 # Metrics are the longest; what is larger is no message.
 _MOST_BYTES = 16_777_216
@@ -116,11 +118,13 @@ class State(msgspec.Struct, frozen=True):
         is_ready: it accepts requests.
         health: what `/readyz` would report.
         metrics: its metrics in the text format.
+        executions: those that it fetches most.
     """
 
     is_ready: bool
     health: dict[str, Any]
     metrics: bytes
+    executions: list[Sighting] = []
 
 
 Message = Start | Reload | Stop | Ask | Purge | Ping | Ready | Tell | Heard | Answer | Bye

@@ -11,7 +11,8 @@ from aiohttp import web
 from aiohttp.streams import StreamReader
 
 from gateway.access_log import AccessLog, Answered
-from gateway.cache import Answer, Cache
+from gateway.cache import Cache
+from gateway.cache_results import Answer
 from gateway.connection import DownstreamConnection
 from gateway.core import incoming
 from gateway.core.headers import Refusal

@@ -15,7 +15,7 @@ import msgspec
 from gateway.core.status import HIT, OUTCOMES, Reason, refused
 
 PREFIX = "aos_gateway_"
-OPERATIONS = ("lookup", "mint", "write", "forget", "probe")
+OPERATIONS = ("lookup", "mint", "write", "forget", "probe", "ping")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other")
 STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
 NO_STATUS = "none"

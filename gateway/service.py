@@ -121,6 +121,7 @@ class _Operations:
         self.health = gateway.health
         self.masked_config = gateway.masked_config
         self.purge = gateway.purge
+        self.executions = gateway.executions
 
     def app(self) -> web.Application:
         """Make the admin application."""

@@ -13,10 +13,12 @@ from gateway.admin import build_admin
 from gateway.config import Config, masked
 from gateway.metrics_sum import Summed, gauges_text
 from gateway.reload import Reloads
+from gateway.sightings import Sighting, merged
 from gateway.worker_process import WorkerProcess
 
 _ASK_S = 1.0
 _PURGE_S = 4.0
+# The page asks by itself, also when nobody looks.
 _ASKING = frozenset({"/metrics", "/readyz"})
 
 
@@ -48,7 +50,7 @@ class WorkersAdmin:
     def app(self) -> web.Application:
         """Make the admin application."""
         server = self.config.server
-        app = build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
+        app = build_admin(self, token=server.admin_token, hosts=server.admin_hosts, refresh=self._ask)
         app.middlewares.append(self._ask_first)
         return app
 
@@ -103,6 +105,10 @@ class WorkersAdmin:
         """Return the effective configuration, secrets masked."""
         return masked(self.config)
 
+    def executions(self) -> list[Sighting]:
+        """Return the executions that are fetched most, through any worker."""
+        return merged(worker.state.executions for worker in self._workers() if worker.state is not None)
+
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable everywhere; ``False`` when that is not done yet."""
         for worker in self._workers():
@@ -115,8 +121,11 @@ class WorkersAdmin:
     async def _ask_first(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Ask the workers before they are told about; who asks at the same time shares the answers."""
         if request.path in _ASKING:
-            if self._asking is None or self._asking.done():
-                asking = (worker.refresh(_ASK_S) for worker in self._workers() if worker.is_hearing)
-                self._asking = asyncio.gather(*asking)
-            await asyncio.shield(self._asking)
+            await self._ask()
         return await handler(request)
+
+    async def _ask(self) -> None:
+        if self._asking is None or self._asking.done():
+            asking = (worker.refresh(_ASK_S) for worker in self._workers() if worker.is_hearing)
+            self._asking = asyncio.gather(*asking)
+        await asyncio.shield(self._asking)

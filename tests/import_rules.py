@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.redis_url",
         "gateway.request_id",
         "gateway.secret",
+        "gateway.sightings",
         "gateway.signals",
         "gateway.systemd",
         "gateway.tasks",
@@ -52,7 +53,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.handler*",
         "gateway.reply*",
     ),
-    "object graph": ("gateway.admin*", "gateway.app*"),
+    "object graph": ("gateway.admin*", "gateway.app*", "gateway.page"),
     "server": (
         "gateway.reload",
         "gateway.server*",

@@ -262,6 +262,13 @@ MECHANISMS = (
         "pass",
         "tests/test_takeover.py::test_a_request_under_way_ends_in_the_process_that_began_it",
     ),
+    Mechanism(
+        "protected page",
+        "gateway/admin.py",
+        "        self._authorize(request)\n        return await self._shown[request.path](request)",
+        "        return await self._shown[request.path](request)",
+        "tests/test_admin.py::test_without_the_one_right_token_the_network_gets_401",
+    ),
 )
 
 

@@ -14,11 +14,13 @@ from aiohttp import web
 from gateway.admin import build_admin
 from gateway.admin_connection import AdminConnection, admin_connections
 from gateway.secret import Secret
+from gateway.sightings import Sighting
 from tests.support.client import Headers, RawClient, fetch, request_bytes
 from tests.support.response import RawResponse
 
 _TOKEN = "4dm1n-t0ken/with+base64=="
 _JSON = ("Content-Type", "application/json")
+_PROTECTED = ("/config", "/", "/page.css", "/page.js", "/icon.svg", "/status")
 _PURGE = b'{"stack_id": "my-stack"}'
 
 
@@ -44,6 +46,9 @@ class _Gateway:
 
     def masked_config(self) -> dict[str, object]:
         return {"cache": {"secret": "***"}}
+
+    def executions(self) -> list[Sighting]:
+        return []
 
     async def purge(self, stack_id: str) -> bool:
         self.purged.append(stack_id)
@@ -212,7 +217,8 @@ async def test_the_token_opens_the_protected_paths_from_the_network(
     gateway: _Gateway, far: str, authorization: str
 ) -> None:
     headers = [("Authorization", authorization)]
-    assert (await fetch(far, "/config", headers=headers)).status == 200
+    for path in _PROTECTED:
+        assert (await fetch(far, path, headers=headers)).status == 200
     assert (await _purge(far, headers)).status == 200
     assert gateway.purged == ["my-stack"]
 
@@ -242,7 +248,8 @@ async def test_the_token_opens_the_protected_paths_from_the_network(
 async def test_without_the_one_right_token_the_network_gets_401(
     gateway: _Gateway, far: str, headers: Headers
 ) -> None:
-    for response in (await fetch(far, "/config", headers=headers), await _purge(far, headers)):
+    answers = [await fetch(far, path, headers=headers) for path in _PROTECTED]
+    for response in (*answers, await _purge(far, headers)):
         _assert_problem(response, 401, "0901")
         assert response.all("WWW-Authenticate") == [
             b'Bearer realm="aos-gateway admin"',
@@ -458,9 +465,7 @@ async def test_other_methods_are_refused_with_the_one_that_is_taken(gateway: _Ga
 # Everything else.
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/nothing", "/config/", "/metrics/x", "//config", "/v2/stacks/s/actions/a"]
-)
+@pytest.mark.parametrize("path", ["/nothing", "/config/", "/metrics/x", "//config", "/v2/stacks/s/actions/a"])
 async def test_an_unknown_path_is_not_found(near: str, path: str) -> None:
     _assert_problem(await fetch(near, path), 404, "0901")
 

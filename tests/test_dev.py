@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("run", "test", "bench", "lint", "setup", "lock")
+COMMANDS = ("run", "test", "browser", "bench", "lint", "setup", "lock")
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-bench.lock")
 
 
@@ -88,6 +88,13 @@ def test_without_a_command_the_help_is_an_error(tree: Path) -> None:
     done = call(tree)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: ./dev")
+
+
+def test_without_a_chromium_the_page_is_not_tested_and_one_line_says_what_to_install(tree: Path) -> None:
+    done = call(tree, "browser", PATH=str(tree))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "apt install chromium chromium-driver" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [("measure",), ("lint", "gateway"), ("setup", "now")])

@@ -241,6 +241,11 @@ class RedisStore:
 
         return await self._in_time(self._run("forget", work))
 
+    async def greet(self) -> None:
+        """Ask once whether Redis is there, so that its state is known before the first look-up."""
+        with contextlib.suppress(StoreError):
+            await self._guarded("ping", self._client.ping)
+
     async def probe_while_open(self) -> None:
         """Ask again and again, while Redis is given up, whether it is well; runs until cancelled."""
 

@@ -44,7 +44,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
         # Through a duplicate, because uvloop's socket object has no setsockopt.
         with socket.socket(fileno=os.dup(sock.fileno())) as twin:
             twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
+    _abort(writer)
 
 
 async def finish(writer: asyncio.StreamWriter, grace_s: float = 1.0) -> None:
@@ -54,4 +54,9 @@ async def finish(writer: asyncio.StreamWriter, grace_s: float = 1.0) -> None:
         async with asyncio.timeout(grace_s):
             await writer.wait_closed()
     except OSError:  # TimeoutError is one too
+        _abort(writer)
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(AttributeError):  # asyncio's TLS transport in Python 3.11.2, once it is gone
         writer.transport.abort()

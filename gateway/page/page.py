@@ -1,0 +1,159 @@
+"""The page and what it loads: files read once, and `/status`, which the page asks every second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from importlib import resources
+from typing import Final, Protocol
+
+import msgspec
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+import gateway
+from gateway.page.health import Facts
+from gateway.page.samples import STEP_S, History, read
+from gateway.page.status import status
+from gateway.sightings import Sighting
+
+_LOG = logging.getLogger("gateway.admin")
+# Several people may look at the same time; they share a sample.
+_FRESH_S: Final = 0.4
+_FILES: Final = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    )
+)
+"""The page's Content-Security-Policy: its own files and nothing else, no script or style in the HTML."""
+
+
+Refresh = Callable[[], Awaitable[object]]
+
+
+class Source(Protocol):
+    """What the page asks of the running gateway."""
+
+    def ready(self) -> bool:
+        """Tell whether requests are accepted."""
+
+    def health(self) -> dict[str, object]:
+        """Return what `/readyz` reports."""
+
+    def metrics_text(self) -> tuple[bytes, str]:
+        """Return the metrics and their Content-Type."""
+
+    def masked_config(self) -> dict[str, object]:
+        """Return the effective configuration, secrets masked."""
+
+    def executions(self) -> list[Sighting]:
+        """Return the executions that are fetched most."""
+
+
+class Page:
+    """Serves the page.
+
+    Args:
+        source: the running gateway.
+        refresh: lets the source look at its processes before it is asked; ``None`` where there is one.
+    """
+
+    def __init__(self, source: Source, refresh: Refresh | None = None) -> None:
+        self._source = source
+        self._refresh = refresh
+        self._history = History()
+        folder = resources.files("gateway.page") / "assets"
+        self._files = {
+            path: (folder.joinpath(name).read_bytes(), content_type)
+            for path, (name, content_type) in _FILES.items()
+        }
+
+    @property
+    def paths(self) -> Mapping[str, Handler]:
+        """What it answers, all by GET and all to be protected."""
+        return {**dict.fromkeys(_FILES, self._file), "/status": self._status}
+
+    async def sampling(self, _app: web.Application) -> AsyncIterator[None]:
+        """Take samples as long as the application runs, so that who opens the page sees the last minutes."""
+        sampler = asyncio.create_task(self._sample_for_ever(), name="page-samples")
+        yield
+        sampler.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sampler
+
+    async def _sample_for_ever(self) -> None:
+        while True:
+            try:
+                await self._sample(is_step=True)
+            except Exception:
+                _LOG.exception("the page could not read the metrics")
+            await asyncio.sleep(STEP_S)
+
+    async def _sample(self, *, is_step: bool) -> None:
+        if self._refresh is not None:
+            await self._refresh()
+        now_s = asyncio.get_running_loop().time()
+        text = self._source.metrics_text()[0].decode("utf-8")
+        self._history.add(read(text, now_s), is_step=is_step)
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        body, content_type = self._files[request.path]
+        return web.Response(
+            body=body, headers={hdrs.CONTENT_TYPE: content_type, "Content-Security-Policy": POLICY}
+        )
+
+    async def _status(self, _request: web.Request) -> web.StreamResponse:
+        now_s = asyncio.get_running_loop().time()
+        if self._history.is_empty or now_s - self._history.newest.at_s > _FRESH_S:
+            await self._sample(is_step=False)
+        config = self._source.masked_config()
+        health = self._source.health()
+        workers, workers_ready = _workers(health)
+        facts = Facts(
+            is_ready=self._source.ready(),
+            has_redis=bool(_setting(config, "redis", "url")),
+            max_connections=int(str(_setting(config, "server", "max_connections") or 1)),
+            workers=workers,
+            workers_ready=workers_ready,
+        )
+        told: dict[str, object] = {
+            "version": gateway.__version__,
+            "upstream_url": str(_setting(config, "upstream", "url") or ""),
+            "scope": str(_setting(config, "cache", "scope") or ""),
+            "workers": workers,
+            "health": health,
+        }
+        body = msgspec.json.encode(
+            status(self._history, facts, self._source.executions(), told), enc_hook=str
+        )
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json"})
+
+
+def _setting(config: Mapping[str, object], section: str, key: str) -> object:
+    values = config.get(section)
+    return values.get(key) if isinstance(values, dict) else None
+
+
+def _workers(health: Mapping[str, object]) -> tuple[int, int]:
+    """Return how many processes there are, and how many of them accept requests."""
+    told = health.get("workers")
+    if not isinstance(told, list):
+        return 1, 1
+    return len(told), sum(isinstance(one, dict) and bool(one.get("ready")) for one in told)

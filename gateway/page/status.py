@@ -1,0 +1,113 @@
+"""What the page shows, as one JSON object: worked out from samples, pure but for its arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.page import health
+from gateway.page.health import Facts, Finding
+from gateway.page.samples import STEP_S, STEPS, Change, History, quantile_s
+from gateway.page.words import words
+from gateway.sightings import Sighting
+
+_MINUTE_S = 60.0
+_ALL_S = STEP_S * STEPS
+_LIVE_S = 3.0
+_MOST_REASONS = 8
+_SHARES = (0.5, 0.9, 0.99)
+
+
+def status(
+    history: History, facts: Facts, executions: Sequence[Sighting], told: dict[str, object]
+) -> dict[str, object]:
+    """Return the whole object.
+
+    Args:
+        history: samples up to now.
+        facts: what is known besides the counts.
+        executions: the busiest ones.
+        told: what is passed on as it is: version, upstream, workers, health.
+    """
+    parts = {
+        "gateway": health.gateway(history, facts),
+        "upstream": health.upstream(history),
+        "redis": health.redis(history, facts),
+    }
+    level, text = health.headline(parts)
+    others = [part.text for part in parts.values() if part.level and part.text != text]
+    minute = history.since(_MINUTE_S)
+    return {
+        **told,
+        "level": level.name.lower(),
+        "headline": text,
+        "others": others,
+        "parts": {name: _part(part) for name, part in parts.items()},
+        "now": _traffic(history.since(_LIVE_S)),
+        "minute": _traffic(minute),
+        "step_s": STEP_S,
+        "steps": STEPS,
+        "timeline": [_traffic(step) for step in history.steps()],
+        "latency": _latency(minute),
+        "reasons": _reasons(history.since(_ALL_S)),
+        "executions": msgspec.to_builtins(list(executions)),
+        "gauges": {
+            name: history.newest.gauge(name)
+            for name in (
+                "connections",
+                "upstream_connections",
+                "upstream_waiting",
+                "flights",
+                "memory_entries",
+                "memory_bytes",
+                "redis_debts",
+                "redis_queue",
+            )
+        },
+    }
+
+
+def _part(finding: Finding) -> dict[str, str]:
+    return {"level": finding.level.name.lower(), "state": finding.state, "text": finding.text}
+
+
+def _traffic(change: Change) -> dict[str, float]:
+    outcomes = change.by_label("requests_total", "outcome")
+    requests = sum(outcomes.values())
+    hits = outcomes.get("hit", 0.0)
+    # A pass-through call could never be a hit: it says nothing about the cache.
+    asked = hits + outcomes.get("miss", 0.0)
+    return {
+        "over_s": round(change.over_s, 2),
+        "requests": requests,
+        "per_s": round(requests / change.over_s, 2) if change.over_s > 0 else 0.0,
+        "hits": hits,
+        "misses": outcomes.get("miss", 0.0),
+        "passed": outcomes.get("bypass", 0.0),
+        "errors": outcomes.get("error", 0.0),
+        "failed": change.total("requests_total", status="5xx"),
+        "hit_ratio": round(hits / asked, 4) if asked else -1.0,
+        "upstream_calls": change.total("upstream_calls_total"),
+        # Older processes count no flights that were joined.
+        "saved": change.total("upstream_calls_saved_total") or hits,
+    }
+
+
+def _latency(change: Change) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for name, buckets in sorted(change.histograms().items()):
+        measured = buckets.get(math.inf, 0.0)
+        if measured:
+            values = [quantile_s(buckets, share) for share in _SHARES]
+            rows.append({"name": name.replace("_", " "), "measured": measured, "seconds": values})
+    return rows
+
+
+def _reasons(change: Change) -> list[dict[str, object]]:
+    counts = change.by_label(
+        "requests_total", "reason", reason=lambda value: value != "", outcome=lambda value: value != "hit"
+    )
+    most = sorted(counts.items(), key=lambda item: -item[1])[:_MOST_REASONS]
+    return [{"reason": reason, "text": words(reason), "count": count} for reason, count in most]

@@ -1,0 +1,1 @@
+"""The page on the admin address in a real browser: `./dev browser`."""

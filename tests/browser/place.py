@@ -1,0 +1,154 @@
+"""What the browser tests look at: a gateway with Redis and a simulated AOS, and callers who keep it busy."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.address import free_port
+from tests.support.redis_server import RedisServer
+from tests.support.webdriver import until
+
+TOKEN = "page:alice"
+_START_S = 15.0
+_PAUSE_S = 0.02
+
+
+class Place:
+    """The processes.
+
+    Attributes:
+        page: where the page is.
+        redis: the real Redis.
+    """
+
+    def __init__(self) -> None:
+        self.redis = RedisServer()
+        self._ports = {name: free_port() for name in ("gateway", "admin", "twin", "control")}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        self.redis.start()
+        self.start_twin()
+        self._start(
+            "gateway",
+            *("serve", "--upstream", f"http://127.0.0.1:{self._ports['twin']}", "--redis", self.redis.url),
+            *("--listen", f"127.0.0.1:{self._ports['gateway']}"),
+            *("--admin", f"127.0.0.1:{self._ports['admin']}"),
+        )
+        until(lambda: _answers(self._ports["admin"], "/readyz"), _START_S)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+        self.redis.stop()
+
+    @property
+    def page(self) -> str:
+        """The address of the page."""
+        return f"http://127.0.0.1:{self._ports['admin']}/"
+
+    def start_twin(self) -> None:
+        """Start the simulated AOS, anew and empty."""
+        self._start(
+            "twin",
+            *("twin", "--profile", "load", "--listen", f"127.0.0.1:{self._ports['twin']}"),
+            *("--control", f"127.0.0.1:{self._ports['control']}"),
+        )
+        until(lambda: _answers(self._ports["control"], "/state"), _START_S)
+
+    def stop_twin(self) -> None:
+        """End the simulated AOS: its port refuses connections from now on."""
+        self._processes["twin"].kill()
+        self._processes["twin"].wait()
+
+    def order(self, fault: dict[str, object] | None) -> None:
+        """Make the simulated AOS misbehave, or (``None``) behave."""
+        if fault is None:
+            call(self._ports["control"], "DELETE", "/faults")
+        else:
+            call(self._ports["control"], "POST", "/faults", fault)
+
+    def load(self) -> Load:
+        """Return callers who keep the gateway busy."""
+        return Load(self._ports["gateway"])
+
+    def _start(self, name: str, *arguments: str) -> None:
+        self._processes[name] = subprocess.Popen(
+            [sys.executable, "-m", "gateway", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+class Load:
+    """One caller who makes stacks, runs their executions and polls; about 40 requests a second."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ends.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        paths: list[str] = []
+        turn = 0
+        while not self._ends.wait(_PAUSE_S):
+            try:
+                if turn % (20 if len(paths) < 6 else 80) == 0:
+                    paths = [*paths[-5:], self._begin()]
+                if paths:
+                    call(self._port, "GET", paths[turn % len(paths)])
+                if turn % 15 == 0:
+                    call(self._port, "GET", "/v2/stacks")
+            except (OSError, KeyError, http.client.HTTPException):
+                # An outage; an AOS that was started anew knows none of them.
+                paths.clear()
+            turn += 1
+
+    def _begin(self) -> str:
+        name = f"page-{time.monotonic_ns()}"
+        stack = {"name": name, "template_id": "page-template", "cluster_id": "page-cluster"}
+        stack_id = call(self._port, "POST", "/v2/stacks", stack)["guid"]
+        started = call(self._port, "PUT", f"/v2/stacks/{stack_id}/actions", {"lifecycle": "create"})
+        return f"/v2/stacks/{stack_id}/actions/{started['action_id']}"
+
+
+def call(port: int, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+    """Make one call and return the JSON of its answer, whatever its status."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3.0)
+    try:
+        fields = {"X-Auth-Token": TOKEN, "Content-Type": "application/json", "Connection": "close"}
+        connection.request(method, path, None if body is None else json.dumps(body), fields)
+        text = connection.getresponse().read()
+        return json.loads(text) if text else {}
+    finally:
+        connection.close()
+
+
+def _answers(port: int, path: str) -> bool:
+    try:
+        call(port, "GET", path)
+    except OSError:
+        return False
+    return True

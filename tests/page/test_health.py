@@ -1,0 +1,142 @@
+"""Whether all is well: a table from what was counted to what is said."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+import pytest
+
+from gateway.page import health
+from gateway.page.health import Facts, Finding, Level
+from gateway.page.samples import History, Sample
+
+_FACTS = Facts(is_ready=True, has_redis=True, max_connections=100, workers=1, workers_ready=1)
+_HEARD = {"redis_up": 1.0, "redis_subscription_up": 1.0}
+_CALLS = 'upstream_calls_total{method="GET"}'
+_REFUSED = 'upstream_failures_total{error="connection_refused"}'
+_MISS = 'requests_total{outcome="miss",reason="",status="2xx"}'
+_FIVE = 'requests_total{outcome="miss",reason="status",status="5xx"}'
+
+
+def _history(values: Callable[[int], Mapping[str, float]], seconds: int = 30) -> History:
+    """Return a history with one sample a second."""
+    history = History()
+    for second in range(seconds):
+        history.add(Sample(float(second), dict(values(second))), is_step=second % 5 == 0)
+    return history
+
+
+def _rising(**per_s: float) -> Callable[[int], Mapping[str, float]]:
+    names = {"calls": _CALLS, "refused": _REFUSED, "misses": _MISS, "fives": _FIVE}
+    return lambda second: {names[name]: rate * second for name, rate in per_s.items()}
+
+
+@pytest.mark.parametrize(
+    ("per_s", "state", "level"),
+    [
+        ({}, "idle", Level.OK),
+        ({"calls": 10, "misses": 10}, "up", Level.OK),
+        ({"calls": 10, "misses": 9, "refused": 1}, "failing", Level.WARN),
+        ({"calls": 10, "misses": 2, "refused": 8}, "failing", Level.BAD),
+        ({"calls": 10, "refused": 10}, "down", Level.BAD),
+        ({"refused": 3}, "down", Level.BAD),
+        ({"calls": 10, "misses": 9.9, "fives": 0.1}, "up", Level.OK),
+        ({"calls": 10, "misses": 8, "fives": 2}, "errors", Level.WARN),
+        ({"calls": 10, "fives": 10}, "errors", Level.BAD),
+    ],
+)
+def test_the_upstream_is_judged_by_its_last_answers(
+    per_s: dict[str, float], state: str, level: Level
+) -> None:
+    found = health.upstream(_history(_rising(**per_s)))
+    assert (found.state, found.level) == (state, level)
+
+
+def test_an_outage_shows_with_the_first_failures_and_is_over_with_the_first_answers() -> None:
+    fails = _history(lambda second: {_CALLS: second, _MISS: min(second, 26), _REFUSED: max(0, second - 26)})
+    assert health.upstream(fails).state == "down"
+    heals = _history(lambda second: {_CALLS: second, _REFUSED: min(second, 26), _MISS: max(0, second - 26)})
+    assert health.upstream(heals).state == "up"
+
+
+def test_calls_that_wait_without_any_answer_are_silence_and_not_health() -> None:
+    def values(second: int) -> Mapping[str, float]:
+        is_silent = second > 20
+        return {
+            _CALLS: second,
+            _MISS: min(second, 20),
+            "upstream_connections": second - 19 if is_silent else 0,
+            "upstream_parked": 1 if is_silent else 0,
+        }
+
+    assert health.upstream(_history(values)).state == "silent"
+
+
+def test_one_slow_caller_is_no_silence() -> None:
+    parked = {"upstream_connections": 1.0, "upstream_parked": 1.0}
+    assert health.upstream(_history(lambda _: parked)).state == "idle"
+
+
+def test_a_failure_is_not_forgotten_because_nobody_asks_any_more() -> None:
+    history = _history(lambda second: {_CALLS: min(second, 8), _REFUSED: min(second, 8)})
+    found = health.upstream(history)
+    assert (found.state, found.level) == ("unsure", Level.WARN)
+    assert "failed" in found.text
+
+
+@pytest.mark.parametrize(
+    ("gauges", "state", "level"),
+    [
+        (_HEARD, "up", Level.OK),
+        # Nothing was asked of it yet.
+        ({"redis_subscription_up": 1.0}, "up", Level.OK),
+        ({}, "down", Level.WARN),
+        ({**_HEARD, "redis_breaker_open": 1.0}, "down", Level.WARN),
+        ({"redis_up": 1.0}, "half", Level.WARN),
+        ({**_HEARD, "redis_debts": 3.0}, "owing", Level.WARN),
+    ],
+)
+def test_redis_is_judged_by_breaker_operations_and_subscription(
+    gauges: dict[str, float], state: str, level: Level
+) -> None:
+    found = health.redis(_history(lambda _: gauges), _FACTS)
+    assert (found.state, found.level) == (state, level)
+
+
+def test_a_redis_that_fails_while_its_subscription_stands_is_down() -> None:
+    failures = 'redis_failures_total{operation="lookup",kind="timeout"}'
+    history = _history(lambda second: {"redis_subscription_up": 1.0, failures: second})
+    assert health.redis(history, _FACTS).state == "down"
+
+
+def test_without_redis_nothing_is_missing() -> None:
+    found = health.redis(_history(lambda _: {}), msgspec.structs.replace(_FACTS, has_redis=False))
+    assert (found.state, found.level) == ("off", Level.OK)
+
+
+@pytest.mark.parametrize(
+    ("gauges", "is_ready", "state"),
+    [
+        ({}, True, "accepting"),
+        ({}, False, "draining"),
+        ({"connections": 95.0}, True, "full"),
+        ({"upstream_waiting": 4.0}, True, "queueing"),
+    ],
+)
+def test_the_gateway_is_judged_by_readiness_and_queues(
+    gauges: dict[str, float], is_ready: bool, state: str
+) -> None:
+    facts = msgspec.structs.replace(_FACTS, is_ready=is_ready)
+    assert health.gateway(_history(lambda _: gauges), facts).state == state
+
+
+def test_a_worker_that_is_not_ready_is_told() -> None:
+    facts = msgspec.structs.replace(_FACTS, workers=3, workers_ready=2)
+    found = health.gateway(_history(lambda _: {}), facts)
+    assert (found.level, found.text) == (Level.WARN, "1 of 3 workers is not ready.")
+
+
+def test_the_headline_is_the_worst_that_there_is() -> None:
+    well = Finding(Level.OK, "up", "well")
+    parts = {"a": well, "b": Finding(Level.BAD, "down", "worst"), "c": Finding(Level.WARN, "half", "bad")}
+    assert health.headline(parts) == (Level.BAD, "worst")
+    assert health.headline({"a": well}) == (Level.OK, "All is well.")

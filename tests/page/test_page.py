@@ -1,0 +1,164 @@
+"""The page over real sockets: what is served, to whom, and with which fields."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from html.parser import HTMLParser
+from importlib import resources
+
+import pytest
+from aiohttp import web
+
+from gateway.admin import Operations, build_admin
+from gateway.admin_connection import admin_connections
+from gateway.page.page import POLICY, Refresh
+from gateway.secret import Secret
+from gateway.sightings import Sighting
+from tests.support.answers import Answer
+from tests.support.aos import ScriptedAos
+from tests.support.client import fetch
+from tests.support.gateway import RunningGateway, running
+from tests.support.payloads import ACTION_ID, STACK_ID, TARGET, record
+
+_PATHS = ("/", "/page.css", "/page.js", "/icon.svg", "/status")
+_TOKEN = ("X-Auth-Token", "s3cret-token")
+
+
+@asynccontextmanager
+async def _serving(operations: Operations, refresh: Refresh | None = None) -> AsyncIterator[str]:
+    """Serve the admin application and tell its address."""
+    app = build_admin(operations, token=Secret(""), hosts=[], refresh=refresh)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        assert runner.server is not None
+        make = admin_connections(runner.server)
+        listener = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        listener.close()
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def gateway(aos: ScriptedAos) -> AsyncIterator[tuple[RunningGateway, str]]:
+    """A gateway and its admin address."""
+    async with running(aos.url) as gateway, _serving(gateway.app) as admin:
+        yield gateway, admin
+
+
+class _Loads(HTMLParser):
+    """Collects what a page loads, and what it would run or style by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.inline: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = dict(attrs)
+        if tag in ("script", "img", "link"):
+            self.loads.append(names.get("src") or names.get("href") or "")
+        if tag == "style" or (tag == "script" and "src" not in names):
+            self.inline.append(tag)
+        self.inline += [name for name in names if name == "style" or name.startswith("on")]
+
+
+@pytest.mark.parametrize("path", _PATHS)
+async def test_each_path_is_answered_with_its_type_and_guarded(
+    gateway: tuple[RunningGateway, str], path: str
+) -> None:
+    response = await fetch(gateway[1], path)
+    assert response.status == 200
+    types = {"/": b"text/html; charset=utf-8", "/status": b"application/json", "/icon.svg": b"image/svg+xml"}
+    types |= {"/page.css": b"text/css; charset=utf-8", "/page.js": b"text/javascript; charset=utf-8"}
+    assert response.get("Content-Type") == types[path]
+    assert response.get("Cache-Control") == b"no-store"
+    assert response.get("X-Content-Type-Options") == b"nosniff"
+    assert response.get("Cross-Origin-Resource-Policy") == b"same-origin"
+    policy = response.get("Content-Security-Policy") or b""
+    assert policy.startswith(b"default-src 'none'")
+    assert b"frame-ancestors 'none'" in policy
+    assert (await fetch(gateway[1], path, method="POST", body=b"")).status == 405
+
+
+def test_the_policy_lets_nothing_inline_or_foreign_in() -> None:
+    assert "unsafe" not in POLICY
+    assert "data:" not in POLICY
+    sources = {source for part in POLICY.split("; ") for source in part.split()[1:]}
+    assert sources == {"'none'", "'self'", "'script'"}
+
+
+async def test_the_html_loads_its_own_files_alone_and_has_no_script_or_style_inside(
+    gateway: tuple[RunningGateway, str],
+) -> None:
+    found = _Loads()
+    found.feed((await fetch(gateway[1], "/")).body.decode())
+    assert found.inline == []
+    assert set(found.loads) == {"/page.css", "/page.js", "/icon.svg"}
+
+
+def test_no_file_names_another_place_or_writes_html() -> None:
+    for file in (resources.files("gateway.page") / "assets").iterdir():
+        text = file.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert re.findall(r"(?:https?:)?//[a-z]|@import|url\(", text) == [], file.name
+        assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text) == []
+
+
+async def test_status_tells_of_requests_executions_and_the_whole_state(
+    gateway: tuple[RunningGateway, str], aos: ScriptedAos
+) -> None:
+    running_gateway, admin = gateway
+    aos.answer(Answer(body=record("Running", status__progress=40)))
+    before = (await fetch(admin, "/status")).json()
+    assert (before["level"], before["headline"], before["executions"]) == ("ok", "All is well.", [])
+    for _ in range(3):
+        await fetch(running_gateway.address, TARGET, headers=[_TOKEN])
+    # Who asks again at once is shown the same sample.
+    async with asyncio.timeout(5):
+        while not (found := (await fetch(admin, "/status")).json())["minute"]["requests"]:
+            await asyncio.sleep(0.05)
+    (seen,) = found["executions"]
+    assert (seen["stack_id"], seen["action_id"]) == (STACK_ID, ACTION_ID)
+    assert (seen["phase"], seen["progress"], seen["fetches"]) == ("Running", 40, 3)
+    assert (found["minute"]["requests"], found["minute"]["upstream_calls"]) == (3, 3)
+    assert [reason["reason"] for reason in found["reasons"]] == ["phase"]
+    assert found["parts"]["redis"]["state"] == "off"
+    assert "s3cret-token" not in str(found)
+
+
+class _Workers:
+    """Three workers, one of them not ready."""
+
+    def ready(self) -> bool:
+        return True
+
+    def health(self) -> dict[str, object]:
+        return {"workers": [{"worker": number, "pid": 10, "ready": number != 1} for number in range(3)]}
+
+    def metrics_text(self) -> tuple[bytes, str]:
+        return b"aos_gateway_connections 5.0\n", "text/plain"
+
+    def masked_config(self) -> dict[str, object]:
+        return {"server": {"max_connections": 10}, "redis": {"url": ""}}
+
+    def executions(self) -> list[Sighting]:
+        return []
+
+    async def purge(self, stack_id: str) -> bool:
+        raise AssertionError(stack_id)
+
+
+async def test_several_workers_are_asked_before_they_are_told_of() -> None:
+    asked = 0
+
+    async def refresh() -> None:
+        nonlocal asked
+        asked += 1
+
+    async with _serving(_Workers(), refresh) as admin:
+        found = (await fetch(admin, "/status")).json()
+    assert asked >= 1
+    assert found["workers"] == 3
+    assert (found["level"], found["headline"]) == ("warn", "1 of 3 workers is not ready.")

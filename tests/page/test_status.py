@@ -1,0 +1,87 @@
+"""The object behind the page."""
+
+import msgspec
+
+from gateway.core.status import Reason
+from gateway.page.health import Facts
+from gateway.page.samples import History, Sample
+from gateway.page.status import status
+from gateway.page.words import REASONS, words
+from gateway.sightings import Sighting
+
+_FACTS = Facts(is_ready=True, has_redis=False, max_connections=100, workers=1, workers_ready=1)
+_BUSY = Sighting("stack", "action", "Running", 40, 12, 0.5, 3.0)
+
+
+def _history() -> History:
+    history = History()
+    for second in range(0, 65, 5):
+        history.add(
+            Sample(
+                float(second),
+                {
+                    'requests_total{outcome="hit",reason="",status="2xx"}': second * 6.0,
+                    'requests_total{outcome="miss",reason="phase",status="2xx"}': second * 2.0,
+                    'requests_total{outcome="bypass",reason="route",status="5xx"}': second * 1.0,
+                    'upstream_calls_total{method="GET"}': second * 3.0,
+                    'request_duration_seconds_bucket{outcome="miss",le="0.1"}': second * 2.0,
+                    'request_duration_seconds_bucket{outcome="miss",le="+Inf"}': second * 2.0,
+                },
+            ),
+            is_step=True,
+        )
+    return history
+
+
+def test_it_tells_of_the_last_minute_and_of_each_step() -> None:
+    found = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, [_BUSY], {"version": "9"})))
+    assert found["version"] == "9"
+    minute = found["minute"]
+    assert (minute["requests"], minute["per_s"], minute["hit_ratio"]) == (540, 9.0, 0.75)
+    assert (minute["upstream_calls"], minute["saved"], minute["failed"]) == (180, 360, 60)
+    assert len(found["timeline"]) == 12
+    assert {step["requests"] for step in found["timeline"]} == {45}
+
+
+def test_it_names_reasons_in_words_most_frequent_first() -> None:
+    reasons = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, [], {})))["reasons"]
+    assert [reason["reason"] for reason in reasons] == ["phase", "route"]
+    assert reasons[0]["text"] == REASONS[Reason.PHASE]
+
+
+def test_it_tells_percentiles_of_whatever_is_measured() -> None:
+    found = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, [], {})))
+    (row,) = found["latency"]
+    assert (row["name"], row["measured"]) == ("request duration", 120)
+    assert row["seconds"][0] == 0.05
+
+
+def test_busiest_executions_are_told_by_id_phase_and_progress() -> None:
+    found = status(_history(), _FACTS, [_BUSY], {})
+    assert found["executions"] == [
+        {
+            "stack_id": "stack",
+            "action_id": "action",
+            "phase": "Running",
+            "progress": 40,
+            "fetches": 12,
+            "age_s": 0.5,
+            "heat": 3.0,
+        }
+    ]
+
+
+def test_calls_that_count_as_saved_come_from_the_counter_where_there_is_one() -> None:
+    history = History()
+    history.add(Sample(0.0, {}), is_step=True)
+    history.add(
+        Sample(5.0, {"upstream_calls_saved_total": 8.0, 'requests_total{outcome="hit"}': 3.0}), is_step=True
+    )
+    found = msgspec.json.decode(msgspec.json.encode(status(history, _FACTS, [], {})))
+    assert found["minute"]["saved"] == 8
+
+
+def test_every_reason_has_words() -> None:
+    assert set(REASONS) == set(Reason)
+    assert words("phase") == REASONS[Reason.PHASE]
+    assert words("of a later version") == "of a later version"

@@ -1,0 +1,130 @@
+"""Fetched executions are counted, in bounds and whatever their bodies hold."""
+
+import gzip
+
+import pytest
+
+from gateway.clock import Clock
+from gateway.core.policy import Judgement
+from gateway.core.route import Execution
+from gateway.sightings import MOST, Sighting, Sightings, merged
+from tests.core.kit import arrival
+from tests.support.payloads import record
+
+
+class _Time:
+    """Time that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.clock = Clock(monotonic_s=lambda: self.now_s)
+
+
+@pytest.fixture
+def time() -> _Time:
+    """A time to be moved."""
+    return _Time()
+
+
+def _saw(sightings: Sightings, action: str, body: bytes, *fields: tuple[bytes, bytes], phase: str) -> None:
+    execution = Execution(b"stack", action.encode(), False)
+    sightings.saw(execution, arrival(body, *fields), Judgement(None, 0.0, is_record=True, phase=phase))
+
+
+def test_the_most_fetched_come_first_with_what_was_seen_last(time: _Time) -> None:
+    sightings = Sightings(time.clock)
+    for progress in (10, 20):
+        _saw(sightings, "a", record("Running", status__progress=progress), phase="Running")
+        time.now_s += 2
+    _saw(sightings, "b", record("Succeeded", status__progress=100), phase="Succeeded")
+    first, second = sightings.busiest()
+    assert (first.action_id, first.phase, first.progress, first.fetches) == ("a", "Running", 20, 2)
+    assert (second.action_id, second.progress, second.fetches) == ("b", 100, 1)
+    assert first.age_s == 2.0
+
+
+def test_a_body_is_looked_into_once_a_second_or_when_the_phase_changes(time: _Time) -> None:
+    sightings = Sightings(time.clock)
+    _saw(sightings, "a", record("Running", status__progress=10), phase="Running")
+    _saw(sightings, "a", record("Running", status__progress=20), phase="Running")
+    assert sightings.busiest()[0].progress == 10
+    _saw(sightings, "a", record("Succeeded", status__progress=100), phase="Succeeded")
+    assert sightings.busiest()[0].progress == 100
+
+
+@pytest.mark.parametrize("progress", ["half", None, 101, -1, 1.5, {"a": 1}])
+def test_an_odd_progress_is_none(time: _Time, progress: object) -> None:
+    sightings = Sightings(time.clock)
+    _saw(sightings, "a", record("Running", status__progress=progress), phase="Running")
+    assert sightings.busiest()[0].progress is None
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (b"[" * 10_000, ()),
+        (b'{"status": {"progress": 1}}' + b" " * 70_000, ()),
+        (b"no gzip", ((b"Content-Encoding", b"gzip"),)),
+    ],
+)
+def test_what_cannot_be_read_in_bounds_has_no_progress(
+    time: _Time, body: bytes, fields: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    sightings = Sightings(time.clock)
+    _saw(sightings, "a", body, *fields, phase="Running")
+    assert sightings.busiest()[0].progress is None
+
+
+def test_a_compressed_body_is_looked_into(time: _Time) -> None:
+    sightings = Sightings(time.clock)
+    body = gzip.compress(record("Running", status__progress=30))
+    _saw(sightings, "a", body, (b"Content-Encoding", b"gzip"), phase="Running")
+    assert sightings.busiest()[0].progress == 30
+
+
+def test_a_body_that_is_no_record_is_not_counted(time: _Time) -> None:
+    sightings = Sightings(time.clock)
+    sightings.saw(
+        Execution(b"s", b"a", False), arrival(b"no"), Judgement(None, 0.0, is_record=False, phase=None)
+    )
+    assert sightings.busiest() == []
+
+
+def test_many_executions_take_bounded_room_and_the_busy_ones_stay(time: _Time) -> None:
+    sightings = Sightings(time.clock)
+    for number in range(3 * MOST):
+        _saw(sightings, f"once-{number}", b"{}", phase="Running")
+        _saw(sightings, "busy", b"{}", phase="x" * 1000)
+    found = sightings.busiest(10_000)
+    assert len(found) == MOST
+    assert (found[0].action_id, found[0].fetches) == ("busy", 3 * MOST)
+    assert len(found[0].phase or "") == 40
+
+
+def test_who_is_polled_now_comes_before_who_was_polled_more(time: _Time) -> None:
+    sightings = Sightings(time.clock)
+    for _ in range(20):
+        _saw(sightings, "then", b"{}", phase="Running")
+    time.now_s += 100
+    for _ in range(5):
+        _saw(sightings, "now", b"{}", phase="Running")
+    assert [(seen.action_id, seen.fetches) for seen in sightings.busiest()] == [("now", 5), ("then", 20)]
+
+
+def test_what_was_not_fetched_for_minutes_is_left_out(time: _Time) -> None:
+    sightings = Sightings(time.clock)
+    _saw(sightings, "a", b"{}", phase="Running")
+    time.now_s += 301
+    assert sightings.busiest() == []
+
+
+def test_what_several_processes_have_seen_is_put_together() -> None:
+    here = [Sighting("s", "a", "Running", 10, 3, 5.0, 2.0), Sighting("s", "b", "Failed", None, 1, 1.0, 0.9)]
+    there = [Sighting("s", "a", "Succeeded", 100, 2, 0.5, 1.5), Sighting("s", "c", None, None, 9, 60.0, 2.0)]
+    found = merged([here, there])
+    assert [(one.action_id, one.phase, one.fetches) for one in found] == [
+        ("a", "Succeeded", 5),
+        ("c", None, 9),
+        ("b", "Failed", 1),
+    ]
+    assert merged([here, there], 1) == found[:1]
