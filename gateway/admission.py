@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 
 from gateway.core.reply import wire_head
@@ -64,7 +65,8 @@ class Admission:
             transport.close()
             return
         self._lingering += 1
-        transport.write_eof()
+        with contextlib.suppress(OSError):
+            transport.write_eof()
         asyncio.get_running_loop().call_later(LINGER_S, self._turned_away, transport)
 
     def _turned_away(self, transport: asyncio.WriteTransport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -266,7 +267,9 @@ class DownstreamConnection(RequestHandler):
         """
         self._close = True
         if self.transport is not None and self.transport.can_write_eof():
-            self.transport.write_eof()
+            # The caller may be gone, and asyncio's loop not know it yet.
+            with contextlib.suppress(OSError):
+                self.transport.write_eof()
             await asyncio.wait((self._is_gone,), timeout=LINGER_S)
 
     def take_looked_up(self) -> LookedUp | None:

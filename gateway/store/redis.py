@@ -25,6 +25,7 @@ from gateway.store.redis_lookups import Lookups, Values
 from gateway.tasks import TaskSet
 
 _CLOSE_S = 1.0
+_LOOK_S = 1.0
 # As long as a large record: a Redis that drips lets a short answer come in time.
 _PROBE = b"?" * 16_384
 
@@ -98,13 +99,17 @@ class RedisStore:
         self._opened = on_connection_opened
         self._tasks = TaskSet()
         self._lookups = Lookups(settings.timeout_s, self._mget, self._tasks.start)
+        self._client = self._make_client()
+
+    def _make_client(self) -> aioredis.Redis:
+        settings = self.settings
         pool = aioredis.BlockingConnectionPool(
             max_connections=settings.max_connections,
             timeout=settings.timeout_s,
             redis_connect_func=self._on_connect,
             **connection_arguments(settings.url, settings.timeout_s, settings.tls),
         )
-        self._client = aioredis.Redis.from_pool(pool)
+        return aioredis.Redis.from_pool(pool)
 
     @property
     def connections(self) -> int:
@@ -114,11 +119,16 @@ class RedisStore:
 
     def connect_with(self, settings: RedisSettings) -> None:
         """Use another user, password or TLS context for connections that are opened from now on."""
-        self.settings = settings
-        arguments = connection_arguments(settings.url, settings.timeout_s, settings.tls)
-        del arguments["connection_class"]
-        known = self._client.connection_pool.connection_kwargs
-        known.update({"username": None, "password": None} | arguments)
+        former, self.settings = self._client, settings
+        # A pool opens the connections it knows with what they were made with, however often.
+        self._client = self._make_client()
+        self._tasks.start(self._retire(former), "redis-retire")
+
+    async def _retire(self, client: aioredis.Redis) -> None:
+        # What it still has under way ends or fails by then.
+        await asyncio.sleep(self.settings.timeout_s)
+        await client.aclose()
+        await client.connection_pool.disconnect()
 
     async def lookup(self, key: EntryKey) -> Found:
         """Return the usable entry and the stack's generation.
@@ -241,10 +251,13 @@ class RedisStore:
 
         return await self._in_time(self._run("forget", work))
 
-    async def greet(self) -> None:
-        """Ask once whether Redis is there, so that its state is known before the first look-up."""
-        with contextlib.suppress(StoreError):
-            await self._guarded("ping", self._client.ping)
+    async def look_after(self) -> None:
+        """Ask whether Redis is well whenever nothing has shown it: at the start, after a failure; runs on."""
+        while True:
+            if not self.is_up and self.breaker.is_closed:
+                with contextlib.suppress(StoreError):
+                    await self._guarded("ping", self._client.ping)
+            await asyncio.sleep(_LOOK_S)
 
     async def probe_while_open(self) -> None:
         """Ask again and again, while Redis is given up, whether it is well; runs until cancelled."""

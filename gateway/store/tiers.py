@@ -103,7 +103,7 @@ class Tiers:
     def start(self) -> None:
         """Start what runs beside the requests."""
         if self.redis is not None and self.subscription is not None:
-            self._tasks.start(self.redis.greet(), "redis-greeting")
+            self._tasks.start(self.redis.look_after(), "redis-look")
             self._tasks.start(self.subscription.run(), "redis-subscription")
             self._tasks.start(self._send_writes(self.redis), "redis-writes")
             self._tasks.start(self._pay_debts(self.redis), "redis-debts")

@@ -18,7 +18,7 @@ from tests.support import address
 from tests.support.aos import TARGET, Answer, ScriptedAos, record
 from tests.support.client import RawClient, request_bytes
 from tests.support.faultproxy import PASS, STALL, FaultProxy
-from tests.support.gateway import GatewayProcess, RunningGateway, running
+from tests.support.gateway import DEFAULTS, GatewayProcess, RunningGateway, running
 from tests.support.redis_server import RedisServer
 
 from .mutation import mutate
@@ -50,6 +50,11 @@ _REQUESTS = [
     _HIT + request_bytes("POST", "/x", [("Transfer-Encoding", "chunked")]) + b"1\r\na\r\n0\r\n\r\n" + _HIT,
     _HIT.replace(b"HTTP/1.1", b"HTTP/1.0"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _with_the_fast_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DEFAULTS, "server.fast_lane", True)
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -107,10 +107,15 @@ async def _all_answers(client: RawClient) -> list[int]:
 
 
 async def _attack(gateway: RunningGateway, aos: ScriptedAos, data: bytes, way: str) -> None:
-    aos.received.clear()
-    async with await RawClient.connect(gateway.address) as client:
-        await send_split(client, data, way)
-        statuses = await _all_answers(client)
+    statuses: list[int] = []
+    for _ in range(3):
+        aos.received.clear()
+        async with await RawClient.connect(gateway.address) as client:
+            await send_split(client, data, way)
+            statuses = await _all_answers(client)
+        if statuses:
+            break
+        # On a busy machine a connection may be silent for its whole, short, idle time.
     assert 500 not in statuses, data
     meant = await _meant(data)
     sent = [(received.method, received.body) for received in aos.received]

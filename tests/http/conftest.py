@@ -15,11 +15,6 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"product": loop_factory() or asyncio.new_event_loop}
 
 
-@pytest.fixture(autouse=True)
-def _either_lane(lane: str) -> None:
-    """Every test over sockets runs with the fast lane and without."""
-
-
 @pytest.fixture
 async def gateway(aos: ScriptedAos) -> AsyncIterator[RunningGateway]:
     """A gateway with default settings in front of the scripted AOS; it must let go of every exchange."""
