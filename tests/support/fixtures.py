@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from . import address, payloads
+from . import address, gateway, payloads
 from .aos import ScriptedAos
 from .faultproxy import FaultProxy
 from .redis_server import RedisServer, find_valkey_server
 from .tls import Authority
+
+
+@pytest.fixture(params=["fast lane", "parser"])
+def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test twice: with the fast lane, and with the parser alone; the bytes must be the same."""
+    monkeypatch.setitem(gateway.DEFAULTS, "server.fast_lane", request.param == "fast lane")
+    return str(request.param)
 
 
 @pytest.fixture
