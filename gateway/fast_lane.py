@@ -32,6 +32,7 @@ from gateway.tasks import TaskSet
 _STACKS = b"/v2/stacks/"
 _KNOWN_MOST = 4_096
 _KNOWN_BYTES = 8_388_608
+_KEYS_MOST = 2_048
 
 
 class Question(msgspec.Struct, frozen=True, gc=False):
@@ -210,7 +211,7 @@ class FastLane:
             if call is None or call.has_query:
                 return None
             key = self._keys.entry(owner.identity.entry, owner.variant, call)
-            if len(self._entry_keys) >= _KNOWN_MOST:
+            if len(self._entry_keys) >= _KEYS_MOST:
                 del self._entry_keys[next(iter(self._entry_keys))]
             self._entry_keys[local] = key
         return key
