@@ -21,6 +21,8 @@ from tests.browser.place import TOKEN, call
 from tests.support.address import free_port
 from tests.support.webdriver import until
 
+pytestmark = pytest.mark.operation
+
 ROOT = Path(__file__).resolve().parent.parent
 _START_S = 15.0
 _RUN_S = 15.0

@@ -27,6 +27,8 @@ from tests.support.secrets import token
 from tests.support.tls import Authority
 from tests.support.workers import hit
 
+pytestmark = pytest.mark.operation
+
 A = token("a")
 OLD = Answer(headers=[("Content-Type", "application/json")], body=record())
 RELOADS = 3 if run_length() is RunLength.SHORT else 10

@@ -22,6 +22,8 @@ from tests.support.run_length import RunLength, run_length
 from tests.support.secrets import token
 from tests.support.workers import hit
 
+pytestmark = pytest.mark.operation
+
 A = token("a")
 OLD = Answer(headers=[("Content-Type", "application/json")], body=record())
 TAKEOVERS = 3 if run_length() is RunLength.SHORT else 10

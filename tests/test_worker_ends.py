@@ -22,6 +22,8 @@ from tests.support.secrets import token
 from tests.support.tls import Authority
 from tests.support.workers import one_to_each, pids
 
+pytestmark = pytest.mark.operation
+
 A = token("a")
 STACK = f"/v2/stacks/{STACK_ID}"
 OLD = Answer(headers=[("Content-Type", "application/json")], body=record())

@@ -19,6 +19,8 @@ from tests.support.redis_server import RedisServer
 from tests.support.secrets import token
 from tests.support.workers import hit, one_to_each, pids, says_hit
 
+pytestmark = pytest.mark.operation
+
 A = token("a")
 STACK = f"/v2/stacks/{STACK_ID}"
 OLD = Answer(headers=[("Content-Type", "application/json")], body=record())
