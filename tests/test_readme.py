@@ -30,6 +30,7 @@ _RUN_S = 15.0
 # What would start a whole run of its own inside this one: said to be the same as what CI runs.
 RUN_BY_CI = {
     "./dev test": "./dev test",
+    "./dev test -m operation": "./dev test -m operation",
     "./dev lint": "./dev lint",
     "./dev browser": "./dev browser",
     "deploy/check": "deploy/check",
