@@ -292,7 +292,7 @@ def fails_without(mechanism: Mechanism) -> bool:
             raise LookupError(f"{mechanism.name}: its code is not in {mechanism.module} exactly once")
         module.write_text(text.replace(mechanism.present, mechanism.removed), "utf-8")
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mechanism.test],
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "", mechanism.test],
             cwd=folder,
             capture_output=True,
             text=True,
