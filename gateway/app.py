@@ -278,7 +278,7 @@ class Gateway:
         }
 
     def metrics_text(self) -> tuple[bytes, str]:
-        """Return the metrics and their content type."""
+        """Return the metrics of this process and their content type."""
         return render([self.metrics_snapshot()])
 
     def metrics_snapshot(self) -> Snapshot:

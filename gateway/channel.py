@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.metrics import Snapshot
 from gateway.sightings import Sighting
 
 _LENGTH_BYTES = 4
@@ -117,13 +118,13 @@ class State(msgspec.Struct, frozen=True):
     Attributes:
         is_ready: it accepts requests.
         health: what `/readyz` would report.
-        metrics: its metrics in the text format.
+        metrics: what it has counted.
         executions: those that it fetches most.
     """
 
     is_ready: bool
     health: dict[str, Any]
-    metrics: bytes
+    metrics: Snapshot
     executions: list[Sighting] = []
 
 

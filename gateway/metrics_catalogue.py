@@ -242,6 +242,12 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _gauge("ready", "1 while requests are accepted, 0 while draining.", Merge.LEAST),
     _gauge("processes", "Processes that this scrape tells about."),
+    # The service: told once, by the process that listens.
+    _gauge("workers", "Workers that accept requests."),
+    _counter("worker_restarts", "Workers that were replaced."),
+    _counter("config_reloads", "Times the configuration was read anew."),
+    _counter("config_reload_failures", "Times that failed and the old one stayed."),
+    _gauge("config_last_reload_success", "1 unless the last time failed.", Merge.LEAST),
     _standard("process_cpu_seconds", Kind.COUNTER, "User and system CPU time."),
     _standard("process_resident_memory_bytes", Kind.GAUGE, "Resident memory."),
     _standard("process_virtual_memory_bytes", Kind.GAUGE, "Virtual memory."),

@@ -10,7 +10,6 @@ import msgspec
 from gateway.config import Config, Sources, config_of
 from gateway.config_rules import RULES
 from gateway.config_sources import Given
-from gateway.metrics_sum import gauges_text
 from gateway.redis_url import same_redis
 from gateway.tls import check_files
 
@@ -99,15 +98,13 @@ class Reloads:
         self._failed += not is_done
         self._is_last_done = is_done
 
-    def text(self) -> bytes:
-        """Return the counts in the text format."""
-        return gauges_text(
-            {
-                "config_reloads_total": ("Times the configuration was read anew.", self._done),
-                "config_reload_failures_total": ("Times that failed and the old one stayed.", self._failed),
-                "config_last_reload_success": ("1 unless the last time failed.", self._is_last_done),
-            }
-        )
+    def readings(self) -> dict[str, float]:
+        """Return the counts by their names in the catalogue of metrics."""
+        return {
+            "config_reloads": self._done,
+            "config_reload_failures": self._failed,
+            "config_last_reload_success": self._is_last_done,
+        }
 
 
 def _value(config: Config, name: str) -> object:

@@ -15,6 +15,8 @@ from gateway.config import Config
 from gateway.config_sources import Given
 from gateway.event_loop import settle_garbage_collector
 from gateway.listeners import ListeningSockets
+from gateway.metrics import told
+from gateway.metrics_text import render
 from gateway.reload import Reloads
 
 
@@ -130,5 +132,5 @@ class _Operations:
 
     def metrics_text(self) -> tuple[bytes, str]:
         """Return the metrics and their content type."""
-        text, content_type = self._gateway.metrics_text()
-        return text + self._reloads.text(), content_type
+        service = {"workers": self._gateway.ready(), "worker_restarts": 0, **self._reloads.readings()}
+        return render([self._gateway.metrics_snapshot(), told(service)])

@@ -203,7 +203,7 @@ class Worker:
 
     def _state(self) -> State:
         gateway = self._gateway
-        return State(gateway.ready(), gateway.health(), gateway.metrics_text()[0], gateway.executions())
+        return State(gateway.ready(), gateway.health(), gateway.metrics_snapshot(), gateway.executions())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ from aiohttp.typedefs import Handler
 
 from gateway.admin import build_admin
 from gateway.config import Config, masked
-from gateway.metrics_sum import Summed, gauges_text
+from gateway.metrics import Snapshot, told
+from gateway.metrics_merge import merged as merged_counts
+from gateway.metrics_merge import only_counts
+from gateway.metrics_text import render
 from gateway.reload import Reloads
 from gateway.sightings import Sighting, merged
 from gateway.worker_process import WorkerProcess
@@ -44,7 +47,7 @@ class WorkersAdmin:
         self.is_draining = False
         self._workers = workers
         self._reloads = reloads
-        self._ended = Summed()
+        self._ended = Snapshot({}, {})
         self._asking: asyncio.Future[Any] | None = None
 
     def app(self) -> web.Application:
@@ -57,7 +60,7 @@ class WorkersAdmin:
     def ended(self, worker: WorkerProcess) -> None:
         """Keep what a worker has counted, as far as it told."""
         if worker.state is not None:
-            self._ended.add(worker.state.metrics, only_counts=True)
+            self._ended = merged_counts([self._ended, only_counts(worker.state.metrics)])
 
     def ready(self) -> bool:
         """Tell whether any worker accepts requests."""
@@ -85,21 +88,13 @@ class WorkersAdmin:
     def metrics_text(self) -> tuple[bytes, str]:
         """Return the metrics of all workers as one, those of workers that have ended included."""
         workers = self._workers()
-        summed = self._ended.copy()
-        for worker in workers:
-            if worker.state is not None:
-                summed.add(worker.state.metrics)
-        serving = sum(worker.is_serving for worker in workers)
-        summed.add(
-            gauges_text(
-                {
-                    "workers": ("Workers that accept requests.", serving),
-                    "worker_restarts_total": ("Workers that were replaced.", self.restarts),
-                }
-            )
-        )
-        summed.add(self._reloads.text())
-        return summed.text()
+        service = {
+            "workers": sum(worker.is_serving for worker in workers),
+            "worker_restarts": self.restarts,
+            **self._reloads.readings(),
+        }
+        counted = [worker.state.metrics for worker in workers if worker.state is not None]
+        return render([self._ended, *counted, told(service)])
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""

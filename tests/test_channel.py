@@ -27,6 +27,7 @@ from gateway.channel import (
     pack_state,
     read_state,
 )
+from gateway.metrics import Metrics
 
 MESSAGES: tuple[Message, ...] = (
     Start(1, b"settings"),
@@ -85,5 +86,6 @@ async def test_an_answer_reaches_who_asked_and_nobody_else() -> None:
 
 
 def test_a_state_crosses_as_it_is() -> None:
-    state = State(is_ready=True, health={"redis": "up", "debts": 0}, metrics=b"text")
+    counted = Metrics().snapshot({"connections": 3})
+    state = State(is_ready=True, health={"redis": "up", "debts": 0}, metrics=counted)
     assert read_state(pack_state(state)) == state

@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.status import Forward, Reason, Verdict
 from gateway.loop_lag import LoopLag
-from gateway.metrics import Histogram, Metrics, Snapshot, decode, encode
+from gateway.metrics import Histogram, Metrics, Snapshot, told
 from gateway.metrics_catalogue import FAMILIES, METHODS, Kind, Merge
+from gateway.metrics_merge import merged, only_counts
 from gateway.metrics_text import render
 from tests.store.kit import until
 from tests.support.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.support.client import RawClient, fetch
 from tests.support.gateway import RunningGateway, running
 from tests.support.redis_server import RedisServer
+
+# Told by what starts and replaces gateways.
+OF_THE_SERVICE = {
+    *("workers", "worker_restarts"),
+    *("config_reloads", "config_reload_failures", "config_last_reload_success"),
+}
 
 Samples = dict[tuple[str, ...], float]
 
@@ -30,6 +38,11 @@ def samples(*snapshots: Snapshot) -> Samples:
         for family in text_string_to_metric_families(text)
         for one in family.samples
     }
+
+
+def sent(snapshot: Snapshot) -> Snapshot:
+    """The same, as another process gets it."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot), type=Snapshot)
 
 
 def of(gateway: RunningGateway) -> Samples:
@@ -84,7 +97,7 @@ def test_processes_add_up_but_for_what_the_worst_of_them_says() -> None:
     second = other.snapshot(
         {"connections": 4, "redis_up": 0, "redis_breaker_open": 1, "process_start_time_seconds": 5}
     )
-    found = samples(first, decode(encode(second)))
+    found = samples(first, sent(second))
     assert found["aos_gateway_requests_total", "hit", "", "2xx"] == 7
     assert found["aos_gateway_connections",] == 7
     assert found["aos_gateway_redis_up",] == 0
@@ -93,6 +106,24 @@ def test_processes_add_up_but_for_what_the_worst_of_them_says() -> None:
     assert found["aos_gateway_redis_duration_seconds_bucket", "0.00025", "lookup"] == 1
     assert found["aos_gateway_redis_duration_seconds_bucket", "+Inf", "lookup"] == 2
     assert found["aos_gateway_redis_duration_seconds_sum", "lookup"] == pytest.approx(0.0201)
+
+
+def test_of_a_process_that_has_ended_its_counts_stay_and_no_gauge() -> None:
+    metrics = Metrics()
+    metrics.fast_hits = 2
+    metrics.loop_lag_s.observe(0.1)
+    ended = only_counts(metrics.snapshot({"connections": 3, "process_cpu_seconds": 7}, ("1", "2", "3")))
+    found = samples(merged([Snapshot({}, {}), ended]), metrics.snapshot({"connections": 4}))
+    assert found["aos_gateway_requests_total", "hit", "", "2xx"] == 4
+    assert found["aos_gateway_loop_lag_seconds_count",] == 2
+    assert found["process_cpu_seconds_total",] == 7
+    assert found["aos_gateway_connections",] == 4
+    assert not any(name[0] == "aos_gateway_build_info" for name in found)
+
+
+def test_what_the_service_tells_is_in_the_catalogue() -> None:
+    found = samples(told(dict.fromkeys(OF_THE_SERVICE, 1)))
+    assert {name[0].removeprefix("aos_gateway_").removesuffix("_total") for name in found} == OF_THE_SERVICE
 
 
 def test_names_and_labels_are_as_prometheus_has_them() -> None:
@@ -110,12 +141,17 @@ def test_names_and_labels_are_as_prometheus_has_them() -> None:
 
 async def test_a_running_gateway_tells_every_family_and_what_it_is(aos: ScriptedAos) -> None:
     async with running(aos.url) as gateway:
-        body, content_type = gateway.app.metrics_text()
-        found = of(gateway)
+        snapshot = gateway.app.metrics_snapshot()
+    body, content_type = render([snapshot])
+    found = samples(snapshot)
     assert content_type.startswith("text/plain")
-    told = {line.split()[2] for line in body.decode().splitlines() if line.startswith("# TYPE")}
+    named = {line.split()[2] for line in body.decode().splitlines() if line.startswith("# TYPE")}
     suffix = {Kind.COUNTER: "_total"}
-    assert told == {family.full_name + suffix.get(family.kind, "") for family in FAMILIES}
+    assert named == {
+        family.full_name + suffix.get(family.kind, "")
+        for family in FAMILIES
+        if family.name not in OF_THE_SERVICE
+    }
     assert found["aos_gateway_processes",] == 1
     assert found["aos_gateway_ready",] == 1
     assert found["aos_gateway_connections_limit",] == 20_000

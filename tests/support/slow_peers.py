@@ -44,7 +44,7 @@ class SlowPeer(asyncio.Protocol):
         self._transport = transport
         transport.write(self._opening)
         if self.slow is Slow.READING:
-            # A turn later: up to Python 3.11.2 the loop starts to read after this call, whatever was said in it.
+            # A turn later: Python 3.11.2 starts to read after this call, whatever it says.
             asyncio.get_running_loop().call_soon(transport.pause_reading)
 
     def data_received(self, data: bytes) -> None:
