@@ -93,6 +93,7 @@ async def test_under_load_takeovers_fail_no_request(start: Start, workers: str) 
     report = await load
     assert report.errors == {}
     assert report.completed == report.scheduled
+    print(f"{TAKEOVERS} take-overs, {workers} workers: of {report.scheduled} requests none failed")
     for former in before[:-1]:
         await gone(former)
     assert await gateway.ended() == 0

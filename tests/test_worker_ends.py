@@ -16,7 +16,7 @@ from tests.store.kit import until
 from tests.support.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.support.client import RawClient, fetch, request_bytes
 from tests.support.gateway import GatewayProcess
-from tests.support.process import is_alive
+from tests.support.process import gauges, is_alive
 from tests.support.run_length import RunLength, run_length
 from tests.support.secrets import token
 from tests.support.tls import Authority
@@ -77,6 +77,7 @@ async def test_a_killed_worker_takes_only_its_own_requests_along_and_is_replaced
     assert await gateway.stop() == 0
 
 
+@pytest.mark.timeout(30 + 2 * KILLS)
 async def test_under_load_kills_fail_only_what_the_killed_had_accepted(
     aos: ScriptedAos, start: Start
 ) -> None:
@@ -104,6 +105,8 @@ async def test_under_load_kills_fail_only_what_the_killed_had_accepted(
     assert set(report.errors) <= {"reset-reused", "reset-fresh", "cut"}, report.errors
     assert cut <= KILLS * connections
     assert report.completed + cut == report.scheduled
+    assert (await gauges(gateway.admin))["worker_restarts_total"] == KILLS
+    print(f"{KILLS} kills: of {report.scheduled} requests {cut} failed: {dict(report.errors)}")
 
 
 async def test_workers_that_cannot_start_end_the_gateway_with_one_line(
