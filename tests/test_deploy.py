@@ -61,7 +61,10 @@ def test_the_image_is_not_roots_and_holds_what_is_locked_alone() -> None:
     last = dockerfile.rpartition("\nFROM ")[2]
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", last, re.MULTILINE)
     assert "RUN" not in last
-    assert all({"--require-hashes", "--no-deps"} <= set(step.split()) or "--no-index" in step for step in _installs(dockerfile))
+    assert all(
+        {"--require-hashes", "--no-deps"} <= set(step.split()) or "--no-index" in step
+        for step in _installs(dockerfile)
+    )
     ignored = _read("container/Dockerfile.dockerignore").splitlines()
     assert "*" in ignored
     copied = {
