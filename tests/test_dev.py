@@ -288,6 +288,12 @@ def test_a_lock_file_holds_pins_and_hashes_and_nothing_else(lock: str) -> None:
     assert [line for line in text.splitlines() if not form.fullmatch(line)] == []
 
 
+def test_the_locks_are_whole() -> None:
+    # Nothing that they leave out would be installed; this runs in what was installed from one.
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "No broken requirements found.\n")
+
+
 def test_what_runs_is_what_was_tested() -> None:
     assert pins("requirements.lock").items() <= pins("requirements-dev.lock").items()
     assert pins("requirements-dev.lock").items() <= pins("requirements-bench.lock").items()
