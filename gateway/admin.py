@@ -45,7 +45,7 @@ class Operations(Protocol):
         """Return the effective configuration as plain JSON data, secrets masked."""
 
     def executions(self) -> list[Sighting]:
-        """Return the executions that are fetched most."""
+        """Return the executions that are asked for most."""
 
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable.

@@ -153,6 +153,7 @@ class Gateway:
                     access_log=access_log,
                     request_ids=request_ids,
                     handler=handler,
+                    sightings=self.sightings,
                 )
                 connection = functools.partial(FastLaneConnection, lane=self.fast_lane)
         self.server = DownstreamServer(
@@ -290,7 +291,7 @@ class Gateway:
         return masked(self.config)
 
     def executions(self) -> list[Sighting]:
-        """Return the executions that are fetched most."""
+        """Return the executions that are asked for most."""
         return self.sightings.busiest()
 
     async def purge(self, stack_id: str) -> bool:

@@ -44,7 +44,7 @@ class Cache:
         throttle: callers whom AOS asked to wait.
         clock: wall time for entries.
         judges: threads for what would hold up the event loop.
-        sightings: notes which executions are fetched.
+        sightings: notes which executions are asked for.
     """
 
     def __init__(
@@ -327,6 +327,7 @@ class Cache:
 
     def _hit(self, request: Request, planned: Plan, entry: Entry) -> Answer:
         now_s = self._clock.wall_s()
+        self._sightings.hit(planned.execution, entry)
         head = answers.hit_head(entry, planned.fields, request.request_id, self._hop.via, now_s)
         return Answer(head, entry.body, Verdict(ttl_s=int(entry.ttl_s(now_s))))
 

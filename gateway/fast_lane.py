@@ -25,6 +25,7 @@ from gateway.handler import Handler
 from gateway.metrics import Metrics
 from gateway.reply import LARGE_BYTES, Reply
 from gateway.request_id import RequestIds
+from gateway.sightings import Sightings
 from gateway.store.lookup import LookedUp
 from gateway.store.tiers import Tiers
 from gateway.tasks import TaskSet
@@ -64,6 +65,7 @@ class FastLane:
         access_log: writes a line for each.
         request_ids: names requests that bring no id.
         handler: answers what has to be fetched.
+        sightings: is told of some of the hits.
 
     Attributes:
         is_open: false leaves every request to the parser.
@@ -83,6 +85,7 @@ class FastLane:
         access_log: AccessLog,
         request_ids: RequestIds,
         handler: Handler,
+        sightings: Sightings,
     ) -> None:
         self.is_open = True
         self._tiers = tiers
@@ -97,6 +100,8 @@ class FastLane:
         self._access_log = access_log
         self._request_ids = request_ids
         self._handler = handler
+        self._sightings = sightings
+        self._sample = sightings.fast
         self._tasks = TaskSet()
         # Whose field lines these are, compared whole each time; None for lines that are the parser's matter.
         self._owners: dict[bytes, Owner | None] = {}
@@ -174,7 +179,11 @@ class FastLane:
         if entry.expires_s < now_s or len(entry.body) > LARGE_BYTES:
             return None
         request_id = seen.request_id or self._request_ids.fresh()
-        self._metrics.fast_hits += 1
+        hits = self._metrics.fast_hits + 1
+        self._metrics.fast_hits = hits
+        # One comparison: under load few hits are noted, see `HitSample`.
+        if hits >= self._sample.next:
+            self._sightings.fast_hit(seen.path, entry, hits)
         answer = hit_bytes(entry, request_id, self._hop.via, now_s)
         if self._access_log.is_on and self._access_log.wants_hit():
             self._log(data, seen.path, request_id, entry.ttl_s(now_s), len(answer))

@@ -1,10 +1,12 @@
-"""Fetched executions are counted, in bounds and whatever their bodies hold."""
+"""Executions that are asked for are counted, in bounds and whatever their bodies hold."""
 
 import gzip
+import random
 
 import pytest
 
 from gateway.clock import Clock
+from gateway.core.entry import Entry
 from gateway.core.policy import Judgement
 from gateway.core.route import Execution
 from gateway.sightings import MOST, Sighting, Sightings, merged
@@ -29,6 +31,20 @@ def time() -> _Time:
 def _saw(sightings: Sightings, action: str, body: bytes, *fields: tuple[bytes, bytes], phase: str) -> None:
     execution = Execution(b"stack", action.encode(), False)
     sightings.saw(execution, arrival(body, *fields), Judgement(None, 0.0, is_record=True, phase=phase))
+
+
+def _entry(body: bytes, lines: bytes = b"HTTP/1.1 200 OK\r\n") -> Entry:
+    return Entry(lines, body, fetched_s=0.0, expires_s=1.0, upstream_age_s=0)
+
+
+def _rush(sightings: Sightings, paths: list[bytes], hits: int, before: int = 0) -> int:
+    """Take turns on the fast lane while time stands; tell how many hits were noted."""
+    noted = 0
+    for count in range(before + 1, before + hits + 1):
+        if count >= sightings.fast.next:
+            sightings.fast_hit(paths[count % len(paths)], _entry(record("Succeeded")), count)
+            noted += 1
+    return noted
 
 
 def test_the_most_fetched_come_first_with_what_was_seen_last(time: _Time) -> None:
@@ -128,3 +144,51 @@ def test_what_several_processes_have_seen_is_put_together() -> None:
         ("b", "Failed", 1),
     ]
     assert merged([here, there], 1) == found[:1]
+
+
+def test_few_hits_are_counted_one_by_one_beside_the_fetches(time: _Time) -> None:
+    sightings = Sightings(time.clock)
+    _saw(sightings, "a", record("Succeeded", status__progress=100), phase="Succeeded")
+    for count in range(1, 41):
+        time.now_s += 0.1
+        assert count == sightings.fast.next
+        sightings.fast_hit(b"stack/actions/a", _entry(record("Succeeded", status__progress=100)), count)
+        sightings.hit(Execution(b"stack", b"b", False), _entry(b"{}"))
+    found = {seen.action_id: seen for seen in sightings.busiest()}
+    assert [(found[action].fetches, found[action].hits) for action in ("a", "b")] == [(1, 40), (0, 40)]
+    assert (found["a"].phase, found["b"].phase, found["b"].age_s) == ("Succeeded", None, 0.0)
+
+
+def test_in_a_rush_few_hits_are_noted_and_stand_for_all(time: _Time) -> None:
+    random.seed(7)
+    sightings = Sightings(time.clock)
+    assert _rush(sightings, [b"stack/actions/a", b"stack/actions/b"], 40_000) < 40_000 / 30
+    counts = [seen.hits for seen in sightings.busiest()]
+    assert 39_800 < sum(counts) <= 40_000
+    assert min(counts) > 17_000
+
+
+def test_after_a_rush_the_next_hit_is_noted_for_whoever_looks(time: _Time) -> None:
+    sightings = Sightings(time.clock)
+    _rush(sightings, [b"stack/actions/a"], 10_000)
+    time.now_s += 60
+    sightings.busiest()
+    assert _rush(sightings, [b"stack/actions/late"], 1, before=10_000) == 1
+    assert [seen.action_id for seen in sightings.busiest()] == ["a", "late"]
+
+
+def test_a_hit_tells_what_the_record_says_where_no_fetch_was_seen(time: _Time) -> None:
+    sightings = Sightings(time.clock)
+    lines = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n"
+    body = gzip.compress(record("Failed", status__progress=60))
+    sightings.fast_hit(b"stack/actions/a", _entry(body, lines), 1)
+    (seen,) = sightings.busiest()
+    assert (seen.stack_id, seen.action_id, seen.phase, seen.progress) == ("stack", "a", "Failed", 60)
+
+
+def test_what_a_hit_does_not_tell_stays_as_the_fetch_told_it(time: _Time) -> None:
+    sightings = Sightings(time.clock)
+    _saw(sightings, "a", record("Succeeded", status__progress=100), phase="Succeeded")
+    time.now_s += 2
+    sightings.fast_hit(b"stack/actions/a", _entry(b"{" + b" " * 100_000 + b"}"), 1)
+    assert (sightings.busiest()[0].phase, sightings.busiest()[0].progress) == ("Succeeded", 100)

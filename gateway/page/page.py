@@ -64,7 +64,7 @@ class Source(Protocol):
         """Return the effective configuration, secrets masked."""
 
     def executions(self) -> list[Sighting]:
-        """Return the executions that are fetched most."""
+        """Return the executions that are asked for most."""
 
 
 class Page:

@@ -128,6 +128,23 @@ async def test_status_tells_of_requests_executions_and_the_whole_state(
     assert "s3cret-token" not in str(found)
 
 
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast lane", "parser"])
+async def test_executions_that_are_mostly_hits_are_among_the_busiest(
+    aos: ScriptedAos, *, fast_lane: bool
+) -> None:
+    aos.answer(Answer(body=record("Succeeded", status__progress=100)))
+    async with running(aos.url, server__fast_lane=fast_lane) as gateway, _serving(gateway.app) as admin:
+        for _ in range(30):
+            await fetch(gateway.address, TARGET, headers=[_TOKEN])
+        # Whoever looks has the next hit noted, for all before it.
+        await fetch(admin, "/status")
+        await fetch(gateway.address, TARGET, headers=[_TOKEN])
+        (seen,) = (await fetch(admin, "/status")).json()["executions"]
+    assert len(aos.received) == 1
+    assert (seen["stack_id"], seen["action_id"], seen["phase"]) == (STACK_ID, ACTION_ID, "Succeeded")
+    assert (seen["fetches"], seen["hits"]) == (1, 30)
+
+
 class _Workers:
     """Three workers, one of them not ready."""
 

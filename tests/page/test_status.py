@@ -67,6 +67,7 @@ def test_busiest_executions_are_told_by_id_phase_and_progress() -> None:
             "fetches": 12,
             "age_s": 0.5,
             "heat": 3.0,
+            "hits": 0,
         }
     ]
 
