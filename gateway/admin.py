@@ -123,7 +123,7 @@ class _Admin:
                 return answer(No.METHOD, ", ".join(sorted(methods)))
             return await handler(request)
         except Refusal as exc:
-            return answer(exc.why)
+            return answer(exc.why, accept=request.headers.get(hdrs.ACCEPT, ""))
         except web.HTTPException as exc:
             return answer(of_status(exc.status))
         except Exception:

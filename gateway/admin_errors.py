@@ -11,6 +11,9 @@ from gateway.errors import GatewayError, problem
 _REALM: Final = "aos-gateway admin"
 _BODY_SHAPE: Final = 'The body has to be {"stack_id": "..."} with 1 to 64 characters and nothing else.'
 _HOST_RULE: Final = "The Host is neither a loopback name nor an IP address nor one of server.admin_hosts."
+_TOKEN_RULE: Final = (
+    "Over the network this path needs server.admin_token: as bearer, or in a browser as password of any user."
+)
 _NOT_TOLD: Final = "Forgotten here, but Redis could not be told yet; the gateway goes on trying."
 # It tells about an upstream, which no admin request has (RFC 9209).
 _NOT_HERE: Final = frozenset({b"Proxy-Status", b"Content-Length"})
@@ -29,7 +32,7 @@ class No(Enum):
 
     MALFORMED = (400, 901, "The request is malformed.")
     BODY = (400, 902, _BODY_SHAPE)
-    TOKEN = (401, 901, "Over the network this path needs the admin token.")
+    TOKEN = (401, 901, _TOKEN_RULE)
     PATH = (404, 901, "There is nothing at this path.")
     METHOD = (405, 901, "This path does not take the method.")
     SLOW = (408, 901, "The body did not arrive in time.")
@@ -70,12 +73,14 @@ def of_status(status: int) -> No:
     return _BY_STATUS.get(status, No.MALFORMED if status < 500 else No.FAILED)
 
 
-def answer(why: No, allow: str | None = None) -> web.Response:
+def answer(why: No, allow: str | None = None, accept: str = "") -> web.Response:
     """Make the answer that tells a refusal; its request id is in the field X-Request-Id.
 
     Args:
         why: the reason.
         allow: value for the field Allow with `No.METHOD`.
+        accept: what the request accepts: a person in a browser is told in plain text and asked for the token.
+            Not so for what the page asks every second, else nobody could type it between two questions.
     """
     head, body = problem(Refusal(why), secrets.token_hex(16).encode())
     response = web.Response(status=head.status, reason=head.reason.decode(), body=body)
@@ -84,8 +89,11 @@ def answer(why: No, allow: str | None = None) -> web.Response:
             response.headers[name.decode()] = value.decode()
     match why:
         case No.TOKEN:
+            if "text/html" in accept:
+                response.text, response.content_type = why.value[2] + "\n", "text/plain"
             response.headers.add(hdrs.WWW_AUTHENTICATE, f'Bearer realm="{_REALM}"')
-            response.headers.add(hdrs.WWW_AUTHENTICATE, f'Basic realm="{_REALM}", charset="UTF-8"')
+            if accept != "application/json":
+                response.headers.add(hdrs.WWW_AUTHENTICATE, f'Basic realm="{_REALM}", charset="UTF-8"')
         case No.METHOD if allow is not None:
             response.headers[hdrs.ALLOW] = allow
         case No.SLOW:

@@ -234,7 +234,7 @@ def _cooled(seen: _Seen, now_s: float) -> float:
 
 
 def _told(fields: Fields, body: bytes) -> tuple[str | None, int | None]:
-    """Return the phase and the percentage a record tells; they decide nothing, so whatever is odd is unknown."""
+    """Return the phase and the percentage a record tells; whatever is odd is unknown, it decides nothing."""
     if len(body) > _MAX_LOOK_BYTES:
         return None, None
     plain = policy.plain_body(fields, body, _MAX_LOOK_BYTES)

@@ -259,6 +259,20 @@ async def test_without_the_one_right_token_the_network_gets_401(
     assert gateway.purged == []
 
 
+async def test_a_person_in_a_browser_is_asked_for_the_token_and_told_how_to_give_it(far: str) -> None:
+    page = await fetch(far, "/", headers=[("Accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8")])
+    assert (page.status, page.get("Content-Type")) == (401, b"text/plain; charset=utf-8")
+    assert page.all("WWW-Authenticate")[-1].startswith(b"Basic ")
+    assert b"server.admin_token" in page.body
+    assert b"password" in page.body
+
+
+async def test_what_the_page_asks_every_second_does_not_have_the_token_asked_for(far: str) -> None:
+    status = await fetch(far, "/status", headers=[("Accept", "application/json")])
+    _assert_problem(status, 401, "0901")
+    assert status.all("WWW-Authenticate") == [b'Bearer realm="aos-gateway admin"']
+
+
 @pytest.mark.parametrize("authorization", [None, "Bearer ", "Bearer", "Basic Og==", "Basic YTo="])
 async def test_without_a_configured_token_nobody_from_the_network_gets_in(
     gateway: _Gateway, authorization: str | None

@@ -1,4 +1,4 @@
-"""Is all well, and if not, what is wrong? Decided from what was counted in the last seconds."""
+"""Is all well, and if not, what is wrong and what is to be done? Decided from what was counted lately."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from gateway.page.samples import Change, History, Sample
 _NOW_S = 3.0
 _WHILE_S = 10.0
 _SILENT_S = 4.0
+# Whoever looks a little later should still learn of it.
+_TOLD_S = 60.0
 _SOME = 0.05
 _NEARLY_FULL = 0.9
 _PASSED = frozenset({"miss", "bypass"})
@@ -32,11 +34,13 @@ class Finding(msgspec.Struct, frozen=True):
         level: how bad it is.
         state: one or two words.
         text: what it means for callers, in a sentence.
+        todo: what a person does about it; empty when all is well.
     """
 
     level: Level
     state: str
     text: str
+    todo: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -64,8 +68,13 @@ def upstream(history: History) -> Finding:
         now = history.since(_WHILE_S)
     waiting = int(min((_in_use(sample) for sample in history.recent(_SILENT_S)), default=0))
     if waiting > 0 and not _answered(history.since(_SILENT_S)) and _lasts(history, _SILENT_S):
-        text = f"AOS has not answered for {_SILENT_S:.0f} s or more while {waiting} calls wait."
-        return Finding(Level.BAD if waiting > 1 else Level.WARN, "silent", text)
+        calls = "1 call waits" if waiting == 1 else f"{waiting} calls wait"
+        return Finding(
+            Level.BAD if waiting > 1 else Level.WARN,
+            "silent",
+            f"AOS has not answered for {_SILENT_S:.0f} s or more while {calls}.",
+            "Look at AOS and the way to it. Each call ends with an error after upstream.read_timeout_s.",
+        )
     asked = _asked(now)
     if not asked:
         return _last_word(history)
@@ -73,15 +82,27 @@ def upstream(history: History) -> Finding:
     errors = now.total("requests_total", outcome=lambda value: value in _PASSED, status="5xx")
     if failed >= asked:
         why = _most(now.by_label("upstream_failures_total", "error"))
-        text = f"AOS can't be reached ({why}). What is stored is still answered; all else gets an error."
-        return Finding(Level.BAD, "down", text)
+        return Finding(
+            Level.BAD,
+            "down",
+            f"AOS can't be reached ({why}). What is stored is still answered; all else gets an error.",
+            "Check upstream.url, AOS and the network from here to it. It goes on by itself when AOS is back.",
+        )
     if failed > 0:
         why = _most(now.by_label("upstream_failures_total", "error"))
-        text = f"{_percent(failed / asked)} of the calls to AOS fail ({why})."
-        return Finding(Level.BAD if failed / asked > 0.5 else Level.WARN, "failing", text)
+        return Finding(
+            Level.BAD if failed / asked > 0.5 else Level.WARN,
+            "failing",
+            f"{_percent(failed / asked)} of the calls to AOS fail ({why}); their callers get an error.",
+            "Check AOS and the network from here to it.",
+        )
     if errors / asked > _SOME:
-        text = f"AOS answers {_percent(min(1.0, errors / asked))} of the calls with errors of its own (5xx)."
-        return Finding(Level.BAD if errors / asked > 0.5 else Level.WARN, "errors", text)
+        return Finding(
+            Level.BAD if errors / asked > 0.5 else Level.WARN,
+            "errors",
+            f"AOS answers {_percent(min(1.0, errors / asked))} of the calls with errors of its own (5xx).",
+            "The cause is in AOS: its errors are passed on as they are.",
+        )
     return Finding(Level.OK, "up", "AOS answers.")
 
 
@@ -95,41 +116,100 @@ def redis(history: History, facts: Facts) -> Finding:
     # Before its first operation it counts as down: nothing is known then but what the subscription tells.
     has_failed = not sample.gauge("redis_up") and history.since(_WHILE_S).total("redis_failures_total") > 0
     if sample.gauge("redis_breaker_open") or has_failed or not (is_heard or sample.gauge("redis_up")):
-        text = "Redis does not answer: more is fetched from AOS, nothing wrong is served."
-        return Finding(Level.WARN, "down", text)
+        return Finding(
+            Level.WARN,
+            "down",
+            "Redis does not answer: more is fetched from AOS, nothing wrong is served.",
+            "Check Redis, redis.url and the network from here to it. "
+            "It is used again by itself when it is back.",
+        )
     if not is_heard:
-        text = "Word of other replicas' writes does not arrive: copies in memory live shorter."
-        return Finding(Level.WARN, "half", text)
+        return Finding(
+            Level.WARN,
+            "half",
+            "Redis answers, but word of writes elsewhere does not arrive: copies in memory live shorter.",
+            "If it lasts, check that Redis lets this user SUBSCRIBE and that nothing cuts idle connections.",
+        )
     if debts:
-        text = f"Redis answers, but {debts} stacks must still be forgotten there."
-        return Finding(Level.WARN, "owing", text)
+        stacks = "1 stack" if debts == 1 else f"{debts} stacks"
+        return Finding(
+            Level.WARN,
+            "owing",
+            f"Redis answers, but {stacks} must still be forgotten there; until then AOS is asked for them.",
+            "Nothing, unless it lasts: it is tried again and again.",
+        )
     return Finding(Level.OK, "up", "Redis answers.")
 
 
 def gateway(history: History, facts: Facts) -> Finding:
     """Return how the gateway itself is."""
     sample = history.newest
+    ended = int(history.since(_TOLD_S).total("worker_restarts_total"))
     if not facts.is_ready:
-        return Finding(Level.WARN, "draining", "It takes no new work: it is starting or being stopped.")
+        return _not_ready(history, ended)
     if (missing := facts.workers - facts.workers_ready) > 0:
         are = "is" if missing == 1 else "are"
-        return Finding(Level.WARN, "partly", f"{missing} of {facts.workers} workers {are} not ready.")
+        return Finding(
+            Level.WARN,
+            "partly",
+            f"{missing} of {facts.workers} workers {are} not ready; the others answer.",
+            "A worker that ends is started again by itself. If this lasts, the log says why.",
+        )
     if sample.gauge("connections") >= facts.max_connections * facts.workers * _NEARLY_FULL:
-        text = "Nearly all connections from callers are taken (server.max_connections)."
-        return Finding(Level.WARN, "full", text)
+        return Finding(
+            Level.WARN,
+            "full",
+            "Nearly all connections from callers are taken.",
+            "Raise server.max_connections, or run more replicas.",
+        )
     waiting = int(min((one.gauge("upstream_waiting") for one in history.recent(_NOW_S)), default=0))
     if waiting:
-        text = f"{waiting} requests wait for a connection to AOS (upstream.max_connections)."
-        return Finding(Level.WARN, "queueing", text)
+        requests = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
+        return Finding(
+            Level.WARN,
+            "queueing",
+            f"{requests} for a connection to AOS: all that are allowed are in use.",
+            "See whether AOS is slow; else raise upstream.max_connections.",
+        )
+    if ended:
+        workers = "1 worker ended and was" if ended == 1 else f"{ended} times a worker ended; each was"
+        return Finding(
+            Level.WARN,
+            "replaced",
+            f"Within the last minute {workers} replaced. What it was answering broke off; all is well again.",
+            "The log says how it ended. If it happens again, look at the memory limits first.",
+        )
     return Finding(Level.OK, "accepting", "It accepts requests.")
 
 
-def headline(parts: dict[str, Finding]) -> tuple[Level, str]:
-    """Return the one line on top: the worst thing there is, or that all is well."""
+def _not_ready(history: History, ended: int) -> Finding:
+    # Workers that serve and are not ready are draining.
+    if ended and not history.newest.gauge("workers"):
+        return Finding(
+            Level.BAD,
+            "down",
+            "No worker accepts requests: they ended.",
+            "They are started again by themselves. If this lasts, the log says why they end.",
+        )
+    if any(sample.gauge("ready") for sample in history.kept()):
+        return Finding(
+            Level.WARN,
+            "draining",
+            "The gateway is being stopped: it finishes what is under way and takes nothing new.",
+            "Nothing, if that is wanted.",
+        )
+    return Finding(
+        Level.WARN,
+        "starting",
+        "The gateway is starting: it takes no requests yet.",
+        "If this lasts, the log says what it waits for.",
+    )
+
+
+def headline(parts: dict[str, Finding]) -> Finding:
+    """Return what stands on top: the worst thing there is, or that all is well."""
     worst = max(parts.values(), key=lambda finding: finding.level)
-    if worst.level is Level.OK:
-        return Level.OK, "All is well."
-    return worst.level, worst.text
+    return worst if worst.level else Finding(Level.OK, "well", "All is well.")
 
 
 def _last_word(history: History) -> Finding:
@@ -139,8 +219,12 @@ def _last_word(history: History) -> Finding:
         if _asked(step):
             if step.total("upstream_failures_total") < _asked(step):
                 break
-            text = f"The last calls to AOS failed, about {ended_s:.0f} s ago; nothing was asked since."
-            return Finding(Level.WARN, "unsure", text)
+            return Finding(
+                Level.WARN,
+                "unsure",
+                f"The last calls to AOS failed, about {ended_s:.0f} s ago; nothing was asked since.",
+                "The next call will tell. Until then, check upstream.url, AOS and the network.",
+            )
         ended_s += step.over_s
     return Finding(Level.OK, "idle", "Nothing was asked of AOS in the last seconds.")
 

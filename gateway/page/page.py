@@ -79,6 +79,8 @@ class Page:
         self._source = source
         self._refresh = refresh
         self._history = History()
+        # Those that ran together at any time: one that has ended and is not there again yet is missing.
+        self._most_workers = 1
         folder = resources.files("gateway.page") / "assets"
         self._files = {
             path: (folder.joinpath(name).read_bytes(), content_type)
@@ -125,7 +127,8 @@ class Page:
             await self._sample(is_step=False)
         config = self._source.masked_config()
         health = self._source.health()
-        workers, workers_ready = _workers(health)
+        workers, workers_ready = _workers(health, _setting(config, "server", "workers"))
+        self._most_workers = workers = max(self._most_workers, workers)
         facts = Facts(
             is_ready=self._source.ready(),
             has_redis=bool(_setting(config, "redis", "url")),
@@ -151,9 +154,10 @@ def _setting(config: Mapping[str, object], section: str, key: str) -> object:
     return values.get(key) if isinstance(values, dict) else None
 
 
-def _workers(health: Mapping[str, object]) -> tuple[int, int]:
-    """Return how many processes there are, and how many of them accept requests."""
+def _workers(health: Mapping[str, object], wanted: object) -> tuple[int, int]:
+    """Return how many processes there are or are wanted, and how many of them accept requests."""
     told = health.get("workers")
     if not isinstance(told, list):
         return 1, 1
-    return len(told), sum(isinstance(one, dict) and bool(one.get("ready")) for one in told)
+    ready = sum(isinstance(one, dict) and bool(one.get("ready")) for one in told)
+    return max(len(told), wanted if isinstance(wanted, int) else 1), ready

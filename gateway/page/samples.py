@@ -16,6 +16,8 @@ STEP_S = 5.0
 
 STEPS = 60
 _RECENT = 40
+# Samples come a little early or late; the one a second further back would tell of what is over.
+_SLACK_S = 0.3
 _LINE = re.compile(r"^aos_gateway_([a-z0-9_]+(?:\{.*\})?) (\S+)$", re.MULTILINE)
 _SERIES = re.compile(r"([a-z0-9_]+)(?:\{(.*)\})?")
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
@@ -107,14 +109,19 @@ class History:
     def since(self, ago_s: float) -> Change:
         """Return what was counted since so long before the newest sample, or since the first one kept."""
         newest = self.newest
-        wanted_s = newest.at_s - ago_s
-        older = [sample for sample in (*self._timeline, *self._recent) if sample.at_s <= wanted_s]
+        wanted_s = newest.at_s - ago_s + _SLACK_S
+        older = [sample for sample in self.kept() if sample.at_s <= wanted_s]
         start = max(older, key=lambda sample: sample.at_s) if older else self._timeline[0]
         return change(start, newest)
 
     def recent(self, ago_s: float) -> list[Sample]:
         """Return the samples since so long before the newest one, oldest first."""
         return [sample for sample in self._recent if sample.at_s >= self.newest.at_s - ago_s]
+
+    def kept(self) -> Iterator[Sample]:
+        """Yield every sample there is, some of them twice, in no order."""
+        yield from self._timeline
+        yield from self._recent
 
     def steps(self) -> Iterator[Change]:
         """Yield what was counted in each step, oldest first, up to now."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from gateway.metrics_catalogue import FAMILIES
 from gateway.page import health
 from gateway.page.health import Facts, Finding
 from gateway.page.samples import STEP_S, STEPS, Change, History, quantile_s
@@ -18,6 +19,15 @@ _ALL_S = STEP_S * STEPS
 _LIVE_S = 3.0
 _MOST_REASONS = 8
 _SHARES = (0.5, 0.9, 0.99)
+_BOUNDS_S = {family.name.removesuffix("_seconds"): family.bounds_s for family in FAMILIES if family.bounds_s}
+# What callers feel comes first.
+_DURATIONS = {
+    "request_duration": "request",
+    "upstream_duration": "AOS call",
+    "upstream_wait": "wait for a connection to AOS",
+    "redis_duration": "Redis operation",
+    "loop_lag": "event loop delay",
+}
 
 
 def status(
@@ -36,13 +46,15 @@ def status(
         "upstream": health.upstream(history),
         "redis": health.redis(history, facts),
     }
-    level, text = health.headline(parts)
-    others = [part.text for part in parts.values() if part.level and part.text != text]
+    worst = health.headline(parts)
+    others = [part.text for part in parts.values() if part.level and part is not worst]
+    sample = history.newest
     minute = history.since(_MINUTE_S)
     return {
         **told,
-        "level": level.name.lower(),
-        "headline": text,
+        "level": worst.level.name.lower(),
+        "headline": worst.text,
+        "todo": worst.todo,
         "others": others,
         "parts": {name: _part(part) for name, part in parts.items()},
         "now": _traffic(history.since(_LIVE_S)),
@@ -54,7 +66,7 @@ def status(
         "reasons": _reasons(history.since(_ALL_S)),
         "executions": msgspec.to_builtins(list(executions)),
         "gauges": {
-            name: history.newest.gauge(name)
+            name: sample.gauge(name)
             for name in (
                 "connections",
                 "upstream_connections",
@@ -62,6 +74,8 @@ def status(
                 "flights",
                 "memory_entries",
                 "memory_bytes",
+                "redis_breaker_open",
+                "redis_subscription_up",
                 "redis_debts",
                 "redis_queue",
             )
@@ -96,13 +110,26 @@ def _traffic(change: Change) -> dict[str, float]:
 
 
 def _latency(change: Change) -> list[dict[str, object]]:
+    found = change.histograms()
     rows: list[dict[str, object]] = []
-    for name, buckets in sorted(change.histograms().items()):
-        measured = buckets.get(math.inf, 0.0)
-        if measured:
-            values = [quantile_s(buckets, share) for share in _SHARES]
-            rows.append({"name": name.replace("_", " "), "measured": measured, "seconds": values})
+    for name in (*_DURATIONS, *sorted(found.keys() - _DURATIONS.keys())):
+        buckets = _whole(name, found.get(name, {}))
+        if measured := buckets.get(math.inf, 0.0):
+            rows.append(
+                {
+                    "name": _DURATIONS.get(name, name.replace("_", " ")),
+                    "measured": measured,
+                    "seconds": [quantile_s(buckets, share) for share in _SHARES],
+                    # Below it nothing is told apart.
+                    "finest_s": min(buckets),
+                }
+            )
     return rows
+
+
+def _whole(name: str, buckets: Mapping[float, float]) -> dict[float, float]:
+    """Return the buckets with those that nothing fell into: one begins where the one before it ends."""
+    return dict.fromkeys(_BOUNDS_S.get(name, ()), 0.0) | dict(buckets)
 
 
 def _reasons(change: Change) -> list[dict[str, object]]:

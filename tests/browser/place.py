@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,31 +22,31 @@ from tests.support.webdriver import until
 TOKEN = "page:alice"
 _START_S = 15.0
 _PAUSE_S = 0.02
+_TIMEOUT_S = 3.0
+_HELD_S = 20.0
 
 
 class Place:
     """The processes.
+
+    Args:
+        workers: of the gateway.
 
     Attributes:
         page: where the page is.
         redis: the real Redis.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1) -> None:
         self.redis = RedisServer()
+        self._workers = workers
         self._ports = {name: free_port() for name in ("gateway", "admin", "twin", "control")}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
         self.redis.start()
         self.start_twin()
-        self._start(
-            "gateway",
-            *("serve", "--upstream", f"http://127.0.0.1:{self._ports['twin']}", "--redis", self.redis.url),
-            *("--listen", f"127.0.0.1:{self._ports['gateway']}"),
-            *("--admin", f"127.0.0.1:{self._ports['admin']}"),
-        )
-        until(lambda: _answers(self._ports["admin"], "/readyz"), _START_S)
+        self.start_gateway()
         return self
 
     def __exit__(
@@ -58,6 +61,43 @@ class Place:
     def page(self) -> str:
         """The address of the page."""
         return f"http://127.0.0.1:{self._ports['admin']}/"
+
+    def start_gateway(self) -> None:
+        """Start the gateway and wait until it is ready."""
+        self._start(
+            "gateway",
+            *("serve", "--upstream", f"http://127.0.0.1:{self._ports['twin']}", "--redis", self.redis.url),
+            *("--listen", f"127.0.0.1:{self._ports['gateway']}"),
+            *("--admin", f"127.0.0.1:{self._ports['admin']}"),
+            *("--workers", str(self._workers)),
+        )
+        until(lambda: _answers(self._ports["admin"], "/readyz") and self._health()["ready"], _START_S)
+
+    def stop_gateway(self) -> None:
+        """Ask the gateway to drain; it ends when what is under way has ended."""
+        self._processes["gateway"].terminate()
+
+    def wait_stopped(self) -> None:
+        """Wait until the gateway has ended."""
+        self._processes["gateway"].wait()
+
+    def kill_worker(self) -> None:
+        """Kill the first of several workers."""
+        os.kill(self._health()["workers"][0]["pid"], signal.SIGKILL)
+
+    def hold(self) -> threading.Thread:
+        """Make a call that lasts as long as the simulated AOS takes, whatever becomes of it."""
+
+        def ask() -> None:
+            with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+                call(self._ports["gateway"], "GET", "/v2/stacks", timeout_s=_HELD_S)
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        return thread
+
+    def _health(self) -> Any:
+        return call(self._ports["admin"], "GET", "/readyz")
 
     def start_twin(self) -> None:
         """Start the simulated AOS, anew and empty."""
@@ -134,9 +174,16 @@ class Load:
         return f"/v2/stacks/{stack_id}/actions/{started['action_id']}"
 
 
-def call(port: int, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+def call(
+    port: int,
+    method: str,
+    path: str,
+    body: Mapping[str, object] | None = None,
+    *,
+    timeout_s: float = _TIMEOUT_S,
+) -> Any:
     """Make one call and return the JSON of its answer, whatever its status."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3.0)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         fields = {"X-Auth-Token": TOKEN, "Content-Type": "application/json", "Connection": "close"}
         connection.request(method, path, None if body is None else json.dumps(body), fields)

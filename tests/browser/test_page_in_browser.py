@@ -19,6 +19,26 @@ _WIDE, _NARROW = 1200, 360
 # How soon an outage has to show, and to be over here when it is over there.
 _SOON_S = 5.0
 _CONTRAST = Path(__file__).with_name("contrast.js").read_text("utf-8")
+# Shows the page so many states, with the longest ids there are and other executions each time.
+_SHOW_MORE = """
+return fetch('/status').then((answer) => answer.json()).then((status) => {
+  status.upstream_url = 'https://' + 'a'.repeat(250);
+  for (let turn = 0; turn < arguments[0]; turn++) {
+    const id = (index) => String(turn * 3 + index).padEnd(64, 'x');
+    status.executions = [...Array(10).keys()].map((index) => (
+      { stack_id: id(index), action_id: id(index), phase: 'ForceCancelled'.padEnd(40, 'x'),
+        progress: turn % 100, fetches: 1e9, hits: 1e9 + turn, age_s: turn % 300 }));
+    status.reasons = [{ reason: 'unreadable-freshness', text: 'y'.repeat(100), count: 1e9 + turn }];
+    status.now.per_s = turn;
+    show(status);
+  }
+});
+"""
+_WITH_HITS = """
+const count = (cell) => parseInt(cell.textContent);
+return [...document.querySelectorAll('#executions tbody tr')].some(
+  ({ cells }) => cells.length === 7 && count(cells[4]) > count(cells[5]));
+"""
 # Where to leave pictures for people to look at; none are made without.
 _SHOTS = os.environ.get("PAGE_SHOTS")
 
@@ -31,25 +51,25 @@ def place() -> Iterator[Place]:
 
 
 @pytest.fixture(scope="module")
-def _chromium() -> Iterator[Browser]:
+def chromium() -> Iterator[Browser]:
     with Browser() as browser:
         yield browser
 
 
 @pytest.fixture
-def browser(place: Place, _chromium: Browser) -> Iterator[Browser]:
+def browser(place: Place, chromium: Browser) -> Iterator[Browser]:
     """A wide light window with the page, filled; what it asked for and complained of is judged afterwards."""
-    _chromium.look(_WIDE)
-    _chromium.complaints()
-    _chromium.requested()
-    _chromium.open(place.page)
-    until(lambda: _level(_chromium) != "wait" and _chromium.text("#config-box") != "", _SOON_S)
-    yield _chromium
-    assert _chromium.complaints() == []
+    chromium.look(_WIDE)
+    chromium.complaints()
+    chromium.requested()
+    chromium.open(place.page)
+    until(lambda: _level(chromium) != "wait" and chromium.text("#config-box") != "", _SOON_S)
+    yield chromium
+    assert chromium.complaints() == []
     own = urlsplit(place.page).netloc
-    asked = {urlsplit(url).netloc for url in _chromium.requested()}
+    asked = {urlsplit(url).netloc for url in chromium.requested()}
     assert asked == {own}
-    _chromium.open("about:blank")
+    chromium.open("about:blank")
 
 
 def _level(browser: Browser) -> str:
@@ -81,6 +101,7 @@ def test_the_figures_change_while_load_runs(place: Place, browser: Browser) -> N
         until(lambda: browser.text("#per-s-note") != first, _SOON_S)
         until(lambda: browser.text("#ratio").endswith("%") and float(browser.text("#saved")) > 0, 15.0)
         until(lambda: "Succeeded" in browser.text("#executions"), 15.0)
+        until(lambda: browser.run(_WITH_HITS), 15.0)
         until(lambda: "phase" in browser.text("#reasons"), _SOON_S)
         assert browser.run("return document.querySelectorAll('#chart rect').length") > 0
         assert (_level(browser), browser.text("#headline")) == ("ok", "All is well.")
@@ -155,27 +176,95 @@ def test_every_text_can_be_read(place: Place, browser: Browser, *, dark: bool) -
             )
 
 
-@pytest.mark.parametrize("width", [_NARROW, 320, 700, _WIDE])
-def test_nothing_scrolls_sideways(place: Place, browser: Browser, width: int) -> None:
-    with place.load():
-        until(lambda: "×" in browser.text("#executions"), 15.0)
+def test_nothing_scrolls_sideways_however_long_ids_and_values_are(browser: Browser) -> None:
+    browser.run("document.getElementById('config-box').open = true")
+    # Nothing is asked any more that would take its place.
+    browser.run("turn = () => {}; clearTimeout(timer);" + _SHOW_MORE, 1)
+    browser.run("put(at('config'), JSON.stringify({ upstream: { url: 'x'.repeat(400) } }, null, 2));")
+    for width in (_NARROW, 320, 700, 780, _WIDE):
         browser.look(width)
-        browser.run("document.getElementById('config-box').open = true")
         assert browser.run("return document.documentElement.scrollWidth") <= width
         assert browser.run("return document.body.scrollWidth") <= width
+        cut = "return [...document.querySelectorAll('main *')].filter(e => e.scrollWidth > e.clientWidth + 1"
+        cut += " && e.clientWidth && getComputedStyle(e).display !== 'inline').map(e => e.id || e.tagName)"
+        assert browser.run(cut) == []
+    _shoot_all(browser, "long")
+
+
+def test_half_an_hour_of_looking_takes_no_more_memory_than_a_moment(browser: Browser) -> None:
+    browser.run("turn = () => {}; clearTimeout(timer);" + _SHOW_MORE, 60)
+    elements = browser.run("return document.getElementsByTagName('*').length")
+    heap_bytes = browser.heap_bytes()
+    browser.run(_SHOW_MORE, 1800)
+    assert browser.run("return document.getElementsByTagName('*').length") == elements
+    assert browser.heap_bytes() < heap_bytes + 500_000
+
+
+def test_what_somebody_selects_to_copy_stays_selected(place: Place, browser: Browser) -> None:
+    with place.load():
+        until(lambda: "×" in browser.text("#executions"), 15.0)
+    chosen = browser.run(
+        "const code = document.querySelector('#executions code'); getSelection().selectAllChildren(code);"
+        "return code.textContent"
+    )
+    # Shown anew each second.
+    browser.run("window.shown = 0; const before = show; show = (status) => { before(status); shown++; };")
+    until(lambda: browser.run("return shown") > 1, _SOON_S)
+    assert browser.run("return getSelection().toString()") == chosen
+
+
+def test_a_page_left_open_says_that_the_gateway_stops_and_goes_on_when_it_is_back(
+    place: Place, browser: Browser
+) -> None:
+    place.order({"kind": "latency", "delay_s": 3})
+    held = place.hold()
+    until(lambda: "1 connection in use" in browser.text("#parts"), _SOON_S)
+    place.stop_gateway()
+    until(lambda: "is being stopped" in browser.text("#headline"), _SOON_S)
+    _shoot_all(browser, "draining")
+    until(lambda: "does not answer" in browser.text("#headline"), 2 * _SOON_S)
+    until(lambda: "s old" in browser.text("#age"), _SOON_S)
+    assert "What to do" in browser.text("#todo")
+    _shoot_all(browser, "gone")
+    place.wait_stopped()
+    held.join()
+    place.order(None)
+    place.start_gateway()
+    until(lambda: _level(browser) == "ok", _SOON_S)
+    assert browser.text("#age") == ""
+    # The browser's own line for each call that nobody took.
+    assert [
+        one for one in browser.complaints() if "ERR_CONNECTION" not in one and "ERR_EMPTY" not in one
+    ] == []
+
+
+def test_a_worker_that_is_killed_shows_and_that_it_was_replaced(chromium: Browser) -> None:
+    with Place(workers=2) as place:
+        chromium.look(_WIDE)
+        chromium.open(place.page)
+        until(lambda: _level(chromium) == "ok", _SOON_S)
+        assert "2 processes" in chromium.text("#about")
+        place.kill_worker()
+        until(lambda: "1 worker ended and was replaced" in chromium.text("#headline"), 2 * _SOON_S)
+        until(lambda: chromium.text("#inside").count("\nready") == 2, 2 * _SOON_S)
+        assert _level(chromium) == "warn"
+        _shoot_all(chromium, "replaced")
+        assert chromium.complaints() == []
+        chromium.open("about:blank")
 
 
 def test_the_keyboard_reaches_everything(browser: Browser) -> None:
     focused = "return document.activeElement.className || document.activeElement.tagName"
+    outlined = "return getComputedStyle(document.activeElement).outlineStyle"
     browser.press(_TAB)
-    assert browser.run(focused) == "skip"
+    assert (browser.run(focused), browser.run(outlined)) == ("skip", "solid")
     browser.press(_ENTER)
     assert browser.run("return document.activeElement.id") == "main"
     browser.press(_TAB)
-    assert browser.run(focused) == "SUMMARY"
+    assert (browser.run(focused), browser.run(outlined)) == ("SUMMARY", "solid")
     browser.press(_ENTER)
     assert '"access_ttl_s": ' in browser.text("#config")
     browser.press(_TAB)
-    assert browser.run(focused) == "PRE"
+    assert (browser.run(focused), browser.run(outlined)) == ("PRE", "solid")
     browser.press(_TAB)
     assert browser.run("return document.activeElement.getAttribute('href')") == "/metrics"

@@ -117,7 +117,8 @@ def test_without_redis_nothing_is_missing() -> None:
     ("gauges", "is_ready", "state"),
     [
         ({}, True, "accepting"),
-        ({}, False, "draining"),
+        ({}, False, "starting"),
+        ({"ready": 1.0}, False, "draining"),
         ({"connections": 95.0}, True, "full"),
         ({"upstream_waiting": 4.0}, True, "queueing"),
     ],
@@ -132,11 +133,54 @@ def test_the_gateway_is_judged_by_readiness_and_queues(
 def test_a_worker_that_is_not_ready_is_told() -> None:
     facts = msgspec.structs.replace(_FACTS, workers=3, workers_ready=2)
     found = health.gateway(_history(lambda _: {}), facts)
-    assert (found.level, found.text) == (Level.WARN, "1 of 3 workers is not ready.")
+    assert (found.level, found.text) == (Level.WARN, "1 of 3 workers is not ready; the others answer.")
+
+
+@pytest.mark.parametrize(
+    ("is_ready", "workers", "state", "level"),
+    [
+        (True, 2.0, "replaced", Level.WARN),
+        (False, 0.0, "down", Level.BAD),
+        # Stopped while the memory of it is fresh.
+        (False, 2.0, "draining", Level.WARN),
+    ],
+)
+def test_a_worker_that_was_replaced_is_told_for_a_minute(
+    is_ready: bool, workers: float, state: str, level: Level
+) -> None:
+    facts = msgspec.structs.replace(_FACTS, workers=2, workers_ready=2, is_ready=is_ready)
+
+    def values(second: int) -> Mapping[str, float]:
+        return {"worker_restarts_total": float(second >= 28), "workers": workers, "ready": 1.0}
+
+    found = health.gateway(_history(values), facts)
+    assert (found.state, found.level) == (state, level)
+    later = health.gateway(_history(values, 100), msgspec.structs.replace(facts, is_ready=True))
+    assert later.level is Level.OK
+
+
+def test_whatever_is_wrong_says_what_is_to_be_done() -> None:
+    down = _history(_rising(calls=10, refused=10))
+    for found in (
+        health.upstream(down),
+        health.upstream(_history(_rising(calls=10, misses=9, refused=1))),
+        health.upstream(_history(_rising(calls=10, fives=10))),
+        health.redis(down, _FACTS),
+        health.redis(_history(lambda _: {**_HEARD, "redis_debts": 1.0}), _FACTS),
+        health.gateway(down, msgspec.structs.replace(_FACTS, is_ready=False)),
+        health.gateway(down, msgspec.structs.replace(_FACTS, workers=2)),
+        health.gateway(_history(lambda _: {"connections": 95.0}), _FACTS),
+        health.gateway(_history(lambda _: {"upstream_waiting": 1.0}), _FACTS),
+    ):
+        assert found.level is not Level.OK
+        assert found.todo.endswith("."), found
 
 
 def test_the_headline_is_the_worst_that_there_is() -> None:
     well = Finding(Level.OK, "up", "well")
     parts = {"a": well, "b": Finding(Level.BAD, "down", "worst"), "c": Finding(Level.WARN, "half", "bad")}
-    assert health.headline(parts) == (Level.BAD, "worst")
-    assert health.headline({"a": well}) == (Level.OK, "All is well.")
+    assert health.headline(parts) is parts["b"]
+    assert (health.headline({"a": well}).level, health.headline({"a": well}).text) == (
+        Level.OK,
+        "All is well.",
+    )

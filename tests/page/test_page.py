@@ -178,4 +178,20 @@ async def test_several_workers_are_asked_before_they_are_told_of() -> None:
         found = (await fetch(admin, "/status")).json()
     assert asked >= 1
     assert found["workers"] == 3
-    assert (found["level"], found["headline"]) == ("warn", "1 of 3 workers is not ready.")
+    assert (found["level"], found["headline"]) == (
+        "warn",
+        "1 of 3 workers is not ready; the others answer.",
+    )
+
+
+async def test_a_worker_that_has_ended_is_missing_until_there_is_another() -> None:
+    class _OneGone(_Workers):
+        def health(self) -> dict[str, object]:
+            return {"workers": [{"worker": number, "pid": 10, "ready": True} for number in range(2)]}
+
+        def masked_config(self) -> dict[str, object]:
+            return {"server": {"max_connections": 10, "workers": 3}, "redis": {"url": ""}}
+
+    async with _serving(_OneGone()) as admin:
+        found = (await fetch(admin, "/status")).json()
+    assert (found["workers"], found["parts"]["gateway"]["state"]) == (3, "partly")

@@ -61,6 +61,13 @@ def test_before_there_is_a_past_the_first_sample_stands_for_it() -> None:
     assert history.since(60.0) == Change(1.0, {"calls": 4})
 
 
+def test_a_sample_that_came_a_little_late_is_taken_and_not_the_one_before_it() -> None:
+    history = History()
+    for at_s in (0.0, 1.0, 2.1, 3.0, 4.0, 5.0):
+        history.add(_sample(at_s, calls=1 + at_s), is_step=False)
+    assert history.since(3.0).over_s == pytest.approx(2.9)
+
+
 def test_histograms_are_summed_over_all_labels_but_the_bound() -> None:
     counted = Change(
         1.0,

@@ -1,6 +1,7 @@
 """The object behind the page."""
 
 import msgspec
+import pytest
 
 from gateway.core.status import Reason
 from gateway.page.health import Facts
@@ -52,8 +53,21 @@ def test_it_names_reasons_in_words_most_frequent_first() -> None:
 def test_it_tells_percentiles_of_whatever_is_measured() -> None:
     found = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, [], {})))
     (row,) = found["latency"]
-    assert (row["name"], row["measured"]) == ("request duration", 120)
-    assert row["seconds"][0] == 0.05
+    assert (row["name"], row["measured"]) == ("request", 120)
+    # Between 50 and 100 ms: that nothing was quicker is known from the bounds, which nothing fell below.
+    assert row["seconds"][0] == pytest.approx(0.075)
+    assert row["finest_s"] == 0.005
+
+
+def test_what_is_wrong_stands_on_top_with_what_to_do_and_the_rest_below_it() -> None:
+    facts = msgspec.structs.replace(_FACTS, has_redis=True, is_ready=False)
+    found = status(_history(), facts, [], {})
+    assert found["headline"] == "The gateway is starting: it takes no requests yet."
+    assert found["todo"] == "If this lasts, the log says what it waits for."
+    assert found["others"] == [
+        "AOS answers 33 % of the calls with errors of its own (5xx).",
+        "Redis does not answer: more is fetched from AOS, nothing wrong is served.",
+    ]
 
 
 def test_busiest_executions_are_told_by_id_phase_and_progress() -> None:

@@ -115,6 +115,11 @@ class Browser:
         )
         path.write_bytes(base64.b64decode(taken["data"]))
 
+    def heap_bytes(self) -> int:
+        """Return what the page's JavaScript and document hold after the rubbish is gone."""
+        self._devtools("HeapProfiler.collectGarbage", {})
+        return int(self._devtools("Runtime.getHeapUsage", {})["usedSize"])
+
     def complaints(self) -> list[str]:
         """Return what the console has said since the last call, warnings and errors."""
         entries = self._call("POST", f"{self._session}/se/log", {"type": "browser"})

@@ -38,14 +38,19 @@ function seconds(value) {
   return value < 1 ? `${number(value * 1000)} ms` : `${value.toFixed(2)} s`;
 }
 
+function count(value, what) {
+  return `${number(value)} ${what}${value === 1 ? "" : "s"}`;
+}
+
 function bytes(value) {
   return value < 1048576 ? `${number(value / 1024)} KiB` : `${number(value / 1048576)} MiB`;
 }
 
-function banner(level, headline, others) {
+function banner(level, headline, todo, others) {
   at("banner").dataset.level = level;
   put(at("mark"), MARKS[level]);
   put(at("headline"), headline);
+  put(at("todo"), todo && `What to do: ${todo}`);
   const list = at("others");
   if (list.dataset.texts !== JSON.stringify(others)) {
     list.dataset.texts = JSON.stringify(others);
@@ -77,83 +82,125 @@ function chart(status) {
     }
   });
   at("chart").replaceChildren(...bars);
+  for (const kind of KINDS) put(at(`sum-${kind}`), number(steps.reduce((sum, step) => sum + step[kind], 0)));
   const busy = steps.some((step) => rate(step) > 0);
   put(at("chart-text"), busy ? `Requests per second, in steps of ${status.step_s} s; the highest is ${number(most)}.` : "No requests yet.");
 }
 
-function card(name, level, lines) {
-  const box = make("div", undefined, level ? { "data-level": level } : {});
-  box.append(make("dt", name), ...lines.map((line) => make("dd", line)));
-  return box;
+// Elements with the same key are kept: what somebody has selected to copy stays selected.
+function keep(parent, items, fill) {
+  const old = new Map([...parent.children].map((element) => [element.dataset.key, element]));
+  let next = parent.firstElementChild;
+  for (const item of items) {
+    let element = old.get(item.key);
+    old.delete(item.key);
+    if (element === undefined) element = make(item.name, undefined, { "data-key": item.key });
+    fill(element, item);
+    if (element === next) next = next.nextElementSibling;
+    else parent.insertBefore(element, next);
+  }
+  for (const element of old.values()) element.remove();
 }
 
-function rows(id, found, cells, nothing) {
-  const labels = [...at(id).querySelectorAll("th")].map((cell) => cell.textContent);
-  const made = found.map((item) => {
-    const row = make("tr");
-    cells(item).forEach((cell, index) => {
-      const element = make("td", undefined, { "data-label": labels[index] });
-      element.append(...[].concat(cell));
-      row.append(element);
-    });
-    return row;
-  });
-  if (!made.length) {
-    const row = make("tr");
-    row.append(make("td", nothing, { colspan: labels.length, "data-label": "" }));
-    made.push(row);
-  }
-  at(id).tBodies[0].replaceChildren(...made);
+function card(name, level, lines) {
+  return { key: name, name: "div", level, lines };
 }
+
+function cards(id, wanted) {
+  keep(at(id), wanted, (box, { key, level, lines }) => {
+    box.dataset.level = level || "";
+    const texts = [key, ...lines.filter((line) => line)];
+    while (box.children.length > texts.length) box.lastElementChild.remove();
+    while (box.children.length < texts.length) box.append(make(box.children.length ? "dd" : "dt"));
+    texts.forEach((text, index) => put(box.children[index], text));
+  });
+}
+
+function rows(id, found, nothing) {
+  const labels = [...at(id).querySelectorAll("th")].map((cell) => cell.textContent);
+  const wanted = found.map(([key, ...cells]) => ({ key, name: "tr", cells }));
+  if (!wanted.length) wanted.push({ key: "", name: "tr", cells: [nothing] });
+  keep(at(id).tBodies[0], wanted, (row, { cells }) => {
+    if (!row.cells.length) {
+      row.setAttribute("role", "row");
+      const more = found.length ? {} : { colspan: labels.length };
+      row.append(...cells.map((_, index) => make("td", undefined, { role: "cell", "data-label": found.length ? labels[index] : "", ...more })));
+    }
+    cells.forEach((cell, index) => {
+      const element = row.cells[index], is = JSON.stringify(cell);
+      if (element.dataset.is === is) return;
+      element.dataset.is = is;
+      element.replaceChildren(...[].concat(cell).map((part) => part.name ? make(part.name, part.text, part.attributes) : part));
+    });
+  });
+}
+
+const code = (text) => ({ name: "code", text });
 
 function progress(item) {
   if (item.progress === null) return "–";
   const name = `progress of ${item.action_id}`;
-  return [make("progress", undefined, { max: 100, value: item.progress, "aria-label": name }), ` ${item.progress} %`];
+  return [{ name: "progress", attributes: { max: 100, value: item.progress, "aria-label": name } }, ` ${item.progress} %`];
+}
+
+function redisDetail(status) {
+  if (status.parts.redis.state === "off") return "";
+  const { redis_breaker_open: open, redis_subscription_up: heard } = status.gauges;
+  return `Breaker ${open ? "open: it is not asked" : "closed"}, subscription ${heard ? "up" : "down"}`;
 }
 
 function show(status) {
-  banner(status.level, status.headline, status.others);
+  banner(status.level, status.headline, status.todo, status.others);
   const workers = status.workers === 1 ? "1 process" : `${status.workers} processes`;
-  put(at("about"), `${status.version} · ${workers} · in front of ${status.upstream_url}`);
+  put(at("about"), `${status.version} · ${workers} · scope ${status.scope} · in front of ${status.upstream_url}`);
   const minute = status.minute;
   put(at("per-s"), number(status.now.per_s));
-  put(at("per-s-note"), `${number(minute.requests)} in the last ${Math.round(minute.over_s)} s`);
+  put(at("per-s-note"), `${number(minute.requests)} in the last ${Math.round(minute.over_s)}\u00a0s`);
   put(at("ratio"), minute.hit_ratio < 0 ? "–" : `${(minute.hit_ratio * 100).toFixed(1)} %`);
   put(at("saved"), number(minute.saved));
   put(at("saved-note"), `${number(minute.upstream_calls)} were made`);
   put(at("failed"), number(minute.failed));
   at("failed").classList.toggle("some", minute.failed > 0);
   chart(status);
-  at("parts").replaceChildren(
-    ...Object.entries(status.parts).map(([name, part]) => card(NAMES[name] || name, part.level, [part.state, part.text])));
-  rows("latency", status.latency, (row) => [row.name, ...row.seconds.map(seconds)], "Nothing was measured.");
-  rows("reasons", status.reasons, (row) => [[make("code", row.reason), make("br"), row.text], number(row.count)], "None.");
-  rows("executions", status.executions, (item) => [
-    make("code", item.stack_id), make("code", item.action_id), item.phase ?? "–", progress(item),
-    `${item.fetches} ×`, `${Math.round(item.age_s)} s ago`], "No execution was fetched in the last minutes.");
   const gauges = status.gauges;
-  // Redis itself is judged among the parts: before its first operation nobody knows how it is.
-  const health = Object.entries(status.health).filter(([name, value]) => name !== "redis" && typeof value !== "object");
+  const details = {
+    upstream: `${count(gauges.upstream_connections, "connection")} in use, ${number(gauges.upstream_waiting)} waiting for one`,
+    redis: redisDetail(status),
+  };
+  cards("parts", Object.entries(status.parts).map(([name, part]) =>
+    card(NAMES[name] || name, part.level, [part.state, part.text, details[name]])));
+  rows("latency", status.latency.map((row) =>
+    [row.name, row.name, ...row.seconds.map((value) => value <= row.finest_s ? `< ${seconds(row.finest_s)}` : seconds(value))]),
+    "Nothing was measured.");
+  rows("reasons", status.reasons.map((row) =>
+    [row.reason, [code(row.reason), { name: "br" }, row.text], number(row.count)]), "None.");
+  rows("executions", status.executions.map((item) => [
+    `${item.stack_id} ${item.action_id}`, code(item.stack_id), code(item.action_id), item.phase ?? "–", progress(item),
+    `${number(item.fetches + item.hits)} ×`, `${number(item.fetches)} ×`, `${Math.round(item.age_s)} s ago`]),
+    "No execution was asked for in the last minutes.");
   const processes = Array.isArray(status.health.workers) ? status.health.workers : [];
-  at("inside").replaceChildren(
+  processes.sort((one, other) => one.worker - other.worker);
+  cards("inside", [
     ...processes.map((one) => card(`Worker ${one.worker}`, one.ready ? "ok" : "warn", [one.ready ? "ready" : "not ready", `process ${one.pid}`])),
-    card("Connections", null, [`${number(gauges.connections)} from callers`, `${number(gauges.upstream_connections)} to AOS in use, ${number(gauges.upstream_waiting)} waiting`]),
-    card("Memory tier", null, [`${number(gauges.memory_entries)} records`, bytes(gauges.memory_bytes)]),
-    card("Under way", null, [`${number(gauges.flights)} fetches`, `${number(gauges.redis_queue)} stores to Redis, ${number(gauges.redis_debts)} forgets owed`]),
-    card("Health", null, [`scope ${status.scope}`, ...health.map(([name, value]) => `${name} ${value}`)]));
+    card("Callers", null, [count(gauges.connections, "connection")]),
+    card("Memory tier", null, [count(gauges.memory_entries, "record"), bytes(gauges.memory_bytes)]),
+    card("Fetches under way", null, [number(gauges.flights)]),
+    card("Still to be told to Redis", null, [count(gauges.redis_queue, "record"), `${count(gauges.redis_debts, "stack")} to forget`])]);
 }
 
 async function get(path) {
   const gone = new AbortController();
   const patience = setTimeout(() => gone.abort(), PATIENCE_MS);
   try {
-    const answer = await fetch(path, { signal: gone.signal, cache: "no-store" });
-    if (answer.status === 401) throw new Error("The admin token is no longer accepted: load this page again.");
-    if (!answer.ok) throw new Error(`The gateway answered ${answer.status}.`);
+    // Whole: a page that was opened with a password in its address may not fetch by path alone. The type tells
+    // the gateway not to have a password asked for every second.
+    const answer = await fetch(location.origin + path, { signal: gone.signal, cache: "no-store", headers: { Accept: "application/json" } });
+    if (answer.status === 401) throw new Error("The admin token is no longer accepted.", { cause: "Load this page again and give the present one." });
+    if (!answer.ok) throw new Error(`The gateway can't tell how it is: it answered ${answer.status}.`, { cause: "Its log says more." });
     return await answer.json();
   } catch (error) {
-    throw error instanceof TypeError || error.name === "AbortError" ? new Error("The gateway does not answer.") : error;
+    if (!(error instanceof TypeError || error.name === "AbortError")) throw error;
+    throw new Error("The gateway does not answer.", { cause: "See whether its process runs, and what its log says. This page goes on when it is back." });
   } finally {
     clearTimeout(patience);
   }
@@ -163,6 +210,7 @@ async function turn() {
   timer = null;
   isAsking = true;
   const begunMs = performance.now();
+  let hasFailed = false;
   try {
     const status = await get("/status");
     answeredMs = performance.now();
@@ -173,10 +221,13 @@ async function turn() {
       put(at("config"), JSON.stringify(await get("/config"), null, 2));
     }
   } catch (error) {
-    const since = answeredMs === null ? "" : ` These figures are ${Math.round((performance.now() - answeredMs) / 1000)} s old.`;
+    hasFailed = true;
     document.body.classList.add("stale");
-    banner("bad", error.message + since, []);
+    banner("bad", error.message, error.cause ?? "", []);
   }
+  const oldS = answeredMs === null ? 0 : Math.round((performance.now() - answeredMs) / 1000);
+  // Outside of the live region, which would be read out every second.
+  put(at("age"), hasFailed ? (answeredMs === null ? "" : `The figures below are ${oldS} s old. Asking again every second.`) : "");
   put(at("freshness"), `Asked at ${new Date().toLocaleTimeString("en-GB")}, every second.`);
   isAsking = false;
   if (!document.hidden) timer = setTimeout(turn, Math.max(0, EVERY_MS - (performance.now() - begunMs)));
