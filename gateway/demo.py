@@ -153,7 +153,8 @@ def _farewell(address: Address, admin: Address) -> str:
   curl http://{admin}/readyz
   curl http://{admin}/metrics
 
-The gateway listens on http://{address}, its admin side on http://{admin}. Ctrl-C ends everything."""
+How it is doing: open http://{admin}/ in a browser.
+The gateway listens on http://{address}. Ctrl-C ends everything."""
 
 
 async def _call(address: Address, method: str, path: str, body: bytes | None = None) -> _Called:

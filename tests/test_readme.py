@@ -225,7 +225,7 @@ def test_every_command_of_the_readme_does_what_it_says(stage: Stage) -> None:
 
 
 def _polls_to_a_hit(stage: Stage) -> None:
-    """Run the demo until it has shown a hit, as `./dev run` does once .venv stands."""
+    """Run the demo, as `./dev run` does once .venv stands, until it has shown a hit and where the page is."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "gateway", "demo"],
         cwd=ROOT,
@@ -235,13 +235,16 @@ def _polls_to_a_hit(stage: Stage) -> None:
     )
     assert process.stdout is not None
     begun_s = time.monotonic()
+    hits = 0
     try:
         for line in process.stdout:
-            if "from the gateway: hit" in line:
+            hits += "from the gateway: hit" in line
+            if re.fullmatch(r"How it is doing: open http://127\.0\.0\.1:\d+/ in a browser\.\n", line):
                 break
             assert time.monotonic() - begun_s < 40
         else:
-            pytest.fail("the demo ended without a hit")
+            pytest.fail("the demo ended without saying where the page is")
+        assert hits
     finally:
         process.terminate()
         process.stdout.close()

@@ -9,7 +9,8 @@ import msgspec
 from gateway.page.samples import Change, History, Sample
 
 # Long enough to hold several requests, short enough that an outage that has ended is over here too.
-_NOW_S = 3.0
+# The longer ones are for when nothing was asked since.
+_NOW_S = (3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 _WHILE_S = 10.0
 _SILENT_S = 4.0
 # Whoever looks a little later should still learn of it.
@@ -63,9 +64,10 @@ class Facts(msgspec.Struct, frozen=True):
 
 def upstream(history: History) -> Finding:
     """Return how the upstream is."""
-    now = history.since(_NOW_S)
-    if not _asked(now):
-        now = history.since(_WHILE_S)
+    # As short as tells anything: what was before the last calls may be over.
+    now = next(
+        (change for ago_s in _NOW_S if _asked(change := history.since(ago_s))), history.since(_NOW_S[-1])
+    )
     waiting = int(min((_in_use(sample) for sample in history.recent(_SILENT_S)), default=0))
     if waiting > 0 and not _answered(history.since(_SILENT_S)) and _lasts(history, _SILENT_S):
         calls = "1 call waits" if waiting == 1 else f"{waiting} calls wait"
@@ -162,7 +164,7 @@ def gateway(history: History, facts: Facts) -> Finding:
             "Nearly all connections from callers are taken.",
             "Raise server.max_connections, or run more replicas.",
         )
-    waiting = int(min((one.gauge("upstream_waiting") for one in history.recent(_NOW_S)), default=0))
+    waiting = int(min((one.gauge("upstream_waiting") for one in history.recent(_NOW_S[0])), default=0))
     if waiting:
         requests = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
         return Finding(

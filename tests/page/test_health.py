@@ -58,6 +58,20 @@ def test_an_outage_shows_with_the_first_failures_and_is_over_with_the_first_answ
     assert health.upstream(heals).state == "up"
 
 
+def test_what_was_over_before_the_last_calls_does_not_come_back_when_nobody_asks() -> None:
+    def values(second: int) -> Mapping[str, float]:
+        # Failures until 20, answers until 25, then nothing.
+        return {
+            _CALLS: min(second, 25),
+            _REFUSED: min(second, 20),
+            _MISS: max(0, min(second, 25) - 20),
+            "upstream_connections": 0.0,
+        }
+
+    for seconds in range(25, 34):
+        assert health.upstream(_history(values, seconds)).level is Level.OK, seconds
+
+
 def test_calls_that_wait_without_any_answer_are_silence_and_not_health() -> None:
     def values(second: int) -> Mapping[str, float]:
         is_silent = second > 20

@@ -29,7 +29,7 @@ function make(name, text, attributes = {}) {
 
 function number(value) {
   if (value >= 10000) return Math.round(value).toLocaleString("en");
-  return value >= 100 || Number.isInteger(value) ? String(Math.round(value)) : value.toFixed(value < 10 ? 2 : 1);
+  return String(value >= 100 ? Math.round(value) : Number(value.toFixed(value < 10 ? 2 : 1)));
 }
 
 function seconds(value) {
@@ -144,7 +144,6 @@ function progress(item) {
 }
 
 function redisDetail(status) {
-  if (status.parts.redis.state === "off") return "";
   const { redis_breaker_open: open, redis_subscription_up: heard } = status.gauges;
   return `Breaker ${open ? "open: it is not asked" : "closed"}, subscription ${heard ? "up" : "down"}`;
 }
@@ -163,9 +162,10 @@ function show(status) {
   at("failed").classList.toggle("some", minute.failed > 0);
   chart(status);
   const gauges = status.gauges;
+  const hasRedis = status.parts.redis.state !== "off";
   const details = {
     upstream: `${count(gauges.upstream_connections, "connection")} in use, ${number(gauges.upstream_waiting)} waiting for one`,
-    redis: redisDetail(status),
+    redis: hasRedis && redisDetail(status),
   };
   cards("parts", Object.entries(status.parts).map(([name, part]) =>
     card(NAMES[name] || name, part.level, [part.state, part.text, details[name]])));
@@ -185,7 +185,7 @@ function show(status) {
     card("Callers", null, [count(gauges.connections, "connection")]),
     card("Memory tier", null, [count(gauges.memory_entries, "record"), bytes(gauges.memory_bytes)]),
     card("Fetches under way", null, [number(gauges.flights)]),
-    card("Still to be told to Redis", null, [count(gauges.redis_queue, "record"), `${count(gauges.redis_debts, "stack")} to forget`])]);
+    ...hasRedis ? [card("Still to be told to Redis", null, [count(gauges.redis_queue, "record"), `${count(gauges.redis_debts, "stack")} to forget`])] : []]);
 }
 
 async function get(path) {
