@@ -343,6 +343,8 @@ class Cache:
         if judgement is None:
             head = answers.forwarded_head(arrival.head, self._hop.via, verdict)
             return Answer(head, None, verdict, fetched.exchange, arrival.body, arrival.upstream_s)
+        if collapsed and judgement.is_record:
+            self._sightings.shared(planned.execution)
         # Everybody who joined asked for himself whether he has it already.
         own = msgspec.structs.replace(arrival, request=planned.fields)
         head = answers.fetched_head(own, judgement, self._hop.via, verdict)

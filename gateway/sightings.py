@@ -40,7 +40,8 @@ class Sighting(msgspec.Struct, frozen=True):
         fetches: how often it was fetched since it came into the list.
         age_s: seconds since it was last asked for.
         heat: how much it is asked for now: one degree a time, half of it left after half a minute.
-        hits: how often it was answered from here since it came into the list; close to it under load.
+        hits: how often it was answered without a fetch of its own since it came into the list; close to it
+            under load.
     """
 
     stack_id: str
@@ -147,6 +148,10 @@ class Sightings:
             _, seen.progress = _told(arrival.head.fields, arrival.body)
             seen.looked_s = now_s
         seen.phase = phase
+
+    def shared(self, execution: Execution) -> None:
+        """Note a call that was answered by the fetch of another one."""
+        self._met(execution.stack_id, execution.action_id, self._clock.monotonic_s(), 1).hits += 1
 
     def fast_hit(self, path: bytes, entry: Entry, hits: int) -> None:
         """Note a hit of the fast lane.

@@ -15,6 +15,7 @@ from gateway.admin_connection import admin_connections
 from gateway.page.page import POLICY, Refresh
 from gateway.secret import Secret
 from gateway.sightings import Sighting
+from tests.http.asking import all_busy
 from tests.support.answers import Answer
 from tests.support.aos import ScriptedAos
 from tests.support.client import fetch
@@ -143,6 +144,22 @@ async def test_executions_that_are_mostly_hits_are_among_the_busiest(
     assert len(aos.received) == 1
     assert (seen["stack_id"], seen["action_id"], seen["phase"]) == (STACK_ID, ACTION_ID, "Succeeded")
     assert (seen["fetches"], seen["hits"]) == (1, 30)
+
+
+async def test_callers_who_share_a_fetch_are_counted_too(
+    gateway: tuple[RunningGateway, str], aos: ScriptedAos
+) -> None:
+    running_gateway, admin = gateway
+    gate = aos.gate()
+    aos.answer(gate.before(Answer(body=record("Running", status__progress=40))))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(fetch(running_gateway.address, TARGET, headers=[_TOKEN]))
+        await all_busy(running_gateway, 3)
+        gate.open()
+    (seen,) = (await fetch(admin, "/status")).json()["executions"]
+    assert len(aos.received) == 1
+    assert (seen["fetches"], seen["hits"], seen["phase"]) == (1, 2, "Running")
 
 
 class _Workers:

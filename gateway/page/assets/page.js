@@ -137,6 +137,11 @@ function rows(id, found, nothing) {
 
 const code = (text) => ({ name: "code", text });
 
+function phase(text) {
+  // A phase that AOS is known to have stays in one piece.
+  return text !== null && text.length <= 16 ? { name: "span", text, attributes: { class: "whole" } } : text ?? "–";
+}
+
 function progress(item) {
   if (item.progress === null) return "–";
   const name = `progress of ${item.action_id}`;
@@ -175,7 +180,7 @@ function show(status) {
   rows("reasons", status.reasons.map((row) =>
     [row.reason, [code(row.reason), { name: "br" }, row.text], number(row.count)]), "None.");
   rows("executions", status.executions.map((item) => [
-    `${item.stack_id} ${item.action_id}`, code(item.stack_id), code(item.action_id), item.phase ?? "–", progress(item),
+    `${item.stack_id} ${item.action_id}`, code(item.stack_id), code(item.action_id), phase(item.phase), progress(item),
     `${number(item.fetches + item.hits)} ×`, `${number(item.fetches)} ×`, `${Math.round(item.age_s)} s ago`]),
     "No execution was asked for in the last minutes.");
   const processes = Array.isArray(status.health.workers) ? status.health.workers : [];
