@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,18 @@ _ABOUT_METRICS = (
     "come from fixed lists: nothing that a caller sends makes a new series. Where one scrape tells about",
     "several workers, counters and histograms add up, and a gauge becomes what the last column says.",
 )
+_RULES = """\
+# Made from alerts.yml by `python -m tests.references`; a test compares.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: aos-gateway
+  labels:
+    app.kubernetes.io/name: aos-gateway
+    app.kubernetes.io/part-of: aos-gateway
+spec:
+  groups:
+"""
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 _CONTINUED = re.compile(r"^        (\S.*)$")
 _MERGED = {
@@ -116,6 +129,12 @@ def metrics() -> str:
         error = "as it was" if kind in {UpstreamError, UpstreamTimeout} else f"`{_proxy_error(kind)}`"
         lines.append(f"| `{_code(kind)}` | {kind.status} | {error} | {_cell(kind.detail)} |")
     return "\n".join(lines) + "\n"
+
+
+def rules() -> str:
+    """Return the alert rules as the Prometheus operator takes them."""
+    groups = (ROOT / "deploy/monitoring/alerts.yml").read_text("utf-8").partition("\ngroups:\n")[2]
+    return _RULES + textwrap.indent(groups, "  ")
 
 
 def _errors() -> list[type[GatewayError]]:
@@ -217,7 +236,11 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-REFERENCES = {"config/reference.md": configuration, "deploy/monitoring/metrics.md": metrics}
+REFERENCES = {
+    "config/reference.md": configuration,
+    "deploy/monitoring/metrics.md": metrics,
+    "deploy/monitoring/prometheusrule.yaml": rules,
+}
 
 
 def main() -> int:
