@@ -1,6 +1,7 @@
 """Each command of the README is run as it stands; the simulated AOS takes the place of a real one.
 
-The commands of deploy/README.md are run by deploy/check (kubectl) and deploy/fresh-machine (systemd).
+The commands of deploy/README.md are tried by deploy/check, as far as that goes without engine and cluster,
+and those for systemd done by deploy/fresh-machine; the one that asks an AOS is here.
 """
 
 from __future__ import annotations
@@ -222,6 +223,15 @@ def test_every_command_of_the_readme_does_what_it_says(stage: Stage) -> None:
             pytest.fail(f"nobody has said how to try {line!r}")
     assert hits[0].startswith("aos-gateway; fwd=uri-miss; fwd-status=200; stored")
     assert hits[1].startswith("aos-gateway; hit; ttl=")
+
+
+def test_the_runbooks_question_to_aos_is_answered(stage: Stage) -> None:
+    text = (ROOT / "deploy/README.md").read_text("utf-8")
+    (line,) = re.findall(r"^AOS_TOKEN=.*$", text, re.MULTILINE)
+    line = line.replace("/etc/aos-gateway/gateway.toml", "my.toml")
+    done = stage.run(stage.substituted(line.replace(" aos-gateway ", " .venv/bin/aos-gateway ")))
+    assert (done.code, done.err) == (0, "")
+    assert "would be stored" in done.out
 
 
 def _polls_to_a_hit(stage: Stage) -> None:
