@@ -260,6 +260,21 @@ def _polls_to_a_hit(stage: Stage) -> None:
         process.wait()
 
 
+def test_the_commands_of_the_measurements_are_known(stage: Stage) -> None:
+    text = (ROOT / "benchmarks/README.md").read_text("utf-8")
+    options: dict[str, set[str]] = {}
+    for line in text.splitlines():
+        for command in re.findall(r"(?:^|`)((?:\./dev bench|python -m [\w.]+)[^`]*)", line):
+            module = "benchmarks" if command.startswith("./dev") else command.split()[2]
+            # What a row of the table says of options is about its command.
+            options.setdefault(module, set()).update(re.findall(r"(?<![\w-])--[a-z-]+", line))
+    assert len(options) > 5
+    for module, named in options.items():
+        done = stage.run(f"{sys.executable} -m {module} --help")
+        assert done.code == 0, done.err
+        assert named <= {*re.findall(r"--[a-z-]+", done.out)}, module
+
+
 @pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "deploy/README.md", "benchmarks/README.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
