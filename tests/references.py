@@ -32,6 +32,7 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.metrics_catalogue import FAMILIES, Family, Kind, Merge
+from gateway.reload import LIVE
 from gateway.secret import Secret
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,9 @@ _ABOUT_CONFIGURATION = (
     "defaults. [`gateway.toml`](gateway.toml) is a file with all of it and the reasons. Times are seconds,",
     "sizes bytes, both without a unit; lists are comma-separated in the environment.",
     "`aos-gateway check --config F` tells what is wrong with a file and what would be used. An unknown key",
-    "or a value that is not allowed stops the start.",
+    "or a value that is not allowed stops the start. SIGHUP reads everything anew: where its column says",
+    "yes, a new value is used from then on, or a file of the same name read again; the others are named in",
+    "the log and need SIGUSR2 or a restart.",
 )
 _ABOUT_METRICS = (
     "`/metrics` on the admin address tells them, one series for each combination of label values. Those",
@@ -79,8 +82,8 @@ def configuration() -> str:
     ]
     for section, kind in _sections():
         about = attributes(kind)
-        lines += ["", f"## `[{section}]`", "", "| key | meaning | value | default | environment |"]
-        lines += ["|---|---|---|---|---|"]
+        lines += ["", f"## `[{section}]`", "", "| key | meaning | value | default | SIGHUP | environment |"]
+        lines += ["|---|---|---|---|---|---|"]
         for field in msgspec.structs.fields(kind):
             name = f"{section}.{field.name}"
             variable = f"`{variable_of(name)}`"
@@ -88,7 +91,7 @@ def configuration() -> str:
                 variable += f" or `{variable_of(name)}_FILE`"
             lines.append(
                 f"| `{field.name}` | {_cell(about[field.name])} | {_cell(_values(RULES[name]))} "
-                f"| {_cell(_default(field))} | {variable} |"
+                f"| {_cell(_default(field))} | {'yes' if name in LIVE else ''} | {variable} |"
             )
     return "\n".join(lines) + "\n"
 
