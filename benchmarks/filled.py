@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from gateway.app import Gateway, policy_rules
+from gateway.app import Gateway
+from gateway.app_settings import policy_rules
 from gateway.config import Config, load_config
 from gateway.core.caller import Recogniser, variant
 from gateway.core.entry import Entry

@@ -15,6 +15,8 @@ from gateway.core.trace import Parent
 from gateway.log_limit import LogLimit
 from gateway.log_lines import FIELDS, formatter
 
+UNANSWERED = 499
+"""The status of a line where no answer was sent: the caller left first, or a drain's time was over."""
 _ERROR_STATUS = 400
 _NEVER = 1000
 # A line is short whatever a caller sends.
@@ -33,7 +35,7 @@ class Answered(msgspec.Struct, frozen=True):
         parent: the caller's span; ``None`` when it told none.
         method: the method token.
         path: the target as received; what stands behind a ``?`` is never logged.
-        status: of the answer.
+        status: of the answer; `UNANSWERED` where none was sent.
         verdict: what the cache did; ``None`` when the gateway answered for itself.
         upstream_s: to the head of the upstream's answer; ``None`` when none was waited for.
         took_s: from the parsed request to the last byte of the answer.
@@ -64,10 +66,14 @@ class AccessLog:
     """
 
     def __init__(self, which: str, sample: float = 1.0, pick: Callable[[], float] = random.random) -> None:
+        self._pick = pick
+        self.change(which, sample)
+
+    def change(self, which: str, sample: float) -> None:
+        """Write other lines from now on."""
         self.is_on = which == "all" and sample > 0
         self._least_status = {"all": 0, "errors": _ERROR_STATUS, "off": _NEVER}[which]
         self._sample = sample
-        self._pick = pick
 
     def wants_hit(self) -> bool:
         """Tell whether this hit gets a line."""
@@ -122,6 +128,12 @@ def set_up_logging(level: str, which: str = "auto") -> None:
     set_level(level)
     for name in _LIMITED:
         logging.getLogger(name).filters[:] = [LogLimit()]
+
+
+def dropped_lines() -> int:
+    """Return how many lines were left out because callers caused too many."""
+    limits = (limit for name in _LIMITED for limit in logging.getLogger(name).filters)
+    return sum(limit.dropped for limit in limits if isinstance(limit, LogLimit))
 
 
 def _text(raw: bytes) -> str:

@@ -9,44 +9,46 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from gateway.access_log import AccessLog
-from gateway.address import Address, TcpAddress
+from gateway.address import Address
 from gateway.app_metrics import Readings
+from gateway.app_settings import (
+    connection_settings,
+    handler_settings,
+    identity,
+    own_hosts,
+    policy_rules,
+    tier_settings,
+    upstream_hop,
+    upstream_settings,
+)
 from gateway.cache import Cache
 from gateway.cache_results import Fetched, abandon
 from gateway.clock import Clock
 from gateway.config import Config, ConfigError, masked
 from gateway.connection import DownstreamServer
-from gateway.connection_settings import ConnectionSettings
 from gateway.core.caller import Recogniser
-from gateway.core.headers import Hop, make_hop
-from gateway.core.hosts import OwnHosts
-from gateway.core.key import KeySpace, upstream_digest, upstream_identity
-from gateway.core.policy import Rules
+from gateway.core.key import KeySpace
 from gateway.core.route import fold
 from gateway.fast_lane import FastLane
 from gateway.fast_lane_connection import FastLaneConnection, why_closed
 from gateway.flight import Flights
-from gateway.handler import Handler, HandlerSettings
+from gateway.handler import Handler
 from gateway.listeners import Acceptor, ListeningSockets, open_sockets
 from gateway.metrics import Metrics, Snapshot
 from gateway.metrics_text import render
 from gateway.request_id import RequestIds
 from gateway.sightings import Sighting, Sightings
-from gateway.store.redis import RedisSettings
 from gateway.store.siblings import Siblings, WorkerTiers
-from gateway.store.tiers import Tiers, TierSettings
+from gateway.store.tiers import Tiers
 from gateway.throttle import Throttle
-from gateway.tls import redis_context, server_context, upstream_context
-from gateway.upstream import Upstream, UpstreamSettings
+from gateway.tls import server_context
+from gateway.upstream import Upstream
 
 if TYPE_CHECKING:
     from gateway.app_tracing import Tracing
 
 _log = logging.getLogger("gateway")
 
-# How much longer a generation lives than anything that could be stored under it.
-_GENERATION_MARGIN_S = 3600.0
-_MINT_MARGIN_S = 60.0
 _SUBSCRIBED_S = 0.3
 _FIRST_POLL_S = 0.001
 _LAST_POLL_S = 0.05
@@ -82,7 +84,7 @@ class Gateway:
         self._sockets: ListeningSockets | None = None
         self._acceptor: Acceptor | None = None
         self.fast_lane: FastLane | None = None
-        keys = KeySpace(config.redis.prefix, _identity(config))
+        keys = KeySpace(config.redis.prefix, identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
         rules = policy_rules(config)
         recogniser = Recogniser(
@@ -96,7 +98,7 @@ class Gateway:
         hop = upstream_hop(config, recogniser.names)
         make_tiers = Tiers if siblings is None else functools.partial(WorkerTiers, siblings)
         self.tiers = make_tiers(
-            _tier_settings(config, rules),
+            tier_settings(config, rules),
             keys=keys,
             secret=secret,
             clock=clock,
@@ -125,11 +127,11 @@ class Gateway:
             judges=self.judges,
             sightings=self.sightings,
         )
-        access_log = AccessLog(config.log.access, config.log.sample)
+        self._access_log = access_log = AccessLog(config.log.access, config.log.sample)
         request_ids = RequestIds()
-        handler = Handler(
+        self._handler = handler = Handler(
             cache,
-            _handler_settings(config),
+            handler_settings(config),
             metrics=self.metrics,
             access_log=access_log,
             request_ids=request_ids,
@@ -146,7 +148,7 @@ class Gateway:
                     recogniser=recogniser,
                     keys=keys,
                     hop=hop,
-                    own_hosts=_own_hosts(config),
+                    own_hosts=own_hosts(config),
                     max_header_bytes=config.server.max_header_bytes,
                     clock=clock,
                     metrics=self.metrics,
@@ -158,7 +160,7 @@ class Gateway:
                 connection = functools.partial(FastLaneConnection, lane=self.fast_lane)
         self.server = DownstreamServer(
             handler if self.tracing is None else self.tracing.handler(handler),
-            _connection_settings(config),
+            connection_settings(config),
             metrics=self.metrics,
             request_ids=request_ids,
             connection=connection,
@@ -201,8 +203,8 @@ class Gateway:
         Raises:
             ConfigError: a file cannot be used; nothing is changed.
         """
-        tls, upstream = server_context(config.server), upstream_context(config.upstream)
-        redis = _tier_settings(config, policy_rules(config)).redis
+        tls, upstream = server_context(config.server), upstream_settings(config)
+        redis = tier_settings(config, policy_rules(config)).redis
         was_tls = bool(self.config.server.tls_cert)
         if self._sockets is not None and self._acceptor is not None and (tls is not None or was_tls):
             try:
@@ -215,8 +217,10 @@ class Gateway:
                 # It began meanwhile.
                 acceptor.close()
         self.config = config
-        self.server.change(_connection_settings(config))
-        self.upstream.connect_with(upstream)
+        self.server.change(connection_settings(config))
+        self._handler.change(handler_settings(config))
+        self._access_log.change(config.log.access, config.log.sample)
+        self.upstream.change(upstream)
         if redis is not None and self.tiers.redis is not None and self.tiers.subscription is not None:
             self.tiers.redis.connect_with(redis)
             self.tiers.subscription.connect_with(redis)
@@ -307,93 +311,3 @@ def tracing_of(config: Config) -> Tracing | None:
     from gateway.app_tracing import Tracing
 
     return Tracing(config.tracing)
-
-
-def upstream_hop(config: Config, identity_headers: tuple[bytes, ...]) -> Hop:
-    """Return what the gateway says about itself and its upstream."""
-    upstream = config.upstream
-    digest = upstream_digest(_identity(config))
-    return make_hop(digest, upstream.url.authority, upstream.signed_hosts, identity_headers)
-
-
-def _identity(config: Config) -> bytes:
-    url = config.upstream.url
-    return upstream_identity(url.scheme, url.host, url.port, url.base_path)
-
-
-def policy_rules(config: Config) -> Rules:
-    """Return the configured part of the storing rules."""
-    cache = config.cache
-    return Rules(
-        shared=cache.scope == "shared",
-        obey_origin=cache.origin_cache_control == "obey",
-        terminal_phases=frozenset(cache.terminal_phases),
-        access_ttl_s=cache.access_ttl_s,
-        ttl_succeeded_s=cache.ttl_succeeded_s,
-        ttl_failed_s=cache.ttl_failed_s,
-        ttl_unsettled_s=cache.ttl_unsettled_s,
-        max_body_bytes=cache.max_body_bytes,
-    )
-
-
-def _tier_settings(config: Config, rules: Rules) -> TierSettings:
-    redis = None
-    total_s = config.upstream.total_timeout_s
-    if config.redis.url:
-        redis = RedisSettings(
-            url=config.redis.url.reveal(),
-            timeout_s=config.redis.timeout_s,
-            max_connections=config.redis.max_connections,
-            generation_ttl_s=rules.longest_ttl_s + total_s + _GENERATION_MARGIN_S,
-            mint_ttl_s=total_s + _MINT_MARGIN_S,
-            tls=redis_context(config.redis),
-        )
-    return TierSettings(
-        memory_bytes=config.cache.memory_bytes,
-        memory_ttl_s=config.cache.memory_ttl_s,
-        longest_ttl_s=rules.longest_ttl_s,
-        settle_s=config.cache.settle_s,
-        redis=redis,
-    )
-
-
-def upstream_settings(config: Config) -> UpstreamSettings:
-    """Return how to reach the upstream."""
-    upstream = config.upstream
-    return UpstreamSettings(
-        url=str(upstream.url),
-        base_path=upstream.url.base_path.encode("ascii"),
-        connect_timeout_s=upstream.connect_timeout_s,
-        read_timeout_s=upstream.read_timeout_s,
-        max_connections=upstream.max_connections,
-        max_waiting=upstream.max_waiting,
-        connection_max_age_s=upstream.connection_max_age_s,
-        server_name=upstream.server_name,
-        tls=upstream_context(upstream),
-    )
-
-
-def _handler_settings(config: Config) -> HandlerSettings:
-    server = config.server
-    return HandlerSettings(server.body_timeout_s, server.max_header_bytes, _own_hosts(config))
-
-
-def _own_hosts(config: Config) -> OwnHosts | None:
-    if config.cache.scope != "shared" or not isinstance(config.server.listen, TcpAddress):
-        return None
-    # Entries are shared by all who can connect, so a web page must not be among them.
-    names = frozenset(name.encode("ascii") for name in config.server.admin_hosts)
-    authorities = {config.upstream.url.authority, *config.upstream.signed_hosts}
-    return OwnHosts(names, frozenset(name.lower().encode("ascii") for name in authorities))
-
-
-def _connection_settings(config: Config) -> ConnectionSettings:
-    server = config.server
-    return ConnectionSettings(
-        header_timeout_s=server.header_timeout_s,
-        body_timeout_s=server.body_timeout_s,
-        keepalive_timeout_s=server.keepalive_timeout_s,
-        max_header_bytes=server.max_header_bytes,
-        max_connections=server.max_connections,
-        max_connections_per_peer=server.max_connections_per_peer,
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway import process
+from gateway.access_log import dropped_lines
 from gateway.config import Config
 from gateway.connection import DownstreamServer
 from gateway.loop_lag import LoopLag
@@ -49,6 +50,7 @@ class Readings:
             "connections_limit": self._config.server.max_connections,
             "flights": flights,
             "throttled_callers": self._throttle.held(),
+            "log_lines_dropped": dropped_lines(),
         }
         readings |= self._of_the_upstream() | self._of_memory() | self._of_redis() | process.readings()
         return self._metrics.snapshot(readings, process.build(asyncio.get_running_loop()))

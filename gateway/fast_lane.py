@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -19,7 +20,7 @@ from gateway.core.headers import Hop
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import EntryKey, KeySpace
 from gateway.core.route import execution
-from gateway.core.status import Verdict
+from gateway.core.status import HIT, Verdict
 from gateway.core.trace import parent_in
 from gateway.handler import Handler
 from gateway.metrics import Metrics
@@ -43,11 +44,13 @@ class Question(msgspec.Struct, frozen=True, gc=False):
         data: its whole head.
         seen: what it says at a glance.
         owner: who asks.
+        asked_s: monotonic time at which memory had none.
     """
 
     data: bytes
     seen: Glance
     owner: Owner
+    asked_s: float
 
 
 class FastLane:
@@ -141,7 +144,7 @@ class FastLane:
             entry = self._memory.get(owner.owner + seen.path)
             if entry is not None:
                 return self._hit(data, entry, seen)
-        return Question(data, seen, owner)
+        return Question(data, seen, owner, time.monotonic())
 
     def ask(self, question: Question, told: Callable[[LookedUp], None]) -> bool:
         """Ask Redis; ``told`` is called once, later. ``False`` when it is not asked at all."""
@@ -153,7 +156,13 @@ class FastLane:
     def found(self, question: Question, looked_up: LookedUp) -> bytes | None:
         """Return the whole answer to a question; ``None`` when Redis has none that can be given so."""
         entry = looked_up.lookup.entry
-        return None if entry is None or not self.is_open else self._hit(question.data, entry, question.seen)
+        if entry is None or not self.is_open:
+            return None
+        took_s = time.monotonic() - question.asked_s
+        answer = self._hit(question.data, entry, question.seen, took_s)
+        if answer is not None:
+            self._metrics.request_s[HIT].observe(took_s)
+        return answer
 
     def answering(
         self, question: Question, connection: DownstreamConnection, looked_up: LookedUp | None
@@ -171,9 +180,9 @@ class FastLane:
         key = self._key(question.owner, question.seen.path)
         if request is None or key is None or not self.is_open:
             return None
-        return self._handler.answer_plain(connection, *request, looked_up, key)
+        return self._handler.answer_plain(connection, *request, looked_up, key, started_s=question.asked_s)
 
-    def _hit(self, data: bytes, entry: Entry, seen: Glance) -> bytes | None:
+    def _hit(self, data: bytes, entry: Entry, seen: Glance, took_s: float = 0.0) -> bytes | None:
         now_s = self._clock.wall_s()
         # The wall clock may have jumped; the memory tier goes by the other one.
         if entry.expires_s < now_s or len(entry.body) > LARGE_BYTES:
@@ -186,7 +195,7 @@ class FastLane:
             self._sightings.fast_hit(seen.path, entry, hits)
         answer = hit_bytes(entry, request_id, self._hop.via, now_s)
         if self._access_log.is_on and self._access_log.wants_hit():
-            self._log(data, seen.path, request_id, entry.ttl_s(now_s), len(answer))
+            self._log(data, seen.path, request_id, entry.ttl_s(now_s), took_s=took_s, sent_bytes=len(answer))
         return answer
 
     def _owner(self, rest: bytes) -> Owner | None:
@@ -225,7 +234,9 @@ class FastLane:
             self._entry_keys[local] = key
         return key
 
-    def _log(self, data: bytes, path: bytes, request_id: bytes, ttl_s: float, sent_bytes: int) -> None:
+    def _log(
+        self, data: bytes, path: bytes, request_id: bytes, ttl_s: float, *, took_s: float, sent_bytes: int
+    ) -> None:
         self._access_log.write(
             Answered(
                 request_id=request_id,
@@ -235,7 +246,7 @@ class FastLane:
                 status=200,
                 verdict=Verdict(ttl_s=int(ttl_s)),
                 upstream_s=None,
-                took_s=0.0,
+                took_s=took_s,
                 sent_bytes=sent_bytes,
             )
         )

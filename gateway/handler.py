@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.streams import StreamReader
 
-from gateway.access_log import AccessLog, Answered
+from gateway.access_log import UNANSWERED, AccessLog, Answered
 from gateway.cache import Cache
 from gateway.cache_results import Answer
 from gateway.connection import DownstreamConnection
@@ -99,6 +99,10 @@ class Handler:
         self._request_ids = request_ids
         self._is_draining = is_draining
 
+    def change(self, settings: HandlerSettings) -> None:
+        """Use other bounds for requests that come from now on."""
+        self._settings = settings
+
     async def __call__(self, message: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         fields = IndexedFields(message.raw_headers)
@@ -122,7 +126,7 @@ class Handler:
             persists=persists and "Transfer-Encoding" not in message.headers,
             content=message.content,
         )
-        return await self._respond(connection, asked, self._answer(message, asked, fields))
+        return await self._respond(connection, asked, self._answer(message, asked, fields), time.monotonic())
 
     async def answer_plain(
         self,
@@ -131,6 +135,8 @@ class Handler:
         planned: Plan,
         looked_up: LookedUp | None,
         key: EntryKey,
+        *,
+        started_s: float,
     ) -> Reply:
         """Answer a GET that was read, checked and planned without the parser."""
         asked = Asked(
@@ -142,7 +148,8 @@ class Handler:
             persists=True,
             content=None,
         )
-        return await self._respond(connection, asked, self._cache.fetch(request, planned, looked_up, key))
+        fetching = self._cache.fetch(request, planned, looked_up, key)
+        return await self._respond(connection, asked, fetching, started_s)
 
     async def _answer(self, message: web.BaseRequest, asked: Asked, fields: Fields) -> Answer:
         request, body = self._read(message, asked.path, fields, asked.request_id)
@@ -151,14 +158,37 @@ class Handler:
         return await self._cache.answer(request, body, connection.take_looked_up())
 
     async def _respond(
-        self, connection: DownstreamConnection, asked: Asked, answering: Awaitable[Answer]
+        self, connection: DownstreamConnection, asked: Asked, answering: Awaitable[Answer], started_s: float
     ) -> Reply:
         """Wait for an answer, or make one of what went wrong; count it, log it, prepare its bytes."""
-        started_s = time.monotonic()
         keep_alive = asked.persists
+
+        def write_line(
+            status: int, verdict: Verdict | None, sent_bytes: int, upstream_s: float | None = None
+        ) -> None:
+            self._access_log.write(
+                Answered(
+                    request_id=asked.request_id,
+                    parent=parent(asked.fields),
+                    method=asked.method,
+                    path=asked.path,
+                    status=status,
+                    verdict=verdict,
+                    upstream_s=upstream_s,
+                    took_s=time.monotonic() - started_s,
+                    sent_bytes=sent_bytes,
+                )
+            )
+
         verdict: Verdict | None
         try:
             answer = await answering
+        except asyncio.CancelledError:
+            # Who reads the log looks for this request too.
+            self._metrics.unanswered += 1
+            if self._access_log.wants(UNANSWERED, None):
+                write_line(UNANSWERED, None, 0)
+            raise
         except GatewayError as error:
             head, text = problem(error, asked.request_id)
             answer = Answer(head, text, Verdict())
@@ -176,19 +206,7 @@ class Handler:
         if self._access_log.wants(status, verdict):
 
             def sent(sent_bytes: int) -> None:
-                self._access_log.write(
-                    Answered(
-                        request_id=asked.request_id,
-                        parent=parent(asked.fields),
-                        method=asked.method,
-                        path=asked.path,
-                        status=status,
-                        verdict=verdict,
-                        upstream_s=answer.upstream_s,
-                        took_s=time.monotonic() - started_s,
-                        sent_bytes=sent_bytes,
-                    )
-                )
+                write_line(status, verdict, sent_bytes, answer.upstream_s)
 
         return Reply(
             answer.head,

@@ -17,6 +17,9 @@ class LogLimit(logging.Filter):
         lines_per_s: how fast the bucket fills.
         burst: how many lines may come at once.
         monotonic_s: the time.
+
+    Attributes:
+        dropped: lines that were dropped since the start.
     """
 
     def __init__(
@@ -31,7 +34,8 @@ class LogLimit(logging.Filter):
         self._monotonic_s = monotonic_s
         self._left = burst
         self._filled_s = monotonic_s()
-        self._dropped = 0
+        self.dropped = 0
+        self._told = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether a line is written."""
@@ -39,11 +43,11 @@ class LogLimit(logging.Filter):
         self._left = min(self._burst, self._left + (now_s - self._filled_s) * self._lines_per_s)
         self._filled_s = now_s
         if self._left < 1:
-            self._dropped += 1
+            self.dropped += 1
             return False
         self._left -= 1
-        if self._dropped:
-            record.msg = f"{record.getMessage()} ({self._dropped} such lines were left out)"
+        if self.dropped > self._told:
+            record.msg = f"{record.getMessage()} ({self.dropped - self._told} such lines were left out)"
             record.args = ()
-            self._dropped = 0
+            self._told = self.dropped
         return True

@@ -107,6 +107,7 @@ class Metrics:
         entries_refused: look-ups that found bytes which do not verify.
         not_stored: fetches that were not stored in a tier, by cause.
         forgotten: stacks forgotten, by cause.
+        unanswered: requests whose caller left before the answer, or that a drain cut.
         bad_requests: requests refused before they were understood, by status.
         connections_refused: connections beyond the bound.
         loop_lag_s: how late the event loop was, once a second.
@@ -118,6 +119,7 @@ class Metrics:
         self.collapsed = 0
         self.stored = 0
         self.errors: Counter[str] = Counter()
+        self.unanswered = 0
         self.request_s = {how: Histogram(UPSTREAM_BOUNDS_S) for how in _OUTCOMES}
         self.upstream_calls: Counter[str] = Counter()
         self.upstream_failures: Counter[str] = Counter()
@@ -206,6 +208,7 @@ class Metrics:
             "requests": dict(requests.items()),
             "refusals": refusals,
             "errors": _by_one(self.errors),
+            "unanswered": {(): self.unanswered},
             "bad_requests": _by_one(self.bad_requests),
             "upstream_calls_saved": {(HIT,): hits, ("collapsed",): self.collapsed},
             "records_stored": {(): self.stored},

@@ -132,6 +132,9 @@ FAMILIES: tuple[Family, ...] = (
         ),
     ),
     _counter(
+        "unanswered", "Requests that got no answer: their caller left before it, or a drain's time was over."
+    ),
+    _counter(
         "bad_requests",
         "Requests refused before they were understood.",
         ("status",),
@@ -140,7 +143,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "request_duration_seconds",
         Kind.HISTOGRAM,
-        "From a parsed request to the head of its answer; hits on the fast lane are not measured.",
+        "From a parsed request to the head of its answer; hits in memory on the fast lane are not measured.",
         ("outcome",),
         _each((*OUTCOMES, ERROR)),
         UPSTREAM_BOUNDS_S,
@@ -240,6 +243,7 @@ FAMILIES: tuple[Family, ...] = (
         (),
         merge=Merge.GREATEST,
     ),
+    _counter("log_lines_dropped", "Log lines left out because callers caused too many."),
     _gauge("ready", "1 while requests are accepted, 0 while draining.", Merge.LEAST),
     _gauge("processes", "Processes that this scrape tells about."),
     # The service: told once, by the process that listens.

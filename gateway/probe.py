@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from gateway.app import policy_rules, upstream_hop, upstream_settings
+from gateway.app_settings import policy_rules, upstream_hop, upstream_settings
 from gateway.clock import Clock
 from gateway.config import Config, Secret
 from gateway.core import headers, policy

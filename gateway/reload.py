@@ -15,8 +15,11 @@ from gateway.tls import check_files
 
 LIVE: Final = frozenset(
     {
+        "log.access",
         "log.level",
+        "log.sample",
         "server.admin_token",
+        "server.body_timeout_s",
         "server.drain_grace_s",
         "server.drain_timeout_s",
         "server.header_timeout_s",
@@ -29,6 +32,8 @@ LIVE: Final = frozenset(
         "upstream.ca_file",
         "upstream.client_cert",
         "upstream.client_key",
+        "upstream.connect_timeout_s",
+        "upstream.read_timeout_s",
     }
 )
 """Settings that take effect while running; files are read anew even if their names stay."""

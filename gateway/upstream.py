@@ -100,8 +100,7 @@ class Upstream:
             raise RuntimeError("aiohttp is not the locked version: it makes connections in another way")
         make = functools.partial(UpstreamConnection, loop, clock)
         self._connector._factory = cast("functools.partial[ResponseHandler]", make)
-        self.connect_with(settings.tls)
-        self._timeout = aiohttp.ClientTimeout(sock_connect=settings.connect_timeout_s)
+        self.change(settings)
 
     async def send(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
         """Send a request and wait for the response head.
@@ -148,14 +147,17 @@ class Upstream:
             self._metrics.upstream_failures[error.proxy_error] += 1
             raise
 
-    def connect_with(self, tls: ssl.SSLContext | None) -> None:
-        """Use another TLS context from now on; pooled connections of the one before carry nothing more."""
+    def change(self, settings: UpstreamSettings) -> None:
+        """Use other times and another TLS context, whose connections are not those of the one before."""
+        self._settings = settings
+        self.slots.wait_s = settings.read_timeout_s
+        self._timeout = aiohttp.ClientTimeout(sock_connect=settings.connect_timeout_s)
         # Says where to connect to, and which pooled connections lead there; it is never sent.
         self._destination = ClientRequest(
             "GET",
             URL(self._settings.url),
             loop=asyncio.get_running_loop(),
-            ssl=tls or True,
+            ssl=settings.tls or True,
             server_hostname=self._settings.server_name or None,
         )
 

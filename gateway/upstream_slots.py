@@ -20,6 +20,7 @@ class Slots:
         wait_s: how long each of them waits.
 
     Attributes:
+        wait_s: the same; it can be changed.
         waiting: requests that wait now.
         parked: exchanges that are parked now.
     """
@@ -29,7 +30,7 @@ class Slots:
         self.parked = 0
         self._places = places
         self._max_waiting = max_waiting
-        self._wait_s = wait_s
+        self.wait_s = wait_s
         self._free = asyncio.Semaphore(places)
         self._placed = 0
 
@@ -57,7 +58,7 @@ class Slots:
             raise Overloaded
         self.waiting += 1
         try:
-            async with asyncio.timeout(self._wait_s):
+            async with asyncio.timeout(self.wait_s):
                 await self._free.acquire()
         except TimeoutError as error:
             raise Overloaded from error

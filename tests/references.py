@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.metrics_catalogue import FAMILIES, Family, Kind, Merge
+from gateway.reload import LIVE
 from gateway.secret import Secret
 
 ROOT = Path(__file__).parents[1]
@@ -40,13 +42,27 @@ _ABOUT_CONFIGURATION = (
     "defaults. [`gateway.toml`](gateway.toml) is a file with all of it and the reasons. Times are seconds,",
     "sizes bytes, both without a unit; lists are comma-separated in the environment.",
     "`aos-gateway check --config F` tells what is wrong with a file and what would be used. An unknown key",
-    "or a value that is not allowed stops the start.",
+    "or a value that is not allowed stops the start. SIGHUP reads everything anew: where its column says",
+    "yes, a new value is used from then on, or a file of the same name read again; the others are named in",
+    "the log and need SIGUSR2 or a restart.",
 )
 _ABOUT_METRICS = (
     "`/metrics` on the admin address tells them, one series for each combination of label values. Those",
     "come from fixed lists: nothing that a caller sends makes a new series. Where one scrape tells about",
     "several workers, counters and histograms add up, and a gauge becomes what the last column says.",
 )
+_RULES = """\
+# Made from alerts.yml by `python -m tests.references`; a test compares.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: aos-gateway
+  labels:
+    app.kubernetes.io/name: aos-gateway
+    app.kubernetes.io/part-of: aos-gateway
+spec:
+  groups:
+"""
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 _CONTINUED = re.compile(r"^        (\S.*)$")
 _MERGED = {
@@ -66,8 +82,8 @@ def configuration() -> str:
     ]
     for section, kind in _sections():
         about = attributes(kind)
-        lines += ["", f"## `[{section}]`", "", "| key | meaning | value | default | environment |"]
-        lines += ["|---|---|---|---|---|"]
+        lines += ["", f"## `[{section}]`", "", "| key | meaning | value | default | SIGHUP | environment |"]
+        lines += ["|---|---|---|---|---|---|"]
         for field in msgspec.structs.fields(kind):
             name = f"{section}.{field.name}"
             variable = f"`{variable_of(name)}`"
@@ -75,7 +91,7 @@ def configuration() -> str:
                 variable += f" or `{variable_of(name)}_FILE`"
             lines.append(
                 f"| `{field.name}` | {_cell(about[field.name])} | {_cell(_values(RULES[name]))} "
-                f"| {_cell(_default(field))} | {variable} |"
+                f"| {_cell(_default(field))} | {'yes' if name in LIVE else ''} | {variable} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -116,6 +132,12 @@ def metrics() -> str:
         error = "as it was" if kind in {UpstreamError, UpstreamTimeout} else f"`{_proxy_error(kind)}`"
         lines.append(f"| `{_code(kind)}` | {kind.status} | {error} | {_cell(kind.detail)} |")
     return "\n".join(lines) + "\n"
+
+
+def rules() -> str:
+    """Return the alert rules as the Prometheus operator takes them."""
+    groups = (ROOT / "deploy/monitoring/alerts.yml").read_text("utf-8").partition("\ngroups:\n")[2]
+    return _RULES + textwrap.indent(groups, "  ")
 
 
 def _errors() -> list[type[GatewayError]]:
@@ -217,7 +239,11 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-REFERENCES = {"config/reference.md": configuration, "deploy/monitoring/metrics.md": metrics}
+REFERENCES = {
+    "config/reference.md": configuration,
+    "deploy/monitoring/metrics.md": metrics,
+    "deploy/monitoring/prometheusrule.yaml": rules,
+}
 
 
 def main() -> int:

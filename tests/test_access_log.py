@@ -13,9 +13,11 @@ import pytest
 from gateway.access_log import AccessLog
 from gateway.core.status import Forward, Reason, Verdict
 from gateway.log_lines import FIELDS, JsonLines, TextLines, formatter
+from tests.store.kit import until
 from tests.support.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
-from tests.support.client import fetch
+from tests.support.client import RawClient, fetch, request_bytes
 from tests.support.gateway import GatewayProcess, running
+from tests.support.redis_server import RedisServer
 
 _TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 _PARENT = ("traceparent", f"00-{_TRACE}-00f067aa0ba902b7-01")
@@ -57,6 +59,41 @@ async def test_a_line_tells_who_what_how_and_how_long(
     assert (second["trace_id"], second["cache"], second["upstream_ms"]) == (_TRACE, "hit", None)
     assert second["sent_bytes"] > len(hit.body)
     assert "sesame" not in json.dumps(lines)
+
+
+async def test_a_caller_who_leaves_before_the_answer_has_a_line_and_is_counted(
+    aos: ScriptedAos, lines: list[dict[str, Any]], lane: str
+) -> None:
+    gate = aos.gate()
+    aos.on("GET", TARGET, gate.before(Answer(body=record())))
+    async with running(aos.url, log__access="errors") as gateway:
+        async with await RawClient.connect(gateway.address) as client:
+            await client.send(
+                request_bytes("GET", TARGET, [("X-Auth-Token", "sesame"), ("X-Request-Id", "r")])
+            )
+            await gate.wait_reached()
+        await until(lambda: gateway.app.metrics.unanswered == 1, "the caller to be missed")
+        gate.open()
+    [line] = lines
+    assert (line["request_id"], line["path"]) == ("r", TARGET)
+    assert (line["status"], line["cache"], line["sent_bytes"]) == (499, "none", 0)
+    assert line["took_ms"] > 0
+
+
+async def test_a_hit_in_redis_tells_how_long_it_took(
+    aos: ScriptedAos, redis: RedisServer, lines: list[dict[str, Any]], lane: str
+) -> None:
+    aos.on("GET", TARGET, Answer(body=record()))
+    async with running(aos.url, redis__url=redis.url, cache__memory_bytes=0) as gateway:
+
+        async def hit() -> bool:
+            answer = await fetch(gateway.address, TARGET, token="a")
+            return b"; hit" in answer.all("Cache-Status")[-1]
+
+        await until(hit, "a hit")
+        assert sum(gateway.app.metrics.request_s["hit"].counts) == 1
+    assert lines[-1]["cache"] == "hit"
+    assert lines[-1]["took_ms"] > 0
 
 
 async def test_reasons_routes_and_streamed_bytes_are_told_and_no_query(

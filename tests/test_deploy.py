@@ -50,6 +50,8 @@ def test_the_image_runs_what_the_command_line_knows(capsys: pytest.CaptureFixtur
     dockerfile = _read("container/Dockerfile")
     assert 'ENTRYPOINT ["aos-gateway"]' in dockerfile
     (command,) = re.findall(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    # By an option: in the environment it would beat the configuration file of a deployment.
+    assert json.loads(command) == ["serve", "--listen", "0.0.0.0:8080"]
     with pytest.raises(SystemExit) as ended:
         main([*json.loads(command), "--help"])
     assert ended.value.code == 0
@@ -96,4 +98,25 @@ def test_each_alert_stands_in_the_runbook_with_what_to_do() -> None:
         for name in re.findall(r"- alert: (\w+)", file.read_text("utf-8"))
     }
     assert len(described) == len(rows) > 0
-    assert alerts <= described
+    assert alerts == described
+
+
+def test_the_runbook_sizes_by_what_was_measured() -> None:
+    runbook = _read("README.md")
+    (run,) = re.findall(r"\]\((\.\./benchmarks/results/.*?\.md)\)", runbook)
+    report = (DEPLOY / run).read_text("utf-8")
+    rows = re.findall(r"^\| .*? \| ([\d.]+) µs \| ([\d,]+) a second \| ([\d,]+) \|$", runbook, re.MULTILINE)
+    measured = re.findall(r"^\| gateway \| – \| ([\d.]+) µs .*? \| ([\d,]+) \(", report, re.MULTILINE)
+    assert len(rows) == len(measured) == 4
+    for (said_us, said_peak, planned), (cpu_us, peak) in zip(rows, measured, strict=True):
+        assert float(said_us) == pytest.approx(float(cpu_us), rel=0.02)
+        assert _whole(said_peak) == pytest.approx(_whole(peak), rel=0.01)
+        assert _whole(planned) < 0.6 * _whole(said_peak)
+    (overhead,) = re.findall(r"\((\d+) measured\)", runbook)
+    assert f"{overhead} bytes" in report
+    (idle,) = re.findall(r"\| (\d+) MB to begin with", runbook)
+    assert re.search(rf"idle memory \|.*\b{idle}\.\d MB", report)
+
+
+def _whole(text: str) -> int:
+    return int(text.replace(",", ""))

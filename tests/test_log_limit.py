@@ -2,6 +2,7 @@
 
 import logging
 
+from gateway.access_log import dropped_lines, set_up_logging
 from gateway.log_limit import LogLimit
 
 
@@ -28,6 +29,17 @@ def test_the_next_line_that_passes_tells_how_many_were_left_out() -> None:
     line = _line("b")
     assert limit.filter(line)
     assert line.getMessage() == "said b"
+    assert limit.dropped == 3
+
+
+def test_what_is_left_out_of_all_logs_is_summed() -> None:
+    set_up_logging("info", "json")
+    before = dropped_lines()
+    for name in ("aiohttp.server", "asyncio"):
+        [limit] = logging.getLogger(name).filters
+        assert isinstance(limit, LogLimit)
+        limit.dropped += 2
+    assert dropped_lines() == before + 4
 
 
 def test_the_bucket_never_holds_more_than_the_burst() -> None:

@@ -1,6 +1,7 @@
 """Each command of the README is run as it stands; the simulated AOS takes the place of a real one.
 
-The commands of deploy/README.md are run by deploy/check (kubectl) and deploy/fresh-machine (systemd).
+The commands of deploy/README.md are tried by deploy/check, as far as that goes without engine and cluster,
+and those for systemd done by deploy/fresh-machine; the one that asks an AOS is here.
 """
 
 from __future__ import annotations
@@ -204,6 +205,8 @@ def test_every_command_of_the_readme_does_what_it_says(stage: Stage) -> None:
             assert " setup " in stage.run("./dev --help").out
         elif line == "./dev run":
             _polls_to_a_hit(stage)
+        elif line.startswith("sed "):
+            assert stage.run(command).code == 0
         elif " serve " in line:
             stage.serve(command)
         elif line.startswith("curl"):
@@ -222,6 +225,15 @@ def test_every_command_of_the_readme_does_what_it_says(stage: Stage) -> None:
             pytest.fail(f"nobody has said how to try {line!r}")
     assert hits[0].startswith("aos-gateway; fwd=uri-miss; fwd-status=200; stored")
     assert hits[1].startswith("aos-gateway; hit; ttl=")
+
+
+def test_the_runbooks_question_to_aos_is_answered(stage: Stage) -> None:
+    text = (ROOT / "deploy/README.md").read_text("utf-8")
+    (line,) = re.findall(r"^AOS_TOKEN=.*$", text, re.MULTILINE)
+    line = line.replace("/etc/aos-gateway/gateway.toml", "my.toml")
+    done = stage.run(stage.substituted(line.replace(" aos-gateway ", " .venv/bin/aos-gateway ")))
+    assert (done.code, done.err) == (0, "")
+    assert "would be stored" in done.out
 
 
 def _polls_to_a_hit(stage: Stage) -> None:
@@ -249,6 +261,21 @@ def _polls_to_a_hit(stage: Stage) -> None:
         process.terminate()
         process.stdout.close()
         process.wait()
+
+
+def test_the_commands_of_the_measurements_are_known(stage: Stage) -> None:
+    text = (ROOT / "benchmarks/README.md").read_text("utf-8")
+    options: dict[str, set[str]] = {}
+    for line in text.splitlines():
+        for command in re.findall(r"(?:^|`)((?:\./dev bench|python -m [\w.]+)[^`]*)", line):
+            module = "benchmarks" if command.startswith("./dev") else command.split()[2]
+            # What a row of the table says of options is about its command.
+            options.setdefault(module, set()).update(re.findall(r"(?<![\w-])--[a-z-]+", line))
+    assert len(options) > 5
+    for module, named in options.items():
+        done = stage.run(f"{sys.executable} -m {module} --help")
+        assert done.code == 0, done.err
+        assert named <= {*re.findall(r"--[a-z-]+", done.out)}, module
 
 
 @pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "deploy/README.md", "benchmarks/README.md"])

@@ -88,6 +88,31 @@ async def test_what_can_change_does_and_the_rest_is_named(start: Start, tmp_path
     assert await gateway.stop() == 0
 
 
+async def test_times_and_access_lines_change_while_it_runs(
+    aos: ScriptedAos, start: Start, tmp_path: Path
+) -> None:
+    gate = aos.gate()
+    aos.on("GET", "/v2/slow", gate.before(Answer(body=b"slow")))
+    gateway = await start('[log]\naccess = "off"\n')
+    async with await RawClient.connect(gateway.address) as client:
+        await hit(client, A)
+        assert '"request"' not in gateway.output()
+        (tmp_path / "gateway.toml").write_text(
+            '[log]\naccess = "all"\n[upstream]\nread_timeout_s = 0.2\nconnect_timeout_s = 2\n'
+            "[server]\nbody_timeout_s = 3\n"
+        )
+        await reload(gateway)
+        told = (
+            "changed: server.body_timeout_s, upstream.connect_timeout_s, upstream.read_timeout_s, log.access"
+        )
+        assert told in gateway.output()
+        answer = await client.request("GET", "/v2/slow", [("X-Auth-Token", A)])
+        assert answer.status == 504
+    await until(lambda: '"status":504' in gateway.output(), "its line")
+    gate.open()
+    assert await gateway.stop() == 0
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_a_bad_file_keeps_the_old_configuration(start: Start, tmp_path: Path, workers: str) -> None:
     gateway = await start("", "--workers", workers)
@@ -194,12 +219,12 @@ def test_reading_anew_keeps_what_cannot_change(tmp_path: Path) -> None:
     file.write_text('[cache]\nsettle_s = 1\n[log]\nlevel = "error"\n')
     sources = Sources(path=str(file), environ={}, flags={"upstream.url": "http://aos.example"})
     given = sources.read()
-    file.write_text("[cache]\nsettle_s = 2\n[upstream]\nread_timeout_s = 9\n")
+    file.write_text("[cache]\nsettle_s = 2\n[upstream]\nmax_waiting = 9\n")
     change = read_anew(sources, given)
-    assert (change.config.cache.settle_s, change.config.upstream.read_timeout_s) == (1, 30)
+    assert (change.config.cache.settle_s, change.config.upstream.max_waiting) == (1, 1024)
     assert change.config.log.level == "info"
     assert change.changed == ("log.level",)
-    assert change.left == ("upstream.read_timeout_s", "cache.settle_s")
+    assert change.left == ("upstream.max_waiting", "cache.settle_s")
     again = read_anew(sources, change.given)
     assert (again.changed, again.left) == ((), change.left)
 

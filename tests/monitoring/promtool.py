@@ -30,6 +30,8 @@ def main() -> int:
     checks: list[tuple[list[str], bytes | None]] = [
         (["check", "rules", str(FOLDER / "alerts.yml")], None),
         (["test", "rules", str(FOLDER / "alerts_test.yml")], None),
+        # It brings the rules along.
+        (["check", "config", str(FOLDER / "prometheus.yml")], None),
         (["check", "metrics"], asyncio.run(_scrape())),
     ]
     failed = [arguments for arguments, text in checks if not _passes([program, *arguments], text)]

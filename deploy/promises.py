@@ -1,0 +1,249 @@
+"""What no schema knows of the built files, and the runbook says: drains, probes, ways, rights, secrets."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.built import BUILT, DEPLOY, build, need
+
+DEFAULT_DRAIN_S = 25.0
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|REDIS__URL")
+_DNS = ("pods k8s-app=kube-dns in kube-system", (53, 53))
+_AOS = ("0.0.0.0/0", (443,))
+_CALLERS = ("pods of this namespace", ("http",))
+# For each network policy: who may come in, by which ports, and where it may go; all else is closed.
+WAYS: dict[str, tuple[set[object], set[object]]] = {
+    "aos-gateway": ({_CALLERS}, {_DNS, _AOS}),
+    "aos-gateway with Redis": ({_CALLERS}, {_DNS, _AOS, ("pods app.kubernetes.io/component=redis", (6379,))}),
+    "aos-gateway-metrics": ({("pods in monitoring", ("admin",))}, set()),
+    "aos-gateway-redis": ({("pods app.kubernetes.io/component=gateway", ("redis",))}, set()),
+}
+
+Document = dict[str, Any]
+
+
+def promises() -> None:
+    """Check all of it."""
+    for name in BUILT:
+        documents = build(DEPLOY / "kubernetes" / name)
+        need(name, not _of(documents, "Secret"), "a Secret has no place among the files")
+        for deployment in _of(documents, "Deployment"):
+            pod = deployment["spec"]["template"]["spec"]
+            where = f"{name}: {deployment['metadata']['name']}"
+            _pod_is_confined(where, pod)
+            for container in (*pod.get("initContainers", []), *pod["containers"]):
+                _container_is_confined(f"{where}: {container['name']}", pod, container)
+                if "aos-gateway:" in container["image"]:
+                    _gateway_is_right(f"{where}: {container['name']}", documents, pod, container)
+        _selectors_fit(name, documents)
+        _ways_are_few(name, documents)
+        _replicas_come_and_go(name, documents)
+    _sidecar_is_one()
+    _image_leaves_settings_alone()
+    _unit_is_right()
+    _rules_are_the_tested_ones()
+
+
+def _of(documents: list[Document], kind: str) -> list[Document]:
+    return [document for document in documents if document["kind"] == kind]
+
+
+def _pod_is_confined(where: str, pod: Document) -> None:
+    need(where, pod.get("automountServiceAccountToken") is False, "the pod holds a token of the cluster")
+    rights = pod.get("securityContext", {})
+    need(where, rights.get("runAsNonRoot") is True, "it may run as root")
+    need(where, rights.get("seccompProfile") == {"type": "RuntimeDefault"}, "it has no seccomp profile")
+
+
+def _container_is_confined(where: str, pod: Document, container: Document) -> None:
+    rights = container.get("securityContext", {})
+    need(where, rights.get("readOnlyRootFilesystem") is True, "its root can be written to")
+    need(where, rights.get("allowPrivilegeEscalation") is False, "it may gain privileges")
+    need(where, rights.get("capabilities") == {"drop": ["ALL"]}, "it keeps capabilities")
+    resources = container.get("resources", {})
+    need(where, {"cpu", "memory"} <= set(resources.get("requests", {})), "it requests nothing")
+    need(where, "memory" in resources.get("limits", {}), "its memory has no limit")
+    need(where, ":" in container["image"] and "latest" not in container["image"], "its image has no version")
+    for variable in container.get("env", []):
+        name = variable["name"]
+        is_by_reference = name.endswith("_FILE") or "valueFrom" in variable
+        need(where, is_by_reference or not _SECRET.search(name), f"{name} holds a secret itself")
+        if name.endswith("_FILE"):
+            is_secret = _comes_from_secret(variable["value"], pod, container)
+            need(where, is_secret, f"{variable['value']} is no Secret")
+
+
+def _comes_from_secret(path: str, pod: Document, container: Document) -> bool:
+    for mount in container.get("volumeMounts", []):
+        if path.startswith(mount["mountPath"] + "/"):
+            volume = next(volume for volume in pod["volumes"] if volume["name"] == mount["name"])
+            items = volume.get("secret", {}).get("items", [])
+            return path.removeprefix(mount["mountPath"] + "/") in [item["path"] for item in items]
+    return False
+
+
+def _gateway_is_right(where: str, documents: list[Document], pod: Document, container: Document) -> None:
+    config = _config_of(documents, pod, container)
+    server = config.get("server", {})
+    grace_s = pod.get("terminationGracePeriodSeconds", 30)
+    stop_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    drain_s = server.get("drain_grace_s", 0) + server.get("drain_timeout_s", DEFAULT_DRAIN_S)
+    need(where, stop_s + drain_s < grace_s, f"{stop_s} s preStop and {drain_s} s drain exceed {grace_s} s")
+    host, _, port = server["admin_listen"].rpartition(":")
+    need(where, host in {"0.0.0.0", "[::]"}, f"the kubelet does not reach the admin address on {host}")
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    for kind in PROBES:
+        probe = container[kind]["httpGet"]
+        need(where, ports.get(probe["port"]) == int(port), f"{kind} is not on the admin port")
+        wanted = "/healthz" if kind == "livenessProbe" else "/readyz"
+        need(where, probe["path"] == wanted, f"{kind} asks {probe['path']}")
+    for section, keys in (("cache", ["secret"]), ("server", ["admin_token"]), ("redis", ["url"])):
+        for key in keys:
+            need(where, not config.get(section, {}).get(key), f"{section}.{key} stands in a ConfigMap")
+
+
+def _config_of(documents: list[Document], pod: Document, container: Document) -> Document:
+    path = container["args"][container["args"].index("--config") + 1]
+    mount = next(mount for mount in container["volumeMounts"] if path.startswith(mount["mountPath"] + "/"))
+    volume = next(volume for volume in pod["volumes"] if volume["name"] == mount["name"])
+    name = volume["configMap"]["name"]
+    config = next(each for each in _of(documents, "ConfigMap") if each["metadata"]["name"] == name)
+    return tomllib.loads(config["data"][Path(path).name])
+
+
+def _selectors_fit(name: str, documents: list[Document]) -> None:
+    """Check that whatever selects pods selects some, and that ports go by names that these have."""
+    templates = [each["spec"]["template"] for each in _of(documents, "Deployment")]
+    for document in documents:
+        spec = document.get("spec", {})
+        match document["kind"]:
+            case "Service":
+                selector, ports = spec["selector"], [port["targetPort"] for port in spec["ports"]]
+            case "PodDisruptionBudget":
+                selector, ports = spec["selector"]["matchLabels"], []
+            case "PodMonitor":
+                selector = spec["selector"]["matchLabels"]
+                ports = [endpoint["port"] for endpoint in spec["podMetricsEndpoints"]]
+            case "NetworkPolicy":
+                selector = spec["podSelector"]["matchLabels"]
+                ports = [port["port"] for rule in spec.get("ingress", []) for port in rule["ports"]]
+            case _:
+                continue
+        where = f"{name}: {document['kind']} {document['metadata']['name']}"
+        pods = [each for each in templates if selector.items() <= each["metadata"]["labels"].items()]
+        need(where, len(pods) == 1, f"it selects {len(pods)} kinds of pods")
+        there = {port["name"] for each in pods[0]["spec"]["containers"] for port in each["ports"]}
+        need(where, set(ports) <= there, f"its ports {ports} are not all among {there}")
+        if document["kind"] == "PodMonitor":
+            job = pods[0]["metadata"]["labels"][spec["jobLabel"]]
+            need(where, job == "aos-gateway", f"the alert rules do not go by the job {job}")
+
+
+def _ways_are_few(name: str, documents: list[Document]) -> None:
+    """Check that each policy opens exactly what WAYS says, and that each Deployment has one both ways."""
+    policies = _of(documents, "NetworkPolicy")
+    has_redis = any(each["metadata"]["name"] == "aos-gateway-redis" for each in policies)
+    for policy in policies:
+        spec, called = policy["spec"], policy["metadata"]["name"]
+        wanted = WAYS[f"{called} with Redis" if called == "aos-gateway" and has_redis else called]
+        for rules, peers, expected in zip(("ingress", "egress"), ("from", "to"), wanted, strict=True):
+            found = {way for rule in spec.get(rules, []) for way in _ways(rule, peers)}
+            need(f"{name}: {called}", found == expected, f"{rules} is {found}")
+    closed = [each["spec"] for each in policies if len(each["spec"]["policyTypes"]) == 2]
+    for deployment in _of(documents, "Deployment"):
+        if deployment["metadata"]["name"] != "application":
+            labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+            is_closed = any(each["podSelector"]["matchLabels"].items() <= labels for each in closed)
+            need(f"{name}: {deployment['metadata']['name']}", is_closed, "no policy closes it")
+
+
+def _ways(rule: Document, peers: str) -> list[object]:
+    ports = tuple(port["port"] for port in rule["ports"])
+    return [(_peer(peer), ports) for peer in rule[peers]]
+
+
+def _peer(peer: Document) -> str:
+    if "ipBlock" in peer:
+        return str(peer["ipBlock"]["cidr"])
+    labels = [f"{key}={value}" for key, value in peer.get("podSelector", {}).get("matchLabels", {}).items()]
+    if "namespaceSelector" in peer:
+        namespace = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        return " ".join(["pods", *labels, "in", namespace])
+    return " ".join(["pods", *labels]) if labels else "pods of this namespace"
+
+
+def _replicas_come_and_go(name: str, documents: list[Document]) -> None:
+    """Check that there are always two, that one may leave, and that there is something to scale by."""
+    deployments = {each["metadata"]["name"]: each["spec"] for each in _of(documents, "Deployment")}
+    for autoscaler in _of(documents, "HorizontalPodAutoscaler"):
+        spec, where = autoscaler["spec"], f"{name}: the autoscaler"
+        scaled = deployments[spec["scaleTargetRef"]["name"]]
+        need(where, "replicas" not in scaled, "the Deployment sets replicas too")
+        need(where, spec["minReplicas"] >= 2, "nobody is left when one leaves")
+        for metric in spec["metrics"]:
+            requested = [
+                each["resources"]["requests"].get(metric["resource"]["name"])
+                for each in scaled["template"]["spec"]["containers"]
+            ]
+            need(where, all(requested), "it goes by what is not requested")
+    for budget in _of(documents, "PodDisruptionBudget"):
+        need(f"{name}: the budget", budget["spec"]["maxUnavailable"] == 1, "more than one may leave at once")
+    if "aos-gateway" in deployments:
+        rolling = deployments["aos-gateway"]["strategy"]["rollingUpdate"]
+        need(name, rolling["maxUnavailable"] == 0, "a roll-out leaves fewer than there should be")
+        kinds = {each["kind"] for each in documents}
+        need(name, kinds >= {"HorizontalPodAutoscaler", "PodDisruptionBudget"}, f"there are only {kinds}")
+
+
+def _sidecar_is_one() -> None:
+    """Check that the sidecar starts before its application, ends after it and is nobody else's."""
+    documents = build(DEPLOY / "kubernetes/overlays/sidecar")
+    (deployment,) = _of(documents, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    (sidecar,) = pod["initContainers"]
+    need("sidecar", sidecar.get("restartPolicy") == "Always", "it ends before the application starts")
+    config = _config_of(documents, pod, sidecar)
+    listen = config["server"]["listen"]
+    need("sidecar", listen.startswith(("127.0.0.1:", "unix:")), f"it can be reached on {listen}")
+    need("sidecar", config["cache"]["scope"] == "shared", "its application's tokens do not share records")
+
+
+def _image_leaves_settings_alone() -> None:
+    """Check that the image's environment, which beats every file, sets nothing."""
+    dockerfile = (DEPLOY / "container/Dockerfile").read_text("utf-8")
+    need("Dockerfile", not re.search(r"AOS_GATEWAY_\w+=", dockerfile), "it overrides configuration files")
+
+
+def _unit_is_right() -> None:
+    where = "aos-gateway.service"
+    text = (DEPLOY / "systemd/aos-gateway.service").read_text("utf-8")
+    need(where, float(_setting(text, "TimeoutStopSec")) > DEFAULT_DRAIN_S, "it is killed while it drains")
+    need(where, int(_setting(text, "LimitNOFILE")) > 20_000, "too few descriptors")
+    need(where, _setting(text, "RestartPreventExitStatus") == "2", "it restarts for ever")
+    need(where, _setting(text, "Type") == "notify", "systemd does not hear when it is ready")
+    need(where, int(_setting(text, "WatchdogSec")) > 0, "one that hangs is left alone")
+    need(where, _setting(text, "ExecReload") == "/bin/kill -HUP $MAINPID", "it cannot be reloaded")
+    need(where, "aos-gateway.socket" in _setting(text, "Requires"), "it may start without its socket")
+    for path in (DEPLOY / "systemd").glob("*"):
+        for line in re.findall(r"^Environment=(\S+)", path.read_text("utf-8"), re.MULTILINE):
+            name, _, value = line.partition("=")
+            need(path.name, value.startswith("%d/") or not _SECRET.search(name), f"{name} is no credential")
+
+
+def _setting(text: str, name: str) -> str:
+    found = re.search(rf"^{name}=(.*)$", text, re.MULTILINE)
+    need("aos-gateway.service", found is not None, f"it has no {name}")
+    return found[1] if found else ""
+
+
+def _rules_are_the_tested_ones() -> None:
+    """Check that the operator gets the rules whose cases promtool tries."""
+    tested = yaml.safe_load((DEPLOY / "monitoring/alerts.yml").read_text("utf-8"))
+    (rule,) = _of(build(DEPLOY / "kubernetes/overlays/monitoring"), "PrometheusRule")
+    need("monitoring", rule["spec"] == tested, "run python -m tests.references: the rules have changed")
