@@ -145,20 +145,56 @@ def read_state(data: bytes) -> State:
     return _states.decode(data)
 
 
+class _Protocol(asyncio.StreamReaderProtocol):
+    """Counts what the loop has read from the socket."""
+
+    read_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.read_bytes += len(data)
+        super().data_received(data)
+
+
 class Channel:
     """One end of the pair of sockets between the parent and a worker; use it inside one event loop.
 
     Messages arrive whole and in order. It breaks when the other process ends.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        connected: socket.socket,
+        protocol: _Protocol,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._connected = connected
+        self._protocol = protocol
         self._reader = reader
         self._writer = writer
+        self._taken_bytes = 0
 
     @classmethod
     async def over(cls, connected: socket.socket) -> Channel:
         """Take one of a pair of connected sockets."""
-        return cls(*await asyncio.open_connection(sock=connected))
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        protocol = _Protocol(reader)
+        transport, _ = await loop.create_connection(lambda: protocol, sock=connected)
+        return cls(connected, protocol, reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+    @property
+    def is_read(self) -> bool:
+        """Nothing has come that was not received yet: asks the system, and never waits."""
+        if self._protocol.read_bytes != self._taken_bytes:
+            return False
+        try:
+            self._connected.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     @property
     def unsent_bytes(self) -> int:
@@ -177,7 +213,9 @@ class Channel:
             length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "big")
             if length > _MOST_BYTES:
                 return None
-            return _decoder.decode(await self._reader.readexactly(length))
+            body = await self._reader.readexactly(length)
+            self._taken_bytes += _LENGTH_BYTES + length
+            return _decoder.decode(body)
         except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError):
             return None
 

@@ -91,7 +91,7 @@ class Worker:
 
     def __init__(self, config: Config, channel: Channel) -> None:
         self._channel = channel
-        self._siblings = Siblings(channel.send)
+        self._siblings = Siblings(channel.send, lambda: channel.is_read)
         self._gateway = Gateway(config, siblings=self._siblings)
         self._tasks = TaskSet()
         self._stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()

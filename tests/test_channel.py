@@ -59,6 +59,25 @@ async def test_messages_arrive_whole_and_in_order_and_the_end_is_told() -> None:
     there.send(Ping())
 
 
+async def test_it_knows_whether_anything_has_come_that_nobody_has_received() -> None:
+    one, other = socket.socketpair()
+    here, there = await Channel.over(one), await Channel.over(other)
+    assert there.is_read
+    for message in MESSAGES[1:3]:
+        here.send(message)
+        # At first in the system's hands, later in the channel's.
+        assert not there.is_read
+    await there.receive()
+    assert not there.is_read
+    await there.receive()
+    assert there.is_read
+    here.close()
+    await there.receive()
+    assert not there.is_read
+    there.close()
+    assert not there.is_read
+
+
 @pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\0\0\0\2{}", b"\0\0\0\7abc", b"\0"])
 async def test_what_is_no_message_ends_it(data: bytes) -> None:
     one, other = socket.socketpair()

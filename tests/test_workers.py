@@ -13,7 +13,7 @@ import pytest
 
 from tests.store.kit import until
 from tests.support.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
-from tests.support.client import Headers, RawClient, fetch
+from tests.support.client import Headers, RawClient, fetch, request_bytes
 from tests.support.gateway import GatewayProcess
 from tests.support.redis_server import RedisServer
 from tests.support.secrets import token
@@ -22,6 +22,8 @@ from tests.support.workers import hit, one_to_each, pids, says_hit
 pytestmark = pytest.mark.operation
 
 A = token("a")
+TOKEN: Headers = [("X-Auth-Token", A)]
+ASKING = request_bytes("GET", TARGET, TOKEN)
 STACK = f"/v2/stacks/{STACK_ID}"
 OLD = Answer(headers=[("Content-Type", "application/json")], body=record())
 NEW = Answer(headers=[("Content-Type", "application/json")], body=record(unknownField="new"))
@@ -162,6 +164,40 @@ async def test_a_worker_that_does_not_answer_is_told_and_holds_up_nobody(
         finally:
             os.kill(stopped, signal.SIGCONT)
         await asyncio.gather(*deleting)
+
+
+async def test_a_worker_that_was_stopped_for_a_moment_does_not_serve_what_was_forgotten_meanwhile(
+    aos: ScriptedAos, start: Start, store: list[str]
+) -> None:
+    aos.on("DELETE", "/", Answer(202))
+    gateway = await start(*store)
+    stopped, _ = await pids(gateway.admin)
+    for _ in range(3):
+        aos.on("GET", "/", OLD)
+        async with one_to_each(gateway.address, 2, A) as clients:
+            held, other = await held_and_other(clients, stopped)
+            await hit(held, A)
+            os.kill(stopped, signal.SIGSTOP)
+            try:
+                assert (await other.request("DELETE", STACK)).status == 202
+                aos.on("GET", "/", NEW)
+                await held.send(ASKING)
+            finally:
+                os.kill(stopped, signal.SIGCONT)
+            assert (await held.read_response()).body == NEW.body
+
+
+async def held_and_other(clients: list[RawClient], pid: int) -> tuple[RawClient, RawClient]:
+    """Find out which of two connections leads to a process."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        asked = [asyncio.create_task(each.request("GET", TARGET, TOKEN)) for each in clients]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        other = next(index for index, each in enumerate(asked) if each.done())
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await asyncio.gather(*asked)
+    return clients[1 - other], clients[other]
 
 
 async def test_workers_share_unix_sockets(aos: ScriptedAos, socket_folder: Path) -> None:

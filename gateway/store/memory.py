@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import msgspec
 
 from gateway.clock import Clock
@@ -49,6 +52,9 @@ class MemoryStore:
         self.size_bytes = 0
         self.evictions = 0
         self._clock = clock
+        self._sure_until_s = math.inf
+        self._sure_s = 0.0
+        self._is_sure: Callable[[], bool] | None = None
         self._copies: dict[bytes, _Copy] = {}
         # The keys of each stack, by its hash: should two have the same, they are forgotten together. Most
         # stacks have one key, and a collection for each of those would be dear.
@@ -57,13 +63,25 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._copies)
 
+    def make_sure(self, is_sure: Callable[[], bool], sure_s: float) -> None:
+        """Have copies served only while it is sure that nothing to forget has come unnoticed.
+
+        Args:
+            is_sure: tells whether that is so now; never waits.
+            sure_s: how long its yes counts.
+        """
+        self._is_sure, self._sure_s, self._sure_until_s = is_sure, sure_s, -math.inf
+
     def get(self, local: bytes) -> Entry | None:
         """Return the entry under `EntryKey.local` while its copy lasts, or ``None``; never waits."""
         copy = self._copies.get(local)
         if copy is None:
             return None
-        if self._clock.monotonic_s() >= copy.ends_s:
+        now_s = self._clock.monotonic_s()
+        if now_s >= copy.ends_s:
             self._remove(local)
+            return None
+        if now_s >= self._sure_until_s and not self._made_sure(now_s):
             return None
         copy.was_asked = True
         return copy.entry
@@ -91,6 +109,12 @@ class MemoryStore:
         keys = self._by_stack.get(hash(stack), ())
         for local in [keys] if isinstance(keys, bytes) else list(keys):
             self._remove(local)
+
+    def _made_sure(self, now_s: float) -> bool:
+        if self._is_sure is None or not self._is_sure():
+            return False
+        self._sure_until_s = now_s + self._sure_s
+        return True
 
     def clear(self) -> None:
         """Remove everything."""

@@ -10,8 +10,11 @@ from gateway.channel import Heard, Message, Questions, Tell, Told
 from gateway.core.key import EntryKey
 from gateway.store.tiers import Tiers
 
-# A worker that does not hear in time is stopped or busy, so it serves nobody meanwhile.
+# A worker that does not hear in time is stopped or busy, so it serves nobody meanwhile. When it goes on, a
+# request may come to its turn before the word; so copies are served for a shorter time than this without a
+# look whether there is one.
 _HEARD_S = 0.25
+_SURE_S = 0.2
 
 
 class Siblings:
@@ -19,9 +22,11 @@ class Siblings:
 
     Args:
         send: sends a message without waiting.
+        hears_all: tells whether everything that they said was heard; never waits.
     """
 
-    def __init__(self, send: Callable[[Message], None]) -> None:
+    def __init__(self, send: Callable[[Message], None], hears_all: Callable[[], bool]) -> None:
+        self.hears_all = hears_all
         self._send = send
         self._questions = Questions()
 
@@ -56,6 +61,8 @@ class WorkerTiers(Tiers):
     def __init__(self, siblings: Siblings, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._siblings = siblings
+        if self.memory is not None:
+            self.memory.make_sure(siblings.hears_all, _SURE_S)
 
     def drop(self, key: EntryKey) -> None:
         """Remove a caller's own entry, here and in the other workers; see `Tiers.drop`."""
