@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from gateway.signals import hold
+
+    hold()
     from gateway.config import Sources
 
     flags = {

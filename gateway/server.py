@@ -20,7 +20,7 @@ from gateway.event_loop import check_parser, loop_factory
 from gateway.listeners import ListeningSockets, address_of, inherited_sockets, open_sockets
 from gateway.reload import FROM_ACTIVATION, Reloads, read_anew
 from gateway.service import Alone, Service, ServiceFailed
-from gateway.signals import STOPPING, Signals
+from gateway.signals import HELD, STOPPING, Signals
 from gateway.supervisor import Supervisor
 from gateway.systemd import Activation, Notifier
 from gateway.takeover import Inheritance, NotTakenOver, hand_over, inheritance
@@ -28,7 +28,7 @@ from gateway.tls import check_files
 
 _log = logging.getLogger("gateway")
 
-_SIGNALS = (*STOPPING, signal.SIGHUP, signal.SIGUSR2)
+_SIGNALS = (*STOPPING, *HELD)
 _LISTEN = "server.listen"
 _ADMIN = "server.admin_listen"
 # The end of process 1 is the end of its container, so nobody could take over from it.

@@ -214,6 +214,26 @@ async def test_under_load_reloads_fail_no_request(start: Start, tmp_path: Path) 
     print(f"{RELOADS} reloads: of {report.scheduled} requests none failed")
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_signal_that_comes_while_it_starts_is_obeyed_when_it_serves(
+    aos: ScriptedAos, tmp_path: Path, workers: str
+) -> None:
+    path = tmp_path / "gateway.toml"
+    os.mkfifo(path)
+    gateway = GatewayProcess("--upstream", aos.url, "--workers", workers, "--config", str(path))
+    try:
+        # Both sides of a pipe wait for one another, so here it is starting.
+        with await asyncio.to_thread(path.open, "w") as settings:
+            os.kill(gateway.pid, signal.SIGHUP)
+            settings.write('[log]\nlevel = "info"\n')
+        with await asyncio.to_thread(path.open, "w") as settings:
+            settings.write('[log]\nlevel = "warning"\n')
+        await until(lambda: "reloaded; changed: log.level" in gateway.output(), "the reload")
+        assert await gateway.stop() == 0
+    finally:
+        gateway.discard()
+
+
 def test_reading_anew_keeps_what_cannot_change(tmp_path: Path) -> None:
     file = tmp_path / "gateway.toml"
     file.write_text('[cache]\nsettle_s = 1\n[log]\nlevel = "error"\n')
