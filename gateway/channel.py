@@ -33,10 +33,21 @@ class Told(msgspec.Struct, frozen=True, gc=False):
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """To a worker, first of all: its number and the settings, as `gateway.config.pack` has written them."""
+    """To a worker, first of all.
+
+    Attributes:
+        number: which of the workers it is.
+        settings: as `gateway.config.pack` has written them.
+        keeps_nothing: it has no copies in memory until `KeepAgain`.
+    """
 
     number: int
     settings: bytes
+    keeps_nothing: bool = False
+
+
+class KeepAgain(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: have copies in memory from now on."""
 
 
 class Reload(msgspec.Struct, frozen=True, tag=True):
@@ -128,7 +139,7 @@ class State(msgspec.Struct, frozen=True):
     executions: list[Sighting] = []
 
 
-Message = Start | Reload | Stop | Ask | Purge | Ping | Ready | Tell | Heard | Answer | Bye
+Message = Start | KeepAgain | Reload | Stop | Ask | Purge | Ping | Ready | Tell | Heard | Answer | Bye
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

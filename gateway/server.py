@@ -93,17 +93,21 @@ def _places(origin: Origin) -> dict[str, Given]:
 async def _serve(config: Config, sources: Sources, given: dict[str, Given], origin: Origin) -> int:
     activation, left = origin.activation, origin.left
     server = config.server
-    admin = await _sockets(
+    admin = await take_sockets(
         *(_ADMIN, server.admin_listen, activation.admin),
         *((left.admin, left.admin_address) if left is not None else ([], "")),
     )
-    sockets = await _sockets(
+    sockets = await take_sockets(
         *(_LISTEN, server.listen, activation.listen),
         *((left.listen, left.listen_address) if left is not None else ([], "")),
     )
     count = server.workers or _cores()
     reloads = Reloads()
     service: Service = Alone(config, reloads) if count == 1 else Supervisor(config, given, count, reloads)
+    # What the one before forgets while it drains is told through Redis alone.
+    is_unheard = left is not None and not config.redis.url.reveal()
+    if is_unheard:
+        service.keep_nothing()
     try:
         async with Signals(_SIGNALS) as signals:
             if not await _start(service, signals, sockets, admin):
@@ -126,8 +130,9 @@ async def _serve(config: Config, sources: Sources, given: dict[str, Given], orig
             origin.notifier.ready(main_pid=os.getpid() if left is not None else None)
             if left is not None:
                 left.tell_ready()
+            unheard = left if is_unheard else None
             try:
-                is_taken_over = await running.until_stopped(sockets, admin)
+                is_taken_over = await running.until_stopped(sockets, admin, unheard)
             except ServiceFailed:
                 # Those that do serve end what they have begun.
                 await running.drain(is_taken_over=False)
@@ -178,8 +183,15 @@ class _Running:
         self._notifier = notifier
         self._reloads = reloads
 
-    async def until_stopped(self, sockets: ListeningSockets, admin: ListeningSockets) -> bool:
+    async def until_stopped(
+        self, sockets: ListeningSockets, admin: ListeningSockets, unheard: Inheritance | None
+    ) -> bool:
         """Serve until a signal says stop, or another process has taken over; tell whether that is it.
+
+        Args:
+            sockets: for callers.
+            admin: for operators.
+            unheard: the process before, when this one does not hear what it forgets.
 
         Raises:
             ServiceFailed: it cannot go on.
@@ -187,6 +199,7 @@ class _Running:
         failing = asyncio.ensure_future(self._service.failed())
         alive = asyncio.ensure_future(self._notifier.keep_alive())
         told = asyncio.ensure_future(self._signals.next())
+        keeping = asyncio.ensure_future(self._keep_again_after(unheard))
         taking: asyncio.Future[int] | None = None
         try:
             while True:
@@ -218,7 +231,7 @@ class _Running:
                     else:
                         _log.error("SIGUSR2: not now: %s", "as process 1" if taking is None else "under way")
         finally:
-            tasks: list[asyncio.Future[Any]] = [failing, alive, told]
+            tasks: list[asyncio.Future[Any]] = [failing, alive, told, keeping]
             if taking is not None:
                 tasks.append(taking)
             for task in tasks:
@@ -243,6 +256,11 @@ class _Running:
     async def _drain_after_grace(self) -> None:
         await asyncio.sleep(self._config.server.drain_grace_s)
         await self._service.drain(is_gentle=False)
+
+    async def _keep_again_after(self, unheard: Inheritance | None) -> None:
+        if unheard is not None:
+            await unheard.ended()
+            self._service.keep_again()
 
     async def _reload(self) -> None:
         self._notifier.reloading()
@@ -295,14 +313,28 @@ async def _start(
     return not is_stopped
 
 
-async def _sockets(
+async def take_sockets(
     key: str, address: Address, activated: list[int], left: list[int], left_address: str
 ) -> ListeningSockets:
-    """Take the sockets that another process has opened for this address, or open them."""
+    """Take the sockets that another process has opened for this address, or open them.
+
+    Args:
+        key: the setting, for what is said when it fails.
+        address: as configured.
+        activated: descriptors from systemd.
+        left: descriptors from the process before; closed unless they are taken.
+        left_address: where that one was configured to have them; empty when systemd has opened them.
+
+    Raises:
+        ConfigError: the address cannot be bound.
+    """
     if activated:
         return inherited_sockets(address, activated)
     if left and left_address in {"", str(address)}:
         return inherited_sockets(address, left, is_ours=left_address != "")
+    for descriptor in left:
+        # Kept open, it would have callers wait at an address where nobody accepts any more.
+        os.close(descriptor)
     try:
         return await open_sockets(address)
     except OSError as error:

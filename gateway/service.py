@@ -30,6 +30,12 @@ class Service(Protocol):
             ServiceFailed: it cannot.
         """
 
+    def keep_nothing(self) -> None:
+        """Have no copies in memory until `keep_again`; to be called before the start."""
+
+    def keep_again(self) -> None:
+        """Have copies in memory: no other process on these sockets forgets anything any more."""
+
     async def failed(self) -> str:
         """Wait until it cannot go on, and return one line that says why; usually that never happens."""
 
@@ -79,6 +85,14 @@ class Alone:
         await self._admin.start(admin)
         await self._gateway.start(sockets)
         settle_garbage_collector()
+
+    def keep_nothing(self) -> None:
+        """See `Service.keep_nothing`."""
+        self._gateway.tiers.keep_nothing()
+
+    def keep_again(self) -> None:
+        """See `Service.keep_again`."""
+        self._gateway.tiers.keep_again()
 
     async def failed(self) -> str:
         """See `Service.failed`: its end is the process's."""

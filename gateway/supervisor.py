@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from gateway.admin_server import AdminServer
-from gateway.channel import Heard, Tell
+from gateway.channel import Heard, KeepAgain, Reload, Start, Tell
 from gateway.config import Config, ConfigError, pack
 from gateway.config_sources import Given
 from gateway.listeners import ListeningSockets
@@ -64,6 +64,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._tellings: dict[int, _Telling] = {}
         self._told = 0
+        self._keeps_nothing = False
         self._tasks = TaskSet()
         self._keepers: list[asyncio.Task[None]] = []
         self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -84,6 +85,16 @@ class Supervisor:
         await asyncio.wait((served, self._failure), return_when=asyncio.FIRST_COMPLETED)
         if self._failure.done():
             raise ServiceFailed(self._failure.result())
+
+    def keep_nothing(self) -> None:
+        """See `gateway.service.Service.keep_nothing`."""
+        self._keeps_nothing = True
+
+    def keep_again(self) -> None:
+        """See `gateway.service.Service.keep_again`."""
+        self._keeps_nothing = False
+        for worker in self._workers.values():
+            worker.send(KeepAgain())
 
     async def failed(self) -> str:
         """Wait until the workers end again and again."""
@@ -150,14 +161,18 @@ class Supervisor:
         """Have one worker run, whatever becomes of the ones before."""
         early = 0
         while not self._stopping.is_set():
+            start = Start(number, self._settings, self._keeps_nothing)
             try:
-                worker = await WorkerProcess.spawn(
-                    number, sockets.descriptors, self._settings, self._take, self._serves
-                )
+                worker = await WorkerProcess.spawn(sockets.descriptors, start, self._take, self._serves)
             except OSError as error:
                 self._fail(f"worker {number} cannot be started: {error.strerror}")
                 return
             self._workers[number] = worker
+            # What has changed meanwhile was told to those that were known.
+            if start.settings is not self._settings:
+                worker.send(Reload(0, self._settings))
+            if start.keeps_nothing and not self._keeps_nothing:
+                worker.send(KeepAgain())
             try:
                 code = await worker.run()
             finally:

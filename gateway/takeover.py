@@ -19,6 +19,7 @@ from gateway.listeners import ListeningSockets
 
 _VARIABLE = "_AOSGW_TAKEOVER"
 _START_S = 60.0
+_LOOK_S = 0.1
 
 
 class Inheritance(msgspec.Struct, frozen=True):
@@ -48,6 +49,12 @@ class Inheritance(msgspec.Struct, frozen=True):
         except OSError:
             # The one before is gone already.
             return
+
+    async def ended(self) -> None:
+        """Wait until the process that has left it is gone."""
+        # The system tells nobody that its parent has ended.
+        while os.getppid() == self.parent:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)
 
 
 def inheritance(environ: MutableMapping[str, str]) -> Inheritance | None:

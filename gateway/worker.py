@@ -17,6 +17,7 @@ from gateway.channel import (
     Bye,
     Channel,
     Heard,
+    KeepAgain,
     Message,
     Ping,
     Purge,
@@ -74,7 +75,7 @@ async def _work(descriptor: int, listening: Sequence[int]) -> int:
     set_up_logging("info")
     config = config_of(given)
     set_up_logging(config.log.level, config.log.format)
-    worker = Worker(config, channel)
+    worker = Worker(config, channel, keeps_nothing=first.keeps_nothing)
     try:
         return await worker.run(listening)
     finally:
@@ -87,12 +88,16 @@ class Worker:
     Args:
         config: the whole configuration.
         channel: to the parent.
+        keeps_nothing: see `gateway.channel.Start`.
     """
 
-    def __init__(self, config: Config, channel: Channel) -> None:
+    def __init__(self, config: Config, channel: Channel, *, keeps_nothing: bool) -> None:
         self._channel = channel
         self._siblings = Siblings(channel.send, lambda: channel.is_read)
         self._gateway = Gateway(config, siblings=self._siblings)
+        self._keeps_nothing = keeps_nothing
+        if keeps_nothing:
+            self._tiers.keep_nothing()
         self._tasks = TaskSet()
         self._stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self._is_cut = asyncio.Event()
@@ -147,6 +152,10 @@ class Worker:
                 self._siblings.answered(message)
             case Ping():
                 send(message)
+            case KeepAgain():
+                if self._keeps_nothing:
+                    self._keeps_nothing = False
+                    self._tiers.keep_again()
             case Ask(question=question):
                 send(Answer(question, pack_state(self._state())))
             case Purge(question=question, stack_id=stack_id):

@@ -78,18 +78,16 @@ class WorkerProcess:
     @classmethod
     async def spawn(
         cls,
-        number: int,
         listening: Sequence[int],
-        settings: bytes,
+        start: Start,
         on_message: Callable[[WorkerProcess, Tell | Heard], None],
         on_serving: Callable[[WorkerProcess], None],
     ) -> WorkerProcess:
         """Start one.
 
         Args:
-            number: which of the workers it is.
             listening: descriptors of the listening sockets, which it inherits.
-            settings: from `gateway.config.pack`.
+            start: the first message to it.
             on_message: takes what concerns the other workers.
             on_serving: told when it begins to serve.
         """
@@ -107,8 +105,8 @@ class WorkerProcess:
             )
         ours.setblocking(False)
         channel = await Channel.over(ours)
-        channel.send(Start(number, settings))
-        return cls(number, process, channel, on_message, on_serving)
+        channel.send(start)
+        return cls(start.number, process, channel, on_message, on_serving)
 
     async def run(self) -> int:
         """Look after it until it ends; return its exit code, negative for the signal that ended it."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -13,18 +14,22 @@ import pytest
 
 from benchmarks.openloop.generator import offer
 from benchmarks.openloop.targets import Target
+from gateway.address import TcpAddress
+from gateway.server import take_sockets
 from tests.store.kit import until
-from tests.support.aos import TARGET, Answer, ScriptedAos, record
+from tests.support.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.support.client import RawClient, fetch, request_bytes
 from tests.support.gateway import GatewayProcess
 from tests.support.process import is_alive
 from tests.support.run_length import RunLength, run_length
 from tests.support.secrets import token
-from tests.support.workers import hit
+from tests.support.workers import hit, says_hit
 
 pytestmark = pytest.mark.operation
 
 A = token("a")
+STACK = f"/v2/stacks/{STACK_ID}"
+NEW = Answer(headers=[("Content-Type", "application/json")], body=record(unknownField="new"))
 OLD = Answer(headers=[("Content-Type", "application/json")], body=record())
 TAKEOVERS = 3 if run_length() is RunLength.SHORT else 10
 
@@ -151,6 +156,37 @@ async def test_a_new_process_that_cannot_start_changes_nothing(
     await stop(pid)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_write_that_ends_in_the_process_before_is_not_outlived_by_copies(
+    aos: ScriptedAos, start: Start, workers: str
+) -> None:
+    gate = aos.gate()
+    gateway = await start("--workers", workers)
+    aos.on("DELETE", "/", gate.before(Answer(202)))
+    async with await RawClient.connect(gateway.address) as writer:
+        await writer.send(request_bytes("DELETE", STACK))
+        await gate.wait_reached()
+        pid = await take_over(gateway, gateway.pid)
+        # These go to the new process, which does not hear what the old one forgets.
+        async with asyncio.timeout(5):
+            while (await fetch(gateway.address, TARGET, token=A)).get("connection") is not None:
+                pass
+        for _ in range(8):
+            assert (await fetch(gateway.address, TARGET, token=A)).body == OLD.body
+        aos.on("GET", "/", NEW)
+        gate.open()
+        assert (await writer.read_response("DELETE")).status == 202
+    for _ in range(8):
+        assert (await fetch(gateway.address, TARGET, token=A)).body == NEW.body
+    assert await gateway.ended() == 0
+
+    async def is_kept() -> bool:
+        return says_hit(await fetch(gateway.address, TARGET, token=A))
+
+    await until(is_kept, "copies")
+    await stop(pid)
+
+
 async def test_unix_sockets_are_taken_over_with_their_files(aos: ScriptedAos, socket_folder: Path) -> None:
     aos.on("GET", "/", OLD)
     listen, admin = socket_folder / "g.sock", socket_folder / "a.sock"
@@ -166,3 +202,18 @@ async def test_unix_sockets_are_taken_over_with_their_files(aos: ScriptedAos, so
         assert not admin.exists()
     finally:
         gateway.discard()
+
+
+async def test_an_address_that_is_left_is_left_by_the_new_process_too() -> None:
+    former = socket.create_server(("127.0.0.1", 0))
+    left, former_port = os.dup(former.fileno()), former.getsockname()[1]
+    former.close()
+    opened = await take_sockets(
+        *("server.listen", TcpAddress(host="127.0.0.1", port=0), []),
+        *([left], f"127.0.0.1:{former_port}"),
+    )
+    try:
+        with pytest.raises(ConnectionRefusedError):
+            await RawClient.connect(f"127.0.0.1:{former_port}")
+    finally:
+        opened.leave()

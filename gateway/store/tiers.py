@@ -109,6 +109,17 @@ class Tiers:
             self._tasks.start(self._pay_debts(self.redis), "redis-debts")
             self._tasks.start(self.redis.probe_while_open(), "redis-probe")
 
+    def keep_nothing(self) -> None:
+        """Have no copies in memory until `keep_again`: what another process forgets goes unheard."""
+        if self.memory is not None:
+            self.memory.retire()
+
+    def keep_again(self) -> None:
+        """Have copies in memory, but none of what was fetched until now."""
+        if self.memory is not None:
+            self.memory.limit_bytes = self._settings.memory_bytes
+        self._start_over()
+
     @property
     def queued(self) -> int:
         """How many changes wait to be sent to Redis."""
