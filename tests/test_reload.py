@@ -224,10 +224,10 @@ async def test_a_signal_that_comes_while_it_starts_is_obeyed_when_it_serves(
     try:
         # Both sides of a pipe wait for one another, so here it is starting.
         with await asyncio.to_thread(path.open, "w") as settings:
+            path.unlink()
+            path.write_text('[log]\nlevel = "warning"\n')
             os.kill(gateway.pid, signal.SIGHUP)
             settings.write('[log]\nlevel = "info"\n')
-        with await asyncio.to_thread(path.open, "w") as settings:
-            settings.write('[log]\nlevel = "warning"\n')
         await until(lambda: "reloaded; changed: log.level" in gateway.output(), "the reload")
         assert await gateway.stop() == 0
     finally:
