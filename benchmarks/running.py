@@ -94,6 +94,7 @@ def measure_running(options: argparse.Namespace, token: str) -> Running:
         code = 130
     result.sampled = dict(sampled)
     problems = [f"round {one.number} does not count: {one.invalid}" for one in row.rounds if one.invalid]
+    problems += ["interrupted"] if result.is_partial else []
     return Running(result, _report(result, sampled), problems, code)
 
 

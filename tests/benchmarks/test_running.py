@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
@@ -135,6 +136,27 @@ async def test_the_result_is_written_where_out_says_without_a_token(aos: Scripte
     assert turn.figures["completed"] == len(aos.received) - 2
     for written in (file, file.with_suffix(".md")):
         assert TOKEN not in written.read_text("utf-8")
+
+
+async def test_an_interrupted_load_is_written_and_said_to_be_partial(
+    aos: ScriptedAos, tmp_path: Path
+) -> None:
+    aos.answer(OK)
+    file = tmp_path / "result.json"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks", "--url", aos.url, "--target", TARGET, "--out", str(file)),
+        *("--seconds", "20", *BY["closed"]),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    # One is asked for before the load.
+    await aos.wait_received(5, 20)
+    process.send_signal(signal.SIGINT)
+    _, errors = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 130
+    assert b"interrupted" in errors
+    assert load_result(file).is_partial
 
 
 async def test_a_result_that_cannot_be_written_is_refused_before_any_load(
