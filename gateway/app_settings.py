@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.address import TcpAddress
 from gateway.config import Config
 from gateway.connection_settings import ConnectionSettings
+from gateway.core.forwarded import TrustedProxies
 from gateway.core.headers import Hop, make_hop
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import upstream_digest, upstream_identity
@@ -120,4 +121,5 @@ def connection_settings(config: Config) -> ConnectionSettings:
         max_header_bytes=server.max_header_bytes,
         max_connections=server.max_connections,
         max_connections_per_peer=server.max_connections_per_peer,
+        trusted_proxies=TrustedProxies.of(server.trusted_proxies),
     )

@@ -9,6 +9,7 @@ from typing import Final
 from gateway.address import address_of, host_and_port_of, host_name_of, upstream_url_of
 from gateway.config_error import Refused, shown
 from gateway.config_kinds import Choice, Number, Rule, Switch, Text, Texts, Whole
+from gateway.core.forwarded import UNIX, network_of
 from gateway.redis_url import redis_url_of
 from gateway.secret import Secret
 
@@ -99,6 +100,18 @@ def _admin_token(text: str) -> Secret:
     return Secret(text)
 
 
+def _proxy(text: str) -> str:
+    if text == UNIX:
+        return text
+    try:
+        network = network_of(text)
+    except ValueError as exc:
+        raise Refused(
+            shown(text), 'is no address or network; write it like "10.0.0.1", "10.0.0.0/8" or "unix"'
+        ) from exc
+    return str(network.network_address if network.num_addresses == 1 else network)
+
+
 def _server_name(text: str) -> str:
     return host_name_of(text) if text else text
 
@@ -159,6 +172,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "server.max_header_bytes": Whole(1_024, _MEBIBYTE, "bytes"),
     "server.max_connections": Whole(1, 1_000_000, "connections"),
     "server.max_connections_per_peer": Whole(0, 1_000_000, "connections"),
+    "server.proxy_protocol": Switch(),
+    "server.trusted_proxies": Texts(_proxy),
     "server.drain_grace_s": Number(0, 3_600),
     "server.drain_timeout_s": Number(0, 3_600),
     "server.fast_lane": Switch(),

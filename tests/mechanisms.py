@@ -221,6 +221,20 @@ MECHANISMS = (
         "test_connections_of_one_address_beyond_its_bound_are_refused_and_others_are_not",
     ),
     Mechanism(
+        "right-most untrusted",
+        "gateway/core/forwarded.py",
+        "            if not self._has(address):\n                break\n",
+        "",
+        "tests/core/test_forwarded.py::test_the_caller_is_the_right_most_one_that_is_no_trusted_proxy",
+    ),
+    Mechanism(
+        "trusted header",
+        "gateway/proxy_protocol.py",
+        "if settings.trusted_proxies and not settings.trusted_proxies.has(peer):",
+        "if False:",
+        "tests/http/test_proxy_protocol.py::test_who_begins_otherwise_is_closed_counted_and_named",
+    ),
+    Mechanism(
         "judged beside the loop",
         "gateway/cache.py",
         "if not policy.is_heavy(arrival):",
