@@ -15,7 +15,7 @@ from gateway.connection import DownstreamConnection
 from gateway.core.answers import hit_bytes
 from gateway.core.caller import Recogniser
 from gateway.core.entry import Entry
-from gateway.core.glance import Glance, Owner, glance, owner_of, plain_request, without_passing
+from gateway.core.glance import Glance, Owner, glance, owner_of, passing, plain_request, without_passing
 from gateway.core.headers import Hop
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import EntryKey, KeySpace
@@ -94,6 +94,7 @@ class FastLane:
         self._tiers = tiers
         self._memory = tiers.memory
         self._recogniser = recogniser
+        self._passing = passing(recogniser)
         self._keys = keys
         self._hop = hop
         self._own_hosts = own_hosts
@@ -202,7 +203,7 @@ class FastLane:
         """Return who sent field lines that are not known as they are."""
         if rest in self._owners:
             return None
-        kept = without_passing(rest)
+        kept = without_passing(rest, self._passing)
         if kept is None:
             return None
         owner = self._owners.get(kept)

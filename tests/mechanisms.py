@@ -57,7 +57,7 @@ MECHANISMS = (
     Mechanism(
         "disguised credential",
         "gateway/core/caller.py",
-        "if plain != lower and plain in self._guarded:",
+        "if plain in self.guarded and lower not in self.names:",
         "if False:",
         "tests/core/test_caller.py::test_who_cannot_be_told_safely_bypasses_the_cache",
     ),
@@ -188,6 +188,13 @@ MECHANISMS = (
         'if lower in _NOT_PLAIN or lower.startswith(b"if-"):',
         "if False:",
         "tests/core/test_glance.py::test_what_asks_for_more_than_a_look_up_is_for_the_parser",
+    ),
+    Mechanism(
+        "nothing of a caller passes by",
+        "gateway/core/glance.py",
+        "return _PASSING - recogniser.guarded",
+        "return _PASSING",
+        "tests/http/test_both_ways.py::test_a_field_that_tells_callers_apart_never_passes_by",
     ),
     Mechanism(
         "strict chunks",

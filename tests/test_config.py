@@ -368,7 +368,19 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
             "Proxy-Authorization",
             "does not reach the upstream as the caller sent it",
         ),
-        ("cache.identity_headers", "x-forwarded-for", "does not reach the upstream"),
+        *(
+            ("cache.identity_headers", name, "does not reach the upstream")
+            for name in (
+                "x-forwarded-for",
+                "X_Request_Id",
+                "Via",
+                "Prefer",
+                "If-None-Match",
+                "Accept-Encoding",
+            )
+        ),
+        ("cache.identity_headers", "Range", "does not reach the upstream"),
+        ("cache.identity_headers", "X-HTTP-Method-Override", "does not reach the upstream"),
         ("cache.identity_headers", "X_Auth_Token", "is a look-alike of X-Auth-Token"),
         ("cache.identity_headers", "X-Project-Id,x-project-id", "stands in the list twice"),
         ("cache.identity_headers", "X-Project-Id,X_Project_Id", "by - and _ alone"),

@@ -45,12 +45,16 @@ class Recogniser:
         identity_headers: lower-case names beside ``X-Auth-Token`` that tell who a caller is.
         secret: ``cache.secret``; empty digests are unkeyed.
         shared: the scope: one owner for all entries.
+
+    Attributes:
+        names: lower-case names of the fields that tell who a caller is.
+        guarded: what no other field may be named, nor look like: the names with ``-`` for ``_``.
     """
 
     def __init__(self, identity_headers: tuple[bytes, ...], secret: bytes, *, shared: bool) -> None:
         self.names = tuple(sorted({TOKEN_FIELD, *identity_headers}))
         self._labelled = tuple((name, b"%d:%s" % (len(name), name)) for name in self.names)
-        self._guarded = frozenset({*self.names, _AUTHORIZATION})
+        self.guarded = frozenset(name.replace(b"_", b"-") for name in (*self.names, _AUTHORIZATION))
         self._key = keyed(secret)
         self._shared = shared
 
@@ -70,7 +74,7 @@ class Recogniser:
             plain = lower.replace(b"_", b"-")
             if plain in METHOD_OVERRIDES or lower == _AUTHORIZATION:
                 return Reason.IDENTITY
-            if plain != lower and plain in self._guarded:
+            if plain in self.guarded and lower not in self.names:
                 return Reason.IDENTITY
         told: list[bytes] = []
         for name, label in self._labelled:

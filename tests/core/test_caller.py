@@ -60,6 +60,12 @@ def test_who_cannot_be_told_safely_bypasses_the_cache(fields: Fields, recogniser
     assert recogniser.identify(fields) is Reason.IDENTITY
 
 
+def test_a_look_alike_of_a_name_with_underscores_is_a_disguise_too() -> None:
+    recogniser = Recogniser((b"x_tenant",), b"", shared=False)
+    assert recogniser.identify((token, (b"X-Tenant", b"a"))) is Reason.IDENTITY
+    assert known((token, (b"X_Tenant", b"a")), recogniser) != known((token, (b"X_Tenant", b"b")), recogniser)
+
+
 def test_a_signed_request_bypasses_under_its_own_name() -> None:
     assert BY_CALLER.identify((token, (b"Authorization", b"SDK-HMAC-SHA256 Access=AK"))) is Reason.SIGNED
 
