@@ -16,7 +16,7 @@ import msgspec
 import uvloop
 
 from gateway.app import Gateway
-from gateway.app_settings import policy_rules
+from gateway.app_settings import identity_headers, policy_rules
 from gateway.config import Config, load_config
 from gateway.core.caller import Recogniser, variant
 from gateway.core.entry import Entry
@@ -44,8 +44,7 @@ class Filler:
         self._keys = KeySpace(
             config.redis.prefix, upstream_identity(url.scheme, url.host, url.port, url.base_path)
         )
-        names = tuple(name.lower().encode("ascii") for name in config.cache.identity_headers)
-        recogniser = Recogniser(names, b"", shared=policy_rules(config).shared)
+        recogniser = Recogniser(identity_headers(config), b"", shared=policy_rules(config).shared)
         fields = ((b"X-Auth-Token", token(load, 0).encode("ascii")),)
         identity = recogniser.identify(fields)
         negotiated = variant(fields)

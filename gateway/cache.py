@@ -8,12 +8,13 @@ from concurrent.futures import Executor
 
 import msgspec
 
+from gateway.cache_hints import Hints
 from gateway.cache_results import Answer, Fetched
 from gateway.clock import Clock
 from gateway.core import answers, headers, policy, route
 from gateway.core.caller import Recogniser
 from gateway.core.entry import Entry
-from gateway.core.freshness import vary_is_met
+from gateway.core.freshness import unmet_vary
 from gateway.core.key import EntryKey, KeySpace
 from gateway.core.messages import Head, Request, first, names
 from gateway.core.plan import Bypass, Plan, plan
@@ -73,6 +74,7 @@ class Cache:
         self._clock = clock
         self._judges = judges
         self._sightings = sightings
+        self._hints = Hints(rules)
 
     async def answer(
         self, request: Request, body: RequestBody | None, looked_up: LookedUp | None = None
@@ -189,7 +191,8 @@ class Cache:
                     return await self._forward(
                         request, None, _because(verdict, Reason.TOO_LARGE), execution_call=True
                     )
-                if not vary_is_met(fetched.arrival.head.fields, planned.fields):
+                unmet = unmet_vary(fetched.arrival.head.fields, planned.fields, self._rules.identity_headers)
+                if unmet is not None:
                     # It was chosen by a field that these two requests need not have in common (RFC 9111 §4).
                     return await self._forward(
                         request, None, _because(verdict, Reason.VARY), execution_call=True
@@ -244,6 +247,7 @@ class Cache:
         judgement = await self._judge(arrival, ticket.key)
         self._sightings.saw(planned.execution, arrival, judgement)
         if judgement.refusal is not None:
+            self._hints.refused(arrival, judgement)
             if policy.drops_own_entry(exchange.head.status, judgement):
                 self._tiers.drop(ticket.key)
             return Fetched(arrival, judgement, False, judgement.refusal)

@@ -1,5 +1,7 @@
 """Who is answered from what: the same through the fast lane and through the parser."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,7 +10,7 @@ from tests.support.aos import TARGET, ScriptedAos
 from tests.support.client import RawClient
 from tests.support.gateway import RunningGateway, running
 
-from .asking import ALICE, settled, verdict
+from .asking import ALICE, BOB, all_busy, settled, verdict
 
 _Field = tuple[str, str]
 
@@ -19,10 +21,10 @@ def fast_lane(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-async def _ask(gateway: RunningGateway, *fields: _Field) -> str:
-    """What the cache did with a plain GET of Alice's, on a connection that goes on."""
+async def _ask(gateway: RunningGateway, *fields: _Field, token: bytes = ALICE) -> str:
+    """What the cache did with a plain GET, on a connection that goes on."""
     async with await RawClient.connect(gateway.address) as client:
-        return verdict(await client.request("GET", TARGET, [("X-Auth-Token", ALICE), *fields]))
+        return verdict(await client.request("GET", TARGET, [("X-Auth-Token", token), *fields]))
 
 
 @pytest.fixture
@@ -53,3 +55,45 @@ async def test_a_field_that_tells_callers_apart_never_passes_by(
         for who in ("alice", "alice", "bob"):
             await _ask(gateway, (sent, who))
     assert [received.get(sent.lower()) for received in aos.received][-1] == b"bob"
+
+
+_KEPT_APART = "X-Auth-Token, X-Project-Id, cookie, Authorization, Origin, Prefer, If-None-Match, Host"
+
+
+async def test_vary_on_what_the_key_holds_or_no_request_has_is_met(
+    aos: ScriptedAos, gateway: RunningGateway
+) -> None:
+    aos.answer(settled(("Vary", _KEPT_APART)))
+    for fields in ([], [("X-Project-Id", "p")], [("Cookie", "a=b")]):
+        assert (await _ask(gateway, *fields)).endswith("stored")
+        assert "; hit" in await _ask(gateway, *fields)
+    assert (await _ask(gateway, token=BOB)).endswith("stored")
+
+
+@pytest.mark.parametrize("name", ["X-Auth-Token", "Cookie", "X-Project-Id", "X-Tenant", "*"])
+async def test_vary_that_a_shared_entry_cannot_meet_is_said_once(
+    aos: ScriptedAos, fast_lane: bool, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    aos.answer(settled(("Vary", name)))
+    with caplog.at_level(logging.WARNING):
+        async with running(aos.url, server__fast_lane=fast_lane, cache__scope="shared") as gateway:
+            for _ in range(3):
+                assert (await _ask(gateway)).endswith("; detail=vary")
+    hints = [line.getMessage() for line in caplog.records if line.name == "gateway.cache_hints"]
+    assert len(hints) == 1
+    assert f"by {name.lower()} (Vary)" in hints[0]
+
+
+@pytest.mark.parametrize("scope", ["caller", "shared"])
+async def test_who_joins_a_fetch_has_what_tells_callers_apart_in_common(
+    aos: ScriptedAos, fast_lane: bool, scope: str
+) -> None:
+    gate = aos.gate()
+    aos.answer(gate.before(settled(("Vary", "X-Auth-Token, Cookie"))))
+    async with running(aos.url, server__fast_lane=fast_lane, cache__scope=scope) as gateway:
+        asked = [asyncio.create_task(_ask(gateway, token=token)) for token in (ALICE, ALICE, BOB)]
+        await all_busy(gateway, 3)
+        gate.open()
+        verdicts = await asyncio.gather(*asked)
+    assert ["collapsed" in found for found in verdicts].count(True) == 1
+    assert sorted(received.get("x-auth-token") or b"" for received in aos.received) == sorted([ALICE, BOB])
