@@ -50,7 +50,7 @@ class Filler:
         negotiated = variant(fields)
         if isinstance(identity, Reason) or negotiated is None:
             raise ValueError("the load's requests are not looked up at all")
-        self._caller, self._variant = identity.entry, negotiated
+        self._caller, self._variant = identity.entry, negotiated.general
         self._tiers = gateway.tiers
         self._load = load
 

@@ -14,10 +14,9 @@ from gateway.clock import Clock
 from gateway.core import answers, headers, policy, route
 from gateway.core.caller import Recogniser
 from gateway.core.entry import Entry
-from gateway.core.freshness import unmet_vary
 from gateway.core.key import EntryKey, KeySpace
 from gateway.core.messages import Head, Request, first, names
-from gateway.core.plan import Bypass, Plan, plan
+from gateway.core.plan import Bypass, Plan, may_share, plan
 from gateway.core.reply import BodyFraming
 from gateway.core.retry import retry_after_s
 from gateway.core.status import Forward, Reason, Verdict
@@ -25,7 +24,7 @@ from gateway.core.wishes import read_wishes
 from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, Throttled, UpstreamError
 from gateway.flight import Flight, Flights
 from gateway.sightings import Sightings
-from gateway.store.lookup import LookedUp, Lookup, Ticket
+from gateway.store.lookup import LookedUp, Lookup
 from gateway.store.tiers import Tiers
 from gateway.throttle import Throttle
 from gateway.upstream import Exchange, RequestBody, Upstream
@@ -152,27 +151,30 @@ class Cache:
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
         """
+        variant = planned.variant.general
         if key is None:
-            key = self._keys.entry(planned.identity.entry, planned.variant, planned.execution)
+            key = self._keys.entry(planned.identity.entry, variant, planned.execution)
         wishes = planned.wishes
         if wishes.no_store:
             return await self._alone(request, planned, key)
-        ticket = self._tiers.ticket(key)
-        lookup = Lookup(None)
         forward = Forward.REQUEST
         reason: Reason | None = Reason.REQUEST_NO_CACHE
-        if not wishes.no_cache:
-            if looked_up is not None and looked_up.ticket.key == key:
-                ticket, lookup = looked_up.ticket, looked_up.lookup
-            else:
-                lookup = await self._tiers.lookup(key)
-            # Between a look-up in Redis and here another request's fetch may have ended.
-            entry = lookup.entry or self._tiers.peek(key)
+        if wishes.no_cache:
+            found = LookedUp(self._tiers.ticket(key), Lookup(None))
+        else:
+            found, entry = await self._look_up(key, looked_up)
+            absent = Forward.URI_MISS
+            if entry is not None and not entry.suits(planned.variant.accept):
+                # It was chosen by another Accept; what is chosen by this one has a place of its own.
+                absent = Forward.VARY_MISS
+                variant = planned.variant.exact
+                key = self._keys.entry(planned.identity.entry, variant, planned.execution)
+                found, entry = await self._look_up(key, None)
             why_not = None if entry is None else self._why_not(planned, entry)
             if entry is not None and why_not is None:
                 return self._hit(request, planned, entry)
-            forward = Forward.URI_MISS if entry is None else Forward.REQUEST
-            reason = Reason.STORE_FAILED if lookup.has_failed else why_not
+            forward = absent if entry is None else Forward.REQUEST
+            reason = Reason.STORE_FAILED if found.lookup.has_failed else why_not
         verdict = Verdict(forward=forward, reason=reason)
         if wishes.only_if_cached:
             raise _with_member(NotCached(), verdict)
@@ -180,9 +182,9 @@ class Cache:
         if request.method == "HEAD":
             return await self._head(request, planned, key, verdict)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
-        flight_key = self._keys.flight(planned.identity.flight, planned.variant, planned.execution)
+        flight_key = self._keys.flight(planned.identity.flight, variant, planned.execution)
         flight = None
-        if forward is Forward.URI_MISS:
+        if forward is not Forward.REQUEST:
             flight = self._flights.joinable(flight_key)
         try:
             if flight is not None:
@@ -191,16 +193,14 @@ class Cache:
                     return await self._forward(
                         request, None, _because(verdict, Reason.TOO_LARGE), execution_call=True
                     )
-                unmet = unmet_vary(fetched.arrival.head.fields, planned.fields, self._rules.identity_headers)
-                if unmet is not None:
-                    # It was chosen by a field that these two requests need not have in common (RFC 9111 §4).
+                if not may_share(planned, fetched.arrival, self._rules.identity_headers):
                     return await self._forward(
                         request, None, _because(verdict, Reason.VARY), execution_call=True
                     )
                 return self._fetched(fetched, planned, verdict, collapsed=True)
 
             async def fly(flight: Flight[Fetched]) -> Fetched:
-                return await self._fill(request, planned, ticket, lookup, flight)
+                return await self._fill(request, planned, found, flight)
 
             fetched = await self._flights.lead(flight_key, key.stack, fly)
         except GatewayError as error:
@@ -208,17 +208,25 @@ class Cache:
             raise
         return self._fetched(fetched, planned, verdict, collapsed=False)
 
+    async def _look_up(self, key: EntryKey, looked_up: LookedUp | None) -> tuple[LookedUp, Entry | None]:
+        """Look into all tiers, unless that was done already; return what that gave, and the entry."""
+        if looked_up is None or looked_up.ticket.key != key:
+            ticket = self._tiers.ticket(key)
+            looked_up = LookedUp(ticket, await self._tiers.lookup(key))
+        # Between a look-up in Redis and here another request's fetch may have ended.
+        return looked_up, looked_up.lookup.entry or self._tiers.peek(key)
+
     async def _fill(
         self,
         request: Request,
         planned: Plan,
-        ticket: Ticket,
-        lookup: Lookup,
+        looked_up: LookedUp,
         flight: Flight[Fetched] | None,
     ) -> Fetched:
         """Fetch a record, judge it, and store it if it may be."""
+        ticket = looked_up.ticket
         if flight is not None:
-            ticket = await self._tiers.prepare_fill(ticket, lookup)
+            ticket = await self._tiers.prepare_fill(ticket, looked_up.lookup)
         fetched_s = self._clock.wall_s()
         fields = headers.upstream_fields(request, self._hop, execution_call=True)
         exchange = await self._upstream.send("GET", request.target, fields, None)
@@ -255,7 +263,7 @@ class Cache:
             return Fetched(arrival, judgement, False, None)
         if flight.is_superseded:
             return Fetched(arrival, judgement, False, Reason.FORGOTTEN)
-        entry = answers.entry_of(arrival, judgement, policy.told_age_s(exchange.head))
+        entry = answers.entry_of(arrival, judgement, policy.told_age_s(exchange.head), planned.variant.accept)
         refusal = self._tiers.store(ticket, entry)
         return Fetched(arrival, judgement, refusal is None, refusal)
 
@@ -308,7 +316,7 @@ class Cache:
         if request.method == "HEAD":
             return await self._head(request, planned, key, verdict)
         try:
-            fill = self._fill(request, planned, self._tiers.ticket(key), Lookup(None), None)
+            fill = self._fill(request, planned, LookedUp(self._tiers.ticket(key), Lookup(None)), None)
             fetched = await self._flights.alone(fill)
         except GatewayError as error:
             _with_member(error, verdict)

@@ -144,7 +144,7 @@ class FastLane:
         if self._memory is not None:
             entry = self._memory.get(owner.owner + seen.path)
             if entry is not None:
-                return self._hit(data, entry, seen)
+                return self._hit(data, entry, seen, owner)
         return Question(data, seen, owner, time.monotonic())
 
     def ask(self, question: Question, told: Callable[[LookedUp], None]) -> bool:
@@ -160,7 +160,7 @@ class FastLane:
         if entry is None or not self.is_open:
             return None
         took_s = time.monotonic() - question.asked_s
-        answer = self._hit(question.data, entry, question.seen, took_s)
+        answer = self._hit(question.data, entry, question.seen, question.owner, took_s)
         if answer is not None:
             self._metrics.request_s[HIT].observe(took_s)
         return answer
@@ -183,10 +183,15 @@ class FastLane:
             return None
         return self._handler.answer_plain(connection, *request, looked_up, key, started_s=question.asked_s)
 
-    def _hit(self, data: bytes, entry: Entry, seen: Glance, took_s: float = 0.0) -> bytes | None:
+    def _hit(
+        self, data: bytes, entry: Entry, seen: Glance, owner: Owner, took_s: float = 0.0
+    ) -> bytes | None:
         now_s = self._clock.wall_s()
         # The wall clock may have jumped; the memory tier goes by the other one.
         if entry.expires_s < now_s or len(entry.body) > LARGE_BYTES:
+            return None
+        # What was chosen by another Accept; the parser's way looks where this one's is.
+        if entry.accept and not entry.suits(owner.variant.accept):
             return None
         request_id = seen.request_id or self._request_ids.fresh()
         hits = self._metrics.fast_hits + 1
@@ -229,7 +234,7 @@ class FastLane:
             call = execution(_STACKS + path)
             if call is None or call.has_query:
                 return None
-            key = self._keys.entry(owner.identity.entry, owner.variant, call)
+            key = self._keys.entry(owner.identity.entry, owner.variant.general, call)
             if len(self._entry_keys) >= _KEYS_MOST:
                 del self._entry_keys[next(iter(self._entry_keys))]
             self._entry_keys[local] = key

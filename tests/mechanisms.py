@@ -237,9 +237,17 @@ MECHANISMS = (
     Mechanism(
         "Vary for who joined",
         "gateway/cache.py",
-        "if unmet is not None:",
+        "if not may_share(planned, fetched.arrival, self._rules.identity_headers):",
         "if False:",
         "tests/http/test_flights.py::test_a_shared_answer_chosen_by_a_field_is_not_for_who_sent_another_one",
+    ),
+    Mechanism(
+        "chosen by Accept",
+        "gateway/core/entry.py",
+        "return not self.accept or self.accept == accept",
+        "return True",
+        "tests/http/test_both_ways.py::"
+        "test_what_the_origin_chooses_by_accept_is_for_that_one_alone_and_all_are_kept",
     ),
     Mechanism(
         "abrupt end",

@@ -26,6 +26,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         fetched_s: wall clock at the start of the fetch.
         expires_s: wall clock at which it stops being fresh.
         upstream_age_s: the Age it came with.
+        accept: the `Variant.accept` it was chosen by; empty where the origin does not choose by ``Accept``.
     """
 
     lines: bytes
@@ -33,6 +34,11 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     fetched_s: float
     expires_s: float
     upstream_age_s: int
+    accept: bytes = b""
+
+    def suits(self, accept: bytes) -> bool:
+        """Tell whether it may answer a request with this `Variant.accept` (RFC 9111 §4.1)."""
+        return not self.accept or self.accept == accept
 
     def head(self) -> Head:
         """Return the head in parts; without anything that is told on a hit only."""
@@ -57,6 +63,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unk
     fetched_s: float
     expires_s: float
     upstream_age_s: int
+    accept: bytes
     lines: bytes
     body: bytes
 
@@ -82,6 +89,7 @@ def seal(key: EntryKey, generation: bytes, entry: Entry, secret: bytes) -> bytes
             fetched_s=entry.fetched_s,
             expires_s=entry.expires_s,
             upstream_age_s=entry.upstream_age_s,
+            accept=entry.accept,
             lines=entry.lines,
             body=entry.body,
         )
@@ -119,6 +127,7 @@ def unseal(key: EntryKey, generation: bytes, sealed: bytes, secret: bytes, now_s
         fetched_s=stored.fetched_s,
         expires_s=stored.expires_s,
         upstream_age_s=stored.upstream_age_s,
+        accept=stored.accept,
     )
 
 

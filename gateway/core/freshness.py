@@ -160,6 +160,11 @@ def unmet_vary(response: Fields, request: Fields, covered: Container[bytes]) -> 
     return None
 
 
+def varies_on_accept(response: Fields) -> bool:
+    """Tell whether ``Vary`` names ``Accept``, so that not even those that prefer JSON are alike."""
+    return any(member.lower() == b"accept" for member in members(response, b"vary"))
+
+
 # Without any of these the origin has said nothing.
 _SPEAKING = frozenset({_CACHE_CONTROL, *_AIMED_AT_PROXIES, b"pragma", b"expires", b"age"})
 # ``must-understand`` asks for a cache that knows the status code; only 200 is ever stored, and known.

@@ -11,7 +11,7 @@ import re
 import msgspec
 
 from gateway.core import headers, incoming
-from gateway.core.caller import Identity, Recogniser
+from gateway.core.caller import Identity, Recogniser, Variant
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import KeySpace
 from gateway.core.messages import Field, Fields, IndexedFields, Request, first
@@ -130,12 +130,12 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         owner: `KeySpace.owner` of the two.
         identity: of the caller.
-        variant: digest of what was negotiated.
+        variant: what was negotiated.
     """
 
     owner: bytes
     identity: Identity
-    variant: bytes
+    variant: Variant
 
 
 def owner_of(
@@ -175,7 +175,7 @@ def owner_of(
     planned = plan(request, recogniser)
     if isinstance(planned, Bypass) or planned.wishes != NO_WISHES:
         return None
-    owner = keys.owner(planned.identity.entry, planned.variant)
+    owner = keys.owner(planned.identity.entry, planned.variant.general)
     return Owner(owner, planned.identity, planned.variant)
 
 

@@ -60,6 +60,7 @@ class Forward(enum.Enum):
     BYPASS = b"bypass"
     METHOD = b"method"
     URI_MISS = b"uri-miss"
+    VARY_MISS = b"vary-miss"
     REQUEST = b"request"
 
 

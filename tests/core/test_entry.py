@@ -45,6 +45,7 @@ entries = st.builds(
     body=st.binary(max_size=60),
     fetched_s=st.floats(NOW_S - 1000, NOW_S),
     expires_s=st.floats(NOW_S, NOW_S + 1000),
+    accept=texts,
     upstream_age_s=st.integers(0, 2**40),
 )
 
@@ -164,6 +165,7 @@ def contents(**changes: object) -> bytes:
         "fetched_s": NOW_S,
         "expires_s": NOW_S + 300,
         "upstream_age_s": 0,
+        "accept": b"",
         "lines": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n",
         "body": b"{}",
     }

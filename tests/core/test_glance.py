@@ -136,7 +136,7 @@ def test_a_caller_has_the_owner_of_the_ordinary_way() -> None:
     fields = ((b"Host", b"h"), (b"X-Auth-Token", b"alice"))
     planned = plan(Request("GET", b"/v2/stacks/s/actions/a", fields, b"", b"http", 0, b""), RECOGNISER)
     assert isinstance(planned, Plan)
-    key = KEYS.entry(planned.identity.entry, planned.variant, planned.execution)
+    key = KEYS.entry(planned.identity.entry, planned.variant.general, planned.execution)
     assert found is not None
     assert found + b"s/actions/a" == key.local
 
@@ -277,7 +277,7 @@ def test_what_is_taken_at_a_glance_means_the_same_to_the_parser(
     planned = plan(request, RECOGNISER)
     assert isinstance(planned, Plan)
     assert planned.wishes == NO_WISHES
-    key = KEYS.entry(planned.identity.entry, planned.variant, planned.execution)
+    key = KEYS.entry(planned.identity.entry, planned.variant.general, planned.execution)
     assert key.local == found + seen.path
 
 

@@ -3,14 +3,16 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from tests.support.aos import TARGET, ScriptedAos
 from tests.support.client import RawClient
 from tests.support.gateway import RunningGateway, running
+from tests.support.redis_server import RedisServer
 
-from .asking import ALICE, BOB, all_busy, settled, verdict
+from .asking import ALICE, BOB, all_busy, settled, until, verdict
 
 _Field = tuple[str, str]
 
@@ -97,3 +99,71 @@ async def test_who_joins_a_fetch_has_what_tells_callers_apart_in_common(
         verdicts = await asyncio.gather(*asked)
     assert ["collapsed" in found for found in verdicts].count(True) == 1
     assert sorted(received.get("x-auth-token") or b"" for received in aos.received) == sorted([ALICE, BOB])
+
+
+# As curl, Go, requests, axios, jQuery and an SDK send it.
+_PREFERS_JSON = (
+    None,
+    "*/*",
+    "application/json",
+    "application/json, text/plain, */*",
+    "application/json, text/javascript, */*; q=0.01",
+    "*/*;q=0.8",
+)
+
+
+def _accepting(accept: str | None) -> list[_Field]:
+    return [] if accept is None else [("Accept", accept)]
+
+
+@pytest.mark.parametrize("first", _PREFERS_JSON)
+async def test_all_who_prefer_json_are_answered_from_one_fetch(
+    aos: ScriptedAos, gateway: RunningGateway, fast_lane: bool, first: str | None
+) -> None:
+    aos.answer(settled())
+    await _ask(gateway, *_accepting(first))
+    for accept in _PREFERS_JSON:
+        assert "; hit" in await _ask(gateway, *_accepting(accept))
+    assert gateway.app.metrics.fast_hits == (len(_PREFERS_JSON) if fast_lane else 0)
+    for accept in ("text/html, */*;q=0.8", "application/json;version=2"):
+        assert (await _ask(gateway, *_accepting(accept))).endswith("uri-miss; fwd-status=200; stored")
+
+
+@pytest.mark.parametrize("vary", ["Accept", "accept-encoding, ACCEPT"])
+@pytest.mark.parametrize("kept", ["memory", "redis", "both"])
+async def test_what_the_origin_chooses_by_accept_is_for_that_one_alone_and_all_are_kept(
+    aos: ScriptedAos, fast_lane: bool, vary: str, kept: str, redis: RedisServer
+) -> None:
+    aos.answer(settled(("Vary", vary)))
+    settings: dict[str, Any] = {}
+    if kept != "memory":
+        settings = {"redis__url": redis.url, "redis__prefix": redis.prefix, "redis__timeout_s": 5.0}
+    if kept == "redis":
+        settings["cache__memory_bytes"] = 0
+    async with running(aos.url, server__fast_lane=fast_lane, **settings) as gateway:
+        for number, accept in enumerate(_PREFERS_JSON):
+            miss = "vary-miss" if number else "uri-miss"
+            assert (
+                await _ask(gateway, *_accepting(accept)) == f"aos-gateway; fwd={miss}; fwd-status=200; stored"
+            )
+            await until(lambda: gateway.app.tiers.queued == 0)
+        for accept in _PREFERS_JSON * 2:
+            assert "; hit" in await _ask(gateway, *_accepting(accept))
+    assert [received.get("accept") for received in aos.received] == [
+        None if accept is None else accept.encode() for accept in _PREFERS_JSON
+    ]
+
+
+async def test_who_joins_a_fetch_gets_nothing_chosen_by_another_accept(
+    aos: ScriptedAos, gateway: RunningGateway
+) -> None:
+    gate = aos.gate()
+    aos.answer(gate.before(settled(("Vary", "Accept"))))
+    asked = [asyncio.create_task(_ask(gateway, *_accepting("*/*")))]
+    await gate.wait_reached()
+    asked += [asyncio.create_task(_ask(gateway, *_accepting(accept))) for accept in (None, "*/*")]
+    await all_busy(gateway, 3)
+    gate.open()
+    verdicts = await asyncio.gather(*asked)
+    assert ["collapsed" in found for found in verdicts].count(True) == 1
+    assert sorted(received.get("accept") or b"" for received in aos.received) == [b"", b"*/*"]
