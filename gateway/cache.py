@@ -170,11 +170,13 @@ class Cache:
                 variant = planned.variant.exact
                 key = self._keys.entry(planned.identity.entry, variant, planned.execution)
                 found, entry = await self._look_up(key, None)
-            why_not = None if entry is None else self._why_not(planned, entry)
-            if entry is not None and why_not is None:
-                return self._hit(request, planned, entry)
-            forward = absent if entry is None else Forward.REQUEST
-            reason = Reason.STORE_FAILED if found.lookup.has_failed else why_not
+            forward, reason = absent, Reason.STORE_FAILED if found.lookup.has_failed else None
+            if entry is not None:
+                now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
+                why_not = wishes.refuse(entry.age_s(now_s), entry.ttl_s(now_s))
+                if why_not is None:
+                    return self._hit(request, planned, entry, now_s)
+                forward, reason = why_not
         verdict = Verdict(forward=forward, reason=reason)
         if wishes.only_if_cached:
             raise _with_member(NotCached(), verdict)
@@ -337,8 +339,7 @@ class Cache:
         entry = self._tiers.peek(key) if head.status == 200 and etag is not None else None
         return entry is not None and first(entry.head().fields, b"etag") != etag
 
-    def _hit(self, request: Request, planned: Plan, entry: Entry) -> Answer:
-        now_s = self._clock.wall_s()
+    def _hit(self, request: Request, planned: Plan, entry: Entry, now_s: float) -> Answer:
         self._sightings.hit(planned.execution, entry)
         head = answers.hit_head(entry, planned.fields, request.request_id, self._hop.via, now_s)
         return Answer(head, entry.body, Verdict(ttl_s=int(entry.ttl_s(now_s))))
@@ -362,16 +363,12 @@ class Cache:
         head = answers.fetched_head(own, judgement, self._hop.via, verdict)
         return Answer(head, arrival.body, verdict, upstream_s=arrival.upstream_s)
 
-    def _why_not(self, planned: Plan, entry: Entry) -> Reason | None:
-        now_s = self._clock.wall_s()
-        return planned.wishes.refuse(entry.age_s(now_s), entry.ttl_s(now_s))
-
 
 def _because(verdict: Verdict, reason: Reason) -> Verdict:
     return msgspec.structs.replace(verdict, reason=verdict.reason or reason)
 
 
 def _with_member(error: GatewayError, verdict: Verdict) -> GatewayError:
-    """Let an error tell what the cache did before it."""
-    error.cache_member = verdict.member()
+    """Let an error tell what the cache did before it, or why nothing was forwarded."""
+    error.cache_member = (verdict if error.reason is None else Verdict(reason=error.reason)).member()
     return error

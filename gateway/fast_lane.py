@@ -186,9 +186,9 @@ class FastLane:
     def _hit(
         self, data: bytes, entry: Entry, seen: Glance, owner: Owner, took_s: float = 0.0
     ) -> bytes | None:
-        now_s = self._clock.wall_s()
-        # The wall clock may have jumped; the memory tier goes by the other one.
-        if entry.expires_s < now_s or len(entry.body) > LARGE_BYTES:
+        now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
+        # The wall clock may have jumped ahead; the memory tier goes by the other one.
+        if entry.expires_s <= now_s or len(entry.body) > LARGE_BYTES:
             return None
         # What was chosen by another Accept; the parser's way looks where this one's is.
         if entry.accept and not entry.suits(owner.variant.accept):

@@ -242,6 +242,13 @@ MECHANISMS = (
         "tests/http/test_flights.py::test_a_shared_answer_chosen_by_a_field_is_not_for_who_sent_another_one",
     ),
     Mechanism(
+        "the later clock",
+        "gateway/core/entry.py",
+        "return wall_s if wall_s > steady_s else steady_s",
+        "return wall_s",
+        "tests/http/test_both_ways.py::test_a_clock_that_was_set_back_gives_no_entry_a_longer_life",
+    ),
+    Mechanism(
         "chosen by Accept",
         "gateway/core/entry.py",
         "return not self.accept or self.accept == accept",

@@ -26,6 +26,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         fetched_s: wall clock at the start of the fetch.
         expires_s: wall clock at which it stops being fresh.
         upstream_age_s: the Age it came with.
+        clock_offset_s: by how much the wall clock was ahead of this process's monotonic one when it took the
+            entry in; not stored.
         accept: the `Variant.accept` it was chosen by; empty where the origin does not choose by ``Accept``.
     """
 
@@ -35,6 +37,26 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     expires_s: float
     upstream_age_s: int
     accept: bytes = b""
+    clock_offset_s: float = -math.inf
+
+    def taken_in(self, wall_s: float, monotonic_s: float) -> Entry:
+        """Return the entry as this process keeps it.
+
+        Args:
+            wall_s: wall clock when what brought it began.
+            monotonic_s: monotonic clock at the same moment.
+        """
+        # A fetch that began in the future, by a clock that differs, began now.
+        offset_s = max(wall_s, self.fetched_s) - monotonic_s
+        return msgspec.structs.replace(self, clock_offset_s=offset_s)
+
+    def now_s(self, wall_s: float, monotonic_s: float) -> float:
+        """Return the time by which the entry is judged, as wall clock.
+
+        The later one of both clocks: when the wall clock is set back, its life goes on.
+        """
+        steady_s = monotonic_s + self.clock_offset_s
+        return wall_s if wall_s > steady_s else steady_s
 
     def suits(self, accept: bytes) -> bool:
         """Tell whether it may answer a request with this `Variant.accept` (RFC 9111 §4.1)."""

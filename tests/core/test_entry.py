@@ -194,6 +194,23 @@ def test_a_right_tag_alone_makes_no_entry(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("wall_s", "monotonic_s", "ttl_s"),
+    [
+        (NOW_S + 1, 101.0, 299),
+        # The wall clock was set back, ahead, or is behind that of the replica that fetched it.
+        (NOW_S - 3_600, 396.0, 4),
+        (NOW_S + 400, 101.0, -100),
+        (NOW_S - 3, 100.0, 300),
+    ],
+)
+def test_an_entry_lives_by_the_clock_that_is_further(wall_s: float, monotonic_s: float, ttl_s: int) -> None:
+    for began_s in (NOW_S, NOW_S - 3):
+        entry = ENTRY.taken_in(began_s, 100.0)
+        assert entry.ttl_s(entry.now_s(wall_s, monotonic_s)) == ttl_s
+    assert ENTRY.ttl_s(ENTRY.now_s(wall_s, monotonic_s)) == NOW_S + 300 - wall_s
+
+
+@pytest.mark.parametrize(
     ("upstream_age_s", "passed_s", "age_s"),
     [(0, 0.0, 0), (0, 0.9, 0), (0, 1.0, 1), (7, 2.5, 9), (7, -3.0, 7)],
 )

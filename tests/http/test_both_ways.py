@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from tests.support.aos import TARGET, ScriptedAos
-from tests.support.client import RawClient
+from tests.support.address import free_port
+from tests.support.aos import TARGET, Answer, ScriptedAos
+from tests.support.client import RawClient, RawResponse
 from tests.support.gateway import RunningGateway, running
 from tests.support.redis_server import RedisServer
 
-from .asking import ALICE, BOB, all_busy, settled, until, verdict
+from .asking import ALICE, BOB, MovableTime, all_busy, settled, until, verdict
 
 _Field = tuple[str, str]
 
@@ -23,10 +25,15 @@ def fast_lane(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-async def _ask(gateway: RunningGateway, *fields: _Field, token: bytes = ALICE) -> str:
-    """What the cache did with a plain GET, on a connection that goes on."""
+async def _get(gateway: RunningGateway, *fields: _Field, token: bytes = ALICE) -> RawResponse:
+    """The answer to a plain GET, on a connection that goes on."""
     async with await RawClient.connect(gateway.address) as client:
-        return verdict(await client.request("GET", TARGET, [("X-Auth-Token", token), *fields]))
+        return await client.request("GET", TARGET, [("X-Auth-Token", token), *fields])
+
+
+async def _ask(gateway: RunningGateway, *fields: _Field, token: bytes = ALICE) -> str:
+    """What the cache did with a plain GET."""
+    return verdict(await _get(gateway, *fields, token=token))
 
 
 @pytest.fixture
@@ -167,3 +174,59 @@ async def test_who_joins_a_fetch_gets_nothing_chosen_by_another_accept(
     verdicts = await asyncio.gather(*asked)
     assert ["collapsed" in found for found in verdicts].count(True) == 1
     assert sorted(received.get("accept") or b"" for received in aos.received) == [b"", b"*/*"]
+
+
+@pytest.mark.parametrize("set_s", [-3_600, -200])
+async def test_a_clock_that_was_set_back_gives_no_entry_a_longer_life(
+    aos: ScriptedAos, fast_lane: bool, set_s: float
+) -> None:
+    time = MovableTime()
+    aos.answer(settled())
+    async with running(aos.url, clock=time.clock, server__fast_lane=fast_lane) as gateway:
+        await _ask(gateway)
+        time.ahead_s, time.set_s = 295, set_s
+        hit = await _get(gateway)
+        assert re.fullmatch(r"aos-gateway; hit; ttl=[345]", verdict(hit))
+        assert int(hit.get("age") or 0) >= 295
+        time.ahead_s = 301
+        assert (await _ask(gateway)).endswith("fwd=uri-miss; fwd-status=200; stored")
+
+
+async def test_an_entry_that_is_over_by_the_wall_clock_is_called_stale(
+    aos: ScriptedAos, fast_lane: bool
+) -> None:
+    time = MovableTime()
+    aos.answer(settled())
+    async with running(aos.url, clock=time.clock, server__fast_lane=fast_lane) as gateway:
+        await _ask(gateway)
+        time.set_s = 301
+        assert await _ask(gateway, ("Cache-Control", "only-if-cached")) == (
+            "aos-gateway; detail=request-only-if-cached"
+        )
+        assert await _ask(gateway) == "aos-gateway; fwd=stale; fwd-status=200; stored"
+        assert "; hit" in await _ask(gateway)
+
+
+@pytest.mark.parametrize("wish", [None, "no-cache", "no-store"])
+async def test_who_is_held_back_is_told_that_nothing_was_forwarded(
+    aos: ScriptedAos, gateway: RunningGateway, wish: str | None
+) -> None:
+    aos.answer(Answer(429, headers=[("Retry-After", "20")]))
+    assert await _ask(gateway) == "aos-gateway; fwd=uri-miss; fwd-status=429; detail=status"
+    fields = [] if wish is None else [("Cache-Control", wish)]
+    assert await _ask(gateway, *fields) == "aos-gateway; detail=throttled"
+    assert aos.count() == 1
+
+
+async def test_what_could_not_be_sent_was_not_forwarded(aos: ScriptedAos, fast_lane: bool) -> None:
+    async with running(f"http://127.0.0.1:{free_port()}", server__fast_lane=fast_lane) as gateway:
+        assert await _ask(gateway) == "aos-gateway; detail=unreachable"
+    gate = aos.gate()
+    aos.answer(gate.before(settled()))
+    busy: dict[str, Any] = {"upstream__max_connections": 1, "upstream__max_waiting": 0}
+    async with running(aos.url, server__fast_lane=fast_lane, **busy) as gateway:
+        first = asyncio.create_task(_ask(gateway))
+        await gate.wait_reached()
+        assert await _ask(gateway, token=BOB) == "aos-gateway; detail=upstream-busy"
+        gate.open()
+        assert (await first).endswith("stored")
