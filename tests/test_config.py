@@ -29,6 +29,7 @@ from gateway.config import (
 )
 from gateway.config_rules import RULES
 from gateway.config_sources import variable_of
+from gateway.core.policy import IN_PROGRESS
 from tests.support.tls import Authority
 
 _ROOT = Path(__file__).parent.parent
@@ -347,18 +348,7 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         ("cache.terminal_phases", "Suc ceeded", "is not a phase"),
         *(
             ("cache.terminal_phases", f"Succeeded,{phase}", "is a phase in progress")
-            for phase in (
-                "Running",
-                "Pending",
-                "Pausing",
-                "Cancelling",
-                "ForceCancelling",
-                "Retrying",
-                "Paused",
-                "running",
-                "PAUSED",
-                "Deleting",
-            )
+            for phase in (*sorted(IN_PROGRESS), "Paused", "running", "PAUSED", "Deleting")
         ),
         ("cache.identity_headers", "X Project", "is not a header name"),
         ("cache.identity_headers", "X-Project-Id,", "is not a header name"),

@@ -131,6 +131,12 @@ def test_what_tells_callers_apart_does_not_pass_by(name: bytes) -> None:
         assert name not in passing(Recogniser((configured,), b"", shared=False))
 
 
+def test_nothing_that_decides_about_an_answer_passes_by() -> None:
+    deciding = headers.HOP_BY_HOP | headers.VARIANT | {b"cache-control", b"pragma", b"origin"}
+    assert passing(RECOGNISER).isdisjoint(deciding)
+    assert all(map(headers.is_sent_unchanged, passing(RECOGNISER)))
+
+
 def test_a_caller_has_the_owner_of_the_ordinary_way() -> None:
     found = owner(rest_of(ALICE))
     fields = ((b"Host", b"h"), (b"X-Auth-Token", b"alice"))
