@@ -16,6 +16,7 @@ from gateway.app_settings import (
     connection_settings,
     handler_settings,
     identity,
+    identity_headers,
     own_hosts,
     policy_rules,
     tier_settings,
@@ -89,15 +90,11 @@ class Gateway:
         keys = KeySpace(config.redis.prefix, identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
         rules = policy_rules(config)
-        recogniser = Recogniser(
-            tuple(name.lower().encode("ascii") for name in config.cache.identity_headers),
-            secret,
-            shared=rules.shared,
-        )
+        recogniser = Recogniser(identity_headers(config), secret, shared=rules.shared)
         self.flights: Flights[Fetched] = Flights(
             config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock, abandon
         )
-        hop = upstream_hop(config, recogniser.names)
+        hop = upstream_hop(config)
         make_tiers = Tiers if siblings is None else functools.partial(WorkerTiers, siblings)
         self.tiers = make_tiers(
             tier_settings(config, rules),

@@ -29,6 +29,7 @@ from gateway.config import (
 )
 from gateway.config_rules import RULES
 from gateway.config_sources import variable_of
+from gateway.core.policy import IN_PROGRESS
 from tests.support.tls import Authority
 
 _ROOT = Path(__file__).parent.parent
@@ -356,18 +357,7 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         ("cache.terminal_phases", "Suc ceeded", "is not a phase"),
         *(
             ("cache.terminal_phases", f"Succeeded,{phase}", "is a phase in progress")
-            for phase in (
-                "Running",
-                "Pending",
-                "Pausing",
-                "Cancelling",
-                "ForceCancelling",
-                "Retrying",
-                "Paused",
-                "running",
-                "PAUSED",
-                "Deleting",
-            )
+            for phase in (*sorted(IN_PROGRESS), "Paused", "running", "PAUSED", "Deleting")
         ),
         ("cache.identity_headers", "X Project", "is not a header name"),
         ("cache.identity_headers", "X-Project-Id,", "is not a header name"),
@@ -377,7 +367,19 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
             "Proxy-Authorization",
             "does not reach the upstream as the caller sent it",
         ),
-        ("cache.identity_headers", "x-forwarded-for", "does not reach the upstream"),
+        *(
+            ("cache.identity_headers", name, "does not reach the upstream")
+            for name in (
+                "x-forwarded-for",
+                "X_Request_Id",
+                "Via",
+                "Prefer",
+                "If-None-Match",
+                "Accept-Encoding",
+            )
+        ),
+        ("cache.identity_headers", "Range", "does not reach the upstream"),
+        ("cache.identity_headers", "X-HTTP-Method-Override", "does not reach the upstream"),
         ("cache.identity_headers", "X_Auth_Token", "is a look-alike of X-Auth-Token"),
         ("cache.identity_headers", "X-Project-Id,x-project-id", "stands in the list twice"),
         ("cache.identity_headers", "X-Project-Id,X_Project_Id", "by - and _ alone"),
