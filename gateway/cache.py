@@ -176,7 +176,7 @@ class Cache:
             raise _with_member(NotCached(), verdict)
         self._hold_back(planned, verdict)
         if request.method == "HEAD":
-            return await self._head(request, planned, key, verdict)
+            return await self._head(request, planned, ticket, lookup, verdict)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
         flight_key = self._keys.flight(planned.identity.flight, planned.variant, planned.execution)
         flight = None
@@ -216,6 +216,8 @@ class Cache:
         """Fetch a record, judge it, and store it if it may be."""
         if flight is not None:
             ticket = await self._tiers.prepare_fill(ticket, lookup)
+        else:
+            ticket = self._tiers.begin_fetch(ticket)
         fetched_s = self._clock.wall_s()
         fields = headers.upstream_fields(request, self._hop, execution_call=True)
         exchange = await self._upstream.send("GET", request.target, fields, None)
@@ -236,7 +238,7 @@ class Cache:
         )
         if len(body) > self._rules.max_body_bytes:
             if policy.drops_own_entry(exchange.head.status, None):
-                self._tiers.drop(ticket.key)
+                self._tiers.drop(ticket, lookup)
             if flight is not None and not flight.leader_waits:
                 exchange.close()
             return Fetched(arrival, None, False, Reason.TOO_LARGE, exchange)
@@ -245,12 +247,10 @@ class Cache:
         self._sightings.saw(planned.execution, arrival, judgement)
         if judgement.refusal is not None:
             if policy.drops_own_entry(exchange.head.status, judgement):
-                self._tiers.drop(ticket.key)
+                self._tiers.drop(ticket, lookup)
             return Fetched(arrival, judgement, False, judgement.refusal)
         if flight is None:
             return Fetched(arrival, judgement, False, None)
-        if flight.is_superseded:
-            return Fetched(arrival, judgement, False, Reason.FORGOTTEN)
         entry = answers.entry_of(arrival, judgement, policy.told_age_s(exchange.head))
         refusal = self._tiers.store(ticket, entry)
         return Fetched(arrival, judgement, refusal is None, refusal)
@@ -301,22 +301,26 @@ class Cache:
         if planned.wishes.only_if_cached:
             raise _with_member(NotCached(), verdict)
         self._hold_back(planned, verdict)
+        ticket = self._tiers.ticket(key)
         if request.method == "HEAD":
-            return await self._head(request, planned, key, verdict)
+            return await self._head(request, planned, ticket, Lookup(None), verdict)
         try:
-            fill = self._fill(request, planned, self._tiers.ticket(key), Lookup(None), None)
+            fill = self._fill(request, planned, ticket, Lookup(None), None)
             fetched = await self._flights.alone(fill)
         except GatewayError as error:
             _with_member(error, verdict)
             raise
         return self._fetched(fetched, planned, verdict, collapsed=False)
 
-    async def _head(self, request: Request, planned: Plan, key: EntryKey, verdict: Verdict) -> Answer:
+    async def _head(
+        self, request: Request, planned: Plan, ticket: Ticket, lookup: Lookup, verdict: Verdict
+    ) -> Answer:
         """Forward a HEAD alone; it stores nothing, but may tell that an entry is over."""
+        ticket = self._tiers.begin_fetch(ticket)
         answer = await self._forward(request, None, _because(verdict, Reason.HEAD), execution_call=True)
         self._heed(planned, answer.head)
-        if answer.head.status in policy.DROPPING_STATUSES or self._is_outdated(key, answer.head):
-            self._tiers.drop(key)
+        if answer.head.status in policy.DROPPING_STATUSES or self._is_outdated(ticket.key, answer.head):
+            self._tiers.drop(ticket, lookup)
         return answer
 
     def _is_outdated(self, key: EntryKey, head: Head) -> bool:
