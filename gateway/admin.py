@@ -9,7 +9,7 @@ import logging
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 from aiohttp import hdrs, web
@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler
 
 from gateway.address import is_loopback_host
 from gateway.admin_errors import SECURITY_FIELDS, No, Refusal, answer, of_status
+from gateway.core.route import is_id
 from gateway.page.page import Page, Refresh
 from gateway.secret import Secret
 from gateway.sightings import Sighting
@@ -51,7 +52,7 @@ class Operations(Protocol):
         """Make a stack's stored entries unusable.
 
         Args:
-            stack_id: 1 to 64 characters.
+            stack_id: see `route.is_id`.
 
         Returns:
             True when it is done everywhere; False when Redis could not be told yet.
@@ -61,7 +62,7 @@ class Operations(Protocol):
 class _Purge(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /purge`."""
 
-    stack_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    stack_id: str
 
 
 _PURGE_DECODER: Final = msgspec.json.Decoder(_Purge)
@@ -239,9 +240,14 @@ async def _stack_id(request: web.Request) -> str:
     except web.RequestPayloadError as exc:
         raise Refusal(No.MALFORMED) from exc
     try:
-        return _PURGE_DECODER.decode(body).stack_id
+        stack_id = _PURGE_DECODER.decode(body).stack_id
+        is_known_form = is_id(stack_id.encode())
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise Refusal(No.BODY) from exc
+    if not is_known_form:
+        # Nothing can be stored under it: success would tell that a pattern, say, had been purged.
+        raise Refusal(No.BODY)
+    return stack_id
 
 
 def _json(data: dict[str, object], status: int = 200) -> web.Response:

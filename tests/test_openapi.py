@@ -125,6 +125,7 @@ async def test_readiness_while_draining_is_as_described(both: Both) -> None:
     [
         ("application/json", b'{"stack_id": "s"}', 200),
         ("application/json", b'{"stack_id": ""}', 400),
+        ("application/json", b'{"stack_id": "*"}', 400),
         ("text/plain", b'{"stack_id": "s"}', 415),
     ],
 )
