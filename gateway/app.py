@@ -108,7 +108,8 @@ class Gateway:
         )
         # One: more would only take the interpreter from the event loop.
         self.judges = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
-        self.upstream = Upstream(upstream_settings(config), clock, self.metrics)
+        make_upstream = Upstream if self.tracing is None else self.tracing.upstream
+        self.upstream = make_upstream(upstream_settings(config), clock, self.metrics)
         throttle = Throttle(clock)
         self._readings = Readings(
             config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle
