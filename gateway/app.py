@@ -283,9 +283,9 @@ class Gateway:
             "debts": self.tiers.ledger.owed,
         }
 
-    def metrics_text(self) -> tuple[bytes, str]:
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics of this process and their content type."""
-        return render([self.metrics_snapshot()])
+        return render([self.metrics_snapshot()], accept)
 
     def metrics_snapshot(self) -> Snapshot:
         """Return what this process has counted, to be put together with what others have."""

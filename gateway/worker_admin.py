@@ -85,7 +85,7 @@ class WorkersAdmin:
             ]
         }
 
-    def metrics_text(self) -> tuple[bytes, str]:
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics of all workers as one, those of workers that have ended included."""
         workers = self._workers()
         service = {
@@ -94,7 +94,7 @@ class WorkersAdmin:
             **self._reloads.readings(),
         }
         counted = [worker.state.metrics for worker in workers if worker.state is not None]
-        return render([self._ended, *counted, told(service)])
+        return render([self._ended, *counted, told(service)], accept)
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""

@@ -57,8 +57,8 @@ class Source(Protocol):
     def health(self) -> dict[str, object]:
         """Return what `/readyz` reports."""
 
-    def metrics_text(self) -> tuple[bytes, str]:
-        """Return the metrics and their Content-Type."""
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the metrics and their Content-Type; text 0.0.4 unless another one is accepted."""
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""

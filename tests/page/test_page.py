@@ -171,7 +171,7 @@ class _Workers:
     def health(self) -> dict[str, object]:
         return {"workers": [{"worker": number, "pid": 10, "ready": number != 1} for number in range(3)]}
 
-    def metrics_text(self) -> tuple[bytes, str]:
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
         return b"aos_gateway_connections 5.0\n", "text/plain"
 
     def masked_config(self) -> dict[str, object]:
