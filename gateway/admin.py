@@ -23,6 +23,7 @@ from gateway.core.route import is_id
 from gateway.page.page import Page, Refresh
 from gateway.secret import Secret
 from gateway.sightings import Sighting
+from gateway.throttled import ThrottledCaller
 
 _LOG = logging.getLogger("gateway.admin")
 _MAX_BODY_BYTES: Final = 4_096
@@ -55,6 +56,9 @@ class Operations(Protocol):
 
     def executions(self) -> list[Sighting]:
         """Return the executions that are asked for most."""
+
+    def throttled(self) -> list[ThrottledCaller]:
+        """Return the callers who are told to wait most."""
 
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable.

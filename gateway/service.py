@@ -138,6 +138,7 @@ class _Operations:
         self.masked_config = gateway.masked_config
         self.purge = gateway.purge
         self.executions = gateway.executions
+        self.throttled = gateway.throttled
 
     def app(self) -> web.Application:
         """Make the admin application."""

@@ -16,6 +16,7 @@ from gateway.admin import build_admin
 from gateway.admin_connection import AdminConnection, admin_connections
 from gateway.secret import Secret
 from gateway.sightings import Sighting
+from gateway.throttled import ThrottledCaller
 from tests.support.client import Headers, RawClient, fetch, request_bytes
 from tests.support.response import RawResponse
 
@@ -51,6 +52,9 @@ class _Gateway:
         return {"cache": {"secret": "***"}}
 
     def executions(self) -> list[Sighting]:
+        return []
+
+    def throttled(self) -> list[ThrottledCaller]:
         return []
 
     async def purge(self, stack_id: str) -> bool:

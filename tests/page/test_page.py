@@ -15,6 +15,7 @@ from gateway.admin_connection import admin_connections
 from gateway.page.page import POLICY, Refresh
 from gateway.secret import Secret
 from gateway.sightings import Sighting
+from gateway.throttled import ThrottledCaller
 from tests.http.asking import all_busy
 from tests.support.answers import Answer
 from tests.support.aos import ScriptedAos
@@ -178,6 +179,9 @@ class _Workers:
         return {"server": {"max_connections": 10}, "redis": {"url": ""}}
 
     def executions(self) -> list[Sighting]:
+        return []
+
+    def throttled(self) -> list[ThrottledCaller]:
         return []
 
     async def purge(self, stack_id: str) -> bool:
