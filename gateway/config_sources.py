@@ -1,6 +1,5 @@
 """Where settings come from: a TOML file, the environment, the command line."""
 
-import codecs
 import difflib
 import re
 import tomllib
@@ -12,6 +11,7 @@ import msgspec
 
 from gateway.config_error import ConfigError, one_line, shown
 from gateway.config_rules import FROM_FILE, RULES
+from gateway.config_text import encoding_fault
 
 ENVIRONMENT_PREFIX: Final = "AOS_GATEWAY_"
 _FILE_SUFFIX: Final = "_FILE"
@@ -20,14 +20,6 @@ _NEAR: Final = 0.8
 _MAX_CONFIG_BYTES: Final = 1_048_576
 _MAX_SECRET_BYTES: Final = 65_536
 _PATH_CHARACTERS: Final = 4_096
-# What editors put before a text. UTF-32 first: its little-endian mark begins with that of UTF-16.
-_MARKS: Final = (
-    (codecs.BOM_UTF32_LE, "is UTF-32 text"),
-    (codecs.BOM_UTF32_BE, "is UTF-32 text"),
-    (codecs.BOM_UTF16_LE, "is UTF-16 text"),
-    (codecs.BOM_UTF16_BE, "is UTF-16 text"),
-    (codecs.BOM_UTF8, "starts with a byte order mark (BOM)"),
-)
 # What Kubernetes puts into the environment for Services whose name starts with "aos-gateway".
 _SERVICE_LINK = re.compile(
     r"AOS_GATEWAY_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
@@ -125,7 +117,7 @@ def unused_variables(environ: Mapping[str, str]) -> str | None:
         for variable in _ours(environ)
         if _setting_of(variable)[0] is None and not _resembles_a_setting(variable)
     ]
-    return one_line(f"not used, since no setting has such a name: {', '.join(unused)}") if unused else None
+    return one_line(f"environment variables that name no setting: {', '.join(unused)}") if unused else None
 
 
 def from_flags(flags: Mapping[str, object]) -> dict[str, Given]:
@@ -200,15 +192,14 @@ def _read(path: str, max_bytes: int, what: str, remedy: str = "save it as UTF-8"
         raise ConfigError(f"{what} can't be read ({reason}); name a file that this user may read") from exc
     if len(content) > max_bytes:
         raise ConfigError(f"{what} is longer than {max_bytes} bytes; name another file")
-    for mark, fault in _MARKS:
-        if content.startswith(mark):
-            raise ConfigError(f"{what} {fault}; save it as UTF-8 without BOM")
+    if (fault := encoding_fault(content)) is not None:
+        raise ConfigError(f"{what} {fault}")
     try:
         text = content.decode()
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{what} is not UTF-8 text; {remedy}") from exc
     if "\0" in text:
-        raise ConfigError(f"{what} holds NUL bytes, as UTF-16 text does; save it as UTF-8 without BOM")
+        raise ConfigError(f"{what} holds NUL bytes, as UTF-16 text does; save it as UTF-8")
     return text
 
 

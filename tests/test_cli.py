@@ -319,7 +319,7 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
 
 
 def test_a_variable_that_resembles_no_setting_is_a_warning(tmp_path: Path) -> None:
-    named = "not used, since no setting has such a name: AOS_GATEWAY_VERSION"
+    named = "environment variables that name no setting: AOS_GATEWAY_VERSION"
     upstream = {"AOS_GATEWAY_UPSTREAM__URL": "http://aos", "AOS_GATEWAY_VERSION": "s3cret"}
     result = _run("check", **upstream)
     assert (result.returncode, result.stderr) == (0, f"aos-gateway: warning: {named}\n")

@@ -471,7 +471,7 @@ def test_a_variable_that_resembles_no_setting_is_named_and_does_not_stop_the_sta
     used = {"AOS_GATEWAY_LOG__LEVEL": "error", "AOS_GATEWAY_SERVICE_HOST": "10.0.0.1", "AOS_TOKEN": "x"}
     assert load_config(None, environ | used, _URL).log.level == "error"
     line = unused_variables(environ | used)
-    assert line == "not used, since no setting has such a name: " + ", ".join(
+    assert line == "environment variables that name no setting: " + ", ".join(
         f"AOS_GATEWAY_{name}".replace("\n", "?") for name in others
     )
     assert unused_variables(used) is None
@@ -522,15 +522,13 @@ def test_a_configuration_file_that_cannot_be_read_is_named(tmp_path: Path) -> No
     assert "is not UTF-8 text; save it as UTF-8" in line
     assert "s3cret" not in line
     for encoding, fault in (
-        ("utf-8-sig", "starts with a byte order mark (BOM)"),
-        ("utf-16", "is UTF-16 text"),
-        ("utf-32", "is UTF-32 text"),
-        ("utf-16-be", "holds NUL bytes, as UTF-16 text does"),
+        ("utf-8-sig", "starts with a byte order mark (BOM); save it as UTF-8 without BOM"),
+        ("utf-16", "is UTF-16 text; save it as UTF-8 without BOM"),
+        ("utf-32", "is UTF-32 text; save it as UTF-8 without BOM"),
+        ("utf-16-be", "holds NUL bytes, as UTF-16 text does; save it as UTF-8"),
     ):
         (tmp_path / "marked.toml").write_text("[cache]\nsettle_s = 5\n", encoding=encoding)
-        assert f"marked.toml' {fault}; save it as UTF-8 without BOM" in _refusal(
-            str(tmp_path / "marked.toml")
-        )
+        assert f"marked.toml' {fault}" in _refusal(str(tmp_path / "marked.toml"))
     (tmp_path / "big.toml").write_bytes(b"#" * (1 << 20) + b"#")
     assert "is longer than 1048576 bytes" in _refusal(str(tmp_path / "big.toml"))
 
@@ -594,6 +592,9 @@ def test_a_ca_file_has_to_hold_certificates(authority: Authority, tmp_path: Path
         (tmp_path / "bad.pem").write_bytes(content)
         line = _refusal(upstream__ca_file=str(tmp_path / "bad.pem"))
         assert "holds no certificates; name a PEM file with the CA certificates" in line
+    (tmp_path / "marked.pem").write_bytes(b"\xef\xbb\xbf" + authority.ca_file.read_bytes())
+    line = _refusal(upstream__ca_file=str(tmp_path / "marked.pem"))
+    assert "marked.pem' (from command line) starts with a byte order mark (BOM); save it as UTF-8" in line
     assert "upstream.ca_file = 'a\\x00b'" in _refusal(upstream__ca_file="a\0b")
 
 
