@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from http import HTTPStatus
 
 import msgspec
 from aiohttp import web
@@ -207,7 +206,7 @@ class Handler:
         status = answer.head.status
         took_s = time.monotonic() - started_s
         self._metrics.answered(verdict, status, took_s)
-        if status == HTTPStatus.TOO_MANY_REQUESTS:
+        if status == 429:
             self._throttled.saw(asked.fields, is_own=verdict is None)
         sent: Callable[[int], None] | None = None
         if self._access_log.wants(status, verdict):

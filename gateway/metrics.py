@@ -13,7 +13,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from http import HTTPStatus
 
 import msgspec
 
@@ -152,7 +151,7 @@ class Metrics:
         how = ERROR if verdict is None else outcome(verdict)
         self.requests[how, reason, f"{status // 100}xx"] += 1
         self.request_s[how].observe(took_s)
-        if status == HTTPStatus.TOO_MANY_REQUESTS:
+        if status == 429:
             self.throttled[GATEWAY if verdict is None else UPSTREAM] += 1
         if verdict is None:
             return
