@@ -167,8 +167,10 @@ def _setting_of(variable: str) -> tuple[str | None, bool]:
 def _resembles_a_setting(variable: str) -> bool:
     """Tell whether somebody may have meant a setting: by its form, or by a section or key."""
     name = _dotted(variable.removesuffix(_FILE_SUFFIX)).strip("_.")
+    if "." in name or name.startswith(tuple(f"{section}_" for section in sections())):
+        return True
     words = {part for known in RULES for part in (known, *known.split("."))}
-    return "." in name or bool(difflib.get_close_matches(name, words, n=1, cutoff=_NEAR))
+    return bool(difflib.get_close_matches(name, words, n=1, cutoff=_NEAR))
 
 
 def _dotted(variable: str) -> str:

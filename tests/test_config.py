@@ -454,6 +454,7 @@ def test_the_value_of_a_refused_secret_is_not_shown(name: str, text: str) -> Non
         ("AOS_GATEWAY_XYZ__KEY", "config/gateway.toml lists all keys"),
         ("AOS_GATEWAY_ADMIN_TOKENS", "did you mean AOS_GATEWAY_SERVER__ADMIN_TOKEN?"),
         ("AOS_GATEWAY_SECRET_FILE", "unknown environment variable AOS_GATEWAY_SECRET_FILE"),
+        ("AOS_GATEWAY_REDIS_PASSWORD", "config/gateway.toml lists all keys"),
         ("AOS_GATEWAY_REDIS", "did you mean AOS_GATEWAY_REDIS__URL or"),
         ("AOS_GATEWAY_LOGLEVEL", "did you mean AOS_GATEWAY_LOG__LEVEL?"),
     ],
