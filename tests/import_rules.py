@@ -38,6 +38,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.secret",
         "gateway.sightings",
         "gateway.signals",
+        "gateway.state_log",
         "gateway.systemd",
         "gateway.tasks",
         "gateway.throttle",
