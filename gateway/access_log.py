@@ -12,8 +12,9 @@ from gateway.core.incoming import loggable_path
 from gateway.core.route import route_name
 from gateway.core.status import HIT, Verdict, outcome
 from gateway.core.trace import Parent
+from gateway.line_writer import standard_error
 from gateway.log_limit import LogLimit
-from gateway.log_lines import FIELDS, formatter
+from gateway.log_lines import FIELDS, LineHandler, formatter
 
 UNANSWERED = 499
 """The status of a line where no answer was sent: the caller left first, or a drain's time was over."""
@@ -121,19 +122,17 @@ def set_up_logging(level: str, which: str = "auto") -> None:
         level: least severe level that is written.
         which: how lines look, see `log_lines.formatter`.
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter(which))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [LineHandler(standard_error(), formatter(which))]
     set_level(level)
     for name in _LIMITED:
         logging.getLogger(name).filters[:] = [LogLimit()]
 
 
 def dropped_lines() -> int:
-    """Return how many lines were left out because callers caused too many."""
+    """Return how many lines were left out because callers caused too many, or because nobody read them."""
     limits = (limit for name in _LIMITED for limit in logging.getLogger(name).filters)
-    return sum(limit.dropped for limit in limits if isinstance(limit, LogLimit))
+    return standard_error().lost + sum(limit.dropped for limit in limits if isinstance(limit, LogLimit))
 
 
 def _text(raw: bytes) -> str:

@@ -8,7 +8,9 @@ upstream's spans stand beside the gateway's, under the caller's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -79,8 +81,19 @@ class Tracing:
 
     async def close(self) -> None:
         """Send what is left, for a short time."""
-        done = asyncio.get_running_loop().run_in_executor(None, self._provider.shutdown)
-        await asyncio.wait((done,), timeout=_CLOSE_S)
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def shut_down() -> None:
+            self._provider.shutdown()
+            # The loop may have ended meanwhile.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(done.set)
+
+        # A daemon, not one of the loop's own threads: the end of the loop waits for those without limit.
+        threading.Thread(target=shut_down, name="tracing-close", daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await done.wait()
 
     def hit(self, head: bytes, began_ns: int, sent_bytes: int) -> None:
         """Make the span of a hit on the fast lane."""

@@ -10,6 +10,8 @@ from typing import TextIO
 
 import orjson
 
+from gateway.line_writer import LineWriter
+
 _TIME = "%Y-%m-%dT%H:%M:%S"
 FIELDS = "fields"
 """Attribute of a record: what it tells beside its message, as a mapping of names to plain values."""
@@ -59,6 +61,34 @@ class TextLines(logging.Formatter):
             f" {name}={value}" for name, value in _fields(record).items() if value is not None and value != ""
         )
         return super().formatMessage(record) + told
+
+
+class LineHandler(logging.Handler):
+    """Hands lines to a writer that never waits, which tells in the same form how many were lost.
+
+    Args:
+        writer: takes the lines.
+        form: makes them.
+    """
+
+    def __init__(self, writer: LineWriter, form: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(form)
+        self._writer = writer
+        writer.tell = self._tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written."""
+        try:
+            self._writer.write(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+    def _tell(self, lost: int) -> str:
+        text = "%d log lines were lost: nobody read them in time, or they could not be written"
+        record = logging.LogRecord("gateway", logging.WARNING, __file__, 0, text, (lost,), None)
+        setattr(record, FIELDS, {"lost": lost})
+        return self.format(record)
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, object]:
