@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections import Counter
 
+from gateway.access_log import AccessLog, Begun
+from gateway.connection_settings import ConnectionSettings
 from gateway.core.reply import wire_head
 from gateway.errors import TooManyConnections, problem
 
@@ -18,20 +20,20 @@ class Admission:
     """Counts the open connections of a listener.
 
     Args:
-        most: bound of all; 0 admits none.
-        most_per_peer: bound of those from one address; 0 sets none.
+        settings: the bounds.
+        access_log: writes a line for each that is turned away.
     """
 
-    def __init__(self, most: int, most_per_peer: int) -> None:
-        self._most = most
-        self._most_per_peer = most_per_peer
+    def __init__(self, settings: ConnectionSettings, access_log: AccessLog) -> None:
+        self._access_log = access_log
+        self.change(settings)
         self._by_peer: Counter[str] = Counter()
         self._lingering = 0
 
-    def change(self, most: int, most_per_peer: int) -> None:
+    def change(self, settings: ConnectionSettings) -> None:
         """Use other bounds; what is open stays."""
-        self._most = most
-        self._most_per_peer = most_per_peer
+        self._most = settings.max_connections
+        self._most_per_peer = settings.max_connections_per_peer
 
     def admit(self, peer: str | None, already_open: int) -> bool:
         """Count a new connection, or refuse it.
@@ -55,12 +57,14 @@ class Admission:
             if not self._by_peer[peer]:
                 del self._by_peer[peer]
 
-    def turn_away(self, transport: asyncio.WriteTransport, request_id: bytes) -> None:
+    def turn_away(self, transport: asyncio.WriteTransport, request_id: bytes, peer: bytes) -> None:
         """Answer a connection that was not admitted and close it, a moment later unless many linger."""
         error = TooManyConnections()
         head, body = problem(error, request_id)
         wire = wire_head(head, method="GET", body_bytes=len(body), http_11=True, keep_alive=False)
-        transport.write(wire.data + body)
+        answer = wire.data + body
+        transport.write(answer)
+        self._access_log.refused(error, request_id, peer, Begun(), len(answer))
         if self._lingering >= _MOST_LINGERING or not transport.can_write_eof():
             transport.close()
             return

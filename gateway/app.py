@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from gateway.app_settings import (
 )
 from gateway.cache import Cache
 from gateway.cache_results import Fetched, abandon
+from gateway.caller_digest import CallerDigest, digest_key
 from gateway.clock import Clock
 from gateway.config import Config, ConfigError, masked
 from gateway.connection import DownstreamServer
@@ -127,7 +129,9 @@ class Gateway:
             judges=self.judges,
             sightings=self.sightings,
         )
-        self._access_log = access_log = AccessLog(config.log.access, config.log.sample)
+        self._caller_digest = CallerDigest(recogniser, digest_key(secret, os.environ))
+        self._access_log = access_log = AccessLog(config.log.access)
+        self._change_access_log(config)
         request_ids = RequestIds()
         self._handler = handler = Handler(
             cache,
@@ -163,6 +167,7 @@ class Gateway:
             connection_settings(config),
             metrics=self.metrics,
             request_ids=request_ids,
+            access_log=access_log,
             connection=connection,
         )
 
@@ -219,7 +224,7 @@ class Gateway:
         self.config = config
         self.server.change(connection_settings(config))
         self._handler.change(handler_settings(config))
-        self._access_log.change(config.log.access, config.log.sample)
+        self._change_access_log(config)
         self.upstream.change(upstream)
         if redis is not None and self.tiers.redis is not None and self.tiers.subscription is not None:
             self.tiers.redis.connect_with(redis)
@@ -265,6 +270,10 @@ class Gateway:
             await self.tracing.close()
         if self._sockets is not None:
             self._sockets.remove_file()
+
+    def _change_access_log(self, config: Config) -> None:
+        log = config.log
+        self._access_log.change(log.access, log.sample, self._caller_digest if log.caller else None)
 
     def ready(self) -> bool:
         """Tell whether requests are accepted; false first while draining."""

@@ -208,10 +208,10 @@ class _TracedLane(FastLane):
         super().__init__(**parts)
         self._tracing = tracing
 
-    def answer(self, data: bytes) -> bytes | Question | None:
+    def answer(self, data: bytes, peer: bytes = b"unknown") -> bytes | Question | None:
         """Answer a hit in memory; the parser's way, where spans are made, is for the rest."""
         began_ns = time.time_ns()
-        answer = super().answer(data)
+        answer = super().answer(data, peer)
         if not isinstance(answer, bytes):
             return None
         self._tracing.hit(data, began_ns, len(answer))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
+from gateway.access_log import AccessLog, Begun
 from gateway.admission import LINGER_S, Admission
 from gateway.connection_settings import ConnectionSettings
 from gateway.core.chunked import ChunkedFraming
@@ -54,6 +57,7 @@ class DownstreamConnection(RequestHandler):
         "_refusal",
         "_server",
         "_settings",
+        "_since_s",
         "_stoppable",
         "peer",
         "scheme",
@@ -74,6 +78,7 @@ class DownstreamConnection(RequestHandler):
         # Nothing more is taken: the last request of the connection was refused or came in chunks.
         self._is_last = False
         self._refusal: GatewayError | None = None
+        self._since_s = 0.0
         self._is_gone: asyncio.Future[None] = self._loop.create_future()
         self._stoppable: asyncio.Task[Any] | None = None
         # The caller's address; None on a Unix socket, and when it was not admitted.
@@ -117,7 +122,7 @@ class DownstreamConnection(RequestHandler):
             self._force_close = True
             # uvloop's transports are none by inheritance.
             writing = cast("asyncio.WriteTransport", transport)
-            self._server.admission.turn_away(writing, self._server.request_ids.fresh())
+            self._server.admission.turn_away(writing, self._server.request_ids.fresh(), self.peer)
             return
         super().connection_made(transport)
         self._start_head_timer()
@@ -182,6 +187,8 @@ class DownstreamConnection(RequestHandler):
             end = found + len(_HEAD_END) if found >= 0 else len(data)
         piece = data[start:end]
         if self._head_bytes == 0:
+            self._since_s = time.monotonic()
+            self._line.begin()
             self._start_head_timer()
         self._head_bytes += len(piece)
         refusal = None
@@ -204,17 +211,15 @@ class DownstreamConnection(RequestHandler):
     def _begin_body(self) -> None:
         """Turn from a complete head to what follows it."""
         self._stop_head_timer()
-        why = self._line.refusal()
-        self._line.begin()
-        self._head_bytes = 0
-        self._last_three = b""
         message, self._body = self._messages[-1]
-        # aiohttp queues what its parser refused as if it were a request.
+        # aiohttp queues what its parser refused, perhaps for a version whose line wasn't complete yet.
         if not isinstance(message, RawRequestMessage):
-            # The parser has refused it, perhaps for a version whose line wasn't complete yet.
             self._is_last = True
+            why = self._line.refusal()
             self._refusal = self._refusal or (None if why is None else _answer_to(why))
             return
+        self._head_bytes = 0
+        self._last_three = b""
         self._chunks = ChunkedFraming(self._settings.max_header_bytes) if message.chunked else None
         self._body_left = None if message.chunked else int(message.headers.get("Content-Length", "0"))
 
@@ -236,20 +241,23 @@ class DownstreamConnection(RequestHandler):
     ) -> web.StreamResponse:
         """Answer what aiohttp's parser refused, or what failed in here, with a problem of our own."""
         if status >= 500:
-            return self.failure(exc)
+            target = request.raw_path.encode("utf-8", "surrogateescape")
+            return self.failure(exc, Begun(request.method.encode(), target))
         too_large = _answer_to(self._line.too_large()) if isinstance(exc, LineTooLong) else None
-        return self._error(self._refusal or too_large or _MALFORMED)
+        begun = Begun(*self._line.told(), self._head_bytes, self._since_s)
+        return self._error(self._refusal or too_large or _MALFORMED, begun)
 
-    def failure(self, exc: BaseException | None) -> Reply:
+    def failure(self, exc: BaseException | None, begun: Begun) -> Reply:
         """Return the answer for what failed in here; nobody but us can be at fault."""
         # The details are for the log alone.
         self.logger.error("request failed: %s", type(exc).__name__, exc_info=exc)
-        return self._error(GatewayError())
+        return self._error(GatewayError(), begun)
 
-    def _error(self, error: GatewayError) -> Reply:
+    def _error(self, error: GatewayError, begun: Begun) -> Reply:
         self._metrics.bad_requests[str(error.status)] += 1
         self._metrics.errors[error.code] += 1
-        head, body = problem(error, self._server.request_ids.fresh())
+        request_id = self._server.request_ids.fresh()
+        head, body = problem(error, request_id)
         return Reply(
             head,
             method="GET",
@@ -258,6 +266,7 @@ class DownstreamConnection(RequestHandler):
             keep_alive=False,
             write_timeout_s=self._settings.body_timeout_s,
             linger=self.linger,
+            sent=functools.partial(self._server.access_log.refused, error, request_id, self.peer, begun),
         )
 
     async def linger(self) -> None:
@@ -337,6 +346,7 @@ class DownstreamServer(web.Server):
         settings: bounds.
         metrics: counts refused requests.
         request_ids: names requests that are refused before they were read.
+        access_log: writes a line for each of those.
         connection: makes the connections; ``None`` makes plain ones.
     """
 
@@ -347,14 +357,16 @@ class DownstreamServer(web.Server):
         *,
         metrics: Metrics,
         request_ids: RequestIds,
+        access_log: AccessLog,
         connection: Callable[..., DownstreamConnection] | None = None,
     ) -> None:
         super().__init__(handler)
         self.settings = settings
         self.metrics = metrics
         self.request_ids = request_ids
+        self.access_log = access_log
         self._make_connection = connection or DownstreamConnection
-        self.admission = Admission(settings.max_connections, settings.max_connections_per_peer)
+        self.admission = Admission(settings, access_log)
 
     def __call__(self) -> DownstreamConnection:
         """Return the protocol for a new connection."""
@@ -375,7 +387,7 @@ class DownstreamServer(web.Server):
     def change(self, settings: ConnectionSettings) -> None:
         """Use other bounds for connections that are opened from now on."""
         self.settings = settings
-        self.admission.change(settings.max_connections, settings.max_connections_per_peer)
+        self.admission.change(settings)
 
     def close_idle(self) -> None:
         """Close idle connections now and busy ones after their answer."""

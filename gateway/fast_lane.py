@@ -44,13 +44,20 @@ class Question(msgspec.Struct, frozen=True, gc=False):
         data: its whole head.
         seen: what it says at a glance.
         owner: who asks.
+        peer: the caller's address.
         asked_s: monotonic time at which memory had none.
     """
 
     data: bytes
     seen: Glance
     owner: Owner
+    peer: bytes
     asked_s: float
+
+    @property
+    def target(self) -> bytes:
+        """Path and query."""
+        return _STACKS + self.seen.path
 
 
 class FastLane:
@@ -125,11 +132,12 @@ class FastLane:
         """Leave every request to the parser from now on: connections end with their next answer."""
         self.is_open = False
 
-    def answer(self, data: bytes) -> bytes | Question | None:
+    def answer(self, data: bytes, peer: bytes = b"unknown") -> bytes | Question | None:
         """Return the whole answer to what was read between two requests.
 
         Args:
             data: everything that has come since the last request.
+            peer: the caller's address.
 
         Returns:
             A question when memory has no answer; ``None`` when the parser must see it.
@@ -143,8 +151,8 @@ class FastLane:
         if self._memory is not None:
             entry = self._memory.get(owner.owner + seen.path)
             if entry is not None:
-                return self._hit(data, entry, seen)
-        return Question(data, seen, owner, time.monotonic())
+                return self._hit(data, entry, seen, owner, peer=peer)
+        return Question(data, seen, owner, peer, time.monotonic())
 
     def ask(self, question: Question, told: Callable[[LookedUp], None]) -> bool:
         """Ask Redis; ``told`` is called once, later. ``False`` when it is not asked at all."""
@@ -159,7 +167,9 @@ class FastLane:
         if entry is None or not self.is_open:
             return None
         took_s = time.monotonic() - question.asked_s
-        answer = self._hit(question.data, entry, question.seen, took_s)
+        answer = self._hit(
+            question.data, entry, question.seen, question.owner, peer=question.peer, took_s=took_s
+        )
         if answer is not None:
             self._metrics.request_s[HIT].observe(took_s)
         return answer
@@ -182,7 +192,9 @@ class FastLane:
             return None
         return self._handler.answer_plain(connection, *request, looked_up, key, started_s=question.asked_s)
 
-    def _hit(self, data: bytes, entry: Entry, seen: Glance, took_s: float = 0.0) -> bytes | None:
+    def _hit(
+        self, data: bytes, entry: Entry, seen: Glance, owner: Owner, *, peer: bytes, took_s: float = 0.0
+    ) -> bytes | None:
         now_s = self._clock.wall_s()
         # The wall clock may have jumped; the memory tier goes by the other one.
         if entry.expires_s < now_s or len(entry.body) > LARGE_BYTES:
@@ -195,7 +207,22 @@ class FastLane:
             self._sightings.fast_hit(seen.path, entry, hits)
         answer = hit_bytes(entry, request_id, self._hop.via, now_s)
         if self._access_log.is_on and self._access_log.wants_hit():
-            self._log(data, seen.path, request_id, entry.ttl_s(now_s), took_s=took_s, sent_bytes=len(answer))
+            self._access_log.write(
+                Answered(
+                    request_id=request_id,
+                    peer=peer,
+                    caller=self._access_log.caller(owner.identity),
+                    parent=parent_in(data),
+                    method="GET",
+                    path=_STACKS + seen.path,
+                    status=200,
+                    verdict=Verdict(ttl_s=int(entry.ttl_s(now_s))),
+                    took_s=took_s,
+                    received_bytes=len(data),
+                    sent_bytes=len(answer),
+                    user_agent=owner.user_agent,
+                )
+            )
         return answer
 
     def _owner(self, rest: bytes) -> Owner | None:
@@ -233,20 +260,3 @@ class FastLane:
                 del self._entry_keys[next(iter(self._entry_keys))]
             self._entry_keys[local] = key
         return key
-
-    def _log(
-        self, data: bytes, path: bytes, request_id: bytes, ttl_s: float, *, took_s: float, sent_bytes: int
-    ) -> None:
-        self._access_log.write(
-            Answered(
-                request_id=request_id,
-                parent=parent_in(data),
-                method="GET",
-                path=_STACKS + path,
-                status=200,
-                verdict=Verdict(ttl_s=int(ttl_s)),
-                upstream_s=None,
-                took_s=took_s,
-                sent_bytes=sent_bytes,
-            )
-        )

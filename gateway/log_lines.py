@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import orjson
 from gateway.line_writer import LineWriter
 
 _TIME = "%Y-%m-%dT%H:%M:%S"
+_WORD = re.compile(r"[^\s\"=]*")
 FIELDS = "fields"
 """Attribute of a record: what it tells beside its message, as a mapping of names to plain values."""
 
@@ -58,7 +60,7 @@ class TextLines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # logging calls it so
         """Return the line without traceback."""
         told = "".join(
-            f" {name}={value}" for name, value in _fields(record).items() if value is not None and value != ""
+            f" {name}={_word(value)}" for name, value in _fields(record).items() if value not in (None, "")
         )
         return super().formatMessage(record) + told
 
@@ -89,6 +91,12 @@ class LineHandler(logging.Handler):
         record = logging.LogRecord("gateway", logging.WARNING, __file__, 0, text, (lost,), None)
         setattr(record, FIELDS, {"lost": lost})
         return self.format(record)
+
+
+def _word(value: object) -> str:
+    """Return a value so that its end can be told, in quotes if need be."""
+    text = str(value)
+    return text if _WORD.fullmatch(text) else orjson.dumps(text).decode()
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, object]:

@@ -142,9 +142,11 @@ async def test_the_log_gives_the_reason_why_a_certificate_is_not_trusted(
     trusts: bool,
 ) -> None:
     trusted = authority if trusts else Authority(tmp_path)
-    async with ScriptedAos(tls=authority.server_context(*names)) as aos:
-        async with running(aos.url, upstream__ca_file=str(trusted.ca_file)) as gateway:
-            await get(gateway)
+    async with (
+        ScriptedAos(tls=authority.server_context(*names)) as aos,
+        running(aos.url, upstream__ca_file=str(trusted.ca_file)) as gateway,
+    ):
+        await get(gateway)
     [line] = _states(caplog)
     assert line.startswith(f"upstream down: {reason}")
 
