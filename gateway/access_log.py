@@ -159,6 +159,10 @@ class AccessLog:
         """Write a line; the query is left out, it may hold anything."""
         verdict, status = answered.verdict, answered.status
         error, upstream_s = answered.error, answered.upstream_s
+        log = _log if verdict is not None else _refused_log
+        level = logging.WARNING if status >= _FAILED_STATUS or status == _THROTTLED else logging.INFO
+        if not log.isEnabledFor(level):
+            return
         path = loggable_path(answered.path)
         line: dict[str, object] = {
             "request_id": _text(answered.request_id),
@@ -182,9 +186,10 @@ class AccessLog:
             line["user_agent"] = _text(answered.user_agent)
         if error is not None:
             line |= {"error": error.proxy_error, "code": error.code}
-        log = _log if verdict is not None else _refused_log
-        level = logging.WARNING if status >= _FAILED_STATUS or status == _THROTTLED else logging.INFO
-        log.log(level, "request", extra={FIELDS: line})
+        # Not by `Logger.log`, which looks for the line of code that has called it.
+        record = logging.LogRecord(log.name, level, "", 0, "request", (), None)
+        setattr(record, FIELDS, line)
+        log.handle(record)
 
 
 def set_level(level: str) -> None:

@@ -34,10 +34,20 @@ def formatter(which: str, stream: TextIO | None = None) -> logging.Formatter:
 class JsonLines(logging.Formatter):
     """One JSON object a line; times in UTC."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        # The same for all lines of a second.
+        self._second = (0, "")
+
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as a line."""
+        second, text = self._second
+        if second != int(record.created):
+            second = int(record.created)
+            text = time.strftime(_TIME, time.gmtime(second))
+            self._second = (second, text)
         line: dict[str, object] = {
-            "time": f"{time.strftime(_TIME, time.gmtime(record.created))}.{int(record.msecs):03d}Z",
+            "time": f"{text}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
