@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 
 from gateway.access_log import AccessLog, Begun
@@ -11,6 +12,7 @@ from gateway.connection_settings import ConnectionSettings
 from gateway.core.reply import wire_head
 from gateway.errors import TooManyConnections, problem
 
+_log = logging.getLogger("gateway.connection")
 _MOST_LINGERING = 256
 LINGER_S = 1.0
 """How long a connection is kept after its last answer: a reset could lose it (RFC 9112 §9.6)."""
@@ -42,6 +44,7 @@ class Admission:
             peer: its address; ``None`` on a Unix socket, where only the bound of all counts.
             already_open: how many there are.
         """
+        _log.debug("connection from %s, %d are open", peer or "-", already_open)
         if already_open >= self._most:
             return False
         if peer is not None and self._most_per_peer:
@@ -52,6 +55,7 @@ class Admission:
 
     def release(self, peer: str | None) -> None:
         """Note the end of a connection that was admitted."""
+        _log.debug("end of a connection from %s", peer or "-")
         if peer is not None and peer in self._by_peer:
             self._by_peer[peer] -= 1
             if not self._by_peer[peer]:

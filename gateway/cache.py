@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import functools
+import logging
 from concurrent.futures import Executor
 
 import msgspec
@@ -23,11 +25,14 @@ from gateway.core.status import Forward, Reason, Verdict
 from gateway.core.wishes import read_wishes
 from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, Throttled, UpstreamError
 from gateway.flight import Flight, Flights
+from gateway.log_lines import FIELDS
 from gateway.sightings import Sightings
 from gateway.store.lookup import LookedUp, Lookup, Ticket
 from gateway.store.tiers import Tiers
 from gateway.throttle import Throttle
 from gateway.upstream import Exchange, RequestBody, Upstream
+
+_log = logging.getLogger("gateway.cache")
 
 
 class Cache:
@@ -95,6 +100,7 @@ class Cache:
             raise BadRequest(refusal.status, refusal.about) from refusal
         planned = plan(request, self._recogniser)
         if isinstance(planned, Bypass):
+            _debug(request, "bypasses the cache: %s", planned.reason)
             return await self._bypass(request, body, planned)
         return await self.fetch(request, planned, looked_up)
 
@@ -118,6 +124,7 @@ class Cache:
 
     async def _forget(self, stacks: frozenset[bytes]) -> None:
         if stacks:
+            _log.debug("invalidates after a write: %s", sorted(stacks))
             await self._tiers.forget(stacks, "write", settles=True)
 
     async def _forward(
@@ -171,6 +178,7 @@ class Cache:
                 return self._hit(request, planned, entry)
             forward = Forward.URI_MISS if entry is None else Forward.REQUEST
             reason = Reason.STORE_FAILED if lookup.has_failed else why_not
+        _debug(request, "no entry to serve: %s", reason or "none is stored")
         verdict = Verdict(forward=forward, reason=reason)
         if wishes.only_if_cached:
             raise _with_member(NotCached(), verdict)
@@ -184,6 +192,7 @@ class Cache:
             flight = self._flights.joinable(flight_key)
         try:
             if flight is not None:
+                _debug(request, "joins a fetch under way")
                 fetched = await self._flights.join(flight)
                 if fetched.exchange is not None:
                     return await self._forward(
@@ -197,7 +206,11 @@ class Cache:
                 return self._fetched(fetched, planned, verdict, collapsed=True)
 
             async def fly(flight: Flight[Fetched]) -> Fetched:
-                return await self._fill(request, planned, ticket, lookup, flight)
+                fetched = await self._fill(request, planned, ticket, lookup, flight)
+                judged, status = fetched.judgement, fetched.arrival.head.status
+                phase = None if judged is None else judged.phase
+                _debug(request, "fetched: %d, phase %s: %s", status, phase, fetched.reason or "stored")
+                return fetched
 
             fetched = await self._flights.lead(flight_key, key.stack, fly)
         except GatewayError as error:
@@ -328,6 +341,7 @@ class Cache:
     def _hit(self, request: Request, planned: Plan, entry: Entry) -> Answer:
         now_s = self._clock.wall_s()
         self._sightings.hit(planned.execution, entry)
+        _debug(request, "hit, fresh for another %d s", entry.ttl_s(now_s))
         head = answers.hit_head(entry, planned.fields, request.request_id, self._hop.via, now_s)
         return Answer(head, entry.body, Verdict(ttl_s=int(entry.ttl_s(now_s))))
 
@@ -353,6 +367,15 @@ class Cache:
     def _why_not(self, planned: Plan, entry: Entry) -> Reason | None:
         now_s = self._clock.wall_s()
         return planned.wishes.refuse(entry.age_s(now_s), entry.ttl_s(now_s))
+
+
+def _debug(request: Request, text: str, *told: object) -> None:
+    """Log a decision about a request."""
+    if _log.isEnabledFor(logging.DEBUG):
+        plain = [each.value if isinstance(each, enum.Enum) else each for each in told]
+        _log.debug(
+            text, *plain, extra={FIELDS: {"request_id": request.request_id.decode("ascii", "replace")}}
+        )
 
 
 def _because(verdict: Verdict, reason: Reason) -> Verdict:

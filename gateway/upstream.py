@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from typing import cast
@@ -31,6 +32,7 @@ from gateway.upstream_failure import FAILURES, connect_failure, exchange_failure
 from gateway.upstream_idle import IdleConnections, protocol_of
 from gateway.upstream_slots import Slot, Slots
 
+_log = logging.getLogger("gateway.upstream")
 _RETRIED_METHODS = frozenset({"GET", "HEAD"})
 _READ_BYTES = 65_536
 _MAX_HEAD_BYTES = 65_536
@@ -179,7 +181,9 @@ class Upstream:
             return connection
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
-                return await self._connector.connect(self._destination, [], self._timeout)
+                connection = await self._connector.connect(self._destination, [], self._timeout)
+                _log.debug("opened a connection to the upstream, %d are in use", self.slots.in_use)
+                return connection
         except (ClientConnectionError, OSError) as error:
             raise connect_failure(error) from error
 

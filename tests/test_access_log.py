@@ -283,6 +283,42 @@ async def test_a_sample_leaves_out_hits_alone(
     assert [line["cache"] for line in lines] == ["miss", "miss"]
 
 
+async def test_debug_lines_tell_decisions_fills_invalidations_and_connections(
+    aos: ScriptedAos, caplog: pytest.LogCaptureFixture, lane: str
+) -> None:
+    aos.queue(Answer(body=record("Running")), Answer(body=record()), Answer(202))
+    caplog.set_level("DEBUG", "gateway")
+    async with running(aos.url) as gateway, await RawClient.connect(gateway.address) as client:
+        for method, target, *more in (
+            ("GET", TARGET),
+            ("GET", TARGET, ("X-Request-Id", "r-2")),
+            ("GET", TARGET, ("Cache-Control", "max-age=60")),
+            ("DELETE", f"/v2/stacks/{STACK_ID}"),
+        ):
+            await client.request(method, target, [("X-Auth-Token", "sesame"), *more])
+    told = [
+        re.sub(r"\d+ (?=s$|are)", "N ", one.getMessage())
+        for one in caplog.records
+        if one.name in {"gateway.cache", "gateway.connection", "gateway.upstream"}
+    ]
+    assert told == [
+        "connection from 127.0.0.1, N are open",
+        "no entry to serve: none is stored",
+        "opened a connection to the upstream, N are in use",
+        "fetched: 200, phase Running: phase",
+        "no entry to serve: none is stored",
+        "fetched: 200, phase Succeeded: stored",
+        "hit, fresh for another N s",
+        "bypasses the cache: route",
+        f"invalidates after a write: [b'{STACK_ID}']",
+        "end of a connection from 127.0.0.1",
+    ]
+    assert [getattr(one, FIELDS)["request_id"] for one in caplog.records if "Succeeded" in one.message] == [
+        "r-2"
+    ]
+    assert "sesame" not in caplog.text
+
+
 def test_the_share_of_hits_is_drawn_by_lot() -> None:
     numbers = iter([0.1, 0.24, 0.25, 0.9])
     log = AccessLog("all", 0.25, pick=lambda: next(numbers))
