@@ -209,6 +209,21 @@ async def test_a_connection_too_many_has_a_line(aos: ScriptedAos, lines: list[di
     assert (line["level"], line["status"], line["code"]) == ("warning", 503, "GATEWAY.5030002")
 
 
+async def test_what_fails_in_here_has_a_line(
+    aos: ScriptedAos, lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, lane: str
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("sesame")
+
+    monkeypatch.setattr("gateway.cache.Cache.fetch", fail)
+    async with running(aos.url) as gateway:
+        assert (await fetch(gateway.address, TARGET, token="a")).status == 500
+    [line] = lines
+    assert (line["level"], line["status"], line["path"]) == ("warning", 500, TARGET)
+    assert (line["error"], line["code"]) == ("proxy_internal_error", "GATEWAY.5000001")
+    assert "sesame" not in json.dumps(lines)
+
+
 async def test_nothing_is_told_of_the_refused_where_access_lines_are_off(
     aos: ScriptedAos, lines: list[dict[str, Any]]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -211,6 +212,31 @@ raise ValueError("the end")
     heard = subprocess.run(command, capture_output=True, text=True, timeout=_WAIT_S, check=False, cwd=root)
     assert heard.stdout == ("p" * 1000 + "\n") * 100
     assert heard.stderr.rstrip().endswith("ValueError: the end")
+
+
+@pytest.mark.operation
+async def test_the_twin_serves_though_nobody_reads_what_it_prints(pipe: Pipe, free_port: int) -> None:
+    os.set_blocking(pipe.writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe.writing, b"x" * _PAGE)
+    os.set_blocking(pipe.writing, True)
+    address = f"127.0.0.1:{free_port}"
+    command = [sys.executable, "-m", "gateway", "twin", "--listen", address]
+    with subprocess.Popen(command, stdout=pipe.writing, stderr=pipe.writing) as process:
+
+        async def is_answered() -> bool:
+            try:
+                return (await fetch(address, "/v2/stacks", token="demo:alice")).status == 200
+            except OSError:
+                return False
+
+        try:
+            await until(is_answered, "it serves", timeout_s=_WAIT_S)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(_WAIT_S) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.operation
