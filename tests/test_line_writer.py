@@ -168,9 +168,18 @@ async def test_a_log_that_nobody_reads_stops_no_answer_no_look_and_no_end(
 @pytest.mark.parametrize("kind", ["a full disk", "no reader", "closed"])
 async def test_a_log_that_cannot_be_written_stops_nothing(aos: ScriptedAos, kind: str) -> None:
     aos.on("GET", TARGET, Answer(body=record()))
-    to = {"a full disk": "2>/dev/full", "no reader": "2>&1 | :", "closed": "2>&-"}[kind]
-    command = 'exec "$@" ' if "|" not in to else '"$@" '
-    process = GatewayProcess("--upstream", aos.url, launcher=("sh", "-c", command + to, "sh"))
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = {
+        "a full disk": "os.dup2(os.open('/dev/full', os.O_WRONLY), 2)",
+        "no reader": f"os.dup2({writing}, 2)",
+        "closed": "os.close(2)",
+    }[kind]
+    program = f"import os, sys; {done}; os.execvp(sys.argv[1], sys.argv[1:])"
+    process = GatewayProcess(
+        "--upstream", aos.url, launcher=(sys.executable, "-c", program), pass_fds=[writing]
+    )
+    os.close(writing)
 
     async def is_answered() -> bool:
         try:
