@@ -33,7 +33,7 @@ _PRINTABLE = bytes(number if 0x20 <= number < 0x7F else ord("?") for number in r
 _log = logging.getLogger("gateway.access")
 # Requests that the gateway refused or failed: anybody can make as many as he likes.
 _refused_log = logging.getLogger("gateway.access.refused")
-_LIMITED = ("gateway.access.refused", "aiohttp.server", "asyncio")
+_LIMITED = ("gateway.access.refused", "gateway.proxy_protocol", "aiohttp.server", "asyncio")
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):

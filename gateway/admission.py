@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 
 from gateway.access_log import AccessLog, Begun
+from gateway.connection_origin import Origin
 from gateway.connection_settings import ConnectionSettings
 from gateway.core.reply import wire_head
 from gateway.errors import TooManyConnections, problem
@@ -61,14 +62,14 @@ class Admission:
             if not self._by_peer[peer]:
                 del self._by_peer[peer]
 
-    def turn_away(self, transport: asyncio.WriteTransport, request_id: bytes, peer: bytes) -> None:
+    def turn_away(self, transport: asyncio.WriteTransport, request_id: bytes, origin: Origin) -> None:
         """Answer a connection that was not admitted and close it, a moment later unless many linger."""
         error = TooManyConnections()
         head, body = problem(error, request_id)
         wire = wire_head(head, method="GET", body_bytes=len(body), http_11=True, keep_alive=False)
         answer = wire.data + body
         transport.write(answer)
-        self._access_log.refused(error, request_id, peer, Begun(), len(answer))
+        self._access_log.refused(error, request_id, origin.caller_address(()), Begun(), len(answer))
         if self._lingering >= _MOST_LINGERING or not transport.can_write_eof():
             transport.close()
             return

@@ -26,6 +26,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRat
 
 from gateway import __version__
 from gateway.config import TracingConfig
+from gateway.connection_origin import Origin
 from gateway.core.messages import IndexedFields
 from gateway.core.route import route_name
 from gateway.core.status import HIT, Verdict, outcome
@@ -35,6 +36,7 @@ from gateway.metrics import Metrics
 from gateway.metrics_catalogue import ERROR
 from gateway.reply import Reply
 
+_NOWHERE = Origin()
 _NS = 1_000_000_000
 # Of one export; a collector that hangs must not hold up a stop either.
 _EXPORT_S = 2.0
@@ -208,10 +210,10 @@ class _TracedLane(FastLane):
         super().__init__(**parts)
         self._tracing = tracing
 
-    def answer(self, data: bytes, peer: bytes = b"unknown") -> bytes | Question | None:
+    def answer(self, data: bytes, origin: Origin = _NOWHERE) -> bytes | Question | None:
         """Answer a hit in memory; the parser's way, where spans are made, is for the rest."""
         began_ns = time.time_ns()
-        answer = super().answer(data, peer)
+        answer = super().answer(data, origin)
         if not isinstance(answer, bytes):
             return None
         self._tracing.hit(data, began_ns, len(answer))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -17,11 +16,14 @@ from aiohttp.web_protocol import RequestHandler
 
 from gateway.access_log import AccessLog, Begun
 from gateway.admission import LINGER_S, Admission
+from gateway.connection_origin import Origin, origin_of
+from gateway.connection_refusals import Refusals
 from gateway.connection_settings import ConnectionSettings
 from gateway.core.chunked import ChunkedFraming
 from gateway.core.headers import Refusal
+from gateway.core.proxy_header import ProxyHeader
 from gateway.core.request_line import RequestLine
-from gateway.errors import BadRequest, GatewayError, problem
+from gateway.errors import BadRequest, GatewayError
 from gateway.metrics import Metrics
 from gateway.reply import Reply
 from gateway.request_id import RequestIds
@@ -37,7 +39,8 @@ class DownstreamConnection(RequestHandler):
     """A caller's connection.
 
     Attributes:
-        peer: the caller's address without port; ``unknown`` on a Unix socket.
+        origin: where it comes from.
+        peer: the address of that without port; ``unknown`` when it has none.
         scheme: ``http`` or ``https``.
     """
 
@@ -48,6 +51,7 @@ class DownstreamConnection(RequestHandler):
         "_chunks",
         "_head_bytes",
         "_head_timer",
+        "_header",
         "_is_gone",
         "_is_last",
         "_last_three",
@@ -59,12 +63,16 @@ class DownstreamConnection(RequestHandler):
         "_settings",
         "_since_s",
         "_stoppable",
+        "origin",
         "peer",
         "scheme",
     )
 
-    def __init__(self, server: DownstreamServer, **options: Any) -> None:
+    def __init__(
+        self, server: DownstreamServer, *, header: ProxyHeader | None = None, **options: Any
+    ) -> None:
         super().__init__(server, **options)
+        self._header = header
         self._server = server
         self._settings, self._metrics = server.settings, server.metrics
         self._head_timer: asyncio.TimerHandle | None = None
@@ -81,9 +89,10 @@ class DownstreamConnection(RequestHandler):
         self._since_s = 0.0
         self._is_gone: asyncio.Future[None] = self._loop.create_future()
         self._stoppable: asyncio.Task[Any] | None = None
-        # The caller's address; None on a Unix socket, and when it was not admitted.
+        # The origin's address; None when it has none, and when it was not admitted.
         self._peer: str | None = None
-        self.peer = b"unknown"
+        self.origin = Origin()
+        self.peer = self.origin.peer
         self.scheme = b"http"
 
     @property
@@ -109,10 +118,8 @@ class DownstreamConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, or refuse it when there are too many."""
-        peername = transport.get_extra_info("peername")
-        if isinstance(peername, tuple):
-            self._peer = peername[0]
-            self.peer = peername[0].encode("ascii", "replace")
+        self.origin = origin_of(transport, self._header, self._settings.trusted_proxies)
+        self._peer, self.peer = self.origin.address, self.origin.peer
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
         if not self._server.admission.admit(self._peer, len(self._server.connections)):
@@ -122,7 +129,7 @@ class DownstreamConnection(RequestHandler):
             self._force_close = True
             # uvloop's transports are none by inheritance.
             writing = cast("asyncio.WriteTransport", transport)
-            self._server.admission.turn_away(writing, self._server.request_ids.fresh(), self.peer)
+            self._server.admission.turn_away(writing, self._server.request_ids.fresh(), self.origin)
             return
         super().connection_made(transport)
         self._start_head_timer()
@@ -248,25 +255,17 @@ class DownstreamConnection(RequestHandler):
         return self._error(self._refusal or too_large or _MALFORMED, begun)
 
     def failure(self, exc: BaseException | None, begun: Begun) -> Reply:
-        """Return the answer for what failed in here; nobody but us can be at fault."""
-        # The details are for the log alone.
+        """Log what failed in here, and return the answer, which tells no details."""
         self.logger.error("request failed: %s", type(exc).__name__, exc_info=exc)
         return self._error(GatewayError(), begun)
 
     def _error(self, error: GatewayError, begun: Begun) -> Reply:
-        self._metrics.bad_requests[str(error.status)] += 1
-        self._metrics.errors[error.code] += 1
-        request_id = self._server.request_ids.fresh()
-        head, body = problem(error, request_id)
-        return Reply(
-            head,
-            method="GET",
-            body=body,
-            http_11=True,
-            keep_alive=False,
+        return self._server.refusals.reply(
+            error,
+            begun,
+            peer=self.origin.caller_address(()),
             write_timeout_s=self._settings.body_timeout_s,
             linger=self.linger,
-            sent=functools.partial(self._server.access_log.refused, error, request_id, self.peer, begun),
         )
 
     async def linger(self) -> None:
@@ -364,15 +363,16 @@ class DownstreamServer(web.Server):
         self.settings = settings
         self.metrics = metrics
         self.request_ids = request_ids
-        self.access_log = access_log
+        self.refusals = Refusals(metrics, request_ids, access_log)
         self._make_connection = connection or DownstreamConnection
         self.admission = Admission(settings, access_log)
 
-    def __call__(self) -> DownstreamConnection:
-        """Return the protocol for a new connection."""
+    def __call__(self, header: ProxyHeader | None = None) -> DownstreamConnection:
+        """Return the protocol for a new connection, which began with this header."""
         settings = self.settings
         return self._make_connection(
             self,
+            header=header,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=settings.keepalive_timeout_s,
             access_log=None,

@@ -91,7 +91,7 @@ class FastLaneConnection(DownstreamConnection):
             # The caller takes its answers.
             and not self._paused
         ):
-            answer = self._lane.answer(data, self.peer)
+            answer = self._lane.answer(data, self.origin)
             if answer is not None:
                 self._stop_head_timer()
                 if isinstance(answer, bytes):

@@ -54,7 +54,6 @@ class Asked(msgspec.Struct, frozen=True):
 
     Attributes:
         request_id: names it in errors and log.
-        peer: the caller's address.
         identity: who asks, where that was found out already; ``None`` elsewhere.
         method: the method token.
         path: its target as received.
@@ -65,7 +64,6 @@ class Asked(msgspec.Struct, frozen=True):
     """
 
     request_id: bytes
-    peer: bytes
     identity: Identity | None
     method: str
     path: bytes
@@ -123,7 +121,6 @@ class Handler:
         persists = message.keep_alive and incoming.persists(fields, http_11=http_11)
         asked = Asked(
             request_id=request_id,
-            peer=connection.peer,
             identity=None,
             method=message.method,
             path=path,
@@ -148,7 +145,6 @@ class Handler:
         """Answer a GET that was read, checked and planned without the parser."""
         asked = Asked(
             request_id=request.request_id,
-            peer=request.peer,
             identity=planned.identity,
             method="GET",
             path=request.target,
@@ -181,7 +177,7 @@ class Handler:
             self._access_log.write(
                 Answered(
                     request_id=asked.request_id,
-                    peer=asked.peer,
+                    peer=connection.origin.caller_address(asked.fields),
                     caller=self._access_log.caller(asked.identity or asked.fields),
                     parent=parent(asked.fields),
                     method=asked.method,

@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gateway.address import Address, TcpAddress, UnixAddress
@@ -46,6 +46,13 @@ class ListeningSockets:
         """Their file descriptors, for a process that inherits them."""
         return [each.fileno() for each in self._sockets]
 
+    def copies(self) -> Iterator[socket.socket]:
+        """Yield copies to accept on: closing them resets no connection that waits for others."""
+        for each in self._sockets:
+            copy = each.dup()
+            copy.setblocking(False)
+            yield copy
+
     async def accept(
         self, make_protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None
     ) -> Acceptor:
@@ -56,16 +63,10 @@ class ListeningSockets:
             tls: for connections over TLS; ``None`` for plain ones.
         """
         loop = asyncio.get_running_loop()
-        options: dict[str, Any] = {"backlog": _BACKLOG}
-        if tls is not None:
-            options["ssl"] = tls
-            options |= {"ssl_handshake_timeout": _HANDSHAKE_S, "ssl_shutdown_timeout": _SHUTDOWN_S}
+        options: dict[str, Any] = {"backlog": _BACKLOG, **tls_options(tls)}
         servers = []
-        for each in self._sockets:
-            # A copy: what it closes is not what others accept on, so no connection that waits is reset.
-            copy = each.dup()
-            copy.setblocking(False)
-            if each.family == socket.AF_UNIX:
+        for copy in self.copies():
+            if copy.family == socket.AF_UNIX:
                 servers.append(
                     await loop.create_unix_server(make_protocol, sock=copy, **options, **_KEEPS_FILE)
                 )
@@ -114,6 +115,13 @@ async def open_sockets(address: Address) -> ListeningSockets:
         case UnixAddress(path=path):
             await _remove_stale_socket(path)
             return ListeningSockets(address, [_bound(socket.AF_UNIX, path)])
+
+
+def tls_options(tls: ssl.SSLContext | None) -> dict[str, Any]:
+    """Return how a loop is told to speak TLS with callers; nothing when it is not to."""
+    if tls is None:
+        return {}
+    return {"ssl": tls, "ssl_handshake_timeout": _HANDSHAKE_S, "ssl_shutdown_timeout": _SHUTDOWN_S}
 
 
 def address_of(descriptor: int) -> Address:

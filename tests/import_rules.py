@@ -54,6 +54,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.connection*",
         "gateway.fast_lane*",
         "gateway.handler*",
+        "gateway.proxy_protocol",
         "gateway.reply*",
     ),
     "object graph": ("gateway.admin*", "gateway.app*", "gateway.page"),

@@ -95,6 +95,16 @@ async def test_a_line_tells_who_asked_with_what_and_how_much(
     assert "sesame" not in json.dumps(lines)
 
 
+async def test_the_address_is_the_one_that_a_trusted_proxy_tells(
+    aos: ScriptedAos, lines: list[dict[str, Any]], lane: str
+) -> None:
+    aos.answer(Answer(body=record()))
+    async with running(aos.url, server__trusted_proxies=["127.0.0.0/8"]) as gateway:
+        for address in ("192.0.2.1", "192.0.2.1", "2001:db8::7"):
+            await fetch(gateway.address, TARGET, token="a", headers=[("X-Forwarded-For", address)])
+    assert [line["peer"] for line in lines] == ["192.0.2.1", "192.0.2.1", "2001:db8::7"]
+
+
 async def test_who_asks_is_named_alike_where_the_secret_is_the_same_and_not_at_all_where_that_is_off(
     aos: ScriptedAos, lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

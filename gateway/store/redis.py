@@ -209,12 +209,12 @@ class RedisStore:
             StoreError: some or all of them may not have been made.
         """
 
-        now_s = self._clock.wall_s()
+        wall_s, monotonic_s = self._clock.wall_s(), self._clock.monotonic_s()
         pipeline = self._client.pipeline(transaction=False)
         for write in writes:
             if write.entry is None:
                 pipeline.delete(write.key.name)
-            elif (left_s := write.entry.ttl_s(now_s)) > 0:
+            elif (left_s := write.entry.ttl_s(write.entry.now_s(wall_s, monotonic_s))) > 0:
                 sealed = seal(write.key, write.generation, write.entry, self._secret)
                 pipeline.set(write.key.name, sealed, px=_milliseconds(left_s))
                 pipeline.pexpire(write.key.generation, _milliseconds(self.settings.generation_ttl_s))

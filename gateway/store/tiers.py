@@ -177,9 +177,11 @@ class Tiers:
             return Lookup(None, has_failed=True)
         if self._is_overtaken(ticket) or self._owes(ticket.key):
             return Lookup(None)
-        if found.entry is not None:
-            self._keep_in_memory(ticket, found.entry)
-        return Lookup(found.entry, found.generation)
+        if found.entry is None:
+            return Lookup(None, found.generation)
+        entry = found.entry.taken_in(ticket.wall_s, ticket.monotonic_s)
+        self._keep_in_memory(ticket, entry)
+        return Lookup(entry, found.generation)
 
     async def prepare_fill(self, ticket: Ticket, lookup: Lookup) -> Ticket:
         """Make sure, before a fetch, that there is a generation to store under.
@@ -210,6 +212,7 @@ class Tiers:
         if self._is_overtaken(ticket):
             self._metrics.not_stored["overtaken"] += 1
             return Reason.FORGOTTEN
+        entry = entry.taken_in(ticket.wall_s, ticket.monotonic_s)
         kept = self._keep_in_memory(ticket, entry)
         queued = self._queue_store(ticket, entry)
         return None if kept or queued else Reason.NO_TIER
@@ -279,7 +282,7 @@ class Tiers:
     def _keep_in_memory(self, ticket: Ticket, entry: Entry) -> bool:
         if self.memory is None:
             return False
-        life_s = entry.ttl_s(ticket.wall_s)
+        life_s = entry.ttl_s(entry.now_s(ticket.wall_s, ticket.monotonic_s))
         if self.redis is not None:
             life_s = min(life_s, self._settings.memory_ttl_s)
         return self.memory.put(ticket.key, entry, ticket.monotonic_s + life_s)
