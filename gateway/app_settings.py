@@ -12,7 +12,7 @@ from gateway.core.hosts import OwnHosts
 from gateway.core.key import upstream_digest, upstream_identity
 from gateway.core.policy import Rules
 from gateway.handler import HandlerSettings
-from gateway.store.redis import RedisSettings
+from gateway.store.redis_settings import RedisSettings
 from gateway.store.tiers import TierSettings
 from gateway.tls import redis_context, upstream_context
 from gateway.upstream import UpstreamSettings

@@ -186,7 +186,7 @@ class Cache:
             raise _with_member(NotCached(), verdict)
         self._hold_back(planned, verdict)
         if request.method == "HEAD":
-            return await self._head(request, planned, key, verdict)
+            return await self._head(request, planned, found, verdict)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
         flight_key = self._keys.flight(planned.identity.flight, variant, planned.execution)
         flight = None
@@ -236,6 +236,8 @@ class Cache:
         ticket = looked_up.ticket
         if flight is not None:
             ticket = await self._tiers.prepare_fill(ticket, looked_up.lookup)
+        else:
+            ticket = self._tiers.begin_fetch(ticket)
         fetched_s = self._clock.wall_s()
         fields = headers.upstream_fields(request, self._hop, execution_call=True)
         exchange = await self._upstream.send("GET", request.target, fields, None)
@@ -256,7 +258,7 @@ class Cache:
         )
         if len(body) > self._rules.max_body_bytes:
             if policy.drops_own_entry(exchange.head.status, None):
-                self._tiers.drop(ticket.key)
+                self._tiers.drop(ticket, looked_up.lookup)
             if flight is not None and not flight.leader_waits:
                 exchange.close()
             return Fetched(arrival, None, False, Reason.TOO_LARGE, exchange)
@@ -266,12 +268,10 @@ class Cache:
         if judgement.refusal is not None:
             self._hints.refused(arrival, judgement)
             if policy.drops_own_entry(exchange.head.status, judgement):
-                self._tiers.drop(ticket.key)
+                self._tiers.drop(ticket, looked_up.lookup)
             return Fetched(arrival, judgement, False, judgement.refusal)
         if flight is None:
             return Fetched(arrival, judgement, False, None)
-        if flight.is_superseded:
-            return Fetched(arrival, judgement, False, Reason.FORGOTTEN)
         entry = answers.entry_of(arrival, judgement, policy.told_age_s(exchange.head), planned.variant.accept)
         refusal = self._tiers.store(ticket, entry)
         return Fetched(arrival, judgement, refusal is None, refusal)
@@ -322,22 +322,24 @@ class Cache:
         if planned.wishes.only_if_cached:
             raise _with_member(NotCached(), verdict)
         self._hold_back(planned, verdict)
+        looked_up = LookedUp(self._tiers.ticket(key), Lookup(None))
         if request.method == "HEAD":
-            return await self._head(request, planned, key, verdict)
+            return await self._head(request, planned, looked_up, verdict)
         try:
-            fill = self._fill(request, planned, LookedUp(self._tiers.ticket(key), Lookup(None)), None)
+            fill = self._fill(request, planned, looked_up, None)
             fetched = await self._flights.alone(fill)
         except GatewayError as error:
             _with_member(error, verdict)
             raise
         return self._fetched(fetched, planned, verdict, collapsed=False)
 
-    async def _head(self, request: Request, planned: Plan, key: EntryKey, verdict: Verdict) -> Answer:
+    async def _head(self, request: Request, planned: Plan, looked_up: LookedUp, verdict: Verdict) -> Answer:
         """Forward a HEAD alone; it stores nothing, but may tell that an entry is over."""
+        ticket = self._tiers.begin_fetch(looked_up.ticket)
         answer = await self._forward(request, None, _because(verdict, Reason.HEAD), execution_call=True)
         self._heed(planned, answer.head)
-        if answer.head.status in policy.DROPPING_STATUSES or self._is_outdated(key, answer.head):
-            self._tiers.drop(key)
+        if answer.head.status in policy.DROPPING_STATUSES or self._is_outdated(ticket.key, answer.head):
+            self._tiers.drop(ticket, looked_up.lookup)
         return answer
 
     def _is_outdated(self, key: EntryKey, head: Head) -> bool:

@@ -64,9 +64,8 @@ class WorkerTiers(Tiers):
         if self.memory is not None:
             self.memory.make_sure(siblings.hears_all, _SURE_S)
 
-    def drop(self, key: EntryKey) -> None:
-        """Remove a caller's own entry, here and in the other workers; see `Tiers.drop`."""
-        super().drop(key)
+    def _remove(self, key: EntryKey) -> None:
+        super()._remove(key)
         self._siblings.tell([Told(entry=key.local, name=key.name)])
 
     async def forget(self, stacks: Iterable[bytes], cause: str, *, settles: bool) -> bool:
@@ -88,7 +87,7 @@ class WorkerTiers(Tiers):
         now_s = self._clock.monotonic_s()
         for each in told:
             if each.entry:
-                self.ledger.drops.raise_one(each.name)
+                self._dropped_elsewhere(each.name)
                 if self.memory is not None:
                     self.memory.discard(EntryKey(each.name, b"", b"", b"", each.entry))
                 continue
@@ -96,8 +95,7 @@ class WorkerTiers(Tiers):
             self.ledger.note(each.stack, now_s, 0.0, settles=each.settles, owes=owes)
             self._forget_here(each.stack)
             self._metrics.forgotten["note"] += 1
-            if owes:
-                self._has_debts.set()
+        self._wake_payments()
 
     def start_over(self) -> None:
         """Trust nothing in memory: what the others forgot may have gone unheard."""

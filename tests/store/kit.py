@@ -17,8 +17,9 @@ from gateway.core.messages import Head
 from gateway.core.reply import head_lines
 from gateway.core.route import Execution, fold
 from gateway.metrics import Metrics
-from gateway.store.lookup import Ticket
-from gateway.store.redis import RedisSettings, RedisStore
+from gateway.store.lookup import Lookup, Ticket
+from gateway.store.redis import RedisStore
+from gateway.store.redis_settings import RedisSettings
 from gateway.store.tiers import Tiers, TierSettings
 
 STACK = b"Stack-1"
@@ -121,6 +122,8 @@ def direct_redis(
         clock=clock or Clock(),
         metrics=metrics,
         on_connection_opened=opened,
+        on_left=lambda: None,
+        on_well=lambda: None,
     )
     return DirectRedis(store, metrics, opened)
 
@@ -173,6 +176,10 @@ class Replica:
                 if is_stored:
                     return entry
             await asyncio.sleep(0)
+
+    def drop(self, key: EntryKey) -> None:
+        """Remove an entry as a fetch does that begins now and shows that it is over."""
+        self.tiers.drop(self.tiers.begin_fetch(self.tiers.ticket(key)), Lookup(None))
 
     async def in_redis(self, key: EntryKey, entry: Entry | None, timeout_s: float = 5.0) -> None:
         """Wait until a look-up in Redis finds an entry, or (``None``) no longer finds one."""

@@ -44,7 +44,7 @@ class TiersAsStore:
 
     async def drop(self, key: EntryKey) -> None:
         """Drop one entry."""
-        self._one.tiers.drop(key)
+        self._one.drop(key)
         await self._one.in_redis(key, None)
 
     async def forget(self, stack: bytes) -> None:
