@@ -132,7 +132,8 @@ class Gateway:
         )
         self._caller_digest = CallerDigest(recogniser, digest_key(secret, os.environ))
         self._throttled = ThrottledCallers(clock, self._caller_digest)
-        self._access_log = access_log = AccessLog(config.log.access, config.log.sample)
+        self._access_log = access_log = AccessLog(config.log.access)
+        self._change_access_log(config)
         request_ids = RequestIds()
         self._handler = handler = Handler(
             cache,
@@ -169,6 +170,7 @@ class Gateway:
             connection_settings(config),
             metrics=self.metrics,
             request_ids=request_ids,
+            access_log=access_log,
             connection=connection,
         )
         self._proxied = ProxiedConnections(self.server) if config.server.proxy_protocol else None
@@ -233,7 +235,7 @@ class Gateway:
         self.config = config
         self.server.change(connection_settings(config))
         self._handler.change(handler_settings(config))
-        self._access_log.change(config.log.access, config.log.sample)
+        self._change_access_log(config)
         self.upstream.change(upstream)
         if redis is not None and self.tiers.redis is not None and self.tiers.subscription is not None:
             self.tiers.redis.connect_with(redis)
@@ -283,6 +285,10 @@ class Gateway:
             await self.tracing.close()
         if self._sockets is not None:
             self._sockets.remove_file()
+
+    def _change_access_log(self, config: Config) -> None:
+        log = config.log
+        self._access_log.change(log.access, log.sample, self._caller_digest if log.caller else None)
 
     def ready(self) -> bool:
         """Tell whether requests are accepted; false first while draining."""

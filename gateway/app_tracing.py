@@ -9,7 +9,9 @@ recorded of its trace here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -26,6 +28,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRat
 from gateway import __version__
 from gateway.clock import Clock
 from gateway.config import TracingConfig
+from gateway.connection_origin import Origin
 from gateway.core.messages import Fields, IndexedFields
 from gateway.core.route import route_name
 from gateway.core.status import HIT, Verdict, outcome
@@ -37,6 +40,7 @@ from gateway.metrics_catalogue import ERROR
 from gateway.reply import Reply
 from gateway.upstream import Exchange, RequestBody, Upstream, UpstreamSettings
 
+_NOWHERE = Origin()
 _NS = 1_000_000_000
 # Of one export; a collector that hangs must not hold up a stop either.
 _EXPORT_S = 2.0
@@ -87,8 +91,19 @@ class Tracing:
 
     async def close(self) -> None:
         """Send what is left, for a short time."""
-        done = asyncio.get_running_loop().run_in_executor(None, self._provider.shutdown)
-        await asyncio.wait((done,), timeout=_CLOSE_S)
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def shut_down() -> None:
+            self._provider.shutdown()
+            # The loop may have ended meanwhile.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(done.set)
+
+        # A daemon, not one of the loop's own threads: the end of the loop waits for those without limit.
+        threading.Thread(target=shut_down, name="tracing-close", daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await done.wait()
 
     def hit(self, head: bytes, began_ns: int, sent_bytes: int) -> None:
         """Make the span of a hit on the fast lane."""
@@ -239,10 +254,10 @@ class _TracedLane(FastLane):
         super().__init__(**parts)
         self._tracing = tracing
 
-    def answer(self, data: bytes) -> bytes | Question | None:
+    def answer(self, data: bytes, origin: Origin = _NOWHERE) -> bytes | Question | None:
         """Answer a hit in memory; the parser's way, where spans are made, is for the rest."""
         began_ns = time.time_ns()
-        answer = super().answer(data)
+        answer = super().answer(data, origin)
         if not isinstance(answer, bytes):
             return None
         self._tracing.hit(data, began_ns, len(answer))

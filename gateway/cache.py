@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 
 import msgspec
 
+from gateway import cache_log
 from gateway.cache_hints import Hints
 from gateway.cache_results import Answer, Fetched
 from gateway.clock import Clock
@@ -96,6 +97,7 @@ class Cache:
             raise BadRequest(refusal.status, refusal.about) from refusal
         planned = plan(request, self._recogniser)
         if isinstance(planned, Bypass):
+            cache_log.decided(request, "bypasses the cache: %s", planned.reason)
             return await self._bypass(request, body, planned)
         return await self.fetch(request, planned, looked_up)
 
@@ -119,6 +121,7 @@ class Cache:
 
     async def _forget(self, stacks: frozenset[bytes]) -> None:
         if stacks:
+            cache_log.invalidates(stacks)
             await self._tiers.forget(stacks, "write", settles=True)
 
     async def _forward(
@@ -177,6 +180,7 @@ class Cache:
                 if why_not is None:
                     return self._hit(request, planned, entry, now_s)
                 forward, reason = why_not
+        cache_log.decided(request, "no entry to serve: %s", reason or "none is stored")
         verdict = Verdict(forward=forward, reason=reason)
         if wishes.only_if_cached:
             raise _with_member(NotCached(), verdict)
@@ -190,6 +194,7 @@ class Cache:
             flight = self._flights.joinable(flight_key)
         try:
             if flight is not None:
+                cache_log.decided(request, "joins a fetch under way")
                 fetched = await self._flights.join(flight)
                 if fetched.exchange is not None:
                     return await self._forward(
@@ -202,7 +207,9 @@ class Cache:
                 return self._fetched(fetched, planned, verdict, collapsed=True)
 
             async def fly(flight: Flight[Fetched]) -> Fetched:
-                return await self._fill(request, planned, found, flight)
+                result = await self._fill(request, planned, found, flight)
+                cache_log.fetched(request, result)
+                return result
 
             fetched = await self._flights.lead(flight_key, key.stack, fly)
         except GatewayError as error:
@@ -343,6 +350,7 @@ class Cache:
 
     def _hit(self, request: Request, planned: Plan, entry: Entry, now_s: float) -> Answer:
         self._sightings.hit(planned.execution, entry)
+        cache_log.decided(request, "hit, fresh for another %d s", entry.ttl_s(now_s))
         head = answers.hit_head(entry, planned.fields, request.request_id, self._hop.via, now_s)
         return Answer(head, entry.body, Verdict(ttl_s=int(entry.ttl_s(now_s))))
 

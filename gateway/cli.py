@@ -31,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from gateway.config import ConfigError
 
     arguments = build_parser().parse_args(argv)
+    if arguments.command in _UNTIL_STOPPED:
+        from gateway.line_writer import unblock_standard_streams
+
+        unblock_standard_streams()
     try:
         code = _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()

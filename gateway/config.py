@@ -200,12 +200,14 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         format: how lines look; "auto": text on a terminal, else JSON.
         access: which requests get a line.
         sample: which part of the hits gets a line; anything else gets one as `access` says.
+        caller: name the caller in access lines by a short keyed digest of the credential.
     """
 
     level: LogLevel = "info"
     format: LogFormat = "auto"
     access: AccessLog = "all"
     sample: float = 1.0
+    caller: bool = True
 
 
 class TracingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

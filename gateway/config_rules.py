@@ -196,6 +196,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "log.format": Choice(("auto", "json", "text")),
     "log.access": Choice(("all", "errors", "off")),
     "log.sample": Number(0, 1, unit=""),
+    "log.caller": Switch(),
     "tracing.endpoint": Text(_endpoint),
     "tracing.sample": Number(0, 1, unit=""),
 }

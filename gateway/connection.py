@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -13,14 +14,16 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
+from gateway.access_log import AccessLog, Begun
 from gateway.admission import LINGER_S, Admission
 from gateway.connection_origin import Origin, origin_of
+from gateway.connection_refusals import Refusals
 from gateway.connection_settings import ConnectionSettings
 from gateway.core.chunked import ChunkedFraming
 from gateway.core.headers import Refusal
 from gateway.core.proxy_header import ProxyHeader
 from gateway.core.request_line import RequestLine
-from gateway.errors import BadRequest, GatewayError, problem
+from gateway.errors import BadRequest, GatewayError
 from gateway.metrics import Metrics
 from gateway.reply import Reply
 from gateway.request_id import RequestIds
@@ -58,6 +61,7 @@ class DownstreamConnection(RequestHandler):
         "_refusal",
         "_server",
         "_settings",
+        "_since_s",
         "_stoppable",
         "origin",
         "peer",
@@ -82,6 +86,7 @@ class DownstreamConnection(RequestHandler):
         # Nothing more is taken: the last request of the connection was refused or came in chunks.
         self._is_last = False
         self._refusal: GatewayError | None = None
+        self._since_s = 0.0
         self._is_gone: asyncio.Future[None] = self._loop.create_future()
         self._stoppable: asyncio.Task[Any] | None = None
         # The origin's address; None when it has none, and when it was not admitted.
@@ -124,7 +129,7 @@ class DownstreamConnection(RequestHandler):
             self._force_close = True
             # uvloop's transports are none by inheritance.
             writing = cast("asyncio.WriteTransport", transport)
-            self._server.admission.turn_away(writing, self._server.request_ids.fresh())
+            self._server.admission.turn_away(writing, self._server.request_ids.fresh(), self.origin)
             return
         super().connection_made(transport)
         self._start_head_timer()
@@ -189,6 +194,8 @@ class DownstreamConnection(RequestHandler):
             end = found + len(_HEAD_END) if found >= 0 else len(data)
         piece = data[start:end]
         if self._head_bytes == 0:
+            self._since_s = time.monotonic()
+            self._line.begin()
             self._start_head_timer()
         self._head_bytes += len(piece)
         refusal = None
@@ -211,17 +218,15 @@ class DownstreamConnection(RequestHandler):
     def _begin_body(self) -> None:
         """Turn from a complete head to what follows it."""
         self._stop_head_timer()
-        why = self._line.refusal()
-        self._line.begin()
-        self._head_bytes = 0
-        self._last_three = b""
         message, self._body = self._messages[-1]
-        # aiohttp queues what its parser refused as if it were a request.
+        # aiohttp queues what its parser refused, perhaps for a version whose line wasn't complete yet.
         if not isinstance(message, RawRequestMessage):
-            # The parser has refused it, perhaps for a version whose line wasn't complete yet.
             self._is_last = True
+            why = self._line.refusal()
             self._refusal = self._refusal or (None if why is None else _answer_to(why))
             return
+        self._head_bytes = 0
+        self._last_three = b""
         self._chunks = ChunkedFraming(self._settings.max_header_bytes) if message.chunked else None
         self._body_left = None if message.chunked else int(message.headers.get("Content-Length", "0"))
 
@@ -243,26 +248,22 @@ class DownstreamConnection(RequestHandler):
     ) -> web.StreamResponse:
         """Answer what aiohttp's parser refused, or what failed in here, with a problem of our own."""
         if status >= 500:
-            return self.failure(exc)
+            target = request.raw_path.encode("utf-8", "surrogateescape")
+            return self.failure(exc, Begun(request.method.encode(), target))
         too_large = _answer_to(self._line.too_large()) if isinstance(exc, LineTooLong) else None
-        return self._error(self._refusal or too_large or _MALFORMED)
+        begun = Begun(*self._line.told(), self._head_bytes, self._since_s)
+        return self._error(self._refusal or too_large or _MALFORMED, begun)
 
-    def failure(self, exc: BaseException | None) -> Reply:
-        """Return the answer for what failed in here; nobody but us can be at fault."""
-        # The details are for the log alone.
+    def failure(self, exc: BaseException | None, begun: Begun) -> Reply:
+        """Log what failed in here, and return the answer, which tells no details."""
         self.logger.error("request failed: %s", type(exc).__name__, exc_info=exc)
-        return self._error(GatewayError())
+        return self._error(GatewayError(), begun)
 
-    def _error(self, error: GatewayError) -> Reply:
-        self._metrics.bad_requests[str(error.status)] += 1
-        self._metrics.errors[error.code] += 1
-        head, body = problem(error, self._server.request_ids.fresh())
-        return Reply(
-            head,
-            method="GET",
-            body=body,
-            http_11=True,
-            keep_alive=False,
+    def _error(self, error: GatewayError, begun: Begun) -> Reply:
+        return self._server.refusals.reply(
+            error,
+            begun,
+            peer=self.origin.caller_address(()),
             write_timeout_s=self._settings.body_timeout_s,
             linger=self.linger,
         )
@@ -344,6 +345,7 @@ class DownstreamServer(web.Server):
         settings: bounds.
         metrics: counts refused requests.
         request_ids: names requests that are refused before they were read.
+        access_log: writes a line for each of those.
         connection: makes the connections; ``None`` makes plain ones.
     """
 
@@ -354,14 +356,16 @@ class DownstreamServer(web.Server):
         *,
         metrics: Metrics,
         request_ids: RequestIds,
+        access_log: AccessLog,
         connection: Callable[..., DownstreamConnection] | None = None,
     ) -> None:
         super().__init__(handler)
         self.settings = settings
         self.metrics = metrics
         self.request_ids = request_ids
+        self.refusals = Refusals(metrics, request_ids, access_log)
         self._make_connection = connection or DownstreamConnection
-        self.admission = Admission(settings.max_connections, settings.max_connections_per_peer)
+        self.admission = Admission(settings, access_log)
 
     def __call__(self, header: ProxyHeader | None = None) -> DownstreamConnection:
         """Return the protocol for a new connection, which began with this header."""
@@ -383,7 +387,7 @@ class DownstreamServer(web.Server):
     def change(self, settings: ConnectionSettings) -> None:
         """Use other bounds for connections that are opened from now on."""
         self.settings = settings
-        self.admission.change(settings.max_connections, settings.max_connections_per_peer)
+        self.admission.change(settings)
 
     def close_idle(self) -> None:
         """Close idle connections now and busy ones after their answer."""

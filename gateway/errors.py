@@ -69,16 +69,18 @@ class UpstreamError(GatewayError):
 
     Attributes:
         was_sent: the request may have reached the upstream, so its effect is unknown.
+        said: what the system or TLS says of it, for the log alone; empty when it says nothing.
     """
 
     status = 502
     number = 1
     detail = "The upstream gave no valid response."
 
-    def __init__(self, proxy_error: str, *, was_sent: bool) -> None:
+    def __init__(self, proxy_error: str, *, was_sent: bool, said: str = "") -> None:
         super().__init__(proxy_error)
         self.proxy_error = proxy_error
         self.was_sent = was_sent
+        self.said = said
         if not was_sent and self.reason is None:
             self.reason = Reason.UNREACHABLE
 

@@ -12,6 +12,7 @@ import msgspec
 from gateway.access_log import AccessLog, Answered
 from gateway.clock import Clock
 from gateway.connection import DownstreamConnection
+from gateway.connection_origin import Origin
 from gateway.core.answers import hit_bytes
 from gateway.core.caller import Recogniser
 from gateway.core.entry import Entry
@@ -31,6 +32,7 @@ from gateway.store.lookup import LookedUp
 from gateway.store.tiers import Tiers
 from gateway.tasks import TaskSet
 
+_NOWHERE = Origin()
 _STACKS = b"/v2/stacks/"
 _KNOWN_MOST = 4_096
 _KNOWN_BYTES = 8_388_608
@@ -44,13 +46,20 @@ class Question(msgspec.Struct, frozen=True, gc=False):
         data: its whole head.
         seen: what it says at a glance.
         owner: who asks.
+        origin: of the connection.
         asked_s: monotonic time at which memory had none.
     """
 
     data: bytes
     seen: Glance
     owner: Owner
+    origin: Origin
     asked_s: float
+
+    @property
+    def target(self) -> bytes:
+        """Path and query."""
+        return _STACKS + self.seen.path
 
 
 class FastLane:
@@ -126,11 +135,12 @@ class FastLane:
         """Leave every request to the parser from now on: connections end with their next answer."""
         self.is_open = False
 
-    def answer(self, data: bytes) -> bytes | Question | None:
+    def answer(self, data: bytes, origin: Origin = _NOWHERE) -> bytes | Question | None:
         """Return the whole answer to what was read between two requests.
 
         Args:
             data: everything that has come since the last request.
+            origin: of the connection.
 
         Returns:
             A question when memory has no answer; ``None`` when the parser must see it.
@@ -144,8 +154,8 @@ class FastLane:
         if self._memory is not None:
             entry = self._memory.get(owner.owner + seen.path)
             if entry is not None:
-                return self._hit(data, entry, seen, owner)
-        return Question(data, seen, owner, time.monotonic())
+                return self._hit(data, entry, seen, owner, origin=origin)
+        return Question(data, seen, owner, origin, time.monotonic())
 
     def ask(self, question: Question, told: Callable[[LookedUp], None]) -> bool:
         """Ask Redis; ``told`` is called once, later. ``False`` when it is not asked at all."""
@@ -160,7 +170,9 @@ class FastLane:
         if entry is None or not self.is_open:
             return None
         took_s = time.monotonic() - question.asked_s
-        answer = self._hit(question.data, entry, question.seen, question.owner, took_s)
+        answer = self._hit(
+            question.data, entry, question.seen, question.owner, origin=question.origin, took_s=took_s
+        )
         if answer is not None:
             self._metrics.request_s[HIT].observe(took_s)
         return answer
@@ -184,7 +196,7 @@ class FastLane:
         return self._handler.answer_plain(connection, *request, looked_up, key, started_s=question.asked_s)
 
     def _hit(
-        self, data: bytes, entry: Entry, seen: Glance, owner: Owner, took_s: float = 0.0
+        self, data: bytes, entry: Entry, seen: Glance, owner: Owner, *, origin: Origin, took_s: float = 0.0
     ) -> bytes | None:
         now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
         # The wall clock may have jumped ahead; the memory tier goes by the other one.
@@ -201,7 +213,22 @@ class FastLane:
             self._sightings.fast_hit(seen.path, entry, hits)
         answer = hit_bytes(entry, request_id, self._hop.via, now_s)
         if self._access_log.is_on and self._access_log.wants_hit():
-            self._log(data, seen.path, request_id, entry.ttl_s(now_s), took_s=took_s, sent_bytes=len(answer))
+            self._access_log.write(
+                Answered(
+                    request_id=request_id,
+                    peer=origin.caller_address(data),
+                    caller=self._access_log.caller(owner.identity),
+                    parent=parent_in(data),
+                    method="GET",
+                    path=_STACKS + seen.path,
+                    status=200,
+                    verdict=Verdict(ttl_s=int(entry.ttl_s(now_s))),
+                    took_s=took_s,
+                    received_bytes=len(data),
+                    sent_bytes=len(answer),
+                    user_agent=owner.user_agent,
+                )
+            )
         return answer
 
     def _owner(self, rest: bytes) -> Owner | None:
@@ -239,20 +266,3 @@ class FastLane:
                 del self._entry_keys[next(iter(self._entry_keys))]
             self._entry_keys[local] = key
         return key
-
-    def _log(
-        self, data: bytes, path: bytes, request_id: bytes, ttl_s: float, *, took_s: float, sent_bytes: int
-    ) -> None:
-        self._access_log.write(
-            Answered(
-                request_id=request_id,
-                parent=parent_in(data),
-                method="GET",
-                path=_STACKS + path,
-                status=200,
-                verdict=Verdict(ttl_s=int(ttl_s)),
-                upstream_s=None,
-                took_s=took_s,
-                sent_bytes=sent_bytes,
-            )
-        )

@@ -15,6 +15,7 @@ from gateway.cache import Cache
 from gateway.cache_results import Answer
 from gateway.connection import DownstreamConnection
 from gateway.core import incoming
+from gateway.core.caller import Identity
 from gateway.core.headers import Refusal
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import EntryKey
@@ -54,6 +55,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     Attributes:
         request_id: names it in errors and log.
+        identity: who asks, where that was found out already; ``None`` elsewhere.
         method: the method token.
         path: its target as received.
         fields: its field lines.
@@ -63,6 +65,7 @@ class Asked(msgspec.Struct, frozen=True):
     """
 
     request_id: bytes
+    identity: Identity | None
     method: str
     path: bytes
     fields: Fields
@@ -122,6 +125,7 @@ class Handler:
         persists = message.keep_alive and incoming.persists(fields, http_11=http_11)
         asked = Asked(
             request_id=request_id,
+            identity=None,
             method=message.method,
             path=path,
             fields=fields,
@@ -145,6 +149,7 @@ class Handler:
         """Answer a GET that was read, checked and planned without the parser."""
         asked = Asked(
             request_id=request.request_id,
+            identity=planned.identity,
             method="GET",
             path=request.target,
             fields=request.fields,
@@ -167,40 +172,47 @@ class Handler:
         """Wait for an answer, or make one of what went wrong; count it, log it, prepare its bytes."""
         keep_alive = asked.persists
 
-        def write_line(
-            status: int, verdict: Verdict | None, sent_bytes: int, upstream_s: float | None = None
-        ) -> None:
+        verdict: Verdict | None = None
+        failure: GatewayError | None = None
+        upstream_s: float | None = None
+
+        def write_line(status: int, sent_bytes: int) -> None:
+            head = head_bytes(asked.method, asked.path, asked.fields)
             self._access_log.write(
                 Answered(
                     request_id=asked.request_id,
+                    peer=connection.origin.caller_address(asked.fields),
+                    caller=self._access_log.caller(asked.identity or asked.fields),
                     parent=parent(asked.fields),
                     method=asked.method,
                     path=asked.path,
                     status=status,
                     verdict=verdict,
+                    error=failure,
                     upstream_s=upstream_s,
                     took_s=time.monotonic() - started_s,
+                    received_bytes=head + (asked.content.total_bytes if asked.content is not None else 0),
                     sent_bytes=sent_bytes,
+                    user_agent=first(asked.fields, b"user-agent") or b"",
                 )
             )
 
-        verdict: Verdict | None
         try:
             answer = await answering
         except asyncio.CancelledError:
             # Who reads the log looks for this request too.
             self._metrics.unanswered += 1
             if self._access_log.wants(UNANSWERED, None):
-                write_line(UNANSWERED, None, 0)
+                write_line(UNANSWERED, 0)
             raise
         except GatewayError as error:
             head, text = problem(error, asked.request_id)
             answer = Answer(head, text, Verdict())
             self._metrics.errors[error.code] += 1
             keep_alive = keep_alive and not error.closes
-            verdict = None
+            failure = error
         else:
-            verdict = answer.verdict
+            verdict, upstream_s = answer.verdict, answer.upstream_s
         # What is still to come of the body must not be taken for the next request.
         keep_alive = keep_alive and (asked.content is None or asked.content.is_eof())
         status = answer.head.status
@@ -212,7 +224,7 @@ class Handler:
         if self._access_log.wants(status, verdict):
 
             def sent(sent_bytes: int) -> None:
-                write_line(status, verdict, sent_bytes, answer.upstream_s)
+                write_line(status, sent_bytes)
 
         return Reply(
             answer.head,

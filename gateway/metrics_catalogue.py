@@ -258,7 +258,10 @@ FAMILIES: tuple[Family, ...] = (
         (),
         merge=Merge.GREATEST,
     ),
-    _counter("log_lines_dropped", "Log lines left out because callers caused too many."),
+    _counter(
+        "log_lines_dropped",
+        "Log lines left out because callers caused too many, or because nobody read them.",
+    ),
     _gauge("ready", "1 while requests are accepted, 0 while draining.", Merge.LEAST),
     _gauge("processes", "Processes that this scrape tells about."),
     # The service: told once, by the process that listens.

@@ -16,6 +16,7 @@ from gateway.tls import check_files
 LIVE: Final = frozenset(
     {
         "log.access",
+        "log.caller",
         "log.level",
         "log.sample",
         "server.admin_token",

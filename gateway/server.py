@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.access_log import set_level, set_up_logging
 from gateway.address import Address
+from gateway.caller_digest import digest_key
 from gateway.config import Config, ConfigError, Sources, cannot_listen, config_of
 from gateway.config_sources import Given, unused_variables
 from gateway.descriptors import raise_limit, tell_limit
@@ -74,6 +75,8 @@ def run(sources: Sources) -> int:
         _log.warning("%s", unused)
     check_parser()
     check_files(config)
+    # Before there are workers: they inherit it.
+    digest_key(config.cache.secret.reveal().encode(), os.environ)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(config, sources, given, origin))
 

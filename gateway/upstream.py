@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from typing import cast
 
 import aiohttp
 import msgspec
-from aiohttp.client_exceptions import ClientConnectionError, ClientPayloadError, SocketTimeoutError
+from aiohttp.client_exceptions import ClientConnectionError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from gateway.clock import Clock
@@ -23,13 +23,16 @@ from gateway.core.headers import response_defect
 from gateway.core.messages import Fields, Head, IndexedFields, names
 from gateway.core.reply import BodyFraming, content_length, request_bytes, response_framing
 from gateway.core.route import SERVER_WIDE, is_write
-from gateway.errors import GatewayError, UpstreamError, UpstreamTimeout
+from gateway.errors import GatewayError, Overloaded, UpstreamError
 from gateway.metrics import Metrics
+from gateway.state_log import StateLog
 from gateway.tasks import TaskSet
 from gateway.upstream_connection import UpstreamConnection
+from gateway.upstream_failure import FAILURES, connect_failure, exchange_failure
 from gateway.upstream_idle import IdleConnections, protocol_of
 from gateway.upstream_slots import Slot, Slots
 
+_log = logging.getLogger("gateway.upstream")
 _RETRIED_METHODS = frozenset({"GET", "HEAD"})
 _READ_BYTES = 65_536
 _MAX_HEAD_BYTES = 65_536
@@ -90,6 +93,7 @@ class Upstream:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
+        self._state = StateLog("upstream", clock)
         self._tasks = TaskSet()
         self._idle = IdleConnections(settings.max_connections, settings.connection_max_age_s, clock)
         loop = asyncio.get_running_loop()
@@ -145,6 +149,9 @@ class Upstream:
                 raise
         except UpstreamError as error:
             self._metrics.upstream_failures[error.proxy_error] += 1
+            # Neither a full queue here nor the end of an idle connection says how the upstream is.
+            if not isinstance(error, Overloaded | _Stale):
+                self._state.down(error.proxy_error + (f": {error.said}" if error.said else ""))
             raise
 
     def change(self, settings: UpstreamSettings) -> None:
@@ -174,11 +181,11 @@ class Upstream:
             return connection
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
-                return await self._connector.connect(self._destination, [], self._timeout)
-        except TimeoutError as error:
-            raise UpstreamTimeout("connection_timeout", was_sent=False) from error
+                connection = await self._connector.connect(self._destination, [], self._timeout)
+                _log.debug("opened a connection to the upstream, %d are in use", self.slots.in_use)
+                return connection
         except (ClientConnectionError, OSError) as error:
-            raise UpstreamError(_connect_failure(error), was_sent=False) from error
+            raise connect_failure(error) from error
 
     async def _exchange(
         self, connection: Connection, method: str, head: bytes, body: RequestBody | None, slot: Slot
@@ -217,12 +224,12 @@ class Upstream:
             cause = upload.exception() if upload is not None and not upload.cancelled() else None
             if isinstance(cause, GatewayError):
                 raise cause from error
-            if not isinstance(error, _FAILURES):
+            if not isinstance(error, FAILURES):
                 raise
             is_cut = isinstance(error, (ClientConnectionError, OSError))
             if is_cut and not isinstance(error, TimeoutError) and is_reused and protocol.received == 0:
                 raise _Stale("connection_terminated", was_sent=True) from error
-            raise _failure(error, was_headless=True) from error
+            raise exchange_failure(error, was_headless=True) from error
 
     async def _read_head(
         self, connection: Connection, method: str, upload: asyncio.Task[None] | None, slot: Slot
@@ -242,6 +249,7 @@ class Upstream:
             raise UpstreamError(defect, was_sent=True)
         head_s = self._clock.monotonic_s() - slot.began_s
         self._metrics.responded(head.status, head_s)
+        self._state.up()
         return Exchange(
             head,
             framing,
@@ -333,8 +341,8 @@ class Exchange:
                     data = await self._payload.readany()
             if (broken := self._payload.exception()) is not None:
                 raise broken
-        except _FAILURES as error:
-            raise _failure(error, was_headless=False) from error
+        except FAILURES as error:
+            raise exchange_failure(error, was_headless=False) from error
         if not data:
             self._is_complete = True
         return data
@@ -367,33 +375,3 @@ class Exchange:
 
 class _Stale(UpstreamError):
     """A reused connection broke before a byte of the answer."""
-
-
-_FAILURES = (ClientConnectionError, ClientPayloadError, HttpProcessingError, OSError, TimeoutError)
-
-
-def _connect_failure(error: Exception) -> str:
-    """Return the RFC 9209 error type of a connection that could not be made."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return "tls_certificate_error"
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return "tls_protocol_error"
-        case aiohttp.ClientConnectorDNSError():
-            return "dns_error"
-        case _:
-            return "connection_refused"
-
-
-def _failure(error: BaseException, *, was_headless: bool) -> UpstreamError:
-    """Translate what aiohttp's client raised, once, into what the gateway says."""
-    match error:
-        case TimeoutError() | SocketTimeoutError():
-            return UpstreamTimeout("connection_read_timeout", was_sent=True)
-        case HttpProcessingError():
-            return UpstreamError("http_protocol_error", was_sent=True)
-        case ClientPayloadError():
-            return UpstreamError("http_response_incomplete", was_sent=True)
-        case _:
-            cut = "connection_terminated" if was_headless else "http_response_incomplete"
-            return UpstreamError(cut, was_sent=True)

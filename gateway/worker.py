@@ -32,6 +32,7 @@ from gateway.channel import (
 from gateway.config import Config, ConfigError, config_of, unpack
 from gateway.descriptors import raise_limit
 from gateway.event_loop import loop_factory, settle_garbage_collector
+from gateway.line_writer import unblock_standard_streams
 from gateway.listeners import inherited_sockets
 from gateway.store.siblings import Siblings, WorkerTiers
 from gateway.tasks import TaskSet
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code: 0 after a clean end.
     """
+    unblock_standard_streams()
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     channel, *listening = map(int, arguments)

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from gateway.access_log import dropped_lines
 from gateway.admin import build_admin
 from gateway.config import Config, masked
 from gateway.metrics import Snapshot, told
@@ -93,6 +94,7 @@ class WorkersAdmin:
         service = {
             "workers": sum(worker.is_serving for worker in workers),
             "worker_restarts": self.restarts,
+            "log_lines_dropped": dropped_lines(),
             **self._reloads.readings(),
         }
         counted = [worker.state.metrics for worker in workers if worker.state is not None]

@@ -28,6 +28,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.descriptors",
         "gateway.errors",
         "gateway.event_loop",
+        "gateway.line_writer",
         "gateway.listeners",
         "gateway.log_limit",
         "gateway.log_lines",

@@ -312,6 +312,13 @@ MECHANISMS = (
         "        return await self._shown[request.path](request)",
         "tests/test_admin.py::test_without_the_one_right_token_the_network_gets_401",
     ),
+    Mechanism(
+        "unread log",
+        "gateway/log_lines.py",
+        "self._writer.write(self.format(record))",
+        "print(self.format(record), file=sys.__stderr__, flush=True)",
+        "tests/test_line_writer.py::test_a_log_that_nobody_reads_stops_no_answer_no_look_and_no_end",
+    ),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from gateway.config import ConfigError, TracingConfig, load_config
 from tests.store.kit import until
 from tests.support.aos import TARGET, Answer, ScriptedAos, never, record
 from tests.support.client import Headers, fetch
-from tests.support.gateway import DEFAULTS, running
+from tests.support.gateway import DEFAULTS, GatewayProcess, running
 from tests.support.redis_server import RedisServer
 
 _TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -225,6 +226,40 @@ async def test_a_collector_that_never_answers_holds_up_neither_requests_nor_the_
             await fetch(gateway.address, TARGET, token="a")
         began_s = time.monotonic()
     assert time.monotonic() - began_s < 5
+
+
+@pytest.mark.operation
+async def test_a_collector_that_answers_byte_by_byte_does_not_hold_up_the_end_of_the_process(
+    aos: ScriptedAos,
+) -> None:
+    asked = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        with contextlib.suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+            while not writer.is_closing():
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.1)
+
+    aos.on("GET", TARGET, Answer(body=record()))
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as collector:
+        port = collector.sockets[0].getsockname()[1]
+        environ = {
+            "AOS_GATEWAY_TRACING__ENDPOINT": f"http://127.0.0.1:{port}/v1/traces",
+            "AOS_GATEWAY_TRACING__SAMPLE": "1",
+            "OTEL_BSP_SCHEDULE_DELAY": "10",
+        }
+        process = GatewayProcess("--upstream", aos.url, environ=environ)
+        try:
+            await process.ready()
+            await fetch(process.address, TARGET, token="a")
+            await asked.wait()
+            assert await process.stop() == 0
+        finally:
+            process.discard()
 
 
 def test_an_endpoint_without_the_extra_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

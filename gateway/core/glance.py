@@ -131,11 +131,13 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
         owner: `KeySpace.owner` of the two.
         identity: of the caller.
         variant: what was negotiated.
+        user_agent: the program that asks; empty when it does not say.
     """
 
     owner: bytes
     identity: Identity
     variant: Variant
+    user_agent: bytes
 
 
 def owner_of(
@@ -176,7 +178,7 @@ def owner_of(
     if isinstance(planned, Bypass) or planned.wishes != NO_WISHES:
         return None
     owner = keys.owner(planned.identity.entry, planned.variant.general)
-    return Owner(owner, planned.identity, planned.variant)
+    return Owner(owner, planned.identity, planned.variant, first(fields, b"user-agent") or b"")
 
 
 def plain_request(

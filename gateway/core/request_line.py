@@ -50,6 +50,17 @@ class RequestLine:
             self.is_complete = True
             check_line(self._begun)
 
+    def told(self) -> tuple[bytes, bytes]:
+        """Return method and target; both are empty until the line is complete, or when it is malformed."""
+        try:
+            if self.is_complete:
+                check_line(self._begun)
+                method, target, _ = self._begun.split(b" ")
+                return method, target
+        except Refusal:
+            pass
+        return b"", b""
+
     def too_large(self) -> Refusal:
         """Return how a head beyond its bound is refused: by the part of it that came last."""
         if not self.is_complete:

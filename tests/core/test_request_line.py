@@ -1,5 +1,6 @@
 """The request line while it comes, cut anywhere."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -73,3 +74,21 @@ def test_too_much_is_the_fault_of_what_came_last() -> None:
     assert line.too_large().status == 414
     line.take(b" HTTP/1.1\r\nA: b")
     assert line.too_large().status == 431
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"GET /a?b HTTP/1.1\r\nA", (b"GET", b"/a?b")),
+        (b"GET /a", (b"", b"")),
+        (b"GET /a HTTP/2.0\r\n", (b"", b"")),
+        (b"GET  /a HTTP/1.1\r\n", (b"", b"")),
+    ],
+)
+def test_method_and_target_are_told_of_a_whole_and_sound_line_alone(
+    data: bytes, told: tuple[bytes, bytes]
+) -> None:
+    line = RequestLine(MAX_BYTES)
+    with contextlib.suppress(Refusal):
+        line.take(data)
+    assert line.told() == told
