@@ -16,7 +16,6 @@ from gateway.channel import (
     Ask,
     Bye,
     Channel,
-    Heard,
     Message,
     Ping,
     Purge,
@@ -35,7 +34,6 @@ _ROOT = Path(__file__).resolve().parent.parent
 _PING_S = 1.0
 # The event loop of a healthy worker is never held up that long; heavy work has a thread of its own.
 _MOST_UNANSWERED = 30
-_MOST_UNSENT_BYTES = 8_388_608
 
 
 class WorkerProcess:
@@ -56,7 +54,7 @@ class WorkerProcess:
         number: int,
         process: asyncio.subprocess.Process,
         channel: Channel,
-        on_message: Callable[[WorkerProcess, Tell | Heard], None],
+        on_message: Callable[[WorkerProcess, Tell], None],
         on_serving: Callable[[WorkerProcess], None],
     ) -> None:
         self.number = number
@@ -78,15 +76,15 @@ class WorkerProcess:
     @classmethod
     async def spawn(
         cls,
-        listening: Sequence[int],
+        inherited: Sequence[int],
         start: Start,
-        on_message: Callable[[WorkerProcess, Tell | Heard], None],
+        on_message: Callable[[WorkerProcess, Tell], None],
         on_serving: Callable[[WorkerProcess], None],
     ) -> WorkerProcess:
         """Start one.
 
         Args:
-            listening: descriptors of the listening sockets, which it inherits.
+            inherited: descriptors, the first ones of `gateway.worker.main` apart from the channel.
             start: the first message to it.
             on_message: takes what concerns the other workers.
             on_serving: told when it begins to serve.
@@ -97,9 +95,9 @@ class WorkerProcess:
             # signal from the terminal is the parent's business.
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "gateway.worker"),
-                *map(str, (its.fileno(), *listening)),
+                *map(str, (its.fileno(), *inherited)),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(its.fileno(), *listening),
+                pass_fds=(its.fileno(), *inherited),
                 env={**os.environ, "PYTHONPATH": _python_path()},
                 start_new_session=True,
             )
@@ -126,8 +124,7 @@ class WorkerProcess:
 
     def send(self, message: Message) -> None:
         """Send it a message; one that takes nothing any more is ended."""
-        self._channel.send(message)
-        if self._channel.unsent_bytes > _MOST_UNSENT_BYTES:
+        if not self._channel.send(message):
             self.kill()
 
     def stop(self, *, is_gentle: bool = False, at_once: bool = False) -> None:
@@ -169,7 +166,7 @@ class WorkerProcess:
         while (message := await self._channel.receive()) is not None:
             self._unanswered = 0
             match message:
-                case Tell() | Heard():
+                case Tell():
                     self._on_message(self, message)
                 case Answer(question=question, body=body):
                     self._questions.answered(question, body)

@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.redis_url",
         "gateway.request_id",
         "gateway.secret",
+        "gateway.shared_counts",
         "gateway.sightings",
         "gateway.signals",
         "gateway.systemd",

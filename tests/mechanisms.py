@@ -249,11 +249,18 @@ MECHANISMS = (
         "tests/test_workers.py::test_a_write_through_one_worker_is_forgotten_by_the_other_before_its_answer",
     ),
     Mechanism(
+        "shared counts",
+        "gateway/store/siblings.py",
+        "self.memory.check_with(self._counts.is_current)",
+        "pass",
+        "tests/test_workers.py::test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped",
+    ),
+    Mechanism(
         "start over in silence",
         "gateway/worker.py",
         "if is_silent or was_silent:",
         "if False:",
-        "tests/test_workers.py::test_a_silent_parent_makes_workers_start_over",
+        "tests/test_workers.py::test_while_the_parent_is_silent_workers_start_over",
     ),
     Mechanism(
         "retired memory",
