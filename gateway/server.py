@@ -15,6 +15,7 @@ from gateway.access_log import set_level, set_up_logging
 from gateway.address import Address
 from gateway.config import Config, ConfigError, Sources, cannot_listen, config_of
 from gateway.config_sources import Given
+from gateway.cores import cores
 from gateway.descriptors import raise_limit
 from gateway.event_loop import check_parser, loop_factory
 from gateway.listeners import ListeningSockets, address_of, inherited_sockets, open_sockets
@@ -101,7 +102,7 @@ async def _serve(config: Config, sources: Sources, given: dict[str, Given], orig
         *(_LISTEN, server.listen, activation.listen),
         *((left.listen, left.listen_address) if left is not None else ([], "")),
     )
-    count = server.workers or _cores()
+    count = server.workers or cores()
     reloads = Reloads()
     service: Service = Alone(config, reloads) if count == 1 else Supervisor(config, given, count, reloads)
     # What the one before forgets while it drains is told through Redis alone.
@@ -145,12 +146,6 @@ async def _serve(config: Config, sources: Sources, given: dict[str, Given], orig
         await service.close()
     _log.info("stopped")
     return 0
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    may_use = getattr(os, "sched_getaffinity", None)
-    return len(may_use(0)) if may_use is not None else os.cpu_count() or 1
 
 
 class _Running:

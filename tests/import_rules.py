@@ -24,6 +24,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.channel",
         "gateway.clock",
         "gateway.config*",
+        "gateway.cores",
         "gateway.descriptors",
         "gateway.errors",
         "gateway.event_loop",
