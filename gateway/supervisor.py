@@ -41,9 +41,12 @@ class Supervisor:
         given: the settings it was made of, for the workers.
         count: how many workers.
         reloads: counts reloads for the metrics.
+        held: a descriptor that each worker keeps open, so that its end can be seen.
     """
 
-    def __init__(self, config: Config, given: Mapping[str, Given], count: int, reloads: Reloads) -> None:
+    def __init__(
+        self, config: Config, given: Mapping[str, Given], count: int, reloads: Reloads, held: int
+    ) -> None:
         self._config = config
         self._settings = pack(given)
         self._count = count
@@ -56,6 +59,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._sockets: ListeningSockets | None = None
         self._counts = -1
+        self._held = held
         self._operations = WorkersAdmin(config, lambda: list(self._workers.values()), reloads)
         self._admin = AdminServer(self._operations.app(), config.server.admin_listen)
 
@@ -142,8 +146,6 @@ class Supervisor:
             async with asyncio.timeout(_LAST_S):
                 await asyncio.gather(*self._keepers, return_exceptions=True)
         await self._tasks.cancel()
-        if self._sockets is not None:
-            self._sockets.remove_file()
         await self._admin.close()
         if self._counts >= 0:
             os.close(self._counts)
@@ -156,7 +158,9 @@ class Supervisor:
             start = Start(number, self._settings, self._keeps_nothing)
             try:
                 inherited = (self._counts, *sockets.descriptors)
-                worker = await WorkerProcess.spawn(inherited, start, self._tell_others, self._serves)
+                worker = await WorkerProcess.spawn(
+                    inherited, self._held, start, self._tell_others, self._serves
+                )
             except OSError as error:
                 self._fail(f"worker {number} cannot be started: {error.strerror}")
                 return

@@ -77,6 +77,7 @@ class WorkerProcess:
     async def spawn(
         cls,
         inherited: Sequence[int],
+        held: int,
         start: Start,
         on_message: Callable[[WorkerProcess, Tell], None],
         on_serving: Callable[[WorkerProcess], None],
@@ -85,6 +86,7 @@ class WorkerProcess:
 
         Args:
             inherited: descriptors, the first ones of `gateway.worker.main` apart from the channel.
+            held: a descriptor that it keeps open.
             start: the first message to it.
             on_message: takes what concerns the other workers.
             on_serving: told when it begins to serve.
@@ -97,7 +99,7 @@ class WorkerProcess:
                 *(sys.executable, "-P", "-m", "gateway.worker"),
                 *map(str, (its.fileno(), *inherited)),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(its.fileno(), *inherited),
+                pass_fds=(its.fileno(), held, *inherited),
                 env={**os.environ, "PYTHONPATH": _python_path()},
                 start_new_session=True,
             )

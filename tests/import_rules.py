@@ -167,7 +167,7 @@ RULES = (
     Rule(
         who="gateway.twin",
         never=(PACKAGE,),
-        but=("gateway.address", "gateway.config*", "gateway.errors", "gateway.twin"),
+        but=("gateway.address", "gateway.config*", "gateway.errors", "gateway.listeners", "gateway.twin"),
         why="the simulated AOS would share the gateway's mistakes if it shared its code",
     ),
     Rule(

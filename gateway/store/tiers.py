@@ -86,6 +86,7 @@ class Tiers:
         self._tasks = TaskSet()
         self._writes: WriteQueue[Ticket] = WriteQueue()
         self._has_debts = asyncio.Event()
+        self._keeps_nothing = False
         if settings.redis is not None:
             self.redis = RedisStore(
                 settings.redis,
@@ -110,12 +111,14 @@ class Tiers:
             self._tasks.start(self.redis.probe_while_open(), "redis-probe")
 
     def keep_nothing(self) -> None:
-        """Have no copies in memory until `keep_again`: what another process forgets goes unheard."""
+        """Keep and use no records until `keep_again`: what another process forgets goes unheard."""
+        self._keeps_nothing = True
         if self.memory is not None:
             self.memory.retire()
 
     def keep_again(self) -> None:
-        """Have copies in memory, but none of what was fetched until now."""
+        """Keep records, but none of what was fetched until now."""
+        self._keeps_nothing = False
         if self.memory is not None:
             self.memory.limit_bytes = self._settings.memory_bytes
         self._start_over()
@@ -267,7 +270,7 @@ class Tiers:
             await self.memory.close()
 
     def _owes(self, key: EntryKey) -> bool:
-        return self.ledger.owes(key.stack, self._clock.monotonic_s())
+        return self._keeps_nothing or self.ledger.owes(key.stack, self._clock.monotonic_s())
 
     def _is_overtaken(self, ticket: Ticket) -> bool:
         ledger = self.ledger
