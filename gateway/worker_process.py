@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -29,6 +30,8 @@ from gateway.channel import (
     read_state,
 )
 from gateway.tasks import TaskSet
+
+_log = logging.getLogger("gateway")
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PING_S = 1.0
@@ -72,6 +75,7 @@ class WorkerProcess:
         self._questions = Questions()
         # Counted, not timed: a parent that was stopped for a while must not take its workers for hung.
         self._unanswered = 0
+        self._is_given_up = False
 
     @classmethod
     async def spawn(
@@ -127,7 +131,7 @@ class WorkerProcess:
     def send(self, message: Message) -> None:
         """Send it a message; one that takes nothing any more is ended."""
         if not self._channel.send(message):
-            self.kill()
+            self._give_up("takes no messages any more")
 
     def stop(self, *, is_gentle: bool = False, at_once: bool = False) -> None:
         """Tell it to end."""
@@ -188,6 +192,12 @@ class WorkerProcess:
             self.send(Ping())
             self._unanswered += 1
             await asyncio.sleep(_PING_S)
+        self._give_up(f"has not answered {_MOST_UNANSWERED} times")
+
+    def _give_up(self, why: str) -> None:
+        if not self._is_given_up:
+            self._is_given_up = True
+            _log.error("worker %d, process %d, %s: it is killed", self.number, self.pid, why)
         self.kill()
 
 

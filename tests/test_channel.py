@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+import sys
 
 import pytest
 
@@ -27,6 +29,7 @@ from gateway.channel import (
     read_state,
 )
 from gateway.metrics import Metrics
+from gateway.worker_process import WorkerProcess
 
 MESSAGES: tuple[Message, ...] = (
     Start(1, b"settings"),
@@ -101,3 +104,20 @@ def test_a_state_crosses_as_it_is() -> None:
     counted = Metrics().snapshot({"connections": 3})
     state = State(is_ready=True, health={"redis": "up", "debts": 0}, metrics=counted)
     assert read_state(pack_state(state)) == state
+
+
+async def test_a_worker_that_takes_no_messages_is_killed_and_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    one, other = socket.socketpair()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(60)")
+    with other:
+        channel = await Channel.over(one)
+        worker = WorkerProcess(1, process, channel, lambda *_: None, lambda _: None)
+        for _ in range(12):
+            worker.send(Answer(1, b"x" * 1_000_000))
+        async with asyncio.timeout(5):
+            assert await process.wait() == -signal.SIGKILL
+        channel.close()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"worker 1, process {process.pid}, takes no messages any more: it is killed"]

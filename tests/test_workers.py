@@ -212,6 +212,23 @@ async def test_a_worker_that_does_not_answer_is_told_and_holds_up_nobody(
         await asyncio.gather(*deleting)
 
 
+async def test_workers_that_all_stand_still_are_told_of_while_the_admin_side_goes_on(start: Start) -> None:
+    gateway = await start()
+    workers = await pids(gateway.admin)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(4):
+            assert (await fetch(gateway.admin, "/healthz")).status == 200
+            ready = await fetch(gateway.admin, "/readyz")
+            assert (await fetch(gateway.admin, "/metrics")).status == 200
+        assert ready.status == 503
+        assert [each["ready"] for each in ready.json()["workers"]] == [False, False]
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+
+
 async def test_a_worker_that_was_stopped_for_a_moment_does_not_serve_what_was_forgotten_meanwhile(
     aos: ScriptedAos, start: Start, store: list[str]
 ) -> None:
