@@ -270,6 +270,27 @@ MECHANISMS = (
         "tests/test_takeover.py::test_a_request_under_way_ends_in_the_process_that_began_it",
     ),
     Mechanism(
+        "all before",
+        "gateway/server.py",
+        "            await ended(unheard)\n",
+        "            await ended(unheard[-1:])\n",
+        "tests/test_takeover.py::test_all_processes_before_are_waited_for_until_copies_are_kept",
+    ),
+    Mechanism(
+        "own socket",
+        "gateway/listeners.py",
+        "            if _socket_file(self.path) == self:\n                os.unlink",
+        "            if True:\n                os.unlink",
+        "tests/test_listeners.py::test_what_has_taken_the_place_of_a_socket_stays",
+    ),
+    Mechanism(
+        "socket rights",
+        "gateway/listeners.py",
+        "former = os.umask(_ALL_RIGHTS & ~mode.bits)",
+        "former = os.umask(0)",
+        "tests/test_listeners.py::test_a_unix_socket_has_its_rights_from_the_first_moment",
+    ),
+    Mechanism(
         "protected page",
         "gateway/admin.py",
         "        self._authorize(request)\n        return await self._shown[request.path](request)",

@@ -16,7 +16,8 @@ import pytest
 
 from benchmarks.openloop.generator import offer
 from benchmarks.openloop.targets import Target
-from gateway.address import OWNER_ONLY, TcpAddress
+from gateway.address import OWNER_ONLY, TcpAddress, UnixAddress
+from gateway.listeners import open_sockets
 from gateway.server import take_sockets
 from gateway.takeover import LeftSockets
 from tests.store.kit import until
@@ -319,3 +320,19 @@ async def test_an_address_that_is_left_is_left_by_the_new_process_too() -> None:
             await RawClient.connect(f"127.0.0.1:{former_port}")
     finally:
         opened.leave()
+
+
+async def test_the_file_of_a_unix_socket_that_is_left_goes_when_the_new_process_serves(
+    socket_folder: Path,
+) -> None:
+    former = await open_sockets(UnixAddress(path=str(socket_folder / "former.sock")))
+    following = UnixAddress(path=str(socket_folder / "following.sock"))
+    left = LeftSockets([os.dup(former.descriptors[0])], str(former.address), former.file)
+    opened = await take_sockets("server.listen", following, OWNER_ONLY, [], left)
+    assert sorted(os.listdir(socket_folder)) == ["following.sock", "former.sock"]
+    left.file_to(opened)
+    former.hand_over()
+    former.leave()
+    assert os.listdir(socket_folder) == ["following.sock"]
+    opened.leave()
+    assert os.listdir(socket_folder) == []
