@@ -51,13 +51,14 @@ class SocketFile(msgspec.Struct, frozen=True):
                 os.unlink(self.path)
 
     def allow(self, mode: Mode) -> None:
-        """Give it other rights.
+        """Give it other rights, unless it is gone or another has taken its place.
 
         Raises:
             OSError: this process may not.
         """
-        if _socket_file(self.path) == self:
-            os.chmod(self.path, mode.bits)
+        with contextlib.suppress(FileNotFoundError):
+            if _socket_file(self.path) == self:
+                os.chmod(self.path, mode.bits)
 
 
 class ListeningSockets:

@@ -334,5 +334,9 @@ async def test_the_file_of_a_unix_socket_that_is_left_goes_when_the_new_process_
     former.hand_over()
     former.leave()
     assert os.listdir(socket_folder) == ["following.sock"]
+    # A file that somebody has removed stops nobody.
+    left = LeftSockets([os.dup(opened.descriptors[0])], str(following), opened.file)
+    (socket_folder / "following.sock").unlink()
+    (await take_sockets("server.listen", following, OWNER_ONLY, [], left)).leave()
     opened.leave()
     assert os.listdir(socket_folder) == []
