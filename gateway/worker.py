@@ -40,7 +40,7 @@ _log = logging.getLogger("gateway")
 
 _CONFIGURATION = 2
 _PING_S = 1.0
-# As with a subscription to Redis: longer, and what the others forgot may go unheard.
+# As with a subscription to Redis: longer, and what the others dropped may go unheard; writes are counted.
 _SILENT_S = 2.0
 # The parent's business: it tells its workers what to do.
 _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -178,7 +178,7 @@ class Worker:
         asyncio.get_running_loop().call_later(grace_s, self._stops, Stop())
 
     async def _watch(self) -> None:
-        """Start over for as long as the parent is silent: notes may go unheard."""
+        """Start over for as long as the parent is silent: what the others dropped may go unheard."""
         loop = asyncio.get_running_loop()
         was_silent = False
         while True:
