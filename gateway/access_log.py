@@ -24,7 +24,7 @@ _MAX_TEXT_BYTES = 200
 _log = logging.getLogger("gateway.access")
 # Requests that the gateway refused or failed: anybody can make as many as he likes.
 _refused_log = logging.getLogger("gateway.access.refused")
-_LIMITED = ("gateway.access.refused", "aiohttp.server", "asyncio")
+_LIMITED = ("gateway.access.refused", "gateway.proxy_protocol", "aiohttp.server", "asyncio")
 
 
 class Answered(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from gateway.app_settings import (
     connection_settings,
     handler_settings,
     identity,
+    identity_headers,
     own_hosts,
     policy_rules,
     tier_settings,
@@ -36,6 +38,7 @@ from gateway.handler import Handler
 from gateway.listeners import Acceptor, ListeningSockets, open_sockets
 from gateway.metrics import Metrics, Snapshot
 from gateway.metrics_text import render
+from gateway.proxy_protocol import ProxiedAcceptor, ProxiedConnections
 from gateway.request_id import RequestIds
 from gateway.sightings import Sighting, Sightings
 from gateway.store.siblings import Siblings, WorkerTiers
@@ -82,20 +85,16 @@ class Gateway:
         self._is_ready = False
         self._is_draining = False
         self._sockets: ListeningSockets | None = None
-        self._acceptor: Acceptor | None = None
+        self._acceptor: Acceptor | ProxiedAcceptor | None = None
         self.fast_lane: FastLane | None = None
         keys = KeySpace(config.redis.prefix, identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
         rules = policy_rules(config)
-        recogniser = Recogniser(
-            tuple(name.lower().encode("ascii") for name in config.cache.identity_headers),
-            secret,
-            shared=rules.shared,
-        )
+        recogniser = Recogniser(identity_headers(config), secret, shared=rules.shared)
         self.flights: Flights[Fetched] = Flights(
             config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock, abandon
         )
-        hop = upstream_hop(config, recogniser.names)
+        hop = upstream_hop(config)
         make_tiers = Tiers if siblings is None else functools.partial(WorkerTiers, siblings)
         self.tiers = make_tiers(
             tier_settings(config, rules),
@@ -165,6 +164,7 @@ class Gateway:
             request_ids=request_ids,
             connection=connection,
         )
+        self._proxied = ProxiedConnections(self.server) if config.server.proxy_protocol else None
 
     async def start(self, sockets: ListeningSockets | None = None) -> Address:
         """Accept connections.
@@ -186,9 +186,16 @@ class Gateway:
         if self.tiers.subscription is not None:
             # What is fetched before it stands is not stored: spare the first callers that.
             await self.tiers.subscription.wait_first(_SUBSCRIBED_S)
-        self._acceptor = await self._sockets.accept(self.server, server_context(self.config.server))
+        self._acceptor = await self._accept(self._sockets, server_context(self.config.server))
         self._is_ready = True
         return self._sockets.address
+
+    async def _accept(
+        self, sockets: ListeningSockets, tls: ssl.SSLContext | None
+    ) -> Acceptor | ProxiedAcceptor:
+        if self._proxied is not None:
+            return self._proxied.accept(sockets, tls)
+        return await sockets.accept(self.server, tls)
 
     def begin_drain(self) -> None:
         """Say that no more work is wanted; the listener stays open."""
@@ -210,7 +217,7 @@ class Gateway:
         was_tls = bool(self.config.server.tls_cert)
         if self._sockets is not None and self._acceptor is not None and (tls is not None or was_tls):
             try:
-                acceptor = await self._sockets.accept(self.server, tls)
+                acceptor = await self._accept(self._sockets, tls)
             except OSError as error:
                 raise ConfigError(f"cannot accept anew: {error.strerror}; send SIGHUP again") from error
             self._acceptor.close()
@@ -252,14 +259,18 @@ class Gateway:
             # The process that serves from now on sees writes that nobody tells this one.
             self.tiers.memory.retire()
         poll_s = _FIRST_POLL_S
-        while self.server.connections and loop.time() < ends_s:
+        while (self.server.connections or self._proxied) and loop.time() < ends_s:
             if loop.time() >= idle_until_s:
                 self.server.close_idle()
+                if self._proxied is not None:
+                    self._proxied.close_idle()
             await asyncio.sleep(poll_s)
             poll_s = min(poll_s * 2, _LAST_POLL_S)
         await self.flights.close(max(0.0, ends_s - loop.time()))
         # Cuts what is still under way; the writes among it are forgotten before the tiers close.
         await self.upstream.close()
+        if self._proxied is not None:
+            await self._proxied.close()
         await self.server.shutdown(_LAST_S)
         await self.tiers.close(max(0.1, ends_s - loop.time()))
         self.judges.shutdown(wait=False, cancel_futures=True)

@@ -71,6 +71,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_header_bytes: bound of a request's whole head.
         max_connections: bound of open connections from callers.
         max_connections_per_peer: bound of open connections from one address; 0 sets none.
+        proxy_protocol: each connection begins with a header of the PROXY protocol, version 1 or 2.
+        trusted_proxies: addresses and networks whose word about their callers is taken; "unix": Unix sockets.
         drain_grace_s: how long to go on accepting after `/readyz` turned false, seconds.
         drain_timeout_s: how long requests under way may take when stopping, seconds.
         fast_lane: answer hits in memory without parsing what is plain.
@@ -92,6 +94,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_header_bytes: int = 65_536
     max_connections: int = 20_000
     max_connections_per_peer: int = 0
+    proxy_protocol: bool = False
+    trusted_proxies: tuple[str, ...] = ()
     drain_grace_s: float = 0.0
     drain_timeout_s: float = 25.0
     fast_lane: bool = True

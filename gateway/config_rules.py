@@ -9,6 +9,8 @@ from typing import Final
 from gateway.address import address_of, host_and_port_of, host_name_of, mode_of, upstream_url_of
 from gateway.config_error import Refused, shown
 from gateway.config_kinds import Choice, Number, Rule, Switch, Text, Texts, Whole
+from gateway.core.forwarded import UNIX, network_of
+from gateway.core.headers import is_sent_unchanged
 from gateway.redis_url import redis_url_of
 from gateway.secret import Secret
 
@@ -21,31 +23,6 @@ _PHASE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~%/-]*)?")
 _VISIBLE = re.compile(r"[\x21-\x7e]*")
-# Fields that never go upstream as the caller sent them, so they can't tell callers apart.
-_NOT_FORWARDED: Final = frozenset(
-    {
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "http2-settings",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "x-request-id",
-    }
-)
 
 
 def _phase(text: str) -> str:
@@ -69,7 +46,8 @@ def _field_name(text: str) -> str:
     folded = text.lower().replace("_", "-")
     if folded == "authorization":
         raise Refused(shown(text), "always bypasses the cache, so it tells no callers apart; remove it")
-    if folded in _NOT_FORWARDED:
+    # A field that the upstream does not see as it came can't be what its answer depends on.
+    if not is_sent_unchanged(folded.encode("ascii")):
         raise Refused(shown(text), "does not reach the upstream as the caller sent it; remove it")
     if folded == "x-auth-token" and text.lower() != folded:
         raise Refused(shown(text), "is a look-alike of X-Auth-Token, which always counts; remove it")
@@ -97,6 +75,18 @@ def _admin_token(text: str) -> Secret:
             "***", "holds a blank, control or non-ASCII character; use printable ASCII, like hex or base64"
         )
     return Secret(text)
+
+
+def _proxy(text: str) -> str:
+    if text == UNIX:
+        return text
+    try:
+        network = network_of(text)
+    except ValueError as exc:
+        raise Refused(
+            shown(text), 'is no address or network; write it like "10.0.0.1", "10.0.0.0/8" or "unix"'
+        ) from exc
+    return str(network.network_address if network.num_addresses == 1 else network)
 
 
 def _server_name(text: str) -> str:
@@ -161,6 +151,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "server.max_header_bytes": Whole(1_024, _MEBIBYTE, "bytes"),
     "server.max_connections": Whole(1, 1_000_000, "connections"),
     "server.max_connections_per_peer": Whole(0, 1_000_000, "connections"),
+    "server.proxy_protocol": Switch(),
+    "server.trusted_proxies": Texts(_proxy),
     "server.drain_grace_s": Number(0, 3_600),
     "server.drain_timeout_s": Number(0, 3_600),
     "server.fast_lane": Switch(),

@@ -14,9 +14,11 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.admission import LINGER_S, Admission
+from gateway.connection_origin import Origin, origin_of
 from gateway.connection_settings import ConnectionSettings
 from gateway.core.chunked import ChunkedFraming
 from gateway.core.headers import Refusal
+from gateway.core.proxy_header import ProxyHeader
 from gateway.core.request_line import RequestLine
 from gateway.errors import BadRequest, GatewayError, problem
 from gateway.metrics import Metrics
@@ -34,7 +36,8 @@ class DownstreamConnection(RequestHandler):
     """A caller's connection.
 
     Attributes:
-        peer: the caller's address without port; ``unknown`` on a Unix socket.
+        origin: where it comes from.
+        peer: the address of that without port; ``unknown`` when it has none.
         scheme: ``http`` or ``https``.
     """
 
@@ -45,6 +48,7 @@ class DownstreamConnection(RequestHandler):
         "_chunks",
         "_head_bytes",
         "_head_timer",
+        "_header",
         "_is_gone",
         "_is_last",
         "_last_three",
@@ -55,12 +59,16 @@ class DownstreamConnection(RequestHandler):
         "_server",
         "_settings",
         "_stoppable",
+        "origin",
         "peer",
         "scheme",
     )
 
-    def __init__(self, server: DownstreamServer, **options: Any) -> None:
+    def __init__(
+        self, server: DownstreamServer, *, header: ProxyHeader | None = None, **options: Any
+    ) -> None:
         super().__init__(server, **options)
+        self._header = header
         self._server = server
         self._settings, self._metrics = server.settings, server.metrics
         self._head_timer: asyncio.TimerHandle | None = None
@@ -76,9 +84,10 @@ class DownstreamConnection(RequestHandler):
         self._refusal: GatewayError | None = None
         self._is_gone: asyncio.Future[None] = self._loop.create_future()
         self._stoppable: asyncio.Task[Any] | None = None
-        # The caller's address; None on a Unix socket, and when it was not admitted.
+        # The origin's address; None when it has none, and when it was not admitted.
         self._peer: str | None = None
-        self.peer = b"unknown"
+        self.origin = Origin()
+        self.peer = self.origin.peer
         self.scheme = b"http"
 
     @property
@@ -104,10 +113,8 @@ class DownstreamConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, or refuse it when there are too many."""
-        peername = transport.get_extra_info("peername")
-        if isinstance(peername, tuple):
-            self._peer = peername[0]
-            self.peer = peername[0].encode("ascii", "replace")
+        self.origin = origin_of(transport, self._header, self._settings.trusted_proxies)
+        self._peer, self.peer = self.origin.address, self.origin.peer
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
         if not self._server.admission.admit(self._peer, len(self._server.connections)):
@@ -356,11 +363,12 @@ class DownstreamServer(web.Server):
         self._make_connection = connection or DownstreamConnection
         self.admission = Admission(settings.max_connections, settings.max_connections_per_peer)
 
-    def __call__(self) -> DownstreamConnection:
-        """Return the protocol for a new connection."""
+    def __call__(self, header: ProxyHeader | None = None) -> DownstreamConnection:
+        """Return the protocol for a new connection, which began with this header."""
         settings = self.settings
         return self._make_connection(
             self,
+            header=header,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=settings.keepalive_timeout_s,
             access_log=None,

@@ -11,6 +11,7 @@ from http import HTTPStatus
 import msgspec
 
 from gateway.core.messages import Field, Head
+from gateway.core.status import Reason
 
 
 class GatewayError(Exception):
@@ -23,6 +24,7 @@ class GatewayError(Exception):
         proxy_error: error type of ``Proxy-Status`` (RFC 9209 §2.3).
         retry_after_s: told in ``Retry-After``; ``None`` leaves it out.
         closes: the connection must not carry another request.
+        reason: why nothing went upstream; ``None`` when something did, or may have.
         cache_member: the gateway's ``Cache-Status`` member; ``None`` when the cache was not asked.
     """
 
@@ -32,6 +34,7 @@ class GatewayError(Exception):
     proxy_error = "proxy_internal_error"
     retry_after_s: int | None = None
     closes = False
+    reason: Reason | None = None
     cache_member: bytes | None = None
 
     @property
@@ -76,6 +79,8 @@ class UpstreamError(GatewayError):
         super().__init__(proxy_error)
         self.proxy_error = proxy_error
         self.was_sent = was_sent
+        if not was_sent and self.reason is None:
+            self.reason = Reason.UNREACHABLE
 
 
 class UpstreamTimeout(UpstreamError):
@@ -91,6 +96,7 @@ class Overloaded(UpstreamError):
     status = 503
     detail = "The gateway has too many requests waiting for the upstream."
     retry_after_s = 1
+    reason = Reason.UPSTREAM_BUSY
 
     def __init__(self) -> None:
         super().__init__("connection_limit_reached", was_sent=False)
@@ -122,6 +128,7 @@ class Throttled(GatewayError):
     status = 429
     detail = "The upstream asked this caller to wait; nothing was sent to it."
     proxy_error = "http_request_denied"
+    reason = Reason.THROTTLED
 
     def __init__(self, wait_s: float) -> None:
         super().__init__(self.detail)
@@ -135,6 +142,7 @@ class NotCached(GatewayError):
     number = 3
     detail = "The request asks for a stored response only, and there is none."
     proxy_error = "http_request_denied"
+    reason = Reason.REQUEST_ONLY_IF_CACHED
 
 
 class CallerGone(GatewayError):

@@ -15,7 +15,7 @@ from gateway.connection import DownstreamConnection
 from gateway.core.answers import hit_bytes
 from gateway.core.caller import Recogniser
 from gateway.core.entry import Entry
-from gateway.core.glance import Glance, Owner, glance, owner_of, plain_request, without_passing
+from gateway.core.glance import Glance, Owner, glance, owner_of, passing, plain_request, without_passing
 from gateway.core.headers import Hop
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import EntryKey, KeySpace
@@ -94,6 +94,7 @@ class FastLane:
         self._tiers = tiers
         self._memory = tiers.memory
         self._recogniser = recogniser
+        self._passing = passing(recogniser)
         self._keys = keys
         self._hop = hop
         self._own_hosts = own_hosts
@@ -143,7 +144,7 @@ class FastLane:
         if self._memory is not None:
             entry = self._memory.get(owner.owner + seen.path)
             if entry is not None:
-                return self._hit(data, entry, seen)
+                return self._hit(data, entry, seen, owner)
         return Question(data, seen, owner, time.monotonic())
 
     def ask(self, question: Question, told: Callable[[LookedUp], None]) -> bool:
@@ -159,7 +160,7 @@ class FastLane:
         if entry is None or not self.is_open:
             return None
         took_s = time.monotonic() - question.asked_s
-        answer = self._hit(question.data, entry, question.seen, took_s)
+        answer = self._hit(question.data, entry, question.seen, question.owner, took_s)
         if answer is not None:
             self._metrics.request_s[HIT].observe(took_s)
         return answer
@@ -182,10 +183,15 @@ class FastLane:
             return None
         return self._handler.answer_plain(connection, *request, looked_up, key, started_s=question.asked_s)
 
-    def _hit(self, data: bytes, entry: Entry, seen: Glance, took_s: float = 0.0) -> bytes | None:
-        now_s = self._clock.wall_s()
-        # The wall clock may have jumped; the memory tier goes by the other one.
-        if entry.expires_s < now_s or len(entry.body) > LARGE_BYTES:
+    def _hit(
+        self, data: bytes, entry: Entry, seen: Glance, owner: Owner, took_s: float = 0.0
+    ) -> bytes | None:
+        now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
+        # The wall clock may have jumped ahead; the memory tier goes by the other one.
+        if entry.expires_s <= now_s or len(entry.body) > LARGE_BYTES:
+            return None
+        # What was chosen by another Accept; the parser's way looks where this one's is.
+        if entry.accept and not entry.suits(owner.variant.accept):
             return None
         request_id = seen.request_id or self._request_ids.fresh()
         hits = self._metrics.fast_hits + 1
@@ -202,7 +208,7 @@ class FastLane:
         """Return who sent field lines that are not known as they are."""
         if rest in self._owners:
             return None
-        kept = without_passing(rest)
+        kept = without_passing(rest, self._passing)
         if kept is None:
             return None
         owner = self._owners.get(kept)
@@ -228,7 +234,7 @@ class FastLane:
             call = execution(_STACKS + path)
             if call is None or call.has_query:
                 return None
-            key = self._keys.entry(owner.identity.entry, owner.variant, call)
+            key = self._keys.entry(owner.identity.entry, owner.variant.general, call)
             if len(self._entry_keys) >= _KEYS_MOST:
                 del self._entry_keys[next(iter(self._entry_keys))]
             self._entry_keys[local] = key

@@ -11,7 +11,7 @@ import socket
 import ssl
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -88,6 +88,13 @@ class ListeningSockets:
         """Their file descriptors, for a process that inherits them."""
         return [each.fileno() for each in self._sockets]
 
+    def copies(self) -> Iterator[socket.socket]:
+        """Yield copies to accept on: closing them resets no connection that waits for others."""
+        for each in self._sockets:
+            copy = each.dup()
+            copy.setblocking(False)
+            yield copy
+
     async def accept(
         self, make_protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None
     ) -> Acceptor:
@@ -98,16 +105,10 @@ class ListeningSockets:
             tls: for connections over TLS; ``None`` for plain ones.
         """
         loop = asyncio.get_running_loop()
-        options: dict[str, Any] = {"backlog": _BACKLOG}
-        if tls is not None:
-            options["ssl"] = tls
-            options |= {"ssl_handshake_timeout": _HANDSHAKE_S, "ssl_shutdown_timeout": _SHUTDOWN_S}
+        options: dict[str, Any] = {"backlog": _BACKLOG, **tls_options(tls)}
         servers = []
-        for each in self._sockets:
-            # A copy: what it closes is not what others accept on, so no connection that waits is reset.
-            copy = each.dup()
-            copy.setblocking(False)
-            if each.family == socket.AF_UNIX:
+        for copy in self.copies():
+            if copy.family == socket.AF_UNIX:
                 servers.append(
                     await loop.create_unix_server(make_protocol, sock=copy, **options, **_KEEPS_FILE)
                 )
@@ -172,6 +173,13 @@ def why_not(error: OSError) -> str:
     if error.errno is None or error.errno <= 0:
         return "the name cannot be resolved"
     return _NO_SOCKET if error.errno == errno.EEXIST else os.strerror(error.errno)
+
+
+def tls_options(tls: ssl.SSLContext | None) -> dict[str, Any]:
+    """Return how a loop is told to speak TLS with callers; nothing when it is not to."""
+    if tls is None:
+        return {}
+    return {"ssl": tls, "ssl_handshake_timeout": _HANDSHAKE_S, "ssl_shutdown_timeout": _SHUTDOWN_S}
 
 
 def address_of(descriptor: int) -> Address:

@@ -110,6 +110,7 @@ class Metrics:
         unanswered: requests whose caller left before the answer, or that a drain cut.
         bad_requests: requests refused before they were understood, by status.
         connections_refused: connections beyond the bound.
+        connections_unfit: connections closed for want of a PROXY protocol header, by `Unfit`.
         loop_lag_s: how late the event loop was, once a second.
     """
 
@@ -133,6 +134,7 @@ class Metrics:
         self.forgotten: Counter[str] = Counter()
         self.bad_requests: Counter[str] = Counter()
         self.connections_refused = 0
+        self.connections_unfit: Counter[str] = Counter()
         self.loop_lag_s = Histogram(LOOP_BOUNDS_S)
 
     def answered(self, verdict: Verdict | None, status: int, took_s: float) -> None:
@@ -216,6 +218,7 @@ class Metrics:
             "forgotten": _by_one(self.forgotten),
             "entries_refused": {(): self.entries_refused},
             "connections_refused": {(): self.connections_refused},
+            "connections_unfit": _by_one(self.connections_unfit),
             "upstream_calls": _by_one(self.upstream_calls),
             "upstream_failures": _by_one(self.upstream_failures),
             "redis_subscriptions": {(): self.redis_subscriptions},

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from gateway.core.proxy_header import Unfit
 from gateway.core.status import HIT, OUTCOMES, Reason, refused
 
 PREFIX = "aos_gateway_"
@@ -168,6 +169,12 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("connections", "Open downstream connections."),
     _gauge("connections_limit", "Bound of open downstream connections."),
     _counter("connections_refused", "Connections turned away because there were too many."),
+    _counter(
+        "connections_unfit",
+        "Connections closed because they did not begin with a PROXY protocol header that may be believed.",
+        ("why",),
+        _each(why.value for why in Unfit),
+    ),
     # The upstream.
     _counter("upstream_calls", "Requests sent upstream.", ("method",), _each(METHODS)),
     _counter("upstream_failures", "Exchanges without a usable response.", ("error",), _PROXY_ERRORS),

@@ -29,6 +29,7 @@ LIVE: Final = frozenset(
         "server.tls_cert",
         "server.tls_client_ca",
         "server.tls_key",
+        "server.trusted_proxies",
         "upstream.ca_file",
         "upstream.client_cert",
         "upstream.client_key",

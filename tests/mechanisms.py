@@ -57,7 +57,7 @@ MECHANISMS = (
     Mechanism(
         "disguised credential",
         "gateway/core/caller.py",
-        "if plain != lower and plain in self._guarded:",
+        "if plain in self.guarded and lower not in self.names:",
         "if False:",
         "tests/core/test_caller.py::test_who_cannot_be_told_safely_bypasses_the_cache",
     ),
@@ -190,6 +190,13 @@ MECHANISMS = (
         "tests/core/test_glance.py::test_what_asks_for_more_than_a_look_up_is_for_the_parser",
     ),
     Mechanism(
+        "nothing of a caller passes by",
+        "gateway/core/glance.py",
+        "return _PASSING - recogniser.guarded",
+        "return _PASSING",
+        "tests/http/test_both_ways.py::test_a_field_that_tells_callers_apart_never_passes_by",
+    ),
+    Mechanism(
         "strict chunks",
         "gateway/upstream_connection.py",
         "            if taken is None:\n",
@@ -221,6 +228,20 @@ MECHANISMS = (
         "test_connections_of_one_address_beyond_its_bound_are_refused_and_others_are_not",
     ),
     Mechanism(
+        "right-most untrusted",
+        "gateway/core/forwarded.py",
+        "            if not self._has(address):\n                break\n",
+        "",
+        "tests/core/test_forwarded.py::test_the_caller_is_the_right_most_one_that_is_no_trusted_proxy",
+    ),
+    Mechanism(
+        "trusted header",
+        "gateway/proxy_protocol.py",
+        "if settings.trusted_proxies and not settings.trusted_proxies.has(peer):",
+        "if False:",
+        "tests/http/test_proxy_protocol.py::test_who_begins_otherwise_is_closed_counted_and_named",
+    ),
+    Mechanism(
         "judged beside the loop",
         "gateway/cache.py",
         "if not policy.is_heavy(arrival):",
@@ -230,9 +251,24 @@ MECHANISMS = (
     Mechanism(
         "Vary for who joined",
         "gateway/cache.py",
-        "if not vary_is_met(fetched.arrival.head.fields, planned.fields):",
+        "if not may_share(planned, fetched.arrival, self._rules.identity_headers):",
         "if False:",
         "tests/http/test_flights.py::test_a_shared_answer_chosen_by_a_field_is_not_for_who_sent_another_one",
+    ),
+    Mechanism(
+        "the later clock",
+        "gateway/core/entry.py",
+        "return wall_s if wall_s > steady_s else steady_s",
+        "return wall_s",
+        "tests/http/test_both_ways.py::test_a_clock_that_was_set_back_gives_no_entry_a_longer_life",
+    ),
+    Mechanism(
+        "chosen by Accept",
+        "gateway/core/entry.py",
+        "return not self.accept or self.accept == accept",
+        "return True",
+        "tests/http/test_both_ways.py::"
+        "test_what_the_origin_chooses_by_accept_is_for_that_one_alone_and_all_are_kept",
     ),
     Mechanism(
         "abrupt end",

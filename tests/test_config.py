@@ -30,6 +30,7 @@ from gateway.config import (
 )
 from gateway.config_rules import RULES
 from gateway.config_sources import variable_of
+from gateway.core.policy import IN_PROGRESS
 from tests.support.tls import Authority
 
 _ROOT = Path(__file__).parent.parent
@@ -150,6 +151,11 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_the_default
         ("server.admin_listen_mode", "622", Mode(0o622)),
         ("server.admin_token", "t0ken", Secret("t0ken")),
         ("server.admin_hosts", "A.example, b.example", ("a.example", "b.example")),
+        (
+            "server.trusted_proxies",
+            "10.0.0.0/8,2001:DB8::1,::ffff:192.0.2.0/120,unix",
+            ("10.0.0.0/8", "2001:db8::1", "192.0.2.0/24", "unix"),
+        ),
         ("server.drain_grace_s", "0", 0.0),
         ("server.header_timeout_s", " 1.5 ", 1.5),
         ("server.keepalive_timeout_s", "1e2", 100.0),
@@ -313,6 +319,10 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
             "0444",
             'lets nobody connect, which takes the right to write; write "0600"',
         ),
+        ("server.trusted_proxies", "10.0.0.1/8", 'write it like "10.0.0.1", "10.0.0.0/8" or "unix"'),
+        ("server.trusted_proxies", "lb.example", "is no address or network"),
+        ("server.trusted_proxies", "10.0.0.1,::ffff:10.0.0.1", "stands in the list twice; remove one"),
+        ("server.proxy_protocol", "v2", "is neither true nor false"),
         ("server.admin_hosts", "a.example:80", "write the name alone, without scheme and port"),
         ("server.admin_hosts", "a.example,,b.example", "is empty; write the name alone"),
         ("server.admin_hosts", "a.example,A.example", "stands in the list twice; remove one"),
@@ -359,18 +369,7 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         ("cache.terminal_phases", "Suc ceeded", "is not a phase"),
         *(
             ("cache.terminal_phases", f"Succeeded,{phase}", "is a phase in progress")
-            for phase in (
-                "Running",
-                "Pending",
-                "Pausing",
-                "Cancelling",
-                "ForceCancelling",
-                "Retrying",
-                "Paused",
-                "running",
-                "PAUSED",
-                "Deleting",
-            )
+            for phase in (*sorted(IN_PROGRESS), "Paused", "running", "PAUSED", "Deleting")
         ),
         ("cache.identity_headers", "X Project", "is not a header name"),
         ("cache.identity_headers", "X-Project-Id,", "is not a header name"),
@@ -380,7 +379,19 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
             "Proxy-Authorization",
             "does not reach the upstream as the caller sent it",
         ),
-        ("cache.identity_headers", "x-forwarded-for", "does not reach the upstream"),
+        *(
+            ("cache.identity_headers", name, "does not reach the upstream")
+            for name in (
+                "x-forwarded-for",
+                "X_Request_Id",
+                "Via",
+                "Prefer",
+                "If-None-Match",
+                "Accept-Encoding",
+            )
+        ),
+        ("cache.identity_headers", "Range", "does not reach the upstream"),
+        ("cache.identity_headers", "X-HTTP-Method-Override", "does not reach the upstream"),
         ("cache.identity_headers", "X_Auth_Token", "is a look-alike of X-Auth-Token"),
         ("cache.identity_headers", "X-Project-Id,x-project-id", "stands in the list twice"),
         ("cache.identity_headers", "X-Project-Id,X_Project_Id", "by - and _ alone"),

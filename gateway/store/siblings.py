@@ -70,9 +70,8 @@ class WorkerTiers(Tiers):
         """See `Tiers.ask_redis`; it is not asked about what may have to be forgotten first."""
         return self._counts.is_current() and super().ask_redis(key, told)
 
-    def drop(self, key: EntryKey) -> None:
-        """Remove a caller's own entry, here and in the other workers; see `Tiers.drop`."""
-        super().drop(key)
+    def _remove(self, key: EntryKey) -> None:
+        super()._remove(key)
         self._siblings.tell_soon(Told(entry=key.local, name=key.name))
 
     async def forget(self, stacks: Iterable[bytes], cause: str, *, settles: bool) -> bool:
@@ -90,7 +89,7 @@ class WorkerTiers(Tiers):
         now_s = self._clock.monotonic_s()
         for each in message.told:
             if each.entry:
-                self.ledger.drops.raise_one(each.name)
+                self._dropped_elsewhere(each.name)
                 if self.memory is not None:
                     self.memory.discard(EntryKey(each.name, b"", b"", b"", each.entry))
                 continue
@@ -98,8 +97,7 @@ class WorkerTiers(Tiers):
             self.ledger.note(each.stack, now_s, 0.0, settles=each.settles, owes=owes)
             self._forget_here(each.stack)
             self._metrics.forgotten["note"] += 1
-            if owes:
-                self._has_debts.set()
+        self._wake_payments()
         if not self._counts.hear(message.teller, message.number):
             self.start_over()
         self._has_heard.set()

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.channel import Message, Tell
+from gateway.channel import Message, Tell, Told
 from gateway.clock import Clock
 from gateway.core.key import EntryKey, KeySpace
+from gateway.core.status import Reason
 from gateway.metrics import Metrics
 from gateway.shared_counts import SharedCounts, open_shared_counts
+from gateway.store.lookup import Lookup
 from gateway.store.siblings import Siblings, WorkerTiers
 from gateway.store.tiers import TierSettings
 from tests.store.kit import FOLDED, UPSTREAM, entry_of, key_of
@@ -46,7 +48,8 @@ class Worker:
 
     def keep(self, *keys: EntryKey) -> None:
         for key in keys:
-            assert self.tiers.store(self.tiers.ticket(key), entry_of()) is None
+            ticket = self.tiers.begin_fetch(self.tiers.ticket(key))
+            assert self.tiers.store(ticket, entry_of()) is None
 
     async def has(self, key: EntryKey) -> bool:
         return (await self.tiers.lookup(key)).entry is not None
@@ -111,9 +114,61 @@ async def test_who_has_missed_something_starts_over(workers: tuple[Worker, Worke
 async def test_what_is_dropped_is_told_without_holding_up_anybody(workers: tuple[Worker, Worker]) -> None:
     one, other = workers
     other.keep(KEY, OTHER)
-    one.tiers.drop(KEY)
+    one.tiers.drop(one.tiers.begin_fetch(one.tiers.ticket(KEY)), Lookup(None))
     assert await other.has(KEY)
     (told,) = one.said
     assert isinstance(told, Tell)
     other.tiers.hear(told)
     assert (await other.has(KEY), await other.has(OTHER)) == (False, True)
+
+
+async def refused(worker: Worker, caller: bytes = b"a") -> None:
+    """Do what a fetch does whose answer may not be kept, such as a poll of a running execution."""
+    tiers, key = worker.tiers, key_of(PREFIX, caller)
+    ticket = tiers.ticket(key)
+    lookup = await tiers.lookup(key)
+    tiers.drop(await tiers.prepare_fill(ticket, lookup), lookup)
+
+
+async def test_polls_of_what_is_not_kept_tell_the_others_nothing(
+    workers: tuple[Worker, Worker],
+) -> None:
+    one, _ = workers
+    for caller in (b"a", b"a", b"b"):
+        await refused(one, caller)
+    assert one.said == []
+
+
+async def test_what_was_kept_and_is_over_is_told_to_the_others_once(
+    workers: tuple[Worker, Worker],
+) -> None:
+    tiers, sent, key = workers[0].tiers, workers[0].said, KEY
+    tiers.store(await tiers.prepare_fill(tiers.ticket(key), Lookup(None)), entry_of())
+    for _ in range(3):
+        # It was asked for without a look-up, as with no-cache; after that it is known to be absent.
+        tiers.drop(tiers.begin_fetch(tiers.ticket(key)), Lookup(None, is_absent=bool(sent)))
+    assert sent == [Tell(0, 0, [Told(entry=key.local, name=key.name)])]
+    assert tiers.peek(key) is None
+
+
+async def test_a_drop_heard_of_ends_the_copy_and_the_fetches_under_way(
+    workers: tuple[Worker, Worker],
+) -> None:
+    tiers, key, other = workers[0].tiers, KEY, key_of(PREFIX, b"b")
+    ticket = await tiers.prepare_fill(tiers.ticket(key), Lookup(None))
+    neighbour = await tiers.prepare_fill(tiers.ticket(other), Lookup(None))
+    tiers.hear(Tell(1, 0, [Told(entry=key.local, name=key.name)]))
+    assert tiers.store(ticket, entry_of()) is Reason.FORGOTTEN
+    assert tiers.store(neighbour, entry_of()) is None
+    assert tiers.peek(key) is None
+    assert tiers.store(await tiers.prepare_fill(tiers.ticket(key), Lookup(None)), entry_of()) is None
+
+
+async def test_a_forget_heard_of_voids_what_is_under_way_and_owes_nothing_without_redis(
+    workers: tuple[Worker, Worker],
+) -> None:
+    tiers, key = workers[0].tiers, KEY
+    ticket = await tiers.prepare_fill(tiers.ticket(key), Lookup(None))
+    tiers.hear(Tell(1, 1, [Told(stack=FOLDED, settles=True)]))
+    assert tiers.store(ticket, entry_of()) is Reason.FORGOTTEN
+    assert tiers.ledger.owed == 0
