@@ -99,14 +99,14 @@ def address_of(text: str) -> Address:
     """Read a listening address.
 
     Args:
-        text: `host:port`, `[v6]:port` or `unix:/path`.
+        text: `host:port`, `[v6]:port`, `:port` for all interfaces, or `unix:/path`.
 
     Raises:
         Refused: when it is none of these.
     """
     if text.startswith("unix:"):
         return UnixAddress(path=_socket_path(text))
-    remedy = "write host:port, [v6]:port or unix:/path"
+    remedy = "write host:port, [v6]:port, :port for all interfaces, or unix:/path"
     host, colon, port = text.rpartition(":")
     if not colon:
         raise Refused(shown(text), f"has no port; {remedy}")
@@ -136,7 +136,7 @@ def parse_address(text: str) -> Address:
     """Read a listening address that was given outside the configuration.
 
     Args:
-        text: `host:port`, `[v6]:port` or `unix:/path`.
+        text: as for `address_of`.
 
     Raises:
         ConfigError: one line with the text and the remedy.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from gateway.app_settings import (
 )
 from gateway.cache import Cache
 from gateway.cache_results import Fetched, abandon
+from gateway.caller_digest import CallerDigest, digest_key
 from gateway.clock import Clock
 from gateway.config import Config, ConfigError, masked
 from gateway.connection import DownstreamServer
@@ -44,6 +46,7 @@ from gateway.sightings import Sighting, Sightings
 from gateway.store.siblings import Siblings, WorkerTiers
 from gateway.store.tiers import Tiers
 from gateway.throttle import Throttle
+from gateway.throttled import ThrottledCaller, ThrottledCallers
 from gateway.tls import server_context
 from gateway.upstream import Upstream
 
@@ -107,7 +110,8 @@ class Gateway:
         )
         # One: more would only take the interpreter from the event loop.
         self.judges = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
-        self.upstream = Upstream(upstream_settings(config), clock, self.metrics)
+        make_upstream = Upstream if self.tracing is None else self.tracing.upstream
+        self.upstream = make_upstream(upstream_settings(config), clock, self.metrics)
         throttle = Throttle(clock)
         self._readings = Readings(
             config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle
@@ -126,12 +130,15 @@ class Gateway:
             judges=self.judges,
             sightings=self.sightings,
         )
+        self._caller_digest = CallerDigest(recogniser, digest_key(secret, os.environ))
+        self._throttled = ThrottledCallers(clock, self._caller_digest)
         self._access_log = access_log = AccessLog(config.log.access, config.log.sample)
         request_ids = RequestIds()
         self._handler = handler = Handler(
             cache,
             handler_settings(config),
             metrics=self.metrics,
+            throttled=self._throttled,
             access_log=access_log,
             request_ids=request_ids,
             is_draining=lambda: self._is_draining,
@@ -293,9 +300,9 @@ class Gateway:
             "debts": self.tiers.ledger.owed,
         }
 
-    def metrics_text(self) -> tuple[bytes, str]:
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics of this process and their content type."""
-        return render([self.metrics_snapshot()])
+        return render([self.metrics_snapshot()], accept)
 
     def metrics_snapshot(self) -> Snapshot:
         """Return what this process has counted, to be put together with what others have."""
@@ -308,6 +315,10 @@ class Gateway:
     def executions(self) -> list[Sighting]:
         """Return the executions that are asked for most."""
         return self.sightings.busiest()
+
+    def throttled(self) -> list[ThrottledCaller]:
+        """Return the callers who are told to wait most."""
+        return self._throttled.most()
 
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable; ``False`` when Redis could not be told yet."""

@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.metrics import Snapshot
 from gateway.sightings import Sighting
+from gateway.throttled import ThrottledCaller
 
 _LENGTH_BYTES = 4
 # Metrics are the longest; what is larger is no message.
@@ -135,12 +136,14 @@ class State(msgspec.Struct, frozen=True):
         health: what `/readyz` would report.
         metrics: what it has counted.
         executions: those that it fetches most.
+        throttled: its callers who are told to wait most.
     """
 
     is_ready: bool
     health: dict[str, Any]
     metrics: Snapshot
     executions: list[Sighting] = []
+    throttled: list[ThrottledCaller] = []
 
 
 Message = Start | KeepAgain | Reload | Stop | Ask | Purge | Ping | Ready | Tell | Answer | Bye

@@ -9,6 +9,7 @@ from typing import Final
 from gateway.address import address_of, host_and_port_of, host_name_of, mode_of, upstream_url_of
 from gateway.config_error import Refused, shown
 from gateway.config_kinds import Choice, Number, Rule, Switch, Text, Texts, Whole
+from gateway.config_text import encoding_fault
 from gateway.core.forwarded import UNIX, network_of
 from gateway.core.headers import is_sent_unchanged
 from gateway.redis_url import redis_url_of
@@ -17,6 +18,7 @@ from gateway.secret import Secret
 _DAY_S: Final = 86_400
 _YEAR_S: Final = 365 * _DAY_S
 _MEBIBYTE: Final = 1_048_576
+_BEGINNING_BYTES: Final = 64
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _PHASE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 # token of RFC 9110 section 5.6.2.
@@ -109,11 +111,13 @@ def _file(text: str) -> str:
     if not text:
         return text
     try:
-        with Path(text).open("rb"):
-            pass
+        with Path(text).open("rb") as file:
+            beginning = file.read(_BEGINNING_BYTES)
     except (OSError, ValueError) as exc:
         reason = (exc.strerror if isinstance(exc, OSError) else None) or "no valid path"
         raise Refused(shown(text), f"can't be read ({reason}); name a readable PEM file") from exc
+    if (fault := encoding_fault(beginning)) is not None:
+        raise Refused(shown(text), fault)
     return text
 
 

@@ -29,6 +29,7 @@ from gateway.metrics import Metrics
 from gateway.reply import Reply
 from gateway.request_id import RequestIds
 from gateway.store.lookup import LookedUp
+from gateway.throttled import ThrottledCallers
 from gateway.upstream import RequestBody
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -77,6 +78,7 @@ class Handler:
         cache: decides and fetches.
         settings: bounds.
         metrics: counts answers.
+        throttled: notes who is told to wait.
         access_log: writes a line for each.
         request_ids: names requests that bring no id.
         is_draining: no connection is kept any more.
@@ -88,6 +90,7 @@ class Handler:
         settings: HandlerSettings,
         *,
         metrics: Metrics,
+        throttled: ThrottledCallers,
         access_log: AccessLog,
         request_ids: RequestIds,
         is_draining: Callable[[], bool],
@@ -95,6 +98,7 @@ class Handler:
         self._cache = cache
         self._settings = settings
         self._metrics = metrics
+        self._throttled = throttled
         self._access_log = access_log
         self._request_ids = request_ids
         self._is_draining = is_draining
@@ -202,6 +206,8 @@ class Handler:
         status = answer.head.status
         took_s = time.monotonic() - started_s
         self._metrics.answered(verdict, status, took_s)
+        if status == 429:
+            self._throttled.saw(asked.fields, is_own=verdict is None)
         sent: Callable[[int], None] | None = None
         if self._access_log.wants(status, verdict):
 

@@ -20,6 +20,7 @@ OPERATIONS = ("lookup", "mint", "write", "forget", "probe", "ping")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other")
 STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
 NO_STATUS = "none"
+UPSTREAM, GATEWAY = "upstream", "gateway"
 ERROR = "error"
 """What takes the outcome's place when the gateway answered for itself."""
 
@@ -131,6 +132,13 @@ FAMILIES: tuple[Family, ...] = (
         _each(
             ("GATEWAY.4290001", "GATEWAY.5020001", "GATEWAY.5030001", "GATEWAY.5040001", "GATEWAY.5040002")
         ),
+    ),
+    _counter(
+        "throttled",
+        "Answers with status 429: the upstream's own, and those that the gateway gave in its place while a "
+        "caller had to wait.",
+        ("by",),
+        _each((UPSTREAM, GATEWAY)),
     ),
     _counter(
         "unanswered", "Requests that got no answer: their caller left before it, or a drain's time was over."

@@ -14,9 +14,9 @@ import msgspec
 from gateway.access_log import set_level, set_up_logging
 from gateway.address import Address, Mode
 from gateway.config import Config, ConfigError, Sources, cannot_listen, config_of
-from gateway.config_sources import Given
+from gateway.config_sources import Given, unused_variables
 from gateway.cores import cores
-from gateway.descriptors import raise_limit
+from gateway.descriptors import raise_limit, tell_limit
 from gateway.event_loop import check_parser, loop_factory
 from gateway.listeners import ListeningSockets, address_of, inherited_sockets, open_sockets, why_not
 from gateway.redis_url import told_through
@@ -72,6 +72,8 @@ def run(sources: Sources) -> int:
     given |= _places(origin)
     config = config_of(given)
     set_up_logging(config.log.level, config.log.format)
+    if (unused := unused_variables(sources.environ)) is not None:
+        _log.warning("%s", unused)
     check_parser()
     check_files(config)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -122,8 +124,8 @@ async def _serve(config: Config, sources: Sources, given: dict[str, Given], orig
                 *(config.upstream.url, sockets.address, admin.address),
                 f", {count} workers" if count > 1 else "",
             )
-            if (too_low := raise_limit(config)) is not None:
-                _log.warning("%s", too_low)
+            raise_limit(config)
+            tell_limit(config)
             running = _Running(
                 service,
                 signals=signals,
@@ -285,6 +287,7 @@ class _Running:
                 _log.warning("these need a restart or SIGUSR2: %s", ", ".join(change.left))
             set_level(change.config.log.level)
             raise_limit(change.config)
+            tell_limit(change.config)
         self._notifier.ready()
 
     def _left(self, name: str, sockets: ListeningSockets) -> LeftSockets:

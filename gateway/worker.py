@@ -211,7 +211,13 @@ class Worker:
 
     def _state(self) -> State:
         gateway = self._gateway
-        return State(gateway.ready(), gateway.health(), gateway.metrics_snapshot(), gateway.executions())
+        return State(
+            is_ready=gateway.ready(),
+            health=gateway.health(),
+            metrics=gateway.metrics_snapshot(),
+            executions=gateway.executions(),
+            throttled=gateway.throttled(),
+        )
 
 
 if __name__ == "__main__":

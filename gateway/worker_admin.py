@@ -17,6 +17,8 @@ from gateway.metrics_merge import only_counts
 from gateway.metrics_text import render
 from gateway.reload import Reloads
 from gateway.sightings import Sighting, merged
+from gateway.throttled import ThrottledCaller
+from gateway.throttled import merged as merged_callers
 from gateway.worker_process import WorkerProcess
 
 _ASK_S = 1.0
@@ -85,7 +87,7 @@ class WorkersAdmin:
             ]
         }
 
-    def metrics_text(self) -> tuple[bytes, str]:
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics of all workers as one, those of workers that have ended included."""
         workers = self._workers()
         service = {
@@ -94,7 +96,7 @@ class WorkersAdmin:
             **self._reloads.readings(),
         }
         counted = [worker.state.metrics for worker in workers if worker.state is not None]
-        return render([self._ended, *counted, told(service)])
+        return render([self._ended, *counted, told(service)], accept)
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""
@@ -103,6 +105,12 @@ class WorkersAdmin:
     def executions(self) -> list[Sighting]:
         """Return the executions that are fetched most, through any worker."""
         return merged(worker.state.executions for worker in self._workers() if worker.state is not None)
+
+    def throttled(self) -> list[ThrottledCaller]:
+        """Return the callers who are told to wait most, by any worker."""
+        return merged_callers(
+            worker.state.throttled for worker in self._workers() if worker.state is not None
+        )
 
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable everywhere; ``False`` when that is not done yet."""

@@ -21,6 +21,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "ground": (
         "gateway.access_log*",
         "gateway.address",
+        "gateway.caller_digest",
         "gateway.channel",
         "gateway.clock",
         "gateway.config*",
@@ -44,6 +45,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.systemd",
         "gateway.tasks",
         "gateway.throttle",
+        "gateway.throttled",
         "gateway.tls",
     ),
     "store": ("gateway.store",),

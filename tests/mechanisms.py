@@ -147,6 +147,13 @@ MECHANISMS = (
         "tests/http/test_identity.py::test_a_request_signed_for_a_foreign_host_is_refused",
     ),
     Mechanism(
+        "signed trace",
+        "gateway/core/trace.py",
+        "if _PARENT in signed:",
+        "if False:",
+        "tests/test_app_tracing.py::test_what_is_signed_goes_up_as_it_was_signed",
+    ),
+    Mechanism(
         "loop",
         "gateway/core/headers.py",
         "if any(found[1] == hop.via_hex for found in _VIA_HEX.finditer(value)):",

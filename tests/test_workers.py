@@ -109,15 +109,19 @@ async def test_a_purge_reaches_all_workers(aos: ScriptedAos, start: Start, store
 
 async def test_one_scrape_counts_every_request_once(aos: ScriptedAos, start: Start) -> None:
     aos.on("GET", "/", OLD)
+    aos.on("GET", "/v2/other", Answer(429))
     gateway = await start()
     async with one_to_each(gateway.address, 2, A) as clients:
         before, hits = await counted(gateway.admin), await counted(gateway.admin, "hit")
         for number, client in enumerate(clients):
             for _ in range(5 + number):
                 await client.request("GET", TARGET, [("X-Auth-Token", A)])
-            await client.request("GET", "/v2/other")
+            await client.request("GET", "/v2/other", [("X-Auth-Token", A)])
         assert await counted(gateway.admin) - before == 13
         assert await counted(gateway.admin, "hit") - hits == 11
+        # Whom both have told to wait is one caller.
+        [throttled] = (await fetch(gateway.admin, "/status")).json()["throttled"]
+        assert throttled["upstream"] == 2
         # What a worker has counted outlives it.
         os.kill((await pids(gateway.admin))[0], signal.SIGKILL)
         await until(lambda: "ended: SIGKILL" in gateway.output(), "its end")
