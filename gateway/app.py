@@ -187,7 +187,9 @@ class Gateway:
         Raises:
             OSError: the address cannot be bound.
         """
-        self._sockets = sockets or await open_sockets(self.config.server.listen)
+        self._sockets = sockets or await open_sockets(
+            self.config.server.listen, self.config.server.listen_mode
+        )
         self.tiers.start()
         self._readings.loop_lag.start()
         if self.tiers.subscription is not None:
@@ -283,8 +285,6 @@ class Gateway:
         self.judges.shutdown(wait=False, cancel_futures=True)
         if self.tracing is not None:
             await self.tracing.close()
-        if self._sockets is not None:
-            self._sockets.remove_file()
 
     def _change_access_log(self, config: Config) -> None:
         log = config.log

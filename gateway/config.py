@@ -6,7 +6,9 @@ from typing import Any, Literal
 import msgspec
 
 from gateway.address import (
+    OWNER_ONLY,
     Address,
+    Mode,
     TcpAddress,
     UnixAddress,
     UpstreamUrl,
@@ -57,10 +59,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         listen: where callers connect.
+        listen_mode: rights of the file of a Unix socket for callers.
         admin_listen: where operators connect.
+        admin_listen_mode: rights of the file of a Unix socket for operators.
         admin_token: opens the protected admin paths to peers from the network; empty: to nobody.
         admin_hosts: names that a Host field on the admin address may have besides loopback and IP literals.
-        workers: processes that share the listener; 0: one for each core.
+        workers: processes that share the listener; 0: one for each core that may be used.
         header_timeout_s: from the first byte of a request to the end of its head, seconds.
         body_timeout_s: between two reads of a request body, seconds.
         keepalive_timeout_s: how long an idle connection stays open, seconds.
@@ -78,7 +82,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     listen: Address = TcpAddress(host="127.0.0.1", port=8080)
+    listen_mode: Mode = OWNER_ONLY
     admin_listen: Address = TcpAddress(host="127.0.0.1", port=9901)
+    admin_listen_mode: Mode = OWNER_ONLY
     admin_token: Secret = Secret()
     admin_hosts: tuple[str, ...] = ()
     workers: int = 1

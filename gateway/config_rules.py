@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from gateway.address import address_of, host_and_port_of, host_name_of, upstream_url_of
+from gateway.address import address_of, host_and_port_of, host_name_of, mode_of, upstream_url_of
 from gateway.config_error import Refused, shown
 from gateway.config_kinds import Choice, Number, Rule, Switch, Text, Texts, Whole
 from gateway.config_text import encoding_fault
@@ -143,7 +143,9 @@ _LIFE_S = Number(0.01, _YEAR_S)
 
 RULES: Final[Mapping[str, Rule]] = {
     "server.listen": Text(address_of),
+    "server.listen_mode": Text(mode_of),
     "server.admin_listen": Text(address_of),
+    "server.admin_listen_mode": Text(mode_of),
     "server.admin_token": Text(_admin_token, is_secret=True),
     "server.admin_hosts": Texts(host_name_of),
     "server.workers": Whole(0, 1_024, "processes"),

@@ -111,6 +111,12 @@ def same_redis(one: object, other: object) -> bool:
     return isinstance(one, Secret) and isinstance(other, Secret) and _place(one) == _place(other)
 
 
+def told_through(url: Secret, prefix: str) -> str:
+    """Return where replicas tell what they forget, without user and password; empty without Redis."""
+    place = _place(url)
+    return "" if place is None else repr((*place, prefix))
+
+
 def _place(url: Secret) -> tuple[str, ...] | None:
     match = _URL.fullmatch(url.reveal())
     return None if match is None else match.group("scheme", "host", "path", "query")

@@ -25,6 +25,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.channel",
         "gateway.clock",
         "gateway.config*",
+        "gateway.cores",
         "gateway.descriptors",
         "gateway.errors",
         "gateway.event_loop",
@@ -38,6 +39,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.redis_url",
         "gateway.request_id",
         "gateway.secret",
+        "gateway.shared_counts",
         "gateway.sightings",
         "gateway.signals",
         "gateway.state_log",
@@ -170,7 +172,7 @@ RULES = (
     Rule(
         who="gateway.twin",
         never=(PACKAGE,),
-        but=("gateway.address", "gateway.config*", "gateway.errors", "gateway.twin"),
+        but=("gateway.address", "gateway.config*", "gateway.errors", "gateway.listeners", "gateway.twin"),
         why="the simulated AOS would share the gateway's mistakes if it shared its code",
     ),
     Rule(

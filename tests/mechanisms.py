@@ -292,11 +292,18 @@ MECHANISMS = (
         "tests/test_workers.py::test_a_write_through_one_worker_is_forgotten_by_the_other_before_its_answer",
     ),
     Mechanism(
+        "shared counts",
+        "gateway/store/siblings.py",
+        "self.memory.check_with(self._counts.is_current)",
+        "pass",
+        "tests/test_workers.py::test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped",
+    ),
+    Mechanism(
         "start over in silence",
         "gateway/worker.py",
         "if is_silent or was_silent:",
         "if False:",
-        "tests/test_workers.py::test_a_silent_parent_makes_workers_start_over",
+        "tests/test_workers.py::test_while_the_parent_is_silent_workers_start_over",
     ),
     Mechanism(
         "retired memory",
@@ -304,6 +311,27 @@ MECHANISMS = (
         "self.tiers.memory.retire()",
         "pass",
         "tests/test_takeover.py::test_a_request_under_way_ends_in_the_process_that_began_it",
+    ),
+    Mechanism(
+        "all before",
+        "gateway/server.py",
+        "            await ended(unheard)\n",
+        "            await ended(unheard[-1:])\n",
+        "tests/test_takeover.py::test_all_processes_before_are_waited_for_until_copies_are_kept",
+    ),
+    Mechanism(
+        "own socket",
+        "gateway/listeners.py",
+        "            if _socket_file(self.path) == self:\n                os.unlink",
+        "            if True:\n                os.unlink",
+        "tests/test_listeners.py::test_what_has_taken_the_place_of_a_socket_stays",
+    ),
+    Mechanism(
+        "socket rights",
+        "gateway/listeners.py",
+        "former = os.umask(_ALL_RIGHTS & ~mode.bits)",
+        "former = os.umask(0)",
+        "tests/test_listeners.py::test_a_unix_socket_has_its_rights_from_the_first_moment",
     ),
     Mechanism(
         "protected page",

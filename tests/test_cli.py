@@ -4,6 +4,7 @@ import http.client
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -247,6 +248,14 @@ def test_an_address_that_cannot_be_bound_is_one_line_and_exit_code_2(tmp_path: P
     missing = f"unix:{tmp_path}/none/gateway.sock"
     line = _refusal("serve", *_UPSTREAM, "--listen", missing, "--admin", "127.0.0.1:0")
     assert f"cannot listen on server.listen = {missing}: No such file or directory" in line
+    file = tmp_path / "precious"
+    file.write_text("x")
+    for arguments, name in (("serve", *_UPSTREAM), "server.listen = "), (("twin",), ""):
+        line = _run(*arguments, "--listen", f"unix:{file}").stderr
+        assert (
+            f"cannot listen on {name}unix:{file}: what is there is no socket, so it is not replaced" in line
+        )
+        assert file.read_text() == "x"
 
 
 def test_a_twin_with_a_taken_port_an_unknown_profile_or_a_public_control_is_refused() -> None:
@@ -385,6 +394,9 @@ def test_the_sidecar_configuration_serves_and_ends_on_sigterm(tmp_path: Path) ->
     sidecar = ("--config", str(_ROOT / "config" / "gateway.sidecar.toml"))
     listen = ("--listen", f"unix:{tmp_path}/gateway.sock")
     with _serving(*sidecar, *_UPSTREAM, *listen, admin=tmp_path / "admin.sock") as process:
-        assert (tmp_path / "gateway.sock").is_socket()
+        found = (tmp_path / "gateway.sock").stat().st_mode
+        # The application has a user of its own; connecting takes the right to write.
+        assert (stat.S_ISSOCK(found), stat.S_IMODE(found)) == (True, 0o666)
+        assert stat.S_IMODE((tmp_path / "admin.sock").stat().st_mode) == 0o600
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0

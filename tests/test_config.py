@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.address import Mode
 from gateway.config import (
     CacheConfig,
     Config,
@@ -146,6 +147,8 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_the_default
     ("name", "text", "value"),
     [
         ("server.listen", "unix:/run/a.sock", UnixAddress(path="/run/a.sock")),
+        ("server.listen_mode", "0660", Mode(0o660)),
+        ("server.admin_listen_mode", "622", Mode(0o622)),
         ("server.admin_token", "t0ken", Secret("t0ken")),
         ("server.admin_hosts", "A.example, b.example", ("a.example", "b.example")),
         (
@@ -271,6 +274,7 @@ def test_other_variables_are_left_alone() -> None:
         ("[server.spdy]\ncert = 'x'\n", "server.spdy", "config/gateway.toml lists all keys"),
         ("[server]\nspdy_port = 'x'\n", "server.spdy_port", "unknown key"),
         ("[server]\nlisten = 8080\n", "server.listen = 8080", "is not a text; write it in quotes"),
+        ("[server]\nlisten_mode = 0o660\n", "server.listen_mode = 432", "is not a text; write it in quotes"),
         ("[server]\nworkers = '1'\n", "server.workers = '1'", "is not a whole number; write"),
         ("[server]\nworkers = 1.0\n", "server.workers = 1.0", "is not a whole number"),
         ("[server]\nworkers = true\n", "server.workers = True", "is not a whole number"),
@@ -314,6 +318,14 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
             "has no port; write host:port, [v6]:port, :port for all interfaces, or unix:/path",
         ),
         ("server.admin_listen", "host:x", "has a bad port"),
+        ("server.listen_mode", "rw-rw----", 'is no file mode; write three octal digits, like "0660"'),
+        ("server.listen_mode", "0690", "is no file mode"),
+        ("server.listen_mode", "1660", "is no file mode"),
+        (
+            "server.admin_listen_mode",
+            "0444",
+            'lets nobody connect, which takes the right to write; write "0600"',
+        ),
         ("server.trusted_proxies", "10.0.0.1/8", 'write it like "10.0.0.1", "10.0.0.0/8" or "unix"'),
         ("server.trusted_proxies", "lb.example", "is no address or network"),
         ("server.trusted_proxies", "10.0.0.1,::ffff:10.0.0.1", "stands in the list twice; remove one"),

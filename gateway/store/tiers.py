@@ -84,6 +84,7 @@ class Tiers:
         self._writes: WriteQueue[Ticket] = WriteQueue()
         self._fetches: WeakValueDictionary[bytes, Fetches] = WeakValueDictionary()
         self._payments: Payments | None = None
+        self._keeps_nothing = False
         if settings.redis is not None:
             self.redis = RedisStore(
                 settings.redis,
@@ -112,12 +113,14 @@ class Tiers:
             self._tasks.start(self.redis.probe_while_open(), "redis-probe")
 
     def keep_nothing(self) -> None:
-        """Have no copies in memory until `keep_again`: what another process forgets goes unheard."""
+        """Keep and use no records until `keep_again`: what another process forgets goes unheard."""
+        self._keeps_nothing = True
         if self.memory is not None:
             self.memory.retire()
 
     def keep_again(self) -> None:
-        """Have copies in memory, but none of what was fetched until now."""
+        """Keep records, but none of what was fetched until now."""
+        self._keeps_nothing = False
         if self.memory is not None:
             self.memory.limit_bytes = self._settings.memory_bytes
         self._start_over()
@@ -145,8 +148,8 @@ class Tiers:
         if (entry := self.peek(key)) is not None:
             return Lookup(entry)
         if self.redis is None or self._is_kept_from_redis(key):
-            # What is kept from Redis is gone from there before it is asked again.
-            return ABSENT
+            # What is kept from Redis is gone from there before it is asked again, unless all is kept from it.
+            return Lookup(None) if self._keeps_nothing else ABSENT
         ticket = self.ticket(key)
         try:
             found: Found | StoreError = await self.redis.lookup(key)
@@ -172,12 +175,12 @@ class Tiers:
         return True
 
     def _is_kept_from_redis(self, key: EntryKey) -> bool:
-        return self.ledger.owes(key.stack) or self._writes.is_dropping(key.name)
+        return self._owes(key.stack) or self._writes.is_dropping(key.name)
 
     def _seen(self, ticket: Ticket, found: Found | StoreError) -> Lookup:
         if isinstance(found, StoreError):
             return Lookup(None, has_failed=True)
-        if self._has_changed(ticket) or self.ledger.owes(ticket.key.stack):
+        if self._has_changed(ticket) or self._owes(ticket.key.stack):
             return Lookup(None)
         if found.entry is None:
             return Lookup(None, found.generation, is_absent=True)
@@ -195,12 +198,12 @@ class Tiers:
         Returns:
             The ticket with the generation; without one when Redis has none to give.
         """
-        if self.redis is not None and not lookup.has_failed and not self.ledger.owes(ticket.key.stack):
+        if self.redis is not None and not lookup.has_failed and not self._owes(ticket.key.stack):
             generation = lookup.generation
             if generation is None:
                 with contextlib.suppress(StoreError):
                     generation = await self.redis.mint(ticket.key)
-            if not self._is_forgotten(ticket) and not self.ledger.owes(ticket.key.stack):
+            if not self._is_forgotten(ticket) and not self._owes(ticket.key.stack):
                 ticket = msgspec.structs.replace(ticket, generation=generation)
         return self.begin_fetch(ticket)
 
@@ -295,6 +298,9 @@ class Tiers:
         if self.memory is not None:
             await self.memory.close()
 
+    def _owes(self, stack: bytes) -> bool:
+        return self._keeps_nothing or self.ledger.owes(stack)
+
     def _is_forgotten(self, ticket: Ticket) -> bool:
         return self.ledger.changes.has_changed(ticket.key.stack, ticket.since)
 
@@ -312,7 +318,7 @@ class Tiers:
     def _queue_store(self, ticket: Ticket, entry: Entry) -> bool:
         if self.redis is None or ticket.generation is None:
             return False
-        if self.ledger.owes(ticket.key.stack):
+        if self._owes(ticket.key.stack):
             return False
         if not self._writes.offer(ticket, Write(ticket.key, entry, ticket.generation)):
             self._metrics.not_stored["queue-full"] += 1
@@ -328,7 +334,7 @@ class Tiers:
         due: list[Write] = []
         taken = self._writes.take()
         for ticket, write in taken:
-            is_void = self._is_forgotten(ticket) or self.ledger.owes(ticket.key.stack)
+            is_void = self._is_forgotten(ticket) or self._owes(ticket.key.stack)
             if write.entry is None or not is_void:
                 due.append(write)
         try:
