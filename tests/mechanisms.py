@@ -128,9 +128,9 @@ MECHANISMS = (
     ),
     Mechanism(
         "left server",
-        "gateway/store/redis.py",
-        "                self._link.leave()\n",
-        "",
+        "gateway/store/redis_condition.py",
+        "        what = wrong_server(error)\n",
+        "        what = None\n",
         "tests/store/test_redis_condition.py::test_a_demoted_redis_is_left_while_its_connections_stay_open",
     ),
     Mechanism(
