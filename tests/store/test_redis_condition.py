@@ -16,7 +16,7 @@ from gateway.store.redis_errors import words_of
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, Replica, direct_redis, key_of, until
 from tests.support import address as addresses
-from tests.support.faultproxy import PASS, STALL, FaultProxy
+from tests.support.faultproxy import PASS, RESET, STALL, FaultProxy
 from tests.support.redis_server import RedisServer, find_redis_server
 
 Proxies = Callable[[str], Awaitable[FaultProxy]]
@@ -132,6 +132,25 @@ async def test_a_demoted_redis_is_left_while_its_connections_stay_open(
         await until(lambda: b"told" in one.detached, "the note of the new master's")
         await one.fill(key)
         assert await promoted.command("EXISTS", key.name) == 1
+
+
+async def test_a_redis_that_returns_from_an_outage_as_a_replica_is_left_with_its_subscription(
+    replicas: Replicas, own_redis: RedisServer, fault_proxy: Proxies
+) -> None:
+    proxy = await fault_proxy(own_redis.address)
+    one = await replicas(f"redis://{proxy.address}/0", own_redis.prefix)
+    with RedisServer(settings={"replicaof": own_redis.address.replace(":", " ")}) as replica:
+        proxy.mode = RESET
+        await until(lambda: is_left(one), "the outage to be noticed")
+        proxy.target = replica.address
+        proxy.mode = PASS
+        redis = one.tiers.redis
+        assert redis is not None
+        await until(lambda: redis.condition.refuses, "the replica's refusal")
+        assert is_left(one)
+        proxy.target = own_redis.address
+        await until(lambda: is_used(one), "the master to be used")
+        assert await one.tiers.forget([FOLDED], "write", settles=True)
 
 
 async def test_a_node_of_a_cluster_is_said_at_the_start_and_when_it_appears_later(
