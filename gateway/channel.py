@@ -28,7 +28,7 @@ class Told(msgspec.Struct, frozen=True, gc=False):
         stack: case-folded id of a forgotten stack; empty when one entry was dropped.
         settles: the write takes effect after its answer.
         entry: local key of the dropped entry; empty when a stack was forgotten.
-        name: its name in the drop counts.
+        name: its name in Redis, under which its changes are known.
     """
 
     stack: bytes = b""

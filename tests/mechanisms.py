@@ -99,9 +99,39 @@ MECHANISMS = (
     Mechanism(
         "forget counts",
         "gateway/store/tiers.py",
-        "ledger.counts.read(ticket.key.stack) != ticket.forgets\n            or ",
-        "",
+        "if self._is_forgotten(ticket) or not ticket.ends_in_order():",
+        "if not ticket.ends_in_order():",
         "tests/store/test_forgetting.py::test_a_fill_under_way_during_a_forget_leaves_nothing_usable",
+    ),
+    Mechanism(
+        "order of fetches",
+        "gateway/store/lookup.py",
+        "        if fetch < self.latest:\n",
+        "        if False:\n",
+        "tests/store/test_tiers.py::"
+        "test_of_two_fetches_the_one_that_began_later_counts_in_whatever_order_they_end",
+    ),
+    Mechanism(
+        "mark of a connection",
+        "gateway/store/ledger.py",
+        "        self._mark += 1\n",
+        "",
+        "tests/store/test_tiers.py::test_a_connection_opened_anew_repeats_the_forgets_before_it_answers",
+    ),
+    Mechanism(
+        "refused apart",
+        "gateway/store/payments.py",
+        "self._ledger.refuse(debt, is_told=reply.is_published)",
+        "self._ledger.failed(debt)",
+        "tests/store/test_payments.py::"
+        "test_a_refused_forget_is_said_once_and_published_once_and_paid_when_it_may_be",
+    ),
+    Mechanism(
+        "left server",
+        "gateway/store/redis_condition.py",
+        "        what = wrong_server(error)\n",
+        "        what = None\n",
+        "tests/store/test_redis_condition.py::test_a_demoted_redis_is_left_while_its_connections_stay_open",
     ),
     Mechanism(
         "writes in any spelling",

@@ -181,7 +181,11 @@ async def tls_in_front(target: str, context: ssl.SSLContext) -> AsyncIterator[in
 
 
 async def test_redis_is_reached_over_tls_with_its_authority_and_not_without(
-    aos: ScriptedAos, redis: RedisServer, authority: Authority, tmp_path: Path
+    aos: ScriptedAos,
+    redis: RedisServer,
+    authority: Authority,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     aos.on("GET", "/", OLD)
     async with tls_in_front(redis.address, authority.server_context("127.0.0.1")) as port:
@@ -202,6 +206,8 @@ async def test_redis_is_reached_over_tls_with_its_authority_and_not_without(
         async with running(aos.url, **settings, redis__ca_file=str(stranger.ca_file)) as gateway:
             assert (await fetch(gateway.address, TARGET, token=A)).status == 200
             assert gateway.app.metrics.redis_failures.total() > 0
+        [line] = [message for message in caplog.messages if message.startswith("redis down")]
+        assert "certificate verify failed" in line
     assert aos.count("GET") == 2
 
 

@@ -97,6 +97,9 @@ class Subscription:
             try:
                 await self._listen()
             except Exception as error:  # a parser that is fed with garbage raises whatever it meets
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    # The connection failed on its way out of the cancellation.
+                    raise asyncio.CancelledError from error
                 why = words_of(error, password_of(self._settings.url))
             if departures == self._departures:
                 self._state.down(why)

@@ -39,6 +39,7 @@ class Condition:
         self._clock = clock
         self._has_been_up = False
         self._is_checked = False
+        self._is_wrong = False
         self._state = StateLog("redis", clock)
         self._refusals: dict[str, StateLog] = {}
 
@@ -53,6 +54,7 @@ class Condition:
             self._state.up()
         if operation in (CHECK, PROBE) and not self._is_checked:
             self._is_checked = True
+            self._is_wrong = False
             self._on_well()
 
     def slow(self, operation: str) -> None:
@@ -72,10 +74,15 @@ class Condition:
             if operation not in self._refusals:
                 self._refusals[operation] = StateLog(f"redis {operation}", self._clock)
             self._refusals[operation].down(words_of(error, self.password))
+            if operation == PROBE and self._is_wrong:
+                # Another server, which may be used for what it allows.
+                self._is_wrong = False
+                self._on_well()
             return False
         self.is_up = False
-        is_left = what is not None and self.breaker.is_closed
+        is_left = what is not None and not self._is_wrong
         if is_left:
+            self._is_wrong = True
             self._is_checked = False
         self.breaker.failed(operation, at_once=is_left)
         self._trouble((what or "") + words_of(error, self.password))

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 import redis.asyncio as aioredis
 from redis.exceptions import ResponseError
 
-# A pipeline puts the command in front, with the beginning of its values.
-_OF_PIPELINE = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
+# A pipeline puts the command in front, with the beginning of its values, and writes the words as a tuple.
+_OF_PIPELINE = re.compile(
+    r"Command # \d+ \(.*\) of pipeline caused error: (\([\"'])?(?P<words>.*?)(?(1)[\"'],\))", re.DOTALL
+)
 _CLUSTER = "a node of a Redis Cluster, which is not supported yet (redis+cluster:// will be); "
 _SENTINEL = "a Sentinel, which is not supported yet (redis+sentinel:// will be); "
 # Each answers every request alike, as long as one stays connected to this server.
@@ -106,7 +108,9 @@ def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _code_and_text(error: BaseException) -> tuple[str, str]:
-    text = _OF_PIPELINE.sub("", str(error))
+    text = str(error)
+    if (of_pipeline := _OF_PIPELINE.fullmatch(text)) is not None:
+        text = of_pipeline["words"]
     code = getattr(error, "status_code", None)
     if isinstance(code, str):
         return code, text

@@ -1,4 +1,4 @@
-"""Memory and Redis as one store that forgets as designed: generations, debts, notes and counts."""
+"""Memory and Redis as one store that forgets as designed: generations, debts, notes and changes."""
 
 from __future__ import annotations
 

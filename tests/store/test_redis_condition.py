@@ -1,0 +1,274 @@
+"""A Redis that is the wrong one, or says no: it is left, and the log says so once, in its own words."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from gateway.store.base import StoreError
+from gateway.store.redis_errors import words_of
+from tests.store.conftest import Replicas
+from tests.store.kit import FOLDED, Replica, direct_redis, key_of, until
+from tests.support import address as addresses
+from tests.support.faultproxy import PASS, RESET, STALL, FaultProxy
+from tests.support.redis_server import RedisServer, find_redis_server
+
+Proxies = Callable[[str], Awaitable[FaultProxy]]
+
+
+@asynccontextmanager
+async def saying(answer: bytes) -> AsyncIterator[str]:
+    """A server that says one thing to whatever it is asked."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while await reader.read(65536):
+                writer.write(answer * 8)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@contextmanager
+def sentinel(folder: Path) -> Iterator[str]:
+    """A real Sentinel that watches nothing."""
+    port = addresses.free_port()
+    configuration = folder / "sentinel.conf"
+    configuration.write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\n")
+    process = subprocess.Popen(
+        [str(find_redis_server()), str(configuration), "--sentinel"], stdout=subprocess.DEVNULL
+    )
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait(5)
+
+
+def is_left(one: Replica) -> bool:
+    redis, subscription = one.tiers.redis, one.tiers.subscription
+    assert redis is not None
+    assert subscription is not None
+    return not redis.is_up and not redis.breaker.is_closed and not subscription.is_up
+
+
+def is_used(one: Replica) -> bool:
+    redis, subscription = one.tiers.redis, one.tiers.subscription
+    assert redis is not None
+    assert subscription is not None
+    return redis.is_up and redis.breaker.is_closed and subscription.is_up
+
+
+def lines_about(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
+    return [message for message in caplog.messages if message.startswith(beginning)]
+
+
+# The wrong server
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"-MOVED 1234 127.0.0.1:1\r\n", "redis+cluster://"),
+        (b"-ASK 1234 127.0.0.1:1\r\n", "redis+cluster://"),
+        (b"-CROSSSLOT Keys in request don't hash to the same slot\r\n", "redis+cluster://"),
+        (b"-TRYAGAIN Multiple keys request during rehashing of slot\r\n", "redis+cluster://"),
+        (b"-CLUSTERDOWN Hash slot not served\r\n", "redis+cluster://"),
+        (b"-READONLY You can't write against a read only replica.\r\n", "a replica; READONLY You can't"),
+        (b"-MASTERDOWN Link with MASTER is down\r\n", "MASTERDOWN Link with MASTER"),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", "LOADING Redis is loading"),
+        (b"-NOREPLICAS Not enough good replicas to write.\r\n", "NOREPLICAS Not enough good"),
+        (b"-ERR unknown command 'DEL', with args beginning with: 'x'\r\n", "redis+sentinel://"),
+    ],
+    ids=lambda value: value[1:].split()[0].decode() if isinstance(value, bytes) else "",
+)
+async def test_one_answer_of_the_wrong_server_is_enough_to_leave_it(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture, answer: bytes, words: str
+) -> None:
+    async with saying(answer) as address:
+        direct = direct_redis(f"redis://{address}/0", own_redis.prefix)
+        with pytest.raises(StoreError):
+            await direct.store.lookup(key_of(own_redis.prefix))
+        assert not direct.store.breaker.is_closed
+        assert not direct.store.is_up
+        with pytest.raises(StoreError, match="open"):
+            await direct.store.mint(key_of(own_redis.prefix))
+        await direct.store.close()
+    [line] = lines_about(caplog, "redis down")
+    assert words in line
+
+
+@pytest.mark.parametrize("asked_first", ["look-ups alone", "a write"])
+async def test_a_demoted_redis_is_left_while_its_connections_stay_open(
+    replicas: Replicas, own_redis: RedisServer, fault_proxy: Proxies, asked_first: str
+) -> None:
+    proxy = await fault_proxy(own_redis.address)
+    one = await replicas(f"redis://{proxy.address}/0", own_redis.prefix, memory_bytes=0)
+    key = one.key()
+    await one.fill(key)
+    with RedisServer() as promoted:
+        host, _, port = promoted.address.rpartition(":")
+        await own_redis.command("REPLICAOF", host, port)
+        if asked_first == "a write":
+            assert not await one.tiers.forget([FOLDED], "write", settles=True)
+        await until(lambda: is_left(one), "the demoted server to be left")
+        # From here on the address leads to the new master; what was opened before still leads to the old one.
+        proxy.target = promoted.address
+        await until(lambda: is_used(one), "the new master to be used")
+        await one.paid()
+        other = await replicas(promoted.url, own_redis.prefix)
+        await other.tiers.forget([b"told"], "write", settles=True)
+        await until(lambda: b"told" in one.detached, "the note of the new master's")
+        await one.fill(key)
+        assert await promoted.command("EXISTS", key.name) == 1
+
+
+async def test_a_redis_that_returns_from_an_outage_as_a_replica_is_left_with_its_subscription(
+    replicas: Replicas, own_redis: RedisServer, fault_proxy: Proxies
+) -> None:
+    proxy = await fault_proxy(own_redis.address)
+    one = await replicas(f"redis://{proxy.address}/0", own_redis.prefix)
+    with RedisServer(settings={"replicaof": own_redis.address.replace(":", " ")}) as replica:
+        proxy.mode = RESET
+        await until(lambda: is_left(one), "the outage to be noticed")
+        proxy.target = replica.address
+        proxy.mode = PASS
+        redis = one.tiers.redis
+        assert redis is not None
+        await until(lambda: redis.condition.refuses, "the replica's refusal")
+        assert is_left(one)
+        proxy.target = own_redis.address
+        await until(lambda: is_used(one), "the master to be used")
+        assert await one.tiers.forget([FOLDED], "write", settles=True)
+
+
+async def test_a_node_of_a_cluster_is_said_at_the_start_and_when_it_appears_later(
+    replicas: Replicas, own_redis: RedisServer, fault_proxy: Proxies, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy = await fault_proxy(own_redis.address)
+    late = await replicas(f"redis://{proxy.address}/0", own_redis.prefix)
+    with RedisServer(settings={"cluster-enabled": "yes"}) as node:
+        await node.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        one = await replicas(node.url, own_redis.prefix, subscribed=False)
+        await until(lambda: is_left(one), "the node to be left")
+        [line] = lines_about(caplog, "redis down")
+        assert "a node of a Redis Cluster, which is not supported yet (redis+cluster:// will be)" in line
+        assert (await one.tiers.lookup(one.key())).has_failed
+        proxy.target = node.address
+        await own_redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await until(lambda: is_left(late), "the node to be left")
+        assert len([line for line in caplog.messages if "a node of a Redis Cluster" in line]) == 2
+        proxy.target = own_redis.address
+        await until(lambda: is_used(late), "the former server to be used")
+    assert lines_about(caplog, "redis up again after")
+
+
+async def test_a_sentinel_is_said(
+    replicas: Replicas, own_redis: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with sentinel(tmp_path) as address:
+        one = await replicas(f"redis://{address}/0", own_redis.prefix, subscribed=False)
+        said = "a Sentinel, which is not supported yet (redis+sentinel:// will be)"
+        await until(lambda: any(said in message for message in caplog.messages), "the line")
+        await until(lambda: is_left(one), "the Sentinel to be left")
+
+
+# What the log says
+
+
+async def test_an_outage_has_one_line_when_it_begins_and_one_when_it_is_over(
+    replicas: Replicas, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = await replicas(own_redis.url, own_redis.prefix)
+    await until(lambda: is_used(one), "the first answer")
+    own_redis.kill()
+    await until(lambda: is_left(one), "the end to be noticed")
+    await own_redis.restart()
+    await until(lambda: is_used(one), "Redis to be used again")
+    down, up = lines_about(caplog, "redis down"), lines_about(caplog, "redis up again after")
+    assert len(up) == 1
+    assert "Connect call failed" in down[-1]
+    assert len(down) <= 2  # closed by the server, then refused
+
+
+@pytest.mark.parametrize(
+    ("trouble", "about", "words"),
+    [
+        (("CONFIG", "SET", "requirepass", "another"), "redis down", "WRONGPASS"),
+        (("ACL", "SETUSER", "default", "-mget"), "redis lookup down", "'mget' command"),
+        (("ACL", "SETUSER", "default", "-set"), "redis mint down", "'set' command"),
+        (("ACL", "SETUSER", "default", "-del"), "redis ping down", "'del' command"),
+        (("ACL", "SETUSER", "default", "resetchannels"), "redis subscription down", "NOPERM"),
+        (("CONFIG", "SET", "maxmemory", "1"), "redis mint down", "OOM command not allowed"),
+    ],
+    ids=["password", "mget", "set", "del", "channel", "full"],
+)
+async def test_what_redis_refuses_is_logged_in_its_words_without_the_password(
+    replicas: Replicas, caplog: pytest.LogCaptureFixture, trouble: tuple[str, ...], about: str, words: str
+) -> None:
+    with RedisServer(password="sesame-open") as server:
+        one = await replicas(server.url, server.prefix)
+        await until(lambda: is_used(one), "the first answer")
+        await server.command(*trouble)
+        if trouble[-1] == "another":
+            server.password = "another"
+        for kind in ("normal", "pubsub"):
+            await server.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+
+        async def is_said() -> bool:
+            await one.begin_fill(one.key(stack=b"unknown"))
+            return any(words in line for line in lines_about(caplog, about))
+
+        await until(is_said, "the line")
+        assert len(lines_about(caplog, about)) <= 2  # the connection's end may come before it
+        assert "sesame-open" not in caplog.text
+
+
+def test_words_name_the_class_and_hide_the_password_that_a_server_repeats() -> None:
+    words = words_of(ValueError("unknown command 'AUTH', with args beginning with: 'sesame'"), "sesame")
+    assert words == "unknown command 'AUTH', with args beginning with: '***' (ValueError)"
+    assert words_of(TimeoutError()) == "TimeoutError"
+
+
+# The rights that it has to give
+
+
+async def test_exactly_the_documented_rights_are_enough(
+    replicas: Replicas, own_redis: RedisServer, fault_proxy: Proxies
+) -> None:
+    text = Path("deploy/README.md").read_text("utf-8")
+    [rule] = re.findall(r"^ACL SETUSER aos-gateway on >PASSWORD (.+)$", text, re.MULTILINE)
+    rights = rule.replace("aosgw:", f"{own_redis.prefix}:").split()
+    await own_redis.command("ACL", "SETUSER", "aos-gateway", "on", ">secret", *rights)
+    await own_redis.command("CONFIG", "SET", "acllog-max-len", "100")
+    proxy = await fault_proxy(own_redis.address)
+    url = f"redis://aos-gateway:secret@{proxy.address}/1"
+    one, other = [await replicas(url, own_redis.prefix, timeout_s=0.2) for _ in range(2)]
+    key = one.key()
+    await one.fill(key)
+    one.drop(key)
+    await one.in_redis(key, None)
+    assert await one.tiers.forget([FOLDED], "write", settles=True)
+    await until(lambda: FOLDED in other.detached, "the note")
+    redis = one.tiers.redis
+    assert redis is not None
+    proxy.mode = STALL
+    while redis.breaker.is_closed:
+        await one.tiers.lookup(one.key(b"b"))
+    proxy.mode = PASS
+    await until(lambda: is_used(one), "a probe to succeed")
+    await one.fill(one.key(b"c"))
+    for replica in (one, other):
+        await replica.tiers.close(1.0)
+    assert await own_redis.command("ACL", "LOG") == []
