@@ -20,7 +20,6 @@ from gateway.core.hosts import OwnHosts
 from gateway.core.key import EntryKey
 from gateway.core.messages import Fields, IndexedFields, Request, first, names
 from gateway.core.plan import Plan
-from gateway.core.reply import head_bytes
 from gateway.core.route import is_write
 from gateway.core.status import Verdict
 from gateway.core.trace import parent
@@ -39,12 +38,10 @@ class HandlerSettings(msgspec.Struct, frozen=True):
 
     Attributes:
         body_timeout_s: between two pieces of a body, and how long a caller may take nothing.
-        max_header_bytes: bound of a whole head.
         own_hosts: what ``Host`` may say; ``None`` lets it say anything.
     """
 
     body_timeout_s: float
-    max_header_bytes: int
     own_hosts: OwnHosts | None
 
 
@@ -224,13 +221,9 @@ class Handler:
     def _read(
         self, message: web.BaseRequest, path: bytes, fields: Fields, request_id: bytes
     ) -> tuple[Request, RequestBody | None]:
-        # A head that comes in one piece is parsed before the connection has counted its bytes.
-        if head_bytes(message.method, path, fields) > self._settings.max_header_bytes:
-            raise BadRequest(431, "The request head is too large.")
         http_11 = message.version >= (1, 1)
         try:
             incoming.check_version(message.version.major)
-            incoming.check_fields(fields)
             target, authority = incoming.check_target(message.method, path)
             incoming.check_host(fields, authority, http_11=http_11)
             length = incoming.body_bytes(fields, http_11=http_11)

@@ -154,9 +154,16 @@ MECHANISMS = (
         "tests/http/test_requests.py::test_a_request_that_comes_back_is_a_loop",
     ),
     Mechanism(
+        "counted fields",
+        "gateway/core/request_head.py",
+        "if self._lines > MAX_FIELDS + 2:",
+        "if False:",
+        "tests/core/test_request_head.py::test_more_fields_than_anybody_needs_are_refused_while_they_come",
+    ),
+    Mechanism(
         "head deadline",
         "gateway/connection.py",
-        "        if self._head_bytes:\n            self._refuse(BadRequest(408",
+        "        if self._head.size:\n            self._refuse(BadRequest(408",
         "        if False:\n            self._refuse(BadRequest(408",
         "tests/http/test_listeners.py::test_a_slow_head_is_answered_with_408",
     ),
