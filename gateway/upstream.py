@@ -11,11 +11,10 @@ from typing import cast
 
 import aiohttp
 import msgspec
-from aiohttp.client_exceptions import ClientConnectionError, ClientPayloadError, SocketTimeoutError
+from aiohttp.client_exceptions import ClientConnectionError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from gateway.clock import Clock
@@ -23,10 +22,12 @@ from gateway.core.headers import response_defect
 from gateway.core.messages import Fields, Head, IndexedFields, names
 from gateway.core.reply import BodyFraming, content_length, request_bytes, response_framing
 from gateway.core.route import SERVER_WIDE, is_write
-from gateway.errors import GatewayError, UpstreamError, UpstreamTimeout
+from gateway.errors import GatewayError, UpstreamError
 from gateway.metrics import Metrics
+from gateway.progress import drained, taken
 from gateway.tasks import TaskSet
 from gateway.upstream_connection import UpstreamConnection
+from gateway.upstream_failures import FAILURES, connect_failure, failure
 from gateway.upstream_idle import IdleConnections, protocol_of
 from gateway.upstream_slots import Slot, Slots
 
@@ -175,10 +176,8 @@ class Upstream:
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 return await self._connector.connect(self._destination, [], self._timeout)
-        except TimeoutError as error:
-            raise UpstreamTimeout("connection_timeout", was_sent=False) from error
-        except (ClientConnectionError, OSError) as error:
-            raise UpstreamError(_connect_failure(error), was_sent=False) from error
+        except (ClientConnectionError, OSError, TimeoutError) as error:
+            raise connect_failure(error) from error
 
     async def _exchange(
         self, connection: Connection, method: str, head: bytes, body: RequestBody | None, slot: Slot
@@ -217,12 +216,12 @@ class Upstream:
             cause = upload.exception() if upload is not None and not upload.cancelled() else None
             if isinstance(cause, GatewayError):
                 raise cause from error
-            if not isinstance(error, _FAILURES):
+            if not isinstance(error, FAILURES):
                 raise
             is_cut = isinstance(error, (ClientConnectionError, OSError))
             if is_cut and not isinstance(error, TimeoutError) and is_reused and protocol.received == 0:
                 raise _Stale("connection_terminated", was_sent=True) from error
-            raise _failure(error, was_headless=True) from error
+            raise failure(error, was_headless=True) from error
 
     async def _read_head(
         self, connection: Connection, method: str, upload: asyncio.Task[None] | None, slot: Slot
@@ -256,14 +255,18 @@ class Upstream:
 
     async def _upload(self, protocol: UpstreamConnection, body: RequestBody) -> None:
         """Stream a request body; a body that breaks off cuts the connection, so it never looks whole."""
+        is_slow = False
         try:
             async for chunk in body.chunks:
                 if not chunk:
                     continue
                 framed = chunk if body.length is not None else b"%x\r\n%s\r\n" % (len(chunk), chunk)
-                await self._write(protocol, framed)
+                is_slow |= await self._write(protocol, framed)
             if body.length is None:
                 await self._write(protocol, b"0\r\n\r\n")
+            if is_slow:
+                # The kernel may keep megabytes that are still to be sent; no answer can be due before.
+                await taken(protocol, self._settings.read_timeout_s)
         except GatewayError as error:
             protocol.set_exception(ClientConnectionError(str(error)))
             raise
@@ -274,13 +277,11 @@ class Upstream:
             return
         protocol.start_timeout()
 
-    async def _write(self, protocol: UpstreamConnection, data: bytes) -> None:
+    async def _write(self, protocol: UpstreamConnection, data: bytes) -> bool:
         if protocol.transport is None:
             raise ConnectionResetError
         protocol.transport.write(data)
-        if protocol.writing_paused:
-            async with asyncio.timeout(self._settings.read_timeout_s):
-                await protocol._drain_helper()
+        return await drained(protocol, self._settings.read_timeout_s)
 
 
 class Exchange:
@@ -333,8 +334,8 @@ class Exchange:
                     data = await self._payload.readany()
             if (broken := self._payload.exception()) is not None:
                 raise broken
-        except _FAILURES as error:
-            raise _failure(error, was_headless=False) from error
+        except FAILURES as error:
+            raise failure(error, was_headless=False) from error
         if not data:
             self._is_complete = True
         return data
@@ -367,33 +368,3 @@ class Exchange:
 
 class _Stale(UpstreamError):
     """A reused connection broke before a byte of the answer."""
-
-
-_FAILURES = (ClientConnectionError, ClientPayloadError, HttpProcessingError, OSError, TimeoutError)
-
-
-def _connect_failure(error: Exception) -> str:
-    """Return the RFC 9209 error type of a connection that could not be made."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return "tls_certificate_error"
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return "tls_protocol_error"
-        case aiohttp.ClientConnectorDNSError():
-            return "dns_error"
-        case _:
-            return "connection_refused"
-
-
-def _failure(error: BaseException, *, was_headless: bool) -> UpstreamError:
-    """Translate what aiohttp's client raised, once, into what the gateway says."""
-    match error:
-        case TimeoutError() | SocketTimeoutError():
-            return UpstreamTimeout("connection_read_timeout", was_sent=True)
-        case HttpProcessingError():
-            return UpstreamError("http_protocol_error", was_sent=True)
-        case ClientPayloadError():
-            return UpstreamError("http_response_incomplete", was_sent=True)
-        case _:
-            cut = "connection_terminated" if was_headless else "http_response_incomplete"
-            return UpstreamError(cut, was_sent=True)
