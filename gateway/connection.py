@@ -21,6 +21,7 @@ from gateway.core.incoming import MAX_FIELDS
 from gateway.core.request_head import RequestHead
 from gateway.errors import BadRequest, GatewayError, problem
 from gateway.metrics import Metrics
+from gateway.progress import cut_later
 from gateway.reply import Reply
 from gateway.request_id import RequestIds
 from gateway.store.lookup import LookedUp
@@ -260,6 +261,7 @@ class DownstreamConnection(RequestHandler):
             with contextlib.suppress(OSError):
                 self.transport.write_eof()
             await asyncio.wait((self._is_gone,), timeout=LINGER_S)
+            cut_later(self.transport, self._settings.body_timeout_s)
 
     def take_looked_up(self) -> LookedUp | None:
         """Return the look-up that was made for the present request before it was parsed."""
@@ -268,6 +270,11 @@ class DownstreamConnection(RequestHandler):
     def stop_with_caller(self, task: asyncio.Task[Any] | None) -> None:
         """Say which task is cancelled when the caller leaves; ``None`` lets a write go on to its end."""
         self._stoppable = task
+
+    def force_close(self) -> None:
+        """Close the connection once the caller has taken what was written, for which he has a time."""
+        cut_later(self.transport, self._settings.body_timeout_s)
+        super().force_close()
 
     def close_when_idle(self) -> None:
         """Close unless a byte of a request was read that is not answered yet."""

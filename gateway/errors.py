@@ -96,6 +96,18 @@ class Overloaded(UpstreamError):
         super().__init__("connection_limit_reached", was_sent=False)
 
 
+class GaveWay(UpstreamError):
+    """The caller sent so slowly that its exchange was ended for requests that waited for a connection."""
+
+    status = 503
+    number = 3
+    detail = "The request body came so slowly that the gateway gave its place to other requests."
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("connection_limit_reached", was_sent=True)
+
+
 class TooManyConnections(GatewayError):
     """There are as many connections as there may be, in all or from one address."""
 

@@ -1,4 +1,4 @@
-"""Writing to a peer who may be slow: as long as it takes something, it is waited for."""
+"""Writing to a peer who may be slow: it is waited for as long as it takes something, and no longer."""
 
 from __future__ import annotations
 
@@ -80,3 +80,12 @@ async def taken(protocol: BaseProtocol, timeout_s: float) -> None:
             return
         left_bytes = now_left_bytes
         await asyncio.sleep(timeout_s / _LOOKS)
+
+
+def cut_later(transport: asyncio.WriteTransport | None, timeout_s: float) -> None:
+    """Cut a connection that is being closed, if its peer has not taken the rest by then.
+
+    Closing waits for ever for a peer who takes nothing.
+    """
+    if transport is not None and transport.get_write_buffer_size():
+        asyncio.get_running_loop().call_later(timeout_s, transport.abort)

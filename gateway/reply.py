@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -144,9 +145,9 @@ class Reply(web.StreamResponse):
         transport.write(data)
         self.sent_bytes += len(data)
         if protocol.writing_paused:
-            if self._exchange is not None:
-                self._exchange.caller_is_slow()
-            await drained(protocol, self._write_timeout_s)
+            exchange = self._exchange
+            with contextlib.nullcontext() if exchange is None else exchange.waiting_for_caller(self._cut):
+                await drained(protocol, self._write_timeout_s)
 
     def _cut(self) -> None:
         # An abort, so that the caller can't take the part for the whole.

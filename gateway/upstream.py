@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import functools
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import cast
 
 import aiohttp
 import msgspec
-from aiohttp.client_exceptions import ClientConnectionError
+from aiohttp.client_exceptions import ClientConnectionError, ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
@@ -22,14 +22,14 @@ from gateway.core.headers import response_defect
 from gateway.core.messages import Fields, Head, IndexedFields, names
 from gateway.core.reply import BodyFraming, content_length, request_bytes, response_framing
 from gateway.core.route import SERVER_WIDE, is_write
-from gateway.errors import GatewayError, UpstreamError
+from gateway.errors import GatewayError, GaveWay, UpstreamError
 from gateway.metrics import Metrics
 from gateway.progress import drained, taken
 from gateway.tasks import TaskSet
 from gateway.upstream_connection import UpstreamConnection
 from gateway.upstream_failures import FAILURES, connect_failure, failure
 from gateway.upstream_idle import IdleConnections, protocol_of
-from gateway.upstream_slots import Slot, Slots
+from gateway.upstream_slots import PATIENCE_S, Slot, Slots
 
 _RETRIED_METHODS = frozenset({"GET", "HEAD"})
 _READ_BYTES = 65_536
@@ -38,8 +38,6 @@ _MAX_FIELDS = 256
 _DNS_S = 10
 # aiohttp's own read timer fires first; this one is for the cases in which it was seen to hang.
 _OUTER_S = 1.0
-# A request body that takes longer depends on its caller.
-_PATIENCE_S = 1.0
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True):
@@ -203,9 +201,8 @@ class Upstream:
             if body is None:
                 protocol.start_timeout()
             else:
-                upload = self._tasks.start(self._upload(protocol, body), "upload", awaited=True)
-                patience = asyncio.get_running_loop().call_later(_PATIENCE_S, slot.park)
-                upload.add_done_callback(lambda _: patience.cancel())
+                slot.give_way = functools.partial(protocol.set_exception, GaveWay())
+                upload = self._tasks.start(self._upload(protocol, body, slot), "upload", awaited=True)
             return await self._read_head(connection, method, upload, slot)
         except BaseException as error:
             if upload is not None:
@@ -253,13 +250,19 @@ class Upstream:
             head_s=head_s,
         )
 
-    async def _upload(self, protocol: UpstreamConnection, body: RequestBody) -> None:
+    async def _upload(self, protocol: UpstreamConnection, body: RequestBody, slot: Slot) -> None:
         """Stream a request body; a body that breaks off cuts the connection, so it never looks whole."""
+        loop = asyncio.get_running_loop()
+        slot.slow_since_s = loop.time()
+        patience = loop.call_later(PATIENCE_S, slot.wait_for_caller)
         is_slow = False
         try:
             async for chunk in body.chunks:
                 if not chunk:
                     continue
+                if loop.time() > slot.slow_since_s + PATIENCE_S:
+                    # It has moved.
+                    slot.wait_for_caller()
                 framed = chunk if body.length is not None else b"%x\r\n%s\r\n" % (len(chunk), chunk)
                 is_slow |= await self._write(protocol, framed)
             if body.length is None:
@@ -275,6 +278,9 @@ class Upstream:
             if protocol.transport is not None:
                 protocol.start_timeout()
             return
+        finally:
+            patience.cancel()
+            slot.go_on()
         protocol.start_timeout()
 
     async def _write(self, protocol: UpstreamConnection, data: bytes) -> bool:
@@ -318,6 +324,7 @@ class Exchange:
         self._slot = slot
         self._idle = idle
         self._is_complete = framing is BodyFraming.NONE
+        slot.give_way = self._break_off
 
     async def read(self) -> bytes:
         """Return the next piece of the body; empty at its end.
@@ -340,9 +347,20 @@ class Exchange:
             self._is_complete = True
         return data
 
-    def caller_is_slow(self) -> None:
-        """Let another exchange have the place of this one, while its caller takes nothing."""
-        self._slot.park()
+    @contextlib.contextmanager
+    def waiting_for_caller(self, give_way: Callable[[], None]) -> Iterator[None]:
+        """Let another exchange have the place of this one, while its caller takes nothing.
+
+        Args:
+            give_way: ends the answer, should others need it to.
+        """
+        self._slot.give_way = give_way
+        self._slot.wait_for_caller()
+        try:
+            yield
+        finally:
+            self._slot.go_on()
+            self._slot.give_way = self._break_off
 
     def close(self) -> None:
         """Give the connection back after a clean end, else cut it; may be repeated."""
@@ -364,6 +382,11 @@ class Exchange:
         else:
             connection.close()
         self._slot.free()
+
+    def _break_off(self) -> None:
+        self._payload.set_exception(ClientPayloadError("gave way"))
+        # Who has just been woken looks for data or the end only.
+        self._payload.feed_eof()
 
 
 class _Stale(UpstreamError):

@@ -214,10 +214,33 @@ MECHANISMS = (
     Mechanism(
         "parked exchanges",
         "gateway/upstream_slots.py",
-        "        if self.parked >= self._places:\n",
-        "        if True:\n",
+        "        if self.parked < self._places:\n",
+        "        if False:\n",
         "tests/hardening/test_downstream_more.py::"
         "test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection",
+    ),
+    Mechanism(
+        "ended for others",
+        "gateway/upstream_slots.py",
+        "            slowest.give_way()\n",
+        "",
+        "tests/hardening/test_downstream_more.py::"
+        "test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection",
+    ),
+    Mechanism(
+        "bounded admin connections",
+        "gateway/admin_connection.py",
+        "if len(self._others) > MOST_CONNECTIONS:",
+        "if False:",
+        "tests/test_admin.py::test_silent_connections_are_bounded_and_keep_nobody_out",
+    ),
+    Mechanism(
+        "cut after closing",
+        "gateway/progress.py",
+        "        asyncio.get_running_loop().call_later(timeout_s, transport.abort)\n",
+        "        pass\n",
+        "tests/hardening/test_slow.py::"
+        "test_a_caller_who_leaves_the_rest_of_an_answer_is_not_waited_for_when_idle",
     ),
     Mechanism(
         "connections per peer",

@@ -23,6 +23,7 @@ from gateway.errors import (
     CallerGone,
     DeadlinePassed,
     GatewayError,
+    GaveWay,
     NotCached,
     Overloaded,
     ProxyLoop,
@@ -146,6 +147,7 @@ def _errors() -> list[type[GatewayError]]:
         GatewayError,
         CallerGone,
         DeadlinePassed,
+        GaveWay,
         NotCached,
         Overloaded,
         ProxyLoop,
@@ -161,7 +163,7 @@ def _code(kind: type[GatewayError]) -> str:
 
 
 def _proxy_error(kind: type[GatewayError]) -> str:
-    return Overloaded().proxy_error if kind is Overloaded else kind.proxy_error
+    return kind().proxy_error if kind in {GaveWay, Overloaded} else kind.proxy_error
 
 
 def attributes(kind: type) -> dict[str, str]:

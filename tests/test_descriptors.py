@@ -23,7 +23,7 @@ def _run(*, hard: int, connections: int) -> list[str]:
 
 
 def test_the_limit_is_raised_to_what_the_configuration_may_need() -> None:
-    assert _run(hard=4096, connections=1000) == ["None", "1832"]
+    assert _run(hard=4096, connections=1000) == ["None", "1896"]
 
 
 def test_a_limit_that_is_too_low_is_told_with_a_remedy_and_used_as_far_as_it_goes() -> None:

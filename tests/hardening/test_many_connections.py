@@ -214,6 +214,25 @@ async def test_heads_cost_no_multiple_of_their_bytes_before_their_turn(
             sock.close()
 
 
+async def test_silent_admin_connections_leave_descriptors_to_callers_and_answers_to_probes(
+    start: Start,
+) -> None:
+    gateway = await start(server__max_connections=100)
+    resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (300, 300))
+    where = addresses.split(gateway.admin)
+    assert not isinstance(where, str)
+    held: list[socket.socket] = []
+    try:
+        for _ in range(290):
+            held.append(socket.create_connection(where, 5))
+        for _ in range(5):
+            await _warm(gateway)
+            assert "connections" in await gauges(gateway.admin)
+    finally:
+        for sock in held:
+            sock.close()
+
+
 async def test_idle_connections_are_closed_by_their_deadline(start: Start) -> None:
     gateway = await start(server__keepalive_timeout_s=1, server__header_timeout_s=1)
     await _warm(gateway)
