@@ -30,6 +30,10 @@ from gateway.request_id import RequestIds
 from gateway.store.lookup import LookedUp
 from gateway.upstream import RequestBody
 
+_FOREIGN_HOST = (
+    "Host is not a name of this gateway or of its upstream, and in scope shared nothing else is answered: "
+    "server.admin_hosts and upstream.signed_hosts can name more."
+)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -233,7 +237,7 @@ class Handler:
         host = first(fields, b"host")
         own_hosts = self._settings.own_hosts
         if own_hosts is not None and host is not None and not own_hosts.has(host):
-            raise BadRequest(421, "Host is not a name of this gateway or of its upstream.", closes=False)
+            raise BadRequest(421, _FOREIGN_HOST, closes=False)
         connection = message.protocol
         assert isinstance(connection, DownstreamConnection)
         request = Request(

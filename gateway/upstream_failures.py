@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 
 import aiohttp
@@ -13,19 +14,38 @@ from gateway.errors import UpstreamError, UpstreamTimeout
 FAILURES = (ClientConnectionError, ClientPayloadError, HttpProcessingError, OSError, TimeoutError)
 
 
+_BY_ERRNO = {
+    errno.ECONNREFUSED: "connection_refused",
+    errno.ECONNRESET: "connection_terminated",
+    errno.EPIPE: "connection_terminated",
+    errno.ENETUNREACH: "destination_ip_unroutable",
+    errno.EHOSTUNREACH: "destination_ip_unroutable",
+    errno.EMFILE: "proxy_internal_error",
+    errno.ENFILE: "proxy_internal_error",
+    errno.ENOBUFS: "proxy_internal_error",
+    errno.ENOMEM: "proxy_internal_error",
+    errno.EADDRNOTAVAIL: "proxy_internal_error",
+}
+
+
 def connect_failure(error: Exception) -> UpstreamError:
     """Return what a connection that could not be made is answered with."""
     match error:
-        case TimeoutError():
+        case TimeoutError() | OSError(errno=errno.ETIMEDOUT):
             return UpstreamTimeout("connection_timeout", was_sent=False)
         case aiohttp.ClientConnectorCertificateError():
-            return UpstreamError("tls_certificate_error", was_sent=False)
+            proxy_error = "tls_certificate_error"
         case aiohttp.ClientSSLError() | ssl.SSLError():
-            return UpstreamError("tls_protocol_error", was_sent=False)
+            proxy_error = "tls_protocol_error"
         case aiohttp.ClientConnectorDNSError():
-            return UpstreamError("dns_error", was_sent=False)
+            proxy_error = "dns_error"
+        case aiohttp.ServerDisconnectedError():
+            proxy_error = "connection_terminated"
+        case OSError():
+            proxy_error = _BY_ERRNO.get(error.errno or 0, "destination_unavailable")
         case _:
-            return UpstreamError("connection_refused", was_sent=False)
+            proxy_error = "destination_unavailable"
+    return UpstreamError(proxy_error, was_sent=False)
 
 
 def failure(error: BaseException, *, was_headless: bool) -> UpstreamError:

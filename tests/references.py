@@ -20,6 +20,7 @@ from gateway.config_kinds import Choice, Number, Rule, Switch, Text, Texts, Whol
 from gateway.config_rules import FROM_FILE, RULES
 from gateway.config_sources import sections, variable_of
 from gateway.errors import (
+    UPSTREAM_DETAILS,
     CallerGone,
     DeadlinePassed,
     GatewayError,
@@ -130,8 +131,17 @@ def metrics() -> str:
         "|---|---|---|---|",
     ]
     for kind in sorted(_errors(), key=_code):
-        error = "as it was" if kind in {UpstreamError, UpstreamTimeout} else f"`{_proxy_error(kind)}`"
-        lines.append(f"| `{_code(kind)}` | {kind.status} | {error} | {_cell(kind.detail)} |")
+        told = {_proxy_error(kind): kind.detail}
+        if kind in {UpstreamError, UpstreamTimeout}:
+            told = {
+                error: detail
+                for error, detail in UPSTREAM_DETAILS.items()
+                if error.endswith("_timeout") == (kind is UpstreamTimeout)
+            }
+        lines += [
+            f"| `{_code(kind)}` | {kind.status} | `{error}` | {_cell(detail)} |"
+            for error, detail in told.items()
+        ]
     return "\n".join(lines) + "\n"
 
 

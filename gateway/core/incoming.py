@@ -21,6 +21,8 @@ _LINE = re.compile(rb"[!-~]+ [^\x00- \x7f]+ HTTP/1\.[01]\r")
 _OTHER_VERSION = re.compile(rb"[A-Z]+ (/[!-~]*|[!-~]+ HTTP/[0-9]\.[0-9])\r")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 _BAD_LINE = "The request line is not a method, a target and a version with one blank between two."
+CARRIED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+"""For ``Allow``: the methods of APIs; others are carried too, if the parser knows them."""
 HTTP_1 = 1
 MAX_FIELDS = 512
 

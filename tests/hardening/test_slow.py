@@ -21,6 +21,7 @@ def _is_problem(answer: RawResponse, status: int) -> None:
     assert answer.status == status
     assert answer.get("content-type") == b"application/problem+json"
     assert answer.get("connection") == b"close"
+    assert answer.get("date") is not None
 
 
 async def _until(is_true: Callable[[], bool]) -> None:
