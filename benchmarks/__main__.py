@@ -15,6 +15,7 @@ from types import FrameType
 import msgspec
 
 from . import results
+from .arguments import count, positive
 from .behaviour.scenario import names as behaviours
 from .catalogue import KINDS, WRK, find_program, missing_packages
 from .descriptors import raise_limit
@@ -43,14 +44,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "scenario", nargs="*", help="those to measure, by name (default: all); --list tells them"
     )
-    made.add_argument("--quick", action="store_true", help="only what the goals are about: under two minutes")
+    made.add_argument(
+        "--quick", action="store_true", help="what the goals are about, and a little more: two minutes"
+    )
     made.add_argument(
         "--list", action="store_true", help="list scenarios and contestants, and what is missing"
     )
     made.add_argument(
-        "--rounds", type=int, metavar="N", help="rounds of each contestant (default: the scenario's)"
+        "--rounds", type=count, metavar="N", help="rounds of each contestant (default: the scenario's)"
     )
-    made.add_argument("--seconds", type=float, metavar="S", help="of a round (default: the scenario's)")
+    made.add_argument("--seconds", type=positive, metavar="S", help="of a round (default: the scenario's)")
     made.add_argument(
         "--out", type=Path, metavar="FILE", help="where the JSON goes; report and plots beside it"
     )
@@ -67,10 +70,10 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--target", action="append", metavar="PATH", help="a path, with the token in AOS_TOKEN"
     )
-    running.add_argument("--connections", type=int, default=32, metavar="N", help="at once (default: 32)")
-    running.add_argument("--rate", type=float, metavar="R", help="offered per second: an open loop instead")
+    running.add_argument("--connections", type=count, metavar="N", help="at once (default: 32)")
+    running.add_argument("--rate", type=positive, metavar="R", help="a second: an open loop instead")
     running.add_argument(
-        "--pid", type=int, metavar="PID", help="its process, to weigh its CPU time on this machine"
+        "--pid", type=count, metavar="PID", help="its process, to weigh its CPU time on this machine"
     )
     return made
 
@@ -79,15 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure.
 
     Returns:
-        The exit code: 0 done, 1 nothing valid was measured, 2 wrong usage, 130 interrupted.
+        The exit code: 0 done; 1 a scenario, or a round on a running server, measured nothing valid; 2 wrong
+        usage; 3 the generator was late on a running server; 130 interrupted.
     """
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     raise_limit()
     try:
-        if options.url:
-            print(measure_running(options, os.environ.get("AOS_TOKEN", "")), end="")
-            return 0
+        check(options)
+        if options.url is not None:
+            return _run_on_server(options)
         wanted, plays = chosen(options)
         scenarios = [_adapted(one, options) for one in wanted]
         if options.list:
@@ -100,6 +104,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("./dev bench: interrupted", file=sys.stderr)
         return 130
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        ScenarioError: there is one; the text names it.
+    """
+    of_server = ("targets", "target", "connections", "rate", "pid")
+    of_scenarios = ("scenario", "quick", "list", "only")
+    for name in of_server if options.url is None else of_scenarios:
+        if getattr(options, name):
+            shown = "a scenario" if name == "scenario" else f"--{name}"
+            raise ScenarioError(f"{shown} {'needs' if options.url is None else 'cannot be had with'} --url")
+
+
+def _writable(file: Path) -> Path:
+    """Return where the result goes, once it is known that it can: not only after the measuring."""
+    try:
+        results.check_writable(file)
+    except OSError as error:
+        raise ScenarioError(f"--out {file}: {error.strerror}") from error
+    return file
+
+
+def _run_on_server(options: argparse.Namespace) -> int:
+    file = _writable(options.out) if options.out else None
+    running = measure_running(options, os.environ.get("AOS_TOKEN", ""))
+    print(running.report, end="")
+    if file is not None:
+        _tell_written(_write(running.result, file, plots=False))
+    for problem in running.problems:
+        print(f"./dev bench: {problem}", file=sys.stderr)
+    return running.code
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -162,6 +200,7 @@ def _run(scenarios: Sequence[Scenario], plays: Sequence[str], options: argparse.
     began_s = time.monotonic()
     generator = _generator(options)
     result = results.begin(is_quick=options.quick, generator=generator)
+    file = _writable(options.out or results.file_for(result))
     if not WRK.is_met():
         result.missing.append(
             Missing("wrk", "all", f"install {WRK.package}; a client in Python stands in for it")
@@ -181,16 +220,34 @@ def _run(scenarios: Sequence[Scenario], plays: Sequence[str], options: argparse.
     except KeyboardInterrupt:
         code = 130
     result.seconds = time.monotonic() - began_s
-    written = _write(result, options.out or results.file_for(result), plots=not options.no_plots)
+    written = _write(result, file, plots=not options.no_plots)
     print(markdown(result))
-    print("\n".join(["Written:", *(f"  {file}" for file in written)]))
-    if not code and not result.behaviour and not any(map(_is_valid, result.scenarios)):
+    _tell_written(written)
+    if not code and (missed := unmeasured(result, plays)):
+        print(f"./dev bench: nothing valid was measured of {', '.join(missed)}", file=sys.stderr)
         code = 1
     return code
 
 
+def _tell_written(files: Sequence[Path]) -> None:
+    print("\n".join(["Written:", *(f"  {file}" for file in files)]))
+
+
+def unmeasured(result: Result, plays: Sequence[str]) -> list[str]:
+    """Return those scenarios that came to nothing.
+
+    Args:
+        result: of the run.
+        plays: the scenarios that were to be played.
+    """
+    played = {one["name"] for one in result.behaviour}
+    missed = [one.name for one in result.scenarios if not _is_valid(one)]
+    return missed + [name for name in plays if name not in played]
+
+
 def _is_valid(measured: Measured) -> bool:
-    return any(not one.invalid for row in measured.rows for one in row.rounds)
+    # Round 0 is what was weighed before.
+    return any(one.number and not one.invalid for row in measured.rows for one in row.rounds)
 
 
 def _write(result: Result, file: Path, *, plots: bool) -> list[Path]:

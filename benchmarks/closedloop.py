@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from .arguments import count, positive
+from .openloop.targets import BadTargetsError
 from .summary import percentiles
 from .targets import Target, read_jsonl
 
@@ -144,7 +147,9 @@ def requests(targets: list[Target], host: str, *, fresh_ids: bool, once: bool) -
     """Return the requests in their order, each target once or all of them again and again."""
     count = itertools.count()
     for path, token in targets if once else itertools.cycle(targets):
-        head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Auth-Token: {token}\r\n"
+        head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n"
+        if token:
+            head += f"X-Auth-Token: {token}\r\n"
         if fresh_ids:
             head += f"X-Request-Id: {next(count):x}-{time.time_ns():x}\r\n"
         yield head.encode("ascii") + b"\r\n"
@@ -156,7 +161,7 @@ async def drive(options: argparse.Namespace) -> dict[str, object]:
     parts = urlsplit(options.url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     order = requests(
-        read_jsonl(options.targets), f"{host}:{port}", fresh_ids=options.fresh_ids, once=options.once
+        read_jsonl(options.targets), parts.netloc, fresh_ids=options.fresh_ids, once=options.once
     )
     interval_s = options.interval_ms / 1000
     run = Run(order, float("inf"), interval_s)
@@ -180,7 +185,8 @@ async def drive(options: argparse.Namespace) -> dict[str, object]:
             run.errors["timeout"] += run.open
     return {
         "completed": len(run.times_s),
-        "duration_s": loop.time() - began_s,
+        # Where nobody can connect, it is over at once; rates are shares of it.
+        "duration_s": max(loop.time() - began_s, 1e-6),
         "statuses": dict(run.statuses),
         "verdicts": dict(run.verdicts),
         "errors": dict(run.errors),
@@ -188,24 +194,34 @@ async def drive(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Read the command line, run and write the result."""
+def main() -> int:
+    """Read the command line, run and write the result.
+
+    Returns:
+        0, whatever came of it, or 2 when the targets cannot be read.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.closedloop", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--url", required=True, help="where to connect, http://host:port")
     parser.add_argument("--targets", required=True, type=Path, metavar="FILE", help="JSONL: target, token")
     parser.add_argument("--json", required=True, type=Path, metavar="OUT", help="where the result goes")
-    parser.add_argument("--connections", type=int, default=32, metavar="N")
-    parser.add_argument("--duration", type=float, default=1.0, metavar="S", help="at most, with --once")
+    parser.add_argument("--connections", type=count, default=32, metavar="N")
+    parser.add_argument("--duration", type=positive, default=1.0, metavar="S", help="at most, with --once")
     parser.add_argument(
         "--interval-ms", type=float, default=0.0, metavar="MS", help="between two of a connection"
     )
     parser.add_argument("--fresh-ids", action="store_true", help="an X-Request-Id of its own in each request")
     parser.add_argument("--once", action="store_true", help="ask for each target once and end")
     options = parser.parse_args()
-    options.json.write_text(json.dumps(uvloop.run(drive(options))), "utf-8")
+    try:
+        result = uvloop.run(drive(options))
+    except BadTargetsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    options.json.write_text(json.dumps(result), "utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -47,7 +47,13 @@ def change(before: Spread | None, after: Spread | None) -> str:
 
 
 def compare(before: Result, after: Result) -> str:
-    """Return both results side by side as Markdown."""
+    """Return both results side by side as Markdown.
+
+    Raises:
+        ValueError: there is nothing to compare.
+    """
+    if not {one.name for one in before.scenarios} & {one.name for one in after.scenarios}:
+        raise ValueError("the two results have no scenario in common")
     parts = [f"# {_name(before)} → {_name(after)}"]
     if before.machine.get("processor") != after.machine.get("processor"):
         parts.append("Not the same processor: only ratios to peers can be compared.")

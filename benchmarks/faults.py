@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from tests.support.client import RawClient
 
+from .arguments import positive
 from .fault_stage import FAULTS, FORWARDED, HEADERS, HITS, Fault, Stage, body_of, stage
 
 CALLERS = 4
@@ -182,10 +183,13 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", metavar="TEXT", help="only faults whose name contains this")
     parser.add_argument(
-        "--phase", type=float, default=PHASE_S, metavar="SECONDS", help=f"length of a phase ({PHASE_S:g})"
+        "--phase", type=positive, default=PHASE_S, metavar="SECONDS", help=f"length of a phase ({PHASE_S:g})"
     )
     parser.add_argument("--json", action="store_true", help="print the cells as JSON instead")
     options = parser.parse_args()
+    if not any(options.only in fault.name for fault in FAULTS):
+        names = "; ".join(dict.fromkeys(fault.name for fault in FAULTS))
+        parser.error(f"--only {options.only}: no fault has this in its name; there are {names}")
     rows = asyncio.run(run(options.only, options.phase))
     print(json.dumps([row.cells() for row in rows], ensure_ascii=False) if options.json else table(rows))
     if any(row.broken() for row in rows):

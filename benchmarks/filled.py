@@ -16,7 +16,7 @@ import msgspec
 import uvloop
 
 from gateway.app import Gateway
-from gateway.app_settings import policy_rules
+from gateway.app_settings import identity_headers, policy_rules
 from gateway.config import Config, load_config
 from gateway.core.caller import Recogniser, variant
 from gateway.core.entry import Entry
@@ -44,14 +44,13 @@ class Filler:
         self._keys = KeySpace(
             config.redis.prefix, upstream_identity(url.scheme, url.host, url.port, url.base_path)
         )
-        names = tuple(name.lower().encode("ascii") for name in config.cache.identity_headers)
-        recogniser = Recogniser(names, b"", shared=policy_rules(config).shared)
+        recogniser = Recogniser(identity_headers(config), b"", shared=policy_rules(config).shared)
         fields = ((b"X-Auth-Token", token(load, 0).encode("ascii")),)
         identity = recogniser.identify(fields)
         negotiated = variant(fields)
         if isinstance(identity, Reason) or negotiated is None:
             raise ValueError("the load's requests are not looked up at all")
-        self._caller, self._variant = identity.entry, negotiated
+        self._caller, self._variant = identity.entry, negotiated.general
         self._tiers = gateway.tiers
         self._load = load
 

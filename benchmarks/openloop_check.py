@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from benchmarks.arguments import count, positive
 from benchmarks.openloop import Report
 from benchmarks.processes import LOAD_CPU, GatewayServer, Origin, Processes, get
 
@@ -29,6 +30,7 @@ _SLACK_S: Final = 60.0
 # Its own runs that were not valid are made again; the other one cannot tell.
 _NOT_VALID: Final = 3
 _TRIES: Final = 8
+_INVALID: Final = "no valid run"
 
 Cells = tuple[float, float, float, float]
 
@@ -148,7 +150,7 @@ def measure(binary: Path, rounds: int, duration_s: float) -> Iterator[list[str]]
 def _row(case: Case, name: str, cells: Sequence[Cells]) -> list[str]:
     load = [case.name, f"{case.rate_per_s}/s", str(case.connections)]
     if not cells:
-        return [*load, name, "no valid run", "–", "–", "–"]
+        return [*load, name, _INVALID, "–", "–", "–"]
     rate, *latencies = (statistics.median(column) for column in zip(*cells, strict=True))
     return [*load, name, f"{rate:.0f}/s", *(f"{latency:.2f}" for latency in latencies)]
 
@@ -157,18 +159,25 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
-    """Read the options, measure, print the table."""
+def main() -> int:
+    """Read the options, measure, print the table.
+
+    Returns:
+        0, or 1 when a generator had no valid run of some load.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.openloop_check")
     parser.add_argument("--autocannon", type=Path, required=True, metavar="PATH", help="its program")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="medians over so many (default 3)")
-    parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="of each run (default 4)")
+    parser.add_argument("--rounds", type=count, default=3, metavar="N", help="medians over so many (3)")
+    parser.add_argument("--seconds", type=positive, default=4.0, metavar="S", help="of each run (default 4)")
     options = parser.parse_args()
     titles = ["load", "offered", "connections", "generator", "answered", "p50 ms", "p99 ms", "max ms"]
     print(_line(titles), _line(["---"] * len(titles)), sep="\n", flush=True)
+    code = 0
     for cells in measure(options.autocannon, options.rounds, options.seconds):
         print(_line(cells), flush=True)
+        code |= _INVALID in cells
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

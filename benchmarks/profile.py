@@ -16,9 +16,10 @@ from pathlib import Path
 
 import msgspec
 
+from .arguments import count
 from .catalogue import find_program
 from .contestants import LONG_LIVED, setting_text
-from .loads import Generator, closed, once, write_targets
+from .loads import Generator, LoadError, closed, once, write_targets
 from .processes import LOAD_CPU, ROOT, GatewayServer, Origin, Processes, Redis
 from .results import FOLDER
 from .scenario import Entry, Load, Scenario, ScenarioError, choose, read_all
@@ -136,7 +137,9 @@ class Stage:
         """Put the load on it for some seconds."""
         generator: Generator = "wrk" if find_program("wrk") else "python"
         load = msgspec.structs.replace(self._load, seconds=seconds)
-        closed(self._processes, self.gateway.url, self._asked, load, generator)
+        outcome = closed(self._processes, self.gateway.url, self._asked, load, generator)
+        if why := outcome.objection():
+            raise LoadError(why)
 
 
 def main() -> int:
@@ -146,7 +149,7 @@ def main() -> int:
     parser.add_argument(
         "--contestant", default="gateway", metavar="NAME", help="a gateway among its contestants"
     )
-    parser.add_argument("--seconds", type=int, default=5, metavar="S", help="of load (default: 5)")
+    parser.add_argument("--seconds", type=count, default=5, metavar="S", help="of load (default: 5)")
     parser.add_argument("--out", type=Path, metavar="STEM", help="path without ending (default: in results)")
     parser.add_argument("--cprofile", action="store_true", help="with cProfile, even if py-spy is there")
     options = parser.parse_args()
@@ -163,6 +166,9 @@ def main() -> int:
     except ScenarioError as error:
         print(error, file=sys.stderr)
         return 2
+    except LoadError as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     print("\n".join(str(file) for file in written))

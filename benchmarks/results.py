@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import importlib.metadata
 import os
 import platform
@@ -159,6 +160,7 @@ class Result(msgspec.Struct):
         missing: who could not take part.
         scenarios: what was measured.
         behaviour: what was played, as `benchmarks.behaviour` writes it.
+        sampled: of a server that ran already: how many of the first few had which status and Cache-Status.
     """
 
     format: int
@@ -174,6 +176,7 @@ class Result(msgspec.Struct):
     missing: list[Missing] = []
     scenarios: list[Measured] = []
     behaviour: list[dict[str, Any]] = []
+    sampled: dict[str, int] = {}
 
     def scenario(self, name: str) -> Measured | None:
         """Return a scenario by name."""
@@ -230,6 +233,22 @@ def save(result: Result, file: Path) -> None:
     new = file.with_suffix(".new")
     new.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
     new.replace(file)
+
+
+def check_writable(file: Path) -> None:
+    """Find out before measuring whether a result can be written.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder")
+    if file.suffix in (".md", ".svg"):
+        raise OSError(errno.EINVAL, "report and plots get this ending; name the JSON file")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_suffix(".new")
+    new.touch()
+    new.unlink()
 
 
 def load_result(file: Path) -> Result:

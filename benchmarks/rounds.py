@@ -216,13 +216,8 @@ def objection(outcome: Outcome, upstream_calls: float, counted_hits: float | Non
         counted_hits: what the gateway itself counted meanwhile; `None` for others.
         hits: the answers should have come out of the cache, or else none of them.
     """
-    if not outcome.completed:
-        return "nothing was answered"
-    if outcome.failures():
-        what = {**outcome.errors, **{k: v for k, v in outcome.statuses.items() if k != "200"}}
-        return "not all were answered 200: " + ", ".join(f"{name} {n}" for name, n in what.items() if n)
-    if not outcome.is_valid:
-        return "the generator itself was late"
+    if why := outcome.objection():
+        return why
     if hits and upstream_calls > _STRAY_SHARE * outcome.completed:
         return f"{upstream_calls:.0f} of {outcome.completed} were no hits"
     if hits and counted_hits is not None and counted_hits < (1 - _STRAY_SHARE) * outcome.completed:

@@ -24,6 +24,8 @@ from tests.support.gateway import GatewayProcess
 from tests.support.process import gauges
 from tests.support.slow_peers import slow_peers
 
+from .arguments import count, positive
+
 UPSTREAM_S = 0.002
 CALLERS = 4
 # Between two requests of one caller: a load that leaves the machine time, so that waiting shows.
@@ -175,9 +177,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.slow_peers", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="how many rounds (7)")
-    parser.add_argument("--phase", type=float, default=2.0, metavar="SECONDS", help="length of a phase (2)")
-    parser.add_argument("--peers", type=int, default=200, metavar="N", help="slow peers of each kind (200)")
+    parser.add_argument("--rounds", type=count, default=7, metavar="N", help="how many rounds (7)")
+    parser.add_argument("--phase", type=positive, default=2.0, metavar="SECONDS", help="of a phase (2)")
+    parser.add_argument("--peers", type=count, default=200, metavar="N", help="slow peers of each kind (200)")
     parser.add_argument("--json", action="store_true", help="print the cells as JSON instead")
     options = parser.parse_args()
     measured = asyncio.run(measure(options.rounds, options.phase, options.peers))

@@ -64,8 +64,7 @@ def measure_collapse(measured: Measured, scenario: Scenario, setting: Setting) -
                 "allowed_calls": outcome.duration_s / trip_s,
                 **{f"{name}_ms": value for name, value in outcome.latency_ms.items()},
             }
-            wrong = f"{outcome.failures()} were not answered 200" if outcome.failures() else ""
-            add(measured, one.entry.name, None, Round(number, figures, wrong))
+            add(measured, one.entry.name, None, Round(number, figures, outcome.objection()))
 
 
 def _trip_s(url: str) -> float:

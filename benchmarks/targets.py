@@ -6,10 +6,22 @@ import json
 import random
 from pathlib import Path
 
+import msgspec
+
+from .openloop.targets import RequestPath, Token, read_lines
 from .origin import BODY_BYTES, RUNNING
 from .scenario import Load
 
+# Path, and token or "".
 Target = tuple[str, str]
+
+
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    target: RequestPath
+    token: Token | None = None
+
+
+_LINE = msgspec.json.Decoder(_Line)
 
 
 def make_targets(load: Load, at_most: int = 400_000) -> list[Target]:
@@ -44,11 +56,15 @@ def write_lines(targets: list[Target], file: Path) -> Path:
 
 def write_jsonl(targets: list[Target], file: Path) -> Path:
     """Write them as the two generators in Python read them."""
-    file.write_text("".join(json.dumps({"target": p, "token": t}) + "\n" for p, t in targets), "ascii")
+    lines = ({"target": path, **({"token": token} if token else {})} for path, token in targets)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), "ascii")
     return file
 
 
 def read_jsonl(file: Path) -> list[Target]:
-    """Read what `write_jsonl` has written, or somebody by hand; a token may be absent."""
-    lines = (json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip())
-    return [(line["target"], line.get("token", "")) for line in lines]
+    """Read what `write_jsonl` has written, or somebody by hand; without a token it is empty.
+
+    Raises:
+        BadTargetsError: the file cannot be read, a line is no target, or there is none.
+    """
+    return [(line.target, line.token or "") for line in read_lines(file, _LINE)]

@@ -1,4 +1,4 @@
--- What wrk asks for: the lines of a file, "token<TAB>target", one after the other and again from the start.
+-- What wrk asks for: the lines of a file, "token<TAB>target" (no token: none is sent), one after the other and again from the start.
 -- Arguments after "--": the file, the Host, "fresh" for an X-Request-Id of its own in each request, else "same".
 
 local heads, fresh, count, begin = {}, false, 0, 0
@@ -9,7 +9,8 @@ function init(args)
     for line in io.lines(file) do
         local token, target = line:match("^(.-)\t(.*)$")
         heads[#heads + 1] = "GET " .. target .. " HTTP/1.1\r\nHost: " .. host .. "\r\n"
-            .. "X-Auth-Token: " .. token .. (fresh and "\r\nX-Request-Id: " or "\r\n\r\n")
+            .. (token ~= "" and "X-Auth-Token: " .. token .. "\r\n" or "")
+            .. (fresh and "X-Request-Id: " or "\r\n")
     end
     -- Rounds should not all ask for the same few records first.
     begin = os.time() * 7919

@@ -11,7 +11,14 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
-BUILT = ("base", "overlays/redis", "overlays/sidecar", "overlays/monitoring", "overlays/complete")
+BUILT = (
+    "base",
+    "overlays/redis",
+    "overlays/sidecar",
+    "overlays/monitoring",
+    "overlays/complete",
+    "overlays/openshift",
+)
 TOOLS = Path(sys.executable).parent
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,28 @@ from deploy.built import BUILT, DEPLOY, build, need
 
 DEFAULT_DRAIN_S = 25.0
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+_OPENSHIFT = "components/openshift"
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|REDIS__URL")
-_DNS = ("pods k8s-app=kube-dns in kube-system", (53, 53))
-_AOS = ("0.0.0.0/0", (443,))
-_CALLERS = ("pods of this namespace", ("http",))
+_BOTH = ("UDP", "TCP")
+_DNS = (
+    (
+        "pods k8s-app=kube-dns|coredns|node-local-dns in kube-system",
+        tuple(f"{each} {port}" for port in (53, 8053) for each in _BOTH),
+    ),
+    *((local, tuple(f"{each} 53" for each in _BOTH)) for local in ("169.254.0.0/16", "fd00::/8")),
+    ("pods in openshift-dns", tuple(f"{each} 5353" for each in _BOTH)),
+)
+_AOS = (("0.0.0.0/0", ("TCP 443",)), ("::/0", ("TCP 443",)))
+_CALLERS = ("pods of this namespace", ("TCP http",))
 # For each network policy: who may come in, by which ports, and where it may go; all else is closed.
 WAYS: dict[str, tuple[set[object], set[object]]] = {
-    "aos-gateway": ({_CALLERS}, {_DNS, _AOS}),
-    "aos-gateway with Redis": ({_CALLERS}, {_DNS, _AOS, ("pods app.kubernetes.io/component=redis", (6379,))}),
-    "aos-gateway-metrics": ({("pods in monitoring", ("admin",))}, set()),
-    "aos-gateway-redis": ({("pods app.kubernetes.io/component=gateway", ("redis",))}, set()),
+    "aos-gateway": ({_CALLERS}, {*_DNS, *_AOS}),
+    "aos-gateway-to-redis": (set(), {("pods app.kubernetes.io/component=redis", ("TCP 6379",))}),
+    "aos-gateway-metrics": (
+        {("pods in monitoring|openshift-user-workload-monitoring", ("TCP admin",))},
+        set(),
+    ),
+    "aos-gateway-redis": ({("pods app.kubernetes.io/component=gateway", ("TCP redis",))}, set()),
 }
 
 Document = dict[str, Any]
@@ -45,6 +59,7 @@ def promises() -> None:
         _ways_are_few(name, documents)
         _replicas_come_and_go(name, documents)
     _sidecar_is_one()
+    _any_user_will_do()
     _image_leaves_settings_alone()
     _unit_is_right()
     _rules_are_the_tested_ones()
@@ -96,7 +111,8 @@ def _gateway_is_right(where: str, documents: list[Document], pod: Document, cont
     drain_s = server.get("drain_grace_s", 0) + server.get("drain_timeout_s", DEFAULT_DRAIN_S)
     need(where, stop_s + drain_s < grace_s, f"{stop_s} s preStop and {drain_s} s drain exceed {grace_s} s")
     host, _, port = server["admin_listen"].rpartition(":")
-    need(where, host in {"0.0.0.0", "[::]"}, f"the kubelet does not reach the admin address on {host}")
+    need(where, not host, f"the kubelet does not reach the admin address on {host} over IPv4 and IPv6")
+    need(where, not server["listen"].startswith(("0.0.0.0", "[::]")), "callers need one kind of IP")
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     for kind in PROBES:
         probe = container[kind]["httpGet"]
@@ -148,11 +164,9 @@ def _selectors_fit(name: str, documents: list[Document]) -> None:
 def _ways_are_few(name: str, documents: list[Document]) -> None:
     """Check that each policy opens exactly what WAYS says, and that each Deployment has one both ways."""
     policies = _of(documents, "NetworkPolicy")
-    has_redis = any(each["metadata"]["name"] == "aos-gateway-redis" for each in policies)
     for policy in policies:
         spec, called = policy["spec"], policy["metadata"]["name"]
-        wanted = WAYS[f"{called} with Redis" if called == "aos-gateway" and has_redis else called]
-        for rules, peers, expected in zip(("ingress", "egress"), ("from", "to"), wanted, strict=True):
+        for rules, peers, expected in zip(("ingress", "egress"), ("from", "to"), WAYS[called], strict=True):
             found = {way for rule in spec.get(rules, []) for way in _ways(rule, peers)}
             need(f"{name}: {called}", found == expected, f"{rules} is {found}")
     closed = [each["spec"] for each in policies if len(each["spec"]["policyTypes"]) == 2]
@@ -164,18 +178,27 @@ def _ways_are_few(name: str, documents: list[Document]) -> None:
 
 
 def _ways(rule: Document, peers: str) -> list[object]:
-    ports = tuple(port["port"] for port in rule["ports"])
+    ports = tuple(f"{port['protocol']} {port['port']}" for port in rule["ports"])
     return [(_peer(peer), ports) for peer in rule[peers]]
 
 
 def _peer(peer: Document) -> str:
     if "ipBlock" in peer:
         return str(peer["ipBlock"]["cidr"])
-    labels = [f"{key}={value}" for key, value in peer.get("podSelector", {}).get("matchLabels", {}).items()]
+    labels = [f"{key}={value}" for key, value in _wanted(peer.get("podSelector", {}))]
     if "namespaceSelector" in peer:
-        namespace = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        ((_, namespace),) = _wanted(peer["namespaceSelector"])
         return " ".join(["pods", *labels, "in", namespace])
     return " ".join(["pods", *labels]) if labels else "pods of this namespace"
+
+
+def _wanted(selector: Document) -> list[tuple[str, str]]:
+    """Return the labels that a selector wants, with the values that will do."""
+    found = list(selector.get("matchLabels", {}).items())
+    for each in selector.get("matchExpressions", []):
+        need(each["key"], each["operator"] == "In", f"{each['operator']} leaves open who is meant")
+        found.append((each["key"], "|".join(each["values"])))
+    return found
 
 
 def _replicas_come_and_go(name: str, documents: list[Document]) -> None:
@@ -212,6 +235,28 @@ def _sidecar_is_one() -> None:
     listen = config["server"]["listen"]
     need("sidecar", listen.startswith(("127.0.0.1:", "unix:")), f"it can be reached on {listen}")
     need("sidecar", config["cache"]["scope"] == "shared", "its application's tokens do not share records")
+
+
+def _any_user_will_do() -> None:
+    """Check that on OpenShift no pod names its user, since only those of its namespace are admitted."""
+    kubernetes = DEPLOY / "kubernetes"
+    with tempfile.TemporaryDirectory() as made:
+        for name in BUILT:
+            folder = Path(made) / name
+            folder.mkdir(parents=True)
+            # kustomize takes no absolute paths.
+            built, component = (os.path.relpath(kubernetes / each, folder) for each in (name, _OPENSHIFT))
+            text = yaml.safe_dump({"resources": [built], "components": [component]})
+            (folder / "kustomization.yaml").write_text(text, "utf-8")
+            for deployment in _of(build(folder), "Deployment"):
+                pod = deployment["spec"]["template"]["spec"]
+                for each in (pod, *pod.get("initContainers", []), *pod["containers"]):
+                    named = {"runAsUser", "runAsGroup", "fsGroup"} & set(each.get("securityContext", {}))
+                    need(f"{name} on OpenShift", not named, f"{deployment['metadata']['name']} has {named}")
+    for deployment in _of(build(kubernetes / "base"), "Deployment"):
+        for volume in deployment["spec"]["template"]["spec"]["volumes"]:
+            mode = volume.get("secret", {}).get("defaultMode", 0o444)
+            need("base", mode & 0o004 > 0, f"only some users can read {volume['name']}")
 
 
 def _image_leaves_settings_alone() -> None:

@@ -18,6 +18,8 @@ _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)")
 # pchar of RFC 3986 section 3.3, and the slash.
 _PATH = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
+_MODE = re.compile(r"0{0,2}[0-7]{3}")
+_ANY_WRITE: Final = 0o222
 _VISIBLE = re.compile(r"[\x21-\x7e]*")
 
 
@@ -52,6 +54,22 @@ class UnixAddress(msgspec.Struct, frozen=True, kw_only=True):
 Address = TcpAddress | UnixAddress
 
 
+class Mode(msgspec.Struct, frozen=True):
+    """Rights of the file of a Unix socket.
+
+    Attributes:
+        bits: as chmod(2) takes them.
+    """
+
+    bits: int
+
+    def __str__(self) -> str:
+        return f"{self.bits:04o}"
+
+
+OWNER_ONLY: Final = Mode(0o600)
+
+
 class UpstreamUrl(msgspec.Struct, frozen=True, kw_only=True):
     """The upstream's URL in the one form that all replicas agree on.
 
@@ -81,25 +99,44 @@ def address_of(text: str) -> Address:
     """Read a listening address.
 
     Args:
-        text: `host:port`, `[v6]:port` or `unix:/path`.
+        text: `host:port`, `[v6]:port`, `:port` for all interfaces, or `unix:/path`.
 
     Raises:
         Refused: when it is none of these.
     """
     if text.startswith("unix:"):
         return UnixAddress(path=_socket_path(text))
-    remedy = "write host:port, [v6]:port or unix:/path"
+    remedy = "write host:port, [v6]:port, :port for all interfaces, or unix:/path"
     host, colon, port = text.rpartition(":")
     if not colon:
         raise Refused(shown(text), f"has no port; {remedy}")
     return TcpAddress(host=_host_of(host, text, remedy), port=_port_of(port, text, least=0))
 
 
+def mode_of(text: str) -> Mode:
+    """Read the rights of a Unix socket's file.
+
+    Args:
+        text: octal digits.
+
+    Raises:
+        Refused: when it is something else, or nobody could connect.
+    """
+    if not _MODE.fullmatch(text):
+        raise Refused(shown(text), 'is no file mode; write three octal digits, like "0660"')
+    mode = Mode(int(text, 8))
+    if not mode.bits & _ANY_WRITE:
+        raise Refused(
+            shown(text), 'lets nobody connect, which takes the right to write; write "0600" or more'
+        )
+    return mode
+
+
 def parse_address(text: str) -> Address:
     """Read a listening address that was given outside the configuration.
 
     Args:
-        text: `host:port`, `[v6]:port` or `unix:/path`.
+        text: as for `address_of`.
 
     Raises:
         ConfigError: one line with the text and the remedy.

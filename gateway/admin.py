@@ -3,13 +3,14 @@
 import asyncio
 import base64
 import binascii
+import gzip
 import hmac
 import ipaddress
 import logging
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 from aiohttp import hdrs, web
@@ -17,13 +18,18 @@ from aiohttp.typedefs import Handler
 
 from gateway.address import is_loopback_host
 from gateway.admin_errors import SECURITY_FIELDS, No, Refusal, answer, of_status
+from gateway.core.headers import accepts_gzip
+from gateway.core.route import is_id
 from gateway.page.page import Page, Refresh
 from gateway.secret import Secret
 from gateway.sightings import Sighting
+from gateway.throttled import ThrottledCaller
 
 _LOG = logging.getLogger("gateway.admin")
 _MAX_BODY_BYTES: Final = 4_096
 _BODY_TIMEOUT_S: Final = 5.0
+# A scrape becomes a tenth as large in half a millisecond; more effort gains little.
+_GZIP_LEVEL: Final = 1
 _READING: Final = frozenset({"GET", "HEAD"})
 _VERSIONS: Final = frozenset({(1, 0), (1, 1)})
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(:[0-9]{0,5})?")
@@ -38,8 +44,12 @@ class Operations(Protocol):
     def health(self) -> dict[str, object]:
         """Return what `/readyz` reports besides readiness, as plain JSON data without secrets."""
 
-    def metrics_text(self) -> tuple[bytes, str]:
-        """Return the metrics and their Content-Type."""
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the metrics and their Content-Type.
+
+        Args:
+            accept: what the reader accepts, as in the field Accept.
+        """
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration as plain JSON data, secrets masked."""
@@ -47,11 +57,14 @@ class Operations(Protocol):
     def executions(self) -> list[Sighting]:
         """Return the executions that are asked for most."""
 
+    def throttled(self) -> list[ThrottledCaller]:
+        """Return the callers who are told to wait most."""
+
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable.
 
         Args:
-            stack_id: 1 to 64 characters.
+            stack_id: see `route.is_id`.
 
         Returns:
             True when it is done everywhere; False when Redis could not be told yet.
@@ -61,7 +74,7 @@ class Operations(Protocol):
 class _Purge(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /purge`."""
 
-    stack_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    stack_id: str
 
 
 _PURGE_DECODER: Final = msgspec.json.Decoder(_Purge)
@@ -140,10 +153,14 @@ class _Admin:
         is_ready = self._operations.ready()
         return _json({"ready": is_ready, **self._operations.health()}, status=200 if is_ready else 503)
 
-    async def _metrics(self, _request: web.Request) -> web.StreamResponse:
-        """Answer the metrics."""
-        body, content_type = self._operations.metrics_text()
-        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        """Answer the metrics in the format and coding that the reader wants."""
+        body, content_type = self._operations.metrics_text(", ".join(request.headers.getall(hdrs.ACCEPT, [])))
+        fields = {hdrs.CONTENT_TYPE: content_type, hdrs.VARY: "Accept, Accept-Encoding"}
+        if accepts_gzip(request.raw_headers):
+            body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
+            fields[hdrs.CONTENT_ENCODING] = "gzip"
+        return web.Response(body=body, headers=fields)
 
     async def _config(self, request: web.Request) -> web.StreamResponse:
         """Answer the effective configuration, masked."""
@@ -239,9 +256,14 @@ async def _stack_id(request: web.Request) -> str:
     except web.RequestPayloadError as exc:
         raise Refusal(No.MALFORMED) from exc
     try:
-        return _PURGE_DECODER.decode(body).stack_id
+        stack_id = _PURGE_DECODER.decode(body).stack_id
+        is_known_form = is_id(stack_id.encode())
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise Refusal(No.BODY) from exc
+    if not is_known_form:
+        # Nothing can be stored under it: success would tell that a pattern, say, had been purged.
+        raise Refusal(No.BODY)
+    return stack_id
 
 
 def _json(data: dict[str, object], status: int = 200) -> web.Response:

@@ -9,7 +9,10 @@ from aiohttp import hdrs, web
 from gateway.errors import GatewayError, problem
 
 _REALM: Final = "aos-gateway admin"
-_BODY_SHAPE: Final = 'The body has to be {"stack_id": "..."} with 1 to 64 characters and nothing else.'
+_BODY_SHAPE: Final = (
+    'The body has to be {"stack_id": "..."} and nothing else, an id of 1 to 64 of A-Z a-z 0-9 . _ ~ -'
+    " that is not dots alone."
+)
 _HOST_RULE: Final = "The Host is neither a loopback name nor an IP address nor one of server.admin_hosts."
 _TOKEN_RULE: Final = (
     "Over the network this path needs server.admin_token: as bearer, or in a browser as password of any user."

@@ -63,7 +63,6 @@ class AdminServer:
             self._acceptor.close()
         if self._sockets is not None:
             self._sockets.leave()
-            self._sockets.remove_file()
         await _let_go(self._runner)
 
     async def _serve(self, runner: web.AppRunner) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from gateway.app_settings import (
     connection_settings,
     handler_settings,
     identity,
+    identity_headers,
     own_hosts,
     policy_rules,
     tier_settings,
@@ -23,6 +26,7 @@ from gateway.app_settings import (
 )
 from gateway.cache import Cache
 from gateway.cache_results import Fetched, abandon
+from gateway.caller_digest import CallerDigest, digest_key
 from gateway.clock import Clock
 from gateway.config import Config, ConfigError, masked
 from gateway.connection import DownstreamServer
@@ -36,11 +40,13 @@ from gateway.handler import Handler
 from gateway.listeners import Acceptor, ListeningSockets, open_sockets
 from gateway.metrics import Metrics, Snapshot
 from gateway.metrics_text import render
+from gateway.proxy_protocol import ProxiedAcceptor, ProxiedConnections
 from gateway.request_id import RequestIds
 from gateway.sightings import Sighting, Sightings
 from gateway.store.siblings import Siblings, WorkerTiers
 from gateway.store.tiers import Tiers
 from gateway.throttle import Throttle
+from gateway.throttled import ThrottledCaller, ThrottledCallers
 from gateway.tls import server_context
 from gateway.upstream import Upstream
 
@@ -82,20 +88,16 @@ class Gateway:
         self._is_ready = False
         self._is_draining = False
         self._sockets: ListeningSockets | None = None
-        self._acceptor: Acceptor | None = None
+        self._acceptor: Acceptor | ProxiedAcceptor | None = None
         self.fast_lane: FastLane | None = None
         keys = KeySpace(config.redis.prefix, identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
         rules = policy_rules(config)
-        recogniser = Recogniser(
-            tuple(name.lower().encode("ascii") for name in config.cache.identity_headers),
-            secret,
-            shared=rules.shared,
-        )
+        recogniser = Recogniser(identity_headers(config), secret, shared=rules.shared)
         self.flights: Flights[Fetched] = Flights(
             config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock, abandon
         )
-        hop = upstream_hop(config, recogniser.names)
+        hop = upstream_hop(config)
         make_tiers = Tiers if siblings is None else functools.partial(WorkerTiers, siblings)
         self.tiers = make_tiers(
             tier_settings(config, rules),
@@ -108,7 +110,8 @@ class Gateway:
         )
         # One: more would only take the interpreter from the event loop.
         self.judges = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
-        self.upstream = Upstream(upstream_settings(config), clock, self.metrics)
+        make_upstream = Upstream if self.tracing is None else self.tracing.upstream
+        self.upstream = make_upstream(upstream_settings(config), clock, self.metrics)
         throttle = Throttle(clock)
         self._readings = Readings(
             config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle
@@ -127,12 +130,16 @@ class Gateway:
             judges=self.judges,
             sightings=self.sightings,
         )
-        self._access_log = access_log = AccessLog(config.log.access, config.log.sample)
+        self._caller_digest = CallerDigest(recogniser, digest_key(secret, os.environ))
+        self._throttled = ThrottledCallers(clock, self._caller_digest)
+        self._access_log = access_log = AccessLog(config.log.access)
+        self._change_access_log(config)
         request_ids = RequestIds()
         self._handler = handler = Handler(
             cache,
             handler_settings(config),
             metrics=self.metrics,
+            throttled=self._throttled,
             access_log=access_log,
             request_ids=request_ids,
             is_draining=lambda: self._is_draining,
@@ -163,8 +170,10 @@ class Gateway:
             connection_settings(config),
             metrics=self.metrics,
             request_ids=request_ids,
+            access_log=access_log,
             connection=connection,
         )
+        self._proxied = ProxiedConnections(self.server) if config.server.proxy_protocol else None
 
     async def start(self, sockets: ListeningSockets | None = None) -> Address:
         """Accept connections.
@@ -178,15 +187,24 @@ class Gateway:
         Raises:
             OSError: the address cannot be bound.
         """
-        self._sockets = sockets or await open_sockets(self.config.server.listen)
+        self._sockets = sockets or await open_sockets(
+            self.config.server.listen, self.config.server.listen_mode
+        )
         self.tiers.start()
         self._readings.loop_lag.start()
         if self.tiers.subscription is not None:
             # What is fetched before it stands is not stored: spare the first callers that.
             await self.tiers.subscription.wait_first(_SUBSCRIBED_S)
-        self._acceptor = await self._sockets.accept(self.server, server_context(self.config.server))
+        self._acceptor = await self._accept(self._sockets, server_context(self.config.server))
         self._is_ready = True
         return self._sockets.address
+
+    async def _accept(
+        self, sockets: ListeningSockets, tls: ssl.SSLContext | None
+    ) -> Acceptor | ProxiedAcceptor:
+        if self._proxied is not None:
+            return self._proxied.accept(sockets, tls)
+        return await sockets.accept(self.server, tls)
 
     def begin_drain(self) -> None:
         """Say that no more work is wanted; the listener stays open."""
@@ -208,7 +226,7 @@ class Gateway:
         was_tls = bool(self.config.server.tls_cert)
         if self._sockets is not None and self._acceptor is not None and (tls is not None or was_tls):
             try:
-                acceptor = await self._sockets.accept(self.server, tls)
+                acceptor = await self._accept(self._sockets, tls)
             except OSError as error:
                 raise ConfigError(f"cannot accept anew: {error.strerror}; send SIGHUP again") from error
             self._acceptor.close()
@@ -219,7 +237,7 @@ class Gateway:
         self.config = config
         self.server.change(connection_settings(config))
         self._handler.change(handler_settings(config))
-        self._access_log.change(config.log.access, config.log.sample)
+        self._change_access_log(config)
         self.upstream.change(upstream)
         if redis is not None and self.tiers.redis is not None and self.tiers.subscription is not None:
             self.tiers.redis.connect_with(redis)
@@ -250,21 +268,27 @@ class Gateway:
             # The process that serves from now on sees writes that nobody tells this one.
             self.tiers.memory.retire()
         poll_s = _FIRST_POLL_S
-        while self.server.connections and loop.time() < ends_s:
+        while (self.server.connections or self._proxied) and loop.time() < ends_s:
             if loop.time() >= idle_until_s:
                 self.server.close_idle()
+                if self._proxied is not None:
+                    self._proxied.close_idle()
             await asyncio.sleep(poll_s)
             poll_s = min(poll_s * 2, _LAST_POLL_S)
         await self.flights.close(max(0.0, ends_s - loop.time()))
         # Cuts what is still under way; the writes among it are forgotten before the tiers close.
         await self.upstream.close()
+        if self._proxied is not None:
+            await self._proxied.close()
         await self.server.shutdown(_LAST_S)
         await self.tiers.close(max(0.1, ends_s - loop.time()))
         self.judges.shutdown(wait=False, cancel_futures=True)
         if self.tracing is not None:
             await self.tracing.close()
-        if self._sockets is not None:
-            self._sockets.remove_file()
+
+    def _change_access_log(self, config: Config) -> None:
+        log = config.log
+        self._access_log.change(log.access, log.sample, self._caller_digest if log.caller else None)
 
     def ready(self) -> bool:
         """Tell whether requests are accepted; false first while draining."""
@@ -282,9 +306,9 @@ class Gateway:
             "debts": self.tiers.ledger.owed,
         }
 
-    def metrics_text(self) -> tuple[bytes, str]:
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics of this process and their content type."""
-        return render([self.metrics_snapshot()])
+        return render([self.metrics_snapshot()], accept)
 
     def metrics_snapshot(self) -> Snapshot:
         """Return what this process has counted, to be put together with what others have."""
@@ -297,6 +321,10 @@ class Gateway:
     def executions(self) -> list[Sighting]:
         """Return the executions that are asked for most."""
         return self.sightings.busiest()
+
+    def throttled(self) -> list[ThrottledCaller]:
+        """Return the callers who are told to wait most."""
+        return self._throttled.most()
 
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable; ``False`` when Redis could not be told yet."""

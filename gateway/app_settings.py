@@ -5,12 +5,14 @@ from __future__ import annotations
 from gateway.address import TcpAddress
 from gateway.config import Config
 from gateway.connection_settings import ConnectionSettings
+from gateway.core.caller import TOKEN_FIELD
+from gateway.core.forwarded import TrustedProxies
 from gateway.core.headers import Hop, make_hop
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import upstream_digest, upstream_identity
 from gateway.core.policy import Rules
 from gateway.handler import HandlerSettings
-from gateway.store.redis import RedisSettings
+from gateway.store.redis_settings import RedisSettings
 from gateway.store.tiers import TierSettings
 from gateway.tls import redis_context, upstream_context
 from gateway.upstream import UpstreamSettings
@@ -20,11 +22,16 @@ _GENERATION_MARGIN_S = 3600.0
 _MINT_MARGIN_S = 60.0
 
 
-def upstream_hop(config: Config, identity_headers: tuple[bytes, ...]) -> Hop:
+def upstream_hop(config: Config) -> Hop:
     """Return what the gateway says about itself and its upstream."""
     upstream = config.upstream
     digest = upstream_digest(identity(config))
-    return make_hop(digest, upstream.url.authority, upstream.signed_hosts, identity_headers)
+    return make_hop(digest, upstream.url.authority, upstream.signed_hosts, identity_headers(config))
+
+
+def identity_headers(config: Config) -> tuple[bytes, ...]:
+    """Return the lower-case names of the fields that tell who a caller is."""
+    return (TOKEN_FIELD, *(name.lower().encode("ascii") for name in config.cache.identity_headers))
 
 
 def identity(config: Config) -> bytes:
@@ -45,6 +52,7 @@ def policy_rules(config: Config) -> Rules:
         ttl_failed_s=cache.ttl_failed_s,
         ttl_unsettled_s=cache.ttl_unsettled_s,
         max_body_bytes=cache.max_body_bytes,
+        identity_headers=frozenset(identity_headers(config)),
     )
 
 
@@ -120,4 +128,5 @@ def connection_settings(config: Config) -> ConnectionSettings:
         max_header_bytes=server.max_header_bytes,
         max_connections=server.max_connections,
         max_connections_per_peer=server.max_connections_per_peer,
+        trusted_proxies=TrustedProxies.of(server.trusted_proxies),
     )

@@ -1,14 +1,17 @@
 """Spans for OpenTelemetry; imported only when ``tracing.endpoint`` is set.
 
-Nothing on the way of a request knows of it: it stands around the handler and the fast lane, and listens where
-`Metrics` is told how long the upstream and Redis took. A caller's ``traceparent`` goes up unchanged, so the
-upstream's spans stand beside the gateway's, under the caller's.
+Nothing on the way of a request knows of it: it stands around the handler, the fast lane and the upstream, and
+listens where `Metrics` is told how long Redis took. A call to the upstream names its own span as
+``traceparent``, so that the upstream's spans stand under it; a caller's goes up unchanged where nothing is
+recorded of its trace here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -23,16 +26,22 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 
 from gateway import __version__
+from gateway.clock import Clock
 from gateway.config import TracingConfig
-from gateway.core.messages import IndexedFields
+from gateway.connection_origin import Origin
+from gateway.core.messages import Fields, IndexedFields
 from gateway.core.route import route_name
 from gateway.core.status import HIT, Verdict, outcome
-from gateway.core.trace import Parent, parent, parent_in
+from gateway.core.trace import Parent, continued, parent, parent_in, state, state_in
+from gateway.errors import GatewayError
 from gateway.fast_lane import FastLane, Question
 from gateway.metrics import Metrics
 from gateway.metrics_catalogue import ERROR
 from gateway.reply import Reply
+from gateway.upstream import RequestBody, Upstream, UpstreamSettings
+from gateway.upstream_exchange import Exchange
 
+_NOWHERE = Origin()
 _NS = 1_000_000_000
 # Of one export; a collector that hangs must not hold up a stop either.
 _EXPORT_S = 2.0
@@ -77,14 +86,29 @@ class Tracing:
         """Return a fast lane, made of these parts, that makes a span of each hit in memory."""
         return _TracedLane(self, **parts)
 
+    def upstream(self, settings: UpstreamSettings, clock: Clock, metrics: Metrics) -> Upstream:
+        """Return an upstream that makes a span of each call."""
+        return _TracedUpstream(self, settings, clock, metrics)
+
     async def close(self) -> None:
         """Send what is left, for a short time."""
-        done = asyncio.get_running_loop().run_in_executor(None, self._provider.shutdown)
-        await asyncio.wait((done,), timeout=_CLOSE_S)
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def shut_down() -> None:
+            self._provider.shutdown()
+            # The loop may have ended meanwhile.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(done.set)
+
+        # A daemon, not one of the loop's own threads: the end of the loop waits for those without limit.
+        threading.Thread(target=shut_down, name="tracing-close", daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await done.wait()
 
     def hit(self, head: bytes, began_ns: int, sent_bytes: int) -> None:
         """Make the span of a hit on the fast lane."""
-        span = self._start("GET", "execution", parent_in(head), began_ns)
+        span = self._start("GET", "execution", parent_in(head), state_in(head), began_ns)
         if span.is_recording():
             span.set_attributes(
                 {
@@ -109,9 +133,34 @@ class Tracing:
         if status >= 500:
             span.set_status(otel.StatusCode.ERROR)
 
-    def took(
-        self, name: str, took_s: float, attributes: dict[str, str | int], *, failed: bool = False
-    ) -> None:
+    async def call(self, send: Callable[[Fields], Awaitable[Exchange]], fields: Fields) -> Exchange:
+        """Call the upstream in a span of its own, which what is sent names as its parent.
+
+        A trace that begins here is named also when it is not recorded: then the upstream knows that and
+        records nothing either.
+
+        Args:
+            send: sends a request with the fields that it is given.
+            fields: of the request.
+        """
+        of = self._current.get()
+        if of is None:
+            return await send(fields)
+        if not of.get_span_context().trace_flags.sampled:
+            return await send(fields if parent(fields) is not None else _naming(of, fields))
+        span = self._tracer.start_span("upstream", otel.set_span_in_context(of), otel.SpanKind.CLIENT)
+        try:
+            exchange = await send(_naming(span, fields))
+            span.set_attribute("http.response.status_code", exchange.head.status)
+        except GatewayError as error:
+            span.set_attribute("error.type", error.proxy_error)
+            span.set_status(otel.StatusCode.ERROR)
+            raise
+        finally:
+            span.end()
+        return exchange
+
+    def took(self, name: str, took_s: float, attributes: dict[str, str | int]) -> None:
         """Make the span of something that was done for the present request and has just ended."""
         of = self._current.get()
         if of is None or not of.get_span_context().trace_flags.sampled:
@@ -124,14 +173,13 @@ class Tracing:
             attributes,
             start_time=now_ns - int(took_s * _NS),
         )
-        if failed:
-            span.set_status(otel.StatusCode.ERROR)
         span.end(now_ns)
 
     async def _handle(self, handle: Handle, message: web.BaseRequest) -> web.StreamResponse:
         target = message.raw_path.encode("utf-8", "surrogateescape")
-        given = parent(IndexedFields(message.raw_headers))
-        span = self._start(message.method, route_name(target), given, time.time_ns())
+        fields = IndexedFields(message.raw_headers)
+        route = route_name(target)
+        span = self._start(message.method, route, parent(fields), state(fields), time.time_ns())
         token = self._current.set(span)
         try:
             answer = await handle(message)
@@ -147,11 +195,14 @@ class Tracing:
             span.end()
         return answer
 
-    def _start(self, method: str, route: str, given: Parent | None, began_ns: int) -> otel.Span:
+    def _start(
+        self, method: str, route: str, given: Parent | None, members: list[tuple[str, str]], began_ns: int
+    ) -> otel.Span:
         context = None
         if given is not None:
-            flags = otel.TraceFlags(otel.TraceFlags.SAMPLED if given.is_sampled else otel.TraceFlags.DEFAULT)
-            caller = otel.SpanContext(int(given.trace_id, 16), int(given.span_id, 16), True, flags)
+            trace_id, span_id = int(given.trace_id, 16), int(given.span_id, 16)
+            flags, told = otel.TraceFlags(given.flags), otel.TraceState(members)
+            caller = otel.SpanContext(trace_id, span_id, True, flags, told)
             context = otel.set_span_in_context(otel.NonRecordingSpan(caller))
         attributes = {"http.request.method": method, "aos_gateway.route": route}
         if route in _ROUTES:
@@ -167,6 +218,22 @@ def _end(span: otel.Span, before: Callable[[int], None] | None, sent_bytes: int)
     span.end()
 
 
+def _naming(span: otel.Span, fields: Fields) -> Fields:
+    context = span.get_span_context()
+    return continued(fields, context.trace_id, context.span_id, context.trace_flags)
+
+
+class _TracedUpstream(Upstream):
+    def __init__(self, tracing: Tracing, settings: UpstreamSettings, clock: Clock, metrics: Metrics) -> None:
+        super().__init__(settings, clock, metrics)
+        self._tracing = tracing
+
+    async def send(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
+        """Send a request as the base does, in a span."""
+        send = super().send
+        return await self._tracing.call(lambda sent: send(method, target, sent, body), fields)
+
+
 class _TracedMetrics(Metrics):
     def __init__(self, tracing: Tracing) -> None:
         super().__init__()
@@ -175,13 +242,6 @@ class _TracedMetrics(Metrics):
     def answered(self, verdict: Verdict | None, status: int, took_s: float) -> None:
         super().answered(verdict, status, took_s)
         self._tracing.answered(verdict, status)
-
-    def responded(self, status: int | None, took_s: float, error: str = "") -> None:
-        super().responded(status, took_s, error)
-        told: dict[str, str | int] = {"error.type": error} if status is None else {}
-        if status is not None:
-            told["http.response.status_code"] = status
-        self._tracing.took("upstream", took_s, told, failed=status is None)
 
     def redis_took(self, operation: str, took_s: float) -> None:
         super().redis_took(operation, took_s)
@@ -195,10 +255,10 @@ class _TracedLane(FastLane):
         super().__init__(**parts)
         self._tracing = tracing
 
-    def answer(self, data: bytes) -> bytes | Question | None:
+    def answer(self, data: bytes, origin: Origin = _NOWHERE) -> bytes | Question | None:
         """Answer a hit in memory; the parser's way, where spans are made, is for the rest."""
         began_ns = time.time_ns()
-        answer = super().answer(data)
+        answer = super().answer(data, origin)
         if not isinstance(answer, bytes):
             return None
         self._tracing.hit(data, began_ns, len(answer))

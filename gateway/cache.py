@@ -8,15 +8,16 @@ from concurrent.futures import Executor
 
 import msgspec
 
+from gateway import cache_log
+from gateway.cache_hints import Hints
 from gateway.cache_results import Answer, Fetched
 from gateway.clock import Clock
 from gateway.core import answers, headers, policy, route
 from gateway.core.caller import Recogniser
 from gateway.core.entry import Entry
-from gateway.core.freshness import vary_is_met
 from gateway.core.key import EntryKey, KeySpace
 from gateway.core.messages import Head, Request, first, names
-from gateway.core.plan import Bypass, Plan, plan
+from gateway.core.plan import Bypass, Plan, may_share, plan
 from gateway.core.reply import BodyFraming
 from gateway.core.retry import retry_after_s
 from gateway.core.status import Forward, Reason, Verdict
@@ -24,10 +25,11 @@ from gateway.core.wishes import read_wishes
 from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, Throttled, UpstreamError
 from gateway.flight import Flight, Flights
 from gateway.sightings import Sightings
-from gateway.store.lookup import LookedUp, Lookup, Ticket
+from gateway.store.lookup import LookedUp, Lookup
 from gateway.store.tiers import Tiers
 from gateway.throttle import Throttle
-from gateway.upstream import Exchange, RequestBody, Upstream
+from gateway.upstream import RequestBody, Upstream
+from gateway.upstream_exchange import Exchange
 
 
 class Cache:
@@ -73,6 +75,7 @@ class Cache:
         self._clock = clock
         self._judges = judges
         self._sightings = sightings
+        self._hints = Hints(rules)
 
     async def answer(
         self, request: Request, body: RequestBody | None, looked_up: LookedUp | None = None
@@ -95,6 +98,7 @@ class Cache:
             raise BadRequest(refusal.status, refusal.about) from refusal
         planned = plan(request, self._recogniser)
         if isinstance(planned, Bypass):
+            cache_log.decided(request, "bypasses the cache: %s", planned.reason)
             return await self._bypass(request, body, planned)
         return await self.fetch(request, planned, looked_up)
 
@@ -118,6 +122,7 @@ class Cache:
 
     async def _forget(self, stacks: frozenset[bytes]) -> None:
         if stacks:
+            cache_log.invalidates(stacks)
             await self._tiers.forget(stacks, "write", settles=True)
 
     async def _forward(
@@ -150,54 +155,62 @@ class Cache:
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
         """
+        variant = planned.variant.general
         if key is None:
-            key = self._keys.entry(planned.identity.entry, planned.variant, planned.execution)
+            key = self._keys.entry(planned.identity.entry, variant, planned.execution)
         wishes = planned.wishes
         if wishes.no_store:
             return await self._alone(request, planned, key)
-        ticket = self._tiers.ticket(key)
-        lookup = Lookup(None)
         forward = Forward.REQUEST
         reason: Reason | None = Reason.REQUEST_NO_CACHE
-        if not wishes.no_cache:
-            if looked_up is not None and looked_up.ticket.key == key:
-                ticket, lookup = looked_up.ticket, looked_up.lookup
-            else:
-                lookup = await self._tiers.lookup(key)
-            # Between a look-up in Redis and here another request's fetch may have ended.
-            entry = lookup.entry or self._tiers.peek(key)
-            why_not = None if entry is None else self._why_not(planned, entry)
-            if entry is not None and why_not is None:
-                return self._hit(request, planned, entry)
-            forward = Forward.URI_MISS if entry is None else Forward.REQUEST
-            reason = Reason.STORE_FAILED if lookup.has_failed else why_not
+        if wishes.no_cache:
+            found = LookedUp(self._tiers.ticket(key), Lookup(None))
+        else:
+            found, entry = await self._look_up(key, looked_up)
+            absent = Forward.URI_MISS
+            if entry is not None and not entry.suits(planned.variant.accept):
+                # It was chosen by another Accept; what is chosen by this one has a place of its own.
+                absent = Forward.VARY_MISS
+                variant = planned.variant.exact
+                key = self._keys.entry(planned.identity.entry, variant, planned.execution)
+                found, entry = await self._look_up(key, None)
+            forward, reason = absent, Reason.STORE_FAILED if found.lookup.has_failed else None
+            if entry is not None:
+                now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
+                why_not = wishes.refuse(entry.age_s(now_s), entry.ttl_s(now_s))
+                if why_not is None:
+                    return self._hit(request, planned, entry, now_s)
+                forward, reason = why_not
+        cache_log.decided(request, "no entry to serve: %s", reason or "none is stored")
         verdict = Verdict(forward=forward, reason=reason)
         if wishes.only_if_cached:
             raise _with_member(NotCached(), verdict)
         self._hold_back(planned, verdict)
         if request.method == "HEAD":
-            return await self._head(request, planned, key, verdict)
+            return await self._head(request, planned, found, verdict)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
-        flight_key = self._keys.flight(planned.identity.flight, planned.variant, planned.execution)
+        flight_key = self._keys.flight(planned.identity.flight, variant, planned.execution)
         flight = None
-        if forward is Forward.URI_MISS:
+        if forward is not Forward.REQUEST:
             flight = self._flights.joinable(flight_key)
         try:
             if flight is not None:
+                cache_log.decided(request, "joins a fetch under way")
                 fetched = await self._flights.join(flight)
                 if fetched.exchange is not None:
                     return await self._forward(
                         request, None, _because(verdict, Reason.TOO_LARGE), execution_call=True
                     )
-                if not vary_is_met(fetched.arrival.head.fields, planned.fields):
-                    # It was chosen by a field that these two requests need not have in common (RFC 9111 §4).
+                if not may_share(planned, fetched.arrival, self._rules.identity_headers):
                     return await self._forward(
                         request, None, _because(verdict, Reason.VARY), execution_call=True
                     )
                 return self._fetched(fetched, planned, verdict, collapsed=True)
 
             async def fly(flight: Flight[Fetched]) -> Fetched:
-                return await self._fill(request, planned, ticket, lookup, flight)
+                result = await self._fill(request, planned, found, flight)
+                cache_log.fetched(request, result)
+                return result
 
             fetched = await self._flights.lead(flight_key, key.stack, fly)
         except GatewayError as error:
@@ -205,17 +218,27 @@ class Cache:
             raise
         return self._fetched(fetched, planned, verdict, collapsed=False)
 
+    async def _look_up(self, key: EntryKey, looked_up: LookedUp | None) -> tuple[LookedUp, Entry | None]:
+        """Look into all tiers, unless that was done already; return what that gave, and the entry."""
+        if looked_up is None or looked_up.ticket.key != key:
+            ticket = self._tiers.ticket(key)
+            looked_up = LookedUp(ticket, await self._tiers.lookup(key))
+        # Between a look-up in Redis and here another request's fetch may have ended.
+        return looked_up, looked_up.lookup.entry or self._tiers.peek(key)
+
     async def _fill(
         self,
         request: Request,
         planned: Plan,
-        ticket: Ticket,
-        lookup: Lookup,
+        looked_up: LookedUp,
         flight: Flight[Fetched] | None,
     ) -> Fetched:
         """Fetch a record, judge it, and store it if it may be."""
+        ticket = looked_up.ticket
         if flight is not None:
-            ticket = await self._tiers.prepare_fill(ticket, lookup)
+            ticket = await self._tiers.prepare_fill(ticket, looked_up.lookup)
+        else:
+            ticket = self._tiers.begin_fetch(ticket)
         fetched_s = self._clock.wall_s()
         fields = headers.upstream_fields(request, self._hop, execution_call=True)
         exchange = await self._upstream.send("GET", request.target, fields, None)
@@ -236,7 +259,7 @@ class Cache:
         )
         if len(body) > self._rules.max_body_bytes:
             if policy.drops_own_entry(exchange.head.status, None):
-                self._tiers.drop(ticket.key)
+                self._tiers.drop(ticket, looked_up.lookup)
             if flight is not None and not flight.leader_waits:
                 exchange.close()
             return Fetched(arrival, None, False, Reason.TOO_LARGE, exchange)
@@ -244,14 +267,13 @@ class Cache:
         judgement = await self._judge(arrival, ticket.key)
         self._sightings.saw(planned.execution, arrival, judgement)
         if judgement.refusal is not None:
+            self._hints.refused(arrival, judgement)
             if policy.drops_own_entry(exchange.head.status, judgement):
-                self._tiers.drop(ticket.key)
+                self._tiers.drop(ticket, looked_up.lookup)
             return Fetched(arrival, judgement, False, judgement.refusal)
         if flight is None:
             return Fetched(arrival, judgement, False, None)
-        if flight.is_superseded:
-            return Fetched(arrival, judgement, False, Reason.FORGOTTEN)
-        entry = answers.entry_of(arrival, judgement, policy.told_age_s(exchange.head))
+        entry = answers.entry_of(arrival, judgement, policy.told_age_s(exchange.head), planned.variant.accept)
         refusal = self._tiers.store(ticket, entry)
         return Fetched(arrival, judgement, refusal is None, refusal)
 
@@ -301,22 +323,24 @@ class Cache:
         if planned.wishes.only_if_cached:
             raise _with_member(NotCached(), verdict)
         self._hold_back(planned, verdict)
+        looked_up = LookedUp(self._tiers.ticket(key), Lookup(None))
         if request.method == "HEAD":
-            return await self._head(request, planned, key, verdict)
+            return await self._head(request, planned, looked_up, verdict)
         try:
-            fill = self._fill(request, planned, self._tiers.ticket(key), Lookup(None), None)
+            fill = self._fill(request, planned, looked_up, None)
             fetched = await self._flights.alone(fill)
         except GatewayError as error:
             _with_member(error, verdict)
             raise
         return self._fetched(fetched, planned, verdict, collapsed=False)
 
-    async def _head(self, request: Request, planned: Plan, key: EntryKey, verdict: Verdict) -> Answer:
+    async def _head(self, request: Request, planned: Plan, looked_up: LookedUp, verdict: Verdict) -> Answer:
         """Forward a HEAD alone; it stores nothing, but may tell that an entry is over."""
+        ticket = self._tiers.begin_fetch(looked_up.ticket)
         answer = await self._forward(request, None, _because(verdict, Reason.HEAD), execution_call=True)
         self._heed(planned, answer.head)
-        if answer.head.status in policy.DROPPING_STATUSES or self._is_outdated(key, answer.head):
-            self._tiers.drop(key)
+        if answer.head.status in policy.DROPPING_STATUSES or self._is_outdated(ticket.key, answer.head):
+            self._tiers.drop(ticket, looked_up.lookup)
         return answer
 
     def _is_outdated(self, key: EntryKey, head: Head) -> bool:
@@ -325,9 +349,9 @@ class Cache:
         entry = self._tiers.peek(key) if head.status == 200 and etag is not None else None
         return entry is not None and first(entry.head().fields, b"etag") != etag
 
-    def _hit(self, request: Request, planned: Plan, entry: Entry) -> Answer:
-        now_s = self._clock.wall_s()
+    def _hit(self, request: Request, planned: Plan, entry: Entry, now_s: float) -> Answer:
         self._sightings.hit(planned.execution, entry)
+        cache_log.decided(request, "hit, fresh for another %d s", entry.ttl_s(now_s))
         head = answers.hit_head(entry, planned.fields, request.request_id, self._hop.via, now_s)
         return Answer(head, entry.body, Verdict(ttl_s=int(entry.ttl_s(now_s))))
 
@@ -350,16 +374,12 @@ class Cache:
         head = answers.fetched_head(own, judgement, self._hop.via, verdict)
         return Answer(head, arrival.body, verdict, upstream_s=arrival.upstream_s)
 
-    def _why_not(self, planned: Plan, entry: Entry) -> Reason | None:
-        now_s = self._clock.wall_s()
-        return planned.wishes.refuse(entry.age_s(now_s), entry.ttl_s(now_s))
-
 
 def _because(verdict: Verdict, reason: Reason) -> Verdict:
     return msgspec.structs.replace(verdict, reason=verdict.reason or reason)
 
 
 def _with_member(error: GatewayError, verdict: Verdict) -> GatewayError:
-    """Let an error tell what the cache did before it."""
-    error.cache_member = verdict.member()
+    """Let an error tell what the cache did before it, or why nothing was forwarded."""
+    error.cache_member = (verdict if error.reason is None else Verdict(reason=error.reason)).member()
     return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import Any
 
@@ -10,10 +11,14 @@ import msgspec
 
 from gateway.metrics import Snapshot
 from gateway.sightings import Sighting
+from gateway.throttled import ThrottledCaller
 
 _LENGTH_BYTES = 4
 # Metrics are the longest; what is larger is no message.
 _MOST_BYTES = 16_777_216
+# Beyond it the other process takes nothing any more.
+_MOST_UNSENT_BYTES = 8_388_608
+_FLUSH_S = 1.0
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -97,17 +102,17 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Tell(msgspec.Struct, frozen=True, tag=True):
-    """What one worker did, to the parent and from there to the others; each says `Heard`, and so does the
-    parent to the first when all of them have."""
+    """What one worker did, to the parent and from there to the others.
 
-    question: int
+    Attributes:
+        teller: the worker's number.
+        number: what it has told, counted in `gateway.shared_counts`; 0 when it is not counted.
+        told: what it did.
+    """
+
+    teller: int
+    number: int
     told: list[Told]
-
-
-class Heard(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `Tell`: nothing of it will be served any more."""
-
-    question: int
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
@@ -131,15 +136,17 @@ class State(msgspec.Struct, frozen=True):
         health: what `/readyz` would report.
         metrics: what it has counted.
         executions: those that it fetches most.
+        throttled: its callers who are told to wait most.
     """
 
     is_ready: bool
     health: dict[str, Any]
     metrics: Snapshot
     executions: list[Sighting] = []
+    throttled: list[ThrottledCaller] = []
 
 
-Message = Start | KeepAgain | Reload | Stop | Ask | Purge | Ping | Ready | Tell | Heard | Answer | Bye
+Message = Start | KeepAgain | Reload | Stop | Ask | Purge | Ping | Ready | Tell | Answer | Bye
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
@@ -156,67 +163,34 @@ def read_state(data: bytes) -> State:
     return _states.decode(data)
 
 
-class _Protocol(asyncio.StreamReaderProtocol):
-    """Counts what the loop has read from the socket."""
-
-    read_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        self.read_bytes += len(data)
-        super().data_received(data)
-
-
 class Channel:
     """One end of the pair of sockets between the parent and a worker; use it inside one event loop.
 
     Messages arrive whole and in order. It breaks when the other process ends.
     """
 
-    def __init__(
-        self,
-        connected: socket.socket,
-        protocol: _Protocol,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        self._connected = connected
-        self._protocol = protocol
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._taken_bytes = 0
 
     @classmethod
     async def over(cls, connected: socket.socket) -> Channel:
         """Take one of a pair of connected sockets."""
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader()
-        protocol = _Protocol(reader)
-        transport, _ = await loop.create_connection(lambda: protocol, sock=connected)
-        return cls(connected, protocol, reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+        return cls(*await asyncio.open_connection(sock=connected))
 
-    @property
-    def is_read(self) -> bool:
-        """Nothing has come that was not received yet: asks the system, and never waits."""
-        if self._protocol.read_bytes != self._taken_bytes:
-            return False
-        try:
-            self._connected.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
+    def send(self, message: Message) -> bool:
+        """Send a message without waiting; when the channel is broken, nothing happens.
+
+        Returns:
+            ``False`` when it is not sent because the other end takes nothing any more.
+        """
+        if self._writer.is_closing():
             return True
-        except OSError:
-            pass
-        return False
-
-    @property
-    def unsent_bytes(self) -> int:
-        """How much the other end has not taken yet."""
-        return int(self._writer.transport.get_write_buffer_size())
-
-    def send(self, message: Message) -> None:
-        """Send a message without waiting; when the channel is broken, nothing happens."""
-        if not self._writer.is_closing():
-            data = _encoder.encode(message)
-            self._writer.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+        if self._writer.transport.get_write_buffer_size() > _MOST_UNSENT_BYTES:
+            return False
+        data = _encoder.encode(message)
+        self._writer.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+        return True
 
     async def receive(self) -> Message | None:
         """Return the next message; ``None`` when there will be none."""
@@ -225,17 +199,16 @@ class Channel:
             if length > _MOST_BYTES:
                 return None
             body = await self._reader.readexactly(length)
-            self._taken_bytes += _LENGTH_BYTES + length
             return _decoder.decode(body)
         except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError):
             return None
 
     async def flush(self) -> None:
-        """Wait until what was sent has gone out."""
-        try:
-            await self._writer.drain()
-        except OSError:
-            return
+        """Wait, not for long, until what was sent has gone out."""
+        # TimeoutError is one too.
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(_FLUSH_S):
+                await self._writer.drain()
 
     def close(self) -> None:
         """Break it."""

@@ -13,7 +13,6 @@ from gateway.cli_options import USAGE, build_parser, complain
 
 _OK: Final = 0
 _ERROR: Final = 1
-_MAX_STACK_ID_CHARACTERS: Final = 64
 
 
 class _UsageError(Exception):
@@ -32,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from gateway.config import ConfigError
 
     arguments = build_parser().parse_args(argv)
+    if arguments.command in _UNTIL_STOPPED:
+        from gateway.line_writer import unblock_standard_streams
+
+        unblock_standard_streams()
     try:
         code = _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
@@ -85,8 +88,11 @@ def _demo(_arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from gateway.config import Secret, load_config, masked
+    from gateway.config_sources import unused_variables
 
     config = load_config(arguments.config, os.environ, {})
+    if (unused := unused_variables(os.environ)) is not None:
+        complain(f"warning: {unused}")
     from gateway.tls import check_files
 
     check_files(config)
@@ -107,6 +113,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _purge(arguments: argparse.Namespace) -> int:
     from gateway.config import TcpAddress, admin_token, parse_address
+    from gateway.config_error import shown
+    from gateway.core.route import is_id
     from gateway.purge import run
 
     address = parse_address(arguments.admin)
@@ -114,8 +122,11 @@ def _purge(arguments: argparse.Namespace) -> int:
         raise _UsageError(
             f"--admin {address} has port 0; write the port of the gateway's server.admin_listen"
         )
-    if not 1 <= len(arguments.stack_id) <= _MAX_STACK_ID_CHARACTERS:
-        raise _UsageError(f"STACK_ID has to have 1 to {_MAX_STACK_ID_CHARACTERS} characters")
+    if not is_id(os.fsencode(arguments.stack_id)):
+        raise _UsageError(
+            f"STACK_ID = {shown(arguments.stack_id)} is no id of a stack; write one stack's whole id, "
+            "1 to 64 of A-Z a-z 0-9 . _ ~ -"
+        )
     return run(address, arguments.stack_id, admin_token(os.environ))
 
 

@@ -1,7 +1,10 @@
 """What the command line accepts and how its help explains it."""
 
 import argparse
+import difflib
 import sys
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NoReturn
 
 from gateway import __version__
@@ -57,11 +60,50 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and which says what an unknown option was meant to be.
+
+    Attributes:
+        commands: the parsers of all commands by their names.
+    """
+
+    commands: Mapping[str, "_Parser"] = MappingProxyType({})
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as the base does; whatever is unknown is refused here, where the known options are known."""
+        given = sys.argv[1:] if args is None else args
+        # Before the base takes the value of an option that stands before its command for a command.
+        if given and _is_option(given[0]) and not self._has(given[0]):
+            self._refuse(given[:1])
+        known, unknown = super().parse_known_args(given, namespace)
+        if unknown:
+            self._refuse(unknown)
+        return known, unknown
+
+    def _has(self, option: str) -> bool:
+        return option.partition("=")[0] in self._option_string_actions
+
+    def _refuse(self, unknown: Sequence[str]) -> NoReturn:
+        # Neither values nor further arguments are shown: a URL among them may hold a password.
+        option = next((each.partition("=")[0] for each in unknown if _is_option(each)), None)
+        if option is None:
+            self.error("1 argument too many" if len(unknown) == 1 else f"{len(unknown)} arguments too many")
+        owners = [name for name, command in self.commands.items() if command._has(option)]
+        options = list(self._option_string_actions)
+        near = [known for known in options if len(known) > 2 and option.startswith(known)]
+        near = near or difflib.get_close_matches(option, options, n=1)
+        if owners:
+            self.error(f"{option} is an option of {' and '.join(owners)}; write it behind that command")
+        self.error(f"unknown option {option}" + (f"; did you mean {near[0]}?" if near else ""))
 
     def error(self, message: str) -> NoReturn:
         complain(f"{message}; see {self.prog} --help")
         self.exit(USAGE)
+
+
+def _is_option(argument: str) -> bool:
+    return argument.startswith("-") and argument not in {"-", "--"}
 
 
 def complain(line: str) -> None:
@@ -100,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
         _SERVE_EPILOG,
     )
     _add_config(serve)
-    address = "host:port, [v6]:port or unix:/path"
+    address = "host:port, [v6]:port, :port for all interfaces, or unix:/path"
     serve.add_argument(
         "--listen", metavar="A", help=f"where callers connect: {address} (default: 127.0.0.1:8080)"
     )
@@ -176,6 +218,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="the gateway's admin address (default: %(default)s)",
     )
     purge.add_argument("stack_id", metavar="STACK_ID", help="the stack to forget")
+    for each in (parser, *commands.choices.values()):
+        each.commands = commands.choices
     return parser
 
 

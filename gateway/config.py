@@ -6,7 +6,9 @@ from typing import Any, Literal
 import msgspec
 
 from gateway.address import (
+    OWNER_ONLY,
     Address,
+    Mode,
     TcpAddress,
     UnixAddress,
     UpstreamUrl,
@@ -57,16 +59,20 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         listen: where callers connect.
+        listen_mode: rights of the file of a Unix socket for callers.
         admin_listen: where operators connect.
+        admin_listen_mode: rights of the file of a Unix socket for operators.
         admin_token: opens the protected admin paths to peers from the network; empty: to nobody.
         admin_hosts: names that a Host field on the admin address may have besides loopback and IP literals.
-        workers: processes that share the listener; 0: one for each core.
+        workers: processes that share the listener; 0: one for each core that may be used.
         header_timeout_s: from the first byte of a request to the end of its head, seconds.
         body_timeout_s: between two bytes of a request body, or taken of an answer, seconds.
         keepalive_timeout_s: how long an idle connection stays open, seconds.
         max_header_bytes: bound of a request's whole head.
         max_connections: bound of open connections from callers.
         max_connections_per_peer: bound of open connections from one address; 0 sets none.
+        proxy_protocol: each connection begins with a header of the PROXY protocol, version 1 or 2.
+        trusted_proxies: addresses and networks whose word about their callers is taken; "unix": Unix sockets.
         drain_grace_s: how long to go on accepting after `/readyz` turned false, seconds.
         drain_timeout_s: how long requests under way may take when stopping, seconds.
         fast_lane: answer hits in memory without parsing what is plain.
@@ -76,7 +82,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     listen: Address = TcpAddress(host="127.0.0.1", port=8080)
+    listen_mode: Mode = OWNER_ONLY
     admin_listen: Address = TcpAddress(host="127.0.0.1", port=9901)
+    admin_listen_mode: Mode = OWNER_ONLY
     admin_token: Secret = Secret()
     admin_hosts: tuple[str, ...] = ()
     workers: int = 1
@@ -86,6 +94,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_header_bytes: int = 65_536
     max_connections: int = 20_000
     max_connections_per_peer: int = 0
+    proxy_protocol: bool = False
+    trusted_proxies: tuple[str, ...] = ()
     drain_grace_s: float = 0.0
     drain_timeout_s: float = 25.0
     fast_lane: bool = True
@@ -196,12 +206,14 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         format: how lines look; "auto": text on a terminal, else JSON.
         access: which requests get a line.
         sample: which part of the hits gets a line; anything else gets one as `access` says.
+        caller: name the caller in access lines by a short keyed digest of the credential.
     """
 
     level: LogLevel = "info"
     format: LogFormat = "auto"
     access: AccessLog = "all"
     sample: float = 1.0
+    caller: bool = True
 
 
 class TracingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

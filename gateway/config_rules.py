@@ -6,46 +6,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from gateway.address import address_of, host_and_port_of, host_name_of, upstream_url_of
+from gateway.address import address_of, host_and_port_of, host_name_of, mode_of, upstream_url_of
 from gateway.config_error import Refused, shown
 from gateway.config_kinds import Choice, Number, Rule, Switch, Text, Texts, Whole
+from gateway.config_text import encoding_fault
+from gateway.core.forwarded import UNIX, network_of
+from gateway.core.headers import is_sent_unchanged
 from gateway.redis_url import redis_url_of
 from gateway.secret import Secret
 
 _DAY_S: Final = 86_400
 _YEAR_S: Final = 365 * _DAY_S
 _MEBIBYTE: Final = 1_048_576
+_BEGINNING_BYTES: Final = 64
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _PHASE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 # token of RFC 9110 section 5.6.2.
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~%/-]*)?")
 _VISIBLE = re.compile(r"[\x21-\x7e]*")
-# Fields that never go upstream as the caller sent them, so they can't tell callers apart.
-_NOT_FORWARDED: Final = frozenset(
-    {
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "http2-settings",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "x-request-id",
-    }
-)
 
 
 def _phase(text: str) -> str:
@@ -69,7 +48,8 @@ def _field_name(text: str) -> str:
     folded = text.lower().replace("_", "-")
     if folded == "authorization":
         raise Refused(shown(text), "always bypasses the cache, so it tells no callers apart; remove it")
-    if folded in _NOT_FORWARDED:
+    # A field that the upstream does not see as it came can't be what its answer depends on.
+    if not is_sent_unchanged(folded.encode("ascii")):
         raise Refused(shown(text), "does not reach the upstream as the caller sent it; remove it")
     if folded == "x-auth-token" and text.lower() != folded:
         raise Refused(shown(text), "is a look-alike of X-Auth-Token, which always counts; remove it")
@@ -99,6 +79,18 @@ def _admin_token(text: str) -> Secret:
     return Secret(text)
 
 
+def _proxy(text: str) -> str:
+    if text == UNIX:
+        return text
+    try:
+        network = network_of(text)
+    except ValueError as exc:
+        raise Refused(
+            shown(text), 'is no address or network; write it like "10.0.0.1", "10.0.0.0/8" or "unix"'
+        ) from exc
+    return str(network.network_address if network.num_addresses == 1 else network)
+
+
 def _server_name(text: str) -> str:
     return host_name_of(text) if text else text
 
@@ -119,11 +111,13 @@ def _file(text: str) -> str:
     if not text:
         return text
     try:
-        with Path(text).open("rb"):
-            pass
+        with Path(text).open("rb") as file:
+            beginning = file.read(_BEGINNING_BYTES)
     except (OSError, ValueError) as exc:
         reason = (exc.strerror if isinstance(exc, OSError) else None) or "no valid path"
         raise Refused(shown(text), f"can't be read ({reason}); name a readable PEM file") from exc
+    if (fault := encoding_fault(beginning)) is not None:
+        raise Refused(shown(text), fault)
     return text
 
 
@@ -149,7 +143,9 @@ _LIFE_S = Number(0.01, _YEAR_S)
 
 RULES: Final[Mapping[str, Rule]] = {
     "server.listen": Text(address_of),
+    "server.listen_mode": Text(mode_of),
     "server.admin_listen": Text(address_of),
+    "server.admin_listen_mode": Text(mode_of),
     "server.admin_token": Text(_admin_token, is_secret=True),
     "server.admin_hosts": Texts(host_name_of),
     "server.workers": Whole(0, 1_024, "processes"),
@@ -159,6 +155,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "server.max_header_bytes": Whole(1_024, _MEBIBYTE, "bytes"),
     "server.max_connections": Whole(1, 1_000_000, "connections"),
     "server.max_connections_per_peer": Whole(0, 1_000_000, "connections"),
+    "server.proxy_protocol": Switch(),
+    "server.trusted_proxies": Texts(_proxy),
     "server.drain_grace_s": Number(0, 3_600),
     "server.drain_timeout_s": Number(0, 3_600),
     "server.fast_lane": Switch(),
@@ -200,6 +198,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "log.format": Choice(("auto", "json", "text")),
     "log.access": Choice(("all", "errors", "off")),
     "log.sample": Number(0, 1, unit=""),
+    "log.caller": Switch(),
     "tracing.endpoint": Text(_endpoint),
     "tracing.sample": Number(0, 1, unit=""),
 }

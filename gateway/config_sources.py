@@ -3,17 +3,20 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from gateway.config_error import ConfigError, shown
+from gateway.config_error import ConfigError, one_line, shown
 from gateway.config_rules import FROM_FILE, RULES
+from gateway.config_text import encoding_fault
 
 ENVIRONMENT_PREFIX: Final = "AOS_GATEWAY_"
 _FILE_SUFFIX: Final = "_FILE"
+# Least similarity of a name to the setting that was meant by it (`difflib`).
+_NEAR: Final = 0.8
 _MAX_CONFIG_BYTES: Final = 1_048_576
 _MAX_SECRET_BYTES: Final = 65_536
 _PATH_CHARACTERS: Final = 4_096
@@ -51,11 +54,9 @@ def from_toml(path: str) -> dict[str, Given]:
     """
     # A path is of use only as a whole.
     named = f"configuration file {shown(path, _PATH_CHARACTERS)}"
-    content = _read(path, _MAX_CONFIG_BYTES, named)
+    text = _read(path, _MAX_CONFIG_BYTES, named)
     try:
-        document = tomllib.loads(content.decode())
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{named} is not UTF-8 text; save it as UTF-8") from exc
+        document = tomllib.loads(text)
     except RecursionError as exc:
         raise ConfigError(f"{named} is nested too deeply; write plain values") from exc
     except ValueError as exc:
@@ -65,7 +66,9 @@ def from_toml(path: str) -> dict[str, Given]:
         if not isinstance(table, dict):
             raise ConfigError(f"key {shown(section)} in {path} stands outside a section{_hint(section)}")
         if section not in sections():
-            raise ConfigError(f"unknown section [{section}] in {path}; there are {_listed(sections())}")
+            near = _listed(difflib.get_close_matches(section.lower(), sections(), n=1))
+            hint = f"did you mean [{near}]?" if near else f"there are {_listed(sections())}"
+            raise ConfigError(f"unknown section [{section}] in {path}; {hint}")
         for key, value in table.items():
             name = f"{section}.{key}"
             if name not in RULES:
@@ -84,26 +87,37 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
         The settings by "section.key".
 
     Raises:
-        ConfigError: a variable with our prefix names no setting, or its file can't be used.
+        ConfigError: a variable looks like one of them and is none, or its file can't be used.
     """
     found: dict[str, Given] = {}
-    for variable in sorted(name for name in environ if name.startswith(ENVIRONMENT_PREFIX)):
-        name = _setting_of(variable)
-        is_file = name is None and variable.endswith(_FILE_SUFFIX)
-        if is_file:
-            name = _setting_of(variable.removesuffix(_FILE_SUFFIX))
-        if name is None or (is_file and name not in FROM_FILE):
-            if _SERVICE_LINK.fullmatch(variable):
-                continue
-            raise ConfigError(
-                f"unknown environment variable {variable}{_hint(_dotted(variable), as_variable=True)}"
-            )
+    for variable in _ours(environ):
+        name, is_file = _setting_of(variable)
+        if name is None:
+            if _resembles_a_setting(variable):
+                raise ConfigError(
+                    f"unknown environment variable {variable}{_hint(_dotted(variable), as_variable=True)}"
+                )
+            continue
         if name in found:
             both = f"{variable_of(name)} and {variable_of(name)}{_FILE_SUFFIX}"
             raise ConfigError(f"{name} is given by both {both}; unset one of them")
         value = _secret_in_file(variable, environ[variable]) if is_file else environ[variable]
         found[name] = Given(value=value, is_text=True, source=variable)
     return found
+
+
+def unused_variables(environ: Mapping[str, str]) -> str | None:
+    """Name the variables that have our prefix and resemble no setting.
+
+    Returns:
+        One line; ``None`` when there are none.
+    """
+    unused = [
+        variable
+        for variable in _ours(environ)
+        if _setting_of(variable)[0] is None and not _resembles_a_setting(variable)
+    ]
+    return one_line(f"environment variables that name no setting: {', '.join(unused)}") if unused else None
 
 
 def from_flags(flags: Mapping[str, object]) -> dict[str, Given]:
@@ -135,9 +149,28 @@ def sections() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.partition(".")[0] for name in RULES))
 
 
-def _setting_of(variable: str) -> str | None:
-    name = _dotted(variable)
-    return name if name in RULES and variable == variable_of(name) else None
+def _ours(environ: Mapping[str, str]) -> list[str]:
+    return sorted(
+        name for name in environ if name.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.fullmatch(name)
+    )
+
+
+def _setting_of(variable: str) -> tuple[str | None, bool]:
+    """Return the setting that a variable gives, if any, and whether it names a file that holds the value."""
+    for whole, names in ((variable, RULES), (variable.removesuffix(_FILE_SUFFIX), FROM_FILE)):
+        name = _dotted(whole)
+        if name in names and whole == variable_of(name):
+            return name, whole != variable
+    return None, False
+
+
+def _resembles_a_setting(variable: str) -> bool:
+    """Tell whether somebody may have meant a setting: by its form, or by a section or key."""
+    name = _dotted(variable.removesuffix(_FILE_SUFFIX)).strip("_.")
+    if "." in name or name.startswith(tuple(f"{section}_" for section in sections())):
+        return True
+    words = {part for known in RULES for part in (known, *known.split("."))}
+    return bool(difflib.get_close_matches(name, words, n=1, cutoff=_NEAR))
 
 
 def _dotted(variable: str) -> str:
@@ -145,20 +178,14 @@ def _dotted(variable: str) -> str:
 
 
 def _secret_in_file(variable: str, path: str) -> str:
-    content = _read(path, _MAX_SECRET_BYTES, f"file {shown(path)}, named by {variable},")
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as exc:
-        raise ConfigError(
-            f"file {shown(path)}, named by {variable}, is not UTF-8 text; write it as base64"
-        ) from exc
-    text = text.removesuffix("\n").removesuffix("\r")
+    named = f"file {shown(path)}, named by {variable},"
+    text = _read(path, _MAX_SECRET_BYTES, named, "write it as base64").removesuffix("\n").removesuffix("\r")
     if not text:
-        raise ConfigError(f"file {shown(path)}, named by {variable}, is empty; write the value into it")
+        raise ConfigError(f"{named} is empty; write the value into it")
     return text
 
 
-def _read(path: str, max_bytes: int, what: str) -> bytes:
+def _read(path: str, max_bytes: int, what: str, remedy: str = "save it as UTF-8") -> str:
     try:
         with Path(path).open("rb") as file:
             content = file.read(max_bytes + 1)
@@ -167,19 +194,36 @@ def _read(path: str, max_bytes: int, what: str) -> bytes:
         raise ConfigError(f"{what} can't be read ({reason}); name a file that this user may read") from exc
     if len(content) > max_bytes:
         raise ConfigError(f"{what} is longer than {max_bytes} bytes; name another file")
-    return content
+    if (fault := encoding_fault(content)) is not None:
+        raise ConfigError(f"{what} {fault}")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{what} is not UTF-8 text; {remedy}") from exc
+    if "\0" in text:
+        raise ConfigError(f"{what} holds NUL bytes, as UTF-16 text does; save it as UTF-8")
+    return text
 
 
 def _hint(name: str, *, as_variable: bool = False) -> str:
     """Return "; did you mean ...?" with the settings that come nearest, or where to find them all."""
     key = name.rpartition(".")[2]
-    near = [known for known in RULES if known.partition(".")[2] == key]
-    near = near or difflib.get_close_matches(name, RULES, n=1, cutoff=0.8)
+    keys = [known.partition(".")[2] for known in RULES]
+    near = (
+        _with_keys([key])
+        or difflib.get_close_matches(name, RULES, n=1, cutoff=_NEAR)
+        or _with_keys(difflib.get_close_matches(key, keys, n=1, cutoff=_NEAR))
+        or [known for known in RULES if known.startswith(f"{name}.")]
+    )
     if not near:
         return "; config/gateway.toml lists all keys"
     return (
         "; did you mean " + _listed(variable_of(known) if as_variable else known for known in near[:3]) + "?"
     )
+
+
+def _with_keys(keys: Collection[str]) -> list[str]:
+    return [known for known in RULES if known.partition(".")[2] in keys]
 
 
 def _listed(words: Iterable[str]) -> str:

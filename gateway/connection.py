@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -13,13 +14,17 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
+from gateway.access_log import AccessLog, Begun
 from gateway.admission import LINGER_S, Admission
+from gateway.connection_origin import Origin, origin_of
+from gateway.connection_refusals import Refusals
 from gateway.connection_settings import ConnectionSettings
 from gateway.core.chunked import ChunkedFraming
 from gateway.core.headers import Refusal
 from gateway.core.incoming import MAX_FIELDS
+from gateway.core.proxy_header import ProxyHeader
 from gateway.core.request_head import RequestHead
-from gateway.errors import BadRequest, GatewayError, problem
+from gateway.errors import BadRequest, GatewayError
 from gateway.metrics import Metrics
 from gateway.progress import cut_later
 from gateway.reply import Reply
@@ -35,7 +40,8 @@ class DownstreamConnection(RequestHandler):
     """A caller's connection.
 
     Attributes:
-        peer: the caller's address without port; ``unknown`` on a Unix socket.
+        origin: where it comes from.
+        peer: the address of that without port; ``unknown`` when it has none.
         scheme: ``http`` or ``https``.
     """
 
@@ -46,6 +52,7 @@ class DownstreamConnection(RequestHandler):
         "_chunks",
         "_head",
         "_head_timer",
+        "_header",
         "_is_gone",
         "_is_last",
         "_metrics",
@@ -53,13 +60,18 @@ class DownstreamConnection(RequestHandler):
         "_refusal",
         "_server",
         "_settings",
+        "_since_s",
         "_stoppable",
+        "origin",
         "peer",
         "scheme",
     )
 
-    def __init__(self, server: DownstreamServer, **options: Any) -> None:
+    def __init__(
+        self, server: DownstreamServer, *, header: ProxyHeader | None = None, **options: Any
+    ) -> None:
         super().__init__(server, **options)
+        self._header = header
         # Parsed requests cost many times their bytes: what comes behind the next one waits as it came.
         self._max_msg_queue_size, self._msg_queue_resume_size = 1, 0
         self._server = server
@@ -73,11 +85,13 @@ class DownstreamConnection(RequestHandler):
         # Nothing more is taken: the last request of the connection was refused or came in chunks.
         self._is_last = False
         self._refusal: GatewayError | None = None
+        self._since_s = 0.0
         self._is_gone: asyncio.Future[None] = self._loop.create_future()
         self._stoppable: asyncio.Task[Any] | None = None
-        # The caller's address; None on a Unix socket, and when it was not admitted.
+        # The origin's address; None when it has none, and when it was not admitted.
         self._peer: str | None = None
-        self.peer = b"unknown"
+        self.origin = Origin()
+        self.peer = self.origin.peer
         self.scheme = b"http"
 
     @property
@@ -103,10 +117,8 @@ class DownstreamConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, or refuse it when there are too many."""
-        peername = transport.get_extra_info("peername")
-        if isinstance(peername, tuple):
-            self._peer = peername[0]
-            self.peer = peername[0].encode("ascii", "replace")
+        self.origin = origin_of(transport, self._header, self._settings.trusted_proxies)
+        self._peer, self.peer = self.origin.address, self.origin.peer
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
         if not self._server.admission.admit(self._peer, len(self._server.connections)):
@@ -116,7 +128,7 @@ class DownstreamConnection(RequestHandler):
             self._force_close = True
             # uvloop's transports are none by inheritance.
             writing = cast("asyncio.WriteTransport", transport)
-            self._server.admission.turn_away(writing, self._server.request_ids.fresh())
+            self._server.admission.turn_away(writing, self._server.request_ids.fresh(), self.origin)
             return
         super().connection_made(transport)
         self._start_head_timer()
@@ -185,6 +197,7 @@ class DownstreamConnection(RequestHandler):
     def _take_head(self, data: bytes, start: int) -> int:
         """Take what belongs to the present head, feed it once it is whole, and return where it ends."""
         if not self._head.size:
+            self._since_s = time.monotonic()
             self._start_head_timer()
         try:
             end = self._head.take(data, start)
@@ -193,9 +206,7 @@ class DownstreamConnection(RequestHandler):
             return len(data)
         if self._head.is_whole:
             self._stop_head_timer()
-            head = self._head.data()
-            self._head.begin()
-            self._feed(head)
+            self._feed(self._head.data())
             self._begin_body()
         return end
 
@@ -206,6 +217,7 @@ class DownstreamConnection(RequestHandler):
         if not isinstance(message, RawRequestMessage):
             self._is_last = True
             return
+        self._head.begin()
         self._chunks = ChunkedFraming(self._settings.max_header_bytes) if message.chunked else None
         self._body_left = None if message.chunked else int(message.headers.get("Content-Length", "0"))
 
@@ -227,25 +239,21 @@ class DownstreamConnection(RequestHandler):
     ) -> web.StreamResponse:
         """Answer what aiohttp's parser refused, or what failed in here, with a problem of our own."""
         if status >= 500:
-            return self.failure(exc)
-        return self._error(self._refusal or _MALFORMED)
+            target = request.raw_path.encode("utf-8", "surrogateescape")
+            return self.failure(exc, Begun(request.method.encode(), target))
+        begun = Begun(*self._head.told(), self._head.size, self._since_s)
+        return self._error(self._refusal or _MALFORMED, begun)
 
-    def failure(self, exc: BaseException | None) -> Reply:
-        """Return the answer for what failed in here; nobody but us can be at fault."""
-        # The details are for the log alone.
+    def failure(self, exc: BaseException | None, begun: Begun) -> Reply:
+        """Log what failed in here, and return the answer, which tells no details."""
         self.logger.error("request failed: %s", type(exc).__name__, exc_info=exc)
-        return self._error(GatewayError())
+        return self._error(GatewayError(), begun)
 
-    def _error(self, error: GatewayError) -> Reply:
-        self._metrics.bad_requests[str(error.status)] += 1
-        self._metrics.errors[error.code] += 1
-        head, body = problem(error, self._server.request_ids.fresh())
-        return Reply(
-            head,
-            method="GET",
-            body=body,
-            http_11=True,
-            keep_alive=False,
+    def _error(self, error: GatewayError, begun: Begun) -> Reply:
+        return self._server.refusals.reply(
+            error,
+            begun,
+            peer=self.origin.caller_address(()),
             write_timeout_s=self._settings.body_timeout_s,
             linger=self.linger,
         )
@@ -320,7 +328,6 @@ class DownstreamConnection(RequestHandler):
     def _refuse(self, error: GatewayError) -> None:
         """Answer a head with an error, behind the answers to earlier requests, and close."""
         self._stop_head_timer()
-        self._head.begin()
         self._refusal = error
         self._is_last = True
         self._feed(_POISON)
@@ -334,6 +341,7 @@ class DownstreamServer(web.Server):
         settings: bounds.
         metrics: counts refused requests.
         request_ids: names requests that are refused before they were read.
+        access_log: writes a line for each of those.
         connection: makes the connections; ``None`` makes plain ones.
     """
 
@@ -344,20 +352,23 @@ class DownstreamServer(web.Server):
         *,
         metrics: Metrics,
         request_ids: RequestIds,
+        access_log: AccessLog,
         connection: Callable[..., DownstreamConnection] | None = None,
     ) -> None:
         super().__init__(handler)
         self.settings = settings
         self.metrics = metrics
         self.request_ids = request_ids
+        self.refusals = Refusals(metrics, request_ids, access_log)
         self._make_connection = connection or DownstreamConnection
-        self.admission = Admission(settings.max_connections, settings.max_connections_per_peer)
+        self.admission = Admission(settings, access_log)
 
-    def __call__(self) -> DownstreamConnection:
-        """Return the protocol for a new connection."""
+    def __call__(self, header: ProxyHeader | None = None) -> DownstreamConnection:
+        """Return the protocol for a new connection, which began with this header."""
         settings = self.settings
         return self._make_connection(
             self,
+            header=header,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=settings.keepalive_timeout_s,
             access_log=None,
@@ -371,7 +382,7 @@ class DownstreamServer(web.Server):
     def change(self, settings: ConnectionSettings) -> None:
         """Use other bounds for connections that are opened from now on."""
         self.settings = settings
-        self.admission.change(settings.max_connections, settings.max_connections_per_peer)
+        self.admission.change(settings)
 
     def close_idle(self) -> None:
         """Close idle connections now and busy ones after their answer."""

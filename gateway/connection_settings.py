@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from gateway.core.forwarded import TrustedProxies
+
 
 class ConnectionSettings(msgspec.Struct, frozen=True):
     """Bounds of a downstream connection; times in seconds.
@@ -15,6 +17,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True):
         max_header_bytes: bound of a whole head.
         max_connections: bound of open connections.
         max_connections_per_peer: bound of those from one address; 0 sets none.
+        trusted_proxies: whose ``X-Forwarded-For`` tells who asks.
     """
 
     header_timeout_s: float
@@ -23,3 +26,4 @@ class ConnectionSettings(msgspec.Struct, frozen=True):
     max_header_bytes: int
     max_connections: int
     max_connections_per_peer: int
+    trusted_proxies: TrustedProxies = TrustedProxies()

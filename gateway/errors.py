@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.core.incoming import CARRIED_METHODS
 from gateway.core.messages import Field, Head
+from gateway.core.status import Reason
 
 UPSTREAM_DETAILS = {
     "connection_read_timeout": "The upstream did not answer in time.",
@@ -43,6 +44,7 @@ class GatewayError(Exception):
         retry_after_s: told in ``Retry-After``; ``None`` leaves it out.
         allow: told in ``Allow``, which a 405 has to have; ``None`` leaves it out.
         closes: the connection must not carry another request.
+        reason: why nothing went upstream; ``None`` when something did, or may have.
         cache_member: the gateway's ``Cache-Status`` member; ``None`` when the cache was not asked.
     """
 
@@ -53,6 +55,7 @@ class GatewayError(Exception):
     retry_after_s: int | None = None
     allow: str | None = None
     closes = False
+    reason: Reason | None = None
     cache_member: bytes | None = None
 
     @property
@@ -88,16 +91,20 @@ class UpstreamError(GatewayError):
 
     Attributes:
         was_sent: the request may have reached the upstream, so its effect is unknown.
+        said: what the system or TLS says of it, for the log alone; empty when it says nothing.
     """
 
     status = 502
     number = 1
 
-    def __init__(self, proxy_error: str, *, was_sent: bool) -> None:
+    def __init__(self, proxy_error: str, *, was_sent: bool, said: str = "") -> None:
         super().__init__(proxy_error)
         self.proxy_error = proxy_error
         self.was_sent = was_sent
         self.detail = UPSTREAM_DETAILS.get(proxy_error, self.detail)
+        self.said = said
+        if not was_sent and self.reason is None:
+            self.reason = Reason.UNREACHABLE
 
 
 class UpstreamTimeout(UpstreamError):
@@ -112,6 +119,7 @@ class Overloaded(UpstreamError):
     status = 503
     detail = "The gateway has too many requests waiting for the upstream."
     retry_after_s = 1
+    reason = Reason.UPSTREAM_BUSY
 
     def __init__(self) -> None:
         super().__init__("connection_limit_reached", was_sent=False)
@@ -155,6 +163,7 @@ class Throttled(GatewayError):
     status = 429
     detail = "The upstream asked this caller to wait; nothing was sent to it."
     proxy_error = "http_request_denied"
+    reason = Reason.THROTTLED
 
     def __init__(self, wait_s: float) -> None:
         super().__init__(self.detail)
@@ -168,6 +177,7 @@ class NotCached(GatewayError):
     number = 3
     detail = "The request asks for a stored response only, and there is none."
     proxy_error = "http_request_denied"
+    reason = Reason.REQUEST_ONLY_IF_CACHED
 
 
 class CallerGone(GatewayError):

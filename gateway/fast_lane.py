@@ -12,10 +12,11 @@ import msgspec
 from gateway.access_log import AccessLog, Answered
 from gateway.clock import Clock
 from gateway.connection import DownstreamConnection
+from gateway.connection_origin import Origin
 from gateway.core.answers import hit_bytes
 from gateway.core.caller import Recogniser
 from gateway.core.entry import Entry
-from gateway.core.glance import Glance, Owner, glance, owner_of, plain_request, without_passing
+from gateway.core.glance import Glance, Owner, glance, owner_of, passing, plain_request, without_passing
 from gateway.core.headers import Hop
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import EntryKey, KeySpace
@@ -31,6 +32,7 @@ from gateway.store.lookup import LookedUp
 from gateway.store.tiers import Tiers
 from gateway.tasks import TaskSet
 
+_NOWHERE = Origin()
 _STACKS = b"/v2/stacks/"
 _KNOWN_MOST = 4_096
 _KNOWN_BYTES = 8_388_608
@@ -44,13 +46,20 @@ class Question(msgspec.Struct, frozen=True, gc=False):
         data: its whole head.
         seen: what it says at a glance.
         owner: who asks.
+        origin: of the connection.
         asked_s: monotonic time at which memory had none.
     """
 
     data: bytes
     seen: Glance
     owner: Owner
+    origin: Origin
     asked_s: float
+
+    @property
+    def target(self) -> bytes:
+        """Path and query."""
+        return _STACKS + self.seen.path
 
 
 class FastLane:
@@ -94,6 +103,7 @@ class FastLane:
         self._tiers = tiers
         self._memory = tiers.memory
         self._recogniser = recogniser
+        self._passing = passing(recogniser)
         self._keys = keys
         self._hop = hop
         self._own_hosts = own_hosts
@@ -125,11 +135,12 @@ class FastLane:
         """Leave every request to the parser from now on: connections end with their next answer."""
         self.is_open = False
 
-    def answer(self, data: bytes) -> bytes | Question | None:
+    def answer(self, data: bytes, origin: Origin = _NOWHERE) -> bytes | Question | None:
         """Return the whole answer to what was read between two requests.
 
         Args:
             data: everything that has come since the last request.
+            origin: of the connection.
 
         Returns:
             A question when memory has no answer; ``None`` when the parser must see it.
@@ -143,8 +154,8 @@ class FastLane:
         if self._memory is not None:
             entry = self._memory.get(owner.owner + seen.path)
             if entry is not None:
-                return self._hit(data, entry, seen)
-        return Question(data, seen, owner, time.monotonic())
+                return self._hit(data, entry, seen, owner, origin=origin)
+        return Question(data, seen, owner, origin, time.monotonic())
 
     def ask(self, question: Question, told: Callable[[LookedUp], None]) -> bool:
         """Ask Redis; ``told`` is called once, later. ``False`` when it is not asked at all."""
@@ -159,7 +170,9 @@ class FastLane:
         if entry is None or not self.is_open:
             return None
         took_s = time.monotonic() - question.asked_s
-        answer = self._hit(question.data, entry, question.seen, took_s)
+        answer = self._hit(
+            question.data, entry, question.seen, question.owner, origin=question.origin, took_s=took_s
+        )
         if answer is not None:
             self._metrics.request_s[HIT].observe(took_s)
         return answer
@@ -182,10 +195,15 @@ class FastLane:
             return None
         return self._handler.answer_plain(connection, *request, looked_up, key, started_s=question.asked_s)
 
-    def _hit(self, data: bytes, entry: Entry, seen: Glance, took_s: float = 0.0) -> bytes | None:
-        now_s = self._clock.wall_s()
-        # The wall clock may have jumped; the memory tier goes by the other one.
-        if entry.expires_s < now_s or len(entry.body) > LARGE_BYTES:
+    def _hit(
+        self, data: bytes, entry: Entry, seen: Glance, owner: Owner, *, origin: Origin, took_s: float = 0.0
+    ) -> bytes | None:
+        now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
+        # The wall clock may have jumped ahead; the memory tier goes by the other one.
+        if entry.expires_s <= now_s or len(entry.body) > LARGE_BYTES:
+            return None
+        # What was chosen by another Accept; the parser's way looks where this one's is.
+        if entry.accept and not entry.suits(owner.variant.accept):
             return None
         request_id = seen.request_id or self._request_ids.fresh()
         hits = self._metrics.fast_hits + 1
@@ -195,14 +213,29 @@ class FastLane:
             self._sightings.fast_hit(seen.path, entry, hits)
         answer = hit_bytes(entry, request_id, self._hop.via, now_s)
         if self._access_log.is_on and self._access_log.wants_hit():
-            self._log(data, seen.path, request_id, entry.ttl_s(now_s), took_s=took_s, sent_bytes=len(answer))
+            self._access_log.write(
+                Answered(
+                    request_id=request_id,
+                    peer=origin.caller_address(data),
+                    caller=self._access_log.caller(owner.identity),
+                    parent=parent_in(data),
+                    method="GET",
+                    path=_STACKS + seen.path,
+                    status=200,
+                    verdict=Verdict(ttl_s=int(entry.ttl_s(now_s))),
+                    took_s=took_s,
+                    received_bytes=len(data),
+                    sent_bytes=len(answer),
+                    user_agent=owner.user_agent,
+                )
+            )
         return answer
 
     def _owner(self, rest: bytes) -> Owner | None:
         """Return who sent field lines that are not known as they are."""
         if rest in self._owners:
             return None
-        kept = without_passing(rest)
+        kept = without_passing(rest, self._passing)
         if kept is None:
             return None
         owner = self._owners.get(kept)
@@ -228,25 +261,8 @@ class FastLane:
             call = execution(_STACKS + path)
             if call is None or call.has_query:
                 return None
-            key = self._keys.entry(owner.identity.entry, owner.variant, call)
+            key = self._keys.entry(owner.identity.entry, owner.variant.general, call)
             if len(self._entry_keys) >= _KEYS_MOST:
                 del self._entry_keys[next(iter(self._entry_keys))]
             self._entry_keys[local] = key
         return key
-
-    def _log(
-        self, data: bytes, path: bytes, request_id: bytes, ttl_s: float, *, took_s: float, sent_bytes: int
-    ) -> None:
-        self._access_log.write(
-            Answered(
-                request_id=request_id,
-                parent=parent_in(data),
-                method="GET",
-                path=_STACKS + path,
-                status=200,
-                verdict=Verdict(ttl_s=int(ttl_s)),
-                upstream_s=None,
-                took_s=took_s,
-                sent_bytes=sent_bytes,
-            )
-        )

@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.web_protocol import RequestHandler
 
+from gateway.access_log import Begun
 from gateway.admission import LINGER_S
 from gateway.connection import DownstreamConnection, DownstreamServer
 from gateway.fast_lane import FastLane, Question
@@ -90,7 +91,7 @@ class FastLaneConnection(DownstreamConnection):
             # The caller takes its answers.
             and not self._paused
         ):
-            answer = self._lane.answer(data)
+            answer = self._lane.answer(data, self.origin)
             if answer is not None:
                 self._stop_head_timer()
                 if isinstance(answer, bytes):
@@ -145,7 +146,7 @@ class FastLaneConnection(DownstreamConnection):
         answering = self._lane.answering(question, self, looked_up)
         if answering is not None:
             self._server.requests_count += 1
-            self.stop_with_caller(self._lane.start(self._write_answer(answering)))
+            self.stop_with_caller(self._lane.start(self._write_answer(answering, question)))
             return
         # The parser must see it; aiohttp's task goes on from there.
         self._looked_up = looked_up
@@ -154,12 +155,13 @@ class FastLaneConnection(DownstreamConnection):
         self._resume_held()
         super().data_received(held)
 
-    async def _write_answer(self, answering: Coroutine[Any, Any, Reply]) -> None:
+    async def _write_answer(self, answering: Coroutine[Any, Any, Reply], question: Question) -> None:
         try:
             try:
                 reply = await answering
             except Exception as error:
-                reply = self.failure(error)
+                began = Begun(b"GET", question.target, len(question.data), question.asked_s)
+                reply = self.failure(error, began)
             await reply.write_on(self)
         except ConnectionError:
             # The caller left, or had to be cut off.

@@ -23,7 +23,6 @@ class Flight(Generic[T]):
         stack: case-folded stack id.
         started_s: monotonic time of its start.
         leader_waits: the request that began it is still there to take its result.
-        is_superseded: a newer fetch of the same has begun, so its result is not to be stored.
         is_late: its time was over before it ended.
     """
 
@@ -32,7 +31,6 @@ class Flight(Generic[T]):
         self.stack = stack
         self.started_s = started_s
         self.leader_waits = True
-        self.is_superseded = False
         self.is_late = False
         self.task: asyncio.Task[T] | None = None
 
@@ -86,8 +84,6 @@ class Flights(Generic[T]):
             GatewayError: what the fetch failed with, or `DeadlinePassed`.
         """
         flight: Flight[T] = Flight(key, stack, self._clock.monotonic_s())
-        if (older := self._open.get(key)) is not None:
-            older.is_superseded = True
         self._detach(key)
         self._open[key] = flight
         self._by_stack[stack].add(key)

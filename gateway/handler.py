@@ -15,11 +15,13 @@ from gateway.cache import Cache
 from gateway.cache_results import Answer
 from gateway.connection import DownstreamConnection
 from gateway.core import incoming
+from gateway.core.caller import Identity
 from gateway.core.headers import Refusal
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import EntryKey
 from gateway.core.messages import Fields, IndexedFields, Request, first, names
 from gateway.core.plan import Plan
+from gateway.core.reply import head_bytes
 from gateway.core.route import is_write
 from gateway.core.status import Verdict
 from gateway.core.trace import parent
@@ -28,6 +30,7 @@ from gateway.metrics import Metrics
 from gateway.reply import Reply
 from gateway.request_id import RequestIds
 from gateway.store.lookup import LookedUp
+from gateway.throttled import ThrottledCallers
 from gateway.upstream import RequestBody
 
 _FOREIGN_HOST = (
@@ -54,6 +57,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     Attributes:
         request_id: names it in errors and log.
+        identity: who asks, where that was found out already; ``None`` elsewhere.
         method: the method token.
         path: its target as received.
         fields: its field lines.
@@ -63,6 +67,7 @@ class Asked(msgspec.Struct, frozen=True):
     """
 
     request_id: bytes
+    identity: Identity | None
     method: str
     path: bytes
     fields: Fields
@@ -78,6 +83,7 @@ class Handler:
         cache: decides and fetches.
         settings: bounds.
         metrics: counts answers.
+        throttled: notes who is told to wait.
         access_log: writes a line for each.
         request_ids: names requests that bring no id.
         is_draining: no connection is kept any more.
@@ -89,6 +95,7 @@ class Handler:
         settings: HandlerSettings,
         *,
         metrics: Metrics,
+        throttled: ThrottledCallers,
         access_log: AccessLog,
         request_ids: RequestIds,
         is_draining: Callable[[], bool],
@@ -96,6 +103,7 @@ class Handler:
         self._cache = cache
         self._settings = settings
         self._metrics = metrics
+        self._throttled = throttled
         self._access_log = access_log
         self._request_ids = request_ids
         self._is_draining = is_draining
@@ -119,6 +127,7 @@ class Handler:
         persists = message.keep_alive and incoming.persists(fields, http_11=http_11)
         asked = Asked(
             request_id=request_id,
+            identity=None,
             method=message.method,
             path=path,
             fields=fields,
@@ -142,6 +151,7 @@ class Handler:
         """Answer a GET that was read, checked and planned without the parser."""
         asked = Asked(
             request_id=request.request_id,
+            identity=planned.identity,
             method="GET",
             path=request.target,
             fields=request.fields,
@@ -164,50 +174,59 @@ class Handler:
         """Wait for an answer, or make one of what went wrong; count it, log it, prepare its bytes."""
         keep_alive = asked.persists
 
-        def write_line(
-            status: int, verdict: Verdict | None, sent_bytes: int, upstream_s: float | None = None
-        ) -> None:
+        verdict: Verdict | None = None
+        failure: GatewayError | None = None
+        upstream_s: float | None = None
+
+        def write_line(status: int, sent_bytes: int) -> None:
+            head = head_bytes(asked.method, asked.path, asked.fields)
             self._access_log.write(
                 Answered(
                     request_id=asked.request_id,
+                    peer=connection.origin.caller_address(asked.fields),
+                    caller=self._access_log.caller(asked.identity or asked.fields),
                     parent=parent(asked.fields),
                     method=asked.method,
                     path=asked.path,
                     status=status,
                     verdict=verdict,
+                    error=failure,
                     upstream_s=upstream_s,
                     took_s=time.monotonic() - started_s,
+                    received_bytes=head + (asked.content.total_bytes if asked.content is not None else 0),
                     sent_bytes=sent_bytes,
+                    user_agent=first(asked.fields, b"user-agent") or b"",
                 )
             )
 
-        verdict: Verdict | None
         try:
             answer = await answering
         except asyncio.CancelledError:
             # Who reads the log looks for this request too.
             self._metrics.unanswered += 1
             if self._access_log.wants(UNANSWERED, None):
-                write_line(UNANSWERED, None, 0)
+                write_line(UNANSWERED, 0)
             raise
         except GatewayError as error:
             head, text = problem(error, asked.request_id)
             answer = Answer(head, text, Verdict())
             self._metrics.errors[error.code] += 1
             keep_alive = keep_alive and not error.closes
-            verdict = None
+            failure = error
         else:
-            verdict = answer.verdict
+            verdict, upstream_s = answer.verdict, answer.upstream_s
         # What is still to come of the body must not be taken for the next request.
         keep_alive = keep_alive and (asked.content is None or asked.content.is_eof())
         status = answer.head.status
         took_s = time.monotonic() - started_s
         self._metrics.answered(verdict, status, took_s)
+        if status == 429:
+            self._throttled.saw(asked.fields, is_own=verdict is None)
         sent: Callable[[int], None] | None = None
         if self._access_log.wants(status, verdict):
 
             def sent(sent_bytes: int) -> None:
-                write_line(status, verdict, sent_bytes, answer.upstream_s)
+                write_line(status, sent_bytes)
 
         return Reply(
             answer.head,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -10,7 +11,10 @@ from typing import TextIO
 
 import orjson
 
+from gateway.line_writer import LineWriter
+
 _TIME = "%Y-%m-%dT%H:%M:%S"
+_WORD = re.compile(r"[^\s\"=]*")
 FIELDS = "fields"
 """Attribute of a record: what it tells beside its message, as a mapping of names to plain values."""
 
@@ -30,10 +34,20 @@ def formatter(which: str, stream: TextIO | None = None) -> logging.Formatter:
 class JsonLines(logging.Formatter):
     """One JSON object a line; times in UTC."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        # The same for all lines of a second.
+        self._second = (0, "")
+
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as a line."""
+        second, text = self._second
+        if second != int(record.created):
+            second = int(record.created)
+            text = time.strftime(_TIME, time.gmtime(second))
+            self._second = (second, text)
         line: dict[str, object] = {
-            "time": f"{time.strftime(_TIME, time.gmtime(record.created))}.{int(record.msecs):03d}Z",
+            "time": f"{text}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -56,9 +70,43 @@ class TextLines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # logging calls it so
         """Return the line without traceback."""
         told = "".join(
-            f" {name}={value}" for name, value in _fields(record).items() if value is not None and value != ""
+            f" {name}={_word(value)}" for name, value in _fields(record).items() if value not in (None, "")
         )
         return super().formatMessage(record) + told
+
+
+class LineHandler(logging.Handler):
+    """Hands lines to a writer that never waits, which tells in the same form how many were lost.
+
+    Args:
+        writer: takes the lines.
+        form: makes them.
+    """
+
+    def __init__(self, writer: LineWriter, form: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(form)
+        self._writer = writer
+        writer.tell = self._tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written."""
+        try:
+            self._writer.write(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+    def _tell(self, lost: int) -> str:
+        text = "%d log lines were lost: nobody read them in time, or they could not be written"
+        record = logging.LogRecord("gateway", logging.WARNING, __file__, 0, text, (lost,), None)
+        setattr(record, FIELDS, {"lost": lost})
+        return self.format(record)
+
+
+def _word(value: object) -> str:
+    """Return a value so that its end can be told, in quotes if need be."""
+    text = str(value)
+    return text if _WORD.fullmatch(text) else orjson.dumps(text).decode()
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, object]:

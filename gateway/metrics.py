@@ -20,12 +20,14 @@ from gateway.core.status import HIT, Reason, Verdict, outcome, refused
 from gateway.metrics_catalogue import (
     ERROR,
     FAMILIES,
+    GATEWAY,
     LOOP_BOUNDS_S,
     METHODS,
     NO_STATUS,
     OPERATIONS,
     REDIS_BOUNDS_S,
     STATUS_CLASSES,
+    UPSTREAM,
     UPSTREAM_BOUNDS_S,
     Kind,
 )
@@ -96,6 +98,7 @@ class Metrics:
         collapsed: requests answered by a fetch that another one had begun.
         stored: records handed to at least one tier.
         errors: answers that the gateway made itself, by code.
+        throttled: answers with status 429, by who gave them.
         request_s: durations to the head of the answer by outcome.
         upstream_calls: requests sent upstream by method.
         upstream_failures: exchanges without a usable response, by RFC 9209 error type.
@@ -110,6 +113,7 @@ class Metrics:
         unanswered: requests whose caller left before the answer, or that a drain cut.
         bad_requests: requests refused before they were understood, by status.
         connections_refused: connections beyond the bound.
+        connections_unfit: connections closed for want of a PROXY protocol header, by `Unfit`.
         loop_lag_s: how late the event loop was, once a second.
     """
 
@@ -119,6 +123,7 @@ class Metrics:
         self.collapsed = 0
         self.stored = 0
         self.errors: Counter[str] = Counter()
+        self.throttled: Counter[str] = Counter()
         self.unanswered = 0
         self.request_s = {how: Histogram(UPSTREAM_BOUNDS_S) for how in _OUTCOMES}
         self.upstream_calls: Counter[str] = Counter()
@@ -133,6 +138,7 @@ class Metrics:
         self.forgotten: Counter[str] = Counter()
         self.bad_requests: Counter[str] = Counter()
         self.connections_refused = 0
+        self.connections_unfit: Counter[str] = Counter()
         self.loop_lag_s = Histogram(LOOP_BOUNDS_S)
 
     def answered(self, verdict: Verdict | None, status: int, took_s: float) -> None:
@@ -147,6 +153,8 @@ class Metrics:
         how = ERROR if verdict is None else outcome(verdict)
         self.requests[how, reason, f"{status // 100}xx"] += 1
         self.request_s[how].observe(took_s)
+        if status == 429:
+            self.throttled[GATEWAY if verdict is None else UPSTREAM] += 1
         if verdict is None:
             return
         if verdict.collapsed:
@@ -208,6 +216,7 @@ class Metrics:
             "requests": dict(requests.items()),
             "refusals": refusals,
             "errors": _by_one(self.errors),
+            "throttled": _by_one(self.throttled),
             "unanswered": {(): self.unanswered},
             "bad_requests": _by_one(self.bad_requests),
             "upstream_calls_saved": {(HIT,): hits, ("collapsed",): self.collapsed},
@@ -216,6 +225,7 @@ class Metrics:
             "forgotten": _by_one(self.forgotten),
             "entries_refused": {(): self.entries_refused},
             "connections_refused": {(): self.connections_refused},
+            "connections_unfit": _by_one(self.connections_unfit),
             "upstream_calls": _by_one(self.upstream_calls),
             "upstream_failures": _by_one(self.upstream_failures),
             "redis_subscriptions": {(): self.redis_subscriptions},

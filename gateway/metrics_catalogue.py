@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from gateway.core.proxy_header import Unfit
 from gateway.core.status import HIT, OUTCOMES, Reason, refused
 
 PREFIX = "aos_gateway_"
@@ -19,6 +20,7 @@ OPERATIONS = ("lookup", "mint", "write", "forget", "probe", "ping")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other")
 STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
 NO_STATUS = "none"
+UPSTREAM, GATEWAY = "upstream", "gateway"
 ERROR = "error"
 """What takes the outcome's place when the gateway answered for itself."""
 
@@ -135,6 +137,13 @@ FAMILIES: tuple[Family, ...] = (
         ),
     ),
     _counter(
+        "throttled",
+        "Answers with status 429: the upstream's own, and those that the gateway gave in its place while a "
+        "caller had to wait.",
+        ("by",),
+        _each((UPSTREAM, GATEWAY)),
+    ),
+    _counter(
         "unanswered", "Requests that got no answer: their caller left before it, or a drain's time was over."
     ),
     _counter(
@@ -171,6 +180,12 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("connections", "Open downstream connections."),
     _gauge("connections_limit", "Bound of open downstream connections."),
     _counter("connections_refused", "Connections turned away because there were too many."),
+    _counter(
+        "connections_unfit",
+        "Connections closed because they did not begin with a PROXY protocol header that may be believed.",
+        ("why",),
+        _each(why.value for why in Unfit),
+    ),
     # The upstream.
     _counter("upstream_calls", "Requests sent upstream.", ("method",), _each(METHODS)),
     _counter("upstream_failures", "Exchanges without a usable response.", ("error",), _PROXY_ERRORS),
@@ -246,7 +261,10 @@ FAMILIES: tuple[Family, ...] = (
         (),
         merge=Merge.GREATEST,
     ),
-    _counter("log_lines_dropped", "Log lines left out because callers caused too many."),
+    _counter(
+        "log_lines_dropped",
+        "Log lines left out because callers caused too many, or because nobody read them.",
+    ),
     _gauge("ready", "1 while requests are accepted, 0 while draining.", Merge.LEAST),
     _gauge("processes", "Processes that this scrape tells about."),
     # The service: told once, by the process that listens.

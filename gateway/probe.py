@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from gateway.app_settings import policy_rules, upstream_hop, upstream_settings
+from gateway.app_settings import identity_headers, policy_rules, upstream_hop, upstream_settings
 from gateway.clock import Clock
 from gateway.config import Config, Secret
 from gateway.core import headers, policy
 from gateway.core.caller import Recogniser
+from gateway.core.hints import hint
 from gateway.core.messages import Request
 from gateway.core.plan import Bypass, plan
 from gateway.core.reply import BodyFraming
@@ -42,11 +43,10 @@ async def _probe(config: Config, stack_id: str, action_id: str, token: Secret) -
     except UnicodeEncodeError:
         return _complain("STACK, ACTION and AOS_TOKEN can hold ASCII characters only")
     request = Request("GET", target, (field,), b"unknown", b"http", 0, b"probe")
-    names = tuple(name.lower().encode("ascii") for name in config.cache.identity_headers)
-    planned = plan(request, Recogniser(names, b"", shared=False))
+    planned = plan(request, Recogniser(identity_headers(config), b"", shared=False))
     if isinstance(planned, Bypass):
         return _complain(f"STACK and ACTION are not ids the cache takes (detail={planned.reason.value})")
-    hop = upstream_hop(config, names)
+    hop = upstream_hop(config)
     clock = Clock()
     rules = policy_rules(config)
     upstream = Upstream(upstream_settings(config), clock, Metrics())
@@ -74,6 +74,8 @@ async def _probe(config: Config, stack_id: str, action_id: str, token: Secret) -
         print(f"would be stored for {judgement.ttl_s:.0f} s")
     else:
         print(f"would not be stored: {judgement.refusal.value}")
+        if (text := hint(arrival, judgement, rules)) is not None:
+            print(text)
     return 0
 
 

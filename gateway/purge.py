@@ -33,7 +33,7 @@ def run(address: Address, stack_id: str, token: Secret) -> int:
 
     Args:
         address: the gateway's admin address.
-        stack_id: the stack, 1 to 64 characters.
+        stack_id: the stack; see `route.is_id`.
         token: the gateway's `server.admin_token`; empty to send none.
 
     Returns:

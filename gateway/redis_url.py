@@ -10,6 +10,8 @@ from gateway.secret import Secret
 
 _REMEDY: Final = "write redis://host:port/db, rediss://host:port/db or unix:///path?db=N"
 _SHOWN: Final = "***"
+# They end the authority of a URL, or a host (RFC 3986 section 3.2), wherever they were meant to stand.
+_RESERVED: Final = "/?#[]"
 # The same cuts as urllib.parse.urlsplit makes, which redis-py uses.
 _URL = re.compile(
     r"(?P<scheme>redis|rediss|unix)://((?P<userinfo>[^/?#\[\]]*)@)?(?P<host>[^/?#@]*)"
@@ -35,10 +37,13 @@ def redis_url_of(text: str) -> Secret:
     if not text:
         return Secret()
     if not _VISIBLE.fullmatch(text):
-        raise Refused(_SHOWN, "holds a character that a URL may not hold; percent-encode it")
+        stray = "holds a % that begins no percent-encoding; write %25 for it"
+        other = "holds a character that a URL may not hold; percent-encode it"
+        raise Refused(_SHOWN, stray if _VISIBLE.fullmatch(text.replace("%", "%25")) else other)
+    _check_reserved(text)
     match = _URL.fullmatch(text)
     if match is None:
-        raise Refused(_SHOWN, f"is not a Redis URL; {_REMEDY}, and percent-encode / ? # [ ] in a password")
+        raise Refused(_SHOWN, f"is not a Redis URL; {_REMEDY}")
     if match["userinfo"] is not None and not _USERINFO.fullmatch(match["userinfo"]):
         raise Refused(_SHOWN, "has no password before the @; write :password@ or user:password@")
     database = _database_in_query(match["query"])
@@ -57,6 +62,18 @@ def masked_redis_url(url: Secret) -> str:
     user = "***@" if match["userinfo"] is not None else ""
     query = f"?{match['query']}" if match["query"] else ""
     return f"{match['scheme']}://{user}{match['host']}{match['path']}{query}"
+
+
+def _check_reserved(text: str) -> None:
+    """Say so when a reserved character in user or password would end the authority before its host."""
+    scheme, _, rest = text.partition("://")
+    userinfo = rest.rpartition("@")[0]
+    # unix:///path@name has no userinfo, only a path.
+    if scheme == "unix" and rest.startswith("/"):
+        return
+    if found := [character for character in _RESERVED if character in userinfo]:
+        written = ", ".join(f"%{ord(character):02X} for {character}" for character in found)
+        raise Refused(_SHOWN, f"has {' '.join(found)} in its user or password; write {written}")
 
 
 def _database_in_query(query: str | None) -> str | None:
@@ -92,6 +109,12 @@ def _check_server(authority: str, path: str, *, has_database: bool) -> None:
 def same_redis(one: object, other: object) -> bool:
     """Tell whether two checked Redis URLs differ in user and password at most."""
     return isinstance(one, Secret) and isinstance(other, Secret) and _place(one) == _place(other)
+
+
+def told_through(url: Secret, prefix: str) -> str:
+    """Return where replicas tell what they forget, without user and password; empty without Redis."""
+    place = _place(url)
+    return "" if place is None else repr((*place, prefix))
 
 
 def _place(url: Secret) -> tuple[str, ...] | None:

@@ -16,6 +16,7 @@ from gateway.tls import check_files
 LIVE: Final = frozenset(
     {
         "log.access",
+        "log.caller",
         "log.level",
         "log.sample",
         "server.admin_token",
@@ -29,6 +30,7 @@ LIVE: Final = frozenset(
         "server.tls_cert",
         "server.tls_client_ca",
         "server.tls_key",
+        "server.trusted_proxies",
         "upstream.ca_file",
         "upstream.client_cert",
         "upstream.client_key",

@@ -16,7 +16,7 @@ from gateway.core.messages import Head
 from gateway.core.reply import BodyFraming, WireHead, wire_head
 from gateway.errors import UpstreamError
 from gateway.progress import drained, unsent_bytes
-from gateway.upstream import Exchange
+from gateway.upstream_exchange import Exchange
 
 LARGE_BYTES = 65_536
 """A body beyond this is written uncopied, in pieces of this size."""

@@ -12,18 +12,21 @@ from typing import Any
 import msgspec
 
 from gateway.access_log import set_level, set_up_logging
-from gateway.address import Address
+from gateway.address import Address, Mode
+from gateway.caller_digest import digest_key
 from gateway.config import Config, ConfigError, Sources, cannot_listen, config_of
-from gateway.config_sources import Given
-from gateway.descriptors import raise_limit
+from gateway.config_sources import Given, unused_variables
+from gateway.cores import cores
+from gateway.descriptors import raise_limit, tell_limit
 from gateway.event_loop import check_parser, loop_factory
-from gateway.listeners import ListeningSockets, address_of, inherited_sockets, open_sockets
+from gateway.listeners import ListeningSockets, address_of, inherited_sockets, open_sockets, why_not
+from gateway.redis_url import told_through
 from gateway.reload import FROM_ACTIVATION, Reloads, read_anew
 from gateway.service import Alone, Service, ServiceFailed
 from gateway.signals import HELD, STOPPING, Signals
 from gateway.supervisor import Supervisor
 from gateway.systemd import Activation, Notifier
-from gateway.takeover import Inheritance, NotTakenOver, hand_over, inheritance
+from gateway.takeover import Inheritance, LeftSockets, Lineage, NotTakenOver, ended, hand_over, inheritance
 from gateway.tls import check_files
 
 _log = logging.getLogger("gateway")
@@ -70,8 +73,12 @@ def run(sources: Sources) -> int:
     given |= _places(origin)
     config = config_of(given)
     set_up_logging(config.log.level, config.log.format)
+    if (unused := unused_variables(sources.environ)) is not None:
+        _log.warning("%s", unused)
     check_parser()
     check_files(config)
+    # Before there are workers: they inherit it.
+    digest_key(config.cache.secret.reveal().encode(), os.environ)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(config, sources, given, origin))
 
@@ -80,8 +87,8 @@ def _places(origin: Origin) -> dict[str, Given]:
     """Return the settings that follow from sockets which systemd has opened: they are where they are."""
     listen, admin = origin.activation.listen, origin.activation.admin
     if origin.left is not None:
-        listen = listen or ([] if origin.left.listen_address else origin.left.listen)
-        admin = admin or ([] if origin.left.admin_address else origin.left.admin)
+        listen = listen or ([] if origin.left.listen.address else origin.left.listen.descriptors)
+        admin = admin or ([] if origin.left.admin.address else origin.left.admin.descriptors)
     found = ((_LISTEN, listen), (_ADMIN, admin))
     return {
         name: Given(value=str(address_of(descriptors[0])), is_text=True, source=FROM_ACTIVATION)
@@ -94,19 +101,22 @@ async def _serve(config: Config, sources: Sources, given: dict[str, Given], orig
     activation, left = origin.activation, origin.left
     server = config.server
     admin = await take_sockets(
-        *(_ADMIN, server.admin_listen, activation.admin),
-        *((left.admin, left.admin_address) if left is not None else ([], "")),
+        *(_ADMIN, server.admin_listen, server.admin_listen_mode),
+        *(activation.admin, left.admin if left is not None else None),
     )
     sockets = await take_sockets(
-        *(_LISTEN, server.listen, activation.listen),
-        *((left.listen, left.listen_address) if left is not None else ([], "")),
+        *(_LISTEN, server.listen, server.listen_mode),
+        *(activation.listen, left.listen if left is not None else None),
     )
-    count = server.workers or _cores()
+    count = server.workers or cores()
+    lineage = Lineage(
+        left.formers if left is not None else (), told_through(config.redis.url, config.redis.prefix)
+    )
     reloads = Reloads()
-    service: Service = Alone(config, reloads) if count == 1 else Supervisor(config, given, count, reloads)
-    # What the one before forgets while it drains is told through Redis alone.
-    is_unheard = left is not None and not config.redis.url.reveal()
-    if is_unheard:
+    service: Service = (
+        Alone(config, reloads) if count == 1 else Supervisor(config, given, count, reloads, lineage.held)
+    )
+    if lineage.unheard():
         service.keep_nothing()
     try:
         async with Signals(_SIGNALS) as signals:
@@ -117,8 +127,8 @@ async def _serve(config: Config, sources: Sources, given: dict[str, Given], orig
                 *(config.upstream.url, sockets.address, admin.address),
                 f", {count} workers" if count > 1 else "",
             )
-            if (too_low := raise_limit(config)) is not None:
-                _log.warning("%s", too_low)
+            raise_limit(config)
+            tell_limit(config)
             running = _Running(
                 service,
                 signals=signals,
@@ -126,13 +136,16 @@ async def _serve(config: Config, sources: Sources, given: dict[str, Given], orig
                 given=given,
                 notifier=origin.notifier,
                 reloads=reloads,
+                lineage=lineage,
             )
             origin.notifier.ready(main_pid=os.getpid() if left is not None else None)
             if left is not None:
                 left.tell_ready()
-            unheard = left if is_unheard else None
+                # Not earlier: until now it was the one before that served there.
+                left.listen.file_to(sockets)
+                left.admin.file_to(admin)
             try:
-                is_taken_over = await running.until_stopped(sockets, admin, unheard)
+                is_taken_over = await running.until_stopped(sockets, admin)
             except ServiceFailed:
                 # Those that do serve end what they have begun.
                 await running.drain(is_taken_over=False)
@@ -147,12 +160,6 @@ async def _serve(config: Config, sources: Sources, given: dict[str, Given], orig
     return 0
 
 
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    may_use = getattr(os, "sched_getaffinity", None)
-    return len(may_use(0)) if may_use is not None else os.cpu_count() or 1
-
-
 class _Running:
     """A service that serves, and what may become of it.
 
@@ -163,6 +170,7 @@ class _Running:
         given: the settings that are in use.
         notifier: tells systemd how it is.
         reloads: counts reloads.
+        lineage: this process and those before it.
     """
 
     def __init__(
@@ -174,8 +182,10 @@ class _Running:
         given: Mapping[str, Given],
         notifier: Notifier,
         reloads: Reloads,
+        lineage: Lineage,
     ) -> None:
         self._service = service
+        self._lineage = lineage
         self._signals = signals
         self._sources = sources
         self._given = given
@@ -183,15 +193,12 @@ class _Running:
         self._notifier = notifier
         self._reloads = reloads
 
-    async def until_stopped(
-        self, sockets: ListeningSockets, admin: ListeningSockets, unheard: Inheritance | None
-    ) -> bool:
+    async def until_stopped(self, sockets: ListeningSockets, admin: ListeningSockets) -> bool:
         """Serve until a signal says stop, or another process has taken over; tell whether that is it.
 
         Args:
             sockets: for callers.
             admin: for operators.
-            unheard: the process before, when this one does not hear what it forgets.
 
         Raises:
             ServiceFailed: it cannot go on.
@@ -199,7 +206,7 @@ class _Running:
         failing = asyncio.ensure_future(self._service.failed())
         alive = asyncio.ensure_future(self._notifier.keep_alive())
         told = asyncio.ensure_future(self._signals.next())
-        keeping = asyncio.ensure_future(self._keep_again_after(unheard))
+        keeping = asyncio.ensure_future(self._keep_again())
         taking: asyncio.Future[int] | None = None
         try:
             while True:
@@ -224,8 +231,9 @@ class _Running:
                         _log.info("SIGUSR2: starting a process that takes over")
                         taking = asyncio.ensure_future(
                             hand_over(
-                                *(sockets, self._configured(_LISTEN)),
-                                *(admin, self._configured(_ADMIN)),
+                                self._left(_LISTEN, sockets),
+                                self._left(_ADMIN, admin),
+                                self._lineage.living(),
                             )
                         )
                     else:
@@ -257,9 +265,10 @@ class _Running:
         await asyncio.sleep(self._config.server.drain_grace_s)
         await self._service.drain(is_gentle=False)
 
-    async def _keep_again_after(self, unheard: Inheritance | None) -> None:
-        if unheard is not None:
-            await unheard.ended()
+    async def _keep_again(self) -> None:
+        """Have copies again once all have ended that forget without telling this process."""
+        if unheard := self._lineage.unheard():
+            await ended(unheard)
             self._service.keep_again()
 
     async def _reload(self) -> None:
@@ -281,15 +290,17 @@ class _Running:
                 _log.warning("these need a restart or SIGUSR2: %s", ", ".join(change.left))
             set_level(change.config.log.level)
             raise_limit(change.config)
+            tell_limit(change.config)
         self._notifier.ready()
 
-    def _configured(self, name: str) -> str:
-        """Return where sockets were configured to be; empty when they were not."""
+    def _left(self, name: str, sockets: ListeningSockets) -> LeftSockets:
+        """Return sockets for the next process, with where they were configured to be."""
         given = self._given.get(name)
         if given is not None and given.source == FROM_ACTIVATION:
-            return ""
+            return LeftSockets(sockets.descriptors, "")
         server = self._config.server
-        return str(server.listen if name == _LISTEN else server.admin_listen)
+        address = server.listen if name == _LISTEN else server.admin_listen
+        return LeftSockets(sockets.descriptors, str(address), sockets.file)
 
 
 def _is_taken_over(taking: asyncio.Future[int]) -> bool:
@@ -314,34 +325,33 @@ async def _start(
 
 
 async def take_sockets(
-    key: str, address: Address, activated: list[int], left: list[int], left_address: str
+    key: str, address: Address, mode: Mode, activated: list[int], left: LeftSockets | None
 ) -> ListeningSockets:
     """Take the sockets that another process has opened for this address, or open them.
 
     Args:
         key: the setting, for what is said when it fails.
         address: as configured.
+        mode: rights of the file of a Unix socket that systemd has not opened.
         activated: descriptors from systemd.
-        left: descriptors from the process before; closed unless they are taken.
-        left_address: where that one was configured to have them; empty when systemd has opened them.
+        left: from the process before; closed unless they are taken.
 
     Raises:
         ConfigError: the address cannot be bound.
     """
     if activated:
         return inherited_sockets(address, activated)
-    if left and left_address in {"", str(address)}:
-        return inherited_sockets(address, left, is_ours=left_address != "")
-    for descriptor in left:
-        # Kept open, it would have callers wait at an address where nobody accepts any more.
-        os.close(descriptor)
     try:
-        return await open_sockets(address)
+        if left is not None and left.is_at(address):
+            if left.file is not None:
+                left.file.allow(mode)
+            return inherited_sockets(address, left.descriptors)
+        for descriptor in left.descriptors if left is not None else ():
+            # Kept open, it would have callers wait at an address where nobody accepts any more.
+            os.close(descriptor)
+        return await open_sockets(address, mode)
     except OSError as error:
-        # asyncio's own text repeats the address.
-        is_known = error.errno is not None and error.errno > 0
-        reason = os.strerror(error.errno or 0) if is_known else "the name cannot be resolved"
-        raise cannot_listen(f"{key} = {address}", reason) from error
+        raise cannot_listen(f"{key} = {address}", why_not(error)) from error
 
 
 async def _first_of(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> tuple[bool, bool]:

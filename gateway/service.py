@@ -138,13 +138,14 @@ class _Operations:
         self.masked_config = gateway.masked_config
         self.purge = gateway.purge
         self.executions = gateway.executions
+        self.throttled = gateway.throttled
 
     def app(self) -> web.Application:
         """Make the admin application."""
         server = self._gateway.config.server
         return build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
 
-    def metrics_text(self) -> tuple[bytes, str]:
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics and their content type."""
         service = {"workers": self._gateway.ready(), "worker_restarts": 0, **self._reloads.readings()}
-        return render([self._gateway.metrics_snapshot(), told(service)])
+        return render([self._gateway.metrics_snapshot(), told(service)], accept)

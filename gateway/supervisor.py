@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Mapping
 
-import msgspec
-
 from gateway.admin_server import AdminServer
-from gateway.channel import Heard, KeepAgain, Reload, Start, Tell
+from gateway.channel import KeepAgain, Reload, Start, Tell
 from gateway.config import Config, ConfigError, pack
 from gateway.config_sources import Given
 from gateway.listeners import ListeningSockets
 from gateway.reload import Reloads
 from gateway.service import ServiceFailed
+from gateway.shared_counts import open_shared_counts
 from gateway.tasks import TaskSet
 from gateway.worker_admin import WorkersAdmin
 from gateway.worker_process import WorkerProcess
@@ -33,20 +33,6 @@ _RELOAD_S = 5.0
 _LAST_S = 3.0
 
 
-class _Telling(msgspec.Struct):
-    """What one worker told, on its way to the others.
-
-    Attributes:
-        teller: who.
-        question: the number it has there.
-        missing: those who have not said that they heard.
-    """
-
-    teller: WorkerProcess
-    question: int
-    missing: set[WorkerProcess]
-
-
 class Supervisor:
     """A parent with its workers; see `gateway.service.Service`.
 
@@ -55,15 +41,16 @@ class Supervisor:
         given: the settings it was made of, for the workers.
         count: how many workers.
         reloads: counts reloads for the metrics.
+        held: a descriptor that each worker keeps open, so that its end can be seen.
     """
 
-    def __init__(self, config: Config, given: Mapping[str, Given], count: int, reloads: Reloads) -> None:
+    def __init__(
+        self, config: Config, given: Mapping[str, Given], count: int, reloads: Reloads, held: int
+    ) -> None:
         self._config = config
         self._settings = pack(given)
         self._count = count
         self._workers: dict[int, WorkerProcess] = {}
-        self._tellings: dict[int, _Telling] = {}
-        self._told = 0
         self._keeps_nothing = False
         self._tasks = TaskSet()
         self._keepers: list[asyncio.Task[None]] = []
@@ -71,12 +58,18 @@ class Supervisor:
         self._all_serve = asyncio.Event()
         self._stopping = asyncio.Event()
         self._sockets: ListeningSockets | None = None
+        self._counts = -1
+        self._held = held
         self._operations = WorkersAdmin(config, lambda: list(self._workers.values()), reloads)
         self._admin = AdminServer(self._operations.app(), config.server.admin_listen)
 
     async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
         """Start the workers and wait until all of them serve."""
         self._sockets = sockets
+        try:
+            self._counts = open_shared_counts(self._count)
+        except OSError as error:
+            raise ServiceFailed(f"no memory for workers to share: {error.strerror}") from error
         await self._admin.start(admin)
         for number in range(self._count):
             keeper = self._tasks.start(self._keep(number, sockets), f"worker-{number}")
@@ -153,9 +146,10 @@ class Supervisor:
             async with asyncio.timeout(_LAST_S):
                 await asyncio.gather(*self._keepers, return_exceptions=True)
         await self._tasks.cancel()
-        if self._sockets is not None:
-            self._sockets.remove_file()
         await self._admin.close()
+        if self._counts >= 0:
+            os.close(self._counts)
+            self._counts = -1
 
     async def _keep(self, number: int, sockets: ListeningSockets) -> None:
         """Have one worker run, whatever becomes of the ones before."""
@@ -163,7 +157,10 @@ class Supervisor:
         while not self._stopping.is_set():
             start = Start(number, self._settings, self._keeps_nothing)
             try:
-                worker = await WorkerProcess.spawn(sockets.descriptors, start, self._take, self._serves)
+                inherited = (self._counts, *sockets.descriptors)
+                worker = await WorkerProcess.spawn(
+                    inherited, self._held, start, self._tell_others, self._serves
+                )
             except OSError as error:
                 self._fail(f"worker {number} cannot be started: {error.strerror}")
                 return
@@ -177,7 +174,7 @@ class Supervisor:
                 code = await worker.run()
             finally:
                 del self._workers[number]
-                self._gone(worker)
+                self._operations.ended(worker)
             if self._stopping.is_set():
                 return
             self._operations.restarts += 1
@@ -206,38 +203,10 @@ class Supervisor:
         if not self._failure.done():
             self._failure.set_result(line)
 
-    def _take(self, worker: WorkerProcess, message: Tell | Heard) -> None:
-        """Pass on what a worker tells, and its word that it has heard."""
-        match message:
-            case Tell(question=question, told=told):
-                others = {each for each in self._workers.values() if each is not worker and each.is_hearing}
-                if not others:
-                    worker.send(Heard(question))
-                    return
-                self._told += 1
-                self._tellings[self._told] = _Telling(worker, question, others)
-                for other in others:
-                    other.send(Tell(self._told, told))
-            case Heard(question=question):
-                self._heard(worker, question)
-
-    def _heard(self, worker: WorkerProcess, number: int) -> None:
-        telling = self._tellings.get(number)
-        if telling is None:
-            return
-        telling.missing.discard(worker)
-        if not telling.missing:
-            del self._tellings[number]
-            telling.teller.send(Heard(telling.question))
-
-    def _gone(self, worker: WorkerProcess) -> None:
-        """Count a worker's end: it will serve nothing of what others wait for."""
-        self._operations.ended(worker)
-        for number, telling in list(self._tellings.items()):
-            if telling.teller is worker:
-                del self._tellings[number]
-            else:
-                self._heard(worker, number)
+    def _tell_others(self, worker: WorkerProcess, message: Tell) -> None:
+        for each in self._workers.values():
+            if each is not worker and each.is_hearing:
+                each.send(message)
 
 
 def _served_s(worker: WorkerProcess) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import MutableMapping
 
 from gateway.address import UnixAddress, is_loopback
@@ -14,6 +15,9 @@ from gateway.listeners import address_of
 
 _FIRST_DESCRIPTOR = 3
 _ADMIN = "admin"
+# How often it is tried again to tell what systemd did not take.
+_RETRY_S = 1.0
+_MOST_UNTOLD = 8
 
 
 class Activation:
@@ -88,6 +92,7 @@ class Notifier:
         watchdog_us = environ.get("WATCHDOG_USEC", "")
         is_meant = environ.pop("WATCHDOG_PID", str(pid)) == str(pid)
         self._watchdog_s = int(watchdog_us) / 1e6 if is_meant and watchdog_us.isdecimal() else 0.0
+        self._untold: deque[bytes] = deque(maxlen=_MOST_UNTOLD)
 
     @property
     def watchdog_s(self) -> float:
@@ -111,19 +116,30 @@ class Notifier:
         self._tell("STOPPING=1")
 
     async def keep_alive(self) -> None:
-        """Tell that it lives, as long as the event loop does; runs until cancelled."""
-        while self._watchdog_s:
-            self._tell("WATCHDOG=1")
-            await asyncio.sleep(self._watchdog_s / 2)
+        """Tell that it lives, as long as the event loop does, and what is untold; runs until cancelled."""
+        while self._address:
+            self._tell_rest()
+            if self._watchdog_s:
+                self._send(b"WATCHDOG=1")
+            await asyncio.sleep(self._watchdog_s / 2 or _RETRY_S)
 
     def _tell(self, *lines: str) -> None:
-        if not self._address:
-            return
+        if self._address:
+            self._untold.append("\n".join(lines).encode())
+            self._tell_rest()
+
+    def _tell_rest(self) -> None:
+        while self._untold and self._send(self._untold[0]):
+            self._untold.popleft()
+
+    def _send(self, message: bytes) -> bool:
+        """Send a message without waiting; ``False`` when systemd takes none now."""
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sending:
             sending.setblocking(False)
             try:
-                sending.sendto("\n".join(lines).encode(), address)
+                sending.sendto(message, address)
             except OSError:
                 # A service does not end because nobody listens to how it is.
-                return
+                return False
+        return True

@@ -10,16 +10,56 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 
 import msgspec
 
-from gateway.listeners import ListeningSockets
+from gateway.address import Address
+from gateway.listeners import ListeningSockets, SocketFile
 
 _VARIABLE = "_AOSGW_TAKEOVER"
 _START_S = 60.0
-_LOOK_S = 0.1
+
+
+class LeftSockets(msgspec.Struct, frozen=True):
+    """The sockets of one address that a process leaves to the next one.
+
+    Attributes:
+        descriptors: of the sockets.
+        address: where they were configured to be; empty when systemd has opened them.
+        file: of a Unix socket that goes with them.
+    """
+
+    descriptors: list[int]
+    address: str
+    file: SocketFile | None = None
+
+    def is_at(self, address: Address) -> bool:
+        """Tell whether they are those of an address."""
+        return bool(self.descriptors) and self.address in {"", str(address)}
+
+    def file_to(self, sockets: ListeningSockets) -> None:
+        """Give the file to those who have taken the sockets; when they were not taken, it is removed."""
+        if self.file is None:
+            return
+        if self.is_at(sockets.address):
+            sockets.take_over(self.file)
+        else:
+            self.file.remove()
+
+
+class Former(msgspec.Struct, frozen=True):
+    """A process before, which may still drain.
+
+    Attributes:
+        alive: the end of a pipe that nobody writes to; it breaks when the process and its workers have ended.
+        tells: the Redis through which it tells what it forgets; empty for none.
+    """
+
+    alive: int
+    tells: str
 
 
 class Inheritance(msgspec.Struct, frozen=True):
@@ -27,18 +67,16 @@ class Inheritance(msgspec.Struct, frozen=True):
 
     Attributes:
         parent: the process that leaves it.
-        listen: descriptors of the callers' sockets.
-        listen_address: where they were configured to be; empty when systemd has opened them.
-        admin: descriptors of the operators' sockets.
-        admin_address: where they were configured to be; empty when systemd has opened them.
+        listen: the callers' sockets.
+        admin: the operators' sockets.
+        formers: itself, and those before it that still drain.
         ready: descriptor to write one byte to when the next one serves.
     """
 
     parent: int
-    listen: list[int]
-    listen_address: str
-    admin: list[int]
-    admin_address: str
+    listen: LeftSockets
+    admin: LeftSockets
+    formers: list[Former]
     ready: int
 
     def tell_ready(self) -> None:
@@ -50,11 +88,55 @@ class Inheritance(msgspec.Struct, frozen=True):
             # The one before is gone already.
             return
 
-    async def ended(self) -> None:
-        """Wait until the process that has left it is gone."""
-        # The system tells nobody that its parent has ended.
-        while os.getppid() == self.parent:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_S)
+    @property
+    def descriptors(self) -> list[int]:
+        """All that has to be inherited."""
+        alive = [former.alive for former in self.formers]
+        return [*self.listen.descriptors, *self.admin.descriptors, *alive, self.ready]
+
+
+class Lineage:
+    """This process and those before it, whose ends matter to those after them.
+
+    Args:
+        formers: what the one before has left.
+        tells: see `Former`; of this process.
+
+    Attributes:
+        held: a descriptor that workers inherit, so that they count as this process.
+    """
+
+    def __init__(self, formers: Iterable[Former], tells: str) -> None:
+        self._formers = list(formers)
+        alive, self.held = os.pipe()
+        self._own = Former(alive, tells)
+
+    def unheard(self) -> list[Former]:
+        """Return those before that do not tell this process what they forget."""
+        own = self._own.tells
+        return [former for former in self._formers if not own or former.tells != own]
+
+    def living(self) -> list[Former]:
+        """Return this process and those before it that have not ended."""
+        living = []
+        for former in self._formers:
+            if _has_ended(former.alive):
+                os.close(former.alive)
+            else:
+                living.append(former)
+        self._formers = living
+        return [*living, self._own]
+
+
+async def ended(formers: Iterable[Former]) -> None:
+    """Wait until these processes and their workers have ended."""
+    await asyncio.gather(*(_one_byte(os.dup(former.alive)) for former in formers))
+
+
+def _has_ended(alive: int) -> bool:
+    looking = select.poll()
+    looking.register(alive, 0)
+    return bool(looking.poll(0))
 
 
 def inheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
@@ -72,7 +154,7 @@ def inheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
         return None
     if left.parent != os.getppid():
         return None
-    for descriptor in (*left.listen, *left.admin, left.ready):
+    for descriptor in left.descriptors:
         os.set_inheritable(descriptor, False)
     return left
 
@@ -81,22 +163,23 @@ class NotTakenOver(Exception):
     """The new process does not serve; the text is one line."""
 
 
-async def hand_over(
-    sockets: ListeningSockets, listen_address: str, admin: ListeningSockets, admin_address: str
-) -> int:
+async def hand_over(listen: LeftSockets, admin: LeftSockets, formers: list[Former]) -> int:
     """Start the next process on these sockets, wait until it serves, and return its process id.
+
+    Args:
+        listen: the callers' sockets.
+        admin: the operators' sockets.
+        formers: see `Inheritance`.
 
     Raises:
         NotTakenOver: it does not serve in time, or ended before.
     """
     ours, its = os.pipe()
     try:
-        left = Inheritance(
-            os.getpid(), sockets.descriptors, listen_address, admin.descriptors, admin_address, its
-        )
+        left = Inheritance(os.getpid(), listen, admin, formers, its)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *sys.orig_argv[1:]),
-            pass_fds=(*left.listen, *left.admin, its),
+            pass_fds=left.descriptors,
             env={**os.environ, _VARIABLE: msgspec.json.encode(left).decode()},
         )
     except OSError as error:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from typing import cast
 
 import aiohttp
 import msgspec
-from aiohttp.client_exceptions import ClientConnectionError, ClientPayloadError
+from aiohttp.client_exceptions import ClientConnectionError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
@@ -20,17 +21,20 @@ from yarl import URL
 from gateway.clock import Clock
 from gateway.core.headers import response_defect
 from gateway.core.messages import Fields, Head, IndexedFields, names
-from gateway.core.reply import BodyFraming, content_length, request_bytes, response_framing
+from gateway.core.reply import BodyFraming, request_bytes, response_framing
 from gateway.core.route import SERVER_WIDE, is_write
-from gateway.errors import GatewayError, GaveWay, UpstreamError
+from gateway.errors import GatewayError, GaveWay, Overloaded, UpstreamError
 from gateway.metrics import Metrics
 from gateway.progress import drained, taken
+from gateway.state_log import StateLog
 from gateway.tasks import TaskSet
 from gateway.upstream_connection import UpstreamConnection
-from gateway.upstream_failures import FAILURES, connect_failure, failure
+from gateway.upstream_exchange import Exchange
+from gateway.upstream_failure import FAILURES, connect_failure, exchange_failure
 from gateway.upstream_idle import IdleConnections, protocol_of
 from gateway.upstream_slots import PATIENCE_S, Slot, Slots
 
+_log = logging.getLogger("gateway.upstream")
 _RETRIED_METHODS = frozenset({"GET", "HEAD"})
 _READ_BYTES = 65_536
 _MAX_HEAD_BYTES = 65_536
@@ -89,6 +93,7 @@ class Upstream:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
+        self._state = StateLog("upstream", clock)
         self._tasks = TaskSet()
         self._idle = IdleConnections(settings.max_connections, settings.connection_max_age_s, clock)
         loop = asyncio.get_running_loop()
@@ -144,6 +149,9 @@ class Upstream:
                 raise
         except UpstreamError as error:
             self._metrics.upstream_failures[error.proxy_error] += 1
+            # Neither a full queue here nor the end of an idle connection says how the upstream is.
+            if not isinstance(error, Overloaded | _Stale):
+                self._state.down(error.proxy_error + (f": {error.said}" if error.said else ""))
             raise
 
     def change(self, settings: UpstreamSettings) -> None:
@@ -173,8 +181,10 @@ class Upstream:
             return connection
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
-                return await self._connector.connect(self._destination, [], self._timeout)
-        except (ClientConnectionError, OSError, TimeoutError) as error:
+                connection = await self._connector.connect(self._destination, [], self._timeout)
+                _log.debug("opened a connection to the upstream, %d are in use", self.slots.in_use)
+                return connection
+        except (ClientConnectionError, OSError) as error:
             raise connect_failure(error) from error
 
     async def _exchange(
@@ -218,7 +228,7 @@ class Upstream:
             is_cut = isinstance(error, (ClientConnectionError, OSError))
             if is_cut and not isinstance(error, TimeoutError) and is_reused and protocol.received == 0:
                 raise _Stale("connection_terminated", was_sent=True) from error
-            raise failure(error, was_headless=True) from error
+            raise exchange_failure(error, was_headless=True) from error
 
     async def _read_head(
         self, connection: Connection, method: str, upload: asyncio.Task[None] | None, slot: Slot
@@ -238,6 +248,7 @@ class Upstream:
             raise UpstreamError(defect, was_sent=True)
         head_s = self._clock.monotonic_s() - slot.began_s
         self._metrics.responded(head.status, head_s)
+        self._state.up()
         return Exchange(
             head,
             framing,
@@ -288,105 +299,6 @@ class Upstream:
             raise ConnectionResetError
         protocol.transport.write(data)
         return await drained(protocol, self._settings.read_timeout_s)
-
-
-class Exchange:
-    """A response whose head has arrived; read it to the end or close it.
-
-    Attributes:
-        head: status, reason and all fields as received.
-        framing: how the body tells its end.
-        length: declared body bytes; ``None`` when not declared.
-        head_s: how long the head took.
-    """
-
-    def __init__(
-        self,
-        head: Head,
-        framing: BodyFraming,
-        payload: aiohttp.StreamReader,
-        connection: Connection,
-        *,
-        upload: asyncio.Task[None] | None,
-        read_timeout_s: float,
-        slot: Slot,
-        idle: IdleConnections,
-        head_s: float,
-    ) -> None:
-        self.head = head
-        self.head_s = head_s
-        self.framing = framing
-        self.length = content_length(head) if framing is BodyFraming.LENGTH else None
-        self._payload = payload
-        self._connection: Connection | None = connection
-        self._upload = upload
-        self._read_timeout_s = read_timeout_s
-        self._slot = slot
-        self._idle = idle
-        self._is_complete = framing is BodyFraming.NONE
-        slot.give_way = self._break_off
-
-    async def read(self) -> bytes:
-        """Return the next piece of the body; empty at its end.
-
-        Raises:
-            UpstreamError: the body ended too early, or nothing came for too long.
-        """
-        if self._is_complete:
-            return b""
-        try:
-            # What is there already needs no deadline.
-            if not (data := self._payload.read_nowait()) and not self._payload.is_eof():
-                async with asyncio.timeout(self._read_timeout_s):
-                    data = await self._payload.readany()
-            if (broken := self._payload.exception()) is not None:
-                raise broken
-        except FAILURES as error:
-            raise failure(error, was_headless=False) from error
-        if not data:
-            self._is_complete = True
-        return data
-
-    @contextlib.contextmanager
-    def waiting_for_caller(self, give_way: Callable[[], None]) -> Iterator[None]:
-        """Let another exchange have the place of this one, while its caller takes nothing.
-
-        Args:
-            give_way: ends the answer, should others need it to.
-        """
-        self._slot.give_way = give_way
-        self._slot.wait_for_caller()
-        try:
-            yield
-        finally:
-            self._slot.go_on()
-            self._slot.give_way = self._break_off
-
-    def close(self) -> None:
-        """Give the connection back after a clean end, else cut it; may be repeated."""
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        protocol = protocol_of(connection) if connection.protocol is not None else None
-        uploaded = self._upload is None or self._upload.done()
-        if self._upload is not None and not uploaded:
-            self._upload.cancel()
-        if (
-            protocol is not None
-            and uploaded
-            and self._is_complete
-            and protocol.ended_cleanly(self.framing, self.length)
-        ):
-            protocol.end()
-            self._idle.keep(connection)
-        else:
-            connection.close()
-        self._slot.free()
-
-    def _break_off(self) -> None:
-        self._payload.set_exception(ClientPayloadError("gave way"))
-        # Who has just been woken looks for data or the end only.
-        self._payload.feed_eof()
 
 
 class _Stale(UpstreamError):

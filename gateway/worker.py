@@ -16,7 +16,6 @@ from gateway.channel import (
     Ask,
     Bye,
     Channel,
-    Heard,
     KeepAgain,
     Message,
     Ping,
@@ -32,7 +31,9 @@ from gateway.channel import (
 from gateway.config import Config, ConfigError, config_of, unpack
 from gateway.descriptors import raise_limit
 from gateway.event_loop import loop_factory, settle_garbage_collector
+from gateway.line_writer import unblock_standard_streams
 from gateway.listeners import inherited_sockets
+from gateway.shared_counts import SharedCounts
 from gateway.store.siblings import Siblings, WorkerTiers
 from gateway.tasks import TaskSet
 
@@ -40,7 +41,7 @@ _log = logging.getLogger("gateway")
 
 _CONFIGURATION = 2
 _PING_S = 1.0
-# As with a subscription to Redis: longer, and what the others forgot may go unheard.
+# As with a subscription to Redis: longer, and what the others dropped may go unheard; writes are counted.
 _SILENT_S = 2.0
 # The parent's business: it tells its workers what to do.
 _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -50,23 +51,25 @@ def main(arguments: Sequence[str]) -> int:
     """Run a worker.
 
     Args:
-        arguments: the descriptor of the channel to the parent, then those of the listening sockets.
+        arguments: descriptors: of the channel to the parent, of what all workers have told, then of the
+            listening sockets.
 
     Returns:
         The exit code: 0 after a clean end.
     """
+    unblock_standard_streams()
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    channel, *listening = map(int, arguments)
+    channel, counts, *listening = map(int, arguments)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
-            return runner.run(_work(channel, listening))
+            return runner.run(_work(channel, counts, listening))
         except ConfigError as error:
             _log.error("%s", error)
             return _CONFIGURATION
 
 
-async def _work(descriptor: int, listening: Sequence[int]) -> int:
+async def _work(descriptor: int, counts: int, listening: Sequence[int]) -> int:
     channel = await Channel.over(socket.socket(fileno=descriptor))
     first = await channel.receive()
     if not isinstance(first, Start):
@@ -75,7 +78,8 @@ async def _work(descriptor: int, listening: Sequence[int]) -> int:
     set_up_logging("info")
     config = config_of(given)
     set_up_logging(config.log.level, config.log.format)
-    worker = Worker(config, channel, keeps_nothing=first.keeps_nothing)
+    siblings = Siblings(first.number, channel.send, SharedCounts(counts, first.number))
+    worker = Worker(config, channel, siblings, keeps_nothing=first.keeps_nothing)
     try:
         return await worker.run(listening)
     finally:
@@ -88,13 +92,13 @@ class Worker:
     Args:
         config: the whole configuration.
         channel: to the parent.
+        siblings: the other workers.
         keeps_nothing: see `gateway.channel.Start`.
     """
 
-    def __init__(self, config: Config, channel: Channel, *, keeps_nothing: bool) -> None:
+    def __init__(self, config: Config, channel: Channel, siblings: Siblings, *, keeps_nothing: bool) -> None:
         self._channel = channel
-        self._siblings = Siblings(channel.send, lambda: channel.is_read)
-        self._gateway = Gateway(config, siblings=self._siblings)
+        self._gateway = Gateway(config, siblings=siblings)
         self._keeps_nothing = keeps_nothing
         if keeps_nothing:
             self._tiers.keep_nothing()
@@ -145,11 +149,8 @@ class Worker:
     def _take(self, message: Message) -> None:
         send = self._channel.send
         match message:
-            case Tell(question=question, told=told):
-                self._tiers.hear(told)
-                send(Heard(question))
-            case Heard():
-                self._siblings.answered(message)
+            case Tell():
+                self._tiers.hear(message)
             case Ping():
                 send(message)
             case KeepAgain():
@@ -179,7 +180,7 @@ class Worker:
         asyncio.get_running_loop().call_later(grace_s, self._stops, Stop())
 
     async def _watch(self) -> None:
-        """Start over for as long as the parent is silent: notes may go unheard."""
+        """Start over for as long as the parent is silent: what the others dropped may go unheard."""
         loop = asyncio.get_running_loop()
         was_silent = False
         while True:
@@ -212,7 +213,13 @@ class Worker:
 
     def _state(self) -> State:
         gateway = self._gateway
-        return State(gateway.ready(), gateway.health(), gateway.metrics_snapshot(), gateway.executions())
+        return State(
+            is_ready=gateway.ready(),
+            health=gateway.health(),
+            metrics=gateway.metrics_snapshot(),
+            executions=gateway.executions(),
+            throttled=gateway.throttled(),
+        )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from gateway.access_log import dropped_lines
 from gateway.admin import build_admin
 from gateway.config import Config, masked
 from gateway.metrics import Snapshot, told
@@ -17,6 +18,8 @@ from gateway.metrics_merge import only_counts
 from gateway.metrics_text import render
 from gateway.reload import Reloads
 from gateway.sightings import Sighting, merged
+from gateway.throttled import ThrottledCaller
+from gateway.throttled import merged as merged_callers
 from gateway.worker_process import WorkerProcess
 
 _ASK_S = 1.0
@@ -85,16 +88,17 @@ class WorkersAdmin:
             ]
         }
 
-    def metrics_text(self) -> tuple[bytes, str]:
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics of all workers as one, those of workers that have ended included."""
         workers = self._workers()
         service = {
             "workers": sum(worker.is_serving for worker in workers),
             "worker_restarts": self.restarts,
+            "log_lines_dropped": dropped_lines(),
             **self._reloads.readings(),
         }
         counted = [worker.state.metrics for worker in workers if worker.state is not None]
-        return render([self._ended, *counted, told(service)])
+        return render([self._ended, *counted, told(service)], accept)
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""
@@ -103,6 +107,12 @@ class WorkersAdmin:
     def executions(self) -> list[Sighting]:
         """Return the executions that are fetched most, through any worker."""
         return merged(worker.state.executions for worker in self._workers() if worker.state is not None)
+
+    def throttled(self) -> list[ThrottledCaller]:
+        """Return the callers who are told to wait most, by any worker."""
+        return merged_callers(
+            worker.state.throttled for worker in self._workers() if worker.state is not None
+        )
 
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable everywhere; ``False`` when that is not done yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -16,7 +17,6 @@ from gateway.channel import (
     Ask,
     Bye,
     Channel,
-    Heard,
     Message,
     Ping,
     Purge,
@@ -31,11 +31,12 @@ from gateway.channel import (
 )
 from gateway.tasks import TaskSet
 
+_log = logging.getLogger("gateway")
+
 _ROOT = Path(__file__).resolve().parent.parent
 _PING_S = 1.0
 # The event loop of a healthy worker is never held up that long; heavy work has a thread of its own.
 _MOST_UNANSWERED = 30
-_MOST_UNSENT_BYTES = 8_388_608
 
 
 class WorkerProcess:
@@ -56,7 +57,7 @@ class WorkerProcess:
         number: int,
         process: asyncio.subprocess.Process,
         channel: Channel,
-        on_message: Callable[[WorkerProcess, Tell | Heard], None],
+        on_message: Callable[[WorkerProcess, Tell], None],
         on_serving: Callable[[WorkerProcess], None],
     ) -> None:
         self.number = number
@@ -74,19 +75,22 @@ class WorkerProcess:
         self._questions = Questions()
         # Counted, not timed: a parent that was stopped for a while must not take its workers for hung.
         self._unanswered = 0
+        self._is_given_up = False
 
     @classmethod
     async def spawn(
         cls,
-        listening: Sequence[int],
+        inherited: Sequence[int],
+        held: int,
         start: Start,
-        on_message: Callable[[WorkerProcess, Tell | Heard], None],
+        on_message: Callable[[WorkerProcess, Tell], None],
         on_serving: Callable[[WorkerProcess], None],
     ) -> WorkerProcess:
         """Start one.
 
         Args:
-            listening: descriptors of the listening sockets, which it inherits.
+            inherited: descriptors, the first ones of `gateway.worker.main` apart from the channel.
+            held: a descriptor that it keeps open.
             start: the first message to it.
             on_message: takes what concerns the other workers.
             on_serving: told when it begins to serve.
@@ -97,9 +101,9 @@ class WorkerProcess:
             # signal from the terminal is the parent's business.
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "gateway.worker"),
-                *map(str, (its.fileno(), *listening)),
+                *map(str, (its.fileno(), *inherited)),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(its.fileno(), *listening),
+                pass_fds=(its.fileno(), held, *inherited),
                 env={**os.environ, "PYTHONPATH": _python_path()},
                 start_new_session=True,
             )
@@ -126,9 +130,8 @@ class WorkerProcess:
 
     def send(self, message: Message) -> None:
         """Send it a message; one that takes nothing any more is ended."""
-        self._channel.send(message)
-        if self._channel.unsent_bytes > _MOST_UNSENT_BYTES:
-            self.kill()
+        if not self._channel.send(message):
+            self._give_up("takes no messages any more")
 
     def stop(self, *, is_gentle: bool = False, at_once: bool = False) -> None:
         """Tell it to end."""
@@ -169,7 +172,7 @@ class WorkerProcess:
         while (message := await self._channel.receive()) is not None:
             self._unanswered = 0
             match message:
-                case Tell() | Heard():
+                case Tell():
                     self._on_message(self, message)
                 case Answer(question=question, body=body):
                     self._questions.answered(question, body)
@@ -189,6 +192,12 @@ class WorkerProcess:
             self.send(Ping())
             self._unanswered += 1
             await asyncio.sleep(_PING_S)
+        self._give_up(f"has not answered {_MOST_UNANSWERED} times")
+
+    def _give_up(self, why: str) -> None:
+        if not self._is_given_up:
+            self._is_given_up = True
+            _log.error("worker %d, process %d, %s: it is killed", self.number, self.pid, why)
         self.kill()
 
 

@@ -57,7 +57,7 @@ MECHANISMS = (
     Mechanism(
         "disguised credential",
         "gateway/core/caller.py",
-        "if plain != lower and plain in self._guarded:",
+        "if plain in self.guarded and lower not in self.names:",
         "if False:",
         "tests/core/test_caller.py::test_who_cannot_be_told_safely_bypasses_the_cache",
     ),
@@ -147,6 +147,13 @@ MECHANISMS = (
         "tests/http/test_identity.py::test_a_request_signed_for_a_foreign_host_is_refused",
     ),
     Mechanism(
+        "signed trace",
+        "gateway/core/trace.py",
+        "if _PARENT in signed:",
+        "if False:",
+        "tests/test_app_tracing.py::test_what_is_signed_goes_up_as_it_was_signed",
+    ),
+    Mechanism(
         "loop",
         "gateway/core/headers.py",
         "if any(found[1] == hop.via_hex for found in _VIA_HEX.finditer(value)):",
@@ -195,6 +202,13 @@ MECHANISMS = (
         'if lower in _NOT_PLAIN or lower.startswith(b"if-"):',
         "if False:",
         "tests/core/test_glance.py::test_what_asks_for_more_than_a_look_up_is_for_the_parser",
+    ),
+    Mechanism(
+        "nothing of a caller passes by",
+        "gateway/core/glance.py",
+        "return _PASSING - recogniser.guarded",
+        "return _PASSING",
+        "tests/http/test_both_ways.py::test_a_field_that_tells_callers_apart_never_passes_by",
     ),
     Mechanism(
         "strict chunks",
@@ -251,6 +265,20 @@ MECHANISMS = (
         "test_connections_of_one_address_beyond_its_bound_are_refused_and_others_are_not",
     ),
     Mechanism(
+        "right-most untrusted",
+        "gateway/core/forwarded.py",
+        "            if not self._has(address):\n                break\n",
+        "",
+        "tests/core/test_forwarded.py::test_the_caller_is_the_right_most_one_that_is_no_trusted_proxy",
+    ),
+    Mechanism(
+        "trusted header",
+        "gateway/proxy_protocol.py",
+        "if settings.trusted_proxies and not settings.trusted_proxies.has(peer):",
+        "if False:",
+        "tests/http/test_proxy_protocol.py::test_who_begins_otherwise_is_closed_counted_and_named",
+    ),
+    Mechanism(
         "judged beside the loop",
         "gateway/cache.py",
         "if not policy.is_heavy(arrival):",
@@ -260,9 +288,24 @@ MECHANISMS = (
     Mechanism(
         "Vary for who joined",
         "gateway/cache.py",
-        "if not vary_is_met(fetched.arrival.head.fields, planned.fields):",
+        "if not may_share(planned, fetched.arrival, self._rules.identity_headers):",
         "if False:",
         "tests/http/test_flights.py::test_a_shared_answer_chosen_by_a_field_is_not_for_who_sent_another_one",
+    ),
+    Mechanism(
+        "the later clock",
+        "gateway/core/entry.py",
+        "return wall_s if wall_s > steady_s else steady_s",
+        "return wall_s",
+        "tests/http/test_both_ways.py::test_a_clock_that_was_set_back_gives_no_entry_a_longer_life",
+    ),
+    Mechanism(
+        "chosen by Accept",
+        "gateway/core/entry.py",
+        "return not self.accept or self.accept == accept",
+        "return True",
+        "tests/http/test_both_ways.py::"
+        "test_what_the_origin_chooses_by_accept_is_for_that_one_alone_and_all_are_kept",
     ),
     Mechanism(
         "abrupt end",
@@ -279,11 +322,18 @@ MECHANISMS = (
         "tests/test_workers.py::test_a_write_through_one_worker_is_forgotten_by_the_other_before_its_answer",
     ),
     Mechanism(
+        "shared counts",
+        "gateway/store/siblings.py",
+        "self.memory.check_with(self._counts.is_current)",
+        "pass",
+        "tests/test_workers.py::test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped",
+    ),
+    Mechanism(
         "start over in silence",
         "gateway/worker.py",
         "if is_silent or was_silent:",
         "if False:",
-        "tests/test_workers.py::test_a_silent_parent_makes_workers_start_over",
+        "tests/test_workers.py::test_while_the_parent_is_silent_workers_start_over",
     ),
     Mechanism(
         "retired memory",
@@ -293,11 +343,39 @@ MECHANISMS = (
         "tests/test_takeover.py::test_a_request_under_way_ends_in_the_process_that_began_it",
     ),
     Mechanism(
+        "all before",
+        "gateway/server.py",
+        "            await ended(unheard)\n",
+        "            await ended(unheard[-1:])\n",
+        "tests/test_takeover.py::test_all_processes_before_are_waited_for_until_copies_are_kept",
+    ),
+    Mechanism(
+        "own socket",
+        "gateway/listeners.py",
+        "            if _socket_file(self.path) == self:\n                os.unlink",
+        "            if True:\n                os.unlink",
+        "tests/test_listeners.py::test_what_has_taken_the_place_of_a_socket_stays",
+    ),
+    Mechanism(
+        "socket rights",
+        "gateway/listeners.py",
+        "former = os.umask(_ALL_RIGHTS & ~mode.bits)",
+        "former = os.umask(0)",
+        "tests/test_listeners.py::test_a_unix_socket_has_its_rights_from_the_first_moment",
+    ),
+    Mechanism(
         "protected page",
         "gateway/admin.py",
         "        self._authorize(request)\n        return await self._shown[request.path](request)",
         "        return await self._shown[request.path](request)",
         "tests/test_admin.py::test_without_the_one_right_token_the_network_gets_401",
+    ),
+    Mechanism(
+        "unread log",
+        "gateway/log_lines.py",
+        "self._writer.write(self.format(record))",
+        "print(self.format(record), file=sys.__stderr__, flush=True)",
+        "tests/test_line_writer.py::test_a_log_that_nobody_reads_stops_no_answer_no_look_and_no_end",
     ),
 )
 

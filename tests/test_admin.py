@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,6 +16,7 @@ from gateway.admin import build_admin
 from gateway.admin_connection import MOST_CONNECTIONS, AdminConnection, admin_connections
 from gateway.secret import Secret
 from gateway.sightings import Sighting
+from gateway.throttled import ThrottledCaller
 from tests.support.client import Headers, RawClient, fetch, request_bytes
 from tests.support.response import RawResponse, TruncatedResponse
 
@@ -33,6 +35,7 @@ class _Gateway:
         self.breaks = False
         self.purged: list[str] = []
         self.config: dict[str, object] = {"cache": {"secret": "***"}}
+        self.accepts: list[str] = []
 
     def ready(self) -> bool:
         return self.is_ready
@@ -42,13 +45,17 @@ class _Gateway:
             raise RuntimeError("s3cret inside")
         return {"redis": "down"}
 
-    def metrics_text(self) -> tuple[bytes, str]:
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
+        self.accepts.append(accept)
         return b"requests_total 1\n", "text/plain; version=0.0.4; charset=utf-8"
 
     def masked_config(self) -> dict[str, object]:
         return self.config
 
     def executions(self) -> list[Sighting]:
+        return []
+
+    def throttled(self) -> list[ThrottledCaller]:
         return []
 
     async def purge(self, stack_id: str) -> bool:
@@ -167,6 +174,34 @@ async def test_metrics_pass_as_they_are(near: str) -> None:
     assert response.get("Content-Type") == b"text/plain; version=0.0.4; charset=utf-8"
     assert response.get("Server") is None
     _assert_guarded(response)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "is_compressed"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("*", True),
+        ("gzip;q=0", False),
+        ("br", False),
+        ("", False),
+    ],
+)
+async def test_metrics_are_compressed_for_who_takes_that(
+    near: str, accepted: str, is_compressed: bool
+) -> None:
+    response = await fetch(near, "/metrics", headers=[("Accept-Encoding", accepted)])
+    assert response.get("Content-Encoding") == (b"gzip" if is_compressed else None)
+    body = gzip.decompress(response.body) if is_compressed else response.body
+    assert body == b"requests_total 1\n"
+    assert response.get("Vary") == b"Accept, Accept-Encoding"
+
+
+async def test_what_a_scraper_accepts_counts_on_however_many_lines_it_says_so(
+    gateway: _Gateway, near: str
+) -> None:
+    await fetch(near, "/metrics", headers=[("Accept", "text/html"), ("Accept", "*/*;q=0.1")])
+    assert gateway.accepts[-1] == "text/html, */*;q=0.1"
 
 
 async def test_health_and_metrics_are_for_the_network_too_without_a_token(far: str) -> None:
@@ -384,10 +419,10 @@ async def test_a_purge_that_redis_could_not_be_told_is_503_and_may_be_repeated(
     [
         b'{"stack_id":"s"}',
         b' {"stack_id" : "' + b"s" * 64 + b'"}\n',
-        b'{"stack_id":"' + "栈".encode() * 64 + b'"}',
+        b'{"stack_id":".A~-_9"}',
     ],
 )
-async def test_a_stack_id_of_1_to_64_characters_is_purged(gateway: _Gateway, near: str, body: bytes) -> None:
+async def test_an_id_that_a_stack_can_have_is_purged(gateway: _Gateway, near: str, body: bytes) -> None:
     assert (await _purge(near, body=body)).status == 200
     assert len(gateway.purged) == 1
 
@@ -402,6 +437,12 @@ async def test_a_stack_id_of_1_to_64_characters_is_purged(gateway: _Gateway, nea
         b"{}",
         b'{"stack_id":""}',
         b'{"stack_id":"' + b"s" * 65 + b'"}',
+        b'{"stack_id":"*"}',
+        b'{"stack_id":"my-*"}',
+        b'{"stack_id":".."}',
+        b'{"stack_id":"a/b"}',
+        b'{"stack_id":"a%20b"}',
+        b'{"stack_id":"' + "栈".encode() + b'"}',
         b'{"stack_id":5}',
         b'{"stack_id":null}',
         b'{"stack_id":["s"]}',

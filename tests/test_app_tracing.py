@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import subprocess
 import sys
 import time
@@ -22,7 +24,7 @@ from gateway.config import ConfigError, TracingConfig, load_config
 from tests.store.kit import until
 from tests.support.aos import TARGET, Answer, ScriptedAos, never, record
 from tests.support.client import Headers, fetch
-from tests.support.gateway import DEFAULTS, running
+from tests.support.gateway import DEFAULTS, GatewayProcess, running
 from tests.support.redis_server import RedisServer
 
 _TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -64,6 +66,12 @@ async def traced(url: str, *, sample: float = 1.0, **settings: object) -> AsyncI
         await gateway.close(1.0)
 
 
+def _naming(span: ReadableSpan) -> bytes:
+    """The traceparent of what a span sends."""
+    assert span.context is not None
+    return b"00-%032x-%016x-%02x" % (span.context.trace_id, span.context.span_id, span.context.trace_flags)
+
+
 def _told(span: ReadableSpan) -> dict[str, object]:
     return dict(span.attributes or {})
 
@@ -85,8 +93,71 @@ async def test_a_miss_and_a_hit_are_spans_under_the_callers(aos: ScriptedAos, la
     assert _told(miss)["aos_gateway.cache"] == "miss"
     assert _told(hit)["aos_gateway.cache"] == "hit"
     assert _told(hit)["http.response.size"] > 1000  # type: ignore[operator]
-    assert aos.received[0].get("traceparent") == _PARENT[1].encode()
+    assert aos.received[0].get("traceparent") == _naming(upstream)
     assert "sesame" not in "".join(span.to_json() for span in (upstream, miss, hit))
+
+
+async def test_a_trace_that_begins_here_goes_up_with_its_span_whatever_is_asked(aos: ScriptedAos) -> None:
+    aos.answer(Answer(body=record()))
+    state = ("tracestate", "of=nothing")
+    async with traced(aos.url) as gateway:
+        for headers, target in (
+            ([], TARGET),
+            ([state], "/v2/templates"),
+            ([("traceparent", "00-1-2-01")], "/"),
+        ):
+            upstream, request = await gateway.ask(headers, target)
+            assert request.parent is None
+            assert [aos.received[-1].all("traceparent"), aos.received[-1].all("tracestate")] == [
+                [_naming(upstream)],
+                [],
+            ]
+    async with traced(aos.url, sample=0.0) as gateway:
+        assert await gateway.ask(target="/v2/templates") == []
+    given = aos.received[-1].get("traceparent")
+    assert given is not None
+    assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-0[02]", given)
+
+
+async def test_a_callers_state_goes_up_and_into_the_spans(aos: ScriptedAos, lane: str) -> None:
+    aos.on("GET", TARGET, Answer(body=record()))
+    states = [("tracestate", "rojo=1,congo=2 3"), ("Tracestate", "last=4")]
+    async with traced(aos.url) as gateway:
+        upstream, miss = await gateway.ask([_PARENT, *states])
+        [hit] = await gateway.ask([_PARENT, *states])
+        [plain] = await gateway.ask([states[0]])
+    for span in (upstream, miss, hit):
+        assert span.context is not None
+        assert dict(span.context.trace_state) == {"rojo": "1", "congo": "2 3", "last": "4"}
+    assert plain.context is not None
+    assert not plain.context.trace_state
+    assert aos.received[0].all("tracestate") == [value.encode() for _, value in states]
+
+
+@pytest.mark.parametrize("signed", ["traceparent", "tracestate"])
+async def test_what_is_signed_goes_up_as_it_was_signed(aos: ScriptedAos, signed: str) -> None:
+    aos.answer(Answer(body=record()))
+    signature = f"SDK-HMAC-SHA256 Access=k, SignedHeaders=x-sdk-date;{signed}, Signature=s"
+    given = [("Authorization", signature), _PARENT, ("tracestate", "a=1"), ("Host", aos.url[7:])]
+    async with traced(aos.url) as gateway:
+        upstream, _ = await gateway.ask(given)
+    is_parent_signed = signed == "traceparent"
+    assert aos.received[0].get("traceparent") == (
+        _PARENT[1].encode() if is_parent_signed else _naming(upstream)
+    )
+    assert aos.received[0].get("tracestate") == b"a=1"
+
+
+@pytest.mark.parametrize(("sample", "flags"), [(1.0, "00"), (1.0, "02"), (0.0, "01")])
+async def test_a_trace_of_which_nothing_is_recorded_goes_up_as_it_came(
+    aos: ScriptedAos, sample: float, flags: str
+) -> None:
+    aos.answer(Answer(body=record()))
+    given = f"00-{_TRACE}-{_SPAN}-{flags}"
+    async with traced(aos.url, sample=sample) as gateway:
+        assert await gateway.ask([("traceparent", given), ("tracestate", "a=1")]) == []
+    assert aos.received[0].get("traceparent") == given.encode()
+    assert aos.received[0].get("tracestate") == b"a=1"
 
 
 async def test_refusals_and_failures_are_told(aos: ScriptedAos, free_port: int) -> None:
@@ -155,6 +226,40 @@ async def test_a_collector_that_never_answers_holds_up_neither_requests_nor_the_
             await fetch(gateway.address, TARGET, token="a")
         began_s = time.monotonic()
     assert time.monotonic() - began_s < 5
+
+
+@pytest.mark.operation
+async def test_a_collector_that_answers_byte_by_byte_does_not_hold_up_the_end_of_the_process(
+    aos: ScriptedAos,
+) -> None:
+    asked = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        with contextlib.suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+            while not writer.is_closing():
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.1)
+
+    aos.on("GET", TARGET, Answer(body=record()))
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as collector:
+        port = collector.sockets[0].getsockname()[1]
+        environ = {
+            "AOS_GATEWAY_TRACING__ENDPOINT": f"http://127.0.0.1:{port}/v1/traces",
+            "AOS_GATEWAY_TRACING__SAMPLE": "1",
+            "OTEL_BSP_SCHEDULE_DELAY": "10",
+        }
+        process = GatewayProcess("--upstream", aos.url, environ=environ)
+        try:
+            await process.ready()
+            await fetch(process.address, TARGET, token="a")
+            await asked.wait()
+            assert await process.stop() == 0
+        finally:
+            process.discard()
 
 
 def test_an_endpoint_without_the_extra_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+import sys
 
 import pytest
 
@@ -12,7 +14,6 @@ from gateway.channel import (
     Ask,
     Bye,
     Channel,
-    Heard,
     Message,
     Ping,
     Purge,
@@ -28,6 +29,7 @@ from gateway.channel import (
     read_state,
 )
 from gateway.metrics import Metrics
+from gateway.worker_process import WorkerProcess
 
 MESSAGES: tuple[Message, ...] = (
     Start(1, b"settings"),
@@ -38,8 +40,7 @@ MESSAGES: tuple[Message, ...] = (
     Purge(4, "stack"),
     Ping(),
     Ready(is_serving=True),
-    Tell(5, [Told(stack=b"s", settles=True), Told(entry=b"e", name=b"n")]),
-    Heard(5),
+    Tell(1, 5, [Told(stack=b"s", settles=True), Told(entry=b"e", name=b"n")]),
     Answer(6, b"x" * 1_000_000),
     Bye(b"state"),
 )
@@ -59,23 +60,18 @@ async def test_messages_arrive_whole_and_in_order_and_the_end_is_told() -> None:
     there.send(Ping())
 
 
-async def test_it_knows_whether_anything_has_come_that_nobody_has_received() -> None:
+async def test_what_is_sent_to_who_reads_nothing_has_a_bound_and_holds_up_nobody() -> None:
     one, other = socket.socketpair()
-    here, there = await Channel.over(one), await Channel.over(other)
-    assert there.is_read
-    for message in MESSAGES[1:3]:
-        here.send(message)
-        # At first in the system's hands, later in the channel's.
-        assert not there.is_read
-    await there.receive()
-    assert not there.is_read
-    await there.receive()
-    assert there.is_read
-    here.close()
-    await there.receive()
-    assert not there.is_read
-    there.close()
-    assert not there.is_read
+    with other:
+        channel = await Channel.over(one)
+        async with asyncio.timeout(5):
+            sent = 0
+            while channel.send(Answer(1, b"x" * 1_000_000)):
+                sent += 1
+                assert sent < 20
+            await channel.flush()
+        assert not channel.send(Ping())
+        channel.close()
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\0\0\0\2{}", b"\0\0\0\7abc", b"\0"])
@@ -108,3 +104,20 @@ def test_a_state_crosses_as_it_is() -> None:
     counted = Metrics().snapshot({"connections": 3})
     state = State(is_ready=True, health={"redis": "up", "debts": 0}, metrics=counted)
     assert read_state(pack_state(state)) == state
+
+
+async def test_a_worker_that_takes_no_messages_is_killed_and_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    one, other = socket.socketpair()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(60)")
+    with other:
+        channel = await Channel.over(one)
+        worker = WorkerProcess(1, process, channel, lambda *_: None, lambda _: None)
+        for _ in range(12):
+            worker.send(Answer(1, b"x" * 1_000_000))
+        async with asyncio.timeout(5):
+            assert await process.wait() == -signal.SIGKILL
+        channel.close()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"worker 1, process {process.pid}, takes no messages any more: it is killed"]

@@ -4,6 +4,7 @@ import http.client
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -133,9 +134,27 @@ def test_serving_and_checking_never_load_the_twin() -> None:
     [
         ([], ["the following arguments are required: COMMAND", "see aos-gateway --help"]),
         (["serv"], ["invalid choice: 'serv'", "see aos-gateway --help"]),
-        (["serve", "--upstrea", "x"], ["unrecognized arguments: --upstrea"]),
+        (
+            ["serve", "--upstrem", "x"],
+            ["unknown option --upstrem; did you mean --upstream?; see aos-gateway serve"],
+        ),
+        (["serve", *_UPSTREAM, "--redi=redis://:s3cret@h"], ["unknown option --redi; did you mean --redis?"]),
+        (
+            ["serve", *_UPSTREAM, "--admin-listen", "x"],
+            ["unknown option --admin-listen; did you mean --admin?"],
+        ),
+        (["serve", "--port", "80"], ["unknown option --port; see aos-gateway serve --help"]),
+        (["purge", "--admn", "127.0.0.1:1", "s"], ["unknown option --admn; did you mean --admin?"]),
+        (["check", "--upstream", "x"], ["--upstream is an option of serve; write it behind that command"]),
+        (["--redis", "redis://:s3cret@h", "serve"], ["--redis is an option of serve; write it behind that"]),
+        (
+            ["--config", "f", "serve"],
+            ["--config is an option of serve and check; write it behind that command"],
+        ),
+        (["serve", "redis://:s3cret@h"], ["1 argument too many; see aos-gateway serve --help"]),
+        (["purge", "one", "two", "three"], ["2 arguments too many; see aos-gateway purge --help"]),
         (["serve", "--listen"], ["--listen: expected one argument", "see aos-gateway serve --help"]),
-        (["serve", *_UPSTREAM, "two\nlines\x1b"], ["unrecognized arguments: two?lines?"]),
+        (["serve", *_UPSTREAM, "--two\nlines\x1b"], ["unknown option --two?lines?"]),
         (["serve"], ["upstream.url is missing; give serve --upstream URL"]),
         (
             ["serve", "--upstream", "aos"],
@@ -165,8 +184,10 @@ def test_serving_and_checking_never_load_the_twin() -> None:
         (["twin", "--control", "x"], ["address 'x': has no port"]),
         (["twin", "--seed", "x"], ["--seed: invalid int value: 'x'", "see aos-gateway twin --help"]),
         (["purge"], ["required: STACK_ID", "see aos-gateway purge --help"]),
-        (["purge", ""], ["STACK_ID has to have 1 to 64 characters"]),
-        (["purge", "s" * 65], ["STACK_ID has to have 1 to 64 characters"]),
+        *(
+            (["purge", wrong], [f"STACK_ID = {wrong!r} is no id of a stack; write one stack's whole id"])
+            for wrong in ("", "s" * 65, "*", "my-*", "..", "a/b", "http://aos", "栈")
+        ),
         (["purge", "--admin", "x", "s"], ["address 'x': has no port"]),
         (["purge", "--admin", "127.0.0.1:0", "s"], ["--admin 127.0.0.1:0 has port 0; write the port of"]),
     ],
@@ -227,6 +248,14 @@ def test_an_address_that_cannot_be_bound_is_one_line_and_exit_code_2(tmp_path: P
     missing = f"unix:{tmp_path}/none/gateway.sock"
     line = _refusal("serve", *_UPSTREAM, "--listen", missing, "--admin", "127.0.0.1:0")
     assert f"cannot listen on server.listen = {missing}: No such file or directory" in line
+    file = tmp_path / "precious"
+    file.write_text("x")
+    for arguments, name in (("serve", *_UPSTREAM), "server.listen = "), (("twin",), ""):
+        line = _run(*arguments, "--listen", f"unix:{file}").stderr
+        assert (
+            f"cannot listen on {name}unix:{file}: what is there is no socket, so it is not replaced" in line
+        )
+        assert file.read_text() == "x"
 
 
 def test_a_twin_with_a_taken_port_an_unknown_profile_or_a_public_control_is_refused() -> None:
@@ -298,6 +327,21 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
     assert (result.returncode, result.stderr) == (1, b"")
 
 
+def test_a_variable_that_resembles_no_setting_is_a_warning(tmp_path: Path) -> None:
+    named = "environment variables that name no setting: AOS_GATEWAY_VERSION"
+    upstream = {"AOS_GATEWAY_UPSTREAM__URL": "http://aos", "AOS_GATEWAY_VERSION": "s3cret"}
+    result = _run("check", **upstream)
+    assert (result.returncode, result.stderr) == (0, f"aos-gateway: warning: {named}\n")
+    with _serving("--listen", "127.0.0.1:0", admin=tmp_path / "admin.sock", **upstream) as process:
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=10)[1].decode()
+    assert [line for line in log.splitlines() if '"WARNING"' in line.upper()] == [
+        line for line in log.splitlines() if named in line
+    ]
+    assert named in log
+    assert "s3cret" not in log
+
+
 # Serving and purging.
 
 
@@ -350,6 +394,9 @@ def test_the_sidecar_configuration_serves_and_ends_on_sigterm(tmp_path: Path) ->
     sidecar = ("--config", str(_ROOT / "config" / "gateway.sidecar.toml"))
     listen = ("--listen", f"unix:{tmp_path}/gateway.sock")
     with _serving(*sidecar, *_UPSTREAM, *listen, admin=tmp_path / "admin.sock") as process:
-        assert (tmp_path / "gateway.sock").is_socket()
+        found = (tmp_path / "gateway.sock").stat().st_mode
+        # The application has a user of its own; connecting takes the right to write.
+        assert (stat.S_ISSOCK(found), stat.S_IMODE(found)) == (True, 0o666)
+        assert stat.S_IMODE((tmp_path / "admin.sock").stat().st_mode) == 0o600
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0

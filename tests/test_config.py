@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.address import Mode
 from gateway.config import (
     CacheConfig,
     Config,
@@ -28,7 +29,8 @@ from gateway.config import (
     masked,
 )
 from gateway.config_rules import RULES
-from gateway.config_sources import variable_of
+from gateway.config_sources import unused_variables, variable_of
+from gateway.core.policy import IN_PROGRESS
 from tests.support.tls import Authority
 
 _ROOT = Path(__file__).parent.parent
@@ -145,8 +147,15 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_the_default
     ("name", "text", "value"),
     [
         ("server.listen", "unix:/run/a.sock", UnixAddress(path="/run/a.sock")),
+        ("server.listen_mode", "0660", Mode(0o660)),
+        ("server.admin_listen_mode", "622", Mode(0o622)),
         ("server.admin_token", "t0ken", Secret("t0ken")),
         ("server.admin_hosts", "A.example, b.example", ("a.example", "b.example")),
+        (
+            "server.trusted_proxies",
+            "10.0.0.0/8,2001:DB8::1,::ffff:192.0.2.0/120,unix",
+            ("10.0.0.0/8", "2001:db8::1", "192.0.2.0/24", "unix"),
+        ),
         ("server.drain_grace_s", "0", 0.0),
         ("server.header_timeout_s", " 1.5 ", 1.5),
         ("server.keepalive_timeout_s", "1e2", 100.0),
@@ -254,7 +263,10 @@ def test_other_variables_are_left_alone() -> None:
         ("[server\n", "gateway.toml", "is not TOML: "),
         ("x = 1\n", "x", "stands outside a section; config/gateway.toml lists all keys"),
         ('scope = "shared"\n', "scope", "stands outside a section; did you mean cache.scope?"),
-        ("[sever]\n", "[sever]", "there are server or upstream or cache or redis or log or tracing"),
+        ("[other]\n", "[other]", "there are server or upstream or cache or redis or log or tracing"),
+        ("[sever]\n", "[sever]", "did you mean [server]?"),
+        ("[Cache]\n", "[Cache]", "did you mean [cache]?"),
+        ("redis = 'redis://:s3cret@h'\n", "redis", "stands outside a section; did you mean redis.url or"),
         ("[[cache]]\n", "cache", "stands outside a section"),
         ("[cache]\nsecrt = 's3cret'\n", "cache.secrt", "did you mean cache.secret?"),
         ("[cache]\nttl = 1\n", "cache.ttl", ""),
@@ -262,6 +274,7 @@ def test_other_variables_are_left_alone() -> None:
         ("[server.spdy]\ncert = 'x'\n", "server.spdy", "config/gateway.toml lists all keys"),
         ("[server]\nspdy_port = 'x'\n", "server.spdy_port", "unknown key"),
         ("[server]\nlisten = 8080\n", "server.listen = 8080", "is not a text; write it in quotes"),
+        ("[server]\nlisten_mode = 0o660\n", "server.listen_mode = 432", "is not a text; write it in quotes"),
         ("[server]\nworkers = '1'\n", "server.workers = '1'", "is not a whole number; write"),
         ("[server]\nworkers = 1.0\n", "server.workers = 1.0", "is not a whole number"),
         ("[server]\nworkers = true\n", "server.workers = True", "is not a whole number"),
@@ -299,8 +312,24 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
 @pytest.mark.parametrize(
     ("name", "text", "remedy"),
     [
-        ("server.listen", "8080", "has no port; write host:port, [v6]:port or unix:/path"),
+        (
+            "server.listen",
+            "8080",
+            "has no port; write host:port, [v6]:port, :port for all interfaces, or unix:/path",
+        ),
         ("server.admin_listen", "host:x", "has a bad port"),
+        ("server.listen_mode", "rw-rw----", 'is no file mode; write three octal digits, like "0660"'),
+        ("server.listen_mode", "0690", "is no file mode"),
+        ("server.listen_mode", "1660", "is no file mode"),
+        (
+            "server.admin_listen_mode",
+            "0444",
+            'lets nobody connect, which takes the right to write; write "0600"',
+        ),
+        ("server.trusted_proxies", "10.0.0.1/8", 'write it like "10.0.0.1", "10.0.0.0/8" or "unix"'),
+        ("server.trusted_proxies", "lb.example", "is no address or network"),
+        ("server.trusted_proxies", "10.0.0.1,::ffff:10.0.0.1", "stands in the list twice; remove one"),
+        ("server.proxy_protocol", "v2", "is neither true nor false"),
         ("server.admin_hosts", "a.example:80", "write the name alone, without scheme and port"),
         ("server.admin_hosts", "a.example,,b.example", "is empty; write the name alone"),
         ("server.admin_hosts", "a.example,A.example", "stands in the list twice; remove one"),
@@ -347,18 +376,7 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         ("cache.terminal_phases", "Suc ceeded", "is not a phase"),
         *(
             ("cache.terminal_phases", f"Succeeded,{phase}", "is a phase in progress")
-            for phase in (
-                "Running",
-                "Pending",
-                "Pausing",
-                "Cancelling",
-                "ForceCancelling",
-                "Retrying",
-                "Paused",
-                "running",
-                "PAUSED",
-                "Deleting",
-            )
+            for phase in (*sorted(IN_PROGRESS), "Paused", "running", "PAUSED", "Deleting")
         ),
         ("cache.identity_headers", "X Project", "is not a header name"),
         ("cache.identity_headers", "X-Project-Id,", "is not a header name"),
@@ -368,7 +386,19 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
             "Proxy-Authorization",
             "does not reach the upstream as the caller sent it",
         ),
-        ("cache.identity_headers", "x-forwarded-for", "does not reach the upstream"),
+        *(
+            ("cache.identity_headers", name, "does not reach the upstream")
+            for name in (
+                "x-forwarded-for",
+                "X_Request_Id",
+                "Via",
+                "Prefer",
+                "If-None-Match",
+                "Accept-Encoding",
+            )
+        ),
+        ("cache.identity_headers", "Range", "does not reach the upstream"),
+        ("cache.identity_headers", "X-HTTP-Method-Override", "does not reach the upstream"),
         ("cache.identity_headers", "X_Auth_Token", "is a look-alike of X-Auth-Token"),
         ("cache.identity_headers", "X-Project-Id,x-project-id", "stands in the list twice"),
         ("cache.identity_headers", "X-Project-Id,X_Project_Id", "by - and _ alone"),
@@ -443,9 +473,13 @@ def test_the_value_of_a_refused_secret_is_not_shown(name: str, text: str) -> Non
         ("AOS_GATEWAY_cache__scope", "did you mean AOS_GATEWAY_CACHE__SCOPE?"),
         ("AOS_GATEWAY_CACHE__SCOPE_FILE", "unknown environment variable AOS_GATEWAY_CACHE__SCOPE_FILE"),
         ("AOS_GATEWAY_cache__secret_FILE", "unknown environment variable AOS_GATEWAY_cache__secret_FILE"),
-        ("AOS_GATEWAY_XYZ", "config/gateway.toml lists all keys"),
-        ("AOS_GATEWAY_", "config/gateway.toml lists all keys"),
-        ("AOS_GATEWAY_CONFIG", "unknown environment variable AOS_GATEWAY_CONFIG"),
+        ("AOS_GATEWAY_CACHE__VERSION", "config/gateway.toml lists all keys"),
+        ("AOS_GATEWAY_XYZ__KEY", "config/gateway.toml lists all keys"),
+        ("AOS_GATEWAY_ADMIN_TOKENS", "did you mean AOS_GATEWAY_SERVER__ADMIN_TOKEN?"),
+        ("AOS_GATEWAY_SECRET_FILE", "unknown environment variable AOS_GATEWAY_SECRET_FILE"),
+        ("AOS_GATEWAY_REDIS_PASSWORD", "config/gateway.toml lists all keys"),
+        ("AOS_GATEWAY_REDIS", "did you mean AOS_GATEWAY_REDIS__URL or"),
+        ("AOS_GATEWAY_LOGLEVEL", "did you mean AOS_GATEWAY_LOG__LEVEL?"),
     ],
 )
 def test_an_unknown_variable_is_named_without_its_value(variable: str, hint: str) -> None:
@@ -453,6 +487,18 @@ def test_an_unknown_variable_is_named_without_its_value(variable: str, hint: str
     assert f"unknown environment variable {variable}" in line
     assert hint in line
     assert "s3cret" not in line
+
+
+def test_a_variable_that_resembles_no_setting_is_named_and_does_not_stop_the_start() -> None:
+    others = ["", "CONFIG", "ENVIRONMENT", "HOME", "IMAGE", "NAMESPACE", "REPLICAS", "VERSION", "X\n"]
+    environ = {f"AOS_GATEWAY_{name}": "s3cret" for name in others}
+    used = {"AOS_GATEWAY_LOG__LEVEL": "error", "AOS_GATEWAY_SERVICE_HOST": "10.0.0.1", "AOS_TOKEN": "x"}
+    assert load_config(None, environ | used, _URL).log.level == "error"
+    line = unused_variables(environ | used)
+    assert line == "environment variables that name no setting: " + ", ".join(
+        f"AOS_GATEWAY_{name}".replace("\n", "?") for name in others
+    )
+    assert unused_variables(used) is None
 
 
 def test_a_secret_given_twice_is_refused(tmp_path: Path) -> None:
@@ -472,6 +518,9 @@ def test_a_secret_given_twice_is_refused(tmp_path: Path) -> None:
         (b"", "is empty; write the value into it"),
         (b"\n", "is empty; write the value into it"),
         (b"s3cret\xff", "is not UTF-8 text; write it as base64"),
+        (b"\xef\xbb\xbfs3cret", "starts with a byte order mark (BOM); save it as UTF-8 without BOM"),
+        ("s3cret".encode("utf-16"), "is UTF-16 text; save it as UTF-8 without BOM"),
+        ("s3cret".encode("utf-16-le"), "holds NUL bytes, as UTF-16 text does"),
         (b"s3cret" * 20_000, "is longer than 65536 bytes"),
     ],
 )
@@ -496,6 +545,14 @@ def test_a_configuration_file_that_cannot_be_read_is_named(tmp_path: Path) -> No
     line = _refusal(str(tmp_path / "latin.toml"))
     assert "is not UTF-8 text; save it as UTF-8" in line
     assert "s3cret" not in line
+    for encoding, fault in (
+        ("utf-8-sig", "starts with a byte order mark (BOM); save it as UTF-8 without BOM"),
+        ("utf-16", "is UTF-16 text; save it as UTF-8 without BOM"),
+        ("utf-32", "is UTF-32 text; save it as UTF-8 without BOM"),
+        ("utf-16-be", "holds NUL bytes, as UTF-16 text does; save it as UTF-8"),
+    ):
+        (tmp_path / "marked.toml").write_text("[cache]\nsettle_s = 5\n", encoding=encoding)
+        assert f"marked.toml' {fault}" in _refusal(str(tmp_path / "marked.toml"))
     (tmp_path / "big.toml").write_bytes(b"#" * (1 << 20) + b"#")
     assert "is longer than 1048576 bytes" in _refusal(str(tmp_path / "big.toml"))
 
@@ -559,6 +616,9 @@ def test_a_ca_file_has_to_hold_certificates(authority: Authority, tmp_path: Path
         (tmp_path / "bad.pem").write_bytes(content)
         line = _refusal(upstream__ca_file=str(tmp_path / "bad.pem"))
         assert "holds no certificates; name a PEM file with the CA certificates" in line
+    (tmp_path / "marked.pem").write_bytes(b"\xef\xbb\xbf" + authority.ca_file.read_bytes())
+    line = _refusal(upstream__ca_file=str(tmp_path / "marked.pem"))
+    assert "marked.pem' (from command line) starts with a byte order mark (BOM); save it as UTF-8" in line
     assert "upstream.ca_file = 'a\\x00b'" in _refusal(upstream__ca_file="a\0b")
 
 

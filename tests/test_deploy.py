@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from gateway.cli import main
 from tests.support.gateway import GatewayProcess
@@ -80,6 +84,79 @@ def test_the_image_is_not_roots_and_holds_what_is_locked_alone() -> None:
 def _installs(dockerfile: str) -> list[str]:
     joined = dockerfile.replace("\\\n", " ")
     return [part for part in re.split(r"&&|^RUN", joined, flags=re.MULTILINE) if "pip install" in part]
+
+
+def _reaches(where: str, port: str, namespace: str = "", **labels: str) -> bool:
+    """Tell whether the policy of the gateway lets it reach an address or, with a namespace, a pod."""
+    policy = yaml.safe_load(_read("kubernetes/base/network.yaml"))
+    return any(
+        f"{each['protocol']} {each['port']}" == port and _is_peer(peer, where, namespace, labels)
+        for rule in policy["spec"]["egress"]
+        for peer in rule["to"]
+        for each in rule["ports"]
+    )
+
+
+def _is_peer(peer: dict[str, Any], where: str, namespace: str, labels: dict[str, str]) -> bool:
+    if "ipBlock" in peer:
+        # A pod has an address too, but in many clusters no block of addresses covers it.
+        return not namespace and ipaddress.ip_address(where) in ipaddress.ip_network(peer["ipBlock"]["cidr"])
+    named = {"kubernetes.io/metadata.name": namespace}
+    return _selects(peer["namespaceSelector"], named) and _selects(peer.get("podSelector", {}), labels)
+
+
+def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    wanted = {key: [value] for key, value in selector.get("matchLabels", {}).items()}
+    wanted |= {each["key"]: each["values"] for each in selector.get("matchExpressions", [])}
+    return all(labels.get(key) in values for key, values in wanted.items())
+
+
+@pytest.mark.parametrize("protocol", ["UDP", "TCP"])
+@pytest.mark.parametrize(
+    ("where", "port", "namespace", "label"),
+    [
+        ("10.0.0.9", 53, "kube-system", "kube-dns"),
+        ("10.0.0.9", 53, "kube-system", "coredns"),
+        ("10.0.0.9", 8053, "kube-system", "kube-dns"),
+        ("10.0.0.9", 53, "kube-system", "node-local-dns"),
+        ("169.254.20.10", 53, "", ""),
+        ("169.254.169.254", 53, "", ""),
+        ("fd00:90::a", 53, "", ""),
+        ("10.0.0.9", 5353, "openshift-dns", "dns-default"),
+    ],
+)
+def test_the_gateway_reaches_dns_wherever_a_cluster_has_it(
+    where: str, port: int, namespace: str, label: str, protocol: str
+) -> None:
+    assert _reaches(where, f"{protocol} {port}", namespace, **{"k8s-app": label})
+
+
+@pytest.mark.parametrize("where", ["192.0.2.1", "2001:db8::1"])
+def test_the_gateway_reaches_aos_over_both_kinds_of_ip_and_nothing_else_there(where: str) -> None:
+    assert _reaches(where, "TCP 443")
+    assert not _reaches(where, "TCP 80")
+    assert not _reaches(where, "UDP 53")
+
+
+def test_the_gateway_reaches_neither_other_pods_nor_the_metadata_of_its_node() -> None:
+    assert not _reaches("169.254.169.254", "TCP 80")
+    assert not _reaches("10.0.0.9", "TCP 53", "kube-system", **{"k8s-app": "metrics-server"})
+    assert not _reaches("10.0.0.9", "UDP 53", "default", **{"k8s-app": "kube-dns"})
+    assert not _reaches("10.0.0.9", "TCP 443", "openshift-dns")
+
+
+@pytest.mark.parametrize("name", ["base", "components/sidecar"])
+def test_pods_are_reached_over_both_kinds_of_ip(name: str) -> None:
+    server = tomllib.loads(_read(f"kubernetes/{name}/gateway.toml"))["server"]
+    assert server["admin_listen"] == ":9901"
+    assert server["listen"] in {":8080", "127.0.0.1:8080"}
+
+
+def test_a_pod_runs_as_whoever_the_cluster_says() -> None:
+    pod = yaml.safe_load(_read("kubernetes/base/deployment.yaml"))["spec"]["template"]["spec"]
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(pod["securityContext"])
+    (secret,) = [each["secret"] for each in pod["volumes"] if "secret" in each]
+    assert secret["defaultMode"] == 0o444
 
 
 def test_the_unit_starts_what_the_command_line_knows() -> None:

@@ -7,6 +7,7 @@ import time
 
 import msgspec
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.status import Forward, Reason, Verdict
@@ -139,12 +140,60 @@ def test_names_and_labels_are_as_prometheus_has_them() -> None:
             assert family.merge is Merge.SUM, family.name
 
 
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+    "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,"
+    "text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+)
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", _TEXT),
+        ("*/*", _TEXT),
+        ("text/*;q=0.1", _TEXT),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", _TEXT),
+        ("image/png", _TEXT),
+        ("nonsense;;=,;", _TEXT),
+        (_PROMETHEUS_3, _OPENMETRICS),
+        ("application/openmetrics-text", _OPENMETRICS),
+        ('Application/OpenMetrics-Text; Version="1.0.0"', _OPENMETRICS),
+        ("application/openmetrics-text; version=9.9.9", _TEXT),
+        ("application/openmetrics-text; version=x", _TEXT),
+        ("application/openmetrics-text;q=0, text/plain", _TEXT),
+        ("application/openmetrics-text;q=0.3, text/plain;q=0.9", _TEXT),
+        ("text/plain;q=0.3, application/openmetrics-text;q=0.9", _OPENMETRICS),
+        ("text/plain;version=0.0.4, application/openmetrics-text", _TEXT),
+        ("application/openmetrics-text;q=nan, text/plain;q=0.1", _TEXT),
+    ],
+)
+def test_a_scrape_has_the_format_that_its_reader_prefers(accept: str, content_type: str) -> None:
+    body, told_type = render([told({"ready": 1.0})], accept)
+    assert told_type == content_type
+    assert body.endswith(b"# EOF\n") == (content_type == _OPENMETRICS)
+
+
+async def test_a_running_gateway_tells_the_same_in_both_formats(aos: ScriptedAos) -> None:
+    async with running(aos.url) as gateway:
+        snapshot = gateway.app.metrics_snapshot()
+    text = render([snapshot], _PROMETHEUS_3)[0].decode()
+    found = {
+        (one.name, *(one.labels[name] for name in sorted(one.labels))): one.value
+        for family in openmetrics.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+        for one in family.samples
+    }
+    assert found == samples(snapshot)
+
+
 async def test_a_running_gateway_tells_every_family_and_what_it_is(aos: ScriptedAos) -> None:
     async with running(aos.url) as gateway:
         snapshot = gateway.app.metrics_snapshot()
     body, content_type = render([snapshot])
     found = samples(snapshot)
-    assert content_type.startswith("text/plain")
+    assert content_type == _TEXT
     named = {line.split()[2] for line in body.decode().splitlines() if line.startswith("# TYPE")}
     suffix = {Kind.COUNTER: "_total"}
     assert named == {

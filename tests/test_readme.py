@@ -237,7 +237,7 @@ def test_the_runbooks_question_to_aos_is_answered(stage: Stage) -> None:
 
 
 def _polls_to_a_hit(stage: Stage) -> None:
-    """Run the demo, as `./dev run` does once .venv stands, until it has shown a hit and where the page is."""
+    """Run the demo to its hits, as `./dev run` does once .venv stands; try the first command it prints."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "gateway", "demo"],
         cwd=ROOT,
@@ -248,15 +248,19 @@ def _polls_to_a_hit(stage: Stage) -> None:
     assert process.stdout is not None
     begun_s = time.monotonic()
     hits = 0
+    commands: list[str] = []
     try:
         for line in process.stdout:
             hits += "from the gateway: hit" in line
+            if line.startswith("  curl "):
+                commands.append(line)
             if re.fullmatch(r"How it is doing: open http://127\.0\.0\.1:\d+/ in a browser\.\n", line):
                 break
             assert time.monotonic() - begun_s < 40
         else:
             pytest.fail("the demo ended without saying where the page is")
         assert hits
+        assert re.search(r"(?im)^cache-status: aos-gateway; hit", stage.run(commands[0]).out)
     finally:
         process.terminate()
         process.stdout.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -174,6 +175,24 @@ def test_the_socket_that_most_can_reach_stands_for_all(
 def test_nobody_who_listens_is_no_trouble(socket_folder: Path) -> None:
     Notifier({}, 1).ready()
     Notifier({"NOTIFY_SOCKET": str(socket_folder / "nobody")}, 1).stopping()
+
+
+async def test_what_systemd_does_not_take_at_once_is_told_later(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.systemd._RETRY_S", 0.01)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                other.sendto(b"WATCHDOG=1", manager.address)
+    notifier = Notifier({"NOTIFY_SOCKET": manager.address}, 1)
+    notifier.reloading()
+    notifier.ready()
+    telling = asyncio.create_task(notifier.keep_alive())
+    assert (await manager.told())[0] == "RELOADING=1"
+    assert await manager.told() == ["READY=1"]
+    telling.cancel()
 
 
 async def test_an_abstract_address_is_reached() -> None:

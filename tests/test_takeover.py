@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import stat
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -14,13 +16,16 @@ import pytest
 
 from benchmarks.openloop.generator import offer
 from benchmarks.openloop.targets import Target
-from gateway.address import TcpAddress
+from gateway.address import OWNER_ONLY, TcpAddress, UnixAddress
+from gateway.listeners import open_sockets
 from gateway.server import take_sockets
+from gateway.takeover import LeftSockets
 from tests.store.kit import until
 from tests.support.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.support.client import RawClient, fetch, request_bytes
 from tests.support.gateway import GatewayProcess
 from tests.support.process import is_alive
+from tests.support.redis_server import RedisServer
 from tests.support.run_length import RunLength, run_length
 from tests.support.secrets import token
 from tests.support.workers import hit, says_hit
@@ -187,16 +192,86 @@ async def test_a_write_that_ends_in_the_process_before_is_not_outlived_by_copies
     await stop(pid)
 
 
+@pytest.mark.parametrize(("workers", "count", "killed"), [("1", 3, False), ("2", 2, True)], ids=str)
+async def test_all_processes_before_are_waited_for_until_copies_are_kept(
+    aos: ScriptedAos, start: Start, workers: str, count: int, killed: bool
+) -> None:
+    gate = aos.gate()
+    gateway = await start("--workers", workers)
+    aos.on("PUT", "/", gate.before(Answer(202)))
+    pid = gateway.pid
+    async with await RawClient.connect(gateway.address) as writer:
+        await writer.send(request_bytes("PUT", STACK, body=b"{}"))
+        await gate.wait_reached()
+        for _ in range(count):
+            former, pid = pid, await take_over(gateway, pid)
+            if killed:
+                # The workers of the first one go on with what they have begun.
+                os.kill(former, signal.SIGKILL)
+            if former != gateway.pid:
+                await gone(former)
+        # Long enough to see that the process before is gone.
+        observed_until_s = time.monotonic() + 0.5
+        while time.monotonic() < observed_until_s:
+            answer = await fetch(gateway.address, TARGET, token=A)
+            assert (says_hit(answer), answer.body) == (False, OLD.body)
+        aos.on("GET", "/", NEW)
+        gate.open()
+        assert (await writer.read_response("PUT")).status == 202
+    for _ in range(8):
+        assert (await fetch(gateway.address, TARGET, token=A)).body == NEW.body
+
+    async def is_kept() -> bool:
+        return says_hit(await fetch(gateway.address, TARGET, token=A))
+
+    await until(is_kept, "copies")
+    await stop(pid)
+
+
+async def test_who_has_another_redis_keeps_nothing_there_while_the_one_before_drains(
+    aos: ScriptedAos, start: Start, tmp_path: Path, redis: RedisServer
+) -> None:
+    gate = aos.gate()
+    config = tmp_path / "gateway.toml"
+    config.write_text("")
+    gateway = await start("--config", str(config))
+    aos.on("PUT", "/", gate.before(Answer(202)))
+    async with await RawClient.connect(gateway.address) as writer:
+        await writer.send(request_bytes("PUT", STACK, body=b"{}"))
+        await gate.wait_reached()
+        config.write_text(f'[redis]\nurl = "{redis.url}"\n')
+        pid = await take_over(gateway, gateway.pid)
+        for _ in range(8):
+            assert not says_hit(await fetch(gateway.address, TARGET, token=A))
+        aos.on("GET", "/", NEW)
+        gate.open()
+        assert (await writer.read_response("PUT")).status == 202
+    assert (await fetch(gateway.address, TARGET, token=A)).body == NEW.body
+    await stop(pid)
+
+
 async def test_unix_sockets_are_taken_over_with_their_files(aos: ScriptedAos, socket_folder: Path) -> None:
     aos.on("GET", "/", OLD)
     listen, admin = socket_folder / "g.sock", socket_folder / "a.sock"
-    gateway = GatewayProcess("--upstream", aos.url, "--listen", f"unix:{listen}", "--admin", f"unix:{admin}")
+    config = socket_folder / "gateway.toml"
+    config.write_text("")
+    gateway = GatewayProcess(
+        *("--upstream", aos.url, "--config", str(config)),
+        *("--listen", f"unix:{listen}", "--admin", f"unix:{admin}"),
+    )
     try:
         await gateway.ready()
+        # A new process that does not get as far as serving leaves the files where they are.
+        config.write_text("[server]\nnonsense = 1\n")
+        os.kill(gateway.pid, signal.SIGUSR2)
+        await until(lambda: "no process has taken over" in gateway.output(), "the refusal")
+        assert (await fetch(f"unix:{listen}", TARGET, token=A)).status == 200
+        config.write_text('[server]\nlisten_mode = "0666"\n')
         pid = await take_over(gateway, gateway.pid)
         assert await gateway.ended() == 0
         assert (await fetch(f"unix:{listen}", TARGET, token=A)).status == 200
         assert (await fetch(f"unix:{admin}", "/readyz")).status == 200
+        assert [stat.S_IMODE(each.stat().st_mode) for each in (listen, admin)] == [0o666, 0o600]
         await stop(pid)
         assert not listen.exists()
         assert not admin.exists()
@@ -204,16 +279,64 @@ async def test_unix_sockets_are_taken_over_with_their_files(aos: ScriptedAos, so
         gateway.discard()
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_process_that_drains_leaves_the_socket_of_the_next_one_alone(
+    aos: ScriptedAos, socket_folder: Path, workers: str
+) -> None:
+    gate = aos.gate()
+    aos.on("GET", "/", OLD)
+    aos.on("GET", "/v2/slow", gate.before(Answer(body=b"slow")))
+    listen = f"unix:{socket_folder / 'g.sock'}"
+    arguments = ("--upstream", aos.url, "--listen", listen, "--workers", workers)
+    former, following = GatewayProcess(*arguments), None
+    try:
+        await former.ready()
+        async with await RawClient.connect(listen) as busy:
+            await busy.send(request_bytes("GET", "/v2/slow"))
+            await gate.wait_reached()
+            stopping = asyncio.create_task(former.stop())
+            await until(lambda: not (socket_folder / "g.sock").exists(), "the drain")
+            following = await GatewayProcess(*arguments).ready()
+            gate.open()
+            assert (await busy.read_response()).body == b"slow"
+        assert await stopping == 0
+        assert (await fetch(listen, TARGET, token=A)).status == 200
+    finally:
+        former.discard()
+        if following is not None:
+            following.discard()
+
+
 async def test_an_address_that_is_left_is_left_by_the_new_process_too() -> None:
     former = socket.create_server(("127.0.0.1", 0))
     left, former_port = os.dup(former.fileno()), former.getsockname()[1]
     former.close()
     opened = await take_sockets(
-        *("server.listen", TcpAddress(host="127.0.0.1", port=0), []),
-        *([left], f"127.0.0.1:{former_port}"),
+        *("server.listen", TcpAddress(host="127.0.0.1", port=0), OWNER_ONLY),
+        *([], LeftSockets([left], f"127.0.0.1:{former_port}")),
     )
     try:
         with pytest.raises(ConnectionRefusedError):
             await RawClient.connect(f"127.0.0.1:{former_port}")
     finally:
         opened.leave()
+
+
+async def test_the_file_of_a_unix_socket_that_is_left_goes_when_the_new_process_serves(
+    socket_folder: Path,
+) -> None:
+    former = await open_sockets(UnixAddress(path=str(socket_folder / "former.sock")))
+    following = UnixAddress(path=str(socket_folder / "following.sock"))
+    left = LeftSockets([os.dup(former.descriptors[0])], str(former.address), former.file)
+    opened = await take_sockets("server.listen", following, OWNER_ONLY, [], left)
+    assert sorted(os.listdir(socket_folder)) == ["following.sock", "former.sock"]
+    left.file_to(opened)
+    former.hand_over()
+    former.leave()
+    assert os.listdir(socket_folder) == ["following.sock"]
+    # A file that somebody has removed stops nobody.
+    left = LeftSockets([os.dup(opened.descriptors[0])], str(following), opened.file)
+    (socket_folder / "following.sock").unlink()
+    (await take_sockets("server.listen", following, OWNER_ONLY, [], left)).leave()
+    opened.leave()
+    assert os.listdir(socket_folder) == []

@@ -17,7 +17,7 @@ from tests.support.client import Headers, RawClient, fetch, request_bytes
 from tests.support.gateway import GatewayProcess
 from tests.support.redis_server import RedisServer
 from tests.support.secrets import token
-from tests.support.workers import hit, one_to_each, pids, says_hit
+from tests.support.workers import hit, one_to_each, pids, says_hit, worker_of
 
 pytestmark = pytest.mark.operation
 
@@ -109,36 +109,87 @@ async def test_a_purge_reaches_all_workers(aos: ScriptedAos, start: Start, store
 
 async def test_one_scrape_counts_every_request_once(aos: ScriptedAos, start: Start) -> None:
     aos.on("GET", "/", OLD)
+    aos.on("GET", "/v2/other", Answer(429))
     gateway = await start()
     async with one_to_each(gateway.address, 2, A) as clients:
         before, hits = await counted(gateway.admin), await counted(gateway.admin, "hit")
         for number, client in enumerate(clients):
             for _ in range(5 + number):
                 await client.request("GET", TARGET, [("X-Auth-Token", A)])
-            await client.request("GET", "/v2/other")
+            await client.request("GET", "/v2/other", [("X-Auth-Token", A)])
         assert await counted(gateway.admin) - before == 13
         assert await counted(gateway.admin, "hit") - hits == 11
+        # Whom both have told to wait is one caller.
+        [throttled] = (await fetch(gateway.admin, "/status")).json()["throttled"]
+        assert throttled["upstream"] == 2
         # What a worker has counted outlives it.
         os.kill((await pids(gateway.admin))[0], signal.SIGKILL)
         await until(lambda: "ended: SIGKILL" in gateway.output(), "its end")
         assert await counted(gateway.admin) - before == 13
 
 
-async def test_a_silent_parent_makes_workers_start_over(aos: ScriptedAos, start: Start) -> None:
+async def test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped(
+    aos: ScriptedAos, start: Start, store: list[str]
+) -> None:
+    aos.on("GET", "/", OLD)
+    aos.on("DELETE", "/", Answer(202))
+    gateway = await start(*store)
+    async with one_to_each(gateway.address, 2, A) as clients:
+        os.kill(gateway.pid, signal.SIGSTOP)
+        try:
+            for number, (writer, reader) in enumerate((clients, clients[::-1])):
+                assert (await reader.request("GET", TARGET, TOKEN)).status == 200
+                async with asyncio.timeout(1):
+                    assert (await writer.request("DELETE", STACK)).status == 202
+                new = record(unknownField=f"new {number}")
+                aos.on("GET", "/", Answer(headers=OLD.headers, body=new))
+                async with asyncio.timeout(1):
+                    assert (await reader.request("GET", TARGET, TOKEN)).body == new
+        finally:
+            os.kill(gateway.pid, signal.SIGCONT)
+
+
+async def test_a_fetch_from_before_a_write_is_joined_by_nobody_while_the_parent_is_stopped(
+    aos: ScriptedAos, start: Start
+) -> None:
+    gate = aos.gate()
     aos.on("GET", "/", OLD)
     aos.on("DELETE", "/", Answer(202))
     gateway = await start()
-    async with one_to_each(gateway.address, 2, A) as (writer, reader):
+    stopped, _ = await pids(gateway.admin)
+    async with one_to_each(gateway.address, 2, A) as clients:
+        reader, writer = await held_and_other(clients, stopped)
+        later = await same_worker(gateway.address, reader)
+        async with later:
+            aos.on("GET", "/", gate.before(OLD))
+            await reader.send(request_bytes("GET", TARGET, [*TOKEN, ("Accept-Language", "xy")]))
+            await gate.wait_reached()
+            os.kill(gateway.pid, signal.SIGSTOP)
+            try:
+                assert (await writer.request("DELETE", STACK)).status == 202
+                aos.on("GET", "/", NEW)
+                fields: Headers = [*TOKEN, ("Accept-Language", "xy")]
+                assert (await later.request("GET", TARGET, fields)).body == NEW.body
+            finally:
+                os.kill(gateway.pid, signal.SIGCONT)
+                gate.open()
+            assert (await reader.read_response()).body == OLD.body
+
+
+async def test_while_the_parent_is_silent_workers_start_over(aos: ScriptedAos, start: Start) -> None:
+    aos.on("GET", "/", OLD)
+    gateway = await start()
+    async with one_to_each(gateway.address, 2, A) as (one, other):
         os.kill(gateway.pid, signal.SIGSTOP)
         try:
-            async with asyncio.timeout(1):
-                assert (await writer.request("DELETE", STACK)).status == 202
-            aos.on("GET", "/", NEW)
+            aos.on("GET", "/", Answer(403, body=b"no"))
+            fields: Headers = [*TOKEN, ("Cache-Control", "no-cache")]
+            assert (await one.request("GET", TARGET, fields)).status == 403
 
-            async def is_new() -> bool:
-                return (await reader.request("GET", TARGET, [("X-Auth-Token", A)])).body == NEW.body
+            async def is_refused() -> bool:
+                return (await other.request("GET", TARGET, TOKEN)).status == 403
 
-            await until(is_new, "the fresh start", timeout_s=4.0)
+            await until(is_refused, "the fresh start", timeout_s=4.0)
         finally:
             os.kill(gateway.pid, signal.SIGCONT)
 
@@ -157,13 +208,29 @@ async def test_a_worker_that_does_not_answer_is_told_and_holds_up_nobody(
             assert health["ready"]
             assert [each["ready"] for each in health["workers"]] == [False, True]
             async with asyncio.timeout(1):
-                # The one that runs waits a moment for the other one, and answers all the same.
                 deleting = [asyncio.create_task(each.request("DELETE", STACK)) for each in clients]
                 done, _ = await asyncio.wait(deleting, return_when=asyncio.FIRST_COMPLETED)
             assert done.pop().result().status == 202
         finally:
             os.kill(stopped, signal.SIGCONT)
         await asyncio.gather(*deleting)
+
+
+async def test_workers_that_all_stand_still_are_told_of_while_the_admin_side_goes_on(start: Start) -> None:
+    gateway = await start()
+    workers = await pids(gateway.admin)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(4):
+            assert (await fetch(gateway.admin, "/healthz")).status == 200
+            ready = await fetch(gateway.admin, "/readyz")
+            assert (await fetch(gateway.admin, "/metrics")).status == 200
+        assert ready.status == 503
+        assert [each["ready"] for each in ready.json()["workers"]] == [False, False]
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_worker_that_was_stopped_for_a_moment_does_not_serve_what_was_forgotten_meanwhile(
@@ -198,6 +265,17 @@ async def held_and_other(clients: list[RawClient], pid: int) -> tuple[RawClient,
         os.kill(pid, signal.SIGCONT)
     await asyncio.gather(*asked)
     return clients[1 - other], clients[other]
+
+
+async def same_worker(address: str, client: RawClient) -> RawClient:
+    """Connect until that leads to the worker that a connection leads to."""
+    worker = worker_of(await hit(client, A))
+    for _ in range(200):
+        other = await RawClient.connect(address)
+        if worker_of(await hit(other, A)) == worker:
+            return other
+        await other.close()
+    raise AssertionError("no second connection to that worker")
 
 
 async def test_workers_share_unix_sockets(aos: ScriptedAos, socket_folder: Path) -> None:

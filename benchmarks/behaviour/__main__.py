@@ -19,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the options, play, print.
 
     Returns:
-        0, 1 when something did not start, 2 for an option that cannot be used, 130 after Ctrl-C.
+        0, 1 when something did not start or nothing was answered, 2 for an option that cannot be used, 130
+        after Ctrl-C.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.behaviour", description="Play scenarios with and without the gateway."
@@ -42,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = [result.as_json() for result in results]
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(values)) + b"\n")
     print(table(results))
+    silent = [f"{one.name}, {side.name}" for one in results for side in one.sides if not side.answered]
+    if silent:
+        print(f"behaviour: nothing was answered: {'; '.join(silent)}", file=sys.stderr)
+        return 1
     return 0
 
 

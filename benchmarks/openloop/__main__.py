@@ -1,4 +1,4 @@
-"""``python -m benchmarks.openloop``: one run in a process of its own; exits with 3 when it is not valid."""
+"""``python -m benchmarks.openloop``: one run in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from benchmarks.arguments import count, positive
 from benchmarks.openloop import Report, offer, read_targets
 from benchmarks.openloop.generator import BadUrlError
 from benchmarks.openloop.targets import BadTargetsError
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the options, run, write the report.
 
     Returns:
-        0, 2 for an option that cannot be used, 3 for a run that is not valid, 130 after Ctrl-C.
+        0, 1 when nothing was answered, or with errors alone, 2 for an option that cannot be used, 3 for a run
+        that is not valid, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     # A collection in mid-run would be lag; what a run leaves behind is bounded by its length.
@@ -45,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{report.offered_per_s:.0f}/s offered, {report.completed} of {report.scheduled} answered,"
         f" p50 {latency.p50:.2f} ms, p99 {latency.p99:.2f} ms, max {latency.max:.2f} ms"
     )
+    if not report.succeeded:
+        found = ", ".join(f"{name} {number}" for name, number in report.errors.items())
+        print(f"openloop: nothing was answered below 400: {found or 'no request was due'}", file=sys.stderr)
+        return 1
     if not report.is_valid:
         print(f"openloop: not valid: {report.why_not}", file=sys.stderr)
         return 3
@@ -71,32 +77,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Offer requests on a schedule and count their latency from the scheduled time.",
     )
     parser.add_argument("--url", required=True, help="http://host:port[/base] or unix:/path")
-    parser.add_argument("--rate", required=True, type=_positive, metavar="R", help="requests a second")
-    parser.add_argument("--duration", required=True, type=_positive, metavar="S", help="seconds")
-    parser.add_argument("--connections", required=True, type=_count, metavar="N", help="open at most N")
+    parser.add_argument("--rate", required=True, type=positive, metavar="R", help="requests a second")
+    parser.add_argument("--duration", required=True, type=positive, metavar="S", help="seconds")
+    parser.add_argument("--connections", required=True, type=count, metavar="N", help="open at most N")
     parser.add_argument(
         "--targets", required=True, type=Path, metavar="FILE", help='lines of {"target", "token", "weight"}'
     )
     parser.add_argument("--token", metavar="T", help="X-Auth-Token of targets without their own")
     parser.add_argument("--poisson", action="store_true", help="draw the gaps between requests")
-    parser.add_argument("--timeout", type=_positive, default=10.0, metavar="S", help="seconds (default 10)")
+    parser.add_argument("--timeout", type=positive, default=10.0, metavar="S", help="seconds (default 10)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of all chance (default 1)")
     parser.add_argument("--json", required=True, type=Path, metavar="OUT", help="where the report goes")
     return parser
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
 
 
 def _go_first() -> None:

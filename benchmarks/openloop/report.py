@@ -68,6 +68,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     is_valid: bool
     why_not: str
 
+    @property
+    def succeeded(self) -> int:
+        """Whole answers of a status below 400."""
+        return sum(number for status, number in self.by_status.items() if int(status) < 400)
+
 
 class Tally:
     """Counts while a run is under way.

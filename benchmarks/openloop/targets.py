@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from random import Random
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
-_Text = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]+$")]
+# Nothing that would make it another request: blanks, line ends.
+RequestPath = Annotated[str, msgspec.Meta(pattern=r"^/[\x21-\x7e]*\Z")]
+Token = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]+\Z")]
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,8 +25,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         weight: how often it is chosen, beside the others' weights.
     """
 
-    target: Annotated[str, msgspec.Meta(pattern=r"^/[\x21-\x7e]*$")]
-    token: _Text | None = None
+    target: RequestPath
+    token: Token | None = None
     weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
 
@@ -33,10 +35,20 @@ class BadTargetsError(ValueError):
 
 
 _LINE: Final = msgspec.json.Decoder(Target)
+_T = TypeVar("_T")
 
 
 def read_targets(path: Path) -> list[Target]:
     """Read targets, one JSON object a line.
+
+    Raises:
+        BadTargetsError: the file cannot be read, a line is none, or there is no line.
+    """
+    return read_lines(path, _LINE)
+
+
+def read_lines(path: Path, decoder: msgspec.json.Decoder[_T]) -> list[_T]:
+    """Read targets of some form, one JSON object a line; empty lines do not count.
 
     Raises:
         BadTargetsError: the file cannot be read, a line is none, or there is no line.
@@ -49,8 +61,8 @@ def read_targets(path: Path) -> list[Target]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                targets.append(_LINE.decode(line))
-            except msgspec.DecodeError as exc:
+                targets.append(decoder.decode(line))
+            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
                 raise BadTargetsError(f"{path}, line {number}: {exc}") from exc
     if not targets:
         raise BadTargetsError(f"{path}: no targets")

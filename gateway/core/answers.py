@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from gateway.core.entry import Entry
+from gateway.core.freshness import varies_on_accept
 from gateway.core.headers import end_to_end, kept_fields, not_modified_fields
 from gateway.core.incoming import own_request_id
 from gateway.core.messages import Field, Fields, Head, first
@@ -21,8 +22,15 @@ _LAST_MODIFIED = b"last-modified"
 _OF_THE_EXCHANGE = frozenset({_REQUEST_ID, b"set-cookie"})
 
 
-def entry_of(arrival: Arrival, judgement: Judgement, upstream_age_s: int) -> Entry:
-    """Return the entry to store for a storable arrival."""
+def entry_of(arrival: Arrival, judgement: Judgement, upstream_age_s: int, accept: bytes) -> Entry:
+    """Return the entry to store for a storable arrival.
+
+    Args:
+        arrival: the whole response.
+        judgement: what became of it.
+        upstream_age_s: the Age it came with.
+        accept: the `Variant.accept` of the request it answers.
+    """
     head = arrival.head
     fields = kept_fields(head.fields)
     if judgement.etag is not None and first(fields, _ETAG) is None:
@@ -36,6 +44,7 @@ def entry_of(arrival: Arrival, judgement: Judgement, upstream_age_s: int) -> Ent
         fetched_s=arrival.fetched_s,
         expires_s=arrival.fetched_s + judgement.ttl_s,
         upstream_age_s=upstream_age_s,
+        accept=accept if varies_on_accept(head.fields) else b"",
     )
 
 

@@ -26,6 +26,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         fetched_s: wall clock at the start of the fetch.
         expires_s: wall clock at which it stops being fresh.
         upstream_age_s: the Age it came with.
+        clock_offset_s: by how much the wall clock was ahead of this process's monotonic one when it took the
+            entry in; not stored.
+        accept: the `Variant.accept` it was chosen by; empty where the origin does not choose by ``Accept``.
     """
 
     lines: bytes
@@ -33,6 +36,31 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     fetched_s: float
     expires_s: float
     upstream_age_s: int
+    accept: bytes = b""
+    clock_offset_s: float = -math.inf
+
+    def taken_in(self, wall_s: float, monotonic_s: float) -> Entry:
+        """Return the entry as this process keeps it.
+
+        Args:
+            wall_s: wall clock when what brought it began.
+            monotonic_s: monotonic clock at the same moment.
+        """
+        # A fetch that began in the future, by a clock that differs, began now.
+        offset_s = max(wall_s, self.fetched_s) - monotonic_s
+        return msgspec.structs.replace(self, clock_offset_s=offset_s)
+
+    def now_s(self, wall_s: float, monotonic_s: float) -> float:
+        """Return the time by which the entry is judged, as wall clock.
+
+        The later one of both clocks: when the wall clock is set back, its life goes on.
+        """
+        steady_s = monotonic_s + self.clock_offset_s
+        return wall_s if wall_s > steady_s else steady_s
+
+    def suits(self, accept: bytes) -> bool:
+        """Tell whether it may answer a request with this `Variant.accept` (RFC 9111 §4.1)."""
+        return not self.accept or self.accept == accept
 
     def head(self) -> Head:
         """Return the head in parts; without anything that is told on a hit only."""
@@ -57,6 +85,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unk
     fetched_s: float
     expires_s: float
     upstream_age_s: int
+    accept: bytes
     lines: bytes
     body: bytes
 
@@ -82,6 +111,7 @@ def seal(key: EntryKey, generation: bytes, entry: Entry, secret: bytes) -> bytes
             fetched_s=entry.fetched_s,
             expires_s=entry.expires_s,
             upstream_age_s=entry.upstream_age_s,
+            accept=entry.accept,
             lines=entry.lines,
             body=entry.body,
         )
@@ -119,6 +149,7 @@ def unseal(key: EntryKey, generation: bytes, sealed: bytes, secret: bytes, now_s
         fetched_s=stored.fetched_s,
         expires_s=stored.expires_s,
         upstream_age_s=stored.upstream_age_s,
+        accept=stored.accept,
     )
 
 

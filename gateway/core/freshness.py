@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
-from gateway.core.headers import VARIANT
+from gateway.core.headers import VARIANT, is_uniform
 from gateway.core.messages import Fields, first, members, names, values
 from gateway.core.status import Reason
 
@@ -137,15 +137,32 @@ def origin_word(fields: Fields, now_s: float) -> OriginWord:
     return OriginWord(None if lifetime_s > 0 else Reason.EXPIRED, lifetime_s)
 
 
-def vary_is_met(response: Fields, request: Fields) -> bool:
-    """Tell whether ``Vary`` names only what the variant covers, or ``Origin`` when none was sent."""
+def unmet_vary(response: Fields, request: Fields, covered: Container[bytes]) -> bytes | None:
+    """Return what of ``Vary`` keeps an answer from other requests for the same (RFC 9111 §4.1).
+
+    Met are the fields that the variant covers, ``Origin`` where the request has none, which the variant
+    covers too, and those that the upstream sees alike in every fetch for the cache.
+
+    Args:
+        response: the response's fields.
+        request: the end-to-end fields of the request it answers.
+        covered: names of further fields that the requests in question have in common.
+
+    Returns:
+        The first name that is not met, in lower case, or ``*``; ``None`` when all are.
+    """
     for member in members(response, b"vary"):
         name = member.lower()
         if name == b"origin" and first(request, b"origin") is None:
             continue
-        if name not in VARIANT:
-            return False
-    return True
+        if not (name in VARIANT or name in covered or is_uniform(name)):
+            return name
+    return None
+
+
+def varies_on_accept(response: Fields) -> bool:
+    """Tell whether ``Vary`` names ``Accept``, so that not even those that prefer JSON are alike."""
+    return any(member.lower() == b"accept" for member in members(response, b"vary"))
 
 
 # Without any of these the origin has said nothing.

@@ -11,7 +11,7 @@ import re
 import msgspec
 
 from gateway.core import headers, incoming
-from gateway.core.caller import Identity, Recogniser
+from gateway.core.caller import Identity, Recogniser, Variant
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import KeySpace
 from gateway.core.messages import Field, Fields, IndexedFields, Request, first
@@ -40,7 +40,8 @@ _NOT_PLAIN = frozenset(
         b"trailer",
     }
 )
-# Told about one request only, and without a meaning for what it is answered with.
+# Told about one request only, and without a meaning for what it is answered with, unless they are configured
+# to tell who asks: see `passing`.
 _PASSING = frozenset({b"traceparent", b"tracestate", b"baggage", b"x-b3-traceid", b"x-b3-spanid", b"b3"})
 
 
@@ -99,15 +100,24 @@ def plain_fields(rest: bytes) -> Fields | None:
     return IndexedFields(fields)
 
 
-def without_passing(rest: bytes) -> bytes | None:
-    """Return field lines without those that differ from request to request and mean nothing for the answer.
+def passing(recogniser: Recogniser) -> frozenset[bytes]:
+    """Return the lower-case names of fields that each request may have its own of, whatever the answer."""
+    return _PASSING - recogniser.guarded
+
+
+def without_passing(rest: bytes, passing: frozenset[bytes]) -> bytes | None:
+    """Return field lines without those that pass by.
+
+    Args:
+        rest: from `glance`.
+        passing: their names, from the function of that name.
 
     Returns:
         ``None`` when one of those left out is not plain.
     """
     kept: list[bytes] = []
     for line in rest.split(b"\r\n"):
-        if line.partition(b":")[0].lower() not in _PASSING:
+        if line.partition(b":")[0].lower() not in passing:
             kept.append(line)
         elif _LINE.fullmatch(line) is None:
             return None
@@ -120,12 +130,14 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         owner: `KeySpace.owner` of the two.
         identity: of the caller.
-        variant: digest of what was negotiated.
+        variant: what was negotiated.
+        user_agent: the program that asks; empty when it does not say.
     """
 
     owner: bytes
     identity: Identity
-    variant: bytes
+    variant: Variant
+    user_agent: bytes
 
 
 def owner_of(
@@ -165,8 +177,8 @@ def owner_of(
     planned = plan(request, recogniser)
     if isinstance(planned, Bypass) or planned.wishes != NO_WISHES:
         return None
-    owner = keys.owner(planned.identity.entry, planned.variant)
-    return Owner(owner, planned.identity, planned.variant)
+    owner = keys.owner(planned.identity.entry, planned.variant.general)
+    return Owner(owner, planned.identity, planned.variant, first(fields, b"user-agent") or b"")
 
 
 def plain_request(

@@ -95,6 +95,12 @@ _RESPONSE_HEAD = re.compile(
 _NOTHING: frozenset[bytes] = frozenset()
 _NOT_UPSTREAM = HOP_BY_HOP | {b"host", b"expect"}
 _NOT_TO_EXECUTIONS = _NOT_UPSTREAM | {b"prefer", b"accept-encoding"}
+# The upstream sees the same of these in every fetch for the cache: they are not sent, or replaced by the
+# upstream's own, or requests that have one are not looked up.
+_UNIFORM = _NOT_UPSTREAM | METHOD_OVERRIDES | {b"authorization", b"prefer", b"range"}
+_REWRITTEN = frozenset(
+    {b"accept-encoding", b"content-length", b"via", b"x-request-id", *(name for name, _ in _FORWARDED)}
+)
 
 
 _FOREIGN_HOST = (
@@ -195,6 +201,16 @@ def check_request(request: Request, hop: Hop) -> None:
             raise Refusal(421, _FOREIGN_HOST)
         if signed.intersection(names(fields)) & (HOP_BY_HOP | {b"expect"}):
             raise Refusal(400, "SignedHeaders names a field that cannot travel")
+
+
+def is_uniform(name: bytes) -> bool:
+    """Tell whether the upstream sees the same of a field, in lower case, in every fetch for the cache."""
+    return name in _UNIFORM or name.startswith(_CONDITIONAL_PREFIX)
+
+
+def is_sent_unchanged(name: bytes) -> bool:
+    """Tell whether a fetch for the cache carries a field, in lower case, as the caller sent it."""
+    return name not in _REWRITTEN and not is_uniform(name)
 
 
 def upstream_fields(request: Request, hop: Hop, *, execution_call: bool) -> Fields:

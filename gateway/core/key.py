@@ -9,7 +9,7 @@ import msgspec
 from gateway.core.route import Execution, fold
 
 # Raised when the stored bytes or what the key covers change.
-ENTRY_VERSION = 2
+ENTRY_VERSION = 3
 OWNER_BYTES = 24
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import msgspec
 
-from gateway.core.caller import Identity, Recogniser, variant
+from gateway.core.caller import Identity, Recogniser, Variant, variant
+from gateway.core.freshness import unmet_vary, varies_on_accept
 from gateway.core.headers import end_to_end
 from gateway.core.messages import Fields, Request, first
+from gateway.core.policy import Arrival
 from gateway.core.route import CACHEABLE_METHODS, Execution, execution
 from gateway.core.status import Forward, Reason
 from gateway.core.wishes import Wishes, read_wishes
@@ -34,14 +38,14 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         execution: which record.
         identity: whose.
-        variant: digest of what was negotiated.
+        variant: what was negotiated.
         wishes: the caller's directives.
         fields: end-to-end fields of the request.
     """
 
     execution: Execution
     identity: Identity
-    variant: bytes
+    variant: Variant
     wishes: Wishes
     fields: Fields
 
@@ -71,3 +75,16 @@ def plan(request: Request, recogniser: Recogniser) -> Plan | Bypass:
     if negotiated is None:
         return Bypass(Forward.BYPASS, Reason.VARIANT, is_reading)
     return Plan(call, identity, negotiated, read_wishes(fields), fields)
+
+
+def may_share(planned: Plan, arrival: Arrival, identity_headers: Container[bytes]) -> bool:
+    """Tell whether what a fetch brought suits who joined it: no other field's value chose it (RFC 9111 §4.1).
+
+    Args:
+        planned: the request that joined, of the same caller and `Variant.general`.
+        arrival: what the fetch brought, stored or not.
+        identity_headers: lower-case names of the fields that tell who a caller is.
+    """
+    if varies_on_accept(arrival.head.fields) and variant(arrival.request) != planned.variant:
+        return False
+    return unmet_vary(arrival.head.fields, planned.fields, identity_headers) is None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from gateway.core.execution import Settled, Unreadable, decode_deciding, second_reading
-from gateway.core.freshness import OriginWord, origin_word, upstream_age_s, vary_is_met
+from gateway.core.freshness import OriginWord, origin_word, unmet_vary, upstream_age_s
 from gateway.core.headers import end_to_end
 from gateway.core.messages import Fields, Head, first, members
 from gateway.core.status import Reason
@@ -38,6 +38,7 @@ class Rules(msgspec.Struct, frozen=True):
         shared: entries belong to all callers instead of one each.
         obey_origin: ``origin_cache_control = "obey"``.
         terminal_phases: phases, exactly spelled, that are stored.
+        identity_headers: lower-case names of the fields that tell who a caller is.
     """
 
     shared: bool
@@ -48,6 +49,12 @@ class Rules(msgspec.Struct, frozen=True):
     ttl_failed_s: float
     ttl_unsettled_s: float
     max_body_bytes: int
+    identity_headers: frozenset[bytes] = frozenset()
+
+    @property
+    def covered(self) -> frozenset[bytes]:
+        """Names of the fields that all who may get an entry have in common."""
+        return frozenset() if self.shared else self.identity_headers
 
     @property
     def longest_ttl_s(self) -> float:
@@ -138,7 +145,7 @@ STORABLE: tuple[_Rule, ...] = (
     _when(Reason.STATUS, lambda case: case.arrival.head.status != 200),
     _when(Reason.SET_COOKIE, lambda case: first(case.arrival.head.fields, b"set-cookie") is not None),
     lambda case: case.origin.refusal if case.rules.obey_origin else None,
-    _when(Reason.VARY, lambda case: not vary_is_met(case.arrival.head.fields, case.arrival.request)),
+    _when(Reason.VARY, lambda case: blocking_vary(case.arrival, case.rules) is not None),
     _when(Reason.INCOMPLETE, lambda case: not case.arrival.complete),
     _when(Reason.TOO_LARGE, lambda case: len(case.arrival.body) > case.rules.max_body_bytes),
     _undecoded,
@@ -184,6 +191,11 @@ def judge(arrival: Arrival, rules: Rules, *, settling: bool, uncertain: bool) ->
     if ttl_s <= 0:
         return Judgement(Reason.EXPIRED, 0.0, is_record=True, phase=record.phase, etag=etag)
     return Judgement(None, ttl_s, is_record=True, phase=record.phase, etag=etag)
+
+
+def blocking_vary(arrival: Arrival, rules: Rules) -> bytes | None:
+    """Return the name in ``Vary`` that keeps an arrival from being stored; ``None`` without one."""
+    return unmet_vary(arrival.head.fields, arrival.request, rules.covered)
 
 
 def is_heavy(arrival: Arrival) -> bool:

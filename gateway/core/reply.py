@@ -107,6 +107,12 @@ def content_length(head: Head) -> int | None:
     return None if value is None else int(value)
 
 
+def head_bytes(method: str, target: bytes, fields: Fields) -> int:
+    """Return the size of a request head on the wire, in bytes."""
+    line = len(method) + len(target) + len("  HTTP/1.1\r\n")
+    return line + sum(len(name) + len(value) + len(": \r\n") for name, value in fields) + len("\r\n")
+
+
 def head_lines(head: Head) -> bytes:
     """Return status line and field lines, each with its end, without the empty line."""
     lines = [b"HTTP/1.1 %d " % head.status + head.reason]

@@ -46,6 +46,16 @@ class RequestHead:
         """Return what has come, without the empty lines before it."""
         return bytes(self._data)
 
+    def told(self) -> tuple[bytes, bytes]:
+        """Return method and target; both are empty until the line is complete, or when it is malformed."""
+        line, end, _ = self.data().partition(b"\n")
+        try:
+            check_line(line)
+        except Refusal:
+            return b"", b""
+        method, target, _ = line.split(b" ")
+        return (method, target) if end else (b"", b"")
+
     def take(self, data: bytes, start: int) -> int:
         """Take the next bytes.
 

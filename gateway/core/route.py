@@ -68,9 +68,14 @@ def execution(target: bytes) -> Execution | None:
     """
     path, mark, _ = target.partition(b"?")
     match = _EXECUTION_PATH.fullmatch(path)
-    if match is None or not (_is_id(match[1]) and _is_id(match[2])):
+    if match is None or not (is_id(match[1]) and is_id(match[2])):
         return None
     return Execution(match[1], match[2], bool(mark))
+
+
+def is_id(raw: bytes) -> bool:
+    """Tell whether stored entries can have such an id; the API's own ids are among them."""
+    return _ID.fullmatch(raw) is not None and _ONLY_DOTS.fullmatch(raw) is None
 
 
 def route_name(target: bytes) -> str:
@@ -119,10 +124,6 @@ def written_stacks(target: bytes) -> frozenset[bytes]:
     return frozenset().union(*map(_ids_after_stacks, forms))
 
 
-def _is_id(raw: bytes) -> bool:
-    return _ID.fullmatch(raw) is not None and _ONLY_DOTS.fullmatch(raw) is None
-
-
 def _without_dots(path: bytes) -> bytes:
     kept: list[bytes] = []
     for segment in path.split(b"/"):
@@ -148,7 +149,7 @@ def _ids_after_stacks(path: bytes) -> set[bytes]:
     return {
         identifier
         for before, identifier in itertools.pairwise(path.split(b"/"))
-        if before == b"stacks" and _is_id(identifier)
+        if before == b"stacks" and is_id(identifier)
     }
 
 
@@ -159,4 +160,4 @@ def _decoded(path: bytes) -> bytes:
 
 
 def _all_ids(path: bytes) -> frozenset[bytes]:
-    return frozenset(part for part in re.split(rb"[/\\?#;]", _decoded(path)) if _is_id(part))
+    return frozenset(part for part in re.split(rb"[/\\?#;]", _decoded(path)) if is_id(part))

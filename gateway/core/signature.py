@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from gateway.core.messages import Fields, values
 
 _SCHEMES = frozenset(
@@ -32,13 +34,26 @@ def signed_fields(fields: Fields) -> frozenset[bytes]:
         return _UNSIGNED
     names: set[bytes] = set()
     for value in given:
-        if _scheme(value) not in _SCHEMES:
-            continue
-        for part in value.partition(b" ")[2].split(b","):
-            key, _, listed = part.strip().partition(b"=")
-            if key.lower() == b"signedheaders":
-                names.update(name.strip().lower() for name in listed.split(b";"))
+        for listed in _parameters(value, b"signedheaders"):
+            names.update(name.strip().lower() for name in listed.split(b";"))
     return frozenset(names - {b""})
+
+
+def access_keys(fields: Fields) -> tuple[bytes, ...]:
+    """Return the access keys that signatures name; empty for an unsigned request."""
+    return tuple(
+        access for value in values(fields, b"authorization") for access in _parameters(value, b"access")
+    )
+
+
+def _parameters(value: bytes, name: bytes) -> Iterator[bytes]:
+    """Yield the parameters of a signature that have this lower-case name."""
+    if _scheme(value) not in _SCHEMES:
+        return
+    for part in value.partition(b" ")[2].split(b","):
+        key, _, told = part.strip().partition(b"=")
+        if key.lower() == name:
+            yield told
 
 
 def _scheme(value: bytes) -> bytes:

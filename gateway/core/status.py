@@ -28,6 +28,11 @@ class Reason(enum.Enum):
     REQUEST_MAX_AGE = "request-max-age"
     REQUEST_MIN_FRESH = "request-min-fresh"
     STORE_FAILED = "store-failed"
+    # Not forwarded: the gateway answers for itself.
+    REQUEST_ONLY_IF_CACHED = "request-only-if-cached"
+    THROTTLED = "throttled"
+    UPSTREAM_BUSY = "upstream-busy"
+    UNREACHABLE = "unreachable"
     # Not stored: the response said so, or is not a settled record.
     STATUS = "status"
     SET_COOKIE = "set-cookie"
@@ -60,6 +65,8 @@ class Forward(enum.Enum):
     BYPASS = b"bypass"
     METHOD = b"method"
     URI_MISS = b"uri-miss"
+    VARY_MISS = b"vary-miss"
+    STALE = b"stale"
     REQUEST = b"request"
 
 
@@ -67,9 +74,9 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     """What the cache did with one request.
 
     Attributes:
-        forward: why it went upstream; ``None`` is a hit.
+        forward: why it went upstream; ``None`` when it did not.
         fwd_status: the upstream's status; ``None`` when there was none or it is not told.
-        ttl_s: on a hit, the whole seconds the entry is still fresh.
+        ttl_s: the whole seconds the entry that answers is still fresh; ``None`` when none does.
         stored: handed to at least one tier.
         collapsed: answered by a fetch that another request had begun.
         reason: why it was not looked up, served or stored; ``None`` when there is nothing to say.
@@ -85,9 +92,9 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     def member(self) -> bytes:
         """Return the gateway's own list member of ``Cache-Status`` (RFC 9211 §2)."""
         parts = [CACHE_NAME]
-        if self.forward is None:
+        if self.ttl_s is not None:
             parts.append(b"hit")
-        else:
+        if self.forward is not None:
             parts.append(b"fwd=" + self.forward.value)
         if self.fwd_status is not None:
             parts.append(b"fwd-status=%d" % self.fwd_status)
@@ -124,7 +131,17 @@ _NOT_LOOKED_UP = frozenset(
         Reason.REQUEST_NO_CACHE,
     }
 )
-_NOT_SERVED = frozenset({Reason.REQUEST_MAX_AGE, Reason.REQUEST_MIN_FRESH, Reason.STORE_FAILED})
+_NOT_SERVED = frozenset(
+    {
+        Reason.REQUEST_MAX_AGE,
+        Reason.REQUEST_MIN_FRESH,
+        Reason.STORE_FAILED,
+        Reason.REQUEST_ONLY_IF_CACHED,
+        Reason.THROTTLED,
+        Reason.UPSTREAM_BUSY,
+        Reason.UNREACHABLE,
+    }
+)
 
 
 def refused(reason: Reason) -> str:
@@ -136,10 +153,6 @@ def refused(reason: Reason) -> str:
 
 def outcome(verdict: Verdict) -> str:
     """Return ``hit``, ``miss`` or ``bypass``: the one-word summary for logs and metrics."""
-    match verdict.forward:
-        case None:
-            return HIT
-        case Forward.BYPASS | Forward.METHOD:
-            return BYPASS
-        case _:
-            return MISS
+    if verdict.ttl_s is not None:
+        return HIT
+    return BYPASS if verdict.forward in (Forward.BYPASS, Forward.METHOD) else MISS

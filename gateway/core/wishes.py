@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.core.freshness import date_s, parse_directives, seconds, single_date_s
 from gateway.core.messages import Fields, members, values
-from gateway.core.status import Reason
+from gateway.core.status import Forward, Reason
 
 _ENTITY_TAG = re.compile(rb'[\s,]*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
@@ -31,12 +31,14 @@ class Wishes(msgspec.Struct, frozen=True, gc=False):
     max_age_s: int | None = None
     min_fresh_s: int = 0
 
-    def refuse(self, age_s: int, ttl_s: float) -> Reason | None:
-        """Return why an entry of this age and time to live is not what the caller wants."""
+    def refuse(self, age_s: int, ttl_s: float) -> tuple[Forward, Reason | None] | None:
+        """Return why an entry of this age and time to live does not answer; ``None`` when it does."""
+        if ttl_s <= 0:
+            return Forward.STALE, None
         if self.max_age_s is not None and age_s > self.max_age_s:
-            return Reason.REQUEST_MAX_AGE
+            return Forward.REQUEST, Reason.REQUEST_MAX_AGE
         if ttl_s < self.min_fresh_s:
-            return Reason.REQUEST_MIN_FRESH
+            return Forward.REQUEST, Reason.REQUEST_MIN_FRESH
         return None
 
 

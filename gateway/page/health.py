@@ -12,6 +12,8 @@ from gateway.page.samples import Change, History, Sample
 # The longer ones are for when nothing was asked since.
 _NOW_S = (3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 _WHILE_S = 10.0
+# Who is told to wait asks seldom: the longer ones are for when nobody asked since.
+_ANSWERED_S = (10.0, 20.0, 40.0, 60.0)
 _SILENT_S = 4.0
 # Whoever looks a little later should still learn of it.
 _TOLD_S = 60.0
@@ -106,6 +108,29 @@ def upstream(history: History) -> Finding:
             "The cause is in AOS: its errors are passed on as they are.",
         )
     return Finding(Level.OK, "up", "AOS answers.")
+
+
+def quota(history: History) -> Finding:
+    """Return whether AOS lets callers have what they ask for, or tells them to wait (429)."""
+    changes = map(history.since, _ANSWERED_S)
+    now = next(
+        (change for change in changes if change.total("requests_total")), history.since(_ANSWERED_S[-1])
+    )
+    throttled = now.total("throttled_total")
+    answers = max(throttled, now.total("requests_total"))
+    hits = now.total("requests_total", outcome="hit")
+    # Hits cost AOS nothing: however many there are, they do not make up for the rest.
+    if throttled <= _SOME * (answers - hits):
+        return Finding(Level.OK, "enough", "AOS asks nobody to wait, or hardly ever.")
+    here = now.total("throttled_total", by="gateway")
+    return Finding(
+        Level.BAD if throttled / answers > 0.5 else Level.WARN,
+        "throttling",
+        f"AOS asks callers to wait: {_percent(throttled / answers)} of the answers are status 429"
+        f"{f', {_percent(here / answers)} were given here in its place' if here else ''}.",
+        "See who is throttled most, and have them poll less often, or ask for a higher quota. "
+        "What is stored is still answered.",
+    )
 
 
 def redis(history: History, facts: Facts) -> Finding:

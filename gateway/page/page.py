@@ -18,6 +18,7 @@ from gateway.page.health import Facts
 from gateway.page.samples import STEP_S, History, read
 from gateway.page.status import status
 from gateway.sightings import Sighting
+from gateway.throttled import ThrottledCaller
 
 _LOG = logging.getLogger("gateway.admin")
 # Several people may look at the same time; they share a sample.
@@ -57,14 +58,17 @@ class Source(Protocol):
     def health(self) -> dict[str, object]:
         """Return what `/readyz` reports."""
 
-    def metrics_text(self) -> tuple[bytes, str]:
-        """Return the metrics and their Content-Type."""
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the metrics and their Content-Type; text 0.0.4 unless another one is accepted."""
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""
 
     def executions(self) -> list[Sighting]:
         """Return the executions that are asked for most."""
+
+    def throttled(self) -> list[ThrottledCaller]:
+        """Return the callers who are told to wait most."""
 
 
 class Page:
@@ -142,6 +146,7 @@ class Page:
             "scope": str(_setting(config, "cache", "scope") or ""),
             "workers": workers,
             "health": health,
+            "throttled": self._source.throttled(),
         }
         body = msgspec.json.encode(
             status(self._history, facts, self._source.executions(), told), enc_hook=str

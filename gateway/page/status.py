@@ -39,11 +39,12 @@ def status(
         history: samples up to now.
         facts: what is known besides the counts.
         executions: the busiest ones.
-        told: what is passed on as it is: version, upstream, workers, health.
+        told: what is passed on as it is: version, upstream, workers, health, throttled callers.
     """
     parts = {
         "gateway": health.gateway(history, facts),
         "upstream": health.upstream(history),
+        "quota": health.quota(history),
         "redis": health.redis(history, facts),
     }
     worst = health.headline(parts)
@@ -63,6 +64,7 @@ def status(
         "steps": STEPS,
         "timeline": [_traffic(step) for step in history.steps()],
         "latency": _latency(minute),
+        "hit_ratio_note": _why_few_hits(minute),
         "reasons": _reasons(history.since(_ALL_S)),
         "executions": msgspec.to_builtins(list(executions)),
         "gauges": {
@@ -72,6 +74,7 @@ def status(
                 "upstream_connections",
                 "upstream_waiting",
                 "flights",
+                "throttled_callers",
                 "memory_entries",
                 "memory_bytes",
                 "redis_breaker_open",
@@ -102,11 +105,28 @@ def _traffic(change: Change) -> dict[str, float]:
         "passed": outcomes.get("bypass", 0.0),
         "errors": outcomes.get("error", 0.0),
         "failed": change.total("requests_total", status="5xx"),
+        "throttled": change.total("throttled_total"),
+        "throttled_here": change.total("throttled_total", by="gateway"),
         "hit_ratio": round(hits / asked, 4) if asked else -1.0,
         "upstream_calls": change.total("upstream_calls_total"),
         # Older processes count no flights that were joined.
         "saved": change.total("upstream_calls_saved_total") or hits,
     }
+
+
+def _why_few_hits(change: Change) -> str:
+    """Return what most of the execution calls met that were not answered from here; empty with many hits."""
+    hits = change.total("requests_total", outcome="hit")
+    misses = change.total("requests_total", outcome="miss")
+    if hits >= misses:
+        return ""
+    counts = change.by_label("requests_total", "reason", outcome="miss")
+    most = max(counts, key=lambda reason: counts[reason])
+    if counts[most] < misses / 2:
+        return "for several reasons, see below"
+    if not most:
+        return "most were asked for for the first time"
+    return f"most: {words(most)}"
 
 
 def _latency(change: Change) -> list[dict[str, object]]:

@@ -71,11 +71,16 @@ class Breaker:
         self._pause_s = _FIRST_PAUSE_S
         self._is_open.clear()
 
-    def failed(self, operation: str = PROBE) -> None:
-        """Note a failure; a failed probe doubles the pause before the next, up to half a second."""
+    def failed(self, operation: str = PROBE, *, at_once: bool = False) -> None:
+        """Note a failure; a failed probe doubles the pause before the next, up to half a second.
+
+        Args:
+            operation: what failed.
+            at_once: it opens it, if it is the first one too.
+        """
         if self.is_closed:
             self._failures[operation] += 1
-            if self._failures[operation] < OPENING_FAILURES:
+            if self._failures[operation] < OPENING_FAILURES and not at_once:
                 return
             self.openings += 1
         elif operation != PROBE:

@@ -8,25 +8,51 @@ from gateway.core.entry import Entry
 from gateway.core.key import EntryKey
 
 
+class Fetches:
+    """The fetches of one entry that are under way: they share this, and it ends with the last of them.
+
+    Attributes:
+        latest: number of the one that began last among those that have been stored or refused.
+    """
+
+    __slots__ = ("__weakref__", "latest")
+
+    def __init__(self) -> None:
+        self.latest = 0
+
+    def end(self, fetch: int) -> bool:
+        """Note that a fetch ends; ``False`` when one that began later has ended before it."""
+        if fetch < self.latest:
+            return False
+        self.latest = fetch
+        return True
+
+
 class Ticket(msgspec.Struct, frozen=True, gc=False):
     """What a look-up or fill remembers from its start, to tell whether it was overtaken.
 
     Attributes:
         key: what it is about.
-        forgets: the stack's forget count.
-        drops: the entry's drop count.
+        since: the number of the last change before it.
         wall_s: wall clock.
         monotonic_s: monotonic clock; the age of a copy counts from here.
         generation: the stack's generation in Redis, read before the fetch; ``None`` means that
             nothing may be stored there.
+        fetches: what it shares with other fetches of the entry; ``None`` before its own begins.
+        fetch: the number of its fetch: one that begins later has a higher one.
     """
 
     key: EntryKey
-    forgets: int
-    drops: int
+    since: int
     wall_s: float
     monotonic_s: float
     generation: bytes | None = None
+    fetches: Fetches | None = None
+    fetch: int = 0
+
+    def ends_in_order(self) -> bool:
+        """Note that its fetch ends now; ``False`` when one that began later has ended before it."""
+        return self.fetches is None or self.fetches.end(self.fetch)
 
 
 class Lookup(msgspec.Struct, frozen=True, gc=False):
@@ -36,11 +62,16 @@ class Lookup(msgspec.Struct, frozen=True, gc=False):
         entry: the usable entry; ``None`` when there is none.
         generation: the stack's generation as Redis told it; ``None`` when absent or not asked.
         has_failed: Redis was asked and did not answer.
+        is_absent: every tier was asked, and none has the entry.
     """
 
     entry: Entry | None
     generation: bytes | None = None
     has_failed: bool = False
+    is_absent: bool = False
+
+
+ABSENT = Lookup(None, is_absent=True)
 
 
 class LookedUp(msgspec.Struct, frozen=True, gc=False):

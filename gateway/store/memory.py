@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import msgspec
@@ -52,9 +51,7 @@ class MemoryStore:
         self.size_bytes = 0
         self.evictions = 0
         self._clock = clock
-        self._sure_until_s = math.inf
-        self._sure_s = 0.0
-        self._is_sure: Callable[[], bool] | None = None
+        self._is_current: Callable[[], bool] | None = None
         self._copies: dict[bytes, _Copy] = {}
         # The keys of each stack, by its hash: should two have the same, they are forgotten together. Most
         # stacks have one key, and a collection for each of those would be dear.
@@ -63,17 +60,21 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._copies)
 
-    def make_sure(self, is_sure: Callable[[], bool], sure_s: float) -> None:
-        """Have copies served only while it is sure that nothing to forget has come unnoticed.
+    def check_with(self, is_current: Callable[[], bool]) -> None:
+        """Have copies served only while there is nothing to forget that has not been heard of.
 
         Args:
-            is_sure: tells whether that is so now; never waits.
-            sure_s: how long its yes counts.
+            is_current: tells whether that is so; never waits.
         """
-        self._is_sure, self._sure_s, self._sure_until_s = is_sure, sure_s, -math.inf
+        self._is_current = is_current
 
-    def get(self, local: bytes) -> Entry | None:
-        """Return the entry under `EntryKey.local` while its copy lasts, or ``None``; never waits."""
+    def get(self, local: bytes, *, is_checked: bool = False) -> Entry | None:
+        """Return the entry under `EntryKey.local` while its copy lasts, or ``None``; never waits.
+
+        Args:
+            local: the key.
+            is_checked: there was nothing to forget when the request came.
+        """
         copy = self._copies.get(local)
         if copy is None:
             return None
@@ -81,7 +82,7 @@ class MemoryStore:
         if now_s >= copy.ends_s:
             self._remove(local)
             return None
-        if now_s >= self._sure_until_s and not self._made_sure(now_s):
+        if self._is_current is not None and not is_checked and not self._is_current():
             return None
         copy.was_asked = True
         return copy.entry
@@ -109,12 +110,6 @@ class MemoryStore:
         keys = self._by_stack.get(hash(stack), ())
         for local in [keys] if isinstance(keys, bytes) else list(keys):
             self._remove(local)
-
-    def _made_sure(self, now_s: float) -> bool:
-        if self._is_sure is None or not self._is_sure():
-            return False
-        self._sure_until_s = now_s + self._sure_s
-        return True
 
     def clear(self) -> None:
         """Remove everything."""

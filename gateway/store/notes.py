@@ -11,8 +11,10 @@ import redis.asyncio as aioredis
 
 from gateway.clock import Clock
 from gateway.core.note import Note, read_note
-from gateway.store.redis import RedisSettings
-from gateway.store.redis_connection import connection_arguments
+from gateway.state_log import StateLog
+from gateway.store.redis_connection import connection_arguments, password_of
+from gateway.store.redis_errors import words_of
+from gateway.store.redis_settings import RedisSettings
 
 _PING_S = 1.0
 _SILENT_S = 2.0
@@ -55,6 +57,10 @@ class Subscription:
     ) -> None:
         self.is_up = False
         self._first = asyncio.Event()
+        self._may_listen = asyncio.Event()
+        self._may_listen.set()
+        self._departures = 0
+        self._state = StateLog("redis subscription", clock)
         self._settings = settings
         self._channel = channel
         self._clock = clock
@@ -71,13 +77,29 @@ class Subscription:
         """Use another user, password or TLS context from the next connection on."""
         self._settings = settings
 
+    def leave(self) -> None:
+        """Trust no word of this server any more, and listen to none before `come_back`."""
+        self.is_up = False
+        self._departures += 1
+        self._may_listen.clear()
+
+    def come_back(self) -> None:
+        """Listen to the server that is there now."""
+        self._may_listen.set()
+
     async def run(self) -> None:
         """Listen until cancelled."""
         retry_s = _FIRST_RETRY_S
         while True:
-            # A parser that is fed with garbage raises whatever it meets; listening must not end with it.
-            with contextlib.suppress(Exception):
+            await self._may_listen.wait()
+            departures = self._departures
+            why = f"no word for {_SILENT_S:g} s"
+            try:
                 await self._listen()
+            except Exception as error:  # a parser that is fed with garbage raises whatever it meets
+                why = words_of(error, password_of(self._settings.url))
+            if departures == self._departures:
+                self._state.down(why)
             retry_s = _FIRST_RETRY_S if self.is_up else min(retry_s * 2, _LAST_RETRY_S)
             self.is_up = False
             await asyncio.sleep(retry_s)
@@ -87,20 +109,23 @@ class Subscription:
         arguments = connection_arguments(self._settings.url, _CONNECT_S, self._settings.tls)
         client = aioredis.Redis.from_pool(aioredis.ConnectionPool(max_connections=1, **arguments))
         async with client, _PubSub(client.connection_pool) as subscription:
+            departures = self._departures
             await subscription.subscribe(self._channel)
             heard_s = self._clock.monotonic_s()
-            while self._clock.monotonic_s() - heard_s < _SILENT_S:
+            while departures == self._departures and self._clock.monotonic_s() - heard_s < _SILENT_S:
                 message = await subscription.get_message(timeout=_PING_S)
                 if message is None:
                     await subscription.ping()
                     continue
                 heard_s = self._clock.monotonic_s()
-                self._hear(message)
+                if departures == self._departures:
+                    self._hear(message)
 
     def _hear(self, message: dict[str, Any]) -> None:
         match message["type"]:
             case "subscribe":
                 self.is_up = True
+                self._state.up()
                 self._first.set()
                 self._on_confirmed()
             case "message":

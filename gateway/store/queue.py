@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from gateway.store.redis import Write
+from gateway.store.redis_changes import Write
 
 _MOST_BYTES = 33_554_432
 _MOST_WRITES = 10_000

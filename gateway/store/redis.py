@@ -6,12 +6,9 @@ import asyncio
 import contextlib
 import math
 import secrets
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
-import msgspec
-import redis.asyncio as aioredis
 from redis.exceptions import InvalidResponse, ResponseError
 
 from gateway.clock import Clock
@@ -20,8 +17,13 @@ from gateway.core.key import EntryKey, KeySpace
 from gateway.metrics import Metrics
 from gateway.store.base import Found, StoreError
 from gateway.store.breaker import PROBE, Breaker
-from gateway.store.redis_connection import connection_arguments
+from gateway.store.redis_changes import Forget, Forgotten, Write
+from gateway.store.redis_condition import CHECK, Condition
+from gateway.store.redis_connection import password_of
+from gateway.store.redis_errors import PartlyRefused, kind_of, worst, wrong_server
+from gateway.store.redis_link import Link
 from gateway.store.redis_lookups import Lookups, Values
+from gateway.store.redis_settings import RedisSettings
 from gateway.tasks import TaskSet
 
 _CLOSE_S = 1.0
@@ -30,41 +32,6 @@ _LOOK_S = 1.0
 _PROBE = b"?" * 16_384
 
 T = TypeVar("T")
-
-
-class Write(msgspec.Struct, frozen=True, gc=False):
-    """One change to send: an entry to keep under a generation, or (``entry`` is ``None``) to remove."""
-
-    key: EntryKey
-    entry: Entry | None
-    generation: bytes
-
-
-class Forget(msgspec.Struct, frozen=True, gc=False):
-    """One stack to forget: its generation key, and the note to publish (``None``: publish nothing)."""
-
-    generation_key: bytes
-    note: bytes | None
-
-
-class RedisSettings(msgspec.Struct, frozen=True):
-    """How to reach Redis and how long to wait for it.
-
-    Attributes:
-        url: checked ``redis://``, ``rediss://`` or ``unix://`` URL.
-        timeout_s: of one operation, connecting included.
-        max_connections: bound of connections for commands.
-        generation_ttl_s: how long a generation outlives the last store under it.
-        mint_ttl_s: how long a new generation lives without a store.
-        tls: for a ``rediss://`` URL.
-    """
-
-    url: str
-    timeout_s: float
-    max_connections: int
-    generation_ttl_s: float
-    mint_ttl_s: float
-    tls: ssl.SSLContext | None = None
 
 
 class RedisStore:
@@ -77,6 +44,11 @@ class RedisStore:
         clock: wall time decides about ends.
         metrics: counts failures and refused bytes.
         on_connection_opened: called, without waiting, before a new connection carries a command.
+        on_left: called when the server has shown that it is the wrong one; every connection is closed.
+        on_well: see `Condition`.
+
+    Attributes:
+        condition: how Redis is.
     """
 
     def __init__(
@@ -88,47 +60,42 @@ class RedisStore:
         clock: Clock,
         metrics: Metrics,
         on_connection_opened: Callable[[], None],
+        on_left: Callable[[], None],
+        on_well: Callable[[], None],
     ) -> None:
         self.settings = settings
-        self.breaker = Breaker()
-        self.is_up = False
+        self.condition = Condition(clock, password_of(settings.url), on_well)
         self._keys = keys
         self._secret = secret
         self._clock = clock
         self._metrics = metrics
-        self._opened = on_connection_opened
+        self._left = on_left
+        # Two that a Cluster keeps in different slots: only a single server that may be written to takes them.
+        self._scratch = tuple(keys.generation(name) for name in (b"", b"/"))
         self._tasks = TaskSet()
         self._lookups = Lookups(settings.timeout_s, self._mget, self._tasks.start)
-        self._client = self._make_client()
+        self._link = Link(settings, self._tasks, on_connection_opened)
 
-    def _make_client(self) -> aioredis.Redis:
-        settings = self.settings
-        pool = aioredis.BlockingConnectionPool(
-            max_connections=settings.max_connections,
-            timeout=settings.timeout_s,
-            redis_connect_func=self._on_connect,
-            **connection_arguments(settings.url, settings.timeout_s, settings.tls),
-        )
-        return aioredis.Redis.from_pool(pool)
+    @property
+    def breaker(self) -> Breaker:
+        """Whether Redis is asked at all."""
+        return self.condition.breaker
+
+    @property
+    def is_up(self) -> bool:
+        """The last operation succeeded."""
+        return self.condition.is_up
 
     @property
     def connections(self) -> int:
         """How many connections carry a command."""
-        # The pool has no public way to tell.
-        return len(self._client.connection_pool._in_use_connections)
+        return self._link.connections
 
     def connect_with(self, settings: RedisSettings) -> None:
         """Use another user, password or TLS context for connections that are opened from now on."""
-        former, self.settings = self._client, settings
-        # A pool opens the connections it knows with what they were made with, however often.
-        self._client = self._make_client()
-        self._tasks.start(self._retire(former), "redis-retire")
-
-    async def _retire(self, client: aioredis.Redis) -> None:
-        # What it still has under way ends or fails by then.
-        await asyncio.sleep(self.settings.timeout_s)
-        await client.aclose()
-        await client.connection_pool.disconnect()
+        self.settings = settings
+        self.condition.password = password_of(settings.url)
+        self._link.connect_with(settings)
 
     async def lookup(self, key: EntryKey) -> Found:
         """Return the usable entry and the stack's generation.
@@ -177,7 +144,7 @@ class RedisStore:
 
         async def work() -> bytes | None:
             fresh = secrets.token_bytes(GENERATION_BYTES)
-            pipeline = self._client.pipeline(transaction=False)
+            pipeline = self._link.client.pipeline(transaction=False)
             pipeline.set(key.generation, fresh, nx=True, px=_milliseconds(self.settings.mint_ttl_s))
             pipeline.get(key.generation)
             _, generation = await pipeline.execute()
@@ -199,7 +166,8 @@ class RedisStore:
         Raises:
             StoreError: Redis did not confirm it.
         """
-        if not all(await self.forget_all([Forget(self._keys.generation(stack), None)])):
+        [forgotten] = await self.forget_all([Forget(self._keys.generation(stack), None)])
+        if not forgotten.is_deleted:
             raise StoreError("answer")
 
     async def write(self, writes: Sequence[Write]) -> None:
@@ -209,12 +177,12 @@ class RedisStore:
             StoreError: some or all of them may not have been made.
         """
 
-        now_s = self._clock.wall_s()
-        pipeline = self._client.pipeline(transaction=False)
+        wall_s, monotonic_s = self._clock.wall_s(), self._clock.monotonic_s()
+        pipeline = self._link.client.pipeline(transaction=False)
         for write in writes:
             if write.entry is None:
                 pipeline.delete(write.key.name)
-            elif (left_s := write.entry.ttl_s(now_s)) > 0:
+            elif (left_s := write.entry.ttl_s(write.entry.now_s(wall_s, monotonic_s))) > 0:
                 sealed = seal(write.key, write.generation, write.entry, self._secret)
                 pipeline.set(write.key.name, sealed, px=_milliseconds(left_s))
                 pipeline.pexpire(write.key.generation, _milliseconds(self.settings.generation_ttl_s))
@@ -222,13 +190,13 @@ class RedisStore:
         if len(pipeline):
             await self._in_time(self._run("write", pipeline.execute))
 
-    async def forget_all(self, forgets: Sequence[Forget]) -> list[bool]:
+    async def forget_all(self, forgets: Sequence[Forget]) -> list[Forgotten]:
         """Remove generations, then publish the notes, in one round trip.
 
         ``DEL`` and ``PUBLISH`` still work when Redis is full; ``SET`` and ``INCR`` do not.
 
         Returns:
-            For each, whether Redis confirmed all of it.
+            For each, what of it Redis confirmed.
 
         Raises:
             StoreError: nothing is known to be confirmed.
@@ -237,62 +205,79 @@ class RedisStore:
         if not forgets:
             return []
 
-        async def work() -> list[bool]:
-            pipeline = self._client.pipeline(transaction=False)
+        async def work() -> list[object]:
+            pipeline = self._link.client.pipeline(transaction=False)
             for forget in forgets:
                 pipeline.delete(forget.generation_key)
                 if forget.note is not None:
                     pipeline.publish(self._keys.channel, forget.note)
-            replies = iter(await pipeline.execute(raise_on_error=False))
-            return [
-                all(isinstance(next(replies), int) for _ in range(1 if forget.note is None else 2))
-                for forget in forgets
-            ]
+            replies: list[object] = await pipeline.execute(raise_on_error=False)
+            if refusals := [reply for reply in replies if isinstance(reply, ResponseError)]:
+                raise PartlyRefused(replies) from worst(refusals)
+            return replies
 
-        return await self._in_time(self._run("forget", work))
+        try:
+            replies = await self._in_time(self._run("forget", work))
+        except StoreError as error:
+            refused = error.__cause__
+            if not isinstance(refused, PartlyRefused) or wrong_server(refused) is not None:
+                raise
+            replies = list(refused.replies)
+        confirmed = iter([isinstance(reply, int) for reply in replies])
+        return [Forgotten(next(confirmed), forget.note is not None and next(confirmed)) for forget in forgets]
 
     async def look_after(self) -> None:
-        """Ask whether Redis is well whenever nothing has shown it: at the start, after a failure; runs on."""
+        """Ask again and again whether this is a server that can be used; runs on.
+
+        One that is no master any more answers look-ups as before.
+        """
         while True:
-            if not self.is_up and self.breaker.is_closed:
+            if self.breaker.is_closed:
                 with contextlib.suppress(StoreError):
-                    await self._guarded("ping", self._client.ping)
+                    await self._guarded(CHECK, self._check)
             await asyncio.sleep(_LOOK_S)
 
     async def probe_while_open(self) -> None:
         """Ask again and again, while Redis is given up, whether it is well; runs until cancelled."""
 
-        async def ping() -> None:
+        async def probe() -> None:
             # What is idle in the pool may lead to a server that is gone, one dead connection a probe.
-            await self._disconnect_idle()
-            if not await self._client.ping():
-                raise InvalidResponse
+            await self._link.disconnect_idle()
+            await self._ping(b"?")
             began_s = asyncio.get_running_loop().time()
-            if await self._client.echo(_PROBE) != _PROBE:
-                raise InvalidResponse
+            await self._ping(_PROBE)
             if asyncio.get_running_loop().time() - began_s > self.settings.timeout_s:
                 raise TimeoutError
+            await self._check()
 
         while True:
             await asyncio.sleep(await self.breaker.wait_open())
             self.breaker.begin_probe()
             with contextlib.suppress(StoreError):
                 # Connecting may take its time here; it is done once.
-                await self._guarded(PROBE, ping, limit_s=math.inf)
+                await self._guarded(PROBE, probe, limit_s=math.inf)
+
+    async def _ping(self, word: bytes) -> None:
+        client: Any = self._link.client
+        if await client.execute_command("PING", word) != word:
+            raise InvalidResponse
+
+    async def _check(self) -> None:
+        if not isinstance(await self._link.client.delete(*self._scratch), int):
+            raise InvalidResponse
 
     async def close(self) -> None:
         """Let commands under way end, then close the connections."""
         await self._tasks.settle(_CLOSE_S)
         await self._tasks.cancel()
-        await self._client.aclose()
-        await self._client.connection_pool.disconnect()
+        await self._link.close()
 
     async def _mget(self, names: list[bytes]) -> list[object]:
         async def work() -> list[object]:
-            values = await self._client.mget(names)
+            values = await self._link.client.mget(names)
             if not isinstance(values, list) or len(values) != len(names):
                 # An answer to something else: what follows on that connection is no better.
-                await self._disconnect_idle()
+                await self._link.disconnect_idle()
                 raise InvalidResponse
             return cast("list[object]", values)
 
@@ -333,24 +318,20 @@ class RedisStore:
         try:
             result = await work()
         except Exception as error:  # a parser that is fed with garbage raises whatever it meets
-            failure = StoreError(_kind(error))
-            if failure.kind == "answer" and isinstance(error, ResponseError):
-                # A server that refuses a command still answers the others.
-                self.breaker.succeeded(operation)
-            else:
-                self.is_up = False
-                self.breaker.failed(operation)
+            failure = StoreError(kind_of(error))
             self._metrics.redis_failures[operation, failure.kind] += 1
+            if self.condition.failed(operation, error):
+                self._link.leave()
+                self._left()
             raise failure from error
         finally:
             self._metrics.redis_took(operation, loop.time() - began_s)
         if loop.time() - began_s > (self.settings.timeout_s if limit_s is None else limit_s):
             # Each part came in time, the whole too late for those who asked.
             self._metrics.redis_failures[operation, "timeout"] += 1
-            self.breaker.failed(operation)
+            self.condition.slow(operation)
         else:
-            self.is_up = True
-            self.breaker.succeeded(operation)
+            self.condition.succeeded(operation)
         return result
 
     async def _in_time(self, running: asyncio.Future[T]) -> T:
@@ -363,20 +344,6 @@ class RedisStore:
             return running.result()
         raise StoreError("timeout")
 
-    async def _on_connect(self, connection: Any) -> None:
-        try:
-            await connection.on_connect()
-        except BaseException:
-            # The library ends it after its own errors only; half set up it must not carry a command.
-            await connection.disconnect()
-            raise
-        self._opened()
-
-    async def _disconnect_idle(self) -> None:
-        # Not the pool's own way, which waits: what is idle now may be in use by then.
-        for connection in list(self._client.connection_pool._available_connections):
-            await connection.disconnect()
-
 
 def _generation(value: object) -> bytes | None:
     return value if isinstance(value, bytes) and len(value) == GENERATION_BYTES else None
@@ -384,13 +351,3 @@ def _generation(value: object) -> bytes | None:
 
 def _milliseconds(seconds: float) -> int:
     return max(1, int(seconds * 1000))
-
-
-def _kind(error: BaseException) -> str:
-    match error:
-        case TimeoutError() | aioredis.TimeoutError():
-            return "timeout"
-        case aioredis.ConnectionError() | OSError():
-            return "connection"
-        case _:
-            return "answer"

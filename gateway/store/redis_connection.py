@@ -88,3 +88,9 @@ def connection_arguments(url: str, timeout_s: float, tls: ssl.SSLContext | None 
         # Telling Redis the library's name would cost every new connection a round trip.
         "driver_info": None,
     }
+
+
+def password_of(url: str) -> str:
+    """Return the password in a checked URL, "" without one."""
+    password: object = parse_url(url).get("password")
+    return password if isinstance(password, str) else ""

@@ -1,53 +1,43 @@
-"""Tiers of one worker among several: each hears what the others forget before a write is answered."""
+"""Tiers of one worker among several: none serves what another one's write has made unusable."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gateway.channel import Heard, Message, Questions, Tell, Told
+from gateway.channel import Message, Tell, Told
 from gateway.core.key import EntryKey
+from gateway.shared_counts import SharedCounts
+from gateway.store.lookup import LookedUp, Lookup
 from gateway.store.tiers import Tiers
 
-# A worker that does not hear in time is stopped or busy, so it serves nobody meanwhile. When it goes on, a
-# request may come to its turn before the word; so copies are served for a shorter time than this without a
-# look whether there is one.
+# How long a look-up waits for what was told: the parent or the teller may be busy, stopped or gone.
 _HEARD_S = 0.25
-_SURE_S = 0.2
 
 
 class Siblings:
-    """The other workers, over the channel to the parent.
+    """The other workers: what they tell comes over the parent, how much that is stands in shared memory.
 
     Args:
+        number: which of the workers this one is.
         send: sends a message without waiting.
-        hears_all: tells whether everything that they said was heard; never waits.
+        counts: how much each worker has told.
     """
 
-    def __init__(self, send: Callable[[Message], None], hears_all: Callable[[], bool]) -> None:
-        self.hears_all = hears_all
+    def __init__(self, number: int, send: Callable[[Message], object], counts: SharedCounts) -> None:
+        self.counts = counts
+        self._number = number
         self._send = send
-        self._questions = Questions()
 
-    def tell(self, told: list[Told]) -> tuple[int, asyncio.Future[bytes]]:
-        """Tell all of them, without waiting; the result is for `heard`."""
-        question, answer = self._questions.new()
-        self._send(Tell(question, told))
-        return question, answer
+    def tell(self, told: list[Told]) -> None:
+        """Tell all of them; from now on none serves a copy before it has heard."""
+        self._send(Tell(self._number, self.counts.raise_own(), told))
 
-    async def heard(self, telling: tuple[int, asyncio.Future[bytes]]) -> bool:
-        """Wait, not for long, until all of them have forgotten it, and tell whether they have."""
-        question, answer = telling
-        try:
-            done, _ = await asyncio.wait((answer,), timeout=_HEARD_S)
-        finally:
-            self._questions.forget(question)
-        return bool(done)
-
-    def answered(self, heard: Heard) -> None:
-        """Take the parent's word that all have heard."""
-        self._questions.answered(heard.question, b"")
+    def tell_soon(self, told: Told) -> None:
+        """Tell all of them; until they hear they go on as before."""
+        self._send(Tell(self._number, 0, [told]))
 
 
 class WorkerTiers(Tiers):
@@ -61,34 +51,45 @@ class WorkerTiers(Tiers):
     def __init__(self, siblings: Siblings, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._siblings = siblings
+        self._counts = siblings.counts
+        # Set for a moment with each message.
+        self._has_heard = asyncio.Event()
         if self.memory is not None:
-            self.memory.make_sure(siblings.hears_all, _SURE_S)
+            self.memory.check_with(self._counts.is_current)
 
-    def drop(self, key: EntryKey) -> None:
-        """Remove a caller's own entry, here and in the other workers; see `Tiers.drop`."""
-        super().drop(key)
-        self._siblings.tell([Told(entry=key.local, name=key.name)])
+    async def lookup(self, key: EntryKey) -> Lookup:
+        """Look into memory, then into Redis, as soon as all is heard that was told until now."""
+        if not self._counts.is_current():
+            await self._catch_up()
+            # More may have been told meanwhile, but not before this was asked.
+            if self.memory is not None and (entry := self.memory.get(key.local, is_checked=True)) is not None:
+                return Lookup(entry)
+        return await super().lookup(key)
+
+    def ask_redis(self, key: EntryKey, told: Callable[[LookedUp], None]) -> bool:
+        """See `Tiers.ask_redis`; it is not asked about what may have to be forgotten first."""
+        return self._counts.is_current() and super().ask_redis(key, told)
+
+    def _remove(self, key: EntryKey) -> None:
+        super()._remove(key)
+        self._siblings.tell_soon(Told(entry=key.local, name=key.name))
 
     async def forget(self, stacks: Iterable[bytes], cause: str, *, settles: bool) -> bool:
-        """Make every stored entry of these stacks unusable; see `Tiers.forget`.
-
-        The others are told in the same stretch, and Redis while they hear it.
-        """
+        """Make every stored entry of these stacks unusable, in all workers at once; see `Tiers.forget`."""
         forgotten = list(stacks)
-        telling = self._siblings.tell([Told(stack=stack, settles=settles) for stack in forgotten])
-        is_paid = await super().forget(forgotten, cause, settles=settles)
-        return await self._siblings.heard(telling) and is_paid
+        self._siblings.tell([Told(stack=stack, settles=settles) for stack in forgotten])
+        return await super().forget(forgotten, cause, settles=settles)
 
-    def hear(self, told: Iterable[Told]) -> None:
+    def hear(self, message: Tell) -> None:
         """Forget or drop what another worker did, in one stretch.
 
         Until this worker has told Redis itself, it does not use Redis for such a stack: the other one
         may not have reached it yet.
         """
         now_s = self._clock.monotonic_s()
-        for each in told:
+        for each in message.told:
             if each.entry:
-                self.ledger.drops.raise_one(each.name)
+                self._dropped_elsewhere(each.name)
                 if self.memory is not None:
                     self.memory.discard(EntryKey(each.name, b"", b"", b"", each.entry))
                 continue
@@ -96,9 +97,23 @@ class WorkerTiers(Tiers):
             self.ledger.note(each.stack, now_s, 0.0, settles=each.settles, owes=owes)
             self._forget_here(each.stack)
             self._metrics.forgotten["note"] += 1
-            if owes:
-                self._has_debts.set()
+        self._wake_payments()
+        if not self._counts.hear(message.teller, message.number):
+            self.start_over()
+        self._has_heard.set()
+        self._has_heard.clear()
 
     def start_over(self) -> None:
         """Trust nothing in memory: what the others forgot may have gone unheard."""
+        self._counts.catch_up()
         self._start_over()
+
+    async def _catch_up(self) -> None:
+        """Wait until all is heard that was told until now; start over when it does not come."""
+        told = self._counts.read()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEARD_S):
+                while not self._counts.covers(told):
+                    await self._has_heard.wait()
+        if not self._counts.covers(told):
+            self.start_over()

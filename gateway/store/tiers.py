@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Callable, Iterable
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from gateway.clock import Clock
 from gateway.core.entry import Entry
 from gateway.core.key import EntryKey, KeySpace
-from gateway.core.note import Note, write_note
+from gateway.core.note import Note
 from gateway.core.status import Reason
 from gateway.metrics import Metrics
 from gateway.store.base import Found, StoreError
 from gateway.store.ledger import Debt, Ledger
-from gateway.store.lookup import LookedUp, Lookup, Ticket
+from gateway.store.lookup import ABSENT, Fetches, LookedUp, Lookup, Ticket
 from gateway.store.memory import MemoryStore
 from gateway.store.notes import Subscription
+from gateway.store.payments import Payments
 from gateway.store.queue import WriteQueue
-from gateway.store.redis import Forget, RedisSettings, RedisStore, Write
+from gateway.store.redis import RedisStore
+from gateway.store.redis_changes import Write
+from gateway.store.redis_settings import RedisSettings
 from gateway.tasks import TaskSet
-
-# As many as go well within the shortest sensible timeout, on a busy machine too.
-_DEBTS_AT_ONCE = 128
-_FIRST_RETRY_S = 0.05
-_LAST_RETRY_S = 0.2
 
 
 class TierSettings(msgspec.Struct, frozen=True):
@@ -82,10 +80,11 @@ class Tiers:
         self._metrics = metrics
         self._on_forget = on_forget
         self._on_start_over = on_start_over
-        self._replica = secrets.token_hex(8)
         self._tasks = TaskSet()
         self._writes: WriteQueue[Ticket] = WriteQueue()
-        self._has_debts = asyncio.Event()
+        self._fetches: WeakValueDictionary[bytes, Fetches] = WeakValueDictionary()
+        self._payments: Payments | None = None
+        self._keeps_nothing = False
         if settings.redis is not None:
             self.redis = RedisStore(
                 settings.redis,
@@ -94,28 +93,34 @@ class Tiers:
                 clock=clock,
                 metrics=metrics,
                 on_connection_opened=self._connection_opened,
+                on_left=self._redis_left,
+                on_well=self._redis_well,
             )
             self.subscription = Subscription(
                 settings.redis, keys.channel, clock, self._start_over, self._note_received
             )
+            self._payments = Payments(self.redis, self.ledger, keys, clock)
         self.ledger.subscription_confirmed(clock.monotonic_s())
 
     def start(self) -> None:
         """Start what runs beside the requests."""
-        if self.redis is not None and self.subscription is not None:
+        if self.redis is not None and self.subscription is not None and self._payments is not None:
             self._tasks.start(self.redis.look_after(), "redis-look")
             self._tasks.start(self.subscription.run(), "redis-subscription")
             self._tasks.start(self._send_writes(self.redis), "redis-writes")
-            self._tasks.start(self._pay_debts(self.redis), "redis-debts")
+            self._tasks.start(self._payments.pay_on(), "redis-debts")
+            self._tasks.start(self._payments.retry_refused(), "redis-refused")
             self._tasks.start(self.redis.probe_while_open(), "redis-probe")
 
     def keep_nothing(self) -> None:
-        """Have no copies in memory until `keep_again`: what another process forgets goes unheard."""
+        """Keep and use no records until `keep_again`: what another process forgets goes unheard."""
+        self._keeps_nothing = True
         if self.memory is not None:
             self.memory.retire()
 
     def keep_again(self) -> None:
-        """Have copies in memory, but none of what was fetched until now."""
+        """Keep records, but none of what was fetched until now."""
+        self._keeps_nothing = False
         if self.memory is not None:
             self.memory.limit_bytes = self._settings.memory_bytes
         self._start_over()
@@ -129,8 +134,7 @@ class Tiers:
         """Begin a look-up or a fill."""
         return Ticket(
             key=key,
-            forgets=self.ledger.counts.read(key.stack),
-            drops=self.ledger.drops.read(key.name),
+            since=self.ledger.changes.number,
             wall_s=self._clock.wall_s(),
             monotonic_s=self._clock.monotonic_s(),
         )
@@ -144,7 +148,8 @@ class Tiers:
         if (entry := self.peek(key)) is not None:
             return Lookup(entry)
         if self.redis is None or self._is_kept_from_redis(key):
-            return Lookup(None)
+            # What is kept from Redis is gone from there before it is asked again, unless all is kept from it.
+            return Lookup(None) if self._keeps_nothing else ABSENT
         ticket = self.ticket(key)
         try:
             found: Found | StoreError = await self.redis.lookup(key)
@@ -170,16 +175,18 @@ class Tiers:
         return True
 
     def _is_kept_from_redis(self, key: EntryKey) -> bool:
-        return self._owes(key) or self._writes.is_dropping(key.name)
+        return self._owes(key.stack) or self._writes.is_dropping(key.name)
 
     def _seen(self, ticket: Ticket, found: Found | StoreError) -> Lookup:
         if isinstance(found, StoreError):
             return Lookup(None, has_failed=True)
-        if self._is_overtaken(ticket) or self._owes(ticket.key):
+        if self._has_changed(ticket) or self._owes(ticket.key.stack):
             return Lookup(None)
-        if found.entry is not None:
-            self._keep_in_memory(ticket, found.entry)
-        return Lookup(found.entry, found.generation)
+        if found.entry is None:
+            return Lookup(None, found.generation, is_absent=True)
+        entry = found.entry.taken_in(ticket.wall_s, ticket.monotonic_s)
+        self._keep_in_memory(ticket, entry)
+        return Lookup(entry, found.generation)
 
     async def prepare_fill(self, ticket: Ticket, lookup: Lookup) -> Ticket:
         """Make sure, before a fetch, that there is a generation to store under.
@@ -191,15 +198,22 @@ class Tiers:
         Returns:
             The ticket with the generation; without one when Redis has none to give.
         """
-        generation = lookup.generation
-        if self.redis is None or lookup.has_failed or self._owes(ticket.key):
-            return ticket
-        if generation is None:
-            with contextlib.suppress(StoreError):
-                generation = await self.redis.mint(ticket.key)
-        if self._is_overtaken(ticket) or self._owes(ticket.key):
-            return ticket
-        return msgspec.structs.replace(ticket, generation=generation)
+        if self.redis is not None and not lookup.has_failed and not self._owes(ticket.key.stack):
+            generation = lookup.generation
+            if generation is None:
+                with contextlib.suppress(StoreError):
+                    generation = await self.redis.mint(ticket.key)
+            if not self._is_forgotten(ticket) and not self._owes(ticket.key.stack):
+                ticket = msgspec.structs.replace(ticket, generation=generation)
+        return self.begin_fetch(ticket)
+
+    def begin_fetch(self, ticket: Ticket) -> Ticket:
+        """Put a fetch that begins now in order with others of the same entry; `store` or `drop` ends it."""
+        name = ticket.key.name
+        fetches = self._fetches.get(name)
+        if fetches is None:
+            self._fetches[name] = fetches = Fetches()
+        return msgspec.structs.replace(ticket, fetches=fetches, fetch=self.ledger.changes.next())
 
     def store(self, ticket: Ticket, entry: Entry) -> Reason | None:
         """Keep a record in every tier that may have it; Redis gets it later, not on the caller's time.
@@ -207,16 +221,33 @@ class Tiers:
         Returns:
             ``None`` when at least one tier took it, otherwise why none did.
         """
-        if self._is_overtaken(ticket):
+        if self._is_forgotten(ticket) or not ticket.ends_in_order():
             self._metrics.not_stored["overtaken"] += 1
             return Reason.FORGOTTEN
+        entry = entry.taken_in(ticket.wall_s, ticket.monotonic_s)
+        # A look-up that began before may bring what stood there until now.
+        self.ledger.changes.change(ticket.key.name)
         kept = self._keep_in_memory(ticket, entry)
         queued = self._queue_store(ticket, entry)
         return None if kept or queued else Reason.NO_TIER
 
-    def drop(self, key: EntryKey) -> None:
-        """Remove a caller's own entry; fills of it that began earlier are not stored any more."""
-        self.ledger.drops.raise_one(key.name)
+    def drop(self, ticket: Ticket, lookup: Lookup) -> None:
+        """Remove a caller's own entry, which a fetch has shown to be over.
+
+        Fetches of it that began earlier are not stored any more. Where it was seen absent and has not been
+        stored since, there is nothing to remove.
+
+        Args:
+            ticket: of that fetch.
+            lookup: what came before it.
+        """
+        key = ticket.key
+        is_absent = lookup.is_absent and not self.ledger.changes.has_changed(key.name, ticket.since)
+        if ticket.ends_in_order() and not is_absent:
+            self._remove(key)
+
+    def _remove(self, key: EntryKey) -> None:
+        self.ledger.changes.change(key.name)
         if self.memory is not None:
             self.memory.discard(key)
         if self.redis is None:
@@ -238,48 +269,48 @@ class Tiers:
         Returns:
             Whether Redis, where there is one, was told.
         """
-        debts: list[Debt | None] = []
+        debts: list[Debt] = []
         now_s = self._clock.monotonic_s()
         for stack in stacks:
-            debts.append(self.ledger.forget(stack, now_s, settles=settles, owes=self.redis is not None))
+            debt = self.ledger.forget(stack, now_s, settles=settles, owes=self._payments is not None)
+            if debt is not None:
+                debts.append(debt)
             self._forget_here(stack)
             self._metrics.forgotten[cause] += 1
-        if self.redis is None:
+        if self._payments is None:
             return True
-        owed = [debt for debt in debts if debt is not None]
         try:
-            paid = await self._pay(self.redis, owed)
+            return await self._payments.pay(debts)
         finally:
-            if self.ledger.owed:
-                self._has_debts.set()
-        return paid and len(owed) == len(debts)
+            self._payments.wake()
 
     async def close(self, timeout_s: float) -> None:
         """Send what is queued and owed, at most for ``timeout_s``, then let go of everything."""
-        if self.redis is not None:
+        if self.redis is not None and self._payments is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await self._flush(self.redis)
+                    while self._writes:
+                        await self._send_some_writes(self.redis)
+                    await self._payments.flush()
         await self._tasks.cancel()
         if self.redis is not None:
             await self.redis.close()
         if self.memory is not None:
             await self.memory.close()
 
-    def _owes(self, key: EntryKey) -> bool:
-        return self.ledger.owes(key.stack, self._clock.monotonic_s())
+    def _owes(self, stack: bytes) -> bool:
+        return self._keeps_nothing or self.ledger.owes(stack)
 
-    def _is_overtaken(self, ticket: Ticket) -> bool:
-        ledger = self.ledger
-        return (
-            ledger.counts.read(ticket.key.stack) != ticket.forgets
-            or ledger.drops.read(ticket.key.name) != ticket.drops
-        )
+    def _is_forgotten(self, ticket: Ticket) -> bool:
+        return self.ledger.changes.has_changed(ticket.key.stack, ticket.since)
+
+    def _has_changed(self, ticket: Ticket) -> bool:
+        return self._is_forgotten(ticket) or self.ledger.changes.has_changed(ticket.key.name, ticket.since)
 
     def _keep_in_memory(self, ticket: Ticket, entry: Entry) -> bool:
         if self.memory is None:
             return False
-        life_s = entry.ttl_s(ticket.wall_s)
+        life_s = entry.ttl_s(entry.now_s(ticket.wall_s, ticket.monotonic_s))
         if self.redis is not None:
             life_s = min(life_s, self._settings.memory_ttl_s)
         return self.memory.put(ticket.key, entry, ticket.monotonic_s + life_s)
@@ -287,7 +318,7 @@ class Tiers:
     def _queue_store(self, ticket: Ticket, entry: Entry) -> bool:
         if self.redis is None or ticket.generation is None:
             return False
-        if self._owes(ticket.key):
+        if self._owes(ticket.key.stack):
             return False
         if not self._writes.offer(ticket, Write(ticket.key, entry, ticket.generation)):
             self._metrics.not_stored["queue-full"] += 1
@@ -300,11 +331,10 @@ class Tiers:
             await self._send_some_writes(redis)
 
     async def _send_some_writes(self, redis: RedisStore) -> None:
-        now_s = self._clock.monotonic_s()
         due: list[Write] = []
         taken = self._writes.take()
         for ticket, write in taken:
-            is_void = self._is_overtaken(ticket) or self.ledger.owes(ticket.key.stack, now_s)
+            is_void = self._is_forgotten(ticket) or self._owes(ticket.key.stack)
             if write.entry is None or not is_void:
                 due.append(write)
         try:
@@ -323,64 +353,39 @@ class Tiers:
     def _owe(self, key: EntryKey) -> None:
         # An entry that could not be removed must not be served: owe the whole stack instead.
         self.ledger.owe(key.stack, self._clock.monotonic_s())
-        self._has_debts.set()
-
-    async def _pay_debts(self, redis: RedisStore) -> None:
-        while True:
-            await self._has_debts.wait()
-            retry_s = _FIRST_RETRY_S
-            while debts := self.ledger.debts(self._clock.monotonic_s(), _DEBTS_AT_ONCE):
-                if await self._pay(redis, debts):
-                    retry_s = _FIRST_RETRY_S
-                    continue
-                await asyncio.sleep(retry_s)
-                retry_s = min(retry_s * 2, _LAST_RETRY_S)
-            self._has_debts.clear()
-
-    async def _pay(self, redis: RedisStore, debts: list[Debt]) -> bool:
-        """Tell Redis; a debt is cleared only by both replies to its own sequence number."""
-        if not debts:
-            return True
-        now_s = self._clock.monotonic_s()
-        forgets = [
-            Forget(
-                self._keys.generation(debt.stack),
-                write_note(
-                    Note(debt.stack.decode(), max(0.0, now_s - debt.written_s), debt.settles, self._replica)
-                )
-                if debt.published
-                else None,
-            )
-            for debt in debts
-        ]
-        try:
-            confirmed = await redis.forget_all(forgets)
-        except StoreError:
-            return False
-        for debt, is_paid in zip(debts, confirmed, strict=True):
-            if is_paid:
-                self.ledger.paid(debt)
-        return all(confirmed)
-
-    async def _flush(self, redis: RedisStore) -> None:
-        while self._writes:
-            await self._send_some_writes(redis)
-        while debts := self.ledger.debts(self._clock.monotonic_s(), _DEBTS_AT_ONCE):
-            if not await self._pay(redis, debts):
-                await asyncio.sleep(_FIRST_RETRY_S)
+        self._wake_payments()
 
     def _forget_here(self, stack: bytes) -> None:
         if self.memory is not None:
             self.memory.discard_stack(stack)
         self._on_forget(stack)
 
+    def _dropped_elsewhere(self, name: bytes) -> None:
+        """Void what has begun until now: nobody can tell in which order two processes began."""
+        self.ledger.changes.change(name)
+        if (fetches := self._fetches.get(name)) is not None:
+            fetches.end(self.ledger.changes.number)
+
+    def _wake_payments(self) -> None:
+        if self._payments is not None:
+            self._payments.wake()
+
     def _connection_opened(self) -> None:
         self.ledger.connection_opened(self._clock.monotonic_s())
-        if self.ledger.owed:
-            self._has_debts.set()
+        self._wake_payments()
+
+    def _redis_left(self) -> None:
+        if self.subscription is not None:
+            self.subscription.leave()
+
+    def _redis_well(self) -> None:
+        if self.subscription is not None:
+            self.subscription.come_back()
+        if self._payments is not None:
+            self._payments.retry_now()
 
     def _note_received(self, note: Note) -> None:
-        if note.sender == self._replica:
+        if self._payments is not None and note.sender == self._payments.replica:
             return
         stack = note.stack.encode()
         self.ledger.note(stack, self._clock.monotonic_s(), note.age_s, settles=note.settles)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -12,6 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from gateway.address import Address, TcpAddress, UnixAddress, is_loopback
+from gateway.listeners import Acceptor, ListeningSockets, open_sockets, why_not
 from gateway.twin.api import Api
 from gateway.twin.control import Control
 from gateway.twin.profiles import Profile, UnknownProfileError, profile_named
@@ -51,7 +51,7 @@ class Twin:
         self.url = ""
         self.control_url: str | None = None
         self._runners: list[web.ServerRunner] = []
-        self._socket_paths: list[str] = []
+        self._unix: list[tuple[Acceptor, ListeningSockets]] = []
 
     async def start(self, listen: Address, control: Address | None = None) -> None:
         """Begin to listen.
@@ -76,13 +76,13 @@ class Twin:
 
     async def close(self) -> None:
         """Stop listening and end all connections; harmless when repeated."""
+        for acceptor, sockets in self._unix:
+            acceptor.close()
+            sockets.leave()
+        self._unix.clear()
         runners, self._runners = self._runners, []
         for runner in runners:
             await runner.cleanup()
-        paths, self._socket_paths = self._socket_paths, []
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
 
     async def _listen(self, handler: _Handler, address: Address) -> str:
         # aiohttp logs what it cannot parse, tokens included: it gets a logger that says nothing.
@@ -100,13 +100,12 @@ class Twin:
         self._runners.append(runner)
         try:
             if isinstance(address, UnixAddress):
-                await web.UnixSite(runner, address.path, backlog=_BACKLOG).start()
-                self._socket_paths.append(address.path)
+                sockets = await open_sockets(address)
+                self._unix.append((await sockets.accept(server), sockets))
                 return str(address)
             await web.TCPSite(runner, address.host, address.port, backlog=_BACKLOG).start()
         except OSError as exc:
-            reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else "the name cannot be resolved"
-            raise TwinError(f"cannot listen on {address}: {reason}; choose another address") from exc
+            raise TwinError(f"cannot listen on {address}: {why_not(exc)}; choose another address") from exc
         host, port = runner.addresses[0][:2]
         return f"http://{TcpAddress(host=host, port=port)}"
 

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tree
-from benchmarks.__main__ import chosen, parser
+from benchmarks.__main__ import chosen, parser, unmeasured
 from benchmarks.closedloop import requests
 from benchmarks.contestants import filled
 from benchmarks.loads import closed, once, write_targets
 from benchmarks.processes import Origin, Processes, get
-from benchmarks.results import load_result
+from benchmarks.results import Round, Row, load_result
 from benchmarks.scenario import Load
 from benchmarks.targets import make_targets
+from tests.benchmarks.kit import measured, result, row
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -139,11 +140,22 @@ def test_a_quick_run_plays_nothing_and_a_full_run_everything() -> None:
     assert {one.name for one in quick[0]} < {one.name for one in full[0]}
 
 
+def test_a_scenario_that_came_to_nothing_is_told_though_others_did_not() -> None:
+    good, bad = measured(row("gateway", [1.0])), measured(row("gateway", [None]))
+    bad.name = "bad"
+    weighed = measured(Row("gateway", None, [Round(0, {"entry_bytes": 1.0})]))
+    weighed.name = "weighed"
+    run = result(good, bad, weighed)
+    run.behaviour = [{"name": "herd"}]
+    assert unmeasured(run, ["herd", "mixed"]) == ["bad", "weighed", "mixed"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         (("hot",), "no scenario 'hot'"),
         (("--url", "http://127.0.0.1:1"), "--target"),
+        (("hit", "--rate", "5"), "--rate needs --url"),
         (("hit", "--only", "x"), "leaves nobody"),
     ],
 )
@@ -152,6 +164,34 @@ def test_wrong_usage_is_one_line_and_code_2(arguments: tuple[str, ...], problem:
         output, errors = run.communicate(timeout=25)
     assert (run.returncode, output, errors.count("\n")) == (2, "", 1)
     assert problem in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("faults", "--only", "no such fault"), "no fault has this in its name"),
+        (("slow_peers", "--peers", "0"), "0 is not a positive whole number"),
+        (("profile", "hit", "--seconds", "0"), "0 is not a positive whole number"),
+        (
+            ("closedloop", "--url", "http://h", "--targets", "/none", "--json", "/none/x"),
+            "/none: No such file",
+        ),
+    ],
+)
+def test_commands_that_would_measure_nothing_end_with_2_and_the_reason(
+    arguments: tuple[str, ...], problem: str
+) -> None:
+    module, *rest = arguments
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *rest],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=25,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert problem in done.stderr
 
 
 def test_the_origin_answers_by_the_path_alone(origin: Origin) -> None:

@@ -289,3 +289,7 @@ async def test_the_command_writes_the_report_and_tells_by_its_exit_code_whether_
     assert "gave up" in report["why_not"]
 
     assert (await command("useless", "--rate", "0", "--duration", "1"))[0] == 2
+
+    aos.answer(Answer(404, body=b"{}"))
+    code, report = await command("refused", "--rate", "100", "--duration", "0.1")
+    assert (code, report["by_status"]) == (1, {"404": 10})

@@ -32,7 +32,13 @@ GOOD = Outcome(completed=1000, duration_s=1.0, latency_ms={})
             "not all were answered 200: status 3",
         ),
         (Outcome(9, 1.0, {}, {}, {"200": 7, "502": 2}), 0, 9, True, "not all were answered 200: 502 2"),
-        (Outcome(9, 1.0, {}, is_valid=False), 0, 9, True, "the generator itself was late"),
+        (
+            Outcome(9, 1.0, {}, why_not="the generator itself was late"),
+            0,
+            9,
+            True,
+            "the generator itself was late",
+        ),
     ],
 )
 def test_what_stands_against_a_round_is_named(

@@ -34,6 +34,15 @@ def test_the_paths_that_have_goals_are_part_of_a_quick_run_with_their_peers() ->
     assert sum(bool(one.goal) for one in quick) == sum(bool(one.goal) for one in read_all().values())
 
 
+def test_no_two_of_many_callers_share_a_fetch_in_a_quick_run() -> None:
+    (one,) = [each for each in choose(read_all(), [], quick=True) if each.name == "forwarded-callers"]
+    assert [entry.kind for entry in one.contestant] == ["gateway", "bare-proxy", "nginx-pass"]
+    targets = make_targets(one.load)
+    assert len(targets) == len({token for _, token in targets}) == 4000
+    assert one.load.running
+    assert not one.hits
+
+
 def test_a_contestant_is_named_after_its_kind_and_may_have_settings_of_its_own() -> None:
     scenario = parse(SMALL, "small")
     assert [one.name for one in scenario.contestant] == ["gateway", "fast lane off"]

@@ -124,6 +124,14 @@ def test_two_results_are_compared_by_the_ratio_to_the_peer_first(
     assert "Not the same processor: only ratios to peers can be compared." in lines_
 
 
+def test_two_results_without_a_scenario_in_common_compare_nothing() -> None:
+    one, other = measured(row("gateway", [1.0])), measured(row("gateway", [1.0]))
+    other.name = "other"
+    for pair in ((result(one), result(other)), (result(), result())):
+        with pytest.raises(ValueError, match="no scenario in common"):
+            compare.compare(*pair)
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"format": 99, "began": ""}'])
 def test_what_is_no_result_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str

@@ -29,6 +29,9 @@ return fetch('/status').then((answer) => answer.json()).then((status) => {
       { stack_id: id(index), action_id: id(index), phase: 'ForceCancelled'.padEnd(40, 'x'),
         progress: turn % 100, fetches: 1e9, hits: 1e9 + turn, age_s: turn % 300 }));
     status.reasons = [{ reason: 'unreadable-freshness', text: 'y'.repeat(100), count: 1e9 + turn }];
+    status.throttled = [...Array(10).keys()].map((index) => (
+      { caller: index ? id(index).slice(0, 10) : '', upstream: 1e9, here: 1e9 + turn, age_s: turn % 300 }));
+    status.hit_ratio_note = 'most: ' + 'y'.repeat(100);
     status.now.per_s = turn;
     show(status);
   }
@@ -39,6 +42,7 @@ const count = (cell) => parseInt(cell.textContent);
 return [...document.querySelectorAll('#executions tbody tr')].some(
   ({ cells }) => cells.length === 7 && count(cells[4]) > count(cells[5]));
 """
+_CALLERS = "return document.querySelector('#callers tbody').textContent"
 # Where to leave pictures for people to look at; none are made without.
 _SHOTS = os.environ.get("PAGE_SHOTS")
 
@@ -60,6 +64,8 @@ def chromium() -> Iterator[Browser]:
 def browser(place: Place, chromium: Browser) -> Iterator[Browser]:
     """A wide light window with the page, filled; what it asked for and complained of is judged afterwards."""
     chromium.look(_WIDE)
+    # The page that a new browser begins with asks for things of its own.
+    chromium.open("about:blank")
     chromium.complaints()
     chromium.requested()
     chromium.open(place.page)
@@ -149,6 +155,25 @@ def test_an_upstream_that_answers_with_errors_is_told_from_one_that_is_gone(
         until(lambda: _level(browser) == "ok", _SOON_S)
 
 
+def test_throttling_shows_with_who_is_throttled_most_and_clears_when_it_is_over(
+    place: Place, browser: Browser
+) -> None:
+    with place.load():
+        until(lambda: float(browser.text("#per-s")) > 1, _SOON_S)
+        assert browser.run("return document.getElementById('throttling').hidden")
+        place.order({"kind": "rate_limited", "retry_after_s": 1})
+        try:
+            until(lambda: _level(browser) in {"warn", "bad"}, 2 * _SOON_S)
+            assert "AOS asks callers to wait" in browser.text("#headline")
+            until(lambda: float(browser.text("#throttled").replace(",", "")) > 10, _SOON_S)
+            until(lambda: browser.run(_CALLERS).count("×") == 2, _SOON_S)
+            assert "throttling" in browser.text("#parts")
+            _shoot_all(browser, "throttled")
+        finally:
+            place.order(None)
+        until(lambda: _level(browser) == "ok", 25.0)
+
+
 def test_an_upstream_that_says_nothing_shows(place: Place, browser: Browser) -> None:
     with place.load(), place.load():
         until(lambda: float(browser.text("#per-s")) > 1, _SOON_S)
@@ -180,6 +205,7 @@ def test_nothing_scrolls_sideways_however_long_ids_and_values_are(browser: Brows
     # Nothing is asked any more that would take its place.
     browser.run("turn = () => {}; clearTimeout(timer);" + _SHOW_MORE, 1)
     browser.run("put(at('config'), JSON.stringify({ upstream: { url: 'x'.repeat(400) } }, null, 2));")
+    assert browser.text("#ratio-note").startswith("of execution calls answered here; most: yyy")
     for width in (_NARROW, 320, 700, 840, _WIDE):
         browser.look(width)
         assert browser.run("return document.documentElement.scrollWidth") <= width

@@ -25,11 +25,21 @@ CAME = (
     (b"X-Hop", b"h"),
     (b"x-own", b"2"),
 )
-ENTRY = entry_of(arrival(BODY, *CAME), STORED, 7)
+ENTRY = entry_of(arrival(BODY, *CAME), STORED, 7, b"")
 
 
 def hit(*request: tuple[bytes, bytes], passed_s: float = 0.0) -> Head:
     return hit_head(ENTRY, request, b"mine", VIA, NOW_S + passed_s)
+
+
+@pytest.mark.parametrize(
+    ("vary", "accept"), [(b"Accept-Encoding, ACCEPT", b"|0"), (b"Accept-Encoding", b""), (b"X-Accept", b"")]
+)
+def test_an_entry_tells_by_which_accept_it_was_chosen(vary: bytes, accept: bytes) -> None:
+    entry = entry_of(arrival(BODY, (b"Vary", vary)), STORED, 0, b"|0")
+    assert entry.accept == accept
+    assert entry.suits(b"|0")
+    assert entry.suits(b"|1") is (accept == b"")
 
 
 def test_an_entry_keeps_the_end_to_end_head_and_the_body() -> None:
@@ -53,12 +63,12 @@ def test_an_entry_counts_from_the_start_of_the_fetch() -> None:
 
 def test_an_entry_keeps_the_upstreams_own_validator() -> None:
     told = msgspec.structs.replace(STORED, etag=b'W/"e"')
-    entry = entry_of(arrival(BODY, (b"etag", b'W/"e"')), told, 0)
+    entry = entry_of(arrival(BODY, (b"etag", b'W/"e"')), told, 0, b"")
     assert values(entry.head().fields, b"etag") == [b'W/"e"']
 
 
 def test_a_validator_that_is_hop_by_hop_is_none() -> None:
-    entry = entry_of(arrival(BODY, (b"ETag", b'"e"'), (b"Connection", b"etag")), STORED, 0)
+    entry = entry_of(arrival(BODY, (b"ETag", b'"e"'), (b"Connection", b"etag")), STORED, 0, b"")
     assert values(entry.head().fields, b"etag") == [entity_tag(BODY)]
 
 
@@ -77,7 +87,7 @@ def test_a_hit_is_the_stored_head_and_what_the_gateway_adds() -> None:
 
 
 def test_a_hit_keeps_the_length_that_came() -> None:
-    entry = entry_of(arrival(BODY, (b"content-length", b"14")), STORED, 0)
+    entry = entry_of(arrival(BODY, (b"content-length", b"14")), STORED, 0, b"")
     head = hit_head(entry, (), b"mine", VIA, NOW_S)
     assert values(head.fields, b"content-length") == [b"14"]
 
@@ -102,7 +112,7 @@ def test_a_hit_that_the_caller_has_already_is_a_304() -> None:
 def test_a_date_that_the_caller_has_already_makes_a_304_as_well() -> None:
     modified = b"Tue, 14 Nov 2023 22:13:20 GMT"
     came = arrival(BODY, (b"Last-Modified", modified), (b"Age", b"7"), request=((SINCE, modified),))
-    stored = hit_head(entry_of(came, STORED, 7), came.request, b"mine", VIA, NOW_S)
+    stored = hit_head(entry_of(came, STORED, 7, b""), came.request, b"mine", VIA, NOW_S)
     assert stored.status == 304
     assert values(stored.fields, b"age") == [b"7"]
     fetched = fetched_head(came, STORED, VIA, MISS)

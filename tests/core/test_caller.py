@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.caller import Identity, Recogniser, keyed, variant
+from gateway.core.caller import Identity, Recogniser, keyed, prefers_json, variant
 from gateway.core.messages import Fields
 from gateway.core.status import Reason
 
@@ -58,6 +58,12 @@ def test_the_same_credential_is_the_same_caller_whatever_else_it_sends() -> None
 @pytest.mark.parametrize("recogniser", [BY_CALLER, SHARED])
 def test_who_cannot_be_told_safely_bypasses_the_cache(fields: Fields, recogniser: Recogniser) -> None:
     assert recogniser.identify(fields) is Reason.IDENTITY
+
+
+def test_a_look_alike_of_a_name_with_underscores_is_a_disguise_too() -> None:
+    recogniser = Recogniser((b"x_tenant",), b"", shared=False)
+    assert recogniser.identify((token, (b"X-Tenant", b"a"))) is Reason.IDENTITY
+    assert known((token, (b"X_Tenant", b"a")), recogniser) != known((token, (b"X_Tenant", b"b")), recogniser)
 
 
 def test_a_signed_request_bypasses_under_its_own_name() -> None:
@@ -178,3 +184,44 @@ def test_variants_are_equal_only_when_every_negotiated_field_is(
     if first is not None and second is not None:
         by_name = [sorted(fields, key=lambda field: field[0]) for fields in (one, other)]
         assert (first == second) == (by_name[0] == by_name[1])
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ([], True),
+        ([b"*/*"], True),
+        ([b"application/json"], True),
+        ([b"APPLICATION/json ; charset=UTF-8"], True),
+        ([b'application/json;charset="utf-8";q=0.9'], True),
+        ([b"application/json, text/plain, */*"], True),
+        ([b"application/json, text/javascript, */*; q=0.01"], True),
+        ([b"application/json, application/*+json"], True),
+        ([b"application/json", b"*/*;q=0.5"], True),
+        ([b", application/json,"], True),
+        ([b"*/*;q=0.8"], True),
+        ([b"application/*;q=0.3"], True),
+        ([b"text/*;q=0.5, application/*;Q=1.000"], True),
+        # Something is more welcome, or may be.
+        ([b"text/html, */*;q=0.8"], False),
+        ([b"text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"], False),
+        ([b"*/*, application/json;q=0.1"], False),
+        ([b"application/json;version=2"], False),
+        ([b"application/json;version=2, */*"], False),
+        ([b"application/vnd.aos+json"], False),
+        # Not welcome at all, or not readable.
+        ([b"application/json;q=0"], False),
+        ([b"*/*;q=0.000"], False),
+        ([b""], False),
+        ([b"*"], False),
+        ([b"application/json;q=2"], False),
+        ([b"application/json, application/json;q=0.1"], False),
+    ],
+)
+def test_who_prefers_json_is_told_from_who_does_not(accept: list[bytes], expected: bool) -> None:
+    assert prefers_json(accept) is expected
+    given, none = variant(tuple((b"Accept", value) for value in accept)), variant(())
+    assert given is not None
+    assert none is not None
+    assert (given.general == none.general) is expected
+    assert (given.exact == none.exact) is (not accept)

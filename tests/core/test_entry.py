@@ -45,6 +45,7 @@ entries = st.builds(
     body=st.binary(max_size=60),
     fetched_s=st.floats(NOW_S - 1000, NOW_S),
     expires_s=st.floats(NOW_S, NOW_S + 1000),
+    accept=texts,
     upstream_age_s=st.integers(0, 2**40),
 )
 
@@ -164,6 +165,7 @@ def contents(**changes: object) -> bytes:
         "fetched_s": NOW_S,
         "expires_s": NOW_S + 300,
         "upstream_age_s": 0,
+        "accept": b"",
         "lines": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n",
         "body": b"{}",
     }
@@ -189,6 +191,23 @@ def test_the_stored_form_is_what_it_is_said_to_be() -> None:
 )
 def test_a_right_tag_alone_makes_no_entry(content: bytes) -> None:
     assert unseal(KEY, GENERATION, resealed(content), SECRET, NOW_S) is None
+
+
+@pytest.mark.parametrize(
+    ("wall_s", "monotonic_s", "ttl_s"),
+    [
+        (NOW_S + 1, 101.0, 299),
+        # The wall clock was set back, ahead, or is behind that of the replica that fetched it.
+        (NOW_S - 3_600, 396.0, 4),
+        (NOW_S + 400, 101.0, -100),
+        (NOW_S - 3, 100.0, 300),
+    ],
+)
+def test_an_entry_lives_by_the_clock_that_is_further(wall_s: float, monotonic_s: float, ttl_s: int) -> None:
+    for began_s in (NOW_S, NOW_S - 3):
+        entry = ENTRY.taken_in(began_s, 100.0)
+        assert entry.ttl_s(entry.now_s(wall_s, monotonic_s)) == ttl_s
+    assert ENTRY.ttl_s(ENTRY.now_s(wall_s, monotonic_s)) == NOW_S + 300 - wall_s
 
 
 @pytest.mark.parametrize(

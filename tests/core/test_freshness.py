@@ -10,8 +10,8 @@ from gateway.core.freshness import (
     origin_word,
     parse_directives,
     seconds,
+    unmet_vary,
     upstream_age_s,
-    vary_is_met,
 )
 from gateway.core.messages import Fields
 from gateway.core.status import Reason
@@ -310,26 +310,38 @@ dates = st.builds(
 )
 def test_no_field_makes_the_readers_fail_and_a_time_named_is_positive(fields: Fields) -> None:
     word = origin_word(fields, NOW_S)
-    vary_is_met(fields, fields)
+    unmet_vary(fields, fields, ())
     if word.refusal is None and word.lifetime_s is not None:
         assert word.lifetime_s > 0
+
+
+COVERED = frozenset({b"x-auth-token", b"cookie"})
 
 
 @pytest.mark.parametrize(
     ("vary", "request_fields", "expected"),
     [
-        ([], (), True),
-        ([b""], (), True),
-        ([b"Accept, accept-ENCODING", b"Accept-Language,X-Language"], (), True),
-        ([b"Origin"], (), True),
-        ([b"Origin"], ((b"origin", b"https://a"),), False),
-        ([b"*"], (), False),
-        ([b"Accept, User-Agent"], (), False),
-        ([b"X-Auth-Token"], (), False),
-        ([b"Accept", b"Cookie"], (), False),
+        ([], (), None),
+        ([b""], (), None),
+        ([b"Accept, accept-ENCODING", b"Accept-Language,X-Language"], (), None),
+        ([b"Origin"], (), None),
+        ([b"Origin"], ((b"origin", b"https://a"),), b"origin"),
+        ([b"*"], (), b"*"),
+        ([b"Accept, User-Agent"], (), b"user-agent"),
+        # What an entry's key covers, and what the upstream never sees a caller's own of.
+        ([b"X-Auth-Token"], (), None),
+        ([b"Accept", b"COOKIE"], (), None),
+        ([b"Authorization, Host, Prefer, Range, If-None-Match, TE, X-HTTP-Method-Override"], (), None),
+        ([b"X-Auth-Token, X-Project-Id"], (), b"x-project-id"),
+        ([b"X-Forwarded-For"], (), b"x-forwarded-for"),
+        ([b"X-Request-Id"], (), b"x-request-id"),
+        ([b"Via"], (), b"via"),
     ],
 )
-def test_vary_may_name_the_variant_and_an_absent_origin(
-    vary: list[bytes], request_fields: Fields, expected: bool
-) -> None:
-    assert vary_is_met(tuple((b"Vary", line) for line in vary), request_fields) is expected
+def test_what_of_vary_is_not_met(vary: list[bytes], request_fields: Fields, expected: bytes | None) -> None:
+    fields = tuple((b"Vary", line) for line in vary)
+    assert unmet_vary(fields, request_fields, COVERED) == expected
+
+
+def test_what_tells_callers_apart_is_not_met_where_an_entry_is_for_all() -> None:
+    assert unmet_vary(((b"Vary", b"X-Auth-Token"),), (), ()) == b"x-auth-token"

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from gateway.core import headers, incoming
 from gateway.core.caller import Recogniser
-from gateway.core.glance import Glance, glance, owner_of, plain_fields, plain_request, without_passing
+from gateway.core.glance import (
+    Glance,
+    glance,
+    owner_of,
+    passing,
+    plain_fields,
+    plain_request,
+    without_passing,
+)
 from gateway.core.headers import make_hop
 from gateway.core.hosts import OwnHosts
 from gateway.core.key import KeySpace
@@ -113,8 +121,20 @@ def test_blanks_around_a_value_go_and_those_inside_stay() -> None:
 
 def test_what_passes_by_is_left_out_when_it_is_plain() -> None:
     plain = b"\r\ntraceparent: 00-1-2-01\r\nHost: h\r\nTraceState: a=b\r\n\r\n"
-    assert without_passing(plain) == b"\r\nHost: h\r\n\r\n"
-    assert without_passing(b"\r\ntraceparent: a\x01\r\nHost: h\r\n\r\n") is None
+    assert without_passing(plain, passing(RECOGNISER)) == b"\r\nHost: h\r\n\r\n"
+    assert without_passing(b"\r\ntraceparent: a\x01\r\nHost: h\r\n\r\n", passing(RECOGNISER)) is None
+
+
+@pytest.mark.parametrize("name", sorted(passing(RECOGNISER)))
+def test_what_tells_callers_apart_does_not_pass_by(name: bytes) -> None:
+    for configured in (name, name.replace(b"-", b"_")):
+        assert name not in passing(Recogniser((configured,), b"", shared=False))
+
+
+def test_nothing_that_decides_about_an_answer_passes_by() -> None:
+    deciding = headers.HOP_BY_HOP | headers.VARIANT | {b"cache-control", b"pragma", b"origin"}
+    assert passing(RECOGNISER).isdisjoint(deciding)
+    assert all(map(headers.is_sent_unchanged, passing(RECOGNISER)))
 
 
 def test_a_caller_has_the_owner_of_the_ordinary_way() -> None:
@@ -122,7 +142,7 @@ def test_a_caller_has_the_owner_of_the_ordinary_way() -> None:
     fields = ((b"Host", b"h"), (b"X-Auth-Token", b"alice"))
     planned = plan(Request("GET", b"/v2/stacks/s/actions/a", fields, b"", b"http", 0, b""), RECOGNISER)
     assert isinstance(planned, Plan)
-    key = KEYS.entry(planned.identity.entry, planned.variant, planned.execution)
+    key = KEYS.entry(planned.identity.entry, planned.variant.general, planned.execution)
     assert found is not None
     assert found + b"s/actions/a" == key.local
 
@@ -245,7 +265,7 @@ def test_what_is_taken_at_a_glance_means_the_same_to_the_parser(
 ) -> None:
     data = LINE + (ALICE if is_started else b"") + b"".join(pieces) + b"\r\n"
     seen = glance(data)
-    kept = without_passing(seen.rest) if seen is not None else None
+    kept = without_passing(seen.rest, passing(RECOGNISER)) if seen is not None else None
     found = owner(kept) if kept is not None else None
     if seen is None or found is None:
         return
@@ -263,7 +283,7 @@ def test_what_is_taken_at_a_glance_means_the_same_to_the_parser(
     planned = plan(request, RECOGNISER)
     assert isinstance(planned, Plan)
     assert planned.wishes == NO_WISHES
-    key = KEYS.entry(planned.identity.entry, planned.variant, planned.execution)
+    key = KEYS.entry(planned.identity.entry, planned.variant.general, planned.execution)
     assert key.local == found + seen.path
 
 

@@ -2,17 +2,21 @@
 
 import pytest
 
+from gateway.core import headers
 from gateway.core.caller import Identity, Recogniser, variant
-from gateway.core.messages import Fields
-from gateway.core.plan import Bypass, Plan, plan
-from gateway.core.route import Execution
+from gateway.core.messages import Fields, values
+from gateway.core.plan import Bypass, Plan, may_share, plan
+from gateway.core.route import METHOD_OVERRIDES, Execution
 from gateway.core.status import Forward, Reason
 from gateway.core.wishes import Wishes
 from tests.support.payloads import ACTION_ID, STACK_ID, TARGET
 
-from .kit import TOKEN, request
+from .kit import TOKEN, arrival, request
 
 RECOGNISER = Recogniser((b"cookie",), b"", shared=False)
+_VARIANT = variant(())
+assert _VARIANT is not None
+NO_ACCEPT = _VARIANT
 token = (TOKEN, b"t0ken")
 
 
@@ -35,7 +39,7 @@ def test_get_and_head_of_the_execution_call_may_be_answered_from_the_cache(metho
     assert planned == Plan(
         execution=Execution(STACK_ID.encode(), ACTION_ID.encode(), has_query=False),
         identity=identity,
-        variant=variant(()) or b"",
+        variant=NO_ACCEPT,
         wishes=Wishes(max_age_s=9),
         fields=(token, (b"Cache-Control", b"max-age=9")),
     )
@@ -106,3 +110,50 @@ def test_a_caller_is_who_the_upstream_will_see() -> None:
     plain = plan(request(token), RECOGNISER)
     nominating = plan(request(token, (b"Connection", b"X-Own"), (b"X-Own", b"1")), RECOGNISER)
     assert plain == nominating
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *sorted(headers.HOP_BY_HOP | METHOD_OVERRIDES),
+        *(b"accept", b"accept-encoding", b"authorization", b"baggage", b"cookie", b"expect", b"forwarded"),
+        *(b"host", b"if-match", b"if-none-match", b"if-range", b"prefer", b"range", b"user-agent", b"via"),
+        *(
+            b"x-forwarded-for",
+            b"x-forwarded-host",
+            b"x-forwarded-proto",
+            b"x-forwarded-user",
+            b"x-request-id",
+        ),
+    ],
+)
+def test_what_is_said_of_a_field_is_what_becomes_of_it_on_its_way_up(name: bytes) -> None:
+    def upstream_sees(*fields: tuple[bytes, bytes]) -> tuple[bytes, ...] | None:
+        asked = request(token, *(() if name == b"host" else ((b"Host", b"h"),)), *fields)
+        if isinstance(plan(asked, RECOGNISER), Bypass):
+            return None
+        hop = headers.make_hop(b"0123", "aos.example", (), RECOGNISER.names)
+        return tuple(values(headers.upstream_fields(asked, hop, execution_call=True), name))
+
+    none, one, other = upstream_sees(), upstream_sees((name, b"gzip")), upstream_sees((name, b"other"))
+    assert headers.is_sent_unchanged(name) is ((none, one, other) == ((), (b"gzip",), (b"other",)))
+    assert headers.is_uniform(name) is (one is None or one == other == none)
+
+
+@pytest.mark.parametrize(
+    ("vary", "led_with", "joined_with", "expected"),
+    [
+        (b"Accept-Encoding", (), ((b"Accept", b"*/*"),), True),
+        (b"Accept", ((b"Accept", b"*/*"),), ((b"Accept", b"*/*"),), True),
+        (b"Accept", (), ((b"Accept", b"*/*"),), False),
+        (b"Cookie, X-Auth-Token", (), (), True),
+        (b"User-Agent", (), (), False),
+    ],
+)
+def test_who_joined_a_fetch_may_have_what_no_other_value_chose(
+    vary: bytes, led_with: Fields, joined_with: Fields, expected: bool
+) -> None:
+    planned = plan(request(token, *joined_with), RECOGNISER)
+    assert isinstance(planned, Plan)
+    fetched = arrival(b"{}", (b"Vary", vary), request=(token, *led_with))
+    assert may_share(planned, fetched, RECOGNISER.names) is expected

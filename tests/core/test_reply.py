@@ -7,6 +7,7 @@ from gateway.core.reply import (
     BodyFraming,
     content_length,
     has_body,
+    head_bytes,
     request_bytes,
     response_framing,
     wire_head,
@@ -116,6 +117,11 @@ def test_a_request_head_is_target_and_fields_byte_for_byte(
 )
 def test_a_response_tells_its_end(method: str, status: int, fields: Fields, expected: BodyFraming) -> None:
     assert response_framing(Head(status, b"", fields), method) is expected
+
+
+def test_the_size_of_a_request_head_is_known() -> None:
+    fields = ((b"Host", b"h"), (b"X-A", b""))
+    assert head_bytes("GET", b"/a", fields) == len(request_bytes("GET", b"/a", fields, 0))
 
 
 def test_the_declared_length_is_read() -> None:

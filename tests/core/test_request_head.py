@@ -1,5 +1,6 @@
 """A request head while it comes, cut anywhere."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -91,3 +92,21 @@ def test_more_fields_than_anybody_needs_are_refused_while_they_come(step: int, e
     with pytest.raises(Refusal) as refused:
         took(MAX_FIELDS + 2)
     assert refused.value.status == 431
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"\r\nGET /a?b HTTP/1.1\r\nA", (b"GET", b"/a?b")),
+        (b"GET /a", (b"", b"")),
+        (b"GET /a HTTP/2.0\r\n", (b"", b"")),
+        (b"GET  /a HTTP/1.1\r\n", (b"", b"")),
+    ],
+)
+def test_method_and_target_are_told_of_a_whole_and_sound_line_alone(
+    data: bytes, told: tuple[bytes, bytes]
+) -> None:
+    head = RequestHead(MAX_BYTES)
+    with contextlib.suppress(Refusal):
+        head.take(data, 0)
+    assert head.told() == told

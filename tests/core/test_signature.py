@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.signature import is_signed, signed_fields
+from gateway.core.signature import access_keys, is_signed, signed_fields
 
 from .kit import BOUNDED
 
@@ -50,6 +50,13 @@ def test_one_signed_line_among_others_is_enough() -> None:
 )
 def test_signed_headers_are_read_leniently(parameters: bytes, expected: set[bytes]) -> None:
     assert signed_fields(((b"Authorization", b"SDK-HMAC-SHA256 " + parameters),)) == expected
+
+
+def test_access_keys_are_those_that_signatures_name() -> None:
+    signed = b"SDK-HMAC-SHA256 Access=AK, SignedHeaders=host, Signature=0"
+    fields = ((b"Authorization", b"Basic access=x"), (b"Authorization", signed))
+    assert access_keys(fields) == (b"AK",)
+    assert access_keys(((b"X-Auth-Token", b"t"),)) == ()
 
 
 @BOUNDED

@@ -28,6 +28,7 @@ SF_TOKEN = re.compile(rb"[A-Za-z*][!#$%&'*+.^_`|~:/A-Za-z0-9-]*")
             Verdict(forward=Forward.REQUEST, fwd_status=200, stored=True, collapsed=True),
             b"aos-gateway; fwd=request; fwd-status=200; stored; collapsed",
         ),
+        (Verdict(reason=Reason.THROTTLED), b"aos-gateway; detail=throttled"),
         (Verdict(forward=Forward.METHOD, fwd_status=404), b"aos-gateway; fwd=method; fwd-status=404"),
     ],
 )
@@ -44,17 +45,19 @@ def test_every_reason_is_a_token_in_cache_status(reason: Reason) -> None:
 
 
 @pytest.mark.parametrize(
-    ("forward", "word"),
+    ("verdict", "word"),
     [
-        (None, HIT),
-        (Forward.BYPASS, BYPASS),
-        (Forward.METHOD, BYPASS),
-        (Forward.URI_MISS, MISS),
-        (Forward.REQUEST, MISS),
+        (Verdict(ttl_s=0), HIT),
+        (Verdict(forward=Forward.BYPASS), BYPASS),
+        (Verdict(forward=Forward.METHOD), BYPASS),
+        (Verdict(forward=Forward.URI_MISS), MISS),
+        (Verdict(forward=Forward.STALE), MISS),
+        (Verdict(forward=Forward.REQUEST), MISS),
+        (Verdict(reason=Reason.REQUEST_ONLY_IF_CACHED), MISS),
     ],
 )
-def test_a_verdict_has_one_word(forward: Forward | None, word: str) -> None:
-    assert outcome(Verdict(forward=forward)) == word
+def test_a_verdict_has_one_word(verdict: Verdict, word: str) -> None:
+    assert outcome(verdict) == word
 
 
 def test_every_reason_says_no_to_one_of_three_things() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.messages import Fields
-from gateway.core.status import Reason
+from gateway.core.status import Forward, Reason
 from gateway.core.wishes import NO_WISHES, Wishes, entity_tag, is_not_modified, read_wishes
 
 from .kit import BOUNDED, NOW_S
@@ -53,20 +53,22 @@ def test_no_field_makes_the_readers_fail(control: bytes, matched: bytes) -> None
 
 
 @pytest.mark.parametrize(
-    ("wishes", "age_s", "ttl_s", "reason"),
+    ("wishes", "age_s", "ttl_s", "why_not"),
     [
-        (NO_WISHES, 10_000, 0.0, None),
+        (NO_WISHES, 10_000, 0.1, None),
+        (NO_WISHES, 10_000, 0.0, (Forward.STALE, None)),
+        (Wishes(max_age_s=60, min_fresh_s=60), 61, -1.0, (Forward.STALE, None)),
         (Wishes(max_age_s=60), 60, 1.0, None),
-        (Wishes(max_age_s=60), 61, 1.0, Reason.REQUEST_MAX_AGE),
+        (Wishes(max_age_s=60), 61, 1.0, (Forward.REQUEST, Reason.REQUEST_MAX_AGE)),
         (Wishes(min_fresh_s=60), 1, 60.0, None),
-        (Wishes(min_fresh_s=60), 1, 59.9, Reason.REQUEST_MIN_FRESH),
-        (Wishes(max_age_s=60, min_fresh_s=60), 61, 0.0, Reason.REQUEST_MAX_AGE),
+        (Wishes(min_fresh_s=60), 1, 59.9, (Forward.REQUEST, Reason.REQUEST_MIN_FRESH)),
+        (Wishes(max_age_s=60, min_fresh_s=60), 61, 0.1, (Forward.REQUEST, Reason.REQUEST_MAX_AGE)),
     ],
 )
-def test_an_entry_too_old_or_too_near_its_end_is_refused(
-    wishes: Wishes, age_s: int, ttl_s: float, reason: Reason | None
+def test_an_entry_over_or_too_old_or_too_near_its_end_is_refused(
+    wishes: Wishes, age_s: int, ttl_s: float, why_not: tuple[Forward, Reason | None] | None
 ) -> None:
-    assert wishes.refuse(age_s, ttl_s) is reason
+    assert wishes.refuse(age_s, ttl_s) == why_not
 
 
 @BOUNDED

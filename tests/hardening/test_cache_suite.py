@@ -257,7 +257,7 @@ VARY = [
     Case("the origin, none", (("Vary", "Origin"),), True),
     Case("the origin, sent later", (("Vary", "Origin"),), False, 0, (), (("Origin", "https://a"),)),
     Case("the origin, sent both times", (("Vary", "Origin"),), False, 0, *((("Origin", "https://a"),),) * 2),
-    Case("the token", (("Vary", "X-Auth-Token"),), False),
+    Case("what no request it is looked up for has", (("Vary", "Authorization, Range, Prefer"),), True),
 ]
 
 _HOUR: _Lines = ((CC, "max-age=3600"),)

@@ -18,16 +18,20 @@ _LOOK_S = 0.002
 
 
 class MovableTime:
-    """Both clocks of a gateway, to be moved ahead.
+    """Both clocks of a gateway, to be moved.
 
     Attributes:
         ahead_s: how far they are ahead of the real ones.
+        set_s: by how much the wall clock alone was set, ahead or back.
         clock: what the gateway takes.
     """
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
-        self.clock = Clock(lambda: time.time() + self.ahead_s, lambda: time.monotonic() + self.ahead_s)
+        self.set_s = 0.0
+        self.clock = Clock(
+            lambda: time.time() + self.ahead_s + self.set_s, lambda: time.monotonic() + self.ahead_s
+        )
 
 
 def settled(*headers: tuple[str, str], body: bytes | None = None) -> Answer:

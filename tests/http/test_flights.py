@@ -317,6 +317,30 @@ async def test_an_older_fetch_does_not_replace_what_a_newer_one_has_stored(
     assert hit.body == newer.body
 
 
+@pytest.mark.parametrize("body", [record(), record("Running")], ids=["a record", "a refusal"])
+async def test_a_fetch_that_was_replaced_is_stored_while_the_newer_one_is_under_way(
+    aos: ScriptedAos, body: bytes
+) -> None:
+    """Polls come faster than the upstream answers: each fetch is replaced before it ends."""
+    time = MovableTime()
+    async with running(aos.url, clock=time.clock) as gateway:
+        older, newer = aos.gate(), aos.gate()
+        aos.queue(older.before(settled()), newer.before(settled(body=body)))
+        waits = []
+        for gate in (older, newer):
+            waits.append(asyncio.create_task(get(gateway)))
+            await gate.wait_reached()
+            time.ahead_s += 31  # nobody joins it any more
+        older.open()
+        await waits[0]
+        assert is_hit(await get(gateway))
+        newer.open()
+        await waits[1]
+        aos.answer(settled())
+        # A refusal of what began later ends the entry, although it had seen none.
+        assert is_hit(await get(gateway)) is (body == record())
+
+
 @pytest.mark.parametrize("field", ["User-Agent", "Origin"])
 async def test_a_shared_answer_chosen_by_a_field_is_not_for_who_sent_another_one(
     aos: ScriptedAos, gateway: RunningGateway, field: str

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import re
 import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import UPSTREAM_DETAILS
-from gateway.upstream_failures import connect_failure
+from gateway.upstream_failure import connect_failure
 from tests.support.answers import Conversation
 from tests.support.aos import (
     STACK_ID,
@@ -143,6 +144,85 @@ def test_why_there_is_no_connection_is_told_by_the_systems_word(
     told = connect_failure(error)
     assert (told.status, told.proxy_error, told.was_sent) == (status, proxy_error, False)
     assert told.detail == UPSTREAM_DETAILS[proxy_error]
+
+
+def _states(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [text for text in caplog.messages if text.startswith("upstream ")]
+
+
+async def test_the_log_says_once_that_the_upstream_fails_and_when_it_answers_again(
+    free_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    time = MovableTime()
+    async with running(f"http://127.0.0.1:{free_port}", clock=time.clock) as gateway:
+        for target in (TARGET, OTHER_ROUTE, TARGET):
+            await get(gateway, target)
+            time.ahead_s += 100
+        async with ScriptedAos(port=free_port) as aos:
+            aos.queue(_OK, _OK)
+            aos.answer(close_unanswered)
+            for _ in range(4):
+                await get(gateway, OTHER_ROUTE)
+    down, up, cut = _states(caplog)
+    assert down == "upstream down: connection_refused: Connection refused"
+    assert re.fullmatch(r"upstream up again after 30\d\.\d s and 3 failures", up)
+    assert cut == "upstream down: connection_terminated"
+
+
+@pytest.mark.parametrize(
+    ("names", "trusts", "reason"),
+    [
+        (("127.0.0.1",), False, "tls_certificate_error: unable to get local issuer certificate"),
+        (
+            ("elsewhere.example",),
+            True,
+            "tls_certificate_error: IP address mismatch, certificate is not valid for",
+        ),
+    ],
+)
+async def test_the_log_gives_the_reason_why_a_certificate_is_not_trusted(
+    authority: Authority,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    names: tuple[str, ...],
+    reason: str,
+    *,
+    trusts: bool,
+) -> None:
+    trusted = authority if trusts else Authority(tmp_path)
+    async with (
+        ScriptedAos(tls=authority.server_context(*names)) as aos,
+        running(aos.url, upstream__ca_file=str(trusted.ca_file)) as gateway,
+    ):
+        await get(gateway)
+    [line] = _states(caplog)
+    assert line.startswith(f"upstream down: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://no-such-host.invalid", "dns_error: "),
+        ("https://127.0.0.1:{port}", "tls_protocol_error: "),
+        ("http://127.0.0.1:{port}", "http_protocol_error"),
+    ],
+)
+async def test_the_log_tells_names_that_are_unknown_and_peers_that_speak_something_else(
+    caplog: pytest.LogCaptureFixture, url: str, reason: str
+) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"sesame\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with running(url.format(port=port)) as gateway:
+            await get(gateway)
+    [line] = _states(caplog)
+    assert line.startswith(f"upstream down: {reason}")
+    assert len(line) >= len(f"upstream down: {reason}") + 5 * reason.endswith(": ")
+    assert "sesame" not in line
 
 
 @pytest.mark.parametrize("target", [TARGET, OTHER_ROUTE])

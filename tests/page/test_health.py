@@ -173,12 +173,56 @@ def test_a_worker_that_was_replaced_is_told_for_a_minute(
     assert later.level is Level.OK
 
 
+_HIT = 'requests_total{outcome="hit",reason="",status="2xx"}'
+_FOUR = 'requests_total{outcome="miss",reason="status",status="4xx"}'
+_HELD = 'requests_total{outcome="error",reason="",status="4xx"}'
+_BY_AOS, _BY_US = 'throttled_total{by="upstream"}', 'throttled_total{by="gateway"}'
+
+
+@pytest.mark.parametrize(
+    ("per_s", "level"),
+    [
+        ({}, Level.OK),
+        ({_HIT: 10, _MISS: 10}, Level.OK),
+        # Refusals that are no throttling.
+        ({_MISS: 1, _FOUR: 10}, Level.OK),
+        ({_MISS: 96, _FOUR: 4, _BY_AOS: 4}, Level.OK),
+        ({_MISS: 90, _FOUR: 10, _BY_AOS: 10}, Level.WARN),
+        # However many hits there are: whoever is not answered from here is throttled.
+        ({_HIT: 1000, _MISS: 5, _FOUR: 5, _BY_AOS: 5}, Level.WARN),
+        ({_MISS: 28, _FOUR: 2, _HELD: 70, _BY_AOS: 2, _BY_US: 70}, Level.BAD),
+        ({_HELD: 1, _BY_US: 1}, Level.BAD),
+        # On calls that pass through.
+        ({'requests_total{outcome="bypass",reason="route",status="4xx"}': 3, _BY_AOS: 2}, Level.BAD),
+    ],
+)
+def test_throttling_is_judged_by_what_callers_get(per_s: dict[str, float], level: Level) -> None:
+    found = health.quota(_history(lambda second: {name: rate * second for name, rate in per_s.items()}))
+    assert found.level is level
+    assert (found.state == "throttling") == (level is not Level.OK)
+
+
+def test_throttling_says_how_much_and_what_was_given_here() -> None:
+    rates = {_MISS: 28, _FOUR: 2, _HELD: 70, _BY_AOS: 2, _BY_US: 70}
+    found = health.quota(_history(lambda second: {name: rate * second for name, rate in rates.items()}))
+    assert "72 % of the answers are status 429, 70 % were given here" in found.text
+    assert health.headline({"upstream": Finding(Level.OK, "up", ""), "quota": found}) is found
+
+
+def test_throttling_of_who_asks_seldom_is_not_forgotten_between_two_calls_and_over_with_the_next() -> None:
+    seldom = _history(lambda second: {_HELD: second // 25, _BY_US: second // 25}, 45)
+    assert health.quota(seldom).level is Level.BAD
+    over = _history(lambda second: {_HELD: min(second, 20), _BY_US: min(second, 20), _MISS: second}, 40)
+    assert health.quota(over).level is Level.OK
+
+
 def test_whatever_is_wrong_says_what_is_to_be_done() -> None:
     down = _history(_rising(calls=10, refused=10))
     for found in (
         health.upstream(down),
         health.upstream(_history(_rising(calls=10, misses=9, refused=1))),
         health.upstream(_history(_rising(calls=10, fives=10))),
+        health.quota(_history(lambda second: {_HELD: second, _BY_US: second})),
         health.redis(down, _FACTS),
         health.redis(_history(lambda _: {**_HEARD, "redis_debts": 1.0}), _FACTS),
         health.gateway(down, msgspec.structs.replace(_FACTS, is_ready=False)),

@@ -15,6 +15,7 @@ from gateway.admin_connection import admin_connections
 from gateway.page.page import POLICY, Refresh
 from gateway.secret import Secret
 from gateway.sightings import Sighting
+from gateway.throttled import ThrottledCaller
 from tests.http.asking import all_busy
 from tests.support.answers import Answer
 from tests.support.aos import ScriptedAos
@@ -171,13 +172,16 @@ class _Workers:
     def health(self) -> dict[str, object]:
         return {"workers": [{"worker": number, "pid": 10, "ready": number != 1} for number in range(3)]}
 
-    def metrics_text(self) -> tuple[bytes, str]:
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
         return b"aos_gateway_connections 5.0\n", "text/plain"
 
     def masked_config(self) -> dict[str, object]:
         return {"server": {"max_connections": 10}, "redis": {"url": ""}}
 
     def executions(self) -> list[Sighting]:
+        return []
+
+    def throttled(self) -> list[ThrottledCaller]:
         return []
 
     async def purge(self, stack_id: str) -> bool:

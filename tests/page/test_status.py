@@ -96,6 +96,38 @@ def test_calls_that_count_as_saved_come_from_the_counter_where_there_is_one() ->
     assert found["minute"]["saved"] == 8
 
 
+@pytest.mark.parametrize(
+    ("counts", "note"),
+    [
+        ({}, ""),
+        ({("hit", ""): 5, ("miss", "phase"): 5}, ""),
+        ({("bypass", "route"): 5}, ""),
+        ({("miss", "phase"): 5, ("bypass", "route"): 50}, f"most: {REASONS[Reason.PHASE]}"),
+        ({("miss", "no-store"): 5, ("miss", "phase"): 4}, f"most: {REASONS[Reason.NO_STORE]}"),
+        ({("hit", ""): 1, ("miss", ""): 9}, "most were asked for for the first time"),
+        ({("miss", "no-store"): 3, ("miss", "phase"): 3, ("miss", ""): 3}, "for several reasons, see below"),
+    ],
+)
+def test_a_low_hit_ratio_is_explained(counts: dict[tuple[str, str], float], note: str) -> None:
+    history = History()
+    history.add(Sample(0.0, {}), is_step=True)
+    values = {
+        f'requests_total{{outcome="{outcome}",reason="{reason}",status="2xx"}}': count
+        for (outcome, reason), count in counts.items()
+    }
+    history.add(Sample(5.0, values), is_step=True)
+    assert status(history, _FACTS, [], {})["hit_ratio_note"] == note
+
+
+def test_answers_that_tell_to_wait_are_counted_by_who_gave_them() -> None:
+    history = History()
+    history.add(Sample(0.0, {}), is_step=True)
+    values = {'throttled_total{by="upstream"}': 2.0, 'throttled_total{by="gateway"}': 3.0}
+    history.add(Sample(5.0, values), is_step=True)
+    found = msgspec.json.decode(msgspec.json.encode(status(history, _FACTS, [], {})))
+    assert (found["minute"]["throttled"], found["minute"]["throttled_here"]) == (5, 3)
+
+
 def test_every_reason_has_words() -> None:
     assert set(REASONS) == set(Reason)
     assert words("phase") == REASONS[Reason.PHASE]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+
+import msgspec
 
 from gateway.clock import Clock
 from gateway.core.entry import Entry
@@ -14,8 +17,9 @@ from gateway.core.messages import Head
 from gateway.core.reply import head_lines
 from gateway.core.route import Execution, fold
 from gateway.metrics import Metrics
-from gateway.store.lookup import Ticket
-from gateway.store.redis import RedisSettings, RedisStore
+from gateway.store.lookup import Lookup, Ticket
+from gateway.store.redis import RedisStore
+from gateway.store.redis_settings import RedisSettings
 from gateway.store.tiers import Tiers, TierSettings
 
 STACK = b"Stack-1"
@@ -52,6 +56,11 @@ def entry_of(body: bytes = b'{"a": 1}', *, ttl_s: float = 60.0, now_s: float | N
     fetched_s = time.time() if now_s is None else now_s
     fields = ((b"Content-Type", b"application/json"), (b"X-Repeated", b"1"), (b"x-repeated", b"\xff"))
     return Entry(head_lines(Head(200, b"Fine", fields)), body, fetched_s, fetched_s + ttl_s, 7)
+
+
+def as_stored(entry: Entry | None) -> Entry | None:
+    """Return an entry without what the process that took it in knows of it alone."""
+    return None if entry is None else msgspec.structs.replace(entry, clock_offset_s=-math.inf)
 
 
 async def until(
@@ -113,6 +122,8 @@ def direct_redis(
         clock=clock or Clock(),
         metrics=metrics,
         on_connection_opened=opened,
+        on_left=lambda: None,
+        on_well=lambda: None,
     )
     return DirectRedis(store, metrics, opened)
 
@@ -165,6 +176,10 @@ class Replica:
                 if is_stored:
                     return entry
             await asyncio.sleep(0)
+
+    def drop(self, key: EntryKey) -> None:
+        """Remove an entry as a fetch does that begins now and shows that it is over."""
+        self.tiers.drop(self.tiers.begin_fetch(self.tiers.ticket(key)), Lookup(None))
 
     async def in_redis(self, key: EntryKey, entry: Entry | None, timeout_s: float = 5.0) -> None:
         """Wait until a look-up in Redis finds an entry, or (``None``) no longer finds one."""

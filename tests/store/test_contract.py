@@ -16,7 +16,7 @@ from gateway.store.base import Found, Store, StoreError
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 from tests.store.conftest import Replicas
-from tests.store.kit import FOLDED, Replica, Times, direct_redis, entry_of, key_of
+from tests.store.kit import FOLDED, Replica, Times, as_stored, direct_redis, entry_of, key_of
 from tests.support.redis_server import RedisServer
 
 KINDS = ["memory", "redis", "valkey", "tiers", "tiers on redis alone", "tiers in memory alone"]
@@ -44,7 +44,7 @@ class TiersAsStore:
 
     async def drop(self, key: EntryKey) -> None:
         """Drop one entry."""
-        self._one.tiers.drop(key)
+        self._one.drop(key)
         await self._one.in_redis(key, None)
 
     async def forget(self, stack: bytes) -> None:
@@ -82,7 +82,7 @@ class Case:
 
     async def get(self, key: EntryKey) -> Entry | None:
         """Look an entry up."""
-        return (await self.store.lookup(key)).entry
+        return as_stored((await self.store.lookup(key)).entry)
 
 
 @pytest.fixture(params=KINDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.store.ledger import REPEAT_S, Counts, Debt, Ledger
+from gateway.store.ledger import REPEAT_S, Changes, Debt, Ledger
 
 LONGEST_S = 1000.0
 SETTLE_S = 300.0
@@ -28,56 +28,46 @@ def forget(book: Ledger, stack: bytes = S, now_s: float = NOW_S, *, settles: boo
 
 def pay_all(book: Ledger, now_s: float) -> None:
     for debt in book.debts(now_s, 1000):
-        book.paid(debt)
+        book.paid(debt, now_s)
 
 
-# Counts
+# Changes
 
 
-def test_a_count_moves_with_its_name_alone() -> None:
-    counts = Counts()
-    before = counts.read(S), counts.read(T)
-    counts.raise_one(S)
-    assert counts.read(S) != before[0]
-    assert counts.read(T) == before[1]
+def test_a_change_is_seen_by_who_began_before_it_and_under_its_name_alone() -> None:
+    changes = Changes()
+    since = changes.number
+    changes.change(S)
+    assert changes.has_changed(S, since)
+    assert not changes.has_changed(T, since)
+    assert not changes.has_changed(S, changes.number)
 
 
-def test_a_count_never_takes_a_value_it_had_before() -> None:
-    counts = Counts()
-    seen = {counts.read(S)}
-    for change in (counts.raise_all, lambda: counts.raise_one(S), lambda: counts.raise_one(T)) * 3:
-        before = counts.read(S)
-        change()
-        if counts.read(S) != before:
-            assert counts.read(S) not in seen
-            seen.add(counts.read(S))
-    assert len(seen) == 7
-
-
-def test_raising_all_moves_names_that_were_never_raised() -> None:
-    counts = Counts()
-    before = counts.read(b"never raised")
-    counts.raise_all()
-    assert counts.read(b"never raised") != before
+def test_changing_all_changes_names_that_never_changed() -> None:
+    changes = Changes()
+    since = changes.number
+    changes.change_all()
+    assert changes.has_changed(b"never changed", since)
+    assert not changes.has_changed(b"never changed", changes.number)
 
 
 def test_beyond_the_limit_a_name_may_read_as_changed_and_never_as_unchanged() -> None:
-    counts = Counts(limit=2)
-    counts.raise_one(S)
-    before = {name: counts.read(name) for name in (S, T)}
-    counts.raise_one(S)
-    for other in (b"1", b"2", b"3"):
-        counts.raise_one(other)
-        assert counts.read(S) != before[S]
-    assert counts.read(T) != before[T]  # the floor has risen over it
+    changes = Changes(limit=2)
+    since = changes.number
+    for name in (S, b"1", b"2", b"3"):
+        changes.change(name)
+        assert changes.has_changed(S, since)
+    assert changes.has_changed(T, since)
 
 
-def test_the_name_changed_last_is_kept_longest() -> None:
-    counts = Counts(limit=2)
-    for name in (S, T, S, U):
-        counts.raise_one(name)
-    assert counts.read(S) != counts.read(T)
-    assert counts.read(T) == counts.read(b"unknown")
+def test_names_beyond_the_limit_concern_nobody_who_begins_after_them() -> None:
+    changes = Changes(limit=2)
+    for number in range(100):
+        changes.change(b"%d" % number)
+    since = changes.number
+    changes.change(b"another")
+    assert not changes.has_changed(S, since)
+    assert not changes.has_changed(b"99", since)
 
 
 # Debts
@@ -87,53 +77,52 @@ def test_a_forget_is_owed_until_its_own_sequence_number_is_paid() -> None:
     book = ledger()
     first = forget(book)
     second = forget(book, now_s=NOW_S + 1)
-    book.paid(first)
-    assert book.owes(S, NOW_S + 1)
-    book.paid(second)
-    assert not book.owes(S, NOW_S + 1)
+    book.paid(first, NOW_S)
+    assert book.owes(S)
+    book.paid(second, NOW_S)
+    assert not book.owes(S)
     assert book.owed == 0
 
 
 def test_paying_a_debt_twice_does_not_pay_the_next_one() -> None:
     book = ledger()
     first = forget(book)
-    book.paid(first)
+    book.paid(first, NOW_S)
     forget(book)
-    book.paid(first)
-    assert book.owes(S, NOW_S)
+    book.paid(first, NOW_S)
+    assert book.owes(S)
 
 
 def test_the_debt_of_one_stack_is_not_that_of_another() -> None:
     book = ledger()
     forget(book)
-    assert not book.owes(T, NOW_S)
+    assert not book.owes(T)
 
 
 def test_a_forget_without_a_redis_owes_nothing_and_still_counts() -> None:
     book = ledger()
-    before = book.counts.read(S)
+    since = book.changes.number
     assert book.forget(S, NOW_S, settles=True, owes=False) is None
     assert book.owed == 0
-    assert book.counts.read(S) != before
+    assert book.changes.has_changed(S, since)
     assert book.is_settling(S, NOW_S)
 
 
 def test_a_note_owes_nothing_and_counts() -> None:
     book = ledger()
-    before = book.counts.read(S)
+    since = book.changes.number
     book.note(S, NOW_S, 2.0, settles=True)
     assert book.owed == 0
-    assert book.counts.read(S) != before
+    assert book.changes.has_changed(S, since)
 
 
 def test_a_failed_removal_owes_its_stack_and_settles_nothing() -> None:
     book = ledger()
-    before = book.counts.read(S)
+    since = book.changes.number
     debt = book.owe(S, NOW_S)
-    assert debt is not None
-    assert debt.published
-    assert book.owes(S, NOW_S)
-    assert book.counts.read(S) != before
+    assert not debt.published
+    assert book.owes(S)
+    assert book.changes.has_changed(S, since)
     assert not book.is_settling(S, NOW_S)
 
 
@@ -151,7 +140,7 @@ def test_a_debt_older_than_any_entry_is_let_go(age_s: float, is_owed: bool) -> N
     book = ledger()
     forget(book)
     assert bool(book.debts(NOW_S + age_s, 10)) is is_owed
-    assert book.owes(S, NOW_S + age_s) is is_owed
+    assert book.owes(S) is is_owed
 
 
 def test_a_debt_owed_anew_keeps_what_the_first_one_had_to_tell() -> None:
@@ -165,8 +154,7 @@ def test_a_removal_owed_on_top_of_a_write_still_tells_of_the_write() -> None:
     book = ledger()
     forget(book, settles=True)
     again = book.owe(S, NOW_S + 5)
-    assert again is not None
-    assert again.settles
+    assert (again.settles, again.published, again.written_s) == (True, True, NOW_S)
 
 
 # Connections
@@ -205,9 +193,9 @@ def test_a_repeated_forget_does_not_raise_the_count() -> None:
     book = ledger()
     forget(book, S)
     pay_all(book, NOW_S)
-    before = book.counts.read(S)
+    since = book.changes.number
     book.connection_opened(NOW_S + 10)
-    assert book.counts.read(S) == before
+    assert not book.changes.has_changed(S, since)
 
 
 @pytest.mark.parametrize("source", ["own", "noted"])
@@ -220,17 +208,17 @@ def test_forgets_are_repeated_for_ten_minutes(source: str, age_s: float, is_owed
     else:
         book.note(S, NOW_S, 0.0, settles=True)
     book.connection_opened(NOW_S + age_s)
-    assert book.owes(S, NOW_S + age_s) is is_owed
+    assert book.owes(S) is is_owed
 
 
 def test_a_note_of_an_old_write_is_repeated_for_the_rest_of_its_ten_minutes() -> None:
     book = ledger()
     book.note(S, NOW_S, REPEAT_S - 10, settles=True)
     book.connection_opened(NOW_S + 9)
-    assert book.owes(S, NOW_S + 9)
+    assert book.owes(S)
     pay_all(book, NOW_S + 9)
     book.connection_opened(NOW_S + 11)
-    assert not book.owes(S, NOW_S + 11)
+    assert not book.owes(S)
 
 
 def test_repeats_do_not_restart_the_ten_minutes() -> None:
@@ -240,7 +228,7 @@ def test_repeats_do_not_restart_the_ten_minutes() -> None:
         book.connection_opened(NOW_S + age_s)
         pay_all(book, NOW_S + age_s)
     book.connection_opened(NOW_S + REPEAT_S)
-    assert not book.owes(S, NOW_S + REPEAT_S)
+    assert not book.owes(S)
 
 
 def test_a_repeated_note_restarts_neither_clock() -> None:
@@ -250,7 +238,7 @@ def test_a_repeated_note_restarts_neither_clock() -> None:
     assert book.is_settling(S, NOW_S + REPEAT_S - 1)
     assert not book.is_settling(S, NOW_S + REPEAT_S)
     book.connection_opened(NOW_S + REPEAT_S)
-    assert not book.owes(S, NOW_S + REPEAT_S)
+    assert not book.owes(S)
 
 
 def test_an_older_note_does_not_shorten_the_clocks_of_a_newer_one() -> None:
@@ -259,50 +247,175 @@ def test_an_older_note_does_not_shorten_the_clocks_of_a_newer_one() -> None:
     book.note(S, NOW_S + 1, 250.0, settles=True)
     assert book.is_settling(S, NOW_S + SETTLE_S - 1)
     book.connection_opened(NOW_S + REPEAT_S - 1)
-    assert book.owes(S, NOW_S + REPEAT_S - 1)
+    assert book.owes(S)
+
+
+# Connections, and what is under way meanwhile
+
+
+def test_what_was_sent_before_a_connection_was_opened_is_repeated_all_the_same() -> None:
+    book = ledger()
+    forget(book, S)
+    book.note(T, NOW_S, 0.0, settles=True)
+    book.connection_opened(NOW_S)
+    sent = book.debts(NOW_S, 10)
+    assert stacks(sent) == [S, T]
+    book.connection_opened(NOW_S)
+    for debt in sent:
+        book.paid(debt, NOW_S)
+    assert book.owes(S)
+    assert book.owes(T)
+    pay_all(book, NOW_S)
+    assert book.owed == 0
+
+
+def test_a_repeat_is_owed_until_it_is_paid_however_old_its_write_becomes() -> None:
+    book = ledger()
+    forget(book, S)
+    pay_all(book, NOW_S)
+    for age_s in (REPEAT_S - 1, REPEAT_S + 1, LONGEST_S - 1):
+        book.connection_opened(NOW_S + age_s)
+        forget(book, T, NOW_S + age_s)
+        assert book.owes(S)
+    pay_all(book, NOW_S + LONGEST_S - 1)
+    assert book.owed == 0
+
+
+def test_a_repeat_that_failed_is_sent_again() -> None:
+    book = ledger()
+    book.note(S, NOW_S, 0.0, settles=True)
+    book.connection_opened(NOW_S)
+    [debt] = book.debts(NOW_S, 10)
+    assert book.debts(NOW_S, 10) == []
+    book.failed(debt)
+    assert book.debts(NOW_S, 10) == [debt]
+    book.paid(debt, NOW_S)
+    assert book.owed == 0
+
+
+def test_a_write_during_its_stacks_repeat_is_owed_on_its_own() -> None:
+    book = ledger()
+    book.note(S, NOW_S, 0.0, settles=True)
+    book.connection_opened(NOW_S)
+    [repeat] = book.debts(NOW_S, 10)
+    forget(book, S)
+    book.paid(repeat, NOW_S)
+    assert book.owes(S)
+    assert book.owed == 1
+
+
+def test_a_note_during_its_stacks_repeat_does_not_pay_it() -> None:
+    book = ledger()
+    book.note(S, NOW_S, 1.0, settles=True)
+    book.connection_opened(NOW_S)
+    book.debts(NOW_S, 10)
+    book.note(S, NOW_S, 0.0, settles=True)
+    assert book.owes(S)
+    assert stacks(book.debts(NOW_S, 10)) == [S]
+
+
+def test_many_repeats_are_marked_at_once_and_sent_in_slices() -> None:
+    book = ledger(limit=1000)
+    for number in range(1000):
+        book.note(b"%d" % number, NOW_S, 0.0, settles=False)
+    book.connection_opened(NOW_S)
+    assert book.owed == 1000
+    assert all(book.owes(b"%d" % number) for number in range(1000))
+    sent = 0
+    while debts := book.debts(NOW_S, 128):
+        assert len(debts) <= 128
+        sent += len(debts)
+        for debt in debts:
+            book.paid(debt, NOW_S)
+    assert sent == 1000
+    assert book.owed == 0
+
+
+def test_what_is_on_its_way_is_sent_by_nobody_else_and_again_when_it_failed() -> None:
+    book = ledger()
+    forget(book, S)
+    sent = book.debts(NOW_S, 10)
+    book.send(sent)
+    assert book.debts(NOW_S, 10) == []
+    assert book.owes(S)
+    book.failed(sent[0])
+    assert book.debts(NOW_S, 10) == sent
+
+
+# Refusals
+
+
+def test_what_is_refused_holds_up_nothing_and_stays_owed() -> None:
+    book = ledger()
+    forget(book, S)
+    [debt] = book.debts(NOW_S, 10)
+    book.refuse(debt, is_told=True)
+    forget(book, T)
+    assert stacks(book.debts(NOW_S, 10)) == [T]
+    assert book.owes(S)
+    [again] = book.refused_debts(10)
+    assert (again.stack, again.published) == (S, False)
+    book.paid(again, NOW_S)
+    assert not book.owes(S)
+
+
+def test_a_refused_repeat_stays_owed_too() -> None:
+    book = ledger()
+    book.note(S, NOW_S, 0.0, settles=True)
+    book.connection_opened(NOW_S)
+    [debt] = book.debts(NOW_S, 10)
+    book.refuse(debt, is_told=False)
+    assert book.owed == 1
+    assert book.owes(S)
+    assert stacks(book.refused_debts(10)) == [S]
+
+
+def test_a_new_write_is_told_although_the_one_before_was_refused() -> None:
+    book = ledger()
+    forget(book, S)
+    [debt] = book.debts(NOW_S, 10)
+    book.refuse(debt, is_told=True)
+    forget(book, S)
+    [again] = book.debts(NOW_S, 10)
+    assert again.published
+    assert book.refused_debts(10) == []
 
 
 # Overflow
 
 
-def test_beyond_the_limit_of_debts_redis_is_unused_for_all_until_the_longest_entry_has_ended() -> None:
+def test_beyond_the_limit_of_debts_the_oldest_is_let_go_and_no_other_stack_suffers() -> None:
     book = ledger(limit=2)
-    forget(book, S)
-    forget(book, T)
-    assert book.forget(U, NOW_S, settles=True, owes=True) is None
-    pay_all(book, NOW_S)
-    assert book.owes(U, NOW_S)
-    assert book.owes(b"any other", NOW_S + LONGEST_S - 1)
-    assert not book.owes(b"any other", NOW_S + LONGEST_S)
+    for stack in (S, T, U):
+        forget(book, stack)
+    assert [book.owes(stack) for stack in (S, T, U, b"any other")] == [False, True, True, False]
+    assert book.owed == 2
 
 
 def test_a_full_list_of_debts_still_takes_a_stack_that_is_on_it() -> None:
     book = ledger(limit=2)
-    forget(book, S)
-    forget(book, T)
-    forget(book, S)
-    assert not book.owes(U, NOW_S)
+    for stack in (S, T, S):
+        forget(book, stack)
+    assert book.owes(T)
     assert book.owed == 2
 
 
-def test_a_connection_opened_after_too_many_writes_leaves_redis_unused() -> None:
+def test_removals_that_fail_push_out_no_write() -> None:
+    book = ledger(limit=2)
+    forget(book, S)
+    for number in range(10):
+        book.owe(b"%d" % number, NOW_S)
+    assert book.owes(S)
+    assert book.owed == 3
+
+
+def test_beyond_the_limit_the_oldest_lose_their_repeat_and_no_other_stack_suffers() -> None:
     book = ledger(limit=2)
     for stack in (S, T, U):
         forget(book, stack)
         pay_all(book, NOW_S)
-    assert not book.owes(b"any other", NOW_S)  # all of them were paid
-    book.connection_opened(NOW_S + 1)  # but not all of them can be repeated
-    assert book.owes(b"any other", NOW_S + LONGEST_S)
-    assert not book.owes(b"any other", NOW_S + 1 + LONGEST_S)
-
-
-def test_a_connection_opened_ten_minutes_after_too_many_writes_is_used() -> None:
-    book = ledger(limit=2)
-    for stack in (S, T, U):
-        forget(book, stack)
-        pay_all(book, NOW_S)
-    book.connection_opened(NOW_S + REPEAT_S)
-    assert not book.owes(b"any other", NOW_S + REPEAT_S)
+    book.connection_opened(NOW_S)
+    assert [book.owes(stack) for stack in (S, T, U, b"any other")] == [False, True, True, False]
 
 
 def test_writes_that_are_over_make_room_before_anything_is_lost_track_of() -> None:
@@ -314,7 +427,7 @@ def test_writes_that_are_over_make_room_before_anything_is_lost_track_of() -> No
     forget(book, U, later_s)
     pay_all(book, later_s)
     book.connection_opened(later_s)
-    assert not book.owes(b"any other", later_s)
+    assert stacks(book.debts(later_s, 10)) == [U]
 
 
 # Settling and uncertainty
@@ -351,40 +464,24 @@ def test_a_purge_does_not_end_the_settling_of_an_earlier_write() -> None:
     assert book.is_settling(S, NOW_S + SETTLE_S - 1)
 
 
-def test_beyond_the_limit_every_stack_settles_for_a_time() -> None:
+def test_beyond_the_limit_of_settling_stacks_it_is_uncertain_until_the_lost_one_has_settled() -> None:
     book = ledger(limit=2)
     for stack in (S, T, U):
         book.forget(stack, NOW_S, settles=True, owes=False)
-    assert book.is_settling(S, NOW_S + SETTLE_S - 1)
-    assert book.is_settling(b"any other", NOW_S + REPEAT_S - 1)
-    assert not book.is_settling(b"any other", NOW_S + REPEAT_S)
-
-
-def test_an_older_note_of_a_stack_that_was_lost_track_of_does_not_end_its_settling() -> None:
-    book = ledger(limit=2)
-    for stack in (S, T, U):
-        book.forget(stack, NOW_S, settles=True, owes=False)
-    book.note(S, NOW_S + 1, SETTLE_S - 10, settles=True)
-    assert book.is_settling(S, NOW_S + SETTLE_S - 1)
-
-
-def test_a_confirmed_subscription_moves_every_count_and_is_uncertain_for_a_time() -> None:
-    book = ledger()
-    before = book.counts.read(S), book.counts.read(b"never seen")
-    assert not book.is_uncertain(NOW_S)
-    book.subscription_confirmed(NOW_S)
-    assert book.counts.read(S) != before[0]
-    assert book.counts.read(b"never seen") != before[1]
+    assert book.is_settling(U, NOW_S + SETTLE_S - 1)
+    assert not book.is_settling(b"any other", NOW_S)
     assert book.is_uncertain(NOW_S + SETTLE_S - 1)
     assert not book.is_uncertain(NOW_S + SETTLE_S)
 
 
-def test_the_drops_of_entries_are_counted_apart() -> None:
+def test_a_confirmed_subscription_changes_everything_and_is_uncertain_for_a_time() -> None:
     book = ledger()
-    before = book.drops.read(b"entry")
-    forget(book)
+    since = book.changes.number
+    assert not book.is_uncertain(NOW_S)
     book.subscription_confirmed(NOW_S)
-    assert book.drops.read(b"entry") == before
+    assert book.changes.has_changed(S, since)
+    assert book.is_uncertain(NOW_S + SETTLE_S - 1)
+    assert not book.is_uncertain(NOW_S + SETTLE_S)
 
 
 def test_a_note_may_owe_the_forget_alone() -> None:
@@ -392,7 +489,7 @@ def test_a_note_may_owe_the_forget_alone() -> None:
     debt = book.note(S, NOW_S, 0.0, settles=True, owes=True)
     assert debt is not None
     assert (debt.published, debt.settles) == (False, True)
-    assert book.owes(S, NOW_S)
-    book.paid(debt)
-    assert not book.owes(S, NOW_S)
+    assert book.owes(S)
+    book.paid(debt, NOW_S)
+    assert not book.owes(S)
     assert book.note(S, NOW_S, 0.0, settles=True) is None

@@ -26,13 +26,13 @@ class Truth:
         writes: when each forget was answered, and whether it settles.
         owed_s: since when Redis must be told; ``None`` when it was told.
         owings: how often it came to be owed.
-        tickets: what its count was before each change.
+        changed: what number the ledger had reached before its last change.
     """
 
     writes: list[tuple[float, bool]] = field(default_factory=list)
     owed_s: float | None = None
     owings: int = 0
-    tickets: list[int] = field(default_factory=list)
+    changed: int = -1
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -91,30 +91,57 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(at_most=st.integers(1, 3))
     def debts_are_sent(self, at_most: int) -> None:
-        for debt in self.ledger.debts(self.now_s, at_most):
-            self.taken.append((debt, self.truth[debt.stack].owings))
+        self.take(self.ledger.debts(self.now_s, at_most))
 
-    @rule(number=st.integers(0, 9))
-    def a_payment_is_confirmed(self, number: int) -> None:
+    @rule(at_most=st.integers(1, 3))
+    def what_was_refused_is_sent_again(self, at_most: int) -> None:
+        self.take(self.ledger.refused_debts(at_most))
+
+    @rule(number=st.integers(0, 9), reply=st.sampled_from(["confirmed", "refused", "unknown"]))
+    def a_reply_comes(self, number: int, reply: str) -> None:
         if number >= len(self.taken):
             return
         debt, owings = self.taken.pop(number)
-        self.ledger.paid(debt)
-        truth = self.truth[debt.stack]
-        if truth.owings == owings:
+        if reply == "refused":
+            self.ledger.refuse(debt, is_told=True)
+        elif reply == "unknown":
+            self.ledger.failed(debt)
+        else:
+            self.ledger.paid(debt, self.now_s)
+            truth = self.truth[debt.stack]
+            if truth.owings == owings:
+                truth.owed_s = None
+
+    @rule()
+    def redis_takes_everything_and_then_nothing_is_owed(self) -> None:
+        for debt, _ in self.taken:
+            self.ledger.failed(debt)
+        self.taken.clear()
+        for debts in (self.ledger.debts, lambda _, at_most: self.ledger.refused_debts(at_most)):
+            while sent := debts(self.now_s, 3):
+                self.ledger.send(sent)
+                for debt in sent:
+                    self.ledger.paid(debt, self.now_s)
+        assert self.ledger.owed == 0
+        assert not any(self.ledger.owes(stack) for stack in STACKS)
+        for truth in self.truth.values():
             truth.owed_s = None
 
     @invariant()
     def what_is_owed_is_not_used(self) -> None:
+        # Beyond the bound the oldest are let go.
+        if self.limit < len(STACKS):
+            return
         for stack, truth in self.truth.items():
             if truth.owed_s is not None and self.now_s - truth.owed_s < LONGEST_S:
-                assert self.ledger.owes(stack, self.now_s), stack
+                assert self.ledger.owes(stack), stack
 
     @invariant()
-    def what_settles_is_known_to_settle(self) -> None:
+    def what_settles_is_known_to_settle_or_uncertain(self) -> None:
         for stack, truth in self.truth.items():
             if any(settles and self.now_s < written_s + SETTLE_S for written_s, settles in truth.writes):
-                assert self.ledger.is_settling(stack, self.now_s), stack
+                is_settling = self.ledger.is_settling(stack, self.now_s)
+                assert is_settling or (self.limit < len(STACKS) and self.ledger.is_uncertain(self.now_s))
 
     @invariant()
     def what_may_have_gone_unseen_is_uncertain(self) -> None:
@@ -122,17 +149,27 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self.ledger.is_uncertain(self.now_s)
 
     @invariant()
-    def a_count_before_a_change_is_never_read_after_it(self) -> None:
+    def a_change_is_seen_by_all_who_began_before_it(self) -> None:
         for stack, truth in self.truth.items():
-            assert self.ledger.counts.read(stack) not in truth.tickets, stack
+            if truth.changed >= 0:
+                assert self.ledger.changes.has_changed(stack, truth.changed), stack
+
+    @invariant()
+    def nothing_has_changed_for_who_begins_now(self) -> None:
+        assert not any(self.ledger.changes.has_changed(name, self.ledger.changes.number) for name in STACKS)
 
     @invariant()
     def the_books_are_bounded(self) -> None:
-        assert self.ledger.owed <= self.limit
+        assert 0 <= self.ledger.owed <= 5 * self.limit
+
+    def take(self, debts: list[Debt]) -> None:
+        """Send debts; their replies come later, in any order."""
+        self.ledger.send(debts)
+        self.taken += [(debt, self.truth[debt.stack].owings) for debt in debts]
 
     def change(self, stack: bytes) -> None:
         """Remember what was read before a change."""
-        self.truth[stack].tickets.append(self.ledger.counts.read(stack))
+        self.truth[stack].changed = self.ledger.changes.number
 
     def owed(self, stack: bytes) -> None:
         """Remember that Redis must be told."""

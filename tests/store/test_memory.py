@@ -175,16 +175,12 @@ def test_what_is_retired_keeps_nothing_more(times: Times) -> None:
     assert (len(memory), memory.size_bytes) == (0, 0)
 
 
-def test_copies_are_served_only_while_it_is_sure_that_nothing_was_missed(times: Times) -> None:
+def test_copies_are_served_only_while_there_is_nothing_to_forget_that_was_not_heard_of(times: Times) -> None:
     memory = MemoryStore(ROOMY_BYTES, times.clock)
     put(memory, times, "1")
-    words = [True, False, True]
-    memory.make_sure(lambda: words.pop(0), 0.2)
-    assert memory.get(key("1").local) is not None
-    times.move(0.1)
-    assert memory.get(key("1").local) is not None
-    assert len(words) == 2
-    times.move(0.1)
+    is_current = False
+    memory.check_with(lambda: is_current)
     assert memory.get(key("1").local) is None
+    assert memory.get(key("1").local, is_checked=True) is not None
+    is_current = True
     assert memory.get(key("1").local) is not None
-    assert words == []

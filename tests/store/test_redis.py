@@ -14,7 +14,7 @@ import pytest
 from gateway.core.entry import seal
 from gateway.core.key import ENTRY_VERSION
 from gateway.store.base import StoreError
-from gateway.store.redis import Forget, Write
+from gateway.store.redis_changes import Forget, Forgotten, Write
 from tests.store.kit import (
     GENERATION_TTL_S,
     MINT_TTL_S,
@@ -153,7 +153,7 @@ async def test_a_forget_that_redis_refuses_in_part_is_not_confirmed(own_redis: R
     await own_redis.command("ACL", "SETUSER", "default", "-publish")
     direct = direct_redis(own_redis.url, own_redis.prefix)
     confirmed = await direct.store.forget_all([Forget(b"a", b"note"), Forget(b"b", None)])
-    assert confirmed == [False, True]
+    assert confirmed == [Forgotten(True, False), Forgotten(True, False)]
     await direct.store.close()
 
 

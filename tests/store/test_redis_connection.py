@@ -11,7 +11,7 @@ import pytest
 from gateway.clock import Clock
 from gateway.store.base import StoreError
 from gateway.store.notes import Subscription
-from gateway.store.redis import Write
+from gateway.store.redis_changes import Write
 from gateway.store.redis_connection import connection_arguments
 from tests.store.kit import direct_redis, entry_of, key_of, redis_settings
 from tests.support.faultproxy import RESET, FaultProxy
@@ -37,7 +37,7 @@ async def test_a_redis_that_reads_nothing_keeps_no_socket(own_redis: RedisServer
 
 async def test_idle_connections_are_closed_without_harm_to_who_needs_one(own_redis: RedisServer) -> None:
     direct = direct_redis(own_redis.url, own_redis.prefix)
-    key = key_of(own_redis.prefix)
+    key, link = key_of(own_redis.prefix), direct.store._link
 
     async def look_up_after(turns: int) -> None:
         for _ in range(turns):
@@ -46,7 +46,7 @@ async def test_idle_connections_are_closed_without_harm_to_who_needs_one(own_red
 
     for _ in range(10):
         await asyncio.gather(*(direct.store.mint(key) for _ in range(4)))
-        await asyncio.gather(direct.store._disconnect_idle(), *(look_up_after(turns) for turns in range(8)))
+        await asyncio.gather(link.disconnect_idle(), *(look_up_after(turns) for turns in range(8)))
     assert direct.metrics.redis_failures == {}
     await direct.store.close()
 

@@ -26,18 +26,19 @@ async def hit(client: RawClient, token: bytes) -> RawResponse:
     raise AssertionError(f"no hit: {response.get('Cache-Status')!r}")
 
 
+def worker_of(response: RawResponse) -> bytes:
+    """Tell which worker a hit came from: each has a beginning of its own for the request ids it makes."""
+    return (response.get("X-Request-Id") or b"")[:_ID_OF_PROCESS]
+
+
 @asynccontextmanager
 async def one_to_each(address: str, count: int, token: bytes) -> AsyncIterator[list[RawClient]]:
-    """Connect once to each worker; each has the record in its memory then.
-
-    Every process has a beginning of its own for the request ids it makes.
-    """
+    """Connect once to each worker; each has the record in its memory then."""
     async with AsyncExitStack() as stack:
         found: dict[bytes, RawClient] = {}
         for _ in range(_MOST_CONNECTIONS):
             client = await stack.enter_async_context(await RawClient.connect(address))
-            request_id = (await hit(client, token)).get("X-Request-Id") or b""
-            found.setdefault(request_id[:_ID_OF_PROCESS], client)
+            found.setdefault(worker_of(await hit(client, token)), client)
             if len(found) == count:
                 break
         assert len(found) == count

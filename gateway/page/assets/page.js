@@ -6,7 +6,8 @@ const PATIENCE_MS = 4000;
 const CONFIG_EVERY_MS = 30000;
 const MARKS = { ok: "✓", warn: "!", bad: "✕", wait: "…" };
 const KINDS = ["hits", "misses", "passed", "errors"];
-const NAMES = { gateway: "Gateway", upstream: "AOS", redis: "Redis" };
+const NAMES = { gateway: "Gateway", upstream: "AOS", quota: "AOS quota", redis: "Redis" };
+const RATIO_NOTE = "of execution calls answered here";
 const HEIGHT = 140, WIDTH = 600;
 
 const at = (id) => document.getElementById(id);
@@ -161,10 +162,14 @@ function show(status) {
   put(at("per-s"), number(status.now.per_s));
   put(at("per-s-note"), `${number(minute.requests)} in the last ${Math.round(minute.over_s)}\u00a0s`);
   put(at("ratio"), minute.hit_ratio < 0 ? "–" : `${(minute.hit_ratio * 100).toFixed(1)} %`);
+  put(at("ratio-note"), status.hit_ratio_note ? `${RATIO_NOTE}; ${status.hit_ratio_note}` : RATIO_NOTE);
   put(at("saved"), number(minute.saved));
   put(at("saved-note"), `${number(minute.upstream_calls)} were made`);
   put(at("failed"), number(minute.failed));
   at("failed").classList.toggle("some", minute.failed > 0);
+  put(at("throttled"), number(minute.throttled));
+  put(at("throttled-note"), `status 429, ${number(minute.throttled_here)} given here; ${count(status.gauges.throttled_callers, "caller")} must wait`);
+  at("throttled").classList.toggle("some", minute.throttled > 0);
   chart(status);
   const gauges = status.gauges;
   const hasRedis = status.parts.redis.state !== "off";
@@ -183,6 +188,10 @@ function show(status) {
     `${item.stack_id} ${item.action_id}`, code(item.stack_id), code(item.action_id), phase(item.phase), progress(item),
     `${number(item.fetches + item.hits)} ×`, `${number(item.fetches)} ×`, `${Math.round(item.age_s)} s ago`]),
     "No execution was asked for in the last minutes.");
+  at("throttling").hidden = !status.throttled.length;
+  rows("callers", status.throttled.map((item) => [
+    `caller ${item.caller}`, item.caller ? code(item.caller) : "no credential", `${number(item.upstream + item.here)} ×`,
+    `${number(item.upstream)} ×`, `${Math.round(item.age_s)} s ago`]), "Nobody.");
   const processes = Array.isArray(status.health.workers) ? status.health.workers : [];
   processes.sort((one, other) => one.worker - other.worker);
   cards("inside", [

@@ -1,0 +1,87 @@
+"""How Redis is, as its answers tell, and what the log says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from redis.exceptions import ResponseError
+
+from gateway.clock import Clock
+from gateway.state_log import StateLog
+from gateway.store.breaker import PROBE, Breaker
+from gateway.store.redis_errors import is_answer, words_of, wrong_server
+
+CHECK = "ping"
+"""The operation that shows whether a server can be used at all; so does `PROBE`."""
+
+
+class Condition:
+    """Takes the outcome of each operation.
+
+    Args:
+        clock: both clocks.
+        password: not to appear in the log; "" for none.
+        on_well: called when a check succeeds after one that did not, and after the first.
+
+    Attributes:
+        breaker: whether Redis is asked at all.
+        is_up: the last operation succeeded.
+        refuses: Redis is there and has said no last.
+        password: as given.
+    """
+
+    def __init__(self, clock: Clock, password: str, on_well: Callable[[], None]) -> None:
+        self.breaker = Breaker()
+        self.is_up = False
+        self.refuses = False
+        self.password = password
+        self._on_well = on_well
+        self._clock = clock
+        self._has_been_up = False
+        self._is_checked = False
+        self._state = StateLog("redis", clock)
+        self._refusals: dict[str, StateLog] = {}
+
+    def succeeded(self, operation: str) -> None:
+        """Note an answer."""
+        self.is_up = self._has_been_up = True
+        self.refuses = False
+        self.breaker.succeeded(operation)
+        if operation in self._refusals:
+            self._refusals[operation].up()
+        if self.breaker.is_closed:
+            self._state.up()
+        if operation in (CHECK, PROBE) and not self._is_checked:
+            self._is_checked = True
+            self._on_well()
+
+    def slow(self, operation: str) -> None:
+        """Note an answer that came too late for those who asked."""
+        self.breaker.failed(operation)
+        self._trouble("answers too slowly")
+
+    def failed(self, operation: str, error: Exception) -> bool:
+        """Note a failure, and return whether this server is to be left for another one."""
+        if operation in (CHECK, PROBE):
+            self._is_checked = False
+        self.refuses = is_answer(error)
+        what = wrong_server(error)
+        if what is None and isinstance(error, ResponseError):
+            # A server that refuses a command still answers the others.
+            self.breaker.succeeded(operation)
+            if operation not in self._refusals:
+                self._refusals[operation] = StateLog(f"redis {operation}", self._clock)
+            self._refusals[operation].down(words_of(error, self.password))
+            return False
+        self.is_up = False
+        is_left = what is not None and self.breaker.is_closed
+        if is_left:
+            self._is_checked = False
+        self.breaker.failed(operation, at_once=is_left)
+        self._trouble((what or "") + words_of(error, self.password))
+        return is_left
+
+    def _trouble(self, words: str) -> None:
+        # One lost packet is no change of state.
+        if not self.breaker.is_closed or not self._has_been_up:
+            self._state.down(words)
