@@ -105,7 +105,7 @@ def upstream_settings(config: Config) -> UpstreamSettings:
 def handler_settings(config: Config) -> HandlerSettings:
     """Return what bounds the reading of a request."""
     server = config.server
-    return HandlerSettings(server.body_timeout_s, server.max_header_bytes, own_hosts(config))
+    return HandlerSettings(server.body_timeout_s, own_hosts(config))
 
 
 def own_hosts(config: Config) -> OwnHosts | None:

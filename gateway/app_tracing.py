@@ -38,7 +38,8 @@ from gateway.fast_lane import FastLane, Question
 from gateway.metrics import Metrics
 from gateway.metrics_catalogue import ERROR
 from gateway.reply import Reply
-from gateway.upstream import Exchange, RequestBody, Upstream, UpstreamSettings
+from gateway.upstream import RequestBody, Upstream, UpstreamSettings
+from gateway.upstream_exchange import Exchange
 
 _NOWHERE = Origin()
 _NS = 1_000_000_000

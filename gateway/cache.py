@@ -28,7 +28,8 @@ from gateway.sightings import Sightings
 from gateway.store.lookup import LookedUp, Lookup
 from gateway.store.tiers import Tiers
 from gateway.throttle import Throttle
-from gateway.upstream import Exchange, RequestBody, Upstream
+from gateway.upstream import RequestBody, Upstream
+from gateway.upstream_exchange import Exchange
 
 
 class Cache:

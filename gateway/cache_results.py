@@ -7,7 +7,7 @@ import msgspec
 from gateway.core import policy
 from gateway.core.messages import Head
 from gateway.core.status import Reason, Verdict
-from gateway.upstream import Exchange
+from gateway.upstream_exchange import Exchange
 
 
 class Answer(msgspec.Struct, frozen=True):

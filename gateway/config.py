@@ -66,7 +66,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         admin_hosts: names that a Host field on the admin address may have besides loopback and IP literals.
         workers: processes that share the listener; 0: one for each core that may be used.
         header_timeout_s: from the first byte of a request to the end of its head, seconds.
-        body_timeout_s: between two reads of a request body, seconds.
+        body_timeout_s: between two bytes of a request body, or taken of an answer, seconds.
         keepalive_timeout_s: how long an idle connection stays open, seconds.
         max_header_bytes: bound of a request's whole head.
         max_connections: bound of open connections from callers.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong, PayloadEncodingError
+from aiohttp.http_exceptions import PayloadEncodingError
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
@@ -21,15 +21,16 @@ from gateway.connection_refusals import Refusals
 from gateway.connection_settings import ConnectionSettings
 from gateway.core.chunked import ChunkedFraming
 from gateway.core.headers import Refusal
+from gateway.core.incoming import MAX_FIELDS
 from gateway.core.proxy_header import ProxyHeader
-from gateway.core.request_line import RequestLine
+from gateway.core.request_head import RequestHead
 from gateway.errors import BadRequest, GatewayError
 from gateway.metrics import Metrics
+from gateway.progress import cut_later
 from gateway.reply import Reply
 from gateway.request_id import RequestIds
 from gateway.store.lookup import LookedUp
 
-_HEAD_END = b"\r\n\r\n"
 # No byte of a head may be NUL: the parser refuses it wherever it stands.
 _POISON = b"\x00"
 _MALFORMED = BadRequest(400, "The request is not well-formed HTTP.")
@@ -49,13 +50,11 @@ class DownstreamConnection(RequestHandler):
         "_body",
         "_body_left",
         "_chunks",
-        "_head_bytes",
+        "_head",
         "_head_timer",
         "_header",
         "_is_gone",
         "_is_last",
-        "_last_three",
-        "_line",
         "_metrics",
         "_peer",
         "_refusal",
@@ -73,12 +72,12 @@ class DownstreamConnection(RequestHandler):
     ) -> None:
         super().__init__(server, **options)
         self._header = header
+        # Parsed requests cost many times their bytes: what comes behind the next one waits as it came.
+        self._max_msg_queue_size, self._msg_queue_resume_size = 1, 0
         self._server = server
         self._settings, self._metrics = server.settings, server.metrics
         self._head_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
-        self._last_three = b""
-        self._line = RequestLine(self._settings.max_header_bytes)
+        self._head = RequestHead(self._settings.max_header_bytes)
         self._body: StreamReader | None = None
         self._body_left: int | None = 0
         self._chunks: ChunkedFraming | None = None
@@ -105,12 +104,12 @@ class DownstreamConnection(RequestHandler):
     @property
     def has_begun_another(self) -> bool:
         """Bytes of a request behind the present one were read; it must not be lost."""
-        return bool(self._messages or self._head_bytes or self._backlog)
+        return bool(self._messages or self._head.size or self._backlog)
 
     @property
     def is_between_requests(self) -> bool:
         """Of the next request nothing has come yet, and it will be taken."""
-        return not (self._head_bytes or self._backlog or self._is_last or self._close or self._force_close)
+        return not (self._head.size or self._backlog or self._is_last or self._close or self._force_close)
 
     @property
     def _is_in_body(self) -> bool:
@@ -158,10 +157,22 @@ class DownstreamConnection(RequestHandler):
         data, self._backlog = self._backlog + data, b""
         start = 0
         while start < len(data) and not self._is_last:
-            if self._reading_paused or len(self._messages) >= self._max_msg_queue_size:
+            if self._reading_paused:
                 self._backlog = data[start:]
                 return
-            start = self._take_body(data, start) if self._is_in_body else self._take_head(data, start)
+            if self._is_in_body:
+                start = self._take_body(data, start)
+            elif len(self._messages) < self._max_msg_queue_size:
+                start = self._take_head(data, start)
+            else:
+                self._backlog = data[start:]
+                self._pause_reading_for_buffer()
+                return
+
+    def _pause_reading_for_buffer(self) -> None:
+        # aiohttp would do it for every request.
+        if self._backlog:
+            super()._pause_reading_for_buffer()
 
     def _take_body(self, data: bytes, start: int) -> int:
         """Feed what belongs to the present body and return where it ends."""
@@ -184,49 +195,29 @@ class DownstreamConnection(RequestHandler):
         return end
 
     def _take_head(self, data: bytes, start: int) -> int:
-        """Feed what belongs to the present head and return where it ends."""
-        last_three = self._last_three
-        found = (last_three + data[start : start + 3]).find(_HEAD_END)
-        if found >= 0:
-            end = start + found + len(_HEAD_END) - len(last_three)
-        else:
-            found = data.find(_HEAD_END, start)
-            end = found + len(_HEAD_END) if found >= 0 else len(data)
-        piece = data[start:end]
-        if self._head_bytes == 0:
+        """Take what belongs to the present head, feed it once it is whole, and return where it ends."""
+        if not self._head.size:
             self._since_s = time.monotonic()
-            self._line.begin()
             self._start_head_timer()
-        self._head_bytes += len(piece)
-        refusal = None
         try:
-            self._line.take(piece)
-        except Refusal as error:
-            refusal = _answer_to(error)
-        if self._head_bytes > self._settings.max_header_bytes:
-            refusal = _answer_to(self._line.too_large())
-        if refusal is not None:
-            self._refuse(refusal)
-            return end
-        self._last_three = (last_three + piece)[-3:]
-        parsed = self._request_count
-        self._feed(piece)
-        if self._request_count != parsed:
+            end = self._head.take(data, start)
+        except Refusal as refusal:
+            self._refuse(_answer_to(refusal))
+            return len(data)
+        if self._head.is_whole:
+            self._stop_head_timer()
+            self._feed(self._head.data())
             self._begin_body()
         return end
 
     def _begin_body(self) -> None:
         """Turn from a complete head to what follows it."""
-        self._stop_head_timer()
         message, self._body = self._messages[-1]
-        # aiohttp queues what its parser refused, perhaps for a version whose line wasn't complete yet.
+        # aiohttp queues what its parser refused as if it were a request.
         if not isinstance(message, RawRequestMessage):
             self._is_last = True
-            why = self._line.refusal()
-            self._refusal = self._refusal or (None if why is None else _answer_to(why))
             return
-        self._head_bytes = 0
-        self._last_three = b""
+        self._head.begin()
         self._chunks = ChunkedFraming(self._settings.max_header_bytes) if message.chunked else None
         self._body_left = None if message.chunked else int(message.headers.get("Content-Length", "0"))
 
@@ -250,9 +241,8 @@ class DownstreamConnection(RequestHandler):
         if status >= 500:
             target = request.raw_path.encode("utf-8", "surrogateescape")
             return self.failure(exc, Begun(request.method.encode(), target))
-        too_large = _answer_to(self._line.too_large()) if isinstance(exc, LineTooLong) else None
-        begun = Begun(*self._line.told(), self._head_bytes, self._since_s)
-        return self._error(self._refusal or too_large or _MALFORMED, begun)
+        begun = Begun(*self._head.told(), self._head.size, self._since_s)
+        return self._error(self._refusal or _MALFORMED, begun)
 
     def failure(self, exc: BaseException | None, begun: Begun) -> Reply:
         """Log what failed in here, and return the answer, which tells no details."""
@@ -279,6 +269,7 @@ class DownstreamConnection(RequestHandler):
             with contextlib.suppress(OSError):
                 self.transport.write_eof()
             await asyncio.wait((self._is_gone,), timeout=LINGER_S)
+            cut_later(self.transport, self._settings.body_timeout_s)
 
     def take_looked_up(self) -> LookedUp | None:
         """Return the look-up that was made for the present request before it was parsed."""
@@ -287,6 +278,11 @@ class DownstreamConnection(RequestHandler):
     def stop_with_caller(self, task: asyncio.Task[Any] | None) -> None:
         """Say which task is cancelled when the caller leaves; ``None`` lets a write go on to its end."""
         self._stoppable = task
+
+    def force_close(self) -> None:
+        """Close the connection once the caller has taken what was written, for which he has a time."""
+        cut_later(self.transport, self._settings.body_timeout_s)
+        super().force_close()
 
     def close_when_idle(self) -> None:
         """Close unless a byte of a request was read that is not answered yet."""
@@ -298,7 +294,7 @@ class DownstreamConnection(RequestHandler):
 
         A caller who left looks the same; writing to it, or the end of the moment, tells.
         """
-        is_whole = self._is_last or not (self._is_in_body or self._head_bytes)
+        is_whole = self._is_last or not (self._is_in_body or self._head.size)
         if self._close or not is_whole or not self.is_busy or self.ssl_context is not None:
             return None
         self._is_last = True
@@ -307,7 +303,7 @@ class DownstreamConnection(RequestHandler):
 
     def _process_keepalive(self) -> None:
         # aiohttp takes a connection on which a head has begun for idle; that head has a deadline of its own.
-        if self._head_bytes == 0:
+        if self._head.size == 0:
             super()._process_keepalive()
         else:
             # aiohttp sets the next timer only when there is none.
@@ -324,7 +320,7 @@ class DownstreamConnection(RequestHandler):
 
     def _head_too_slow(self) -> None:
         self._head_timer = None
-        if self._head_bytes:
+        if self._head.size:
             self._refuse(BadRequest(408, "The request head did not arrive in time."))
         else:
             self.force_close()
@@ -380,8 +376,7 @@ class DownstreamServer(web.Server):
             lingering_time=min(settings.body_timeout_s, 5.0),
             max_line_size=settings.max_header_bytes,
             max_field_size=settings.max_header_bytes,
-            # The handler counts them: aiohttp's refusal would not say what is wrong.
-            max_headers=settings.max_header_bytes,
+            max_headers=MAX_FIELDS,
         )
 
     def change(self, settings: ConnectionSettings) -> None:

@@ -8,8 +8,8 @@ import resource
 from gateway.config import Config, ServerConfig
 
 _log = logging.getLogger("gateway")
-# Refused connections that linger; listeners, the loop's own, log, time zone data, a look-up of names.
-_OTHERS = 256 + 64
+# Refused connections that linger; admin ones; listeners, the loop's own, log, time zones, a look-up of names.
+_OTHERS = 256 + 64 + 64
 
 
 def raise_limit(config: Config) -> None:

@@ -6,12 +6,31 @@ An upstream error status is data and never an exception.
 from __future__ import annotations
 
 import math
+from email.utils import formatdate
 from http import HTTPStatus
 
 import msgspec
 
+from gateway.core.incoming import CARRIED_METHODS
 from gateway.core.messages import Field, Head
 from gateway.core.status import Reason
+
+UPSTREAM_DETAILS = {
+    "connection_read_timeout": "The upstream did not answer in time.",
+    "connection_refused": "The upstream refused the connection.",
+    "connection_terminated": "The upstream ended the connection before it had answered.",
+    "connection_timeout": "The connection to the upstream did not stand in time.",
+    "destination_ip_unroutable": "There is no way through the network to the upstream.",
+    "destination_unavailable": "No connection to the upstream could be made.",
+    "dns_error": "The upstream's name could not be resolved.",
+    "http_protocol_error": "The upstream's answer is not well-formed HTTP.",
+    "http_response_incomplete": "The upstream's answer broke off.",
+    "http_response_transfer_coding": "The upstream's answer has a transfer coding that is not known here.",
+    "proxy_internal_error": "The gateway lacks sockets or memory for a connection to the upstream.",
+    "tls_certificate_error": "The upstream's certificate is not trusted, not valid now, or for another name.",
+    "tls_protocol_error": "The upstream and the gateway could not agree on a TLS connection.",
+}
+"""What a caller is told of an upstream without a usable answer, by the error type of ``Proxy-Status``."""
 
 
 class GatewayError(Exception):
@@ -23,6 +42,7 @@ class GatewayError(Exception):
         detail: fixed text for the caller.
         proxy_error: error type of ``Proxy-Status`` (RFC 9209 §2.3).
         retry_after_s: told in ``Retry-After``; ``None`` leaves it out.
+        allow: told in ``Allow``, which a 405 has to have; ``None`` leaves it out.
         closes: the connection must not carry another request.
         reason: why nothing went upstream; ``None`` when something did, or may have.
         cache_member: the gateway's ``Cache-Status`` member; ``None`` when the cache was not asked.
@@ -33,6 +53,7 @@ class GatewayError(Exception):
     detail = "The gateway failed."
     proxy_error = "proxy_internal_error"
     retry_after_s: int | None = None
+    allow: str | None = None
     closes = False
     reason: Reason | None = None
     cache_member: bytes | None = None
@@ -52,6 +73,7 @@ class BadRequest(GatewayError):
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.allow = CARRIED_METHODS if status == HTTPStatus.METHOD_NOT_ALLOWED else None
         self.closes = closes
 
 
@@ -65,7 +87,7 @@ class ProxyLoop(GatewayError):
 
 
 class UpstreamError(GatewayError):
-    """There was no usable upstream response.
+    """There was no usable upstream response; `UPSTREAM_DETAILS` says why in words.
 
     Attributes:
         was_sent: the request may have reached the upstream, so its effect is unknown.
@@ -74,12 +96,12 @@ class UpstreamError(GatewayError):
 
     status = 502
     number = 1
-    detail = "The upstream gave no valid response."
 
     def __init__(self, proxy_error: str, *, was_sent: bool, said: str = "") -> None:
         super().__init__(proxy_error)
         self.proxy_error = proxy_error
         self.was_sent = was_sent
+        self.detail = UPSTREAM_DETAILS.get(proxy_error, self.detail)
         self.said = said
         if not was_sent and self.reason is None:
             self.reason = Reason.UNREACHABLE
@@ -89,7 +111,6 @@ class UpstreamTimeout(UpstreamError):
     """The upstream did not answer in time."""
 
     status = 504
-    detail = "The upstream did not answer in time."
 
 
 class Overloaded(UpstreamError):
@@ -102,6 +123,18 @@ class Overloaded(UpstreamError):
 
     def __init__(self) -> None:
         super().__init__("connection_limit_reached", was_sent=False)
+
+
+class GaveWay(UpstreamError):
+    """The caller sent so slowly that its exchange was ended for requests that waited for a connection."""
+
+    status = 503
+    number = 3
+    detail = "The request body came so slowly that the gateway gave its place to other requests."
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("connection_limit_reached", was_sent=True)
 
 
 class TooManyConnections(GatewayError):
@@ -194,6 +227,8 @@ def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
         )
     )
     fields: list[Field] = [
+        # Whoever makes an answer and has a clock says when (RFC 9110 §6.6.1).
+        (b"Date", formatdate(usegmt=True).encode("ascii")),
         (b"Content-Type", b"application/problem+json"),
         (b"Content-Length", b"%d" % len(body)),
         (b"Cache-Control", b"no-store"),
@@ -202,6 +237,8 @@ def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
     ]
     if error.retry_after_s is not None:
         fields.append((b"Retry-After", b"%d" % error.retry_after_s))
+    if error.allow is not None:
+        fields.append((b"Allow", error.allow.encode("ascii")))
     if error.cache_member is not None:
         fields.append((b"Cache-Status", error.cache_member))
     return Head(error.status, reason.encode("ascii"), tuple(fields)), body

@@ -33,6 +33,10 @@ from gateway.store.lookup import LookedUp
 from gateway.throttled import ThrottledCallers
 from gateway.upstream import RequestBody
 
+_FOREIGN_HOST = (
+    "Host is not a name of this gateway or of its upstream, and in scope shared nothing else is answered: "
+    "server.admin_hosts and upstream.signed_hosts can name more."
+)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -41,12 +45,10 @@ class HandlerSettings(msgspec.Struct, frozen=True):
 
     Attributes:
         body_timeout_s: between two pieces of a body, and how long a caller may take nothing.
-        max_header_bytes: bound of a whole head.
         own_hosts: what ``Host`` may say; ``None`` lets it say anything.
     """
 
     body_timeout_s: float
-    max_header_bytes: int
     own_hosts: OwnHosts | None
 
 
@@ -242,13 +244,9 @@ class Handler:
     def _read(
         self, message: web.BaseRequest, path: bytes, fields: Fields, request_id: bytes
     ) -> tuple[Request, RequestBody | None]:
-        # A head that comes in one piece is parsed before the connection has counted its bytes.
-        if head_bytes(message.method, path, fields) > self._settings.max_header_bytes:
-            raise BadRequest(431, "The request head is too large.")
         http_11 = message.version >= (1, 1)
         try:
             incoming.check_version(message.version.major)
-            incoming.check_fields(fields)
             target, authority = incoming.check_target(message.method, path)
             incoming.check_host(fields, authority, http_11=http_11)
             length = incoming.body_bytes(fields, http_11=http_11)
@@ -258,7 +256,7 @@ class Handler:
         host = first(fields, b"host")
         own_hosts = self._settings.own_hosts
         if own_hosts is not None and host is not None and not own_hosts.has(host):
-            raise BadRequest(421, "Host is not a name of this gateway or of its upstream.", closes=False)
+            raise BadRequest(421, _FOREIGN_HOST, closes=False)
         connection = message.protocol
         assert isinstance(connection, DownstreamConnection)
         request = Request(

@@ -102,9 +102,12 @@ _PROXY_ERRORS = _each(
         "connection_refused",
         "connection_terminated",
         "connection_timeout",
+        "destination_ip_unroutable",
+        "destination_unavailable",
         "dns_error",
         "http_protocol_error",
         "http_response_incomplete",
+        "proxy_internal_error",
         "tls_certificate_error",
         "tls_protocol_error",
     )

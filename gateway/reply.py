@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -14,10 +15,11 @@ from aiohttp.abc import AbstractStreamWriter
 from gateway.core.messages import Head
 from gateway.core.reply import BodyFraming, WireHead, wire_head
 from gateway.errors import UpstreamError
-from gateway.upstream import Exchange
+from gateway.progress import drained, unsent_bytes
+from gateway.upstream_exchange import Exchange
 
 LARGE_BYTES = 65_536
-"""A body beyond this is written as it is, uncopied."""
+"""A body beyond this is written uncopied, in pieces of this size."""
 
 
 class Reply(web.StreamResponse):
@@ -32,7 +34,7 @@ class Reply(web.StreamResponse):
         write_timeout_s: how long the caller may take nothing.
         exchange: source of a streamed body; closed here.
         prefix: what was read of it already.
-        sent: told, when all was written or that has failed, how many bytes were; ``None`` is nobody.
+        sent: told, when all was written or that has failed, how many bytes went out; ``None`` is nobody.
         linger: waits, after the connection's last answer, for the caller to leave; ``None`` does not.
     """
 
@@ -127,6 +129,15 @@ class Reply(web.StreamResponse):
         return piece
 
     async def _write(self, data: bytes) -> None:
+        if len(data) <= LARGE_BYTES:
+            await self._write_piece(data)
+            return
+        # TLS, for one, would copy all of it at once.
+        view = memoryview(data)
+        for start in range(0, len(data), LARGE_BYTES):
+            await self._write_piece(view[start : start + LARGE_BYTES])
+
+    async def _write_piece(self, data: bytes | memoryview) -> None:
         protocol = self._protocol
         transport = None if protocol is None else protocol.transport
         if protocol is None or transport is None or transport.is_closing():
@@ -134,18 +145,19 @@ class Reply(web.StreamResponse):
         transport.write(data)
         self.sent_bytes += len(data)
         if protocol.writing_paused:
-            if self._exchange is not None:
-                self._exchange.caller_is_slow()
-            async with asyncio.timeout(self._write_timeout_s):
-                await protocol._drain_helper()
+            exchange = self._exchange
+            with contextlib.nullcontext() if exchange is None else exchange.waiting_for_caller(self._cut):
+                await drained(protocol, self._write_timeout_s)
 
     def _cut(self) -> None:
         # An abort, so that the caller can't take the part for the whole.
-        if self._protocol is not None and self._protocol.transport is not None:
+        transport = None if self._protocol is None else self._protocol.transport
+        if transport is not None:
+            self.sent_bytes -= unsent_bytes(transport)
             if self._wire.framing is BodyFraming.CLOSE:
                 # Only a reset differs from the end of a body that the connection's end delimits.
-                _reset_on_close(self._protocol.transport)
-            self._protocol.transport.abort()
+                _reset_on_close(transport)
+            transport.abort()
 
 
 def _reset_on_close(transport: asyncio.BaseTransport) -> None:

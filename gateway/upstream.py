@@ -21,16 +21,18 @@ from yarl import URL
 from gateway.clock import Clock
 from gateway.core.headers import response_defect
 from gateway.core.messages import Fields, Head, IndexedFields, names
-from gateway.core.reply import BodyFraming, content_length, request_bytes, response_framing
+from gateway.core.reply import BodyFraming, request_bytes, response_framing
 from gateway.core.route import SERVER_WIDE, is_write
-from gateway.errors import GatewayError, Overloaded, UpstreamError
+from gateway.errors import GatewayError, GaveWay, Overloaded, UpstreamError
 from gateway.metrics import Metrics
+from gateway.progress import drained, taken
 from gateway.state_log import StateLog
 from gateway.tasks import TaskSet
 from gateway.upstream_connection import UpstreamConnection
+from gateway.upstream_exchange import Exchange
 from gateway.upstream_failure import FAILURES, connect_failure, exchange_failure
 from gateway.upstream_idle import IdleConnections, protocol_of
-from gateway.upstream_slots import Slot, Slots
+from gateway.upstream_slots import PATIENCE_S, Slot, Slots
 
 _log = logging.getLogger("gateway.upstream")
 _RETRIED_METHODS = frozenset({"GET", "HEAD"})
@@ -40,8 +42,6 @@ _MAX_FIELDS = 256
 _DNS_S = 10
 # aiohttp's own read timer fires first; this one is for the cases in which it was seen to hang.
 _OUTER_S = 1.0
-# A request body that takes longer depends on its caller.
-_PATIENCE_S = 1.0
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True):
@@ -211,9 +211,8 @@ class Upstream:
             if body is None:
                 protocol.start_timeout()
             else:
-                upload = self._tasks.start(self._upload(protocol, body), "upload", awaited=True)
-                patience = asyncio.get_running_loop().call_later(_PATIENCE_S, slot.park)
-                upload.add_done_callback(lambda _: patience.cancel())
+                slot.give_way = functools.partial(protocol.set_exception, GaveWay())
+                upload = self._tasks.start(self._upload(protocol, body, slot), "upload", awaited=True)
             return await self._read_head(connection, method, upload, slot)
         except BaseException as error:
             if upload is not None:
@@ -262,16 +261,26 @@ class Upstream:
             head_s=head_s,
         )
 
-    async def _upload(self, protocol: UpstreamConnection, body: RequestBody) -> None:
+    async def _upload(self, protocol: UpstreamConnection, body: RequestBody, slot: Slot) -> None:
         """Stream a request body; a body that breaks off cuts the connection, so it never looks whole."""
+        loop = asyncio.get_running_loop()
+        slot.slow_since_s = loop.time()
+        patience = loop.call_later(PATIENCE_S, slot.wait_for_caller)
+        is_slow = False
         try:
             async for chunk in body.chunks:
                 if not chunk:
                     continue
+                if loop.time() > slot.slow_since_s + PATIENCE_S:
+                    # It has moved.
+                    slot.wait_for_caller()
                 framed = chunk if body.length is not None else b"%x\r\n%s\r\n" % (len(chunk), chunk)
-                await self._write(protocol, framed)
+                is_slow |= await self._write(protocol, framed)
             if body.length is None:
                 await self._write(protocol, b"0\r\n\r\n")
+            if is_slow:
+                # The kernel may keep megabytes that are still to be sent; no answer can be due before.
+                await taken(protocol, self._settings.read_timeout_s)
         except GatewayError as error:
             protocol.set_exception(ClientConnectionError(str(error)))
             raise
@@ -280,97 +289,16 @@ class Upstream:
             if protocol.transport is not None:
                 protocol.start_timeout()
             return
+        finally:
+            patience.cancel()
+            slot.go_on()
         protocol.start_timeout()
 
-    async def _write(self, protocol: UpstreamConnection, data: bytes) -> None:
+    async def _write(self, protocol: UpstreamConnection, data: bytes) -> bool:
         if protocol.transport is None:
             raise ConnectionResetError
         protocol.transport.write(data)
-        if protocol.writing_paused:
-            async with asyncio.timeout(self._settings.read_timeout_s):
-                await protocol._drain_helper()
-
-
-class Exchange:
-    """A response whose head has arrived; read it to the end or close it.
-
-    Attributes:
-        head: status, reason and all fields as received.
-        framing: how the body tells its end.
-        length: declared body bytes; ``None`` when not declared.
-        head_s: how long the head took.
-    """
-
-    def __init__(
-        self,
-        head: Head,
-        framing: BodyFraming,
-        payload: aiohttp.StreamReader,
-        connection: Connection,
-        *,
-        upload: asyncio.Task[None] | None,
-        read_timeout_s: float,
-        slot: Slot,
-        idle: IdleConnections,
-        head_s: float,
-    ) -> None:
-        self.head = head
-        self.head_s = head_s
-        self.framing = framing
-        self.length = content_length(head) if framing is BodyFraming.LENGTH else None
-        self._payload = payload
-        self._connection: Connection | None = connection
-        self._upload = upload
-        self._read_timeout_s = read_timeout_s
-        self._slot = slot
-        self._idle = idle
-        self._is_complete = framing is BodyFraming.NONE
-
-    async def read(self) -> bytes:
-        """Return the next piece of the body; empty at its end.
-
-        Raises:
-            UpstreamError: the body ended too early, or nothing came for too long.
-        """
-        if self._is_complete:
-            return b""
-        try:
-            # What is there already needs no deadline.
-            if not (data := self._payload.read_nowait()) and not self._payload.is_eof():
-                async with asyncio.timeout(self._read_timeout_s):
-                    data = await self._payload.readany()
-            if (broken := self._payload.exception()) is not None:
-                raise broken
-        except FAILURES as error:
-            raise exchange_failure(error, was_headless=False) from error
-        if not data:
-            self._is_complete = True
-        return data
-
-    def caller_is_slow(self) -> None:
-        """Let another exchange have the place of this one, while its caller takes nothing."""
-        self._slot.park()
-
-    def close(self) -> None:
-        """Give the connection back after a clean end, else cut it; may be repeated."""
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        protocol = protocol_of(connection) if connection.protocol is not None else None
-        uploaded = self._upload is None or self._upload.done()
-        if self._upload is not None and not uploaded:
-            self._upload.cancel()
-        if (
-            protocol is not None
-            and uploaded
-            and self._is_complete
-            and protocol.ended_cleanly(self.framing, self.length)
-        ):
-            protocol.end()
-            self._idle.keep(connection)
-        else:
-            connection.close()
-        self._slot.free()
+        return await drained(protocol, self._settings.read_timeout_s)
 
 
 class _Stale(UpstreamError):

@@ -1,7 +1,8 @@
-"""What aiohttp's client raises, translated once into what the gateway says."""
+"""What aiohttp's client raises, translated once into what the gateway says (RFC 9209 §2.3)."""
 
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 
@@ -13,11 +14,24 @@ from gateway.errors import UpstreamError, UpstreamTimeout
 
 FAILURES = (ClientConnectionError, ClientPayloadError, HttpProcessingError, OSError, TimeoutError)
 
+_BY_ERRNO = {
+    errno.ECONNREFUSED: "connection_refused",
+    errno.ECONNRESET: "connection_terminated",
+    errno.EPIPE: "connection_terminated",
+    errno.ENETUNREACH: "destination_ip_unroutable",
+    errno.EHOSTUNREACH: "destination_ip_unroutable",
+    errno.EMFILE: "proxy_internal_error",
+    errno.ENFILE: "proxy_internal_error",
+    errno.ENOBUFS: "proxy_internal_error",
+    errno.ENOMEM: "proxy_internal_error",
+    errno.EADDRNOTAVAIL: "proxy_internal_error",
+}
+
 
 def connect_failure(error: Exception) -> UpstreamError:
     """Return what to say of a connection that could not be made."""
     match error:
-        case TimeoutError():
+        case TimeoutError() | OSError(errno=errno.ETIMEDOUT):
             return UpstreamTimeout("connection_timeout", was_sent=False)
         case aiohttp.ClientConnectorCertificateError():
             kind = "tls_certificate_error"
@@ -25,8 +39,12 @@ def connect_failure(error: Exception) -> UpstreamError:
             kind = "tls_protocol_error"
         case aiohttp.ClientConnectorDNSError():
             kind = "dns_error"
+        case aiohttp.ServerDisconnectedError():
+            kind = "connection_terminated"
+        case OSError():
+            kind = _BY_ERRNO.get(error.errno or 0, "destination_unavailable")
         case _:
-            kind = "connection_refused"
+            kind = "destination_unavailable"
     return UpstreamError(kind, was_sent=False, said=_said(error))
 
 

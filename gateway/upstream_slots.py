@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from gateway.errors import Overloaded
+
+PATIENCE_S = 1.0
+"""How long a caller may keep an exchange waiting before that counts."""
 
 
 class Slots:
     """The places of a pool.
 
     An exchange whose caller keeps it waiting, one who sends or reads slowly, is parked: it leaves its place
-    to another. As many may be parked as there are places; beyond that they stay where they are. So slow
-    callers can't stop the others, and there is a bound all the same.
+    to another. As many may be parked as there are places. Those beyond stay where they are until somebody has
+    to wait for a place; then the slow exchange that has moved least recently is ended. So slow callers can't
+    stop the others, and there is a bound all the same.
 
     Args:
         places: bound of exchanges that are not parked.
@@ -33,6 +38,12 @@ class Slots:
         self.wait_s = wait_s
         self._free = asyncio.Semaphore(places)
         self._placed = 0
+        # Whose callers keep them waiting now, by their last movement; and those of them that have a place.
+        self._slow: dict[Slot, None] = {}
+        self._staying: dict[Slot, None] = {}
+        # Ended for others, but not gone yet.
+        self._ended: set[Slot] = set()
+        self._looking: asyncio.TimerHandle | None = None
 
     @property
     def in_use(self) -> int:
@@ -57,6 +68,7 @@ class Slots:
         if self.waiting >= self._max_waiting:
             raise Overloaded
         self.waiting += 1
+        self._make_room()
         try:
             async with asyncio.timeout(self.wait_s):
                 await self._free.acquire()
@@ -65,20 +77,64 @@ class Slots:
         finally:
             self.waiting -= 1
 
-    def park(self) -> bool:
-        """Let one exchange leave its place; ``False`` when too many have done so."""
-        if self.parked >= self._places:
-            return False
+    def wait_for_caller(self, slot: Slot) -> None:
+        """Let an exchange leave its place if there is room beside, since its caller keeps it waiting."""
+        if slot.slow_since_s is None:
+            slot.slow_since_s = asyncio.get_running_loop().time()
+        self._slow.pop(slot, None)
+        self._slow[slot] = None
+        if slot.is_parked:
+            return
+        if self.parked < self._places:
+            self._park(slot)
+        else:
+            self._staying[slot] = None
+            self._make_room()
+
+    def go_on(self, slot: Slot) -> None:
+        """Note that the caller keeps an exchange waiting no longer; where it is, it stays."""
+        self._slow.pop(slot, None)
+        self._staying.pop(slot, None)
+
+    def leave(self, slot: Slot) -> None:
+        """End one exchange."""
+        self.go_on(slot)
+        self._ended.discard(slot)
+        if not slot.is_parked:
+            self._leave_place()
+            return
+        self.parked -= 1
+        if self._staying:
+            self._park(next(iter(self._staying)))
+
+    def _make_room(self) -> None:
+        """End slow exchanges, one for each request that waits, while any of them has a place."""
+        loop = asyncio.get_running_loop()
+        while self._is_in_the_way():
+            slowest = next(iter(self._slow))
+            if loop.time() < (slowest.slow_since_s or 0.0) + PATIENCE_S:
+                if self._looking is None:
+                    self._looking = loop.call_later(PATIENCE_S / 4, self._look_again)
+                return
+            self.go_on(slowest)
+            self._ended.add(slowest)
+            slowest.give_way()
+
+    def _is_in_the_way(self) -> bool:
+        """Tell whether a request waits for a place that a slow exchange has, and that none will leave."""
+        # The room of a parked one that has ended is for one of those that have a place.
+        parked = sum(slot.is_parked for slot in self._ended)
+        return parked < len(self._staying) and len(self._ended) < self.waiting
+
+    def _look_again(self) -> None:
+        self._looking = None
+        self._make_room()
+
+    def _park(self, slot: Slot) -> None:
+        self._staying.pop(slot, None)
+        slot.is_parked = True
         self.parked += 1
         self._leave_place()
-        return True
-
-    def leave(self, *, is_parked: bool) -> None:
-        """End one exchange."""
-        if is_parked:
-            self.parked -= 1
-        else:
-            self._leave_place()
 
     def _leave_place(self) -> None:
         self._placed -= 1
@@ -90,23 +146,32 @@ class Slot:
 
     Attributes:
         began_s: monotonic time at which the exchange began.
+        give_way: ends the exchange soon.
+        is_parked: it has left its place to another.
+        slow_since_s: the loop's time at which its caller kept it waiting first; ``None`` when that was never.
     """
 
-    __slots__ = ("_is_free", "_is_parked", "_slots", "began_s")
+    __slots__ = ("_is_free", "_slots", "began_s", "give_way", "is_parked", "slow_since_s")
 
     def __init__(self, slots: Slots) -> None:
         self.began_s = 0.0
+        self.give_way: Callable[[], None] = lambda: None
+        self.is_parked = False
+        self.slow_since_s: float | None = None
         self._slots = slots
-        self._is_parked = False
         self._is_free = False
 
-    def park(self) -> None:
+    def wait_for_caller(self) -> None:
         """Leave the place to another, because the caller keeps this exchange waiting; may be repeated."""
-        if not (self._is_parked or self._is_free):
-            self._is_parked = self._slots.park()
+        if not self._is_free:
+            self._slots.wait_for_caller(self)
+
+    def go_on(self) -> None:
+        """Say that the caller keeps it waiting no longer; may be repeated."""
+        self._slots.go_on(self)
 
     def free(self) -> None:
         """End the exchange; may be repeated."""
         if not self._is_free:
             self._is_free = True
-            self._slots.leave(is_parked=self._is_parked)
+            self._slots.leave(self)

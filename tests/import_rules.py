@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.loop_lag",
         "gateway.metrics*",
         "gateway.process",
+        "gateway.progress",
         "gateway.redis_url",
         "gateway.request_id",
         "gateway.secret",

@@ -191,9 +191,16 @@ MECHANISMS = (
         "tests/http/test_requests.py::test_a_request_that_comes_back_is_a_loop",
     ),
     Mechanism(
+        "counted fields",
+        "gateway/core/request_head.py",
+        "if self._lines > MAX_FIELDS + 2:",
+        "if False:",
+        "tests/core/test_request_head.py::test_more_fields_than_anybody_needs_are_refused_while_they_come",
+    ),
+    Mechanism(
         "head deadline",
         "gateway/connection.py",
-        "        if self._head_bytes:\n            self._refuse(BadRequest(408",
+        "        if self._head.size:\n            self._refuse(BadRequest(408",
         "        if False:\n            self._refuse(BadRequest(408",
         "tests/http/test_listeners.py::test_a_slow_head_is_answered_with_408",
     ),
@@ -251,10 +258,33 @@ MECHANISMS = (
     Mechanism(
         "parked exchanges",
         "gateway/upstream_slots.py",
-        "        if self.parked >= self._places:\n",
-        "        if True:\n",
+        "        if self.parked < self._places:\n",
+        "        if False:\n",
         "tests/hardening/test_downstream_more.py::"
         "test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection",
+    ),
+    Mechanism(
+        "ended for others",
+        "gateway/upstream_slots.py",
+        "            slowest.give_way()\n",
+        "",
+        "tests/hardening/test_downstream_more.py::"
+        "test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection",
+    ),
+    Mechanism(
+        "bounded admin connections",
+        "gateway/admin_connection.py",
+        "if len(self._others) > MOST_CONNECTIONS:",
+        "if False:",
+        "tests/test_admin.py::test_silent_connections_are_bounded_and_keep_nobody_out",
+    ),
+    Mechanism(
+        "cut after closing",
+        "gateway/progress.py",
+        "        asyncio.get_running_loop().call_later(timeout_s, transport.abort)\n",
+        "        pass\n",
+        "tests/hardening/test_slow.py::"
+        "test_a_caller_who_leaves_the_rest_of_an_answer_is_not_waited_for_when_idle",
     ),
     Mechanism(
         "connections per peer",

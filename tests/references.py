@@ -20,9 +20,11 @@ from gateway.config_kinds import Choice, Number, Rule, Switch, Text, Texts, Whol
 from gateway.config_rules import FROM_FILE, RULES
 from gateway.config_sources import sections, variable_of
 from gateway.errors import (
+    UPSTREAM_DETAILS,
     CallerGone,
     DeadlinePassed,
     GatewayError,
+    GaveWay,
     NotCached,
     Overloaded,
     ProxyLoop,
@@ -129,8 +131,17 @@ def metrics() -> str:
         "|---|---|---|---|",
     ]
     for kind in sorted(_errors(), key=_code):
-        error = "as it was" if kind in {UpstreamError, UpstreamTimeout} else f"`{_proxy_error(kind)}`"
-        lines.append(f"| `{_code(kind)}` | {kind.status} | {error} | {_cell(kind.detail)} |")
+        told = {_proxy_error(kind): kind.detail}
+        if kind in {UpstreamError, UpstreamTimeout}:
+            told = {
+                error: detail
+                for error, detail in UPSTREAM_DETAILS.items()
+                if error.endswith("_timeout") == (kind is UpstreamTimeout)
+            }
+        lines += [
+            f"| `{_code(kind)}` | {kind.status} | `{error}` | {_cell(detail)} |"
+            for error, detail in told.items()
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -146,6 +157,7 @@ def _errors() -> list[type[GatewayError]]:
         GatewayError,
         CallerGone,
         DeadlinePassed,
+        GaveWay,
         NotCached,
         Overloaded,
         ProxyLoop,
@@ -161,7 +173,7 @@ def _code(kind: type[GatewayError]) -> str:
 
 
 def _proxy_error(kind: type[GatewayError]) -> str:
-    return Overloaded().proxy_error if kind is Overloaded else kind.proxy_error
+    return kind().proxy_error if kind in {GaveWay, Overloaded} else kind.proxy_error
 
 
 def attributes(kind: type) -> dict[str, str]:

@@ -13,12 +13,12 @@ import uvloop
 from aiohttp import web
 
 from gateway.admin import build_admin
-from gateway.admin_connection import AdminConnection, admin_connections
+from gateway.admin_connection import MOST_CONNECTIONS, AdminConnection, admin_connections
 from gateway.secret import Secret
 from gateway.sightings import Sighting
 from gateway.throttled import ThrottledCaller
 from tests.support.client import Headers, RawClient, fetch, request_bytes
-from tests.support.response import RawResponse
+from tests.support.response import RawResponse, TruncatedResponse
 
 _TOKEN = "4dm1n-t0ken/with+base64=="
 _JSON = ("Content-Type", "application/json")
@@ -34,6 +34,7 @@ class _Gateway:
         self.can_tell_redis = True
         self.breaks = False
         self.purged: list[str] = []
+        self.config: dict[str, object] = {"cache": {"secret": "***"}}
         self.accepts: list[str] = []
 
     def ready(self) -> bool:
@@ -49,7 +50,7 @@ class _Gateway:
         return b"requests_total 1\n", "text/plain; version=0.0.4; charset=utf-8"
 
     def masked_config(self) -> dict[str, object]:
-        return {"cache": {"secret": "***"}}
+        return self.config
 
     def executions(self) -> list[Sighting]:
         return []
@@ -79,10 +80,7 @@ async def _running(
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     assert runner.server is not None
-    make: Callable[[], asyncio.Protocol] = admin_connections(runner.server)
-    if is_far:
-        server = runner.server
-        make = lambda: _FarConnection(server, loop=asyncio.get_running_loop())  # noqa: E731
+    make = admin_connections(runner.server, _FarConnection if is_far else None)
     loop = asyncio.get_running_loop()
     if path is not None:
         listener = await loop.create_unix_server(make, path)
@@ -590,3 +588,31 @@ async def test_a_connection_carries_one_request_after_the_other(near: str) -> No
     async with await RawClient.connect(near) as client:
         for path, status in (("/healthz", 200), ("/nothing", 404), ("/config", 200), ("/purge", 405)):
             assert (await client.request("GET", path)).status == status
+
+
+async def test_silent_connections_are_bounded_and_keep_nobody_out(near: str) -> None:
+    silent = [await RawClient.connect(near) for _ in range(2 * MOST_CONNECTIONS)]
+    async with await RawClient.connect(near) as probe:
+        for _ in range(3):
+            assert (await probe.request("GET", "/healthz")).status == 200
+        # It was heard of after them.
+        silent += [await RawClient.connect(near) for _ in range(MOST_CONNECTIONS - 2)]
+        assert (await probe.request("GET", "/healthz")).status == 200
+    assert all([await client.at_eof() for client in silent[:MOST_CONNECTIONS]])
+    assert not await silent[-1].at_eof(0.01)
+    for client in silent:
+        client.abort()
+
+
+async def test_who_takes_nothing_of_an_answer_is_cut(
+    gateway: _Gateway, near: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.admin_connection._WRITE_S", 0.2)
+    gateway.config = {"large": "x" * 16_000_000}
+    async with await RawClient.connect(near) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(request_bytes("GET", "/config"))
+        await asyncio.sleep(0.5)
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        with pytest.raises((ConnectionError, TruncatedResponse)):
+            await client.read_response()

@@ -28,7 +28,7 @@ def _run(hard: int, flags: dict[str, object]) -> tuple[str, str]:
 
 
 def test_the_limit_is_raised_to_what_the_configuration_may_need() -> None:
-    assert _run(4096, {"server.max_connections": 1000}) == ("1832", "")
+    assert _run(4096, {"server.max_connections": 1000}) == ("1896", "")
 
 
 @pytest.mark.parametrize(

@@ -103,12 +103,18 @@ _REWRITTEN = frozenset(
 )
 
 
+_FOREIGN_HOST = (
+    "The request is signed for a Host that is neither the upstream's nor one of upstream.signed_hosts, where "
+    "its signature would not hold: sign it for the upstream's Host, or have this one added to that setting."
+)
+
+
 class Refusal(Exception):
     """A request that cannot be carried as it is meant.
 
     Attributes:
         status: what the caller is answered with.
-        about: the field or part at fault, fit for a message.
+        about: what is wrong, or the field or part at fault, fit for a message.
     """
 
     def __init__(self, status: int, about: str) -> None:
@@ -192,7 +198,7 @@ def check_request(request: Request, hop: Hop) -> None:
             raise Refusal(502, "Via")
     if signature.is_signed(fields):
         if _host(fields) not in hop.signed_hosts | {hop.authority.lower()}:
-            raise Refusal(421, "Host")
+            raise Refusal(421, _FOREIGN_HOST)
         if signed.intersection(names(fields)) & (HOP_BY_HOP | {b"expect"}):
             raise Refusal(400, "SignedHeaders names a field that cannot travel")
 

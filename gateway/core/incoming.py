@@ -20,9 +20,9 @@ _LINE = re.compile(rb"[!-~]+ [^\x00- \x7f]+ HTTP/1\.[01]\r")
 # Another version of HTTP, or HTTP/0.9, which names none.
 _OTHER_VERSION = re.compile(rb"[A-Z]+ (/[!-~]*|[!-~]+ HTTP/[0-9]\.[0-9])\r")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
-# The same, as far as the parser has read it.
-_OTHER_VERSION_BEGUN = re.compile(rb"[A-Z]+ [!-~]+ HTTP/(?!1(\.[01]?)?\r?$)[0-9](\.([0-9]\r?)?)?")
 _BAD_LINE = "The request line is not a method, a target and a version with one blank between two."
+CARRIED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+"""For ``Allow``: the methods of APIs; others are carried too, if the parser knows them."""
 HTTP_1 = 1
 MAX_FIELDS = 512
 
@@ -41,17 +41,6 @@ def check_line(line: bytes) -> None:
     if _OTHER_VERSION.fullmatch(line):
         raise Refusal(505, "This address speaks HTTP/1.1 and HTTP/1.0 only.")
     raise Refusal(400, _BAD_LINE)
-
-
-def begun_line_refusal(line: bytes) -> Refusal:
-    """Return why a request line was refused before it was complete, the same as for the whole line.
-
-    Args:
-        line: as much of it as there was.
-    """
-    if _OTHER_VERSION_BEGUN.fullmatch(line):
-        return Refusal(505, "This address speaks HTTP/1.1 and HTTP/1.0 only.")
-    return Refusal(400, _BAD_LINE)
 
 
 def check_version(major: int) -> None:

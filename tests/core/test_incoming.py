@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from gateway.core.headers import Refusal
 from gateway.core.incoming import (
     MAX_FIELDS,
-    begun_line_refusal,
     body_bytes,
     check_fields,
     check_host,
@@ -38,29 +37,6 @@ def test_more_fields_than_anybody_needs_are_refused() -> None:
     with pytest.raises(Refusal) as refused:
         check_fields(((b"A", b"1"),) * (MAX_FIELDS + 1))
     assert refused.value.status == 431
-
-
-@pytest.mark.parametrize(
-    ("line", "status"),
-    [
-        (b"GET / HTTP/2", 505),
-        (b"GET / HTTP/3.", 505),
-        (b"GET http://h/ HTTP/0.9", 505),
-        (b"GET / HTTP/1.2", 505),
-        (b"GET / HTTP/9.9\r", 505),
-        (b"GET / HTTP/1.1\r", 400),
-        (b"GET / HTTP/1.10", 400),
-        (b"GET / HTTP/11", 400),
-        (b"GET / HTTP/", 400),
-        (b"GET / HTTP/1", 400),
-        (b"GET / HTTP/1.1", 400),
-        (b"GET / http/2", 400),
-        (b"A /", 400),
-        (b"A", 400),
-    ],
-)
-def test_a_line_refused_in_its_middle_is_refused_as_the_whole_would_be(line: bytes, status: int) -> None:
-    assert begun_line_refusal(line).status == status
 
 
 @pytest.mark.parametrize("method", ["CONNECT", "TRACE"])

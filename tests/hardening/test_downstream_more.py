@@ -257,27 +257,46 @@ async def test_no_password_of_a_target_is_logged(process: GatewayProcess) -> Non
     assert _PASSWORD.decode() not in process.output()
 
 
-async def test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection(aos: ScriptedAos) -> None:
-    """A share of the pool is left to those who are quick."""
+_HEALTHY = b"POST /good HTTP/1.1\r\n" + _HOST + b"Content-Length: 100\r\n\r\n"
+_SLOW_BODY = b"POST /slow HTTP/1.1\r\n" + _HOST + b"Content-Length: 100\r\n\r\na"
+_SLOW_READER = b"GET /big HTTP/1.1\r\n" + _HOST + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [[_SLOW_BODY, _SLOW_READER] * 4, [_SLOW_BODY] * 24, [_SLOW_READER] * 24],
+    ids=["as many as places", "many bodies", "many readers"],
+)
+async def test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection(
+    aos: ScriptedAos, slow: list[bytes]
+) -> None:
+    """However many they are, there is a place for those who are quick, and uploads that go on end well."""
     aos.on("GET", "/big", Answer(body=b"x" * 8_000_000))
     aos.on("GET", "/x", Answer(body=b"x"))
     aos.on("POST", "/", Answer(body=b"x"))
-    slow: list[RawClient] = []
+    clients: list[RawClient] = []
     try:
         async with running(aos.url, upstream__max_connections=8) as gateway:
-            for number in range(8):
-                slow.append(await RawClient.connect(gateway.address))
-                if number % 2:
-                    await slow[-1].send(b"POST /slow HTTP/1.1\r\n" + _HOST + b"Content-Length: 100\r\n\r\na")
-                else:
-                    await slow[-1].send(b"GET /big HTTP/1.1\r\n" + _HOST + b"\r\n")
-            await aos.wait_received(4)
-            async with await RawClient.connect(gateway.address) as client:
-                await client.send(_GET)
-                assert (await client.read_response(timeout_s=2)).status == 200
+            for data in [_HEALTHY, *slow, b""]:
+                clients.append(await RawClient.connect(gateway.address))
+                await clients[-1].send(data)
+            healthy, quick = clients[0], clients[-1]
+            going_on = asyncio.create_task(_drip(healthy, 100))
+            for _ in range(3):
+                await quick.send(_GET)
+                assert (await quick.read_response(timeout_s=8)).status == 200
+            assert gateway.app.upstream.slots.in_use <= 2 * 8
+            await going_on
+            assert (await healthy.read_response("POST")).status == 200
     finally:
-        for client in slow:
+        for client in clients:
             client.abort()
+
+
+async def _drip(client: RawClient, size: int) -> None:
+    for _ in range(size):
+        await client.send(b"a")
+        await asyncio.sleep(0.02)
 
 
 async def test_every_byte_in_every_place_of_a_head_is_refused_or_carried_exactly(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import resource
 import socket
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 
 from tests.support import address as addresses
-from tests.support.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
+from tests.support.aos import STACK_ID, TARGET, Answer, ScriptedAos, never, record
 from tests.support.client import RawClient, request_bytes
 from tests.support.gateway import GatewayProcess
 from tests.support.process import descriptors, gauges, rss_bytes
@@ -173,6 +174,60 @@ async def test_10000_idle_connections_are_held_in_little_memory_and_closed_at_dr
         assert each_bytes < 40 * 1024
         assert await gateway.stop() == 0
         assert await asyncio.to_thread(_are_closed, held)
+    finally:
+        for sock in held:
+            sock.close()
+
+
+_HEAD = b"POST /v2/stacks HTTP/1.1\r\nHost: h\r\n"
+_FULL = _HEAD + b"a:\r\n" * 500
+# With what 250 of them may make of a gateway, in MiB; it needs some 55 by itself.
+_COSTLY = {
+    "fields without end": (_HEAD + b"a:\r\n" * 15_000, 100),
+    "long fields": (_HEAD + (b"a: " + b"x" * 115 + b"\r\n") * 500, 100),
+    "heads behind one": (_FULL + b"Content-Length: 1\r\n\r\na" + (_FULL + b"\r\n") * 28, 150),
+}
+
+
+def _send(address: str, data: bytes, held: list[socket.socket]) -> None:
+    where = addresses.split(address)
+    assert not isinstance(where, str)
+    for _ in range(250):
+        held.append(_connect(*where))
+        with contextlib.suppress(ConnectionError):  # it was refused
+            held[-1].sendall(data)
+
+
+@pytest.mark.parametrize(("data", "most_mib"), _COSTLY.values(), ids=_COSTLY.keys())
+async def test_heads_cost_no_multiple_of_their_bytes_before_their_turn(
+    aos: ScriptedAos, start: Start, data: bytes, most_mib: int
+) -> None:
+    aos.on("POST", "/v2/stacks", never)
+    gateway = await start(server__header_timeout_s=60)
+    held: list[socket.socket] = []
+    try:
+        await asyncio.to_thread(_send, gateway.address, data, held)
+        await _warm(gateway)
+        assert rss_bytes(gateway.pid) >> 20 < most_mib
+    finally:
+        for sock in held:
+            sock.close()
+
+
+async def test_silent_admin_connections_leave_descriptors_to_callers_and_answers_to_probes(
+    start: Start,
+) -> None:
+    gateway = await start(server__max_connections=100)
+    resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (300, 300))
+    where = addresses.split(gateway.admin)
+    assert not isinstance(where, str)
+    held: list[socket.socket] = []
+    try:
+        for _ in range(290):
+            held.append(socket.create_connection(where, 5))
+        for _ in range(5):
+            await _warm(gateway)
+            assert "connections" in await gauges(gateway.admin)
     finally:
         for sock in held:
             sock.close()

@@ -21,6 +21,7 @@ def _is_problem(answer: RawResponse, status: int) -> None:
     assert answer.status == status
     assert answer.get("content-type") == b"application/problem+json"
     assert answer.get("connection") == b"close"
+    assert answer.get("date") is not None
 
 
 async def _until(is_true: Callable[[], bool]) -> None:
@@ -143,6 +144,26 @@ async def test_a_caller_who_reads_nothing_of_many_hits_is_cut(aos: ScriptedAos) 
         await _until(lambda: not gateway.app.server.connections)
         client.abort()
         assert aos.count() == 1
+
+
+async def test_a_caller_who_leaves_the_rest_of_an_answer_is_not_waited_for_when_idle(
+    aos: ScriptedAos,
+) -> None:
+    aos.answer(Answer(body=record(padding="x" * 50_000)))
+    async with running(
+        aos.url, server__body_timeout_s=_DEADLINE_S, server__keepalive_timeout_s=_DEADLINE_S
+    ) as gateway:
+        client = await RawClient.connect(gateway.address)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(_GET)
+        await _until(lambda: bool(gateway.app.server.connections))
+        (connection,) = gateway.app.server.connections
+        while connection.transport is not None and not connection.transport.get_write_buffer_size():
+            await client.send(_GET)
+            await asyncio.sleep(0.002)
+        assert not connection.writing_paused
+        await _until(lambda: not gateway.app.server.connections)
+        client.abort()
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])

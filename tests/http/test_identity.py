@@ -251,7 +251,10 @@ async def test_a_request_signed_for_a_foreign_host_is_refused(
 ) -> None:
     answer = await fetch(gateway.address, TARGET, headers=[("Host", "aos.example"), _signature()])
     assert answer.status == 421
-    assert answer.json()["code"] == "GATEWAY.4210001"
+    told = answer.json()
+    assert told["code"] == "GATEWAY.4210001"
+    assert "signed" in told["detail"]
+    assert "upstream.signed_hosts" in told["detail"]
     assert aos.count() == 0
 
 
@@ -267,7 +270,9 @@ async def test_shared_scope_on_tcp_refuses_foreign_hosts(aos: ScriptedAos) -> No
     aos.answer(settled())
     async with running(aos.url, cache__scope="shared", upstream__signed_hosts=["aos.example"]) as gateway:
         for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example"):
-            assert (await get(gateway, TARGET, ("Host", host))).status == 421
+            refused = await get(gateway, TARGET, ("Host", host))
+            assert refused.status == 421
+            assert "server.admin_hosts" in refused.json()["detail"]
         for host in ("localhost", "127.0.0.1:1", "[::1]", "10.1.2.3", aos.address, "aos.example"):
             assert (await get(gateway, TARGET, ("Host", host))).status == 200
 

@@ -124,6 +124,9 @@ async def test_connect_and_trace_are_refused(aos: ScriptedAos, gateway: RunningG
     target = "h:1" if method == "CONNECT" else OTHER_ROUTE
     answer = await get(gateway, target, method=method)
     assert answer.status == 405
+    # RFC 9110 §15.5.6, §6.6.1
+    assert (answer.get("allow") or b"").split(b", ")[:2] == [b"GET", b"HEAD"]
+    assert answer.get("date") is not None
     assert aos.heads == []
 
 

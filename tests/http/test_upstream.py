@@ -1,12 +1,17 @@
 """The side towards AOS: TLS, pool, deadlines, and what happens when it does not answer properly."""
 
 import asyncio
+import errno
 import json
 import re
+import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
 
+from gateway.errors import UPSTREAM_DETAILS
+from gateway.upstream_failure import connect_failure
 from tests.support.answers import Conversation
 from tests.support.aos import (
     STACK_ID,
@@ -30,6 +35,21 @@ from .asking import OTHER_ROUTE, MovableTime, get, is_hit, running_record, settl
 _OK = Answer(200, body=b"fine")
 _ERROR_MEMBERS = {"type", "title", "status", "detail", "instance", "code", "message", "extend", "showdetail"}
 
+# What a caller is told of it, in words.
+_SAYS = {
+    "connection_read_timeout": "did not answer in time",
+    "connection_refused": "refused the connection",
+    "connection_terminated": "ended the connection",
+    "connection_timeout": "connection to the upstream did not stand in time",
+    "destination_ip_unroutable": "no way through the network",
+    "dns_error": "name could not be resolved",
+    "http_protocol_error": "not well-formed HTTP",
+    "http_response_incomplete": "broke off",
+    "http_response_transfer_coding": "transfer coding",
+    "tls_certificate_error": "certificate is not trusted",
+    "tls_protocol_error": "could not agree on a TLS connection",
+}
+
 
 def _is_our_problem(response: RawResponse, status: int, proxy_error: str) -> None:
     assert response.status == status
@@ -41,7 +61,10 @@ def _is_our_problem(response: RawResponse, status: int, proxy_error: str) -> Non
     assert told["status"] == status
     assert told["code"].startswith(f"GATEWAY.{status}")
     assert len(told["code"]) == len("GATEWAY.5020001")
-    assert told["message"] == told["detail"] != ""
+    assert told["message"] == told["detail"]
+    assert _SAYS.get(proxy_error, "") in told["detail"]
+    date = parsedate_to_datetime((response.get("date") or b"").decode())
+    assert abs(date.timestamp() - time.time()) < 5
     assert (told["extend"], told["showdetail"]) == ("", False)
     request_id = response.get("x-request-id")
     assert request_id is not None
@@ -93,9 +116,34 @@ async def test_a_refused_connection_is_a_502(free_port: int, target: str) -> Non
         _is_our_problem(await get(gateway, target), 502, "connection_refused")
 
 
-async def test_an_unknown_host_is_a_502() -> None:
-    async with running("http://no-such-host.invalid") as gateway:
-        _is_our_problem(await get(gateway), 502, "dns_error")
+@pytest.mark.parametrize(
+    ("url", "proxy_error"),
+    [
+        ("http://no-such-host.invalid", "dns_error"),
+        ("http://255.255.255.255", "destination_ip_unroutable"),
+    ],
+)
+async def test_an_upstream_that_cannot_be_found_is_a_502(url: str, proxy_error: str) -> None:
+    async with running(url) as gateway:
+        _is_our_problem(await get(gateway), 502, proxy_error)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "proxy_error"),
+    [
+        (OSError(errno.EMFILE, "x"), 502, "proxy_internal_error"),
+        (OSError(errno.EHOSTUNREACH, "x"), 502, "destination_ip_unroutable"),
+        (OSError(errno.ETIMEDOUT, "x"), 504, "connection_timeout"),
+        (OSError(errno.ECONNRESET, "x"), 502, "connection_terminated"),
+        (OSError("several"), 502, "destination_unavailable"),
+    ],
+)
+def test_why_there_is_no_connection_is_told_by_the_systems_word(
+    error: OSError, status: int, proxy_error: str
+) -> None:
+    told = connect_failure(error)
+    assert (told.status, told.proxy_error, told.was_sent) == (status, proxy_error, False)
+    assert told.detail == UPSTREAM_DETAILS[proxy_error]
 
 
 def _states(caplog: pytest.LogCaptureFixture) -> list[str]:
