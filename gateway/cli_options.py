@@ -136,7 +136,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     twin.add_argument("--control", metavar="A", help="loopback address to order faults on (default: off)")
     twin.add_argument(
-        "--profile", metavar="NAME", default="demo", help="demo, load or realistic (default: %(default)s)"
+        "--profile",
+        metavar="NAME",
+        default="demo",
+        help="demo, load, realistic or throttled (default: %(default)s)",
     )
     twin.add_argument(
         "--seed", metavar="N", type=int, default=1, help="equal seeds give equal runs (default: %(default)s)"

@@ -72,7 +72,7 @@ def test_the_help_names_every_command_and_the_exit_codes() -> None:
             "--config --listen --admin --upstream --redis --scope --workers 127.0.0.1:8080 127.0.0.1:9901 "
             "AOS_GATEWAY_<SECTION>__<KEY> AOS_GATEWAY_CACHE__SECRET_FILE config/gateway.toml examples:",
         ),
-        ("twin", "--listen --control --profile --seed 127.0.0.1:8090 demo, realistic examples:"),
+        ("twin", "--listen --control --profile --seed 127.0.0.1:8090 demo, realistic throttled examples:"),
         ("demo", "simulated curl Ctrl-C"),
         ("check", "--config --probe AOS_TOKEN examples:"),
         ("purge", "--admin STACK_ID 127.0.0.1:9901 AOS_GATEWAY_SERVER__ADMIN_TOKEN examples:"),
