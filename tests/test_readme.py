@@ -217,7 +217,7 @@ def test_every_command_of_the_readme_does_what_it_says(stage: Stage) -> None:
                 hits.append(re.findall(r"(?i)^cache-status: (.*?)\r?$", done.out, re.MULTILINE)[0])
             else:
                 assert {"readyz": '"ready":true', "metrics": "# TYPE"}[line.rpartition("/")[2]] in done.out
-        elif re.match(r"(AOS_TOKEN=\$TOKEN )?\.venv/bin/aos-gateway (check|purge) ", line):
+        elif re.match(r"(AOS_TOKEN=\$TOKEN )?\.venv/bin/aos-gateway (check|purge|wait) ", line):
             done = stage.run(command)
             assert (done.code, done.err) == (0, ""), line
             assert done.out
