@@ -278,7 +278,9 @@ def test_the_commands_of_the_measurements_are_known(stage: Stage) -> None:
         assert named <= {*re.findall(r"--[a-z-]+", done.out)}, module
 
 
-@pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "deploy/README.md", "benchmarks/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "SECURITY.md", "deploy/README.md", "benchmarks/README.md", "examples/README.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     here = (ROOT / page).parent
