@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None takes them from `sys.argv`.
 
     Returns:
-        The exit code: 0 clean, 2 wrong usage, configuration or address, 1 anything else.
+        The exit code: 0 clean, 2 wrong usage, configuration or address, 1 anything else; `wait` has more.
     """
     from gateway.config import ConfigError
 
@@ -130,6 +130,21 @@ def _purge(arguments: argparse.Namespace) -> int:
     return run(address, arguments.stack_id, admin_token(os.environ))
 
 
+def _wait(arguments: argparse.Namespace) -> int:
+    from gateway.wait import read_asked, run
+
+    return run(
+        read_asked(
+            arguments.gateway,
+            (arguments.stack_id, arguments.action_id),
+            arguments.timeout,
+            arguments.token_file,
+            os.environ,
+            as_json=arguments.json,
+        )
+    )
+
+
 def _as_toml(sections: Mapping[str, object]) -> str:
     blocks = []
     for section, keys in sections.items():
@@ -158,6 +173,7 @@ _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "demo": _demo,
     "check": _check,
     "purge": _purge,
+    "wait": _wait,
 }
 # Ctrl-C is how these end; the others did not do what they were asked.
 _UNTIL_STOPPED: Final = frozenset({"serve", "twin", "demo"})

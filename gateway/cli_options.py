@@ -20,6 +20,7 @@ first steps:
   aos-gateway COMMAND --help                              more about one command
 
 exit codes: 0 clean, 2 wrong usage or configuration or an address that cannot be used, 1 anything else
+(wait: see its help)
 """
 _SERVE_EPILOG: Final = """\
 Every key of the configuration file can also be set by an environment variable AOS_GATEWAY_<SECTION>__<KEY>,
@@ -56,6 +57,20 @@ that holds it by AOS_GATEWAY_SERVER__ADMIN_TOKEN_FILE. From the same machine no 
 examples:
   aos-gateway purge my-stack
   aos-gateway purge --admin unix:/run/aos/admin.sock my-stack
+"""
+_WAIT_EPILOG: Final = """\
+The token comes from AOS_TOKEN or the file that --token-file names. A gateway that waits (Prefer: wait)
+answers when something changes; AOS itself, and anything else that ignores the wish, is polled every 2 to 10
+seconds. Failed connections, 429 and 5xx are waited out, as long as the answer asks for it.
+
+exit codes:
+  0  Succeeded, or gone (404) after it was seen to be a delete
+  1  anything else    3  Failed                       5  time over    7  token refused (401, 403)
+  2  wrong usage      4  Cancelled, ForceCancelled    6  gone (404)
+
+examples:
+  AOS_TOKEN=... aos-gateway wait my-stack my-stack-1
+  aos-gateway wait --gateway unix:/run/aos/gateway.sock --token-file token --json my-stack my-stack-1
 """
 
 
@@ -178,7 +193,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     twin.add_argument("--control", metavar="A", help="loopback address to order faults on (default: off)")
     twin.add_argument(
-        "--profile", metavar="NAME", default="demo", help="demo, load or realistic (default: %(default)s)"
+        "--profile",
+        metavar="NAME",
+        default="demo",
+        help="demo, load, realistic or throttled (default: %(default)s)",
     )
     twin.add_argument(
         "--seed", metavar="N", type=int, default=1, help="equal seeds give equal runs (default: %(default)s)"
@@ -218,6 +236,33 @@ def build_parser() -> argparse.ArgumentParser:
         help="the gateway's admin address (default: %(default)s)",
     )
     purge.add_argument("stack_id", metavar="STACK_ID", help="the stack to forget")
+
+    wait = add(
+        "wait",
+        "wait until an execution has ended",
+        "Watch an execution until it has ended, and tell what changes. The exit code says how it ended.",
+        _WAIT_EPILOG,
+    )
+    wait.add_argument(
+        "--gateway",
+        metavar="URL",
+        default="http://127.0.0.1:8080",
+        help="the gateway, or AOS itself: http://, https:// or unix:/path (default: %(default)s)",
+    )
+    wait.add_argument(
+        "--timeout",
+        metavar="T",
+        default="20m",
+        help="how long to wait at most, like 90s, 20m or 1h30m (default: %(default)s)",
+    )
+    wait.add_argument("--token-file", metavar="F", help="file that holds the token (default: AOS_TOKEN)")
+    wait.add_argument(
+        "--json",
+        action="store_true",
+        help="print the result with the record as one JSON object, all else to standard error",
+    )
+    wait.add_argument("stack_id", metavar="STACK", help="the id of the stack")
+    wait.add_argument("action_id", metavar="ACTION", help="the id of the execution")
     for each in (parser, *commands.choices.values()):
         each.commands = commands.choices
     return parser

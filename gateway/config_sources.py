@@ -101,7 +101,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
         if name in found:
             both = f"{variable_of(name)} and {variable_of(name)}{_FILE_SUFFIX}"
             raise ConfigError(f"{name} is given by both {both}; unset one of them")
-        value = _secret_in_file(variable, environ[variable]) if is_file else environ[variable]
+        value = secret_in_file(variable, environ[variable]) if is_file else environ[variable]
         found[name] = Given(value=value, is_text=True, source=variable)
     return found
 
@@ -177,7 +177,16 @@ def _dotted(variable: str) -> str:
     return variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".", 1)
 
 
-def _secret_in_file(variable: str, path: str) -> str:
+def secret_in_file(variable: str, path: str) -> str:
+    """Return what stands in a file, without the end of its line.
+
+    Args:
+        variable: the variable or option that names the file.
+        path: of the file.
+
+    Raises:
+        ConfigError: it can't be read or holds no text.
+    """
     named = f"file {shown(path)}, named by {variable},"
     text = _read(path, _MAX_SECRET_BYTES, named, "write it as base64").removesuffix("\n").removesuffix("\r")
     if not text:

@@ -70,7 +70,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "gateway.takeover",
         "gateway.worker*",
     ),
-    "other commands": ("gateway.demo*", "gateway.probe*", "gateway.purge*", "gateway.twin"),
+    "other commands": ("gateway.demo*", "gateway.probe*", "gateway.purge*", "gateway.twin", "gateway.wait*"),
     "command line": ("gateway.__main__", "gateway.cli*"),
 }
 
@@ -149,7 +149,7 @@ RULES = (
             "aiohttp.cookiejar",
             "aiohttp.request",
         ),
-        but_who=("gateway.upstream*", "gateway.demo*", "gateway.probe*", "gateway.purge*"),
+        but_who=("gateway.upstream*", "gateway.demo*", "gateway.probe*", "gateway.purge*", "gateway.wait*"),
         why="one module keeps the aiohttp client from repeating and rewriting requests",
     ),
     Rule(

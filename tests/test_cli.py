@@ -61,7 +61,7 @@ def test_the_version_is_the_one_of_the_project() -> None:
 def test_the_help_names_every_command_and_the_exit_codes() -> None:
     result = _run("--help")
     assert result.returncode == 0
-    for word in ("serve", "twin", "demo", "check", "purge", "first steps:", "exit codes: 0 clean, 2"):
+    for word in ("serve", "twin", "demo", "check", "purge", "wait", "first steps:", "exit codes: 0 clean, 2"):
         assert word in result.stdout
 
 
@@ -73,9 +73,13 @@ def test_the_help_names_every_command_and_the_exit_codes() -> None:
             "--config --listen --admin --upstream --redis --scope --workers 127.0.0.1:8080 127.0.0.1:9901 "
             "AOS_GATEWAY_<SECTION>__<KEY> AOS_GATEWAY_CACHE__SECRET_FILE config/gateway.toml examples:",
         ),
-        ("twin", "--listen --control --profile --seed 127.0.0.1:8090 demo, realistic examples:"),
+        ("twin", "--listen --control --profile --seed 127.0.0.1:8090 demo, realistic throttled examples:"),
         ("demo", "simulated curl Ctrl-C"),
         ("check", "--config --probe AOS_TOKEN examples:"),
+        (
+            "wait",
+            "--gateway --timeout --token-file --json STACK ACTION 127.0.0.1:8080 20m AOS_TOKEN examples:",
+        ),
         ("purge", "--admin STACK_ID 127.0.0.1:9901 AOS_GATEWAY_SERVER__ADMIN_TOKEN examples:"),
     ],
 )
@@ -112,7 +116,7 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
 
 def test_serving_and_checking_never_load_the_twin() -> None:
     code = (
-        "import sys, gateway.cli, gateway.server, gateway.probe, gateway.purge; "
+        "import sys, gateway.cli, gateway.server, gateway.probe, gateway.purge, gateway.wait; "
         "print([m for m in sys.modules if m.startswith('gateway.twin')])"
     )
     result = subprocess.run(
@@ -183,6 +187,7 @@ def test_serving_and_checking_never_load_the_twin() -> None:
         (["twin", "--listen", "x"], ["address 'x': has no port; write host:port"]),
         (["twin", "--control", "x"], ["address 'x': has no port"]),
         (["twin", "--seed", "x"], ["--seed: invalid int value: 'x'", "see aos-gateway twin --help"]),
+        (["wait", "s"], ["required: ACTION", "see aos-gateway wait --help"]),
         (["purge"], ["required: STACK_ID", "see aos-gateway purge --help"]),
         *(
             (["purge", wrong], [f"STACK_ID = {wrong!r} is no id of a stack; write one stack's whole id"])

@@ -217,7 +217,7 @@ def test_every_command_of_the_readme_does_what_it_says(stage: Stage) -> None:
                 hits.append(re.findall(r"(?i)^cache-status: (.*?)\r?$", done.out, re.MULTILINE)[0])
             else:
                 assert {"readyz": '"ready":true', "metrics": "# TYPE"}[line.rpartition("/")[2]] in done.out
-        elif re.match(r"(AOS_TOKEN=\$TOKEN )?\.venv/bin/aos-gateway (check|purge) ", line):
+        elif re.match(r"(AOS_TOKEN=\$TOKEN )?\.venv/bin/aos-gateway (check|purge|wait) ", line):
             done = stage.run(command)
             assert (done.code, done.err) == (0, ""), line
             assert done.out
@@ -282,7 +282,9 @@ def test_the_commands_of_the_measurements_are_known(stage: Stage) -> None:
         assert named <= {*re.findall(r"--[a-z-]+", done.out)}, module
 
 
-@pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "deploy/README.md", "benchmarks/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "SECURITY.md", "deploy/README.md", "benchmarks/README.md", "examples/README.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     here = (ROOT / page).parent

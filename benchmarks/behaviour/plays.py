@@ -193,7 +193,7 @@ async def _throttled_side(scenario: Throttled, name: str) -> Side:
     token = tokens(1)[0]
     known = records()
     with Stage(scenario, has_gateway=name != "direct") as stage:
-        stage.fault(kind="throttle", per_second=scenario.per_second, per="token", retry_after_s=1)
+        stage.fault(kind="throttle", limit=scenario.per_second, retry_after_s=1)
         shown = known.settled[: scenario.records]
         starts = [number % len(shown) for number in range(scenario.dashboards)]
         rounds = [[*shown[start:], *shown[:start]] for start in starts]

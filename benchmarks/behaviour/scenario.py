@@ -120,7 +120,7 @@ class Throttled(_Scenario, frozen=True, kw_only=True, tag="throttled"):
     """The upstream refuses what one user asks beyond its limit: dashboards and waiters share it.
 
     Attributes:
-        per_second: calls of one token that are answered; beyond it comes 429 with ``Retry-After: 1``.
+        per_second: calls of the user that are answered; beyond it comes 429 with ``Retry-After: 1``.
         dashboards: pollers that read settled records, one after the other.
         records: how many records all of them go round, each from another one on.
         dashboard_interval_s: of their reads.

@@ -21,7 +21,7 @@ SUCCEEDED = "Succeeded"
 FAILED = "Failed"
 _SETTLED_STRATEGY = "DoNothing"
 _KIND = "Execution"
-_DELETE = "delete"
+DELETE = "delete"
 IN_PROGRESS = frozenset({"Running", "Pending", "Pausing", "Cancelling", "ForceCancelling", "Retrying"})
 
 # What is judged in well under a millisecond.
@@ -156,7 +156,7 @@ STORABLE: tuple[_Rule, ...] = (
     ),
     _record_rule(Reason.PHASE, lambda record, case: record.phase not in case.rules.terminal_phases),
     _record_rule(Reason.SUB_OBJECT, lambda record, _: bool(record.sub_phases & IN_PROGRESS)),
-    _record_rule(Reason.DELETE, lambda record, _: _DELETE in record.action_names),
+    _record_rule(Reason.DELETE, lambda record, _: DELETE in record.action_names),
     # Last, since it is the dearest: only a record that would be stored is read twice.
     _reread,
 )

@@ -11,12 +11,12 @@ from aiohttp import web
 from gateway.twin import element_records, records, replies, requests, stack_records
 from gateway.twin.body import read_body
 from gateway.twin.delivery import deliver
-from gateway.twin.faults import Facts
+from gateway.twin.effects import Facts
 from gateway.twin.model import Refusal, RefusedError
 from gateway.twin.replies import Reply
 from gateway.twin.routes import Match, Route, has_bad_id, match, path_of
 from gateway.twin.stack import Execution, Lifecycle, Order, Stack
-from gateway.twin.tokens import digest, project_of
+from gateway.twin.tokens import project_of, user_of
 from gateway.twin.world import World
 
 _LISTED_EXECUTIONS: Final = 10
@@ -53,7 +53,7 @@ class Api:
         facts = Facts(
             method=request.method,
             path=path,
-            caller=digest(token) if token else "",
+            user=user_of(token) if token else "",
             peer=request.remote or "",
             request_id=request_id,
         )

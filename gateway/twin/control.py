@@ -2,8 +2,9 @@
 
 GET    /state       counts, waiting faults, time
 GET    /executions  project, stack, action and phase of at most 1000 (?limit=) records, newest stacks first
-POST   /faults      one fault, such as {"kind": "status", "status": 503, "count": 5} (see `faults`)
-DELETE /faults      no more faults
+POST   /faults      one fault, such as {"kind": "status", "status": 503, "count": 5} (see `faults`); as
+                    Huawei's gateway throttles: {"kind": "throttle", "limit": 200, "window_s": 300}
+DELETE /faults      no more faults, nor throttles of the profile
 POST   /clock       {"advance_s": 60}, {"frozen": true} or both
 POST   /revoke      {"token": "..."}: answered with 401 from now on
 POST   /outcome     {"outcome": "Failed", "count": 2, "duration_s": 3}: how the next executions end

@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway.twin.faults import Effects
+from gateway.twin.effects import Effects
 from gateway.twin.replies import Reply
 
 # What the API gateway in front of AOS adds to every answer.

@@ -9,10 +9,9 @@ from typing import Final
 
 import msgspec
 
+from gateway.twin.effects import Effects, Facts
 from gateway.twin.faults import (
     Cut,
-    Effects,
-    Facts,
     Fault,
     Header,
     Latency,
@@ -24,7 +23,7 @@ from gateway.twin.faults import (
 )
 from gateway.twin.replies import Reply, aos_error, apigw_error, html_error, throttled
 
-# Bound of the callers that one throttle counts in one second.
+# Bound of the callers that one throttle counts in one window.
 _MAX_COUNTED: Final = 10_000
 
 
@@ -33,12 +32,12 @@ class TooManyFaultsError(Exception):
 
 
 class _Waiting(msgspec.Struct, kw_only=True):
-    """A fault with what it has done so far; `second` and `calls` are a throttle's."""
+    """A fault with what it has done so far; `window` and `calls` are a throttle's."""
 
     fault: Fault
     ends_s: float | None
     left: int | None
-    second: int = 0
+    window: int = 0
     calls: Counter[str] = msgspec.field(default_factory=Counter)
 
     def is_over(self, now_s: float) -> bool:
@@ -114,12 +113,13 @@ def _apply(waiting: _Waiting, facts: Facts, effects: Effects, now_s: float) -> b
         case Status() as fault:
             effects.reply = _status_reply(fault, facts.request_id)
         case RateLimited(retry_after_s=retry_after_s):
-            effects.reply = throttled(facts.request_id, retry_after_s, "user", 200)
+            effects.reply = throttled(facts.request_id, retry_after_s, "user", 200, 1)
         case Throttle() as fault:
             if not _is_over_limit(waiting, fault, facts, now_s):
                 return False
-            policy = "user" if fault.per == "token" else fault.per
-            effects.reply = throttled(facts.request_id, fault.retry_after_s, policy, fault.per_second)
+            effects.reply = throttled(
+                facts.request_id, fault.retry_after_s, fault.per, fault.limit, fault.window_s
+            )
     return True
 
 
@@ -137,13 +137,13 @@ def _status_reply(fault: Status, request_id: str) -> Reply:
 
 
 def _is_over_limit(waiting: _Waiting, fault: Throttle, facts: Facts, now_s: float) -> bool:
-    """Count a call in the current whole second."""
-    second = int(now_s)
-    if second != waiting.second:
-        waiting.second = second
+    """Count a call in the current window."""
+    window = int(now_s // fault.window_s)
+    if window != waiting.window:
+        waiting.window = window
         waiting.calls.clear()
-    counted = {"token": facts.caller, "ip": facts.peer, "api": ""}[fault.per]
+    counted = {"user": facts.user, "ip": facts.peer, "api": ""}[fault.per]
     if counted not in waiting.calls and len(waiting.calls) >= _MAX_COUNTED:
         return True
     waiting.calls[counted] += 1
-    return waiting.calls[counted] > fault.per_second
+    return waiting.calls[counted] > fault.limit

@@ -1,4 +1,4 @@
-"""Faults on demand: how they are described and what they do to an answer.
+"""Faults on demand: how they are described.
 
 A fault waits until a request matches it. `count` bounds how many answers it spoils, `duration_s` how long it
 waits (modelled time); without either it stays until the faults are cleared.
@@ -7,8 +7,6 @@ waits (modelled time); without either it stays until the faults are cleared.
 from typing import Annotated, Final, Literal, get_args
 
 import msgspec
-
-from gateway.twin.replies import Headers, Reply
 
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=600)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -56,11 +54,19 @@ class RateLimited(_Fault, frozen=True, kw_only=True, tag="rate_limited"):
 
 
 class Throttle(_Fault, frozen=True, kw_only=True, tag="throttle"):
-    """Answer 429 beyond `per_second` calls of one token, one peer address or all together."""
+    """Answer 429 as the API gateway does beyond `limit` calls in a window.
 
-    per_second: _Count
-    per: Literal["token", "ip", "api"] = "token"
-    retry_after_s: Annotated[int, msgspec.Meta(ge=0)] | None = 1
+    Attributes:
+        limit: calls that are answered in each window.
+        window_s: length of a window, modelled seconds; windows begin at its multiples.
+        per: whose calls are counted together: one user's, one peer address's, or everybody's.
+        retry_after_s: value of Retry-After; None to leave it out, as Huawei's gateway does.
+    """
+
+    limit: _Count
+    window_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 1
+    per: Literal["user", "ip", "api"] = "user"
+    retry_after_s: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class Truncated(_Fault, frozen=True, kw_only=True, tag="truncated"):
@@ -91,40 +97,3 @@ class Header(_Fault, frozen=True, kw_only=True, tag="header"):
 
 Fault = Latency | Status | RateLimited | Throttle | Truncated | Cut | SlowBody | Header
 KINDS: Final = tuple(str(kind.__struct_config__.tag) for kind in get_args(Fault))
-
-
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a fault may look at.
-
-    Attributes:
-        caller: digest of the token; "" without one.
-        peer: address of the other side.
-    """
-
-    method: str
-    path: str
-    caller: str
-    peer: str
-    request_id: str
-
-
-class Effects(msgspec.Struct, kw_only=True):
-    """What becomes of one answer.
-
-    Attributes:
-        delay_s: to wait before it, real seconds.
-        reply: to send instead of the model's; None for the model's.
-        headers: to add.
-        keep_share: of the body to send, framed as whole; None for all.
-        cut_share: of the body to send before the connection is cut; None for no cut.
-        cut_before_head: cut without any answer.
-        bytes_per_s: rate of the body; None for no limit.
-    """
-
-    delay_s: float = 0.0
-    reply: Reply | None = None
-    headers: Headers = ()
-    keep_share: float | None = None
-    cut_share: float | None = None
-    cut_before_head: bool = False
-    bytes_per_s: int | None = None

@@ -4,6 +4,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.twin.faults import Throttle
 from gateway.twin.lifecycle import Pace
 from gateway.twin.phases import Phase
 
@@ -58,6 +59,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         max_body_bytes: bound of a request body.
         max_faults: bound of faults that wait at the same time.
         max_revoked_tokens: bound of remembered revocations; the oldest go first.
+        throttles: limits of the API gateway from the start, faults like any other.
         preset: what exists at the start; None for nothing.
     """
 
@@ -80,6 +82,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 1_048_576
     max_faults: int = 64
     max_revoked_tokens: int = 10_000
+    throttles: tuple[Throttle, ...] = ()
     preset: Preset | None = None
 
 
@@ -116,14 +119,21 @@ REALISTIC: Final = Profile(
     compact=True,
 )
 
-PROFILES: Final = {profile.name: profile for profile in (DEMO, LOAD, REALISTIC)}
+# Both limits have been seen of the real one, which sends no Retry-After.
+THROTTLED: Final = msgspec.structs.replace(
+    DEMO,
+    name="throttled",
+    throttles=(Throttle(limit=200, window_s=300), Throttle(limit=5, per="ip")),
+)
+
+PROFILES: Final = {profile.name: profile for profile in (DEMO, LOAD, REALISTIC, THROTTLED)}
 
 
 def profile_named(name: str) -> Profile:
     """Return the profile of that name.
 
     Args:
-        name: "demo", "load" or "realistic".
+        name: "demo", "load", "realistic" or "throttled".
 
     Raises:
         UnknownProfileError: when there is none; its text lists the names.

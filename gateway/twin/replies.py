@@ -10,6 +10,7 @@ from gateway.twin.records import Json, dump
 Headers = tuple[tuple[str, str], ...]
 
 JSON: Final = "application/json"
+_UNITS_S: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,16 +58,18 @@ def html_error(status: int) -> Reply:
     return Reply(status=status, body=page.encode(), content_type="text/html")
 
 
-def throttled(request_id: str, retry_after_s: int | None, policy: str, limit: int) -> Reply:
+def throttled(request_id: str, retry_after_s: int | None, policy: str, limit: int, window_s: int) -> Reply:
     """Return the API gateway's 429 (seen as APIGW.0308 in the wild).
 
     Args:
         request_id: as in the answer's X-Request-Id.
         retry_after_s: value of Retry-After; None to leave it out, as happens.
         policy: what the limit counts: "user", "ip" or "api".
-        limit: calls per second.
+        limit: calls in a window.
+        window_s: length of the window, seconds.
     """
-    reached = f"policy {policy} over ratelimit,limit:{limit},time:1 second"
+    count, unit = next((window_s // s, unit) for unit, s in _UNITS_S if window_s % s == 0)
+    reached = f"policy {policy} over ratelimit,limit:{limit},time:{count} {unit}"
     message = f"The throttling threshold has been reached: {reached}"
     headers = () if retry_after_s is None else (("Retry-After", str(retry_after_s)),)
     return apigw_error(429, "APIGW.0308", message, request_id, headers)

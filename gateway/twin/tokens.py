@@ -27,6 +27,15 @@ def project_of(token: str) -> str:
     return project if colon and _PROJECT.fullmatch(project) else digest(token)
 
 
+def user_of(token: str) -> str:
+    """Return a digest of the user a token belongs to.
+
+    Args:
+        token: free text; "project-a:alice" and "project-a:alice:2" are two tokens of one user.
+    """
+    return digest(":".join(token.split(":", 2)[:2]))
+
+
 class Revoked:
     """The tokens that are not accepted any more, bounded; the oldest revocations are forgotten first."""
 

@@ -43,6 +43,8 @@ class World:
         self.clock = Clock(self.profile.epoch_s)
         self.model = Model(self.profile, self.seed)
         self.faults = FaultBook(self.profile.max_faults)
+        for throttle in self.profile.throttles:
+            self.faults.add(throttle, self.clock.now_s())
         self.revoked = Revoked(self.profile.max_revoked_tokens)
         self.received = Counter()
         self.answered = Counter()

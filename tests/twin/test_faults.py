@@ -1,16 +1,17 @@
 """Which faults spoil which answers, without sockets and clock."""
 
 import json
+from typing import Literal
 
 import msgspec
 import pytest
 
+from gateway.core.retry import BackOff, Policy, back_off
+from gateway.twin.effects import Effects, Facts
 from gateway.twin.fault_book import FaultBook, TooManyFaultsError
 from gateway.twin.faults import (
     KINDS,
     Cut,
-    Effects,
-    Facts,
     Fault,
     Header,
     Latency,
@@ -24,8 +25,8 @@ from gateway.twin.faults import (
 RECORD = "/v2/stacks/s/actions/a"
 
 
-def facts(path: str = RECORD, method: str = "GET", caller: str = "alice", peer: str = "::1") -> Facts:
-    return Facts(method=method, path=path, caller=caller, peer=peer, request_id="0" * 32)
+def facts(path: str = RECORD, method: str = "GET", user: str = "alice", peer: str = "::1") -> Facts:
+    return Facts(method=method, path=path, user=user, peer=peer, request_id="0" * 32)
 
 
 def book_of(*faults: Fault) -> FaultBook:
@@ -112,23 +113,50 @@ def test_rate_limiting_says_when_to_come_back_unless_told_not_to() -> None:
     assert json.loads(told.body)["error_code"] == "APIGW.0308"
 
 
-def test_a_throttle_counts_each_token_in_each_second() -> None:
-    book = book_of(Throttle(per_second=2))
+def test_a_throttle_counts_each_user_in_each_second() -> None:
+    book = book_of(Throttle(limit=2))
     calls = [("alice", 0.0), ("alice", 0.1), ("alice", 0.2), ("bob", 0.3), ("alice", 1.0), ("alice", 1.5)]
-    found = [status_of(book.take(facts(caller=caller), now_s)) for caller, now_s in calls]
+    found = [status_of(book.take(facts(user=user), now_s)) for user, now_s in calls]
     assert found == [None, None, 429, None, None, None]
 
 
+def test_a_throttle_counts_over_its_window() -> None:
+    book = book_of(Throttle(limit=2, window_s=300))
+    found = [status_of(book.take(facts(), now_s)) for now_s in (0.0, 100.0, 299.9, 300.0, 301.0, 302.0)]
+    assert found == [None, None, 429, None, None, 429]
+
+
+@pytest.mark.parametrize(
+    ("window_s", "words", "wait_s"),
+    [(1, "1 second", 1.0), (90, "90 second", 5.0), (300, "5 minute", 5.0), (7_200, "2 hour", 5.0)],
+)
+@pytest.mark.parametrize("per", ["user", "ip", "api"])
+def test_a_throttle_refuses_in_the_words_that_the_gateway_understands(
+    per: Literal["user", "ip", "api"], window_s: int, words: str, wait_s: float
+) -> None:
+    for retry_after_s in (None, 7):
+        book = book_of(Throttle(limit=1, per=per, window_s=window_s, retry_after_s=retry_after_s))
+        assert book.take(facts(), 0.0).reply is None
+        reply = book.take(facts(), 0.0).reply
+        assert reply is not None
+        message = json.loads(reply.body)["error_msg"]
+        assert message.endswith(f"policy {per} over ratelimit,limit:1,time:{words}")
+        fields = tuple((name.encode(), value.encode()) for name, value in reply.headers)
+        assert back_off(reply.status, fields, reply.body, 0.0) == BackOff(
+            retry_after_s or wait_s, is_told=retry_after_s is not None, policy=Policy(per)
+        )
+
+
 def test_a_throttle_can_count_addresses_or_everything() -> None:
-    by_ip, by_api = book_of(Throttle(per_second=1, per="ip")), book_of(Throttle(per_second=1, per="api"))
+    by_ip, by_api = book_of(Throttle(limit=1, per="ip")), book_of(Throttle(limit=1, per="api"))
     for book, other_peer in ((by_ip, None), (by_api, 429)):
-        assert status_of(book.take(facts(caller="alice", peer="::1"), 0.0)) is None
-        assert status_of(book.take(facts(caller="bob", peer="::2"), 0.0)) == other_peer
-        assert status_of(book.take(facts(caller="carol", peer="::1"), 0.0)) == 429
+        assert status_of(book.take(facts(user="alice", peer="::1"), 0.0)) is None
+        assert status_of(book.take(facts(user="bob", peer="::2"), 0.0)) == other_peer
+        assert status_of(book.take(facts(user="carol", peer="::1"), 0.0)) == 429
 
 
 def test_a_throttle_uses_up_its_count_by_refusals_alone() -> None:
-    book = book_of(Throttle(per_second=1, count=1))
+    book = book_of(Throttle(limit=1, count=1))
     assert [status_of(book.take(facts(), 0.0)) for _ in range(4)] == [None, 429, None, None]
 
 
@@ -145,7 +173,7 @@ def test_the_number_of_waiting_faults_is_bounded() -> None:
 
 def test_every_kind_can_be_told_as_json() -> None:
     decoder: msgspec.json.Decoder[Fault] = msgspec.json.Decoder(Fault)
-    least = {"latency": {"delay_s": 1}, "status": {"status": 500}, "throttle": {"per_second": 1}}
+    least = {"latency": {"delay_s": 1}, "status": {"status": 500}, "throttle": {"limit": 1}}
     least |= {"slow_body": {"bytes_per_s": 1}}
     texts = [json.dumps({"kind": kind, **least.get(kind, {}), **_header(kind)}) for kind in KINDS]
     assert [msgspec.to_builtins(decoder.decode(text))["kind"] for text in texts] == list(KINDS)
@@ -162,6 +190,8 @@ def _header(kind: str) -> dict[str, str]:
         ('{"kind": "latency", "delay_s": -1}', "$.delay_s"),
         ('{"kind": "status", "status": 200}', "$.status"),
         ('{"kind": "status", "status": 500, "shape": "xml"}', "$.shape"),
+        ('{"kind": "throttle", "limit": 1, "per": "app"}', "$.per"),
+        ('{"kind": "throttle", "limit": 1, "window_s": 0}', "$.window_s"),
         ('{"kind": "cut", "share": 1}', "$.share"),
         ('{"kind": "cut", "count": 0}', "$.count"),
         ('{"kind": "header", "value": "a\\r\\nb: c"}', "$.value"),

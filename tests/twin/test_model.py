@@ -342,4 +342,6 @@ def test_an_unknown_profile_is_told_with_those_there_are() -> None:
     assert profile_named("demo") is DEMO
     with pytest.raises(UnknownProfileError) as unknown:
         profile_named("fast\n")
-    assert str(unknown.value) == "unknown twin profile 'fast\\n'; choose one of demo, load, realistic"
+    assert (
+        str(unknown.value) == "unknown twin profile 'fast\\n'; choose one of demo, load, realistic, throttled"
+    )

@@ -209,7 +209,7 @@ def test_the_published_request_makes_a_stack() -> None:
         (replies.not_found(), "error__404"),
         (replies.bad_request("why"), "error__404"),
         (replies.older_aos_error(400, "02030008", "text"), "error__aos_02_0021"),
-        (replies.throttled("0" * 32, 1, "ip", 5), "error__apigw-0308"),
+        (replies.throttled("0" * 32, 1, "ip", 5, 1), "error__apigw-0308"),
         (replies.unknown_api("0" * 32), "error__apigw-0308"),
         (replies.unauthorized("0" * 32, "why"), "error__apigw-0308"),
     ],
@@ -220,5 +220,5 @@ def test_errors_have_the_shapes_of_published_ones(reply: replies.Reply, name: st
 
 def test_the_words_of_a_missing_stack_and_of_throttling_are_the_published_ones() -> None:
     assert json.loads(replies.not_found().body) == example("error__404")
-    found = json.loads(replies.throttled("id", 1, "ip", 5).body)
+    found = json.loads(replies.throttled("id", 1, "ip", 5, 1).body)
     assert found == {**example("error__apigw-0308"), "request_id": "id"}

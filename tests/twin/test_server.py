@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from gateway.address import TcpAddress, UnixAddress, parse_address
-from gateway.twin.profiles import DEMO, LOAD, Profile
+from gateway.twin.profiles import DEMO, LOAD, THROTTLED, Profile
 from gateway.twin.routes import Route
 from gateway.twin.server import Twin, TwinError, run
 from tests.support.payloads import payload
@@ -360,12 +360,33 @@ async def test_rate_limiting_comes_with_retry_after(caller: Caller) -> None:
     assert answer.json["request_id"] == answer.headers["X-Request-Id"]
 
 
-async def test_a_throttle_refuses_each_token_beyond_its_rate(caller: Caller) -> None:
-    await caller.fault(kind="throttle", per_second=2)
+async def test_a_throttle_refuses_each_user_beyond_its_rate_whatever_the_token(caller: Caller) -> None:
+    await caller.fault(kind="throttle", limit=2)
     assert [(await caller.get("/v2/stacks")).status for _ in range(3)] == [200, 200, 429]
+    assert (await caller.get("/v2/stacks", token=f"{ALICE}:2")).status == 429
     assert (await caller.get("/v2/stacks", token=BOB)).status == 200
     caller.twin.world.clock.advance(1)
     assert (await caller.get("/v2/stacks")).status == 200
+
+
+async def test_a_profile_throttles_from_the_start_until_it_is_told_not_to() -> None:
+    twin = Twin(THROTTLED)
+    twin.world.clock.freeze()
+    await twin.start(LOOPBACK, LOOPBACK)
+    async with Caller(twin) as caller:
+        for _ in range(40):
+            assert [(await caller.get("/v2/stacks")).status for _ in range(5)] == [200] * 5
+            refused = await caller.get("/v2/stacks", token=BOB)
+            assert (refused.status, "Retry-After" in refused.headers) == (429, False)
+            assert "policy ip over ratelimit,limit:5,time:1 second" in refused.json["error_msg"]
+            twin.world.clock.advance(1)
+        refused = await caller.get("/v2/stacks", token=f"{ALICE}:2")
+        assert "policy user over ratelimit,limit:200,time:5 minute" in refused.json["error_msg"]
+        await caller.control("DELETE", "/faults")
+        assert (await caller.get("/v2/stacks")).status == 200
+        state = (await caller.control("POST", "/reset")).json
+        assert [fault["per"] for fault in state["faults"]] == ["user", "ip"]
+    await twin.close()
 
 
 async def test_latency_delays_matching_answers(caller: Caller) -> None:
@@ -636,7 +657,7 @@ async def test_the_command_says_where_it_is_ready_and_ends_at_once_on_a_signal(
 def test_the_command_refuses_an_unknown_profile_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(listen=LOOPBACK, control=None, profile="fast", seed=1) == 2
     assert capsys.readouterr().err == (
-        "aos-gateway twin: unknown twin profile 'fast'; choose one of demo, load, realistic\n"
+        "aos-gateway twin: unknown twin profile 'fast'; choose one of demo, load, realistic, throttled\n"
     )
 
 

@@ -1,0 +1,78 @@
+"""The scripts of examples/, run as they stand against a scripted AOS."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.aos import Answer, AnyAnswer, ScriptedAos, close_unanswered, record
+
+_EXAMPLES = Path(__file__).parent.parent / "examples"
+_TOKEN = 't0ken-"of\\alice'
+_APPLIED = ("Preference-Applied", "wait=50")
+_SCRIPTS = {
+    "shell": ["sh", str(_EXAMPLES / "watch.sh")],
+    "python": [sys.executable, str(_EXAMPLES / "watch.py")],
+}
+_ENDS = {"Succeeded": 0, "Failed": 3, "Cancelled": 4, "ForceCancelled": 4}
+_STATUSES = {"403": 1, "302": 1}
+
+
+async def _run(script: str, *arguments: str, token: str = _TOKEN) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *_SCRIPTS[script],
+        *arguments,
+        env={**os.environ, "AOS_TOKEN": token},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 25)
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize("script", _SCRIPTS)
+async def test_an_end_is_told_by_the_exit_code(aos: ScriptedAos, script: str) -> None:
+    for phase in _ENDS:
+        message = 'quota: {\\"phase\\": "Succeeded"}}, "phase": "Running"'
+        body = record(phase, status__objectStatus={"message": message, "phase": phase, "reason": message})
+        aos.on("GET", f"/v2/stacks/{phase}/", Answer(body=body))
+    for status in _STATUSES:
+        aos.on("GET", f"/v2/stacks/{status}/", Answer(int(status), headers=[("Location", "/elsewhere")]))
+    expected = _ENDS | _STATUSES
+    done = await asyncio.gather(*(_run(script, stack, "a", aos.url) for stack in expected))
+    assert dict(zip(expected, [code for code, _, _ in done], strict=True)) == expected
+    assert {r.get("X-Auth-Token") for r in aos.received} == {_TOKEN.encode()}
+    assert len(aos.received) == len(expected)
+    usage = await _run(script, "s", "a", token="")
+    assert (usage[0], usage[2].count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("script", _SCRIPTS)
+async def test_the_script_waits_where_it_may_and_polls_where_not(aos: ScriptedAos, script: str) -> None:
+    first = Answer(headers=[("ETag", 'W/"1"')], body=record("Running"))
+    waiting: list[AnyAnswer] = [
+        first,
+        Answer(304, headers=[_APPLIED]),
+        Answer(headers=[_APPLIED], body=record()),
+    ]
+    polling: list[AnyAnswer] = [first, Answer(429), close_unanswered, Answer(body=record("Failed"))]
+    for stack, answers in (("waiting", waiting), ("polling", polling)):
+        for answer in reversed(answers):
+            aos.on("GET", f"/v2/stacks/{stack}/", answer, times=1)
+    began_s = asyncio.get_running_loop().time()
+    ran = await asyncio.gather(*(_run(script, stack, "a", aos.url) for stack in ("waiting", "polling")))
+    assert [code for code, _, _ in ran] == [0, 3]
+    assert asyncio.get_running_loop().time() - began_s > 2 + 3 + 4
+    for stack, count in (("waiting", 3), ("polling", 4)):
+        asked = [r for r in aos.received if f"/{stack}/" in r.target]
+        assert [(r.get("Prefer"), r.get("If-None-Match")) for r in asked] == [
+            (None, None),
+            *[(b"wait=50", b'W/"1"')] * (count - 1),
+        ]
+        assert all(stack == "polling" or "Running" in out for _, out, _ in ran)
+    (_, out, err), _ = ran
+    assert (out.count("\n"), err) == (2, "")
