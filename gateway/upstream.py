@@ -263,17 +263,14 @@ class Upstream:
 
     async def _upload(self, protocol: UpstreamConnection, body: RequestBody, slot: Slot) -> None:
         """Stream a request body; a body that breaks off cuts the connection, so it never looks whole."""
-        loop = asyncio.get_running_loop()
-        slot.slow_since_s = loop.time()
-        patience = loop.call_later(PATIENCE_S, slot.wait_for_caller)
+        slot.moves()
+        patience = asyncio.get_running_loop().call_later(PATIENCE_S, slot.wait_for_caller)
         is_slow = False
         try:
             async for chunk in body.chunks:
                 if not chunk:
                     continue
-                if loop.time() > slot.slow_since_s + PATIENCE_S:
-                    # It has moved.
-                    slot.wait_for_caller()
+                slot.moves()
                 framed = chunk if body.length is not None else b"%x\r\n%s\r\n" % (len(chunk), chunk)
                 is_slow |= await self._write(protocol, framed)
             if body.length is None:

@@ -82,6 +82,7 @@ class Exchange:
             give_way: ends the answer, should others need it to.
         """
         self._slot.give_way = give_way
+        self._slot.moves()
         self._slot.wait_for_caller()
         try:
             yield

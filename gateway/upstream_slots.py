@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from gateway.errors import Overloaded
@@ -38,7 +39,7 @@ class Slots:
         self.wait_s = wait_s
         self._free = asyncio.Semaphore(places)
         self._placed = 0
-        # Whose callers keep them waiting now, by their last movement; and those of them that have a place.
+        # Whose callers keep them waiting now; and those of them that have a place.
         self._slow: dict[Slot, None] = {}
         self._staying: dict[Slot, None] = {}
         # Ended for others, but not gone yet.
@@ -79,9 +80,6 @@ class Slots:
 
     def wait_for_caller(self, slot: Slot) -> None:
         """Let an exchange leave its place if there is room beside, since its caller keeps it waiting."""
-        if slot.slow_since_s is None:
-            slot.slow_since_s = asyncio.get_running_loop().time()
-        self._slow.pop(slot, None)
         self._slow[slot] = None
         if slot.is_parked:
             return
@@ -111,8 +109,8 @@ class Slots:
         """End slow exchanges, one for each request that waits, while any of them has a place."""
         loop = asyncio.get_running_loop()
         while self._is_in_the_way():
-            slowest = next(iter(self._slow))
-            if loop.time() < (slowest.slow_since_s or 0.0) + PATIENCE_S:
+            slowest = min(self._slow, key=lambda slot: slot.moved_s)
+            if loop.time() < slowest.slow_since_s + PATIENCE_S:
                 if self._looking is None:
                     self._looking = loop.call_later(PATIENCE_S / 4, self._look_again)
                 return
@@ -148,18 +146,25 @@ class Slot:
         began_s: monotonic time at which the exchange began.
         give_way: ends the exchange soon.
         is_parked: it has left its place to another.
-        slow_since_s: the loop's time at which its caller kept it waiting first; ``None`` when that was never.
+        slow_since_s: the loop's time from which on its caller could keep it waiting; endless before that.
+        moved_s: the loop's time of its last movement since.
     """
 
-    __slots__ = ("_is_free", "_slots", "began_s", "give_way", "is_parked", "slow_since_s")
+    __slots__ = ("_is_free", "_slots", "began_s", "give_way", "is_parked", "moved_s", "slow_since_s")
 
     def __init__(self, slots: Slots) -> None:
         self.began_s = 0.0
         self.give_way: Callable[[], None] = lambda: None
         self.is_parked = False
-        self.slow_since_s: float | None = None
+        self.slow_since_s = math.inf
+        self.moved_s = 0.0
         self._slots = slots
         self._is_free = False
+
+    def moves(self) -> None:
+        """Note a movement; its caller may keep it waiting from now on."""
+        self.moved_s = asyncio.get_running_loop().time()
+        self.slow_since_s = min(self.slow_since_s, self.moved_s)
 
     def wait_for_caller(self) -> None:
         """Leave the place to another, because the caller keeps this exchange waiting; may be repeated."""
