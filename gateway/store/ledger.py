@@ -155,10 +155,13 @@ class Ledger:
         if owes:
             return self._owe(stack, now_s, written_s, settles=settles, published=False)
         for book in self._unconfirmed:
-            if (known := book.get(stack)) is not None:
-                latest_s = max(known.written_s, written_s)
+            if (known := book.pop(stack, None)) is not None:
+                # What was stored until now may live its whole life from now on.
                 book[stack] = msgspec.structs.replace(
-                    known, written_s=latest_s, settles=known.settles or settles
+                    known,
+                    owed_s=now_s,
+                    written_s=max(known.written_s, written_s),
+                    settles=known.settles or settles,
                 )
                 return None
         self._remember(self._merged(stack, now_s, written_s, settles=settles, published=False), now_s)

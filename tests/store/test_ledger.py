@@ -493,3 +493,13 @@ def test_a_note_may_owe_the_forget_alone() -> None:
     book.paid(debt, NOW_S)
     assert not book.owes(S)
     assert book.note(S, NOW_S, 0.0, settles=True) is None
+
+
+def test_a_note_about_what_is_owed_lets_it_be_owed_as_long_as_an_entry_from_before_the_note_lives() -> None:
+    book = ledger()
+    book.owe(S, NOW_S)
+    book.note(S, NOW_S + LONGEST_S - 1, 0.0, settles=False)
+    book.debts(NOW_S + LONGEST_S + 1, 1)
+    assert book.owes(S)
+    book.debts(NOW_S + 2 * LONGEST_S, 1)
+    assert not book.owes(S)

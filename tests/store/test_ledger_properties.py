@@ -24,7 +24,7 @@ class Truth:
 
     Attributes:
         writes: when each forget was answered, and whether it settles.
-        owed_s: since when Redis must be told; ``None`` when it was told.
+        owed_s: what was stored before this time must not be used; ``None`` when Redis was told.
         owings: how often it came to be owed.
         changed: what number the ledger had reached before its last change.
     """
@@ -79,8 +79,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def a_connection_is_opened(self) -> None:
         self.ledger.connection_opened(self.now_s)
         for stack, truth in self.truth.items():
-            if any(self.now_s - written_s < REPEAT_S for written_s, _ in truth.writes):
-                self.owed(stack)
+            recent = [written_s for written_s, _ in truth.writes if self.now_s - written_s < REPEAT_S]
+            if recent:
+                self.owed(stack, max(recent))
 
     @rule()
     def the_subscription_is_confirmed(self) -> None:
@@ -171,10 +172,10 @@ class LedgerMachine(RuleBasedStateMachine):
         """Remember what was read before a change."""
         self.truth[stack].changed = self.ledger.changes.number
 
-    def owed(self, stack: bytes) -> None:
-        """Remember that Redis must be told."""
+    def owed(self, stack: bytes, stale_s: float | None = None) -> None:
+        """Remember that Redis must be told that what was stored until then, or until now, is stale."""
         truth = self.truth[stack]
-        truth.owed_s = self.now_s
+        truth.owed_s = max(truth.owed_s or 0.0, self.now_s if stale_s is None else stale_s)
         truth.owings += 1
 
 
