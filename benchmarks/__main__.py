@@ -14,21 +14,22 @@ from types import FrameType
 
 import msgspec
 
-from . import results
-from .arguments import count, positive
-from .behaviour.scenario import names as behaviours
-from .catalogue import KINDS, WRK, find_program, missing_packages
-from .descriptors import raise_limit
-from .loads import Generator
-from .played import play
-from .progress import progress
-from .results import Measured, Missing, Result
-from .rounds import measure
-from .running import measure_running
-from .scenario import Scenario, ScenarioError, choose, read_all
-from .setting import Setting, begin
-from .special import measure_collapse, measure_start
-from .table import markdown
+from benchmarks.behaviour.scenario import names as behaviours
+from benchmarks.harness.arguments import count, positive
+from benchmarks.harness.catalogue import KINDS, WRK, find_program, missing_packages
+from benchmarks.harness.descriptors import raise_limit
+from benchmarks.harness.progress import progress
+from benchmarks.harness.setting import Setting, begin
+from benchmarks.load.loads import Generator
+from benchmarks.measure.played import play
+from benchmarks.measure.rounds import measure
+from benchmarks.measure.running import measure_running
+from benchmarks.measure.special import measure_collapse, measure_start
+from benchmarks.report.results import Measured, Missing, Result
+from benchmarks.report.table import markdown
+from benchmarks.scenarios.scenario import Scenario, ScenarioError, choose, read_all
+
+from .report import results
 
 _MEASURES = {"cost": measure, "latency": measure, "start": measure_start, "collapse": measure_collapse}
 
@@ -256,7 +257,7 @@ def _write(result: Result, file: Path, *, plots: bool) -> list[Path]:
     report.write_text(markdown(result), "utf-8")
     if not plots or not importlib.util.find_spec("matplotlib"):
         return [file, report]
-    from .plots import draw
+    from benchmarks.report.plots import draw
 
     return [file, report, *draw(result, file.with_suffix(""))]
 

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from types import MappingProxyType
 
-from .goals import judge
-from .results import Measured, Result, load_result
-from .summary import Spread, spread
-from .table import FIGURES, number, table, unit, with_spread
+from benchmarks.report.goals import judge
+from benchmarks.report.results import Measured, Result, load_result
+from benchmarks.report.summary import Spread, spread
+from benchmarks.report.table import FIGURES, number, table, unit, with_spread
 
 # By measure. Closed loops tell nothing about latency that could be compared.
 _FIGURES = MappingProxyType(

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import msgspec
 
-from .arguments import count
-from .catalogue import find_program
-from .contestants import LONG_LIVED, setting_text
-from .loads import Generator, LoadError, closed, once, write_targets
-from .processes import LOAD_CPU, ROOT, GatewayServer, Origin, Processes, Redis
-from .results import FOLDER
-from .scenario import Entry, Load, Scenario, ScenarioError, choose, read_all
-from .table import table
-from .targets import make_targets
+from benchmarks.harness.arguments import count
+from benchmarks.harness.catalogue import find_program
+from benchmarks.harness.contestants import LONG_LIVED, setting_text
+from benchmarks.harness.processes import LOAD_CPU, ROOT, GatewayServer, Origin, Processes, Redis
+from benchmarks.load.loads import Generator, LoadError, closed, once, write_targets
+from benchmarks.load.targets import make_targets
+from benchmarks.report.results import FOLDER
+from benchmarks.report.table import table
+from benchmarks.scenarios.scenario import Entry, Load, Scenario, ScenarioError, choose, read_all
 
 _RATE_PER_S = 500
 _ROWS = 25

@@ -2,7 +2,7 @@
 
 import resource
 
-pytest_plugins = ["tests.support.fixtures", "tests.support.run_length"]
+pytest_plugins = ["tests.testbed.fixtures", "tests.testbed.run_length"]
 
 _DESCRIPTORS = 8_192
 

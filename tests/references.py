@@ -15,10 +15,11 @@ from typing import Any
 
 import msgspec
 
-from gateway.config import Config
-from gateway.config_kinds import Choice, Number, Rule, Switch, Text, Texts, Whole
-from gateway.config_rules import FROM_FILE, RULES
-from gateway.config_sources import sections, variable_of
+from gateway.config.config import Config
+from gateway.config.kinds import Choice, Number, Rule, Switch, Text, Texts, Whole
+from gateway.config.rules import FROM_FILE, RULES
+from gateway.config.secret import Secret
+from gateway.config.sources import sections, variable_of
 from gateway.errors import (
     UPSTREAM_DETAILS,
     CallerGone,
@@ -33,9 +34,8 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.metrics_catalogue import FAMILIES, Family, Kind, Merge
-from gateway.reload import LIVE
-from gateway.secret import Secret
+from gateway.server.reload import LIVE
+from gateway.telemetry.metrics_catalogue import FAMILIES, Family, Kind, Merge
 
 ROOT = Path(__file__).parents[1]
 _MADE = "<!-- Made from the code by `python -m tests.references`; a test compares. -->\n"

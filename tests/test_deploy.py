@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.cli import main
-from tests.support.gateway import GatewayProcess
+from gateway.cli.main import main
+from tests.testbed.gateway import GatewayProcess
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.aos import Answer, AnyAnswer, ScriptedAos, close_unanswered, record
+from tests.testbed.aos import Answer, AnyAnswer, ScriptedAos, close_unanswered, record
 
 _EXAMPLES = Path(__file__).parent.parent / "examples"
 _TOKEN = 't0ken-"of\\alice'

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.browser.place import TOKEN, call
-from tests.support.address import free_port
-from tests.support.webdriver import until
+from tests.testbed.address import free_port
+from tests.testbed.webdriver import until
 
 pytestmark = pytest.mark.operation
 
@@ -198,7 +198,7 @@ def test_every_command_of_the_readme_does_what_it_says(stage: Stage) -> None:
         elif line in COLLECTED:
             arguments = line.removeprefix("./dev test ")
             done = stage.run(
-                f"{sys.executable} -m pytest --collect-only -q {arguments} tests/core/test_route.py"
+                f"{sys.executable} -m pytest --collect-only -q {arguments} tests/core/aos/test_route.py"
             )
             assert done.code == 0, done.out
         elif line == "./dev setup":

@@ -2,9 +2,9 @@
 
 import pytest
 
-from gateway.config_rules import RULES
+from gateway.config.rules import RULES
 from gateway.errors import GatewayError
-from gateway.metrics_catalogue import FAMILIES
+from gateway.telemetry.metrics_catalogue import FAMILIES
 from tests.references import REFERENCES, ROOT
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from benchmarks.behaviour import run, table
 from benchmarks.behaviour.scenario import UnknownScenarioError, names
-from benchmarks.processes import StartError
+from benchmarks.harness.processes import StartError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from benchmarks.behaviour.scenario import Load, Scenario
+from benchmarks.harness.processes import LOAD_CPU, SERVER_CPU, GatewayServer, Processes, Redis, Twin
 from benchmarks.openloop.report import Report
 from benchmarks.openloop.targets import Target
-from benchmarks.processes import LOAD_CPU, SERVER_CPU, GatewayServer, Processes, Redis, Twin
 from gateway.twin.profiles import profile_named
 from gateway.twin.world import World
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.arguments import count, positive
+from benchmarks.harness.arguments import count, positive
 from benchmarks.openloop import Report, offer, read_targets
 from benchmarks.openloop.generator import BadUrlError
 from benchmarks.openloop.targets import BadTargetsError

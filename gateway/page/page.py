@@ -17,8 +17,8 @@ import gateway
 from gateway.page.health import Facts
 from gateway.page.samples import STEP_S, History, read
 from gateway.page.status import status
-from gateway.sightings import Sighting
-from gateway.throttled import ThrottledCaller
+from gateway.telemetry.sightings import Sighting
+from gateway.telemetry.throttled import ThrottledCaller
 
 _LOG = logging.getLogger("gateway.admin")
 # Several people may look at the same time; they share a sample.

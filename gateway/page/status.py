@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from gateway.metrics_catalogue import FAMILIES
 from gateway.page import health
 from gateway.page.health import Facts, Finding
 from gateway.page.samples import STEP_S, STEPS, Change, History, quantile_s
 from gateway.page.words import words
-from gateway.sightings import Sighting
+from gateway.telemetry.metrics_catalogue import FAMILIES
+from gateway.telemetry.sightings import Sighting
 
 _MINUTE_S = 60.0
 _ALL_S = STEP_S * STEPS

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.core.entry import Entry
-from gateway.core.key import EntryKey
+from gateway.core.caching.entry import Entry
+from gateway.core.caching.key import EntryKey
 
 
 class StoreError(Exception):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.core.entry import Entry
-from gateway.core.key import EntryKey
+from gateway.core.caching.entry import Entry
+from gateway.core.caching.key import EntryKey
 
 
 class Fetches:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import msgspec
 
 from gateway.clock import Clock
-from gateway.core.entry import Entry
-from gateway.core.key import EntryKey, stack_of
+from gateway.core.caching.entry import Entry
+from gateway.core.caching.key import EntryKey, stack_of
 from gateway.store.base import NOTHING, Found
 
 # What a copy takes beside its head and its body: key, dictionary slots, index and objects (measured).

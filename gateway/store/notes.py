@@ -10,11 +10,11 @@ from typing import Any
 import redis.asyncio as aioredis
 
 from gateway.clock import Clock
-from gateway.core.note import Note, read_note
-from gateway.state_log import StateLog
+from gateway.core.caching.note import Note, read_note
 from gateway.store.redis_connection import connection_arguments, password_of
 from gateway.store.redis_errors import words_of
 from gateway.store.redis_settings import RedisSettings
+from gateway.telemetry.state_log import StateLog
 
 _PING_S = 1.0
 _SILENT_S = 2.0

@@ -8,8 +8,8 @@ import secrets
 from collections.abc import Sequence
 
 from gateway.clock import Clock
-from gateway.core.key import KeySpace
-from gateway.core.note import Note, write_note
+from gateway.core.caching.key import KeySpace
+from gateway.core.caching.note import Note, write_note
 from gateway.store.base import StoreError
 from gateway.store.ledger import Debt, Ledger
 from gateway.store.redis import RedisStore

@@ -12,9 +12,8 @@ from typing import Any, TypeVar, cast
 from redis.exceptions import InvalidResponse, ResponseError
 
 from gateway.clock import Clock
-from gateway.core.entry import GENERATION_BYTES, Entry, seal, unseal
-from gateway.core.key import EntryKey, KeySpace
-from gateway.metrics import Metrics
+from gateway.core.caching.entry import GENERATION_BYTES, Entry, seal, unseal
+from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.store.base import Found, StoreError
 from gateway.store.breaker import PROBE, Breaker
 from gateway.store.redis_changes import Forget, Forgotten, Write
@@ -25,6 +24,7 @@ from gateway.store.redis_link import Link
 from gateway.store.redis_lookups import Lookups, Values
 from gateway.store.redis_settings import RedisSettings
 from gateway.tasks import TaskSet
+from gateway.telemetry.metrics import Metrics
 
 _CLOSE_S = 1.0
 _LOOK_S = 1.0

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from redis.exceptions import ResponseError
 
 from gateway.clock import Clock
-from gateway.state_log import StateLog
 from gateway.store.breaker import PROBE, Breaker
 from gateway.store.redis_errors import is_answer, words_of, wrong_server
+from gateway.telemetry.state_log import StateLog
 
 CHECK = "ping"
 """The operation that shows whether a server can be used at all; so does `PROBE`."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 
 import msgspec
 
-from gateway.core.key import EntryKey
+from gateway.core.caching.key import EntryKey
 from gateway.store.base import StoreError
 
 # Keys of one MGET; a larger batch would hold up Redis for everybody else.

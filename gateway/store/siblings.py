@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gateway.channel import Message, Tell, Told
-from gateway.core.key import EntryKey
-from gateway.shared_counts import SharedCounts
+from gateway.core.caching.key import EntryKey
+from gateway.server.channel import Message, Tell, Told
+from gateway.server.shared_counts import SharedCounts
 from gateway.store.lookup import LookedUp, Lookup
 from gateway.store.tiers import Tiers
 

@@ -10,11 +10,10 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from gateway.clock import Clock
-from gateway.core.entry import Entry
-from gateway.core.key import EntryKey, KeySpace
-from gateway.core.note import Note
-from gateway.core.status import Reason
-from gateway.metrics import Metrics
+from gateway.core.caching.entry import Entry
+from gateway.core.caching.key import EntryKey, KeySpace
+from gateway.core.caching.note import Note
+from gateway.core.caching.status import Reason
 from gateway.store.base import Found, StoreError
 from gateway.store.ledger import Debt, Ledger
 from gateway.store.lookup import ABSENT, Fetches, LookedUp, Lookup, Ticket
@@ -26,6 +25,7 @@ from gateway.store.redis import RedisStore
 from gateway.store.redis_changes import Write
 from gateway.store.redis_settings import RedisSettings
 from gateway.tasks import TaskSet
+from gateway.telemetry.metrics import Metrics
 
 
 class TierSettings(msgspec.Struct, frozen=True):

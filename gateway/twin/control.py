@@ -19,7 +19,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from gateway.address import is_loopback_host
+from gateway.config.address import is_loopback_host
 from gateway.twin.body import read_body
 from gateway.twin.fault_book import TooManyFaultsError
 from gateway.twin.faults import KINDS, Fault

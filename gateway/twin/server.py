@@ -10,8 +10,8 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.address import Address, TcpAddress, UnixAddress, is_loopback
-from gateway.listeners import Acceptor, ListeningSockets, open_sockets, why_not
+from gateway.config.address import Address, TcpAddress, UnixAddress, is_loopback
+from gateway.runtime.listeners import Acceptor, ListeningSockets, open_sockets, why_not
 from gateway.twin.api import Api
 from gateway.twin.control import Control
 from gateway.twin.profiles import Profile, UnknownProfileError, profile_named

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.results import FORMAT, Measured, Result, Round, Row
-from benchmarks.scenario import Goal, Load
+from benchmarks.report.results import FORMAT, Measured, Result, Round, Row
+from benchmarks.scenarios.scenario import Goal, Load
 
 
 def row(contestant: str, costs_us: Sequence[float | None], x: float | None = None) -> Row:

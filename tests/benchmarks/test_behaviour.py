@@ -13,7 +13,7 @@ from benchmarks.behaviour import scenario as scenarios
 from benchmarks.behaviour.pollers import Counts, Poller
 from benchmarks.behaviour.scenario import Herd, Load, Mixed, UnknownScenarioError
 from benchmarks.behaviour.stage import targets
-from tests.support.aos import TARGET, Answer, ScriptedAos, close_unanswered, record
+from tests.testbed.aos import TARGET, Answer, ScriptedAos, close_unanswered, record
 
 
 def test_every_scenario_can_be_read() -> None:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import tree
 from benchmarks.__main__ import chosen, parser, unmeasured
-from benchmarks.closedloop import requests
-from benchmarks.contestants import filled
-from benchmarks.loads import closed, once, write_targets
-from benchmarks.processes import Origin, Processes, get
-from benchmarks.results import Round, Row, load_result
-from benchmarks.scenario import Load
-from benchmarks.targets import make_targets
+from benchmarks.harness import tree
+from benchmarks.harness.contestants import filled
+from benchmarks.harness.processes import Origin, Processes, get
+from benchmarks.load.closedloop import requests
+from benchmarks.load.loads import closed, once, write_targets
+from benchmarks.load.targets import make_targets
+from benchmarks.report.results import Round, Row, load_result
+from benchmarks.scenarios.scenario import Load
 from tests.benchmarks.kit import measured, result, row
 
 ROOT = Path(__file__).parent.parent.parent

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.catalogue import Need, missing_packages
-from benchmarks.results import Missing
-from benchmarks.scenario import parse
-from benchmarks.setting import Setting
+from benchmarks.harness.catalogue import Need, missing_packages
+from benchmarks.harness.setting import Setting
+from benchmarks.report.results import Missing
+from benchmarks.scenarios.scenario import parse
 
 TEXT = """
 title = "t"
@@ -39,8 +39,8 @@ def test_a_need_is_met_by_a_program_a_file_or_a_module(tmp_path: Path) -> None:
 def test_a_peer_that_is_not_installed_is_left_out_by_name_and_with_its_packages(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("benchmarks.catalogue.find_program", lambda name: None)
-    monkeypatch.setattr("benchmarks.catalogue.glob.glob", lambda pattern: [])
+    monkeypatch.setattr("benchmarks.harness.catalogue.find_program", lambda name: None)
+    monkeypatch.setattr("benchmarks.harness.catalogue.glob.glob", lambda pattern: [])
     setting = Setting("python", lambda text, share: None)
     assert [entry.name for entry in setting.present(parse(TEXT, "small"))] == ["gateway"]
     lua = "nginx, libnginx-mod-http-lua, lua-resty-core, lua-cjson, lua-nginx-redis"

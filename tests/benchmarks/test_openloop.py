@@ -13,9 +13,9 @@ from benchmarks.openloop import Answer as Answered
 from benchmarks.openloop import Report, Target, offer
 from benchmarks.openloop.generator import BadUrlError
 from benchmarks.openloop.histogram import Histogram
-from tests.support.address import free_port
-from tests.support.answers import Conversation
-from tests.support.aos import (
+from tests.testbed.address import free_port
+from tests.testbed.answers import Conversation
+from tests.testbed.aos import (
     Answer,
     AnyAnswer,
     Received,

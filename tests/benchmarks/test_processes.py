@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import tree
-from benchmarks.processes import Processes, StartError, gateway_environment, pinned, uninterrupted
+from benchmarks.harness import tree
+from benchmarks.harness.processes import Processes, StartError, gateway_environment, pinned, uninterrupted
 
 SLEEPS = "import signal, time; {ignore}; open(r'{mark}', 'w').close(); time.sleep(60)"
 FAMILY = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(60)"

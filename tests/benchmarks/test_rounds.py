@@ -2,13 +2,13 @@
 
 import pytest
 
-from benchmarks.contestants import Contestant
-from benchmarks.loads import Outcome
-from benchmarks.processes import GatewayServer, Origin, Processes
+from benchmarks.harness.contestants import Contestant
+from benchmarks.harness.processes import GatewayServer, Origin, Processes
+from benchmarks.harness.setting import turns
+from benchmarks.load.loads import Outcome
+from benchmarks.measure.rounds import flaw, objection
 from benchmarks.profile import top_table
-from benchmarks.rounds import flaw, objection
-from benchmarks.scenario import Entry
-from benchmarks.setting import turns
+from benchmarks.scenarios.scenario import Entry
 
 GOOD = Outcome(completed=1000, duration_s=1.0, latency_ms={})
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import check, parser
-from benchmarks.arguments import count, positive
-from benchmarks.loads import Outcome
-from benchmarks.processes import Origin, Processes
-from benchmarks.results import check_writable, load_result
-from benchmarks.running import measure_running
-from benchmarks.scenario import ScenarioError
-from tests.support.address import free_port
-from tests.support.aos import Answer, AnyAnswer, ScriptedAos, close_unanswered
+from benchmarks.harness.arguments import count, positive
+from benchmarks.harness.processes import Origin, Processes
+from benchmarks.load.loads import Outcome
+from benchmarks.measure.running import measure_running
+from benchmarks.report.results import check_writable, load_result
+from benchmarks.scenarios.scenario import ScenarioError
+from tests.testbed.address import free_port
+from tests.testbed.aos import Answer, AnyAnswer, ScriptedAos, close_unanswered
 
 OK = Answer(body=b"{}")
 TARGET = "/v2/stacks/a/actions/b"

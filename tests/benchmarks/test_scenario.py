@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks.catalogue import KINDS
-from benchmarks.scenario import Load, ScenarioError, choose, parse, read_all
-from benchmarks.targets import make_targets
+from benchmarks.harness.catalogue import KINDS
+from benchmarks.load.targets import make_targets
+from benchmarks.scenarios.scenario import Load, ScenarioError, choose, parse, read_all
 
 SMALL = """
 title = "t"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.summary import Spread, percentiles, ratios, spread
+from benchmarks.report.summary import Spread, percentiles, ratios, spread
 
 
 def test_a_spread_is_median_least_and_greatest() -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import compare
-from benchmarks.chart import bars, lines, short
-from benchmarks.goals import judge
-from benchmarks.results import Missing, Round, Row, load_result, save
-from benchmarks.scenario import Goal
-from benchmarks.summary import Spread
-from benchmarks.table import markdown, number, table, unit, with_spread
+from benchmarks.report.chart import bars, lines, short
+from benchmarks.report.goals import judge
+from benchmarks.report.results import Missing, Round, Row, load_result, save
+from benchmarks.report.summary import Spread
+from benchmarks.report.table import markdown, number, table, unit, with_spread
+from benchmarks.scenarios.scenario import Goal
 
 from .kit import measured, result, row
 

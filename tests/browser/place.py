@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.address import free_port
-from tests.support.redis_server import RedisServer
-from tests.support.webdriver import until
+from tests.testbed.address import free_port
+from tests.testbed.redis_server import RedisServer
+from tests.testbed.webdriver import until
 
 TOKEN = "page:alice"
 _START_S = 15.0

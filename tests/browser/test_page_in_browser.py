@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.browser.place import Place
-from tests.support.webdriver import Browser, until
+from tests.testbed.webdriver import Browser, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.aos import ACTION_ID, STACK_ID, TARGET, Answer, ScriptedAos, record, truncated
-from tests.support.webdriver import Browser, until
+from tests.testbed.aos import ACTION_ID, STACK_ID, TARGET, Answer, ScriptedAos, record, truncated
+from tests.testbed.webdriver import Browser, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
 

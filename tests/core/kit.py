@@ -7,10 +7,10 @@ import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from gateway.core.messages import Fields, Head, Request
-from gateway.core.policy import Arrival, Judgement, Rules, judge
-from gateway.core.status import Reason
-from tests.support.payloads import ACTION_ID, TARGET, record
+from gateway.core.caching.policy import Arrival, Judgement, Rules, judge
+from gateway.core.caching.status import Reason
+from gateway.core.http.messages import Fields, Head, Request
+from tests.testbed.payloads import ACTION_ID, TARGET, record
 
 BOUNDED = settings(max_examples=100, deadline=None)
 

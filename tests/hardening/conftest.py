@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.aos import Answer, ScriptedAos
-from tests.support.gateway import RunningGateway, running
+from tests.testbed.aos import Answer, ScriptedAos
+from tests.testbed.gateway import RunningGateway, running
 
 
 @pytest.fixture

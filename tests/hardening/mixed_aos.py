@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.support.answers import Answer, Conversation, Received
-from tests.support.payloads import record
-from tests.support.response import RawResponse
+from tests.testbed.answers import Answer, Conversation, Received
+from tests.testbed.payloads import record
+from tests.testbed.response import RawResponse
 
 TENANTS = [f"tenant-{number}" for number in range(6)]
 STACKS = [f"stack-{number}" for number in range(32)]

@@ -8,9 +8,9 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.support.client import RawClient, TruncatedResponse, request_bytes
-from tests.support.response import RawResponse
-from tests.support.wire import ConnectionCut
+from tests.testbed.client import RawClient, TruncatedResponse, request_bytes
+from tests.testbed.response import RawResponse
+from tests.testbed.wire import ConnectionCut
 
 from .mixed_aos import RUNNING, SETTLED, STACKS, TENANTS, WRITTEN, MixedAos, token
 from .mixed_turns import Turns

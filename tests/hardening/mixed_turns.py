@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tests.support.faultproxy import HALF_OPEN, PASS, RESET, STALL, FaultProxy, Kind, Mode
-from tests.support.gateway import GatewayProcess
-from tests.support.process import health
-from tests.support.redis_server import RedisServer
+from tests.testbed.faultproxy import HALF_OPEN, PASS, RESET, STALL, FaultProxy, Kind, Mode
+from tests.testbed.gateway import GatewayProcess
+from tests.testbed.process import health
+from tests.testbed.redis_server import RedisServer
 
 RECOVERY_S = 5.0
 """By when the gateways use Redis again; the promise is two seconds, on a machine with nothing else to do."""

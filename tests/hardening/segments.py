@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Iterator
 
-from tests.support.client import RawClient
+from tests.testbed.client import RawClient
 
 WAYS = ("whole", "bytes", "random 1", "random 2")
 _LONG_BYTES = 2000

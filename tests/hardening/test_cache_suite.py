@@ -1,4 +1,5 @@
-"""The rules of RFC 9111 for shared caches, through the real gateway: what came first, what is asked next, hit or not.
+"""The rules of RFC 9111 for shared caches, through the real gateway: what came first, what is asked next, hit
+or not.
 
 `cache-suite.md` beside this file tells how the public suite fared and why the gateway differs where it does.
 """
@@ -10,10 +11,10 @@ from email.utils import formatdate
 
 import pytest
 
-from tests.http.asking import BOB, MovableTime, get, is_hit
-from tests.support.aos import TARGET, Answer, ScriptedAos, record
-from tests.support.client import RawResponse
-from tests.support.gateway import RunningGateway, running
+from tests.end_to_end.asking import BOB, MovableTime, get, is_hit
+from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
+from tests.testbed.client import RawResponse
+from tests.testbed.gateway import RunningGateway, running
 
 _Value = str | int
 """A field's value; a number is the HTTP date so many seconds from now."""

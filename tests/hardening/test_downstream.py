@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.aos import ScriptedAos
-from tests.support.client import RawClient, RawResponse
-from tests.support.gateway import RunningGateway
+from tests.testbed.aos import ScriptedAos
+from tests.testbed.client import RawClient, RawResponse
+from tests.testbed.gateway import RunningGateway
 
 from .segments import WAYS, send_split
 

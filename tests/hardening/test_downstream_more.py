@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.answers import Conversation, Received
-from tests.support.aos import Answer, ScriptedAos
-from tests.support.client import RawClient, RawResponse, TruncatedResponse
-from tests.support.gateway import GatewayProcess, RunningGateway, running
+from tests.testbed.answers import Conversation, Received
+from tests.testbed.aos import Answer, ScriptedAos
+from tests.testbed.client import RawClient, RawResponse, TruncatedResponse
+from tests.testbed.gateway import GatewayProcess, RunningGateway, running
 
 from .segments import WAYS, send_split
 

@@ -13,13 +13,13 @@ import aiohttp
 import pytest
 
 from gateway.clock import Clock
-from gateway.fast_lane_connection import FastLaneConnection, why_closed
-from tests.support import address
-from tests.support.aos import TARGET, Answer, ScriptedAos, record
-from tests.support.client import RawClient, request_bytes
-from tests.support.faultproxy import PASS, STALL, FaultProxy
-from tests.support.gateway import DEFAULTS, GatewayProcess, RunningGateway, running
-from tests.support.redis_server import RedisServer
+from gateway.downstream.fast_lane_connection import FastLaneConnection, why_closed
+from tests.testbed import address
+from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
+from tests.testbed.client import RawClient, request_bytes
+from tests.testbed.faultproxy import PASS, STALL, FaultProxy
+from tests.testbed.gateway import DEFAULTS, GatewayProcess, RunningGateway, running
+from tests.testbed.redis_server import RedisServer
 
 from .mutation import mutate
 

@@ -10,12 +10,12 @@ import re
 
 import pytest
 
-from tests.support.answers import Conversation
-from tests.support.aos import TARGET, Answer, Received, ScriptedAos, record
-from tests.support.client import RawClient, TruncatedResponse, fetch
-from tests.support.gateway import RunningGateway, running
-from tests.support.run_length import RunLength, run_length
-from tests.support.wire import BodyReader, ConnectionCut, MalformedMessage, Wire, split_head
+from tests.testbed.answers import Conversation
+from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos, record
+from tests.testbed.client import RawClient, TruncatedResponse, fetch
+from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.run_length import RunLength, run_length
+from tests.testbed.wire import BodyReader, ConnectionCut, MalformedMessage, Wire, split_head
 
 from .mutation import mutate
 from .segments import send_split

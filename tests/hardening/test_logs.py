@@ -1,8 +1,8 @@
 """What hostile callers can make the gateway write."""
 
-from tests.support.aos import Answer, ScriptedAos
-from tests.support.client import RawClient
-from tests.support.gateway import GatewayProcess
+from tests.testbed.aos import Answer, ScriptedAos
+from tests.testbed.client import RawClient
+from tests.testbed.gateway import GatewayProcess
 
 _BAD = [
     b"GARBAGE zqxj\r\n\r\n",

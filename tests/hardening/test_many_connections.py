@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
-from tests.support import address as addresses
-from tests.support.aos import STACK_ID, TARGET, Answer, ScriptedAos, never, record
-from tests.support.client import RawClient, request_bytes
-from tests.support.gateway import GatewayProcess
-from tests.support.process import descriptors, gauges, rss_bytes
-from tests.support.slow_peers import Slow, slow_peers
+from tests.testbed import address as addresses
+from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, never, record
+from tests.testbed.client import RawClient, request_bytes
+from tests.testbed.gateway import GatewayProcess
+from tests.testbed.process import descriptors, gauges, rss_bytes
+from tests.testbed.slow_peers import Slow, slow_peers
 
 _TOKEN = ("X-Auth-Token", "alice")
 _RUNNING = f"/v2/stacks/{STACK_ID}/actions/running"

@@ -14,14 +14,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.support.address import free_port
-from tests.support.aos import ScriptedAos
-from tests.support.client import fetch
-from tests.support.faultproxy import PASS, RESET, FaultProxy
-from tests.support.gateway import GatewayProcess
-from tests.support.process import descriptors, gauges, rss_bytes
-from tests.support.redis_server import RedisServer
-from tests.support.run_length import run_length
+from tests.testbed.address import free_port
+from tests.testbed.aos import ScriptedAos
+from tests.testbed.client import fetch
+from tests.testbed.faultproxy import PASS, RESET, FaultProxy
+from tests.testbed.gateway import GatewayProcess
+from tests.testbed.process import descriptors, gauges, rss_bytes
+from tests.testbed.redis_server import RedisServer
+from tests.testbed.run_length import run_length
 
 from .mixed_aos import (
     ACCESS_TTL_S,

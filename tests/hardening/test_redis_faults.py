@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.store.kit import until
-from tests.support.aos import ACTION_ID, STACK_ID, TARGET, Answer, ScriptedAos, record
-from tests.support.client import RawResponse, fetch
-from tests.support.faultproxy import HALF_OPEN, PASS, RESET, STALL, FaultProxy, Mode
-from tests.support.gateway import RunningGateway, running
-from tests.support.redis_server import RedisReplyError, RedisServer
-from tests.support.secrets import token
+from tests.testbed.aos import ACTION_ID, STACK_ID, TARGET, Answer, ScriptedAos, record
+from tests.testbed.client import RawResponse, fetch
+from tests.testbed.faultproxy import HALF_OPEN, PASS, RESET, STALL, FaultProxy, Mode
+from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.redis_server import RedisReplyError, RedisServer
+from tests.testbed.secrets import token
 
 A, B = token("a", 300), token("b", 300)
 STACK = f"/v2/stacks/{STACK_ID}"

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.answers import Conversation
-from tests.support.aos import STACK_ID, TARGET, Answer, Received, ScriptedAos, never, record
-from tests.support.client import RawClient, RawResponse, request_bytes
-from tests.support.gateway import RunningGateway, running
+from tests.testbed.answers import Conversation
+from tests.testbed.aos import STACK_ID, TARGET, Answer, Received, ScriptedAos, never, record
+from tests.testbed.client import RawClient, RawResponse, request_bytes
+from tests.testbed.gateway import RunningGateway, running
 
 _TOKEN = ("X-Auth-Token", "alice")
 _GET = request_bytes("GET", TARGET, [_TOKEN])

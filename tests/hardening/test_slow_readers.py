@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.support import address as addresses
-from tests.support.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
-from tests.support.client import RawClient, request_bytes
-from tests.support.gateway import GatewayProcess, running
-from tests.support.tls import Authority
+from tests.testbed import address as addresses
+from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
+from tests.testbed.client import RawClient, request_bytes
+from tests.testbed.gateway import GatewayProcess, running
+from tests.testbed.tls import Authority
 
 _LIMIT_S = 0.4
 # More than the kernels keep on the way, and what takes longer than the limit to read.

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.answers import Conversation
-from tests.support.aos import TARGET, Answer, Received, ScriptedAos, record
-from tests.support.client import RawClient, RawResponse, TruncatedResponse, fetch, request_bytes
-from tests.support.gateway import RunningGateway, running
+from tests.testbed.answers import Conversation
+from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos, record
+from tests.testbed.client import RawClient, RawResponse, TruncatedResponse, fetch, request_bytes
+from tests.testbed.gateway import RunningGateway, running
 
 _OTHER = "/v2/stacks"
 _TARGETS = (TARGET, _OTHER)

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from tests.support.answers import Conversation
-from tests.support.aos import TARGET, Answer, Received, ScriptedAos, record
-from tests.support.client import RawResponse, TruncatedResponse, fetch
-from tests.support.gateway import RunningGateway
+from tests.testbed.answers import Conversation
+from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos, record
+from tests.testbed.client import RawResponse, TruncatedResponse, fetch
+from tests.testbed.gateway import RunningGateway
 
 _OTHER = "/v2/stacks"
 _TARGETS = (TARGET, _OTHER)

@@ -21,13 +21,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from gateway.address import TcpAddress
+from gateway.config.address import TcpAddress
 from gateway.twin.profiles import LOAD
 from gateway.twin.server import Twin
-from tests.support.address import free_port
-from tests.support.client import fetch
-from tests.support.gateway import GatewayProcess
-from tests.support.redis_server import RedisServer
+from tests.testbed.address import free_port
+from tests.testbed.client import fetch
+from tests.testbed.gateway import GatewayProcess
+from tests.testbed.redis_server import RedisServer
 
 from .dashboard import Query, queries
 

@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.client import fetch
-from tests.support.gateway import GatewayProcess
+from tests.testbed.client import fetch
+from tests.testbed.gateway import GatewayProcess
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "monitoring"
 _NOWHERE = "http://127.0.0.1:9"

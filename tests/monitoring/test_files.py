@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gateway.metrics_catalogue import FAMILIES, Kind
+from gateway.telemetry.metrics_catalogue import FAMILIES, Kind
 
 from .dashboard import FOLDER, dashboard, queries
 

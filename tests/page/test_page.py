@@ -10,18 +10,18 @@ from importlib import resources
 import pytest
 from aiohttp import web
 
-from gateway.admin import Operations, build_admin
-from gateway.admin_connection import admin_connections
+from gateway.admin.app import Operations, build_admin
+from gateway.admin.connection import admin_connections
+from gateway.config.secret import Secret
 from gateway.page.page import POLICY, Refresh
-from gateway.secret import Secret
-from gateway.sightings import Sighting
-from gateway.throttled import ThrottledCaller
-from tests.http.asking import all_busy
-from tests.support.answers import Answer
-from tests.support.aos import ScriptedAos
-from tests.support.client import fetch
-from tests.support.gateway import RunningGateway, running
-from tests.support.payloads import ACTION_ID, STACK_ID, TARGET, record
+from gateway.telemetry.sightings import Sighting
+from gateway.telemetry.throttled import ThrottledCaller
+from tests.end_to_end.asking import all_busy
+from tests.testbed.answers import Answer
+from tests.testbed.aos import ScriptedAos
+from tests.testbed.client import fetch
+from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.payloads import ACTION_ID, STACK_ID, TARGET, record
 
 _PATHS = ("/", "/page.css", "/page.js", "/icon.svg", "/status")
 _TOKEN = ("X-Auth-Token", "s3cret-token")

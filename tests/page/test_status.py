@@ -3,12 +3,12 @@
 import msgspec
 import pytest
 
-from gateway.core.status import Reason
+from gateway.core.caching.status import Reason
 from gateway.page.health import Facts
 from gateway.page.samples import History, Sample
 from gateway.page.status import status
 from gateway.page.words import REASONS, words
-from gateway.sightings import Sighting
+from gateway.telemetry.sightings import Sighting
 
 _FACTS = Facts(is_ready=True, has_redis=False, max_connections=100, workers=1, workers_ready=1)
 _BUSY = Sighting("stack", "action", "Running", 40, 12, 0.5, 3.0)

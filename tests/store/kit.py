@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 import msgspec
 
 from gateway.clock import Clock
-from gateway.core.entry import Entry
-from gateway.core.key import EntryKey, KeySpace, upstream_identity
-from gateway.core.messages import Head
-from gateway.core.reply import head_lines
-from gateway.core.route import Execution, fold
-from gateway.metrics import Metrics
+from gateway.core.aos.route import Execution, fold
+from gateway.core.caching.entry import Entry
+from gateway.core.caching.key import EntryKey, KeySpace, upstream_identity
+from gateway.core.http.messages import Head
+from gateway.core.http.reply import head_lines
 from gateway.store.lookup import Lookup, Ticket
 from gateway.store.redis import RedisStore
 from gateway.store.redis_settings import RedisSettings
 from gateway.store.tiers import Tiers, TierSettings
+from gateway.telemetry.metrics import Metrics
 
 STACK = b"Stack-1"
 FOLDED = fold(STACK)

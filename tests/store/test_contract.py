@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from gateway.core.entry import Entry
-from gateway.core.key import EntryKey
-from gateway.core.messages import Head
-from gateway.core.reply import head_lines
+from gateway.core.caching.entry import Entry
+from gateway.core.caching.key import EntryKey
+from gateway.core.http.messages import Head
+from gateway.core.http.reply import head_lines
 from gateway.store.base import Found, Store, StoreError
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, Replica, Times, as_stored, direct_redis, entry_of, key_of
-from tests.support.redis_server import RedisServer
+from tests.testbed.redis_server import RedisServer
 
 KINDS = ["memory", "redis", "valkey", "tiers", "tiers on redis alone", "tiers in memory alone"]
 

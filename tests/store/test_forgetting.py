@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.core.key import KeySpace
-from gateway.core.note import Note, write_note
-from gateway.core.status import Reason
+from gateway.core.caching.key import KeySpace
+from gateway.core.caching.note import Note, write_note
+from gateway.core.caching.status import Reason
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, STACK, UPSTREAM, Replica, until
-from tests.support.faultproxy import CUT, PASS, STALL, FaultProxy
-from tests.support.redis_server import RedisServer
+from tests.testbed.faultproxy import CUT, PASS, STALL, FaultProxy
+from tests.testbed.redis_server import RedisServer
 
 Proxies = Callable[[str], Awaitable[FaultProxy]]
 OLD, NEW = b'{"old": 1}', b'{"new": 1}'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.key import EntryKey
+from gateway.core.caching.key import EntryKey
 from gateway.store.memory import ENTRY_OVERHEAD_BYTES, MemoryStore
 from tests.store.kit import Times, entry_of, key_of
 

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from gateway.core.key import KeySpace
+from gateway.core.caching.key import KeySpace
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, UPSTREAM, Replica, until
-from tests.support.redis_server import RedisServer
+from tests.testbed.redis_server import RedisServer
 
 # Three tries of what is refused: after 0.5, 1 and 2 s.
 TRIES_S = 1.7

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.core.entry import seal
-from gateway.core.key import ENTRY_VERSION
+from gateway.core.caching.entry import seal
+from gateway.core.caching.key import ENTRY_VERSION
 from gateway.store.base import StoreError
 from gateway.store.redis_changes import Forget, Forgotten, Write
 from tests.store.kit import (
@@ -25,9 +25,9 @@ from tests.store.kit import (
     key_of,
     until,
 )
-from tests.support.faultproxy import STALL, FaultProxy
-from tests.support.faults import PASS
-from tests.support.redis_server import RedisServer
+from tests.testbed.faultproxy import STALL, FaultProxy
+from tests.testbed.faults import PASS
+from tests.testbed.redis_server import RedisServer
 
 Proxies = Callable[[str], Awaitable[FaultProxy]]
 

@@ -15,9 +15,9 @@ from gateway.store.base import StoreError
 from gateway.store.redis_errors import words_of
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, Replica, direct_redis, key_of, until
-from tests.support import address as addresses
-from tests.support.faultproxy import PASS, RESET, STALL, FaultProxy
-from tests.support.redis_server import RedisServer, find_redis_server
+from tests.testbed import address as addresses
+from tests.testbed.faultproxy import PASS, RESET, STALL, FaultProxy
+from tests.testbed.redis_server import RedisServer, find_redis_server
 
 Proxies = Callable[[str], Awaitable[FaultProxy]]
 

@@ -14,9 +14,9 @@ from gateway.store.notes import Subscription
 from gateway.store.redis_changes import Write
 from gateway.store.redis_connection import connection_arguments
 from tests.store.kit import direct_redis, entry_of, key_of, redis_settings
-from tests.support.faultproxy import RESET, FaultProxy
-from tests.support.leaks import no_leaks
-from tests.support.redis_server import RedisServer
+from tests.testbed.faultproxy import RESET, FaultProxy
+from tests.testbed.leaks import no_leaks
+from tests.testbed.redis_server import RedisServer
 
 # Beyond what the kernel takes for a peer that reads nothing.
 _LARGE = b'{"a": "%s"}' % (b"x" * 16_000_000)

@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.channel import Message, Tell, Told
 from gateway.clock import Clock
-from gateway.core.key import EntryKey, KeySpace
-from gateway.core.status import Reason
-from gateway.metrics import Metrics
-from gateway.shared_counts import SharedCounts, open_shared_counts
+from gateway.core.caching.key import EntryKey, KeySpace
+from gateway.core.caching.status import Reason
+from gateway.server.channel import Message, Tell, Told
+from gateway.server.shared_counts import SharedCounts, open_shared_counts
 from gateway.store.lookup import Lookup
 from gateway.store.siblings import Siblings, WorkerTiers
 from gateway.store.tiers import TierSettings
+from gateway.telemetry.metrics import Metrics
 from tests.store.kit import FOLDED, UPSTREAM, entry_of, key_of
 
 PREFIX = "p"

@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
-from gateway.core.key import EntryKey
-from gateway.core.note import read_note
-from gateway.core.status import Reason
+from gateway.core.caching.key import EntryKey
+from gateway.core.caching.note import read_note
+from gateway.core.caching.status import Reason
 from gateway.store.lookup import Lookup
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, GENERATION_TTL_S, MINT_TTL_S, as_stored, until
-from tests.support.answers import Gate
-from tests.support.faultproxy import FaultProxy
-from tests.support.faults import STALL, Way
-from tests.support.redis_server import RedisServer
+from tests.testbed.answers import Gate
+from tests.testbed.faultproxy import FaultProxy
+from tests.testbed.faults import STALL, Way
+from tests.testbed.redis_server import RedisServer
 
 Proxies = Callable[[str], Awaitable[FaultProxy]]
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.address import TcpAddress
+from gateway.config.address import TcpAddress
 from gateway.twin.profiles import DEMO
 from gateway.twin.server import Twin
 

@@ -14,7 +14,7 @@ from gateway.twin.phases import Phase
 from gateway.twin.profiles import DEMO, EPOCH_S
 from gateway.twin.requests import read_new_stack
 from gateway.twin.stack import Ending, Execution, Lifecycle, NewStack, Order, Stack
-from tests.support.payloads import payload
+from tests.testbed.payloads import payload
 
 # Maps whose keys are free text; what counts is the shape of their values.
 FREE_MAPS = {"subObjectStatuses", "elementStatuses", "elements"}

@@ -15,11 +15,11 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.address import TcpAddress, UnixAddress, parse_address
+from gateway.config.address import TcpAddress, UnixAddress, parse_address
 from gateway.twin.profiles import DEMO, LOAD, THROTTLED, Profile
 from gateway.twin.routes import Route
 from gateway.twin.server import Twin, TwinError, run
-from tests.support.payloads import payload
+from tests.testbed.payloads import payload
 
 from .caller import ALICE, Caller, phase_of
 
@@ -672,7 +672,7 @@ def test_the_command_refuses_a_public_control_address_in_one_line(capsys: pytest
 
 COMMAND = """
 import sys
-from gateway.address import parse_address as address
+from gateway.config.address import parse_address as address
 from gateway.twin.server import run
 
 sys.exit(run(listen=address("127.0.0.1:0"), control=address("127.0.0.1:0"), profile="demo", seed=5))

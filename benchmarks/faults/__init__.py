@@ -1,0 +1,1 @@
+"""What faults and slow peers cost."""

@@ -1,0 +1,77 @@
+"""What every measurement is given: who may take part, the generator, where results go, who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from benchmarks.load.loads import Generator
+from benchmarks.report.results import Measured, Missing, Round, Row
+from benchmarks.scenarios.scenario import Entry, Scenario
+
+from .catalogue import KINDS, missing_packages
+
+T = TypeVar("T")
+
+
+@dataclass
+class Setting:
+    """One run's.
+
+    Attributes:
+        generator: of the closed loop.
+        tell: is given a line on every step, and the share of the scenario that is done.
+        missing: gets those who cannot take part.
+    """
+
+    generator: Generator
+    tell: Callable[[str, float], None]
+    missing: list[Missing] = field(default_factory=list)
+
+    def present(self, scenario: Scenario) -> list[Entry]:
+        """Return those contestants that are installed; the others are named."""
+        there = []
+        for entry in scenario.contestant:
+            packages = missing_packages(KINDS[entry.kind].needs)
+            if packages:
+                why = f"install {', '.join(packages)}"
+                self.missing.append(Missing(entry.name, scenario.name, why))
+            else:
+                there.append(entry)
+        return there
+
+
+def begin(scenario: Scenario) -> Measured:
+    """Return the empty measurement of a scenario."""
+    series = scenario.series
+    return Measured(
+        name=scenario.name,
+        title=scenario.title,
+        measure=scenario.measure,
+        rounds=scenario.rounds,
+        load=scenario.load,
+        x_key=series.key if series else "",
+        x_label=series.label if series else "",
+        goals=scenario.goal,
+        order=[entry.name for entry in scenario.contestant],
+        rows=[],
+    )
+
+
+def add(measured: Measured, contestant: str, x: float | None, round_: Round) -> None:
+    """Add one turn to its contestant's row."""
+    row = measured.row(contestant, x) if x is not None else measured.row(contestant)
+    if row is None:
+        row = Row(contestant, x, [])
+        measured.rows.append(row)
+    row.rounds.append(round_)
+
+
+def turns(contestants: Sequence[T], rounds: int) -> list[tuple[int, T]]:
+    """Return who has its turn when: all in each round, each round begun by another one."""
+    return [
+        (number, contestants[(number - 1 + place) % len(contestants)])
+        for number in range(1, rounds + 1)
+        for place in range(len(contestants))
+    ]

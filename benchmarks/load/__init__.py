@@ -1,0 +1,1 @@
+"""Load on one address: targets and generators."""

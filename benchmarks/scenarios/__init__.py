@@ -1,0 +1,1 @@
+"""What is measured: scenarios in TOML and their reader."""

@@ -1,0 +1,291 @@
+"""The admin side: health, metrics, the configuration, purging; a listener of its own."""
+
+import asyncio
+import base64
+import binascii
+import gzip
+import hmac
+import ipaddress
+import logging
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+import msgspec
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from gateway.admin.errors import SECURITY_FIELDS, No, Refusal, answer, of_status
+from gateway.config.address import is_loopback_host
+from gateway.config.secret import Secret
+from gateway.core.aos.route import is_id
+from gateway.core.http.headers import accepts_gzip
+from gateway.page.page import Page, Refresh
+from gateway.telemetry.sightings import Sighting
+from gateway.telemetry.throttled import ThrottledCaller
+
+_LOG = logging.getLogger("gateway.admin")
+_MAX_BODY_BYTES: Final = 4_096
+_BODY_TIMEOUT_S: Final = 5.0
+# A scrape becomes a tenth as large in half a millisecond; more effort gains little.
+_GZIP_LEVEL: Final = 1
+_READING: Final = frozenset({"GET", "HEAD"})
+_VERSIONS: Final = frozenset({(1, 0), (1, 1)})
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(:[0-9]{0,5})?")
+
+
+class Operations(Protocol):
+    """What the admin side asks of the running gateway."""
+
+    def ready(self) -> bool:
+        """Tell whether requests are accepted; false from the moment draining begins."""
+
+    def health(self) -> dict[str, object]:
+        """Return what `/readyz` reports besides readiness, as plain JSON data without secrets."""
+
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the metrics and their Content-Type.
+
+        Args:
+            accept: what the reader accepts, as in the field Accept.
+        """
+
+    def masked_config(self) -> dict[str, object]:
+        """Return the effective configuration as plain JSON data, secrets masked."""
+
+    def executions(self) -> list[Sighting]:
+        """Return the executions that are asked for most."""
+
+    def throttled(self) -> list[ThrottledCaller]:
+        """Return the callers who are told to wait most."""
+
+    async def purge(self, stack_id: str) -> bool:
+        """Make a stack's stored entries unusable.
+
+        Args:
+            stack_id: see `route.is_id`.
+
+        Returns:
+            True when it is done everywhere; False when Redis could not be told yet.
+        """
+
+
+class _Purge(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /purge`."""
+
+    stack_id: str
+
+
+_PURGE_DECODER: Final = msgspec.json.Decoder(_Purge)
+
+
+def build_admin(
+    operations: Operations, *, token: Secret, hosts: Sequence[str], refresh: Refresh | None = None
+) -> web.Application:
+    """Make the admin application.
+
+    Args:
+        operations: the running gateway.
+        token: `server.admin_token`; empty: only loopback and Unix peers reach the protected paths.
+        hosts: `server.admin_hosts`, lower-case names without port.
+        refresh: see `Page`.
+    """
+    own = frozenset(host.removesuffix(".") for host in hosts)
+    admin = _Admin(operations, token, own, refresh)
+    app = web.Application(client_max_size=_MAX_BODY_BYTES)
+    app.cleanup_ctx.append(admin.page.sampling)
+    app.on_response_prepare.append(_finish_head)
+    # One route: aiohttp answers unknown paths and expectations in a shape of its own and echoes the sender.
+    app.router.add_route("*", "/{path:.*}", admin.handle, expect_handler=_expect)
+    return app
+
+
+class _Admin:
+    """The handlers of the admin application."""
+
+    def __init__(
+        self, operations: Operations, token: Secret, hosts: frozenset[str], refresh: Refresh | None = None
+    ) -> None:
+        self._operations = operations
+        self._token = token
+        self._hosts = hosts
+        self.page = Page(operations, refresh)
+
+        self._paths: Final[Mapping[str, tuple[frozenset[str], Handler]]] = {
+            "/healthz": (_READING, self._healthz),
+            "/readyz": (_READING, self._readyz),
+            "/metrics": (_READING, self._metrics),
+            "/config": (_READING, self._config),
+            "/purge": (frozenset({"POST"}), self._purge),
+        }
+        # For people: what the page asks may change with it, so it is no part of the described interface.
+        self._shown: Final = self.page.paths
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request; its Host is judged first, and every error gets the one shape."""
+        try:
+            self._check_host(request)
+            known = self._paths.get(request.path)
+            if request.path in self._shown:
+                known = _READING, self._show
+            if known is None:
+                raise Refusal(No.PATH)
+            methods, handler = known
+            if request.method not in methods:
+                return answer(No.METHOD, ", ".join(sorted(methods)))
+            return await handler(request)
+        except Refusal as exc:
+            return answer(exc.why, accept=request.headers.get(hdrs.ACCEPT, ""))
+        except web.HTTPException as exc:
+            return answer(of_status(exc.status))
+        except Exception:
+            response = answer(No.FAILED)
+            _LOG.exception("admin request %s failed", response.headers["X-Request-Id"])
+            return response
+
+    async def _healthz(self, _request: web.Request) -> web.StreamResponse:
+        """Answer as long as the process lives."""
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _request: web.Request) -> web.StreamResponse:
+        """Answer 200 while requests are accepted, else 503."""
+        is_ready = self._operations.ready()
+        return _json({"ready": is_ready, **self._operations.health()}, status=200 if is_ready else 503)
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        """Answer the metrics in the format and coding that the reader wants."""
+        body, content_type = self._operations.metrics_text(", ".join(request.headers.getall(hdrs.ACCEPT, [])))
+        fields = {hdrs.CONTENT_TYPE: content_type, hdrs.VARY: "Accept, Accept-Encoding"}
+        if accepts_gzip(request.raw_headers):
+            body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
+            fields[hdrs.CONTENT_ENCODING] = "gzip"
+        return web.Response(body=body, headers=fields)
+
+    async def _config(self, request: web.Request) -> web.StreamResponse:
+        """Answer the effective configuration, masked."""
+        self._authorize(request)
+        return _json(self._operations.masked_config())
+
+    async def _show(self, request: web.Request) -> web.StreamResponse:
+        """Answer the page and what it loads: as much as the configuration tells, and more."""
+        self._authorize(request)
+        return await self._shown[request.path](request)
+
+    async def _purge(self, request: web.Request) -> web.StreamResponse:
+        """Forget a stack."""
+        self._authorize(request)
+        # A page of another origin can't send this type without asking first, and that is never granted.
+        if request.content_type != "application/json" or hdrs.CONTENT_ENCODING in request.headers:
+            raise Refusal(No.MEDIA_TYPE)
+        if not await self._operations.purge(await _stack_id(request)):
+            return answer(No.NOT_TOLD)
+        return _json({"forgotten": True})
+
+    def _check_host(self, request: web.Request) -> None:
+        """Refuse a Host that a foreign page may have been made to point at this address (DNS rebinding)."""
+        values = request.headers.getall(hdrs.HOST, [])
+        # In an absolute-form target the authority would count instead of the Host (RFC 9112 section 3.2.2).
+        is_plain = request.version in _VERSIONS and request.raw_path.startswith("/")
+        if len(values) > 1 or not is_plain:
+            raise Refusal(No.MALFORMED)
+        if not values:
+            if request.version >= (1, 1):
+                raise Refusal(No.MALFORMED)
+            return
+        match = _HOST.fullmatch(values[0])
+        if match is None or not self._is_own_host(match["name"].lower().removesuffix(".")):
+            raise Refusal(No.HOST)
+
+    def _is_own_host(self, name: str) -> bool:
+        if is_loopback_host(name) or name in self._hosts:
+            return True
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+    def _authorize(self, request: web.Request) -> None:
+        if _is_local(request.transport):
+            return
+        wanted = self._token.reveal().encode()
+        given = _presented(request.headers.getall(hdrs.AUTHORIZATION, []))
+        if not wanted or given is None or not hmac.compare_digest(given, wanted):
+            raise Refusal(No.TOKEN)
+
+
+def _is_local(transport: asyncio.Transport | None) -> bool:
+    """Tell whether the peer is on this machine; forwarded fields say nothing here, anybody can send them."""
+    if transport is None:
+        return False
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family == getattr(socket, "AF_UNIX", None):
+        return True
+    peer = transport.get_extra_info("peername")
+    return isinstance(peer, tuple) and is_loopback_host(str(peer[0]))
+
+
+def _presented(values: Sequence[str]) -> bytes | None:
+    """Return the token that was sent as Bearer or as the password of Basic; None when there is none."""
+    if len(values) != 1:
+        return None
+    scheme, _, credentials = values[0].partition(" ")
+    raw = credentials.strip().encode("utf-8", "surrogateescape")
+    match scheme.lower():
+        case "bearer":
+            return raw
+        case "basic":
+            try:
+                _, colon, password = base64.b64decode(raw, validate=True).partition(b":")
+            except binascii.Error:
+                return None
+            return password if colon else None
+        case _:
+            return None
+
+
+async def _stack_id(request: web.Request) -> str:
+    if (request.content_length or 0) > _MAX_BODY_BYTES:
+        raise Refusal(No.TOO_LARGE)
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            body = await request.read()
+    except TimeoutError as exc:
+        raise Refusal(No.SLOW) from exc
+    except web.RequestPayloadError as exc:
+        raise Refusal(No.MALFORMED) from exc
+    try:
+        stack_id = _PURGE_DECODER.decode(body).stack_id
+        is_known_form = is_id(stack_id.encode())
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise Refusal(No.BODY) from exc
+    if not is_known_form:
+        # Nothing can be stored under it: success would tell that a pattern, say, had been purged.
+        raise Refusal(No.BODY)
+    return stack_id
+
+
+def _json(data: dict[str, object], status: int = 200) -> web.Response:
+    body = msgspec.json.encode(data, enc_hook=str) + b"\n"
+    return web.Response(body=body, status=status, headers={hdrs.CONTENT_TYPE: "application/json"})
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """Meet the one expectation there is (RFC 9110 section 10.1.1)."""
+    if request.version != (1, 1):
+        return None
+    if request.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
+        return answer(No.EXPECTATION)
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    # The interim answer does not count as the beginning of the final one.
+    request.writer.output_size = 0
+    return None
+
+
+async def _finish_head(_request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in SECURITY_FIELDS.items():
+        # The page brings a policy of its own.
+        response.headers.setdefault(name, value)
+    # aiohttp would tell its version.
+    response.headers.popall(hdrs.SERVER, None)

@@ -1,0 +1,132 @@
+"""From the configuration to what each part of a gateway is made of."""
+
+from __future__ import annotations
+
+from gateway.config.address import TcpAddress
+from gateway.config.config import Config
+from gateway.core.caching.caller import TOKEN_FIELD
+from gateway.core.caching.key import upstream_digest, upstream_identity
+from gateway.core.caching.policy import Rules
+from gateway.core.http.forwarded import TrustedProxies
+from gateway.core.http.headers import Hop, make_hop
+from gateway.core.http.hosts import OwnHosts
+from gateway.downstream.handler import HandlerSettings
+from gateway.downstream.settings import ConnectionSettings
+from gateway.runtime.tls import redis_context, upstream_context
+from gateway.store.redis_settings import RedisSettings
+from gateway.store.tiers import TierSettings
+from gateway.upstream.upstream import UpstreamSettings
+
+# How much longer a generation lives than anything that could be stored under it.
+_GENERATION_MARGIN_S = 3600.0
+_MINT_MARGIN_S = 60.0
+
+
+def upstream_hop(config: Config) -> Hop:
+    """Return what the gateway says about itself and its upstream."""
+    upstream = config.upstream
+    digest = upstream_digest(identity(config))
+    return make_hop(digest, upstream.url.authority, upstream.signed_hosts, identity_headers(config))
+
+
+def identity_headers(config: Config) -> tuple[bytes, ...]:
+    """Return the lower-case names of the fields that tell who a caller is."""
+    return (TOKEN_FIELD, *(name.lower().encode("ascii") for name in config.cache.identity_headers))
+
+
+def identity(config: Config) -> bytes:
+    """Return what tells this upstream from others in keys."""
+    url = config.upstream.url
+    return upstream_identity(url.scheme, url.host, url.port, url.base_path)
+
+
+def policy_rules(config: Config) -> Rules:
+    """Return the configured part of the storing rules."""
+    cache = config.cache
+    return Rules(
+        shared=cache.scope == "shared",
+        obey_origin=cache.origin_cache_control == "obey",
+        terminal_phases=frozenset(cache.terminal_phases),
+        access_ttl_s=cache.access_ttl_s,
+        ttl_succeeded_s=cache.ttl_succeeded_s,
+        ttl_failed_s=cache.ttl_failed_s,
+        ttl_unsettled_s=cache.ttl_unsettled_s,
+        max_body_bytes=cache.max_body_bytes,
+        identity_headers=frozenset(identity_headers(config)),
+    )
+
+
+def tier_settings(config: Config, rules: Rules) -> TierSettings:
+    """Return the bounds of memory and Redis.
+
+    Raises:
+        ConfigError: a file cannot be used.
+    """
+    redis = None
+    total_s = config.upstream.total_timeout_s
+    if config.redis.url:
+        redis = RedisSettings(
+            url=config.redis.url.reveal(),
+            timeout_s=config.redis.timeout_s,
+            max_connections=config.redis.max_connections,
+            generation_ttl_s=rules.longest_ttl_s + total_s + _GENERATION_MARGIN_S,
+            mint_ttl_s=total_s + _MINT_MARGIN_S,
+            tls=redis_context(config.redis),
+        )
+    return TierSettings(
+        memory_bytes=config.cache.memory_bytes,
+        memory_ttl_s=config.cache.memory_ttl_s,
+        longest_ttl_s=rules.longest_ttl_s,
+        settle_s=config.cache.settle_s,
+        redis=redis,
+    )
+
+
+def upstream_settings(config: Config) -> UpstreamSettings:
+    """Return how to reach the upstream.
+
+    Raises:
+        ConfigError: a file cannot be used.
+    """
+    upstream = config.upstream
+    return UpstreamSettings(
+        url=str(upstream.url),
+        base_path=upstream.url.base_path.encode("ascii"),
+        connect_timeout_s=upstream.connect_timeout_s,
+        read_timeout_s=upstream.read_timeout_s,
+        max_connections=upstream.max_connections,
+        max_waiting=upstream.max_waiting,
+        connection_max_age_s=upstream.connection_max_age_s,
+        server_name=upstream.server_name,
+        tls=upstream_context(upstream),
+    )
+
+
+def handler_settings(config: Config) -> HandlerSettings:
+    """Return what bounds the reading of a request."""
+    server = config.server
+    return HandlerSettings(server.body_timeout_s, own_hosts(config))
+
+
+def own_hosts(config: Config) -> OwnHosts | None:
+    """Return what ``Host`` may say; ``None`` lets it say anything."""
+    if config.cache.scope != "shared" or not isinstance(config.server.listen, TcpAddress):
+        return None
+    # Entries are shared by all who can connect, so a web page must not be among them.
+    names = frozenset(name.encode("ascii") for name in config.server.admin_hosts)
+    authorities = {config.upstream.url.authority, *config.upstream.signed_hosts}
+    return OwnHosts(names, frozenset(name.lower().encode("ascii") for name in authorities))
+
+
+def connection_settings(config: Config) -> ConnectionSettings:
+    """Return what bounds a caller's connection."""
+    server = config.server
+    return ConnectionSettings(
+        header_timeout_s=server.header_timeout_s,
+        body_timeout_s=server.body_timeout_s,
+        keepalive_timeout_s=server.keepalive_timeout_s,
+        max_header_bytes=server.max_header_bytes,
+        max_connections=server.max_connections,
+        max_connections_per_peer=server.max_connections_per_peer,
+        trusted_proxies=TrustedProxies.of(server.trusted_proxies),
+    )

@@ -1,0 +1,1 @@
+"""Where caching decisions meet I/O: look up, fetch once, store, answer."""

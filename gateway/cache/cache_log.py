@@ -1,0 +1,34 @@
+"""What the cache decides and does, for ``log.level = "debug"``."""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Iterable
+
+from gateway.cache.results import Fetched
+from gateway.core.http.messages import Request
+from gateway.telemetry.log_lines import FIELDS
+
+_log = logging.getLogger("gateway.cache.cache")
+
+
+def decided(request: Request, text: str, *told: object) -> None:
+    """Log what was decided about a request."""
+    if _log.isEnabledFor(logging.DEBUG):
+        plain = [each.value if isinstance(each, enum.Enum) else each for each in told]
+        fields = {"request_id": request.request_id.decode("ascii", "replace")}
+        _log.debug(text, *plain, extra={FIELDS: fields})
+
+
+def fetched(request: Request, result: Fetched) -> None:
+    """Log what became of a fetch."""
+    judged, status = result.judgement, result.arrival.head.status
+    phase = None if judged is None else judged.phase
+    decided(request, "fetched: %d, phase %s: %s", status, phase, result.reason or "stored")
+
+
+def invalidates(stacks: Iterable[bytes]) -> None:
+    """Log that a write has made the records of stacks unusable."""
+    if _log.isEnabledFor(logging.DEBUG):
+        _log.debug("invalidates after a write: %s", sorted(stacks))

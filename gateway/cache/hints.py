@@ -1,0 +1,33 @@
+"""Says once in the log why settled records are not stored: the answer alone tells only its caller."""
+
+from __future__ import annotations
+
+import logging
+
+from gateway.core.caching import policy
+from gateway.core.caching.hints import hint
+from gateway.core.caching.status import Reason
+
+_log = logging.getLogger(__name__)
+
+
+class Hints:
+    """Warns about each reason once in the life of a process.
+
+    Args:
+        rules: what is stored.
+    """
+
+    def __init__(self, rules: policy.Rules) -> None:
+        self._rules = rules
+        self._given: set[Reason] = set()
+
+    def refused(self, arrival: policy.Arrival, judgement: policy.Judgement) -> None:
+        """Take note of a response that was not stored."""
+        reason = judgement.refusal
+        if reason is None or reason in self._given:
+            return
+        text = hint(arrival, judgement, self._rules)
+        if text is not None:
+            self._given.add(reason)
+            _log.warning("settled records are not stored (detail=%s): %s", reason.value, text)

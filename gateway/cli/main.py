@@ -1,0 +1,179 @@
+"""The command line `aos-gateway`.
+
+Each command imports what it needs when it runs: `--help` stays quick, and `serve` never loads the twin.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from gateway.cli.options import USAGE, build_parser, complain
+
+_OK: Final = 0
+_ERROR: Final = 1
+
+
+class _UsageError(Exception):
+    """The command can't be run as it was called; the text is one line."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the arguments after the program's name; None takes them from `sys.argv`.
+
+    Returns:
+        The exit code: 0 clean, 2 wrong usage, configuration or address, 1 anything else; `wait` has more.
+    """
+    from gateway.config.config import ConfigError
+
+    arguments = build_parser().parse_args(argv)
+    if arguments.command in _UNTIL_STOPPED:
+        from gateway.telemetry.line_writer import unblock_standard_streams
+
+        unblock_standard_streams()
+    try:
+        code = _COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()
+        return code
+    except (ConfigError, _UsageError) as exc:
+        complain(str(exc))
+        return USAGE
+    except BrokenPipeError:
+        # Whoever read the output has left; without this, Python complains once more while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _ERROR
+    except KeyboardInterrupt:
+        return _OK if arguments.command in _UNTIL_STOPPED else _ERROR
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from gateway.runtime.signals import hold
+
+    hold()
+    from gateway.config.config import Sources
+
+    flags = {
+        "server.listen": arguments.listen,
+        "server.admin_listen": arguments.admin,
+        "server.workers": arguments.workers,
+        "upstream.url": arguments.upstream,
+        "redis.url": arguments.redis,
+        "cache.scope": arguments.scope,
+    }
+    sources = Sources(path=arguments.config, environ=dict(os.environ), flags=flags)
+    from gateway.server.server import run
+
+    return run(sources)
+
+
+def _twin(arguments: argparse.Namespace) -> int:
+    from gateway.config.config import parse_address
+
+    listen = parse_address(arguments.listen)
+    control = None if arguments.control is None else parse_address(arguments.control)
+    from gateway.twin.server import run
+
+    return run(listen=listen, control=control, profile=arguments.profile, seed=arguments.seed)
+
+
+def _demo(_arguments: argparse.Namespace) -> int:
+    from gateway.cli.demo import run
+
+    return run()
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from gateway.config.config import Secret, load_config, masked
+    from gateway.config.sources import unused_variables
+
+    config = load_config(arguments.config, os.environ, {})
+    if (unused := unused_variables(os.environ)) is not None:
+        complain(f"warning: {unused}")
+    from gateway.runtime.tls import check_files
+
+    check_files(config)
+    if arguments.probe is None:
+        print(_as_toml(masked(config)))
+        print("configuration is valid")
+        return _OK
+    token = os.environ.get("AOS_TOKEN", "")
+    if not token:
+        raise _UsageError(
+            "--probe needs a token; set the environment variable AOS_TOKEN to one that AOS accepts"
+        )
+    stack_id, action_id = arguments.probe
+    from gateway.cli.probe import run
+
+    return run(config, stack_id, action_id, Secret(token))
+
+
+def _purge(arguments: argparse.Namespace) -> int:
+    from gateway.cli.purge import run
+    from gateway.config.config import TcpAddress, admin_token, parse_address
+    from gateway.config.error import shown
+    from gateway.core.aos.route import is_id
+
+    address = parse_address(arguments.admin)
+    if isinstance(address, TcpAddress) and address.port == 0:
+        raise _UsageError(
+            f"--admin {address} has port 0; write the port of the gateway's server.admin_listen"
+        )
+    if not is_id(os.fsencode(arguments.stack_id)):
+        raise _UsageError(
+            f"STACK_ID = {shown(arguments.stack_id)} is no id of a stack; write one stack's whole id, "
+            "1 to 64 of A-Z a-z 0-9 . _ ~ -"
+        )
+    return run(address, arguments.stack_id, admin_token(os.environ))
+
+
+def _wait(arguments: argparse.Namespace) -> int:
+    from gateway.cli.wait import read_asked, run
+
+    return run(
+        read_asked(
+            arguments.gateway,
+            (arguments.stack_id, arguments.action_id),
+            arguments.timeout,
+            arguments.token_file,
+            os.environ,
+            as_json=arguments.json,
+        )
+    )
+
+
+def _as_toml(sections: Mapping[str, object]) -> str:
+    blocks = []
+    for section, keys in sections.items():
+        assert isinstance(keys, dict)
+        blocks.append(
+            "\n".join([f"[{section}]", *(f"{key} = {_toml_value(value)}" for key, value in keys.items()), ""])
+        )
+    return "\n".join(blocks)
+
+
+def _toml_value(value: object) -> str:
+    import json
+
+    match value:
+        case float() if value.is_integer():
+            return str(int(value))
+        case list():
+            return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+        case _:
+            return json.dumps(value)
+
+
+_COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
+    "serve": _serve,
+    "twin": _twin,
+    "demo": _demo,
+    "check": _check,
+    "purge": _purge,
+    "wait": _wait,
+}
+# Ctrl-C is how these end; the others did not do what they were asked.
+_UNTIL_STOPPED: Final = frozenset({"serve", "twin", "demo"})

@@ -1,0 +1,282 @@
+"""The command `aos-gateway wait`: watch one execution until it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Mapping
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from gateway.cli.wait_client import Client, Look, NoAnswerError, TooLargeError
+from gateway.cli.wait_pace import Pace
+from gateway.cli.wait_report import Progress, Report, elapsed, progress_of
+from gateway.config.address import UnixAddress, UpstreamUrl, address_of, upstream_url_of
+from gateway.config.error import ConfigError, Refused, one_line, shown
+from gateway.config.secret import Secret
+from gateway.config.sources import secret_in_file
+from gateway.core.aos.execution import Unreadable, decode_deciding
+from gateway.core.caching.policy import DELETE
+from gateway.core.http.messages import first
+
+# nginx and most balancers cut at 60 seconds.
+_LONGEST_WAIT_S: Final = 50
+_ANSWER_S: Final = 30.0
+_MAX_ID_CHARACTERS: Final = 64
+_MAX_TIMEOUT_S: Final = 30 * 86_400.0
+_DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,3})?)s?)?", re.ASCII)
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+class Outcome(Enum):
+    """How the command ends; the value is its exit code."""
+
+    SUCCEEDED = 0
+    ERROR = 1
+    FAILED = 3
+    CANCELLED = 4
+    TIME_OVER = 5
+    GONE = 6
+    REFUSED = 7
+
+
+_ENDS: Final = {
+    "Succeeded": Outcome.SUCCEEDED,
+    "Failed": Outcome.FAILED,
+    "Cancelled": Outcome.CANCELLED,
+    "ForceCancelled": Outcome.CANCELLED,
+}
+_ENDED: Final = frozenset(_ENDS.values())
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What to wait for.
+
+    Attributes:
+        gateway: a gateway, or AOS itself.
+        timeout_s: how long at most.
+        as_json: print one JSON object at the end, and everything else to standard error.
+    """
+
+    gateway: UpstreamUrl | UnixAddress
+    stack_id: str
+    action_id: str
+    token: Secret
+    timeout_s: float
+    as_json: bool
+
+
+def read_asked(
+    gateway: str,
+    ids: tuple[str, str],
+    timeout: str,
+    token_file: str | None,
+    environ: Mapping[str, str],
+    *,
+    as_json: bool,
+) -> Asked:
+    """Check what the command line and the environment say.
+
+    Args:
+        gateway: http or https URL, or `unix:/path`.
+        ids: of the stack and of the action.
+        timeout: like "20m", "1h30m", "90s" or "90".
+        token_file: holds the token; beats the variable AOS_TOKEN.
+        environ: like `os.environ`.
+        as_json: see `Asked`.
+
+    Raises:
+        ConfigError: one line with the option and the remedy, without the token.
+    """
+    for name, value in zip(("STACK", "ACTION"), ids, strict=True):
+        if not 1 <= len(value) <= _MAX_ID_CHARACTERS or value in {".", ".."}:
+            raise ConfigError(f"{name} has to be an id of 1 to {_MAX_ID_CHARACTERS} characters")
+    try:
+        url = address_of(gateway) if gateway.startswith("unix:") else upstream_url_of(gateway)
+    except Refused as exc:
+        raise ConfigError(f"--gateway {exc.value} {exc.remedy}") from exc
+    assert isinstance(url, UpstreamUrl | UnixAddress)
+    token = environ.get("AOS_TOKEN", "")
+    if token_file is not None:
+        token = secret_in_file("--token-file", token_file)
+    if not token:
+        raise ConfigError("a token is missing; set the environment variable AOS_TOKEN or give --token-file F")
+    if not _TOKEN.fullmatch(token):
+        where = "AOS_TOKEN" if token_file is None else "the file of --token-file"
+        raise ConfigError(f"{where} holds a character that no token has; write the token alone into it")
+    return Asked(
+        gateway=url,
+        stack_id=ids[0],
+        action_id=ids[1],
+        token=Secret(token),
+        timeout_s=_duration_s(timeout),
+        as_json=as_json,
+    )
+
+
+def run(asked: Asked) -> int:
+    """Wait, tell what changes, and tell the end.
+
+    Returns:
+        The exit code, a value of `Outcome`.
+    """
+    report = Report(sys.stderr if asked.as_json else sys.stdout)
+    watch = Watch(asked, report)
+    try:
+        outcome, line = asyncio.run(watch.until_end())
+    finally:
+        report.close()
+    if asked.as_json:
+        print(msgspec.json.encode(watch.result(outcome, line)).decode())
+    if outcome not in _ENDED:
+        print(one_line(f"aos-gateway: {line}"), file=sys.stderr)
+    elif not asked.as_json:
+        print(one_line(line))
+    return outcome.value
+
+
+class Watch:
+    """Looks at one execution again and again.
+
+    Args:
+        asked: what to wait for.
+        report: is told what changes.
+    """
+
+    def __init__(self, asked: Asked, report: Report) -> None:
+        self._asked = asked
+        self._report = report
+        self._pace = Pace()
+        self._body = b""
+        self._record: Any = None
+        self._etag = ""
+        self._progress: Progress | None = None
+        self._is_delete = False
+        self._trouble = ""
+
+    async def until_end(self) -> tuple[Outcome, str]:
+        """Wait for the end.
+
+        Returns:
+            How it ended, and a line about it.
+        """
+        asked = self._asked
+        clock = asyncio.create_task(self._report.keep_time())
+        try:
+            async with (
+                asyncio.timeout(asked.timeout_s),
+                Client(asked.gateway, asked.stack_id, asked.action_id, asked.token) as client,
+            ):
+                while (end := await self._look(client)) is None:
+                    pass
+                return end
+        except TimeoutError:
+            last = self._trouble or str(self._progress or "no answer")
+            return Outcome.TIME_OVER, f"time over after {elapsed(asked.timeout_s)}; last: {last}"
+        except TooLargeError as exc:
+            return Outcome.ERROR, f"{exc}; check --gateway"
+        finally:
+            clock.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await clock
+
+    def result(self, outcome: Outcome, line: str) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        progress = self._progress or Progress()
+        return {
+            "stack_id": self._asked.stack_id,
+            "action_id": self._asked.action_id,
+            "outcome": outcome.name.lower(),
+            "exit_code": outcome.value,
+            "text": line,
+            "phase": progress.phase or None,
+            "progress": progress.percent,
+            "elapsed_s": round(self._report.elapsed_s, 3),
+            "record": self._record,
+        }
+
+    async def _look(self, client: Client) -> tuple[Outcome, str] | None:
+        """Ask once and sleep until it is time to ask again; not ``None`` when the end is there."""
+        began_s = time.monotonic()
+        # A delete execution has to be seen before its 404, so until there is a record nobody waits.
+        left_s = self._asked.timeout_s - self._report.elapsed_s
+        wait_s = min(_LONGEST_WAIT_S, int(left_s)) if self._body else 0
+        try:
+            look = await client.look(wait_s + _ANSWER_S, wait_s, self._etag)
+        except NoAnswerError as exc:
+            self._trouble = f"no connection: {exc}"
+            pause_s = self._pace.after_failure()
+        else:
+            end = self._judge(look)
+            if end is not None:
+                return end
+            pause_s = self._pace.after(look.status, look.fields, look.body, time.time())
+        self._report.show(self._progress, self._trouble)
+        await asyncio.sleep(max(0.0, began_s + pause_s - time.monotonic()))
+        return None
+
+    def _judge(self, look: Look) -> tuple[Outcome, str] | None:
+        """Take in an answer; not ``None`` when there is nothing more to wait for."""
+        match look.status:
+            case 200:
+                return self._judge_record(look)
+            case 304 if self._body:
+                self._trouble = ""
+                return None
+            case 404 if self._is_delete:
+                return Outcome.SUCCEEDED, f"deleted after {elapsed(self._report.elapsed_s)}"
+            case 404:
+                return Outcome.GONE, "there is no such execution (404)"
+            case 401 | 403:
+                return Outcome.REFUSED, f"the token is refused ({look.status}); it may have expired"
+            case 429:
+                self._trouble = "429 Too Many Requests"
+                return None
+            case status if status >= 500:
+                self._trouble = _status_line(status)
+                return None
+            case status:
+                told = "; a redirect is not followed" if 300 <= status < 400 else ""
+                return Outcome.ERROR, f"unexpected answer: {_status_line(status)}{told}; check --gateway"
+
+    def _judge_record(self, look: Look) -> tuple[Outcome, str] | None:
+        record = decode_deciding(look.body)
+        if isinstance(record, Unreadable):
+            return Outcome.ERROR, f"the answer is no execution record ({record.value}); check --gateway"
+        if look.body != self._body:
+            self._pace.start_over()
+        try:
+            self._record = msgspec.json.decode(look.body)
+        except (msgspec.DecodeError, RecursionError):
+            self._record = None
+        self._body = look.body
+        self._etag = (first(look.fields, b"etag") or b"").decode("latin-1")
+        self._progress = progress_of(look.body, record.phase)
+        self._is_delete = DELETE in record.action_names
+        self._trouble = ""
+        outcome = _ENDS.get(record.phase or "")
+        if outcome is None:
+            return None
+        told = f": {self._progress.message}" if self._progress.message else ""
+        return outcome, f"{record.phase} after {elapsed(self._report.elapsed_s)}{told}"
+
+
+def _status_line(status: int) -> str:
+    return f"{status} {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else str(status)
+
+
+def _duration_s(text: str) -> float:
+    match = _DURATION.fullmatch(text)
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    total_s = hours * 3_600 + minutes * 60 + seconds
+    if not 0 < total_s <= _MAX_TIMEOUT_S:
+        raise ConfigError(
+            f"--timeout {shown(text)} is no time; write it like 20m, 90s or 1h30m, at most 720h"
+        )
+    return total_s

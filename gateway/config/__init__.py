@@ -1,0 +1,1 @@
+"""The configuration: its settings, their types and rules, and where they come from."""

@@ -1,0 +1,285 @@
+"""Where something can be reached: addresses to listen on and the upstream's URL."""
+
+import ipaddress
+import re
+import socket
+from typing import Final
+
+import msgspec
+
+from gateway.config.error import ConfigError, Refused, shown
+
+_MAX_PORT: Final = 65_535
+_MAX_HOST_CHARACTERS: Final = 253
+# sun_path of Linux holds 108 bytes with the closing NUL (unix(7)).
+MAX_SOCKET_PATH_BYTES: Final = 107
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)")
+# pchar of RFC 3986 section 3.3, and the slash.
+_PATH = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
+_MODE = re.compile(r"0{0,2}[0-7]{3}")
+_ANY_WRITE: Final = 0o222
+_VISIBLE = re.compile(r"[\x21-\x7e]*")
+
+
+class TcpAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """A TCP address to listen on.
+
+    Attributes:
+        host: name or IP address without brackets; "" for all interfaces.
+        port: 0 lets the system choose.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{_bracketed(self.host)}:{self.port}"
+
+
+class UnixAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """A Unix socket to listen on.
+
+    Attributes:
+        path: absolute path of the socket.
+    """
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = TcpAddress | UnixAddress
+
+
+class Mode(msgspec.Struct, frozen=True):
+    """Rights of the file of a Unix socket.
+
+    Attributes:
+        bits: as chmod(2) takes them.
+    """
+
+    bits: int
+
+    def __str__(self) -> str:
+        return f"{self.bits:04o}"
+
+
+OWNER_ONLY: Final = Mode(0o600)
+
+
+class UpstreamUrl(msgspec.Struct, frozen=True, kw_only=True):
+    """The upstream's URL in the one form that all replicas agree on.
+
+    Attributes:
+        scheme: "http" or "https".
+        host: lower-case name or IP address without brackets.
+        port: always a number, the scheme's default included.
+        base_path: "" or a path that starts with a slash and does not end with one.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    base_path: str
+
+    @property
+    def authority(self) -> str:
+        """The value for the Host field (RFC 9110 section 7.2); the scheme's default port is left out."""
+        host = _bracketed(self.host)
+        return host if self.port == _DEFAULT_PORTS.get(self.scheme) else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.base_path}"
+
+
+def address_of(text: str) -> Address:
+    """Read a listening address.
+
+    Args:
+        text: `host:port`, `[v6]:port`, `:port` for all interfaces, or `unix:/path`.
+
+    Raises:
+        Refused: when it is none of these.
+    """
+    if text.startswith("unix:"):
+        return UnixAddress(path=_socket_path(text))
+    remedy = "write host:port, [v6]:port, :port for all interfaces, or unix:/path"
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise Refused(shown(text), f"has no port; {remedy}")
+    return TcpAddress(host=_host_of(host, text, remedy), port=_port_of(port, text, least=0))
+
+
+def mode_of(text: str) -> Mode:
+    """Read the rights of a Unix socket's file.
+
+    Args:
+        text: octal digits.
+
+    Raises:
+        Refused: when it is something else, or nobody could connect.
+    """
+    if not _MODE.fullmatch(text):
+        raise Refused(shown(text), 'is no file mode; write three octal digits, like "0660"')
+    mode = Mode(int(text, 8))
+    if not mode.bits & _ANY_WRITE:
+        raise Refused(
+            shown(text), 'lets nobody connect, which takes the right to write; write "0600" or more'
+        )
+    return mode
+
+
+def parse_address(text: str) -> Address:
+    """Read a listening address that was given outside the configuration.
+
+    Args:
+        text: as for `address_of`.
+
+    Raises:
+        ConfigError: one line with the text and the remedy.
+    """
+    try:
+        return address_of(text)
+    except Refused as exc:
+        raise ConfigError(f"address {exc.value}: {exc.remedy}") from exc
+
+
+def is_loopback(address: Address) -> bool:
+    """Tell whether only this machine can reach an address; a Unix socket counts as such."""
+    return isinstance(address, UnixAddress) or is_loopback_host(address.host)
+
+
+def is_loopback_host(host: str) -> bool:
+    """Tell whether a host is this machine: localhost, 127.0.0.0/8, ::1 or such an address mapped into IPv6.
+
+    Args:
+        host: name or IP address without brackets; "" means all interfaces, so it is not.
+    """
+    if host.lower().removesuffix(".") == "localhost":
+        return True
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).is_loopback
+
+
+def upstream_url_of(text: str) -> UpstreamUrl:
+    """Read the upstream's URL.
+
+    Args:
+        text: http or https URL with an optional base path; no userinfo, query or fragment.
+
+    Raises:
+        Refused: with the userinfo, query and fragment left out of the shown value.
+    """
+    value = shown(_without_secrets(text))
+    if not text.isascii():
+        raise Refused(value, "is not ASCII; write an international host name in its xn-- form")
+    match = _URL.fullmatch(text) if _VISIBLE.fullmatch(text) else None
+    if match is None:
+        raise Refused(
+            value, "is not a URL; write http://host:port or https://host, with a base path if need be"
+        )
+    scheme = match["scheme"].lower()
+    if scheme not in _DEFAULT_PORTS:
+        raise Refused(value, "has an unknown scheme; write http:// or https://")
+    if "@" in match["authority"]:
+        raise Refused(
+            value, "holds userinfo; remove what stands before the @, callers bring their own credentials"
+        )
+    if match["rest"]:
+        raise Refused(value, "has a query or fragment; end the URL after the base path")
+    host, port = _host_and_port(match["authority"], value, _DEFAULT_PORTS[scheme])
+    path = match["path"].removesuffix("/")
+    if not _PATH.fullmatch(path):
+        raise Refused(value, "has a character in its path that a URL may not hold; percent-encode it")
+    if any(segment in {"", ".", ".."} for segment in path.split("/")[1:]):
+        raise Refused(value, "has an empty or dot segment in its path; write the path in its shortest form")
+    return UpstreamUrl(scheme=scheme, host=host.lower(), port=port, base_path=path)
+
+
+def host_and_port_of(text: str) -> str:
+    """Check a Host value, with or without port, and return it in lower case.
+
+    Raises:
+        Refused: when it is not `host` or `host:port`.
+    """
+    _host_and_port(text, shown(text), 0)
+    return text.lower()
+
+
+def host_name_of(text: str) -> str:
+    """Check a host name without port and return it in lower case.
+
+    Raises:
+        Refused: when it is not a name.
+    """
+    remedy = "write the name alone, without scheme and port"
+    if not text:
+        raise Refused(shown(text), f"is empty; {remedy}")
+    return _host_of(text, text, remedy).lower()
+
+
+def _host_and_port(authority: str, value: str, default_port: int) -> tuple[str, int]:
+    host, port = authority, default_port
+    closing = authority.rfind("]")
+    if ":" in authority[closing + 1 :]:
+        host, _, digits = authority.rpartition(":")
+        port = _port_of(digits, value, least=1, is_shown=True)
+    if not host:
+        raise Refused(value, "has no host; write http://host:port or https://host")
+    return _host_of(host, value, "put IPv6 addresses in brackets", is_shown=True), port
+
+
+def _port_of(digits: str, text: str, *, least: int, is_shown: bool = False) -> int:
+    if re.fullmatch(r"[0-9]{1,5}", digits) and least <= int(digits) <= _MAX_PORT:
+        return int(digits)
+    raise Refused(
+        text if is_shown else shown(text), f"has a bad port; write a number from {least} to {_MAX_PORT}"
+    )
+
+
+def _host_of(host: str, text: str, remedy: str, *, is_shown: bool = False) -> str:
+    """Return the host without brackets, an IPv6 address in its shortest form."""
+    value = text if is_shown else shown(text)
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            # inet_ntop, because the text of a mapped address differs between Python versions.
+            return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host[1:-1]))
+        except (OSError, ValueError) as exc:
+            raise Refused(value, "has a bad IPv6 address; write it like [::1]") from exc
+    labels = host.removesuffix(".").split(".")
+    if host and (len(host) > _MAX_HOST_CHARACTERS or not all(_LABEL.fullmatch(label) for label in labels)):
+        raise Refused(value, f"has a bad host; {remedy}")
+    if labels[-1].isdigit():
+        try:
+            return str(ipaddress.IPv4Address(host))
+        except ValueError as exc:
+            raise Refused(value, "has a bad IPv4 address; write four numbers from 0 to 255") from exc
+    return host
+
+
+def _socket_path(text: str) -> str:
+    path = text.removeprefix("unix:")
+    if not path.startswith("/") or path.startswith("//") or not path.isprintable() or path.endswith("/"):
+        raise Refused(shown(text), "is not an absolute path; write unix:/run/name.sock")
+    if len(path.encode()) > MAX_SOCKET_PATH_BYTES:
+        raise Refused(shown(text), f"is too long for a socket; use at most {MAX_SOCKET_PATH_BYTES} bytes")
+    return path
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _without_secrets(url: str) -> str:
+    """Leave out everything a URL may hide a secret in: userinfo, query, fragment."""
+    before, at, after = url.rpartition("@")
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", before)
+    start = (scheme[0] if scheme else "") + "***@" if at else ""
+    return start + re.split(r"[?#]", after)[0]

@@ -1,0 +1,239 @@
+"""Where settings come from: a TOML file, the environment, the command line."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gateway.config.error import ConfigError, one_line, shown
+from gateway.config.rules import FROM_FILE, RULES
+from gateway.config.text import encoding_fault
+
+ENVIRONMENT_PREFIX: Final = "AOS_GATEWAY_"
+_FILE_SUFFIX: Final = "_FILE"
+# Least similarity of a name to the setting that was meant by it (`difflib`).
+_NEAR: Final = 0.8
+_MAX_CONFIG_BYTES: Final = 1_048_576
+_MAX_SECRET_BYTES: Final = 65_536
+_PATH_CHARACTERS: Final = 4_096
+# What Kubernetes puts into the environment for Services whose name starts with "aos-gateway".
+_SERVICE_LINK = re.compile(
+    r"AOS_GATEWAY_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting as it was given, not yet checked.
+
+    Attributes:
+        value: what TOML gave, or a text.
+        is_text: numbers, booleans and lists are still to be read from the text.
+        source: where it was given, for an error text; "" where the reader knows anyway.
+    """
+
+    value: object
+    is_text: bool
+    source: str
+
+
+def from_toml(path: str) -> dict[str, Given]:
+    """Read the settings of a configuration file.
+
+    Args:
+        path: of a TOML file with one table a section.
+
+    Returns:
+        The settings by "section.key".
+
+    Raises:
+        ConfigError: the file can't be read or holds something unknown.
+    """
+    # A path is of use only as a whole.
+    named = f"configuration file {shown(path, _PATH_CHARACTERS)}"
+    text = _read(path, _MAX_CONFIG_BYTES, named)
+    try:
+        document = tomllib.loads(text)
+    except RecursionError as exc:
+        raise ConfigError(f"{named} is nested too deeply; write plain values") from exc
+    except ValueError as exc:
+        raise ConfigError(f"{named} is not TOML: {exc}; mend that place") from exc
+    found: dict[str, Given] = {}
+    for section, table in document.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"key {shown(section)} in {path} stands outside a section{_hint(section)}")
+        if section not in sections():
+            near = _listed(difflib.get_close_matches(section.lower(), sections(), n=1))
+            hint = f"did you mean [{near}]?" if near else f"there are {_listed(sections())}"
+            raise ConfigError(f"unknown section [{section}] in {path}; {hint}")
+        for key, value in table.items():
+            name = f"{section}.{key}"
+            if name not in RULES:
+                raise ConfigError(f"unknown key {name} in {path}{_hint(name)}")
+            found[name] = Given(value=value, is_text=False, source=path)
+    return found
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+    """Read the settings of the environment: `AOS_GATEWAY_<SECTION>__<KEY>`, for secrets also with `_FILE`.
+
+    Args:
+        environ: like `os.environ`.
+
+    Returns:
+        The settings by "section.key".
+
+    Raises:
+        ConfigError: a variable looks like one of them and is none, or its file can't be used.
+    """
+    found: dict[str, Given] = {}
+    for variable in _ours(environ):
+        name, is_file = _setting_of(variable)
+        if name is None:
+            if _resembles_a_setting(variable):
+                raise ConfigError(
+                    f"unknown environment variable {variable}{_hint(_dotted(variable), as_variable=True)}"
+                )
+            continue
+        if name in found:
+            both = f"{variable_of(name)} and {variable_of(name)}{_FILE_SUFFIX}"
+            raise ConfigError(f"{name} is given by both {both}; unset one of them")
+        value = secret_in_file(variable, environ[variable]) if is_file else environ[variable]
+        found[name] = Given(value=value, is_text=True, source=variable)
+    return found
+
+
+def unused_variables(environ: Mapping[str, str]) -> str | None:
+    """Name the variables that have our prefix and resemble no setting.
+
+    Returns:
+        One line; ``None`` when there are none.
+    """
+    unused = [
+        variable
+        for variable in _ours(environ)
+        if _setting_of(variable)[0] is None and not _resembles_a_setting(variable)
+    ]
+    return one_line(f"environment variables that name no setting: {', '.join(unused)}") if unused else None
+
+
+def from_flags(flags: Mapping[str, object]) -> dict[str, Given]:
+    """Read the settings of the command line.
+
+    Args:
+        flags: by "section.key"; None means not given.
+
+    Raises:
+        ConfigError: a name is no setting.
+    """
+    for name in flags:
+        if name not in RULES:
+            raise ConfigError(f"unknown key {name}{_hint(name)}")
+    return {
+        name: Given(value=value, is_text=isinstance(value, str), source="command line")
+        for name, value in flags.items()
+        if value is not None
+    }
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting, "section.key"."""
+    return ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
+
+
+def sections() -> tuple[str, ...]:
+    """Return the names of all sections in their order."""
+    return tuple(dict.fromkeys(name.partition(".")[0] for name in RULES))
+
+
+def _ours(environ: Mapping[str, str]) -> list[str]:
+    return sorted(
+        name for name in environ if name.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.fullmatch(name)
+    )
+
+
+def _setting_of(variable: str) -> tuple[str | None, bool]:
+    """Return the setting that a variable gives, if any, and whether it names a file that holds the value."""
+    for whole, names in ((variable, RULES), (variable.removesuffix(_FILE_SUFFIX), FROM_FILE)):
+        name = _dotted(whole)
+        if name in names and whole == variable_of(name):
+            return name, whole != variable
+    return None, False
+
+
+def _resembles_a_setting(variable: str) -> bool:
+    """Tell whether somebody may have meant a setting: by its form, or by a section or key."""
+    name = _dotted(variable.removesuffix(_FILE_SUFFIX)).strip("_.")
+    if "." in name or name.startswith(tuple(f"{section}_" for section in sections())):
+        return True
+    words = {part for known in RULES for part in (known, *known.split("."))}
+    return bool(difflib.get_close_matches(name, words, n=1, cutoff=_NEAR))
+
+
+def _dotted(variable: str) -> str:
+    return variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".", 1)
+
+
+def secret_in_file(variable: str, path: str) -> str:
+    """Return what stands in a file, without the end of its line.
+
+    Args:
+        variable: the variable or option that names the file.
+        path: of the file.
+
+    Raises:
+        ConfigError: it can't be read or holds no text.
+    """
+    named = f"file {shown(path)}, named by {variable},"
+    text = _read(path, _MAX_SECRET_BYTES, named, "write it as base64").removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise ConfigError(f"{named} is empty; write the value into it")
+    return text
+
+
+def _read(path: str, max_bytes: int, what: str, remedy: str = "save it as UTF-8") -> str:
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except (OSError, ValueError) as exc:
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or "no valid path"
+        raise ConfigError(f"{what} can't be read ({reason}); name a file that this user may read") from exc
+    if len(content) > max_bytes:
+        raise ConfigError(f"{what} is longer than {max_bytes} bytes; name another file")
+    if (fault := encoding_fault(content)) is not None:
+        raise ConfigError(f"{what} {fault}")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{what} is not UTF-8 text; {remedy}") from exc
+    if "\0" in text:
+        raise ConfigError(f"{what} holds NUL bytes, as UTF-16 text does; save it as UTF-8")
+    return text
+
+
+def _hint(name: str, *, as_variable: bool = False) -> str:
+    """Return "; did you mean ...?" with the settings that come nearest, or where to find them all."""
+    key = name.rpartition(".")[2]
+    keys = [known.partition(".")[2] for known in RULES]
+    near = (
+        _with_keys([key])
+        or difflib.get_close_matches(name, RULES, n=1, cutoff=_NEAR)
+        or _with_keys(difflib.get_close_matches(key, keys, n=1, cutoff=_NEAR))
+        or [known for known in RULES if known.startswith(f"{name}.")]
+    )
+    if not near:
+        return "; config/gateway.toml lists all keys"
+    return (
+        "; did you mean " + _listed(variable_of(known) if as_variable else known for known in near[:3]) + "?"
+    )
+
+
+def _with_keys(keys: Collection[str]) -> list[str]:
+    return [known for known in RULES if known.partition(".")[2] in keys]
+
+
+def _listed(words: Iterable[str]) -> str:
+    return " or ".join(words)

@@ -1,0 +1,160 @@
+"""The stored entry and its versioned bytes, sealed with a tag over key and content."""
+
+from __future__ import annotations
+
+import hmac
+import math
+from hashlib import blake2b
+
+import msgspec
+
+from gateway.core.caching.caller import keyed
+from gateway.core.caching.key import ENTRY_VERSION, EntryKey
+from gateway.core.http.messages import Head
+
+_TAG_BYTES = 32
+_FUTURE_S = 5.0
+GENERATION_BYTES = 16
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """A settled record as it is kept, its head as it will be written.
+
+    Attributes:
+        lines: status line and the kept field lines, ETag and Content-Length included, each with its end.
+        body: body bytes as the upstream sent them.
+        fetched_s: wall clock at the start of the fetch.
+        expires_s: wall clock at which it stops being fresh.
+        upstream_age_s: the Age it came with.
+        clock_offset_s: by how much the wall clock was ahead of this process's monotonic one when it took the
+            entry in; not stored.
+        accept: the `Variant.accept` it was chosen by; empty where the origin does not choose by ``Accept``.
+    """
+
+    lines: bytes
+    body: bytes
+    fetched_s: float
+    expires_s: float
+    upstream_age_s: int
+    accept: bytes = b""
+    clock_offset_s: float = -math.inf
+
+    def taken_in(self, wall_s: float, monotonic_s: float) -> Entry:
+        """Return the entry as this process keeps it.
+
+        Args:
+            wall_s: wall clock when what brought it began.
+            monotonic_s: monotonic clock at the same moment.
+        """
+        # A fetch that began in the future, by a clock that differs, began now.
+        offset_s = max(wall_s, self.fetched_s) - monotonic_s
+        return msgspec.structs.replace(self, clock_offset_s=offset_s)
+
+    def now_s(self, wall_s: float, monotonic_s: float) -> float:
+        """Return the time by which the entry is judged, as wall clock.
+
+        The later one of both clocks: when the wall clock is set back, its life goes on.
+        """
+        steady_s = monotonic_s + self.clock_offset_s
+        return wall_s if wall_s > steady_s else steady_s
+
+    def suits(self, accept: bytes) -> bool:
+        """Tell whether it may answer a request with this `Variant.accept` (RFC 9111 §4.1)."""
+        return not self.accept or self.accept == accept
+
+    def head(self) -> Head:
+        """Return the head in parts; without anything that is told on a hit only."""
+        status_line, *lines = self.lines.removesuffix(b"\r\n").split(b"\r\n")
+        _, status, reason = status_line.split(b" ", 2)
+        fields = tuple((name, value) for name, _, value in (line.partition(b": ") for line in lines))
+        return Head(int(status), reason, fields)
+
+    def age_s(self, now_s: float) -> int:
+        """Return the ``Age`` to tell, whole seconds (RFC 9111 §4.2.3)."""
+        return self.upstream_age_s + max(0, math.floor(now_s - self.fetched_s))
+
+    def ttl_s(self, now_s: float) -> float:
+        """Return the seconds it is still fresh; zero or less when it is not."""
+        return self.expires_s - now_s
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    version: int
+    identity: bytes
+    generation: bytes
+    fetched_s: float
+    expires_s: float
+    upstream_age_s: int
+    accept: bytes
+    lines: bytes
+    body: bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Stored)
+
+
+def seal(key: EntryKey, generation: bytes, entry: Entry, secret: bytes) -> bytes:
+    """Return the bytes under which an entry is stored.
+
+    Args:
+        key: where it will stand; name and identity are sealed in.
+        generation: the stack's generation, read before the fetch.
+        entry: the record.
+        secret: ``cache.secret``; empty gives an unkeyed tag, which guards against accidents only.
+    """
+    content = _encoder.encode(
+        _Stored(
+            version=ENTRY_VERSION,
+            identity=key.identity,
+            generation=generation,
+            fetched_s=entry.fetched_s,
+            expires_s=entry.expires_s,
+            upstream_age_s=entry.upstream_age_s,
+            accept=entry.accept,
+            lines=entry.lines,
+            body=entry.body,
+        )
+    )
+    return content + _tag(key, content, secret)
+
+
+def unseal(key: EntryKey, generation: bytes, sealed: bytes, secret: bytes, now_s: float) -> Entry | None:
+    """Return the entry that stands in the bytes, or ``None`` when they are not to be trusted.
+
+    Refused are: a wrong tag, another version, key, identity or generation, times that make no sense
+    and a fetch more than 5 s in the future. An entry past its end is returned; `Entry.ttl_s` tells.
+    """
+    content, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
+    if not hmac.compare_digest(tag, _tag(key, content, secret)):
+        return None
+    try:
+        stored = _decoder.decode(content)
+    except msgspec.DecodeError:
+        return None
+    sound = (
+        stored.version == ENTRY_VERSION
+        and stored.identity == key.identity
+        and stored.generation == generation
+        and math.isfinite(stored.fetched_s)
+        and math.isfinite(stored.expires_s)
+        and stored.fetched_s <= now_s + _FUTURE_S
+        and stored.upstream_age_s >= 0
+    )
+    if not sound:
+        return None
+    return Entry(
+        lines=stored.lines,
+        body=stored.body,
+        fetched_s=stored.fetched_s,
+        expires_s=stored.expires_s,
+        upstream_age_s=stored.upstream_age_s,
+        accept=stored.accept,
+    )
+
+
+def _tag(key: EntryKey, content: bytes, secret: bytes) -> bytes:
+    tag = blake2b(digest_size=_TAG_BYTES, key=keyed(secret), person=b"aosgw-tag")
+    tag.update(b"%d:%s" % (len(key.name), key.name))
+    tag.update(content)
+    return tag.digest()

@@ -1,0 +1,1 @@
+"""Callers' connections: requests in, responses out."""

@@ -1,0 +1,83 @@
+"""How many callers may be connected, in all and from one address, and how the others are turned away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+
+from gateway.core.http.reply import wire_head
+from gateway.downstream.connection_origin import Origin
+from gateway.downstream.settings import ConnectionSettings
+from gateway.errors import TooManyConnections, problem
+from gateway.telemetry.access_log import AccessLog, Begun
+
+_log = logging.getLogger("gateway.downstream.connection")
+_MOST_LINGERING = 256
+LINGER_S = 1.0
+"""How long a connection is kept after its last answer: a reset could lose it (RFC 9112 §9.6)."""
+
+
+class Admission:
+    """Counts the open connections of a listener.
+
+    Args:
+        settings: the bounds.
+        access_log: writes a line for each that is turned away.
+    """
+
+    def __init__(self, settings: ConnectionSettings, access_log: AccessLog) -> None:
+        self._access_log = access_log
+        self.change(settings)
+        self._by_peer: Counter[str] = Counter()
+        self._lingering = 0
+
+    def change(self, settings: ConnectionSettings) -> None:
+        """Use other bounds; what is open stays."""
+        self._most = settings.max_connections
+        self._most_per_peer = settings.max_connections_per_peer
+
+    def admit(self, peer: str | None, already_open: int) -> bool:
+        """Count a new connection, or refuse it.
+
+        Args:
+            peer: its address; ``None`` on a Unix socket, where only the bound of all counts.
+            already_open: how many there are.
+        """
+        _log.debug("connection from %s, %d are open", peer or "-", already_open)
+        if already_open >= self._most:
+            return False
+        if peer is not None and self._most_per_peer:
+            if self._by_peer[peer] >= self._most_per_peer:
+                return False
+            self._by_peer[peer] += 1
+        return True
+
+    def release(self, peer: str | None) -> None:
+        """Note the end of a connection that was admitted."""
+        _log.debug("end of a connection from %s", peer or "-")
+        if peer is not None and peer in self._by_peer:
+            self._by_peer[peer] -= 1
+            if not self._by_peer[peer]:
+                del self._by_peer[peer]
+
+    def turn_away(self, transport: asyncio.WriteTransport, request_id: bytes, origin: Origin) -> None:
+        """Answer a connection that was not admitted and close it, a moment later unless many linger."""
+        error = TooManyConnections()
+        head, body = problem(error, request_id)
+        wire = wire_head(head, method="GET", body_bytes=len(body), http_11=True, keep_alive=False)
+        answer = wire.data + body
+        transport.write(answer)
+        self._access_log.refused(error, request_id, origin.caller_address(()), Begun(), len(answer))
+        if self._lingering >= _MOST_LINGERING or not transport.can_write_eof():
+            transport.close()
+            return
+        self._lingering += 1
+        with contextlib.suppress(OSError):
+            transport.write_eof()
+        asyncio.get_running_loop().call_later(LINGER_S, self._turned_away, transport)
+
+    def _turned_away(self, transport: asyncio.WriteTransport) -> None:
+        self._lingering -= 1
+        transport.close()

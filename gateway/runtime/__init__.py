@@ -1,0 +1,1 @@
+"""What the process gets from its machine: sockets, signals, event loop, TLS, systemd."""

@@ -1,0 +1,111 @@
+"""TLS contexts of both sides, made of the configured files; made anew when the files have changed."""
+
+from __future__ import annotations
+
+import ssl
+
+from gateway.config.config import Config, RedisConfig, ServerConfig, UpstreamConfig
+from gateway.config.error import ConfigError, shown
+
+
+def server_context(server: ServerConfig) -> ssl.SSLContext | None:
+    """Return the context for callers' connections; ``None`` when they are plain.
+
+    TLS 1.2 is the least. With ``tls_client_ca`` nobody connects without a certificate of that authority.
+
+    Raises:
+        ConfigError: the files cannot be used.
+    """
+    if not server.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Whoever renegotiates costs more than he pays.
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_alpn_protocols(["http/1.1"])
+    _load_pair(context, "server.tls_cert", server.tls_cert, "server.tls_key", server.tls_key)
+    if server.tls_client_ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+        _load_authorities(context, "server.tls_client_ca", server.tls_client_ca)
+    return context
+
+
+def upstream_context(upstream: UpstreamConfig) -> ssl.SSLContext | None:
+    """Return the context for connections to the upstream; ``None`` when they are plain.
+
+    Raises:
+        ConfigError: the files cannot be used.
+    """
+    if upstream.url.scheme != "https":
+        # It takes 20 ms to load the system's certificates.
+        return None
+    context = _client_context("upstream.ca_file", upstream.ca_file)
+    if upstream.client_cert:
+        _load_pair(
+            context,
+            *("upstream.client_cert", upstream.client_cert),
+            *("upstream.client_key", upstream.client_key),
+        )
+    return context
+
+
+def redis_context(redis: RedisConfig) -> ssl.SSLContext | None:
+    """Return the context for connections to Redis; ``None`` when they are plain.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    if not redis.url.reveal().startswith("rediss:"):
+        return None
+    return _client_context("redis.ca_file", redis.ca_file)
+
+
+def check_files(config: Config) -> None:
+    """Refuse certificates, keys and authorities that cannot be used.
+
+    Raises:
+        ConfigError: one line that names the key and the remedy.
+    """
+    server_context(config.server)
+    if config.upstream.client_cert:
+        upstream_context(config.upstream)
+
+
+def _client_context(name: str, ca_file: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file:
+        _load_authorities(context, name, ca_file)
+    else:
+        context.load_default_certs()
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, cert_name: str, cert: str, key_name: str, key: str) -> None:
+    names = f"{cert_name} = {shown(cert)} with {key_name} = {shown(key)}"
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except _EncryptedError as exc:
+        raise ConfigError(f"{names}: the key is encrypted; give one without a password") from exc
+    except ssl.SSLError as exc:
+        why = "are no pair" if exc.reason == "KEY_VALUES_MISMATCH" else "hold no certificate and key"
+        raise ConfigError(f"{names} {why}; name a PEM certificate chain and its PEM key") from exc
+    except (OSError, ValueError) as exc:
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or "no valid path"
+        raise ConfigError(f"{names} can't be read ({reason}); name readable PEM files") from exc
+
+
+def _load_authorities(context: ssl.SSLContext, name: str, path: str) -> None:
+    try:
+        context.load_verify_locations(cafile=path)
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"{name} = {shown(path)} can't be used; name a readable PEM file") from exc
+
+
+class _EncryptedError(Exception):
+    pass
+
+
+def _no_password() -> str:
+    # OpenSSL would ask on the terminal.
+    raise _EncryptedError

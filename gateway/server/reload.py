@@ -1,0 +1,119 @@
+"""Which settings can change while the gateway runs, and what a change comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from gateway.config.config import Config, Sources, config_of
+from gateway.config.redis_url import same_redis
+from gateway.config.rules import RULES
+from gateway.config.sources import Given
+from gateway.runtime.tls import check_files
+
+LIVE: Final = frozenset(
+    {
+        "log.access",
+        "log.caller",
+        "log.level",
+        "log.sample",
+        "server.admin_token",
+        "server.body_timeout_s",
+        "server.drain_grace_s",
+        "server.drain_timeout_s",
+        "server.header_timeout_s",
+        "server.keepalive_timeout_s",
+        "server.max_connections",
+        "server.max_connections_per_peer",
+        "server.tls_cert",
+        "server.tls_client_ca",
+        "server.tls_key",
+        "server.trusted_proxies",
+        "upstream.ca_file",
+        "upstream.client_cert",
+        "upstream.client_key",
+        "upstream.connect_timeout_s",
+        "upstream.read_timeout_s",
+    }
+)
+"""Settings that take effect while running; files are read anew even if their names stay."""
+
+FROM_ACTIVATION: Final = "LISTEN_FDS"
+"""The source of settings that follow from sockets which systemd has opened."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What reading the settings anew has come to.
+
+    Attributes:
+        config: the configuration from now on: new where that is possible, else as it was.
+        given: the settings it is made of.
+        changed: settings that take effect.
+        left: settings that were changed too and take effect with the next start.
+    """
+
+    config: Config
+    given: dict[str, Given]
+    changed: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def read_anew(sources: Sources, given: Mapping[str, Given]) -> Change:
+    """Read the settings anew.
+
+    Args:
+        sources: where they are given.
+        given: those that are in use.
+
+    Raises:
+        ConfigError: they cannot be used; the old ones stay.
+    """
+    fresh = sources.read()
+    fresh |= {name: setting for name, setting in given.items() if setting.source == FROM_ACTIVATION}
+    wanted = config_of(fresh)
+    former = config_of(given)
+    live = LIVE
+    if same_redis(_value(former, "redis.url"), _value(wanted, "redis.url")):
+        # Another password for the same Redis.
+        live |= {"redis.url"}
+    merged = {name: setting for name, setting in given.items() if name not in live}
+    merged |= {name: setting for name, setting in fresh.items() if name in live}
+    config = config_of(merged)
+    check_files(config)
+    differing = tuple(name for name in RULES if _value(former, name) != _value(wanted, name))
+    return Change(
+        config=config,
+        given=merged,
+        changed=tuple(name for name in differing if name in live),
+        left=tuple(name for name in differing if name not in live),
+    )
+
+
+class Reloads:
+    """How often the settings were read anew, for the metrics."""
+
+    def __init__(self) -> None:
+        self._done = 0
+        self._failed = 0
+        self._is_last_done = True
+
+    def count(self, *, is_done: bool) -> None:
+        """Note one."""
+        self._done += is_done
+        self._failed += not is_done
+        self._is_last_done = is_done
+
+    def readings(self) -> dict[str, float]:
+        """Return the counts by their names in the catalogue of metrics."""
+        return {
+            "config_reloads": self._done,
+            "config_reload_failures": self._failed,
+            "config_last_reload_success": self._is_last_done,
+        }
+
+
+def _value(config: Config, name: str) -> object:
+    section, _, key = name.partition(".")
+    return getattr(getattr(config, section), key)

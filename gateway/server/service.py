@@ -1,0 +1,151 @@
+"""What serves: one gateway in this process, or a parent with workers; and the one in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+
+from aiohttp import web
+
+from gateway.admin.app import build_admin
+from gateway.admin.server import AdminServer
+from gateway.app.app import Gateway
+from gateway.config.config import Config
+from gateway.config.sources import Given
+from gateway.runtime.event_loop import settle_garbage_collector
+from gateway.runtime.listeners import ListeningSockets
+from gateway.server.reload import Reloads
+from gateway.telemetry.metrics import told
+from gateway.telemetry.metrics_text import render
+
+
+class Service(Protocol):
+    """What `gateway.server.server` starts, changes and stops."""
+
+    async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
+        """Serve on these sockets, which are its own from now on.
+
+        Raises:
+            ServiceFailed: it cannot.
+        """
+
+    def keep_nothing(self) -> None:
+        """Have no copies in memory until `keep_again`; to be called before the start."""
+
+    def keep_again(self) -> None:
+        """Have copies in memory: no other process on these sockets forgets anything any more."""
+
+    async def failed(self) -> str:
+        """Wait until it cannot go on, and return one line that says why; usually that never happens."""
+
+    async def reload(self, config: Config, given: Mapping[str, Given]) -> None:
+        """Use another configuration from now on, as far as that can be done while running.
+
+        Raises:
+            ConfigError: it keeps the old one.
+        """
+
+    def begin_drain(self) -> None:
+        """Say that no more work is wanted."""
+
+    def hand_over(self) -> None:
+        """Leave the files of Unix sockets to the process that serves from now on."""
+
+    async def drain(self, *, is_gentle: bool) -> None:
+        """Accept nothing more and let requests end, within ``server.drain_timeout_s``.
+
+        Args:
+            is_gentle: another process accepts already, so there is time to end idle connections at a request.
+        """
+
+    async def close(self) -> None:
+        """End, cutting what is under way."""
+
+
+class ServiceFailed(Exception):
+    """It cannot serve; the text is one line."""
+
+
+class Alone:
+    """One gateway with its admin address, in this process.
+
+    Args:
+        config: the whole configuration.
+        reloads: counts reloads for the metrics.
+    """
+
+    def __init__(self, config: Config, reloads: Reloads) -> None:
+        self._gateway = Gateway(config)
+        self._operations = _Operations(self._gateway, reloads)
+        self._admin = AdminServer(self._operations.app(), config.server.admin_listen)
+
+    async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
+        """See `Service.start`."""
+        await self._admin.start(admin)
+        await self._gateway.start(sockets)
+        settle_garbage_collector()
+
+    def keep_nothing(self) -> None:
+        """See `Service.keep_nothing`."""
+        self._gateway.tiers.keep_nothing()
+
+    def keep_again(self) -> None:
+        """See `Service.keep_again`."""
+        self._gateway.tiers.keep_again()
+
+    async def failed(self) -> str:
+        """See `Service.failed`: its end is the process's."""
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    async def reload(self, config: Config, given: Mapping[str, Given]) -> None:
+        """See `Service.reload`."""
+        del given
+        await self._gateway.apply(config)
+        await self._admin.replace(self._operations.app())
+
+    def begin_drain(self) -> None:
+        """See `Service.begin_drain`."""
+        self._gateway.begin_drain()
+
+    def hand_over(self) -> None:
+        """See `Service.hand_over`."""
+        self._gateway.hand_over()
+        self._admin.sockets.hand_over()
+
+    async def drain(self, *, is_gentle: bool) -> None:
+        """See `Service.drain`."""
+        if is_gentle:
+            # Who asks now must be answered by the process that accepts.
+            await self._admin.close()
+        await self._gateway.close(is_gentle=is_gentle)
+
+    async def close(self) -> None:
+        """See `Service.close`."""
+        await self._gateway.close(0)
+        await self._admin.close()
+
+
+class _Operations:
+    """What the admin side asks of one gateway, and the counts of its process."""
+
+    def __init__(self, gateway: Gateway, reloads: Reloads) -> None:
+        self._gateway = gateway
+        self._reloads = reloads
+        self.ready = gateway.ready
+        self.health = gateway.health
+        self.masked_config = gateway.masked_config
+        self.purge = gateway.purge
+        self.executions = gateway.executions
+        self.throttled = gateway.throttled
+
+    def app(self) -> web.Application:
+        """Make the admin application."""
+        server = self._gateway.config.server
+        return build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
+
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the metrics and their content type."""
+        service = {"workers": self._gateway.ready(), "worker_restarts": 0, **self._reloads.readings()}
+        return render([self._gateway.metrics_snapshot(), told(service)], accept)

@@ -1,0 +1,222 @@
+"""The parent of several workers: starts and replaces them, and passes on what they tell each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Mapping
+
+from gateway.admin.server import AdminServer
+from gateway.config.config import Config, ConfigError, pack
+from gateway.config.sources import Given
+from gateway.runtime.listeners import ListeningSockets
+from gateway.server.channel import KeepAgain, Reload, Start, Tell
+from gateway.server.reload import Reloads
+from gateway.server.service import ServiceFailed
+from gateway.server.shared_counts import open_shared_counts
+from gateway.server.worker_admin import WorkersAdmin
+from gateway.server.worker_process import WorkerProcess
+from gateway.tasks import TaskSet
+
+_log = logging.getLogger("gateway")
+
+_FIRST_RETRY_S = 0.1
+_LAST_RETRY_S = 5.0
+# A worker that ends sooner has not got over its start, unless somebody killed it.
+_EARLY_S = 10.0
+_MOST_EARLY = 4
+_RELOAD_S = 5.0
+# Beyond the time to drain, for what a worker still owes Redis.
+_LAST_S = 3.0
+
+
+class Supervisor:
+    """A parent with its workers; see `gateway.server.service.Service`.
+
+    Args:
+        config: the whole configuration.
+        given: the settings it was made of, for the workers.
+        count: how many workers.
+        reloads: counts reloads for the metrics.
+        held: a descriptor that each worker keeps open, so that its end can be seen.
+    """
+
+    def __init__(
+        self, config: Config, given: Mapping[str, Given], count: int, reloads: Reloads, held: int
+    ) -> None:
+        self._config = config
+        self._settings = pack(given)
+        self._count = count
+        self._workers: dict[int, WorkerProcess] = {}
+        self._keeps_nothing = False
+        self._tasks = TaskSet()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._all_serve = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._sockets: ListeningSockets | None = None
+        self._counts = -1
+        self._held = held
+        self._operations = WorkersAdmin(config, lambda: list(self._workers.values()), reloads)
+        self._admin = AdminServer(self._operations.app(), config.server.admin_listen)
+
+    async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
+        """Start the workers and wait until all of them serve."""
+        self._sockets = sockets
+        try:
+            self._counts = open_shared_counts(self._count)
+        except OSError as error:
+            raise ServiceFailed(f"no memory for workers to share: {error.strerror}") from error
+        await self._admin.start(admin)
+        for number in range(self._count):
+            keeper = self._tasks.start(self._keep(number, sockets), f"worker-{number}")
+            self._keepers.append(keeper)
+        served = self._tasks.start(self._all_serve.wait(), "workers-start")
+        await asyncio.wait((served, self._failure), return_when=asyncio.FIRST_COMPLETED)
+        if self._failure.done():
+            raise ServiceFailed(self._failure.result())
+
+    def keep_nothing(self) -> None:
+        """See `gateway.server.service.Service.keep_nothing`."""
+        self._keeps_nothing = True
+
+    def keep_again(self) -> None:
+        """See `gateway.server.service.Service.keep_again`."""
+        self._keeps_nothing = False
+        for worker in self._workers.values():
+            worker.send(KeepAgain())
+
+    async def failed(self) -> str:
+        """Wait until the workers end again and again."""
+        return await asyncio.shield(self._failure)
+
+    async def reload(self, config: Config, given: Mapping[str, Given]) -> None:
+        """Have every worker use another configuration; those that are started later use it too."""
+        settings = pack(given)
+        # Those that are still starting read it after the settings they were started with.
+        workers = list(self._workers.values())
+        answers = await asyncio.gather(*(worker.reload(settings, _RELOAD_S) for worker in workers))
+        for worker, answer in zip(workers, answers, strict=True):
+            if answer:
+                raise ConfigError(answer)
+            if answer is None and worker.is_serving:
+                raise ConfigError(f"worker {worker.number} did not say that it uses them; send SIGHUP again")
+        self._settings = settings
+        self._config = self._operations.config = config
+        await self._admin.replace(self._operations.app())
+
+    def begin_drain(self) -> None:
+        """Say that no more work is wanted."""
+        self._stopping.set()
+        self._operations.is_draining = True
+
+    def hand_over(self) -> None:
+        """Leave the files of Unix sockets to the process that serves from now on."""
+        self._admin.sockets.hand_over()
+        if self._sockets is not None:
+            self._sockets.hand_over()
+
+    async def drain(self, *, is_gentle: bool) -> None:
+        """Stop the workers and wait until they have ended."""
+        self._stopping.set()
+        if self._sockets is not None:
+            self._sockets.leave()
+        if is_gentle:
+            await self._admin.close()
+        for worker in self._workers.values():
+            worker.stop(is_gentle=is_gentle)
+        if self._keepers:
+            await asyncio.wait(self._keepers, timeout=self._config.server.drain_timeout_s + _LAST_S)
+
+    async def close(self) -> None:
+        """End the workers at once."""
+        self._stopping.set()
+        if self._sockets is not None:
+            self._sockets.leave()
+        for worker in self._workers.values():
+            worker.stop(at_once=True)
+        if self._keepers:
+            await asyncio.wait(self._keepers, timeout=_LAST_S)
+        for worker in self._workers.values():
+            worker.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_S):
+                await asyncio.gather(*self._keepers, return_exceptions=True)
+        await self._tasks.cancel()
+        await self._admin.close()
+        if self._counts >= 0:
+            os.close(self._counts)
+            self._counts = -1
+
+    async def _keep(self, number: int, sockets: ListeningSockets) -> None:
+        """Have one worker run, whatever becomes of the ones before."""
+        early = 0
+        while not self._stopping.is_set():
+            start = Start(number, self._settings, self._keeps_nothing)
+            try:
+                inherited = (self._counts, *sockets.descriptors)
+                worker = await WorkerProcess.spawn(
+                    inherited, self._held, start, self._tell_others, self._serves
+                )
+            except OSError as error:
+                self._fail(f"worker {number} cannot be started: {error.strerror}")
+                return
+            self._workers[number] = worker
+            # What has changed meanwhile was told to those that were known.
+            if start.settings is not self._settings:
+                worker.send(Reload(0, self._settings))
+            if start.keeps_nothing and not self._keeps_nothing:
+                worker.send(KeepAgain())
+            try:
+                code = await worker.run()
+            finally:
+                del self._workers[number]
+                self._operations.ended(worker)
+            if self._stopping.is_set():
+                return
+            self._operations.restarts += 1
+            is_young = not worker.has_served or _served_s(worker) < _EARLY_S
+            is_killed = worker.has_served and code == -signal.SIGKILL
+            early = early + 1 if is_young and not is_killed else 0
+            _log.error("worker %d, process %d, ended: %s", number, worker.pid, _how(code))
+            if early >= _MOST_EARLY:
+                self._fail(
+                    f"worker {number} ended {early} times soon after its start, last with {_how(code)}; "
+                    "the lines above say why"
+                )
+                return
+            if is_young:
+                pause_s = _FIRST_RETRY_S * 2 ** max(early, 1)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(pause_s, _LAST_RETRY_S)):
+                        await self._stopping.wait()
+
+    def _serves(self, worker: WorkerProcess) -> None:
+        _log.info("worker %d serves, process %d", worker.number, worker.pid)
+        if len(self._workers) == self._count and all(each.is_serving for each in self._workers.values()):
+            self._all_serve.set()
+
+    def _fail(self, line: str) -> None:
+        if not self._failure.done():
+            self._failure.set_result(line)
+
+    def _tell_others(self, worker: WorkerProcess, message: Tell) -> None:
+        for each in self._workers.values():
+            if each is not worker and each.is_hearing:
+                each.send(message)
+
+
+def _served_s(worker: WorkerProcess) -> float:
+    return asyncio.get_running_loop().time() - worker.served_since_s
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

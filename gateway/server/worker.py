@@ -1,0 +1,226 @@
+"""One of several workers: a gateway on inherited sockets that tells the others what it forgets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+from gateway.app.app import Gateway
+from gateway.config.config import Config, ConfigError, config_of, unpack
+from gateway.runtime.descriptors import raise_limit
+from gateway.runtime.event_loop import loop_factory, settle_garbage_collector
+from gateway.runtime.listeners import inherited_sockets
+from gateway.server.channel import (
+    Answer,
+    Ask,
+    Bye,
+    Channel,
+    KeepAgain,
+    Message,
+    Ping,
+    Purge,
+    Ready,
+    Reload,
+    Start,
+    State,
+    Stop,
+    Tell,
+    pack_state,
+)
+from gateway.server.shared_counts import SharedCounts
+from gateway.store.siblings import Siblings, WorkerTiers
+from gateway.tasks import TaskSet
+from gateway.telemetry.access_log import set_level, set_up_logging
+from gateway.telemetry.line_writer import unblock_standard_streams
+
+_log = logging.getLogger("gateway")
+
+_CONFIGURATION = 2
+_PING_S = 1.0
+# As with a subscription to Redis: longer, and what the others dropped may go unheard; writes are counted.
+_SILENT_S = 2.0
+# The parent's business: it tells its workers what to do.
+_IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a worker.
+
+    Args:
+        arguments: descriptors: of the channel to the parent, of what all workers have told, then of the
+            listening sockets.
+
+    Returns:
+        The exit code: 0 after a clean end.
+    """
+    unblock_standard_streams()
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    channel, counts, *listening = map(int, arguments)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        try:
+            return runner.run(_work(channel, counts, listening))
+        except ConfigError as error:
+            _log.error("%s", error)
+            return _CONFIGURATION
+
+
+async def _work(descriptor: int, counts: int, listening: Sequence[int]) -> int:
+    channel = await Channel.over(socket.socket(fileno=descriptor))
+    first = await channel.receive()
+    if not isinstance(first, Start):
+        return 1
+    given = unpack(first.settings)
+    set_up_logging("info")
+    config = config_of(given)
+    set_up_logging(config.log.level, config.log.format)
+    siblings = Siblings(first.number, channel.send, SharedCounts(counts, first.number))
+    worker = Worker(config, channel, siblings, keeps_nothing=first.keeps_nothing)
+    try:
+        return await worker.run(listening)
+    finally:
+        channel.close()
+
+
+class Worker:
+    """A gateway and its end of the channel.
+
+    Args:
+        config: the whole configuration.
+        channel: to the parent.
+        siblings: the other workers.
+        keeps_nothing: see `gateway.server.channel.Start`.
+    """
+
+    def __init__(self, config: Config, channel: Channel, siblings: Siblings, *, keeps_nothing: bool) -> None:
+        self._channel = channel
+        self._gateway = Gateway(config, siblings=siblings)
+        self._keeps_nothing = keeps_nothing
+        if keeps_nothing:
+            self._tiers.keep_nothing()
+        self._tasks = TaskSet()
+        self._stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self._is_cut = asyncio.Event()
+        self._heard_s = 0.0
+
+    async def run(self, listening: Sequence[int]) -> int:
+        """Serve until the parent says stop, or is gone."""
+        loop = asyncio.get_running_loop()
+        config = self._gateway.config
+        raise_limit(config)
+        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        self._heard_s = loop.time()
+        self._tasks.start(self._listen(), "worker-channel")
+        self._tasks.start(self._watch(), "worker-watch")
+        # From here on it has to hear what the others forget.
+        self._channel.send(Ready(is_serving=False))
+        try:
+            await self._gateway.start(inherited_sockets(config.server.listen, listening))
+            settle_garbage_collector()
+            self._channel.send(Ready(is_serving=True))
+            stop = await self._stop
+            self._gateway.begin_drain()
+            cut = asyncio.ensure_future(self._is_cut.wait())
+            draining = asyncio.ensure_future(self._gateway.close(is_gentle=stop.is_gentle))
+            await asyncio.wait((cut, draining), return_when=asyncio.FIRST_COMPLETED)
+            cut.cancel()
+            draining.cancel()
+            await asyncio.gather(cut, draining, return_exceptions=True)
+        finally:
+            await self._gateway.close(0)
+            self._channel.send(Bye(pack_state(self._state())))
+            await self._channel.flush()
+            await self._tasks.cancel()
+        return 0
+
+    async def _listen(self) -> None:
+        while (message := await self._channel.receive()) is not None:
+            self._heard_s = asyncio.get_running_loop().time()
+            self._take(message)
+        # The parent is gone: nobody would tell what the others forget, nor replace them.
+        _log.warning("the parent process is gone: draining")
+        self._tiers.start_over()
+        self._stops(Stop())
+
+    def _take(self, message: Message) -> None:
+        send = self._channel.send
+        match message:
+            case Tell():
+                self._tiers.hear(message)
+            case Ping():
+                send(message)
+            case KeepAgain():
+                if self._keeps_nothing:
+                    self._keeps_nothing = False
+                    self._tiers.keep_again()
+            case Ask(question=question):
+                send(Answer(question, pack_state(self._state())))
+            case Purge(question=question, stack_id=stack_id):
+                self._tasks.start(self._purge(question, stack_id), "worker-purge")
+            case Reload(question=question, settings=settings):
+                self._tasks.start(self._reload(question, settings), "worker-reload")
+            case Stop():
+                self._stops(message)
+            case _:
+                pass
+
+    def _stops(self, stop: Stop) -> None:
+        if stop.at_once:
+            self._is_cut.set()
+        if not self._stop.done():
+            self._stop.set_result(stop)
+
+    def _terminated(self) -> None:
+        """Take a SIGTERM: who sends it to all processes of the service wants the parent's grace to pass."""
+        grace_s = self._gateway.config.server.drain_grace_s
+        asyncio.get_running_loop().call_later(grace_s, self._stops, Stop())
+
+    async def _watch(self) -> None:
+        """Start over for as long as the parent is silent: what the others dropped may go unheard."""
+        loop = asyncio.get_running_loop()
+        was_silent = False
+        while True:
+            await asyncio.sleep(_PING_S)
+            is_silent = loop.time() - self._heard_s > _SILENT_S
+            if is_silent or was_silent:
+                self._tiers.start_over()
+            was_silent = is_silent
+
+    async def _purge(self, question: int, stack_id: str) -> None:
+        is_done = await self._gateway.purge(stack_id)
+        self._channel.send(Answer(question, b"done" if is_done else b""))
+
+    async def _reload(self, question: int, settings: bytes) -> None:
+        try:
+            config = config_of(unpack(settings))
+            await self._gateway.apply(config)
+            set_level(config.log.level)
+            raise_limit(config)
+        except ConfigError as error:
+            self._channel.send(Answer(question, str(error).encode()))
+        else:
+            self._channel.send(Answer(question, b""))
+
+    @property
+    def _tiers(self) -> WorkerTiers:
+        tiers = self._gateway.tiers
+        assert isinstance(tiers, WorkerTiers)
+        return tiers
+
+    def _state(self) -> State:
+        gateway = self._gateway
+        return State(
+            is_ready=gateway.ready(),
+            health=gateway.health(),
+            metrics=gateway.metrics_snapshot(),
+            executions=gateway.executions(),
+            throttled=gateway.throttled(),
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,114 @@
+"""How a log line looks: a JSON object for programs, or a text for people."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+import orjson
+
+from gateway.telemetry.line_writer import LineWriter
+
+_TIME = "%Y-%m-%dT%H:%M:%S"
+_WORD = re.compile(r"[^\s\"=]*")
+FIELDS = "fields"
+"""Attribute of a record: what it tells beside its message, as a mapping of names to plain values."""
+
+
+def formatter(which: str, stream: TextIO | None = None) -> logging.Formatter:
+    """Return what makes lines.
+
+    Args:
+        which: ``json``, ``text``, or ``auto``: text on a terminal, else JSON.
+        stream: where the lines go; standard error when ``None``.
+    """
+    if which == "auto":
+        which = "text" if (stream or sys.stderr).isatty() else "json"
+    return JsonLines() if which == "json" else TextLines()
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line; times in UTC."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The same for all lines of a second.
+        self._second = (0, "")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as a line."""
+        second, text = self._second
+        if second != int(record.created):
+            second = int(record.created)
+            text = time.strftime(_TIME, time.gmtime(second))
+            self._second = (second, text)
+        line: dict[str, object] = {
+            "time": f"{text}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        # What no field of ours holds, a library's message may: a lone surrogate is no JSON.
+        line["message"] = str(line["message"]).encode("utf-8", "replace").decode()
+        return orjson.dumps(line, default=str).decode()
+
+
+class TextLines(logging.Formatter):
+    """One text a line, times in UTC; fields stand behind the message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", f"{_TIME}Z")
+        self.converter = time.gmtime
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # logging calls it so
+        """Return the line without traceback."""
+        told = "".join(
+            f" {name}={_word(value)}" for name, value in _fields(record).items() if value not in (None, "")
+        )
+        return super().formatMessage(record) + told
+
+
+class LineHandler(logging.Handler):
+    """Hands lines to a writer that never waits, which tells in the same form how many were lost.
+
+    Args:
+        writer: takes the lines.
+        form: makes them.
+    """
+
+    def __init__(self, writer: LineWriter, form: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(form)
+        self._writer = writer
+        writer.tell = self._tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written."""
+        try:
+            self._writer.write(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+    def _tell(self, lost: int) -> str:
+        text = "%d log lines were lost: nobody read them in time, or they could not be written"
+        record = logging.LogRecord("gateway", logging.WARNING, __file__, 0, text, (lost,), None)
+        setattr(record, FIELDS, {"lost": lost})
+        return self.format(record)
+
+
+def _word(value: object) -> str:
+    """Return a value so that its end can be told, in quotes if need be."""
+    text = str(value)
+    return text if _WORD.fullmatch(text) else orjson.dumps(text).decode()
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    found = getattr(record, FIELDS, None)
+    return found if isinstance(found, Mapping) else {}

@@ -1,0 +1,92 @@
+"""One scrape from what one or several processes have counted; the only user of prometheus_client."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+
+from gateway.telemetry.metrics import Snapshot
+from gateway.telemetry.metrics_catalogue import FAMILIES, Family, Kind
+from gateway.telemetry.metrics_merge import merged
+
+_Format = tuple[Callable[[Collector], bytes], str]
+_TEXT: Final[_Format] = (generate_latest, CONTENT_TYPE_PLAIN_0_0_4)
+_OPENMETRICS: Final[_Format] = (openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST)
+# By media type and version; a type without one stands for any (RFC 9110 section 12.5.1).
+_FORMATS: Final = {
+    ("application/openmetrics-text", ""): _OPENMETRICS,
+    ("application/openmetrics-text", "1.0.0"): _OPENMETRICS,
+    ("text/plain", ""): _TEXT,
+    ("text/plain", "0.0.4"): _TEXT,
+    ("text/*", ""): _TEXT,
+    ("*/*", ""): _TEXT,
+}
+_QVALUE = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
+
+
+def render(snapshots: Sequence[Snapshot], accept: str = "") -> tuple[bytes, str]:
+    """Put the snapshots of all processes together.
+
+    Args:
+        snapshots: one of each process.
+        accept: what the reader accepts, as in the field ``Accept``.
+
+    Returns:
+        The body and its content type: OpenMetrics 1.0 where it is preferred, else text 0.0.4.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Families(merged(snapshots)))
+    encode, content_type = _preferred(accept)
+    return encode(registry), content_type
+
+
+def _preferred(accept: str) -> _Format:
+    best, best_q = _TEXT, 0.0
+    for member in accept.split(","):
+        media_type, *parameters = (part.strip().lower() for part in member.split(";"))
+        named = {
+            name.strip(): value.strip() for name, _, value in (each.partition("=") for each in parameters)
+        }
+        q = named.get("q", "1")
+        found = _FORMATS.get((media_type, named.get("version", "").strip('"')))
+        # The first of equals, as scrapers mean it.
+        if found is not None and _QVALUE.fullmatch(q) and float(q) > best_q:
+            best, best_q = found, float(q)
+    return best
+
+
+class _Families(Collector):
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        for family in FAMILIES:
+            if family.name in self._snapshot.histograms:
+                yield self._histogram(family)
+            elif values := self._snapshot.values.get(family.name):
+                make = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
+                metric = make(family.full_name, family.about, labels=family.labels)
+                for one in values:
+                    metric.add_metric(one.labels, one.number)
+                yield metric
+
+    def _histogram(self, family: Family) -> HistogramMetricFamily:
+        metric = HistogramMetricFamily(family.full_name, family.about, labels=family.labels)
+        bounds = [*(f"{bound:g}" for bound in family.bounds_s), "+Inf"]
+        for one in self._snapshot.histograms[family.name]:
+            counted = list(zip(bounds, accumulate(one.counts), strict=True))
+            metric.add_metric(one.labels, counted, sum_value=one.total_s)
+        return metric

@@ -1,0 +1,1 @@
+"""Requests to AOS over pooled connections."""

@@ -1,0 +1,176 @@
+"""config/openapi.yaml is a valid description, and the gateway answers as it says."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import openapi_spec_validator
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from gateway import __version__
+from gateway.admin.app import _Admin, build_admin
+from gateway.admin.server import AdminServer
+from gateway.config.address import parse_address
+from gateway.config.secret import Secret
+from gateway.core.caching.status import Reason
+from tests.references import ROOT
+from tests.testbed.aos import TARGET, Answer, ScriptedAos, never, record
+from tests.testbed.client import Headers, fetch
+from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.response import RawResponse
+
+_DESCRIPTION: dict[str, Any] = yaml.safe_load((ROOT / "config" / "openapi.yaml").read_text("utf-8"))
+_EXECUTION = "/v2/stacks/{stack_id}/actions/{action_id}"
+
+
+@dataclass(frozen=True)
+class Both:
+    """A gateway with both its addresses."""
+
+    gateway: RunningGateway
+    admin: str
+
+
+@pytest.fixture
+async def both(aos: ScriptedAos) -> AsyncIterator[Both]:
+    aos.on("GET", TARGET, Answer(body=record()))
+    async with running(aos.url) as gateway:
+        server = gateway.app.config.server
+        app = build_admin(gateway.app, token=server.admin_token, hosts=server.admin_hosts)
+        admin = AdminServer(app, parse_address("127.0.0.1:0"))
+        try:
+            yield Both(gateway, str(await admin.start()))
+        finally:
+            await admin.close()
+
+
+def resolved(node: Any) -> Any:
+    """A part of the description with all its references filled in."""
+    if isinstance(node, dict):
+        if "$ref" in node:
+            found: Any = _DESCRIPTION
+            for part in node["$ref"].removeprefix("#/").split("/"):
+                found = found[part]
+            return resolved(found)
+        return {key: resolved(value) for key, value in node.items()}
+    return [resolved(item) for item in node] if isinstance(node, list) else node
+
+
+def check(answer: RawResponse, path: str, method: str = "GET") -> None:
+    """Compare an answer with what is written about its path, method and status."""
+    responses = _DESCRIPTION["paths"][path][method.lower()]["responses"]
+    described = resolved(responses.get(str(answer.status), responses["default"]))
+    for name, header in described.get("headers", {}).items():
+        value = answer.get(name)
+        assert value is not None or not header.get("required"), name
+        if value is not None:
+            assert re.search(header["schema"].get("pattern", ""), value.decode()), (name, value)
+    content = described.get("content")
+    if content is None or method == "HEAD" or answer.status == 304:
+        return
+    kind = (answer.get("Content-Type") or b"").decode().partition(";")[0]
+    if path == _EXECUTION and answer.status == 200:
+        # A record's own type is AOS's.
+        [kind] = content
+    told = json.loads(answer.body) if "json" in kind else answer.body.decode()
+    Draft202012Validator(content[kind]["schema"]).validate(told)
+
+
+def test_the_description_is_valid_and_of_this_version() -> None:
+    openapi_spec_validator.validate(_DESCRIPTION)
+    assert _DESCRIPTION["openapi"].startswith("3.1.")
+    assert _DESCRIPTION["info"]["version"] == __version__
+
+
+def test_every_reason_is_written_down() -> None:
+    header = _DESCRIPTION["components"]["headers"]["Cache-Status"]
+    assert header["x-details"] == [reason.value for reason in Reason]
+
+
+async def test_every_admin_path_is_written_down_with_its_methods(both: Both) -> None:
+    paths = _Admin(both.gateway.app, Secret(), frozenset())._paths
+    written = {path: item for path, item in _DESCRIPTION["paths"].items() if path != _EXECUTION}
+    assert set(written) == set(paths)
+    for path, (methods, _) in paths.items():
+        assert {method.upper() for method in written[path]} == set(methods)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/config"])
+async def test_admin_answers_are_as_described(both: Both, path: str) -> None:
+    for method in ("GET", "HEAD"):
+        answer = await fetch(both.admin, path, method=method)
+        assert answer.status == 200
+        check(answer, path, method)
+    refused = await fetch(both.admin, path, headers=[("Host", "attacker.example")])
+    assert refused.status == 421
+    check(refused, path)
+
+
+async def test_metrics_in_the_other_format_are_as_described(both: Both) -> None:
+    answer = await fetch(both.admin, "/metrics", headers=[("Accept", "application/openmetrics-text")])
+    assert (answer.get("Content-Type") or b"").startswith(b"application/openmetrics-text")
+    check(answer, "/metrics")
+
+
+async def test_readiness_while_draining_is_as_described(both: Both) -> None:
+    both.gateway.app.begin_drain()
+    answer = await fetch(both.admin, "/readyz")
+    assert answer.status == 503
+    check(answer, "/readyz")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        ("application/json", b'{"stack_id": "s"}', 200),
+        ("application/json", b'{"stack_id": ""}', 400),
+        ("application/json", b'{"stack_id": "*"}', 400),
+        ("text/plain", b'{"stack_id": "s"}', 415),
+    ],
+)
+async def test_purging_is_as_described(both: Both, kind: str, body: bytes, status: int) -> None:
+    answer = await fetch(both.admin, "/purge", method="POST", headers=[("Content-Type", kind)], body=body)
+    assert answer.status == status
+    check(answer, "/purge", "POST")
+
+
+async def test_records_are_as_described(both: Both) -> None:
+    address = both.gateway.address
+    statuses = []
+    asked: list[tuple[str, Headers]] = [
+        ("GET", []),
+        ("GET", []),
+        ("HEAD", []),
+        ("GET", [("If-None-Match", "*")]),
+        ("GET", [("Cache-Control", "no-store")]),
+    ]
+    for method, headers in asked:
+        answer = await fetch(address, TARGET, method=method, headers=headers, token="a")
+        statuses.append(answer.status)
+        check(answer, _EXECUTION, method)
+    assert statuses == [200, 200, 200, 304, 200]
+
+
+async def test_errors_of_the_gateway_are_as_described(aos: ScriptedAos) -> None:
+    aos.on("GET", TARGET, never)
+    async with running(aos.url, upstream__read_timeout_s=0.05) as gateway:
+        late = await fetch(gateway.address, TARGET, token="a")
+        not_cached = await fetch(
+            gateway.address, TARGET, token="a", headers=[("Cache-Control", "only-if-cached")]
+        )
+    async with running("http://127.0.0.1:1") as gateway:
+        unreachable = await fetch(gateway.address, TARGET, token="a")
+    aos.on("GET", TARGET, Answer(429, headers=[("Retry-After", "9")], body=b"{}"))
+    async with running(aos.url) as gateway:
+        await fetch(gateway.address, TARGET, token="a")
+        held = await fetch(gateway.address, TARGET, token="a")
+    answers = (late, not_cached, unreachable, held)
+    assert [answer.status for answer in answers] == [504, 504, 502, 429]
+    for answer in answers:
+        check(answer, _EXECUTION)

@@ -1,0 +1,111 @@
+"""A request head while it comes, cut anywhere."""
+
+import contextlib
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.http.headers import Refusal
+from gateway.core.http.incoming import MAX_FIELDS
+from gateway.core.http.request_head import RequestHead
+from tests.core.kit import BOUNDED
+
+MAX_BYTES = 40
+GET = b"GET / HTTP/1.1\r\n"
+
+
+def judged(data: bytes, cuts: list[int]) -> int | bytes | None:
+    """The status with which a head, cut at some places, is refused; the head when it is whole."""
+    head = RequestHead(MAX_BYTES)
+    places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    try:
+        for start, end in itertools.pairwise(places):
+            taken = head.take(data[:end], start)
+            if head.is_whole:
+                return head.data() + b"|" + data[taken:]
+    except Refusal as refusal:
+        return refusal.status
+    return None
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (GET + b"A: b\r\n\r\nmore", GET + b"A: b\r\n\r\n|more"),
+        (b"\r\n\r\n" + GET + b"\r\n", GET + b"\r\n|"),
+        (GET + b"A: b\r\n", None),
+        (b"\r\n\r\n", None),
+        (b"\r\n\r", None),
+        (b"GET / HTTP/2.0\r\n", 505),
+        (b"GET  / HTTP/1.1\r\n", 400),
+        (b"\n" + GET, 400),
+        (b"\r" + GET, 400),
+        (b"\r\n\r" + GET, 400),
+        (b"GET / HTTP/1.1\n", 400),
+        (GET + b"A: b\n", 400),
+        (GET + b"A: b\rC", 400),
+        (GET + b"A: b\x00", 400),
+        (b"\x16\x03\x01", 400),
+        (b"GET /" + b"x" * MAX_BYTES + b" HTTP/9\r\n", 414),
+        (GET + b"A: " + b"b" * MAX_BYTES, 431),
+        (b"\r\n" * MAX_BYTES, 414),
+    ],
+)
+@BOUNDED
+@given(cuts=st.lists(st.integers(0, 60), max_size=5))
+def test_a_head_is_judged_alike_however_it_is_cut(
+    data: bytes, expected: int | bytes | None, cuts: list[int]
+) -> None:
+    got = judged(data, cuts)
+    assert (got.partition(b"|")[0] if isinstance(got, bytes) else got) == (
+        expected.partition(b"|")[0] if isinstance(expected, bytes) else expected
+    )
+    if not cuts:
+        assert got == expected
+
+
+def test_the_next_request_has_a_head_of_its_own() -> None:
+    head = RequestHead(MAX_BYTES)
+    data = GET + b"\r\n" + b"not a line\r\n"
+    end = head.take(data, 0)
+    assert (head.is_whole, head.size, head.data()) == (True, end, GET + b"\r\n")
+    head.begin()
+    assert (head.is_whole, head.size, head.data()) == (False, 0, b"")
+    with pytest.raises(Refusal):
+        head.take(data, end)
+
+
+@pytest.mark.parametrize("step", [1, 5, 100_000])
+@pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["unfinished", "whole"])
+def test_more_fields_than_anybody_needs_are_refused_while_they_come(step: int, end: bytes) -> None:
+    def took(fields: int) -> int:
+        head = RequestHead(100_000)
+        data = GET + b"a:\r\n" * fields + end
+        for start in range(0, len(data), step):
+            head.take(data[: start + step], start)
+        return head.size
+
+    assert took(MAX_FIELDS) == len(GET) + MAX_FIELDS * 4 + len(end)
+    with pytest.raises(Refusal) as refused:
+        took(MAX_FIELDS + 2)
+    assert refused.value.status == 431
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"\r\nGET /a?b HTTP/1.1\r\nA", (b"GET", b"/a?b")),
+        (b"GET /a", (b"", b"")),
+        (b"GET /a HTTP/2.0\r\n", (b"", b"")),
+        (b"GET  /a HTTP/1.1\r\n", (b"", b"")),
+    ],
+)
+def test_method_and_target_are_told_of_a_whole_and_sound_line_alone(
+    data: bytes, told: tuple[bytes, bytes]
+) -> None:
+    head = RequestHead(MAX_BYTES)
+    with contextlib.suppress(Refusal):
+        head.take(data, 0)
+    assert head.told() == told

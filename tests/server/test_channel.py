@@ -1,0 +1,123 @@
+"""The pair of sockets between the parent and a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+
+import pytest
+
+from gateway.server.channel import (
+    Answer,
+    Ask,
+    Bye,
+    Channel,
+    Message,
+    Ping,
+    Purge,
+    Questions,
+    Ready,
+    Reload,
+    Start,
+    State,
+    Stop,
+    Tell,
+    Told,
+    pack_state,
+    read_state,
+)
+from gateway.server.worker_process import WorkerProcess
+from gateway.telemetry.metrics import Metrics
+
+MESSAGES: tuple[Message, ...] = (
+    Start(1, b"settings"),
+    Reload(2, b""),
+    Stop(is_gentle=True),
+    Stop(at_once=True),
+    Ask(3),
+    Purge(4, "stack"),
+    Ping(),
+    Ready(is_serving=True),
+    Tell(1, 5, [Told(stack=b"s", settles=True), Told(entry=b"e", name=b"n")]),
+    Answer(6, b"x" * 1_000_000),
+    Bye(b"state"),
+)
+
+
+async def test_messages_arrive_whole_and_in_order_and_the_end_is_told() -> None:
+    one, other = socket.socketpair()
+    here, there = await Channel.over(one), await Channel.over(other)
+    for message in MESSAGES:
+        here.send(message)
+    for message in MESSAGES:
+        assert await there.receive() == message
+    here.close()
+    assert await there.receive() is None
+    there.send(Ping())
+    there.close()
+    there.send(Ping())
+
+
+async def test_what_is_sent_to_who_reads_nothing_has_a_bound_and_holds_up_nobody() -> None:
+    one, other = socket.socketpair()
+    with other:
+        channel = await Channel.over(one)
+        async with asyncio.timeout(5):
+            sent = 0
+            while channel.send(Answer(1, b"x" * 1_000_000)):
+                sent += 1
+                assert sent < 20
+            await channel.flush()
+        assert not channel.send(Ping())
+        channel.close()
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\0\0\0\2{}", b"\0\0\0\7abc", b"\0"])
+async def test_what_is_no_message_ends_it(data: bytes) -> None:
+    one, other = socket.socketpair()
+    channel = await Channel.over(other)
+    with one:
+        one.sendall(data)
+        one.shutdown(socket.SHUT_WR)
+        assert await channel.receive() is None
+    channel.close()
+
+
+async def test_an_answer_reaches_who_asked_and_nobody_else() -> None:
+    questions = Questions()
+    (one, first), (other, second) = questions.new(), questions.new()
+    questions.answered(other, b"second")
+    assert (await second, first.done()) == (b"second", False)
+    questions.answered(other, b"again")
+    questions.forget(one)
+    questions.answered(one, b"late")
+    assert not first.done()
+    _, third = questions.new()
+    questions.close()
+    with pytest.raises(asyncio.CancelledError):
+        await third
+
+
+def test_a_state_crosses_as_it_is() -> None:
+    counted = Metrics().snapshot({"connections": 3})
+    state = State(is_ready=True, health={"redis": "up", "debts": 0}, metrics=counted)
+    assert read_state(pack_state(state)) == state
+
+
+async def test_a_worker_that_takes_no_messages_is_killed_and_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    one, other = socket.socketpair()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(60)")
+    with other:
+        channel = await Channel.over(one)
+        worker = WorkerProcess(1, process, channel, lambda *_: None, lambda _: None)
+        for _ in range(12):
+            worker.send(Answer(1, b"x" * 1_000_000))
+        async with asyncio.timeout(5):
+            assert await process.wait() == -signal.SIGKILL
+        channel.close()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"worker 1, process {process.pid}, takes no messages any more: it is killed"]

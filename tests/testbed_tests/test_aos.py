@@ -1,0 +1,290 @@
+"""The scripted AOS: exact recording, scripted answers, gates, ends of connections."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.testbed.answers import AnswerCall, Conversation
+from tests.testbed.aos import (
+    Answer,
+    Received,
+    ScriptedAos,
+    close_unanswered,
+    never,
+    record,
+    reset_unanswered,
+    truncated,
+)
+from tests.testbed.client import RawClient, TruncatedResponse, fetch, request_bytes
+from tests.testbed.tls import Authority
+from tests.testbed.wire import ConnectionCut
+
+BARE = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+async def test_a_request_is_recorded_byte_for_byte(aos: ScriptedAos) -> None:
+    aos.answer(Answer())
+    raw = b"PUT /v2//a%2F?q= HTTP/1.1\r\nhOsT: a\r\nX-B: \xff 1 \r\nx-b:2\r\nContent-Length: 3\r\n\r\nabc"
+    async with await RawClient.connect(aos.address) as client:
+        await client.send(raw)
+        await client.read_response("PUT")
+    (received,) = aos.received
+    assert received.raw_head + received.body == raw
+    assert (received.method, received.target, received.connection) == ("PUT", "/v2//a%2F?q=", 1)
+    assert received.headers == [
+        (b"hOsT", b"a"),
+        (b"X-B", b"\xff 1"),
+        (b"x-b", b"2"),
+        (b"Content-Length", b"3"),
+    ]
+    assert received.all("X-B") == [b"\xff 1", b"2"]
+    assert received.get("content-length") == b"3"
+    assert received.get("absent") is None
+    with pytest.raises(ValueError, match="2 times"):
+        received.get("x-b")
+
+
+async def test_chunks_and_trailers_of_a_request_are_kept(aos: ScriptedAos) -> None:
+    aos.answer(Answer())
+    head = request_bytes("POST", "/", [("Transfer-Encoding", "chunked")])
+    chunks = b"3;a=1\r\nabc\r\n2\r\nde\r\n0\r\nX-T: v\r\n\r\n"
+    async with await RawClient.connect(aos.address) as client:
+        await client.send(head + chunks)
+        await client.read_response("POST")
+    (received,) = aos.received
+    assert received.body == b"abcde"
+    assert bytes(received.framing.raw) == chunks
+    assert received.framing.chunk_sizes == [3, 2]
+    assert received.framing.chunk_extensions == [b";a=1", b""]
+    assert received.trailers == [(b"X-T", b"v")]
+
+
+async def test_an_answer_adds_nothing_but_its_framing(aos: ScriptedAos) -> None:
+    answer = Answer(404, "Gone Fishing", [("X-a", "1"), ("x-A", "2")], b"body")
+    aos.answer(answer)
+    response = await fetch(aos.address, "/")
+    assert response.raw_head == (
+        b"HTTP/1.1 404 Gone Fishing\r\nX-a: 1\r\nx-A: 2\r\nContent-Length: 4\r\n\r\n"
+    )
+    assert response.body == b"body"
+
+
+@pytest.mark.parametrize(
+    ("answer", "wire"),
+    [
+        (Answer(204), b"HTTP/1.1 204 No Content\r\n\r\n"),
+        (Answer(framing="none", body=b"x"), b"HTTP/1.1 200 OK\r\n\r\nx"),
+        (Answer(799, framing="close", body=b"x"), b"HTTP/1.1 799 \r\n\r\nx"),
+        (
+            Answer(framing="chunked", chunks=[b"ab", b"c"], trailers=[("T", "1")]),
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\nT: 1\r\n\r\n",
+        ),
+        (Answer(headers=[("content-length", "9")]), b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"),
+    ],
+    ids=["bodiless", "none", "close", "chunked", "own length"],
+)
+def test_framings_are_written_as_described(answer: Answer, wire: bytes) -> None:
+    assert answer.whole() == wire
+
+
+async def test_the_latest_rule_beats_the_queue_and_the_queue_beats_the_default(aos: ScriptedAos) -> None:
+    aos.answer(Answer(body=b"default"))
+    aos.queue(Answer(body=b"queued"))
+    aos.on("GET", "/a", Answer(body=b"rule"))
+    aos.on(None, re.compile("/a/.*"), Answer(body=b"later rule"), times=1)
+    told = [(await fetch(aos.address, target)).body for target in ("/a/1", "/a/1", "/b", "/b")]
+    assert told == [b"later rule", b"rule", b"queued", b"default"]
+    assert (aos.count("GET", "/a"), aos.count("PUT"), aos.connections) == (2, 0, 4)
+
+
+async def test_a_request_that_nothing_is_scripted_for_is_a_violation() -> None:
+    async with ScriptedAos() as aos:
+        assert (await fetch(aos.address, "/x")).status == 501
+        assert aos.violations == ["nothing scripted for GET /x"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET /x HTTP/1.0\r\nHost: h\r\n\r\n",
+        b"GET  /x HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /x HTTP/1.1\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nHost: h\r\nA : b\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nHost: h\r\n folded\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nHost: h\nA: b\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nHost: h\r\nA: \x00\r\n\r\n",
+        b"PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
+        b"PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: +1\r\n\r\na",
+        b"PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n",
+        b"PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
+    ],
+)
+async def test_a_malformed_request_is_a_violation_and_not_received(raw: bytes) -> None:
+    async with ScriptedAos() as aos:
+        aos.answer(Answer())
+        async with await RawClient.connect(aos.address) as client:
+            await client.send(raw)
+            assert (await client.read_response()).status == 400
+            assert await client.at_eof()
+        assert len(aos.violations) == 1
+        assert aos.received == []
+
+
+async def test_a_request_broken_off_is_kept_apart(aos: ScriptedAos) -> None:
+    async with await RawClient.connect(aos.address) as client:
+        await client.send(b"PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc")
+        await aos.wait_until(lambda: bool(aos.heads) and aos.heads[0].body == b"abc", "three bytes")
+    async with await RawClient.connect(aos.address) as client:
+        await client.send(b"GET /y")
+    await aos.wait_until(lambda: len(aos.cut) == 2, "two cuts")
+    first, second = aos.cut
+    assert isinstance(first, Received)
+    assert (first.body, first.complete, second) == (b"abc", False, b"GET /y")
+    assert aos.received == []
+
+
+async def test_connections_are_kept_and_pipelined_requests_answered_in_order(aos: ScriptedAos) -> None:
+    aos.answer(Answer(body=b"1"))
+    aos.queue(Answer(body=b"first"), Answer(body=b"last", headers=[("connection", "Close")]))
+    async with await RawClient.connect(aos.address) as client:
+        await client.send(BARE + BARE)
+        assert [(await client.read_response()).body for _ in range(2)] == [b"first", b"last"]
+        assert await client.at_eof()
+    assert [received.connection for received in aos.received] == [1, 1]
+
+
+async def test_raw_bytes_are_answered_as_they_are(aos: ScriptedAos) -> None:
+    raw = b"HTTP/1.1 103 Early\r\nA: 1\r\n\r\nHTTP/1.1  200 \r\nConnection: close\r\n\r\nx"
+    aos.answer(raw.replace(b"1  2", b"1 2"))
+    response = await fetch(aos.address, "/")
+    assert [interim.status for interim in response.interim] == [103]
+    assert (response.status, response.reason, response.body) == (200, b"", b"x")
+
+
+async def test_an_answer_waits_for_its_gate(aos: ScriptedAos) -> None:
+    gate = aos.gate()
+    aos.answer(gate.before(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+    calls = [asyncio.ensure_future(fetch(aos.address, "/")) for _ in range(3)]
+    await gate.wait_reached(3)
+    await aos.wait_received(3)
+    assert not any(call.done() for call in calls)
+    gate.open()
+    assert [response.status for response in await asyncio.gather(*calls)] == [200] * 3
+
+
+async def test_a_body_waits_for_its_gate_while_the_head_goes_out(aos: ScriptedAos) -> None:
+    gate = aos.gate()
+    aos.answer(Answer(body=b"late", body_gate=gate))
+    async with await RawClient.connect(aos.address) as client:
+        await client.send(BARE)
+        assert (await client.read_head()).get("content-length") == b"4"
+        gate.open()
+        assert await client.read_some() == b"late"
+        assert await client.read_some() == b""
+
+
+async def test_a_head_request_gets_the_head_alone(aos: ScriptedAos) -> None:
+    aos.answer(Answer(body=b"body"))
+    async with await RawClient.connect(aos.address) as client:
+        assert (await client.request("HEAD", "/")).get("Content-Length") == b"4"
+        assert (await client.request("GET", "/")).body == b"body"
+
+
+async def test_an_answer_can_begin_before_the_body_is_read(aos: ScriptedAos) -> None:
+    async def early(received: Received, connection: Conversation) -> None:
+        await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await connection.read_body(at_least_bytes=2)
+        half = received.body
+        await connection.read_body()
+        await connection.answer(Answer(body=half + b"|" + received.body))
+
+    aos.on("PUT", "/", early, at="head")
+    async with await RawClient.connect(aos.address) as client:
+        await client.send(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab")
+        await aos.wait_until(lambda: bool(aos.heads) and aos.heads[0].body == b"ab", "half a body")
+        assert aos.received == []
+        await client.send(b"cd")
+        response = await client.read_response("PUT")
+    assert (response.body, len(response.interim)) == (b"ab|abcd", 1)
+
+
+@pytest.mark.parametrize(("answer", "is_reset"), [(close_unanswered, False), (reset_unanswered, True)])
+async def test_a_connection_can_end_without_an_answer(
+    aos: ScriptedAos, answer: AnswerCall, is_reset: bool
+) -> None:
+    aos.answer(answer)
+    async with await RawClient.connect(aos.address) as client:
+        await client.send(BARE)
+        with pytest.raises(ConnectionCut):
+            await client.read_response()
+        assert client.was_reset is is_reset
+    assert len(aos.received) == 1
+    await aos.wait_until(lambda: aos.open_connections == 0, "the end")
+
+
+async def test_an_answer_can_break_off(aos: ScriptedAos) -> None:
+    whole = Answer(body=b"0123456789")
+    aos.answer(truncated(whole, len(whole.head()) + 4))
+    with pytest.raises(TruncatedResponse) as caught:
+        await fetch(aos.address, "/")
+    assert caught.value.response.body == b"0123"
+
+
+async def test_an_answer_that_never_comes_ends_with_its_caller(aos: ScriptedAos) -> None:
+    aos.answer(never)
+    async with await RawClient.connect(aos.address) as client:
+        await client.send(BARE)
+        await aos.wait_received(1)
+        assert aos.open_connections == 1
+    await aos.wait_until(lambda: aos.open_connections == 0, "the end")
+
+
+async def test_a_failing_answer_is_a_violation() -> None:
+    async def fails(_: Received, __: Conversation) -> None:
+        raise RuntimeError("oops")
+
+    async with ScriptedAos() as aos:
+        aos.answer(fails)
+        with pytest.raises(ConnectionCut):
+            await fetch(aos.address, "/")
+        await aos.wait_until(lambda: aos.violations == ["an answer failed: RuntimeError('oops')"], "it")
+
+
+async def test_a_wait_that_is_over_says_what_was_missing(aos: ScriptedAos) -> None:
+    aos.answer(Answer())
+    await fetch(aos.address, "/seen")
+    with pytest.raises(TimeoutError, match=r"2 requests; came: \['GET /seen'\]"):
+        await aos.wait_received(2, timeout_s=0.01)
+    with pytest.raises(TimeoutError, match="1 arrivals at a gate, 0 came"):
+        await aos.gate().wait_reached(timeout_s=0.01)
+
+
+async def test_it_listens_on_a_unix_socket(socket_folder: Path) -> None:
+    async with ScriptedAos(unix_path=socket_folder / "aos.sock") as aos:
+        aos.answer(Answer(body=record()))
+        assert (await fetch(aos.address, "/")).json()["kind"] == "Execution"
+
+
+async def test_it_speaks_tls(authority: Authority) -> None:
+    async with ScriptedAos(tls=authority.server_context()) as aos:
+        aos.answer(Answer(framing="close", body=b"safe"))
+        assert aos.url.startswith("https://127.0.0.1:")
+        response = await fetch(aos.address, "/", tls=authority.client_context())
+        assert response.body == b"safe"
+
+
+async def test_closing_ends_what_is_held(authority: Authority) -> None:
+    for tls in (None, authority.server_context(wants_client=False)):
+        aos = await ScriptedAos(tls=tls).start()
+        aos.answer(aos.gate().before(Answer()))
+        client_tls = authority.client_context() if tls else None
+        call = asyncio.ensure_future(fetch(aos.address, "/", tls=client_tls))
+        await aos.wait_received(1)
+        await aos.close()
+        with pytest.raises(ConnectionCut):
+            await call
