@@ -11,9 +11,9 @@ from http import HTTPStatus
 
 import msgspec
 
-from gateway.core.caching.status import Reason
-from gateway.core.http.incoming import CARRIED_METHODS
+from gateway.core.caching.cache_status import Reason
 from gateway.core.http.messages import Field, Head
+from gateway.core.http.request import CARRIED_METHODS
 
 UPSTREAM_DETAILS = {
     "connection_read_timeout": "The upstream did not answer in time.",

@@ -41,7 +41,7 @@ class Mechanism:
 MECHANISMS = (
     Mechanism(
         "owner",
-        "gateway/core/caching/caller.py",
+        "gateway/core/caching/identity.py",
         "return Identity(flight=caller, entry=_SHARED if self._shared else caller)",
         "return Identity(flight=_SHARED, entry=_SHARED)",
         "tests/end_to_end/test_identity.py::"
@@ -49,17 +49,17 @@ MECHANISMS = (
     ),
     Mechanism(
         "one credential",
-        "gateway/core/caching/caller.py",
+        "gateway/core/caching/identity.py",
         "if len(found) > 1 or (name == TOKEN_FIELD",
         "if False or (name == TOKEN_FIELD",
-        "tests/core/caching/test_caller.py::test_who_cannot_be_told_safely_bypasses_the_cache",
+        "tests/core/caching/test_identity.py::test_who_cannot_be_told_safely_bypasses_the_cache",
     ),
     Mechanism(
         "disguised credential",
-        "gateway/core/caching/caller.py",
+        "gateway/core/caching/identity.py",
         "if plain in self.guarded and lower not in self.names:",
         "if False:",
-        "tests/core/caching/test_caller.py::test_who_cannot_be_told_safely_bypasses_the_cache",
+        "tests/core/caching/test_identity.py::test_who_cannot_be_told_safely_bypasses_the_cache",
     ),
     Mechanism(
         "tag",
@@ -101,7 +101,7 @@ MECHANISMS = (
         "gateway/store/tiers.py",
         "if self._is_forgotten(ticket) or not ticket.ends_in_order():",
         "if not ticket.ends_in_order():",
-        "tests/store/test_forgetting.py::test_a_fill_under_way_during_a_forget_leaves_nothing_usable",
+        "tests/store/test_invalidation.py::test_a_fill_under_way_during_a_forget_leaves_nothing_usable",
     ),
     Mechanism(
         "order of fetches",
@@ -113,7 +113,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "mark of a connection",
-        "gateway/store/ledger.py",
+        "gateway/store/invalidations.py",
         "        self._mark += 1\n",
         "",
         "tests/store/test_tiers.py::test_a_connection_opened_anew_repeats_the_forgets_before_it_answers",
@@ -156,10 +156,10 @@ MECHANISMS = (
     ),
     Mechanism(
         "nominated fields",
-        "gateway/core/http/headers.py",
+        "gateway/core/http/fields.py",
         "if named & must_travel or any(",
         "if False and any(",
-        "tests/core/http/test_headers.py::test_connection_may_not_name_what_must_reach_the_upstream",
+        "tests/core/http/test_fields.py::test_connection_may_not_name_what_must_reach_the_upstream",
     ),
     Mechanism(
         "closed after chunks",
@@ -171,21 +171,21 @@ MECHANISMS = (
     ),
     Mechanism(
         "signed host",
-        "gateway/core/http/headers.py",
+        "gateway/core/http/fields.py",
         "        if _host(fields) not in hop.signed_hosts | {hop.authority.lower()}:\n",
         "        if False:\n",
         "tests/end_to_end/test_identity.py::test_a_request_signed_for_a_foreign_host_is_refused",
     ),
     Mechanism(
         "signed trace",
-        "gateway/core/http/trace.py",
+        "gateway/core/http/trace_context.py",
         "if _PARENT in signed:",
         "if False:",
         "tests/app/test_tracing.py::test_what_is_signed_goes_up_as_it_was_signed",
     ),
     Mechanism(
         "loop",
-        "gateway/core/http/headers.py",
+        "gateway/core/http/fields.py",
         "if any(found[1] == hop.via_hex for found in _VIA_HEX.finditer(value)):",
         "if False:",
         "tests/end_to_end/test_requests.py::test_a_request_that_comes_back_is_a_loop",
@@ -206,7 +206,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "bounded queue",
-        "gateway/upstream/slots.py",
+        "gateway/upstream/limiter.py",
         "if self.waiting >= self._max_waiting:",
         "if False:",
         "tests/end_to_end/test_upstream.py::test_requests_beyond_pool_and_queue_are_refused_and_the_queue_is_served",
@@ -228,14 +228,14 @@ MECHANISMS = (
     ),
     Mechanism(
         "plain at a glance",
-        "gateway/core/caching/glance.py",
+        "gateway/core/caching/plain_request.py",
         'if lower in _NOT_PLAIN or lower.startswith(b"if-"):',
         "if False:",
-        "tests/core/caching/test_glance.py::test_what_asks_for_more_than_a_look_up_is_for_the_parser",
+        "tests/core/caching/test_plain_request.py::test_what_asks_for_more_than_a_look_up_is_for_the_parser",
     ),
     Mechanism(
         "nothing of a caller passes by",
-        "gateway/core/caching/glance.py",
+        "gateway/core/caching/plain_request.py",
         "return _PASSING - recogniser.guarded",
         "return _PASSING",
         "tests/end_to_end/test_both_ways.py::test_a_field_that_tells_callers_apart_never_passes_by",
@@ -257,7 +257,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "parked exchanges",
-        "gateway/upstream/slots.py",
+        "gateway/upstream/limiter.py",
         "        if self.parked < self._places:\n",
         "        if False:\n",
         "tests/hardening/test_downstream_more.py::"
@@ -265,7 +265,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "ended for others",
-        "gateway/upstream/slots.py",
+        "gateway/upstream/limiter.py",
         "            slowest.give_way()\n",
         "",
         "tests/hardening/test_downstream_more.py::"
@@ -346,14 +346,14 @@ MECHANISMS = (
     ),
     Mechanism(
         "told before the answer",
-        "gateway/store/siblings.py",
+        "gateway/store/worker_tiers.py",
         "tell([Told(stack=stack, settles=settles) for stack in forgotten])",
         "tell([])",
         "tests/server/test_workers.py::test_a_write_through_one_worker_is_forgotten_by_the_other_before_its_answer",
     ),
     Mechanism(
         "shared counts",
-        "gateway/store/siblings.py",
+        "gateway/store/worker_tiers.py",
         "self.memory.check_with(self._counts.is_current)",
         "pass",
         "tests/server/test_workers.py::test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped",
@@ -367,17 +367,17 @@ MECHANISMS = (
     ),
     Mechanism(
         "retired memory",
-        "gateway/app/app.py",
+        "gateway/app/gateway.py",
         "self.tiers.memory.retire()",
         "pass",
-        "tests/server/test_takeover.py::test_a_request_under_way_ends_in_the_process_that_began_it",
+        "tests/server/test_hot_restart.py::test_a_request_under_way_ends_in_the_process_that_began_it",
     ),
     Mechanism(
         "all before",
-        "gateway/server/server.py",
+        "gateway/server/run.py",
         "            await ended(unheard)\n",
         "            await ended(unheard[-1:])\n",
-        "tests/server/test_takeover.py::test_all_processes_before_are_waited_for_until_copies_are_kept",
+        "tests/server/test_hot_restart.py::test_all_processes_before_are_waited_for_until_copies_are_kept",
     ),
     Mechanism(
         "own socket",
@@ -402,7 +402,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "unread log",
-        "gateway/telemetry/log_lines.py",
+        "gateway/telemetry/log_format.py",
         "self._writer.write(self.format(record))",
         "print(self.format(record), file=sys.__stderr__, flush=True)",
         "tests/telemetry/test_line_writer.py::test_a_log_that_nobody_reads_stops_no_answer_no_look_and_no_end",

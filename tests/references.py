@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from gateway.config.config import Config
-from gateway.config.kinds import Choice, Number, Rule, Switch, Text, Texts, Whole
+from gateway.config.model import Config
 from gateway.config.rules import FROM_FILE, RULES
 from gateway.config.secret import Secret
 from gateway.config.sources import sections, variable_of
+from gateway.config.types import Boolean, Enum, Integer, Number, Rule, String, StringList
 from gateway.errors import (
     UPSTREAM_DETAILS,
     CallerGone,
@@ -199,15 +199,15 @@ def _values(rule: Rule) -> str:
     match rule:
         case Number():
             return f"{rule.low:g} to {rule.high:.10g}"
-        case Whole():
+        case Integer():
             return f"{rule.low} to {rule.high} {rule.unit}"
-        case Switch():
+        case Boolean():
             return "true or false"
-        case Choice():
+        case Enum():
             return " or ".join(f'`"{word}"`' for word in rule.words)
-        case Texts():
+        case StringList():
             return "list of texts"
-        case Text():
+        case String():
             return "secret text" if rule.is_secret else "text"
         case _:
             raise TypeError(type(rule))

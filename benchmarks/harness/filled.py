@@ -17,14 +17,14 @@ import uvloop
 
 from benchmarks.load.targets import path, token
 from benchmarks.scenarios.scenario import Load
-from gateway.app.app import Gateway
+from gateway.app.gateway import Gateway
 from gateway.app.settings import identity_headers, policy_rules
-from gateway.config.config import Config, load_config
-from gateway.core.aos.route import Execution
-from gateway.core.caching.caller import Recogniser, variant
+from gateway.config.model import Config, load_config
+from gateway.core.aos.route import ExecutionRef
+from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.entry import Entry
+from gateway.core.caching.identity import IdentityReader, variant
 from gateway.core.caching.key import EntryKey, KeySpace, upstream_identity
-from gateway.core.caching.status import Reason
 
 from .origin import answer
 from .processes import get
@@ -44,9 +44,9 @@ class Filler:
         self._keys = KeySpace(
             config.redis.prefix, upstream_identity(url.scheme, url.host, url.port, url.base_path)
         )
-        recogniser = Recogniser(identity_headers(config), b"", shared=policy_rules(config).shared)
+        identity_reader = IdentityReader(identity_headers(config), b"", shared=policy_rules(config).shared)
         fields = ((b"X-Auth-Token", token(load, 0).encode("ascii")),)
-        identity = recogniser.identify(fields)
+        identity = identity_reader.identify(fields)
         negotiated = variant(fields)
         if isinstance(identity, Reason) or negotiated is None:
             raise ValueError("the load's requests are not looked up at all")
@@ -57,7 +57,7 @@ class Filler:
     def key(self, record: int) -> EntryKey:
         """Return the key of one record."""
         parts = path(self._load, record).encode("ascii").split(b"/")
-        execution = Execution(stack_id=parts[3], action_id=parts[5], has_query=False)
+        execution = ExecutionRef(stack_id=parts[3], action_id=parts[5], has_query=False)
         return self._keys.entry(self._caller, self._variant, execution)
 
     def fill(self, template: Entry) -> None:
@@ -70,7 +70,7 @@ class Filler:
             target = path(self._load, record).encode("ascii")
             body = answer(target, self._load.body_bytes).partition(b"\r\n\r\n")[2]
             entry = msgspec.structs.replace(template, body=body)
-            reason = self._tiers.store(self._tiers.ticket(self.key(record)), entry)
+            reason = self._tiers.store(self._tiers.fill_token(self.key(record)), entry)
             if reason is not None:
                 raise ValueError(f"record {record} was not kept: {reason.value}")
 

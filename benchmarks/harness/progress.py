@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Tell = Callable[[str, float], None]
+Invalidate = Callable[[str, float], None]
 
 
 @contextmanager
-def progress(scenarios: int) -> Iterator[Callable[[int], Tell]]:
+def progress(scenarios: int) -> Iterator[Callable[[int], Invalidate]]:
     """Show progress inside the block.
 
     Args:
@@ -29,7 +29,7 @@ def progress(scenarios: int) -> Iterator[Callable[[int], Tell]]:
 
 
 @contextmanager
-def _bar(scenarios: int) -> Iterator[Callable[[int], Tell]]:
+def _bar(scenarios: int) -> Iterator[Callable[[int], Invalidate]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -37,7 +37,7 @@ def _bar(scenarios: int) -> Iterator[Callable[[int], Tell]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=scenarios)
 
-        def of(place: int) -> Tell:
+        def of(place: int) -> Invalidate:
             def tell(text: str, share: float) -> None:
                 bar.update(task, description=text, completed=place + share)
 
@@ -46,7 +46,7 @@ def _bar(scenarios: int) -> Iterator[Callable[[int], Tell]]:
         yield of
 
 
-def _lines(place: int) -> Tell:
+def _lines(place: int) -> Invalidate:
     began_s = time.monotonic()
     last = ""
 

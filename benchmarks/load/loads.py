@@ -160,7 +160,7 @@ def _wrk(processes: Processes, url: str, asked: Asked, load: Load) -> Outcome:
 def _python(processes: Processes, url: str, asked: Asked, load: Load, *more: str, seconds: float) -> Outcome:
     out = processes.folder / "closed.json"
     out.unlink(missing_ok=True)
-    argv = [sys.executable, "-m", "benchmarks.load.closedloop", "--url", url, "--targets", str(asked.jsonl)]
+    argv = [sys.executable, "-m", "benchmarks.load.closed_loop", "--url", url, "--targets", str(asked.jsonl)]
     argv += ["--json", str(out), "--connections", str(load.connections), *more]
     argv += ["--fresh-ids"] if load.fresh_ids else []
     code, said = _run(processes, "closed loop", argv, seconds)

@@ -16,14 +16,14 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from gateway.admin.errors import SECURITY_FIELDS, No, Refusal, answer, of_status
+from gateway.admin.errors import SECURITY_FIELDS, AdminError, AdminProblem, answer, of_status
 from gateway.config.address import is_loopback_host
 from gateway.config.secret import Secret
 from gateway.core.aos.route import is_id
-from gateway.core.http.headers import accepts_gzip
+from gateway.core.http.fields import accepts_gzip
 from gateway.page.page import Page, Refresh
-from gateway.telemetry.sightings import Sighting
 from gateway.telemetry.throttled import ThrottledCaller
+from gateway.telemetry.top_executions import TopExecution
 
 _LOG = logging.getLogger("gateway.admin")
 _MAX_BODY_BYTES: Final = 4_096
@@ -54,7 +54,7 @@ class Operations(Protocol):
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration as plain JSON data, secrets masked."""
 
-    def executions(self) -> list[Sighting]:
+    def executions(self) -> list[TopExecution]:
         """Return the executions that are asked for most."""
 
     def throttled(self) -> list[ThrottledCaller]:
@@ -130,17 +130,17 @@ class _Admin:
             if request.path in self._shown:
                 known = _READING, self._show
             if known is None:
-                raise Refusal(No.PATH)
+                raise AdminError(AdminProblem.PATH)
             methods, handler = known
             if request.method not in methods:
-                return answer(No.METHOD, ", ".join(sorted(methods)))
+                return answer(AdminProblem.METHOD, ", ".join(sorted(methods)))
             return await handler(request)
-        except Refusal as exc:
+        except AdminError as exc:
             return answer(exc.why, accept=request.headers.get(hdrs.ACCEPT, ""))
         except web.HTTPException as exc:
             return answer(of_status(exc.status))
         except Exception:
-            response = answer(No.FAILED)
+            response = answer(AdminProblem.FAILED)
             _LOG.exception("admin request %s failed", response.headers["X-Request-Id"])
             return response
 
@@ -177,9 +177,9 @@ class _Admin:
         self._authorize(request)
         # A page of another origin can't send this type without asking first, and that is never granted.
         if request.content_type != "application/json" or hdrs.CONTENT_ENCODING in request.headers:
-            raise Refusal(No.MEDIA_TYPE)
+            raise AdminError(AdminProblem.MEDIA_TYPE)
         if not await self._operations.purge(await _stack_id(request)):
-            return answer(No.NOT_TOLD)
+            return answer(AdminProblem.NOT_TOLD)
         return _json({"forgotten": True})
 
     def _check_host(self, request: web.Request) -> None:
@@ -188,14 +188,14 @@ class _Admin:
         # In an absolute-form target the authority would count instead of the Host (RFC 9112 section 3.2.2).
         is_plain = request.version in _VERSIONS and request.raw_path.startswith("/")
         if len(values) > 1 or not is_plain:
-            raise Refusal(No.MALFORMED)
+            raise AdminError(AdminProblem.MALFORMED)
         if not values:
             if request.version >= (1, 1):
-                raise Refusal(No.MALFORMED)
+                raise AdminError(AdminProblem.MALFORMED)
             return
         match = _HOST.fullmatch(values[0])
         if match is None or not self._is_own_host(match["name"].lower().removesuffix(".")):
-            raise Refusal(No.HOST)
+            raise AdminError(AdminProblem.HOST)
 
     def _is_own_host(self, name: str) -> bool:
         if is_loopback_host(name) or name in self._hosts:
@@ -212,7 +212,7 @@ class _Admin:
         wanted = self._token.reveal().encode()
         given = _presented(request.headers.getall(hdrs.AUTHORIZATION, []))
         if not wanted or given is None or not hmac.compare_digest(given, wanted):
-            raise Refusal(No.TOKEN)
+            raise AdminError(AdminProblem.TOKEN)
 
 
 def _is_local(transport: asyncio.Transport | None) -> bool:
@@ -247,22 +247,22 @@ def _presented(values: Sequence[str]) -> bytes | None:
 
 async def _stack_id(request: web.Request) -> str:
     if (request.content_length or 0) > _MAX_BODY_BYTES:
-        raise Refusal(No.TOO_LARGE)
+        raise AdminError(AdminProblem.TOO_LARGE)
     try:
         async with asyncio.timeout(_BODY_TIMEOUT_S):
             body = await request.read()
     except TimeoutError as exc:
-        raise Refusal(No.SLOW) from exc
+        raise AdminError(AdminProblem.SLOW) from exc
     except web.RequestPayloadError as exc:
-        raise Refusal(No.MALFORMED) from exc
+        raise AdminError(AdminProblem.MALFORMED) from exc
     try:
         stack_id = _PURGE_DECODER.decode(body).stack_id
         is_known_form = is_id(stack_id.encode())
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-        raise Refusal(No.BODY) from exc
+        raise AdminError(AdminProblem.BODY) from exc
     if not is_known_form:
         # Nothing can be stored under it: success would tell that a pattern, say, had been purged.
-        raise Refusal(No.BODY)
+        raise AdminError(AdminProblem.BODY)
     return stack_id
 
 
@@ -276,7 +276,7 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
     if request.version != (1, 1):
         return None
     if request.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
-        return answer(No.EXPECTATION)
+        return answer(AdminProblem.EXPECTATION)
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     # The interim answer does not count as the beginning of the final one.
     request.writer.output_size = 0

@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
-from gateway.admin.errors import SECURITY_FIELDS, No, answer, of_status
+from gateway.admin.errors import SECURITY_FIELDS, AdminProblem, answer, of_status
 from gateway.runtime.progress import cut_later, drained
 
 _LOG = logging.getLogger("gateway.admin")
@@ -106,7 +106,7 @@ class AdminConnection(RequestHandler):
         del request, message
         why = of_status(status)
         response = answer(why)
-        if why is No.FAILED:
+        if why is AdminProblem.FAILED:
             _LOG.error("admin request %s failed", response.headers["X-Request-Id"], exc_info=exc)
         response.headers.update(SECURITY_FIELDS)
         # Where there is none, aiohttp puts its own with its version.

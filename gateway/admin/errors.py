@@ -30,7 +30,7 @@ SECURITY_FIELDS: Final = {
 }
 
 
-class No(Enum):
+class AdminProblem(Enum):
     """Why an admin request is refused: status, number within the status, text."""
 
     MALFORMED = (400, 901, "The request is malformed.")
@@ -49,57 +49,57 @@ class No(Enum):
 
 
 _BY_STATUS: Final = {
-    404: No.PATH,
-    405: No.METHOD,
-    413: No.TOO_LARGE,
-    417: No.EXPECTATION,
-    431: No.HEAD_TOO_LARGE,
+    404: AdminProblem.PATH,
+    405: AdminProblem.METHOD,
+    413: AdminProblem.TOO_LARGE,
+    417: AdminProblem.EXPECTATION,
+    431: AdminProblem.HEAD_TOO_LARGE,
 }
 
 
-class Refusal(GatewayError):
+class AdminError(GatewayError):
     """Ends an admin request.
 
     Attributes:
         why: the row.
     """
 
-    def __init__(self, why: No) -> None:
+    def __init__(self, why: AdminProblem) -> None:
         super().__init__(why.name)
         self.why = why
         self.status, self.number, self.detail = why.value
-        self.retry_after_s = 1 if why is No.NOT_TOLD else None
+        self.retry_after_s = 1 if why is AdminProblem.NOT_TOLD else None
 
 
-def of_status(status: int) -> No:
+def of_status(status: int) -> AdminProblem:
     """Return the reason that an aiohttp error status stands for."""
-    return _BY_STATUS.get(status, No.MALFORMED if status < 500 else No.FAILED)
+    return _BY_STATUS.get(status, AdminProblem.MALFORMED if status < 500 else AdminProblem.FAILED)
 
 
-def answer(why: No, allow: str | None = None, accept: str = "") -> web.Response:
+def answer(why: AdminProblem, allow: str | None = None, accept: str = "") -> web.Response:
     """Make the answer that tells a refusal; its request id is in the field X-Request-Id.
 
     Args:
         why: the reason.
-        allow: value for the field Allow with `No.METHOD`.
+        allow: value for the field Allow with `AdminProblem.METHOD`.
         accept: what the request accepts: a person in a browser is told in plain text and asked for the token.
             Not so for what the page asks every second, else nobody could type it between two questions.
     """
-    head, body = problem(Refusal(why), secrets.token_hex(16).encode())
+    head, body = problem(AdminError(why), secrets.token_hex(16).encode())
     response = web.Response(status=head.status, reason=head.reason.decode(), body=body)
     for name, value in head.fields:
         if name not in _NOT_HERE:
             response.headers[name.decode()] = value.decode()
     match why:
-        case No.TOKEN:
+        case AdminProblem.TOKEN:
             if "text/html" in accept:
                 response.text, response.content_type = why.value[2] + "\n", "text/plain"
             response.headers.add(hdrs.WWW_AUTHENTICATE, f'Bearer realm="{_REALM}"')
             if accept != "application/json":
                 response.headers.add(hdrs.WWW_AUTHENTICATE, f'Basic realm="{_REALM}", charset="UTF-8"')
-        case No.METHOD if allow is not None:
+        case AdminProblem.METHOD if allow is not None:
             response.headers[hdrs.ALLOW] = allow
-        case No.SLOW:
+        case AdminProblem.SLOW:
             response.force_close()
         case _:
             pass

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from gateway.config.address import TcpAddress
-from gateway.config.config import Config
-from gateway.core.caching.caller import TOKEN_FIELD
+from gateway.config.model import Config
+from gateway.core.caching.identity import TOKEN_FIELD
 from gateway.core.caching.key import upstream_digest, upstream_identity
 from gateway.core.caching.policy import Rules
+from gateway.core.http.fields import ProxyIdentity, make_proxy_identity
 from gateway.core.http.forwarded import TrustedProxies
-from gateway.core.http.headers import Hop, make_hop
-from gateway.core.http.hosts import OwnHosts
+from gateway.core.http.host import OwnHosts
 from gateway.downstream.handler import HandlerSettings
 from gateway.downstream.settings import ConnectionSettings
 from gateway.runtime.tls import redis_context, upstream_context
@@ -22,11 +22,13 @@ _GENERATION_MARGIN_S = 3600.0
 _MINT_MARGIN_S = 60.0
 
 
-def upstream_hop(config: Config) -> Hop:
+def upstream_hop(config: Config) -> ProxyIdentity:
     """Return what the gateway says about itself and its upstream."""
     upstream = config.upstream
     digest = upstream_digest(identity(config))
-    return make_hop(digest, upstream.url.authority, upstream.signed_hosts, identity_headers(config))
+    return make_proxy_identity(
+        digest, upstream.url.authority, upstream.signed_hosts, identity_headers(config)
+    )
 
 
 def identity_headers(config: Config) -> tuple[bytes, ...]:

@@ -27,14 +27,14 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRat
 
 from gateway import __version__
 from gateway.clock import Clock
-from gateway.config.config import TracingConfig
+from gateway.config.model import TracingConfig
 from gateway.core.aos.route import route_name
-from gateway.core.caching.status import HIT, Verdict, outcome
+from gateway.core.caching.cache_status import HIT, CacheStatus, outcome
 from gateway.core.http.messages import Fields, IndexedFields
-from gateway.core.http.trace import Parent, continued, parent, parent_in, state, state_in
+from gateway.core.http.trace_context import Parent, continued, parent, parent_in, state, state_in
 from gateway.downstream.connection_origin import Origin
-from gateway.downstream.fast_lane import FastLane, Question
-from gateway.downstream.reply import Reply
+from gateway.downstream.fast_path import FastPath, PlainLookup
+from gateway.downstream.response import PreparedResponse
 from gateway.errors import GatewayError
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics_catalogue import ERROR
@@ -82,7 +82,7 @@ class Tracing:
         """Put a span around each request that a handler answers."""
         return functools.partial(self._handle, handle)
 
-    def lane(self, **parts: Any) -> FastLane:
+    def lane(self, **parts: Any) -> FastPath:
         """Return a fast lane, made of these parts, that makes a span of each hit in memory."""
         return _TracedLane(self, **parts)
 
@@ -119,16 +119,16 @@ class Tracing:
             )
         span.end()
 
-    def answered(self, verdict: Verdict | None, status: int) -> None:
+    def answered(self, cache_status: CacheStatus | None, status: int) -> None:
         """Tell the present request's span what became of it."""
         span = self._current.get()
         if span is None or not span.is_recording():
             return
         span.set_attribute("http.response.status_code", status)
-        span.set_attribute("aos_gateway.cache", ERROR if verdict is None else outcome(verdict))
-        if verdict is not None and verdict.reason is not None:
-            span.set_attribute("aos_gateway.reason", verdict.reason.value)
-        if verdict is not None and verdict.collapsed:
+        span.set_attribute("aos_gateway.cache", ERROR if cache_status is None else outcome(cache_status))
+        if cache_status is not None and cache_status.reason is not None:
+            span.set_attribute("aos_gateway.reason", cache_status.reason.value)
+        if cache_status is not None and cache_status.collapsed:
             span.set_attribute("aos_gateway.collapsed", True)
         if status >= 500:
             span.set_status(otel.StatusCode.ERROR)
@@ -189,7 +189,7 @@ class Tracing:
         finally:
             # The task goes on with the connection's next request.
             self._current.reset(token)
-        if isinstance(answer, Reply):
+        if isinstance(answer, PreparedResponse):
             answer.sent = functools.partial(_end, span, answer.sent)
         else:
             span.end()
@@ -239,9 +239,9 @@ class _TracedMetrics(Metrics):
         super().__init__()
         self._tracing = tracing
 
-    def answered(self, verdict: Verdict | None, status: int, took_s: float) -> None:
-        super().answered(verdict, status, took_s)
-        self._tracing.answered(verdict, status)
+    def answered(self, cache_status: CacheStatus | None, status: int, took_s: float) -> None:
+        super().answered(cache_status, status, took_s)
+        self._tracing.answered(cache_status, status)
 
     def redis_took(self, operation: str, took_s: float) -> None:
         super().redis_took(operation, took_s)
@@ -250,12 +250,12 @@ class _TracedMetrics(Metrics):
         )
 
 
-class _TracedLane(FastLane):
+class _TracedLane(FastPath):
     def __init__(self, tracing: Tracing, **parts: Any) -> None:
         super().__init__(**parts)
         self._tracing = tracing
 
-    def answer(self, data: bytes, origin: Origin = _NOWHERE) -> bytes | Question | None:
+    def answer(self, data: bytes, origin: Origin = _NOWHERE) -> bytes | PlainLookup | None:
         """Answer a hit in memory; the parser's way, where spans are made, is for the rest."""
         began_ns = time.time_ns()
         answer = super().answer(data, origin)

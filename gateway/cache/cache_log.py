@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from gateway.cache.results import Fetched
 from gateway.core.http.messages import Request
-from gateway.telemetry.log_lines import FIELDS
+from gateway.telemetry.log_format import FIELDS
 
 _log = logging.getLogger("gateway.cache.cache")
 
@@ -23,7 +23,7 @@ def decided(request: Request, text: str, *told: object) -> None:
 
 def fetched(request: Request, result: Fetched) -> None:
     """Log what became of a fetch."""
-    judged, status = result.judgement, result.arrival.head.status
+    judged, status = result.decision, result.fetched_response.head.status
     phase = None if judged is None else judged.phase
     decided(request, "fetched: %d, phase %s: %s", status, phase, result.reason or "stored")
 

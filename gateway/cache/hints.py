@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from gateway.core.caching import policy
+from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.hints import hint
-from gateway.core.caching.status import Reason
 
 _log = logging.getLogger(__name__)
 
@@ -22,12 +22,12 @@ class Hints:
         self._rules = rules
         self._given: set[Reason] = set()
 
-    def refused(self, arrival: policy.Arrival, judgement: policy.Judgement) -> None:
+    def refused(self, fetched_response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
         """Take note of a response that was not stored."""
-        reason = judgement.refusal
+        reason = decision.refusal
         if reason is None or reason in self._given:
             return
-        text = hint(arrival, judgement, self._rules)
+        text = hint(fetched_response, decision, self._rules)
         if text is not None:
             self._given.add(reason)
             _log.warning("settled records are not stored (detail=%s): %s", reason.value, text)

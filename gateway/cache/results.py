@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from gateway.core.caching import policy
-from gateway.core.caching.status import Reason, Verdict
+from gateway.core.caching.cache_status import CacheStatus, Reason
 from gateway.core.http.messages import Head
 from gateway.upstream.exchange import Exchange
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True):
     """What a caller gets.
 
     Attributes:
@@ -24,7 +24,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     head: Head
     body: bytes | None
-    verdict: Verdict
+    cache_status: CacheStatus
     exchange: Exchange | None = None
     prefix: bytes = b""
     upstream_s: float | None = None
@@ -41,8 +41,8 @@ class Fetched(msgspec.Struct, frozen=True):
         exchange: the rest of a body too large to buffer; it belongs to the leader alone.
     """
 
-    arrival: policy.Arrival
-    judgement: policy.Judgement | None
+    fetched_response: policy.FetchedResponse
+    decision: policy.StoreDecision | None
     is_stored: bool
     reason: Reason | None
     exchange: Exchange | None = None

@@ -11,9 +11,9 @@ import msgspec
 
 from gateway.admin.app import build_admin
 from gateway.admin.server import AdminServer
-from gateway.app.app import Gateway
+from gateway.app.gateway import Gateway
 from gateway.config.address import Address, TcpAddress
-from gateway.config.config import Config, load_config
+from gateway.config.model import Config, load_config
 from gateway.core.aos.execution import ExecutionRecord, decode_record
 from gateway.runtime.event_loop import check_parser, loop_factory
 from gateway.runtime.signals import Signals
@@ -33,7 +33,7 @@ _ANY_PORT = TcpAddress(host="127.0.0.1", port=0)
 
 class _Called(msgspec.Struct, frozen=True):
     status: int
-    verdict: str
+    cache_status: str
     body: bytes
 
 
@@ -130,8 +130,8 @@ async def _poll(address: Address) -> None:
     for _ in range(_MOST_POLLS):
         called = await _call(address, "GET", path)
         record = decode_record(called.body) if called.status == 200 else ExecutionRecord()
-        is_hit = "; hit" in called.verdict
-        print(_line(time.monotonic() - started_s, record, called.verdict, is_hit=is_hit), flush=True)
+        is_hit = "; hit" in called.cache_status
+        print(_line(time.monotonic() - started_s, record, called.cache_status, is_hit=is_hit), flush=True)
         hits += is_hit
         if hits == _HITS:
             break
@@ -139,11 +139,11 @@ async def _poll(address: Address) -> None:
     print(f"\nTry it yourself:\n\n  curl -i -H 'X-Auth-Token: {_TOKEN}' http://{address}{path}")
 
 
-def _line(after_s: float, record: ExecutionRecord, verdict: str, *, is_hit: bool) -> str:
+def _line(after_s: float, record: ExecutionRecord, cache_status: str, *, is_hit: bool) -> str:
     status = record.status
     phase = status.object_status.phase if status is not None and status.object_status is not None else None
     progress = f"{status.progress} %" if status is not None and status.progress is not None else "-"
-    told = verdict.removeprefix("aos-gateway; ")
+    told = cache_status.removeprefix("aos-gateway; ")
     who = "the gateway" if is_hit else "AOS"
     return f"{after_s:6.1f}s  {phase or '-':<10} {progress:>7}  from {who}: {told}"
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from gateway.cli.options import USAGE, build_parser, complain
+from gateway.cli.arguments import USAGE, build_parser, complain
 
 _OK: Final = 0
 _ERROR: Final = 1
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 clean, 2 wrong usage, configuration or address, 1 anything else; `wait` has more.
     """
-    from gateway.config.config import ConfigError
+    from gateway.config.model import ConfigError
 
     arguments = build_parser().parse_args(argv)
     if arguments.command in _UNTIL_STOPPED:
@@ -54,7 +54,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from gateway.runtime.signals import hold
 
     hold()
-    from gateway.config.config import Sources
+    from gateway.config.model import Sources
 
     flags = {
         "server.listen": arguments.listen,
@@ -65,13 +65,13 @@ def _serve(arguments: argparse.Namespace) -> int:
         "cache.scope": arguments.scope,
     }
     sources = Sources(path=arguments.config, environ=dict(os.environ), flags=flags)
-    from gateway.server.server import run
+    from gateway.server.run import run
 
     return run(sources)
 
 
 def _twin(arguments: argparse.Namespace) -> int:
-    from gateway.config.config import parse_address
+    from gateway.config.model import parse_address
 
     listen = parse_address(arguments.listen)
     control = None if arguments.control is None else parse_address(arguments.control)
@@ -87,7 +87,7 @@ def _demo(_arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from gateway.config.config import Secret, load_config, masked
+    from gateway.config.model import Secret, load_config, masked
     from gateway.config.sources import unused_variables
 
     config = load_config(arguments.config, os.environ, {})
@@ -106,15 +106,15 @@ def _check(arguments: argparse.Namespace) -> int:
             "--probe needs a token; set the environment variable AOS_TOKEN to one that AOS accepts"
         )
     stack_id, action_id = arguments.probe
-    from gateway.cli.probe import run
+    from gateway.cli.check import run
 
     return run(config, stack_id, action_id, Secret(token))
 
 
 def _purge(arguments: argparse.Namespace) -> int:
     from gateway.cli.purge import run
-    from gateway.config.config import TcpAddress, admin_token, parse_address
-    from gateway.config.error import shown
+    from gateway.config.errors import shorten
+    from gateway.config.model import TcpAddress, admin_token, parse_address
     from gateway.core.aos.route import is_id
 
     address = parse_address(arguments.admin)
@@ -124,7 +124,7 @@ def _purge(arguments: argparse.Namespace) -> int:
         )
     if not is_id(os.fsencode(arguments.stack_id)):
         raise _UsageError(
-            f"STACK_ID = {shown(arguments.stack_id)} is no id of a stack; write one stack's whole id, "
+            f"STACK_ID = {shorten(arguments.stack_id)} is no id of a stack; write one stack's whole id, "
             "1 to 64 of A-Z a-z 0-9 . _ ~ -"
         )
     return run(address, arguments.stack_id, admin_token(os.environ))

@@ -8,7 +8,7 @@ import sys
 from typing import Final
 
 from gateway.config.address import Address, UnixAddress
-from gateway.config.error import one_line
+from gateway.config.errors import one_line
 from gateway.config.secret import Secret
 
 _TIMEOUT_S: Final = 5.0

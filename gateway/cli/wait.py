@@ -18,7 +18,7 @@ from gateway.cli.wait_client import Client, Look, NoAnswerError, TooLargeError
 from gateway.cli.wait_pace import Pace
 from gateway.cli.wait_report import Progress, Report, elapsed, progress_of
 from gateway.config.address import UnixAddress, UpstreamUrl, address_of, upstream_url_of
-from gateway.config.error import ConfigError, Refused, one_line, shown
+from gateway.config.errors import ConfigError, InvalidValue, one_line, shorten
 from gateway.config.secret import Secret
 from gateway.config.sources import secret_in_file
 from gateway.core.aos.execution import Unreadable, decode_deciding
@@ -99,7 +99,7 @@ def read_asked(
             raise ConfigError(f"{name} has to be an id of 1 to {_MAX_ID_CHARACTERS} characters")
     try:
         url = address_of(gateway) if gateway.startswith("unix:") else upstream_url_of(gateway)
-    except Refused as exc:
+    except InvalidValue as exc:
         raise ConfigError(f"--gateway {exc.value} {exc.remedy}") from exc
     assert isinstance(url, UpstreamUrl | UnixAddress)
     token = environ.get("AOS_TOKEN", "")
@@ -213,7 +213,7 @@ class Watch:
             self._trouble = f"no connection: {exc}"
             pause_s = self._pace.after_failure()
         else:
-            end = self._judge(look)
+            end = self._decide_store(look)
             if end is not None:
                 return end
             pause_s = self._pace.after(look.status, look.fields, look.body, time.time())
@@ -221,7 +221,7 @@ class Watch:
         await asyncio.sleep(max(0.0, began_s + pause_s - time.monotonic()))
         return None
 
-    def _judge(self, look: Look) -> tuple[Outcome, str] | None:
+    def _decide_store(self, look: Look) -> tuple[Outcome, str] | None:
         """Take in an answer; not ``None`` when there is nothing more to wait for."""
         match look.status:
             case 200:
@@ -277,6 +277,6 @@ def _duration_s(text: str) -> float:
     total_s = hours * 3_600 + minutes * 60 + seconds
     if not 0 < total_s <= _MAX_TIMEOUT_S:
         raise ConfigError(
-            f"--timeout {shown(text)} is no time; write it like 20m, 90s or 1h30m, at most 720h"
+            f"--timeout {shorten(text)} is no time; write it like 20m, 90s or 1h30m, at most 720h"
         )
     return total_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from gateway.core.caching.retry import back_off, retry_after_s
+from gateway.core.caching.retry_after import back_off, retry_after_s
 from gateway.core.http.messages import Fields, members
 
 # Between the beginnings of two requests: where nobody waits for us, and where somebody does.

@@ -9,7 +9,7 @@ from typing import Final, TextIO
 
 import msgspec
 
-from gateway.config.error import one_line
+from gateway.config.errors import one_line
 from gateway.core.aos.execution import ExecutionRecord, ObjectStatus, Status, decode_record
 from gateway.core.caching.policy import IN_PROGRESS
 

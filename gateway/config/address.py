@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.config.error import ConfigError, Refused, shown
+from gateway.config.errors import ConfigError, InvalidValue, shorten
 
 _MAX_PORT: Final = 65_535
 _MAX_HOST_CHARACTERS: Final = 253
@@ -109,7 +109,7 @@ def address_of(text: str) -> Address:
     remedy = "write host:port, [v6]:port, :port for all interfaces, or unix:/path"
     host, colon, port = text.rpartition(":")
     if not colon:
-        raise Refused(shown(text), f"has no port; {remedy}")
+        raise InvalidValue(shorten(text), f"has no port; {remedy}")
     return TcpAddress(host=_host_of(host, text, remedy), port=_port_of(port, text, least=0))
 
 
@@ -123,11 +123,11 @@ def mode_of(text: str) -> Mode:
         Refused: when it is something else, or nobody could connect.
     """
     if not _MODE.fullmatch(text):
-        raise Refused(shown(text), 'is no file mode; write three octal digits, like "0660"')
+        raise InvalidValue(shorten(text), 'is no file mode; write three octal digits, like "0660"')
     mode = Mode(int(text, 8))
     if not mode.bits & _ANY_WRITE:
-        raise Refused(
-            shown(text), 'lets nobody connect, which takes the right to write; write "0600" or more'
+        raise InvalidValue(
+            shorten(text), 'lets nobody connect, which takes the right to write; write "0600" or more'
         )
     return mode
 
@@ -143,7 +143,7 @@ def parse_address(text: str) -> Address:
     """
     try:
         return address_of(text)
-    except Refused as exc:
+    except InvalidValue as exc:
         raise ConfigError(f"address {exc.value}: {exc.remedy}") from exc
 
 
@@ -177,29 +177,31 @@ def upstream_url_of(text: str) -> UpstreamUrl:
     Raises:
         Refused: with the userinfo, query and fragment left out of the shown value.
     """
-    value = shown(_without_secrets(text))
+    value = shorten(_without_secrets(text))
     if not text.isascii():
-        raise Refused(value, "is not ASCII; write an international host name in its xn-- form")
+        raise InvalidValue(value, "is not ASCII; write an international host name in its xn-- form")
     match = _URL.fullmatch(text) if _VISIBLE.fullmatch(text) else None
     if match is None:
-        raise Refused(
+        raise InvalidValue(
             value, "is not a URL; write http://host:port or https://host, with a base path if need be"
         )
     scheme = match["scheme"].lower()
     if scheme not in _DEFAULT_PORTS:
-        raise Refused(value, "has an unknown scheme; write http:// or https://")
+        raise InvalidValue(value, "has an unknown scheme; write http:// or https://")
     if "@" in match["authority"]:
-        raise Refused(
+        raise InvalidValue(
             value, "holds userinfo; remove what stands before the @, callers bring their own credentials"
         )
     if match["rest"]:
-        raise Refused(value, "has a query or fragment; end the URL after the base path")
+        raise InvalidValue(value, "has a query or fragment; end the URL after the base path")
     host, port = _host_and_port(match["authority"], value, _DEFAULT_PORTS[scheme])
     path = match["path"].removesuffix("/")
     if not _PATH.fullmatch(path):
-        raise Refused(value, "has a character in its path that a URL may not hold; percent-encode it")
+        raise InvalidValue(value, "has a character in its path that a URL may not hold; percent-encode it")
     if any(segment in {"", ".", ".."} for segment in path.split("/")[1:]):
-        raise Refused(value, "has an empty or dot segment in its path; write the path in its shortest form")
+        raise InvalidValue(
+            value, "has an empty or dot segment in its path; write the path in its shortest form"
+        )
     return UpstreamUrl(scheme=scheme, host=host.lower(), port=port, base_path=path)
 
 
@@ -209,7 +211,7 @@ def host_and_port_of(text: str) -> str:
     Raises:
         Refused: when it is not `host` or `host:port`.
     """
-    _host_and_port(text, shown(text), 0)
+    _host_and_port(text, shorten(text), 0)
     return text.lower()
 
 
@@ -221,7 +223,7 @@ def host_name_of(text: str) -> str:
     """
     remedy = "write the name alone, without scheme and port"
     if not text:
-        raise Refused(shown(text), f"is empty; {remedy}")
+        raise InvalidValue(shorten(text), f"is empty; {remedy}")
     return _host_of(text, text, remedy).lower()
 
 
@@ -232,44 +234,46 @@ def _host_and_port(authority: str, value: str, default_port: int) -> tuple[str, 
         host, _, digits = authority.rpartition(":")
         port = _port_of(digits, value, least=1, is_shown=True)
     if not host:
-        raise Refused(value, "has no host; write http://host:port or https://host")
+        raise InvalidValue(value, "has no host; write http://host:port or https://host")
     return _host_of(host, value, "put IPv6 addresses in brackets", is_shown=True), port
 
 
 def _port_of(digits: str, text: str, *, least: int, is_shown: bool = False) -> int:
     if re.fullmatch(r"[0-9]{1,5}", digits) and least <= int(digits) <= _MAX_PORT:
         return int(digits)
-    raise Refused(
-        text if is_shown else shown(text), f"has a bad port; write a number from {least} to {_MAX_PORT}"
+    raise InvalidValue(
+        text if is_shown else shorten(text), f"has a bad port; write a number from {least} to {_MAX_PORT}"
     )
 
 
 def _host_of(host: str, text: str, remedy: str, *, is_shown: bool = False) -> str:
     """Return the host without brackets, an IPv6 address in its shortest form."""
-    value = text if is_shown else shown(text)
+    value = text if is_shown else shorten(text)
     if host.startswith("[") and host.endswith("]"):
         try:
             # inet_ntop, because the text of a mapped address differs between Python versions.
             return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host[1:-1]))
         except (OSError, ValueError) as exc:
-            raise Refused(value, "has a bad IPv6 address; write it like [::1]") from exc
+            raise InvalidValue(value, "has a bad IPv6 address; write it like [::1]") from exc
     labels = host.removesuffix(".").split(".")
     if host and (len(host) > _MAX_HOST_CHARACTERS or not all(_LABEL.fullmatch(label) for label in labels)):
-        raise Refused(value, f"has a bad host; {remedy}")
+        raise InvalidValue(value, f"has a bad host; {remedy}")
     if labels[-1].isdigit():
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError as exc:
-            raise Refused(value, "has a bad IPv4 address; write four numbers from 0 to 255") from exc
+            raise InvalidValue(value, "has a bad IPv4 address; write four numbers from 0 to 255") from exc
     return host
 
 
 def _socket_path(text: str) -> str:
     path = text.removeprefix("unix:")
     if not path.startswith("/") or path.startswith("//") or not path.isprintable() or path.endswith("/"):
-        raise Refused(shown(text), "is not an absolute path; write unix:/run/name.sock")
+        raise InvalidValue(shorten(text), "is not an absolute path; write unix:/run/name.sock")
     if len(path.encode()) > MAX_SOCKET_PATH_BYTES:
-        raise Refused(shown(text), f"is too long for a socket; use at most {MAX_SOCKET_PATH_BYTES} bytes")
+        raise InvalidValue(
+            shorten(text), f"is too long for a socket; use at most {MAX_SOCKET_PATH_BYTES} bytes"
+        )
     return path
 
 

@@ -5,7 +5,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from gateway.config.address import MAX_SOCKET_PATH_BYTES, host_and_port_of
-from gateway.config.error import Refused
+from gateway.config.errors import InvalidValue
 from gateway.config.secret import Secret
 
 _REMEDY: Final = "write redis://host:port/db, rediss://host:port/db or unix:///path?db=N"
@@ -39,13 +39,13 @@ def redis_url_of(text: str) -> Secret:
     if not _VISIBLE.fullmatch(text):
         stray = "holds a % that begins no percent-encoding; write %25 for it"
         other = "holds a character that a URL may not hold; percent-encode it"
-        raise Refused(_SHOWN, stray if _VISIBLE.fullmatch(text.replace("%", "%25")) else other)
+        raise InvalidValue(_SHOWN, stray if _VISIBLE.fullmatch(text.replace("%", "%25")) else other)
     _check_reserved(text)
     match = _URL.fullmatch(text)
     if match is None:
-        raise Refused(_SHOWN, f"is not a Redis URL; {_REMEDY}")
+        raise InvalidValue(_SHOWN, f"is not a Redis URL; {_REMEDY}")
     if match["userinfo"] is not None and not _USERINFO.fullmatch(match["userinfo"]):
-        raise Refused(_SHOWN, "has no password before the @; write :password@ or user:password@")
+        raise InvalidValue(_SHOWN, "has no password before the @; write :password@ or user:password@")
     database = _database_in_query(match["query"])
     if match["scheme"] == "unix":
         _check_socket(match["host"], match["path"])
@@ -73,7 +73,7 @@ def _check_reserved(text: str) -> None:
         return
     if found := [character for character in _RESERVED if character in userinfo]:
         written = ", ".join(f"%{ord(character):02X} for {character}" for character in found)
-        raise Refused(_SHOWN, f"has {' '.join(found)} in its user or password; write {written}")
+        raise InvalidValue(_SHOWN, f"has {' '.join(found)} in its user or password; write {written}")
 
 
 def _database_in_query(query: str | None) -> str | None:
@@ -81,29 +81,31 @@ def _database_in_query(query: str | None) -> str | None:
         return None
     name, _, number = query.partition("=")
     if name != "db" or not _DATABASE.fullmatch(number):
-        raise Refused(_SHOWN, "has an unknown query argument; only ?db=N is possible")
+        raise InvalidValue(_SHOWN, "has an unknown query argument; only ?db=N is possible")
     return number
 
 
 def _check_socket(host: str, path: str) -> None:
     if host or not path.startswith("/") or path.endswith("/"):
-        raise Refused(_SHOWN, "has no absolute path; write unix:///run/redis.sock")
+        raise InvalidValue(_SHOWN, "has no absolute path; write unix:///run/redis.sock")
     if len(unquote_to_bytes(path)) > MAX_SOCKET_PATH_BYTES:
-        raise Refused(_SHOWN, f"has a path too long for a socket; use at most {MAX_SOCKET_PATH_BYTES} bytes")
+        raise InvalidValue(
+            _SHOWN, f"has a path too long for a socket; use at most {MAX_SOCKET_PATH_BYTES} bytes"
+        )
 
 
 def _check_server(authority: str, path: str, *, has_database: bool) -> None:
     if not authority:
-        raise Refused(_SHOWN, f"has no host; {_REMEDY}")
+        raise InvalidValue(_SHOWN, f"has no host; {_REMEDY}")
     try:
         host_and_port_of(authority)
-    except Refused as exc:
-        raise Refused(_SHOWN, exc.remedy) from None
+    except InvalidValue as exc:
+        raise InvalidValue(_SHOWN, exc.remedy) from None
     number = path.removeprefix("/")
     if number and not _DATABASE.fullmatch(number):
-        raise Refused(_SHOWN, "has a path that is not a database number; write redis://host:port/0")
+        raise InvalidValue(_SHOWN, "has a path that is not a database number; write redis://host:port/0")
     if number and has_database:
-        raise Refused(_SHOWN, "names the database twice; write it either in the path or as ?db=N")
+        raise InvalidValue(_SHOWN, "names the database twice; write it either in the path or as ?db=N")
 
 
 def same_redis(one: object, other: object) -> bool:

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.config.error import ConfigError, one_line, shown
+from gateway.config.errors import ConfigError, one_line, shorten
 from gateway.config.rules import FROM_FILE, RULES
 from gateway.config.text import encoding_fault
 
@@ -26,7 +26,7 @@ _SERVICE_LINK = re.compile(
 )
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
+class RawSetting(msgspec.Struct, frozen=True, kw_only=True):
     """One setting as it was given, not yet checked.
 
     Attributes:
@@ -40,7 +40,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
 
-def from_toml(path: str) -> dict[str, Given]:
+def from_toml(path: str) -> dict[str, RawSetting]:
     """Read the settings of a configuration file.
 
     Args:
@@ -53,7 +53,7 @@ def from_toml(path: str) -> dict[str, Given]:
         ConfigError: the file can't be read or holds something unknown.
     """
     # A path is of use only as a whole.
-    named = f"configuration file {shown(path, _PATH_CHARACTERS)}"
+    named = f"configuration file {shorten(path, _PATH_CHARACTERS)}"
     text = _read(path, _MAX_CONFIG_BYTES, named)
     try:
         document = tomllib.loads(text)
@@ -61,10 +61,10 @@ def from_toml(path: str) -> dict[str, Given]:
         raise ConfigError(f"{named} is nested too deeply; write plain values") from exc
     except ValueError as exc:
         raise ConfigError(f"{named} is not TOML: {exc}; mend that place") from exc
-    found: dict[str, Given] = {}
+    found: dict[str, RawSetting] = {}
     for section, table in document.items():
         if not isinstance(table, dict):
-            raise ConfigError(f"key {shown(section)} in {path} stands outside a section{_hint(section)}")
+            raise ConfigError(f"key {shorten(section)} in {path} stands outside a section{_hint(section)}")
         if section not in sections():
             near = _listed(difflib.get_close_matches(section.lower(), sections(), n=1))
             hint = f"did you mean [{near}]?" if near else f"there are {_listed(sections())}"
@@ -73,11 +73,11 @@ def from_toml(path: str) -> dict[str, Given]:
             name = f"{section}.{key}"
             if name not in RULES:
                 raise ConfigError(f"unknown key {name} in {path}{_hint(name)}")
-            found[name] = Given(value=value, is_text=False, source=path)
+            found[name] = RawSetting(value=value, is_text=False, source=path)
     return found
 
 
-def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+def from_environment(environ: Mapping[str, str]) -> dict[str, RawSetting]:
     """Read the settings of the environment: `AOS_GATEWAY_<SECTION>__<KEY>`, for secrets also with `_FILE`.
 
     Args:
@@ -89,7 +89,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
     Raises:
         ConfigError: a variable looks like one of them and is none, or its file can't be used.
     """
-    found: dict[str, Given] = {}
+    found: dict[str, RawSetting] = {}
     for variable in _ours(environ):
         name, is_file = _setting_of(variable)
         if name is None:
@@ -102,7 +102,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
             both = f"{variable_of(name)} and {variable_of(name)}{_FILE_SUFFIX}"
             raise ConfigError(f"{name} is given by both {both}; unset one of them")
         value = secret_in_file(variable, environ[variable]) if is_file else environ[variable]
-        found[name] = Given(value=value, is_text=True, source=variable)
+        found[name] = RawSetting(value=value, is_text=True, source=variable)
     return found
 
 
@@ -120,7 +120,7 @@ def unused_variables(environ: Mapping[str, str]) -> str | None:
     return one_line(f"environment variables that name no setting: {', '.join(unused)}") if unused else None
 
 
-def from_flags(flags: Mapping[str, object]) -> dict[str, Given]:
+def from_flags(flags: Mapping[str, object]) -> dict[str, RawSetting]:
     """Read the settings of the command line.
 
     Args:
@@ -133,7 +133,7 @@ def from_flags(flags: Mapping[str, object]) -> dict[str, Given]:
         if name not in RULES:
             raise ConfigError(f"unknown key {name}{_hint(name)}")
     return {
-        name: Given(value=value, is_text=isinstance(value, str), source="command line")
+        name: RawSetting(value=value, is_text=isinstance(value, str), source="command line")
         for name, value in flags.items()
         if value is not None
     }
@@ -187,7 +187,7 @@ def secret_in_file(variable: str, path: str) -> str:
     Raises:
         ConfigError: it can't be read or holds no text.
     """
-    named = f"file {shown(path)}, named by {variable},"
+    named = f"file {shorten(path)}, named by {variable},"
     text = _read(path, _MAX_SECRET_BYTES, named, "write it as base64").removesuffix("\n").removesuffix("\r")
     if not text:
         raise ConfigError(f"{named} is empty; write the value into it")

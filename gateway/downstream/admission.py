@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections import Counter
 
-from gateway.core.http.reply import wire_head
+from gateway.core.http.framing import wire_head
 from gateway.downstream.connection_origin import Origin
 from gateway.downstream.settings import ConnectionSettings
 from gateway.errors import TooManyConnections, problem

@@ -15,19 +15,19 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.core.http.chunked import ChunkedFraming
-from gateway.core.http.headers import Refusal
-from gateway.core.http.incoming import MAX_FIELDS
+from gateway.core.http.fields import MessageError
 from gateway.core.http.proxy_header import ProxyHeader
+from gateway.core.http.request import MAX_FIELDS
 from gateway.core.http.request_head import RequestHead
 from gateway.downstream.admission import LINGER_S, Admission
 from gateway.downstream.connection_origin import Origin, origin_of
 from gateway.downstream.connection_refusals import Refusals
-from gateway.downstream.reply import Reply
 from gateway.downstream.request_id import RequestIds
+from gateway.downstream.response import PreparedResponse
 from gateway.downstream.settings import ConnectionSettings
 from gateway.errors import BadRequest, GatewayError
 from gateway.runtime.progress import cut_later
-from gateway.store.lookup import LookedUp
+from gateway.store.lookup import EarlyLookup
 from gateway.telemetry.access_log import AccessLog, Begun
 from gateway.telemetry.metrics import Metrics
 
@@ -201,7 +201,7 @@ class DownstreamConnection(RequestHandler):
             self._start_head_timer()
         try:
             end = self._head.take(data, start)
-        except Refusal as refusal:
+        except MessageError as refusal:
             self._refuse(_answer_to(refusal))
             return len(data)
         if self._head.is_whole:
@@ -244,12 +244,12 @@ class DownstreamConnection(RequestHandler):
         begun = Begun(*self._head.told(), self._head.size, self._since_s)
         return self._error(self._refusal or _MALFORMED, begun)
 
-    def failure(self, exc: BaseException | None, begun: Begun) -> Reply:
+    def failure(self, exc: BaseException | None, begun: Begun) -> PreparedResponse:
         """Log what failed in here, and return the answer, which tells no details."""
         self.logger.error("request failed: %s", type(exc).__name__, exc_info=exc)
         return self._error(GatewayError(), begun)
 
-    def _error(self, error: GatewayError, begun: Begun) -> Reply:
+    def _error(self, error: GatewayError, begun: Begun) -> PreparedResponse:
         return self._server.refusals.reply(
             error,
             begun,
@@ -271,7 +271,7 @@ class DownstreamConnection(RequestHandler):
             await asyncio.wait((self._is_gone,), timeout=LINGER_S)
             cut_later(self.transport, self._settings.body_timeout_s)
 
-    def take_looked_up(self) -> LookedUp | None:
+    def take_looked_up(self) -> EarlyLookup | None:
         """Return the look-up that was made for the present request before it was parsed."""
         return None
 
@@ -391,5 +391,5 @@ class DownstreamServer(web.Server):
                 connection.close_when_idle()
 
 
-def _answer_to(refusal: Refusal) -> BadRequest:
+def _answer_to(refusal: MessageError) -> BadRequest:
     return BadRequest(refusal.status, refusal.about)

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from gateway.downstream.reply import Reply
 from gateway.downstream.request_id import RequestIds
+from gateway.downstream.response import PreparedResponse
 from gateway.errors import GatewayError, problem
 from gateway.telemetry.access_log import AccessLog, Begun
 from gateway.telemetry.metrics import Metrics
@@ -35,7 +35,7 @@ class Refusals(msgspec.Struct, frozen=True):
         peer: bytes,
         write_timeout_s: float,
         linger: Callable[[], Awaitable[None]],
-    ) -> Reply:
+    ) -> PreparedResponse:
         """Return the last answer of a connection.
 
         Args:
@@ -49,7 +49,7 @@ class Refusals(msgspec.Struct, frozen=True):
         self.metrics.errors[error.code] += 1
         request_id = self.request_ids.fresh()
         head, body = problem(error, request_id)
-        return Reply(
+        return PreparedResponse(
             head,
             method="GET",
             body=body,

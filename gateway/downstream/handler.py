@@ -11,24 +11,24 @@ from aiohttp import web
 from aiohttp.streams import StreamReader
 
 from gateway.cache.cache import Cache
-from gateway.cache.results import Answer
+from gateway.cache.results import Response
 from gateway.core.aos.route import is_write
-from gateway.core.caching.caller import Identity
+from gateway.core.caching.cache_status import CacheStatus
+from gateway.core.caching.eligibility import Eligible
+from gateway.core.caching.identity import Identity
 from gateway.core.caching.key import EntryKey
-from gateway.core.caching.plan import Plan
-from gateway.core.caching.status import Verdict
-from gateway.core.http import incoming
-from gateway.core.http.headers import Refusal
-from gateway.core.http.hosts import OwnHosts
+from gateway.core.http import request as incoming
+from gateway.core.http.fields import MessageError
+from gateway.core.http.framing import head_bytes
+from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Fields, IndexedFields, Request, first, names
-from gateway.core.http.reply import head_bytes
-from gateway.core.http.trace import parent
+from gateway.core.http.trace_context import parent
 from gateway.downstream.connection import DownstreamConnection
-from gateway.downstream.reply import Reply
 from gateway.downstream.request_id import RequestIds
+from gateway.downstream.response import PreparedResponse
 from gateway.errors import BadRequest, CallerGone, GatewayError, problem
-from gateway.store.lookup import LookedUp
-from gateway.telemetry.access_log import UNANSWERED, AccessLog, Answered
+from gateway.store.lookup import EarlyLookup
+from gateway.telemetry.access_log import ABORTED, AccessLog, AccessRecord
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.throttled import ThrottledCallers
 from gateway.upstream.upstream import RequestBody
@@ -52,7 +52,7 @@ class HandlerSettings(msgspec.Struct, frozen=True):
     own_hosts: OwnHosts | None
 
 
-class Asked(msgspec.Struct, frozen=True):
+class RequestContext(msgspec.Struct, frozen=True):
     """What of a request its answer needs.
 
     Attributes:
@@ -125,7 +125,7 @@ class Handler:
         connection.stop_with_caller(None if writes else asyncio.current_task())
         http_11 = message.version >= (1, 1)
         persists = message.keep_alive and incoming.persists(fields, http_11=http_11)
-        asked = Asked(
+        asked = RequestContext(
             request_id=request_id,
             identity=None,
             method=message.method,
@@ -142,16 +142,16 @@ class Handler:
         self,
         connection: DownstreamConnection,
         request: Request,
-        planned: Plan,
-        looked_up: LookedUp | None,
+        eligible: Eligible,
+        early_lookup: EarlyLookup | None,
         key: EntryKey,
         *,
         started_s: float,
-    ) -> Reply:
+    ) -> PreparedResponse:
         """Answer a GET that was read, checked and planned without the parser."""
-        asked = Asked(
+        asked = RequestContext(
             request_id=request.request_id,
-            identity=planned.identity,
+            identity=eligible.identity,
             method="GET",
             path=request.target,
             fields=request.fields,
@@ -159,29 +159,33 @@ class Handler:
             persists=True,
             content=None,
         )
-        fetching = self._cache.fetch(request, planned, looked_up, key)
+        fetching = self._cache.fetch(request, eligible, early_lookup, key)
         return await self._respond(connection, asked, fetching, started_s)
 
-    async def _answer(self, message: web.BaseRequest, asked: Asked, fields: Fields) -> Answer:
+    async def _answer(self, message: web.BaseRequest, asked: RequestContext, fields: Fields) -> Response:
         request, body = self._read(message, asked.path, fields, asked.request_id)
         connection = message.protocol
         assert isinstance(connection, DownstreamConnection)
         return await self._cache.answer(request, body, connection.take_looked_up())
 
     async def _respond(
-        self, connection: DownstreamConnection, asked: Asked, answering: Awaitable[Answer], started_s: float
-    ) -> Reply:
+        self,
+        connection: DownstreamConnection,
+        asked: RequestContext,
+        answering: Awaitable[Response],
+        started_s: float,
+    ) -> PreparedResponse:
         """Wait for an answer, or make one of what went wrong; count it, log it, prepare its bytes."""
         keep_alive = asked.persists
 
-        verdict: Verdict | None = None
+        cache_status: CacheStatus | None = None
         failure: GatewayError | None = None
         upstream_s: float | None = None
 
         def write_line(status: int, sent_bytes: int) -> None:
             head = head_bytes(asked.method, asked.path, asked.fields)
             self._access_log.write(
-                Answered(
+                AccessRecord(
                     request_id=asked.request_id,
                     peer=connection.origin.caller_address(asked.fields),
                     caller=self._access_log.caller(asked.identity or asked.fields),
@@ -189,7 +193,7 @@ class Handler:
                     method=asked.method,
                     path=asked.path,
                     status=status,
-                    verdict=verdict,
+                    cache_status=cache_status,
                     error=failure,
                     upstream_s=upstream_s,
                     took_s=time.monotonic() - started_s,
@@ -203,32 +207,32 @@ class Handler:
             answer = await answering
         except asyncio.CancelledError:
             # Who reads the log looks for this request too.
-            self._metrics.unanswered += 1
-            if self._access_log.wants(UNANSWERED, None):
-                write_line(UNANSWERED, 0)
+            self._metrics.aborted += 1
+            if self._access_log.wants(ABORTED, None):
+                write_line(ABORTED, 0)
             raise
         except GatewayError as error:
             head, text = problem(error, asked.request_id)
-            answer = Answer(head, text, Verdict())
+            answer = Response(head, text, CacheStatus())
             self._metrics.errors[error.code] += 1
             keep_alive = keep_alive and not error.closes
             failure = error
         else:
-            verdict, upstream_s = answer.verdict, answer.upstream_s
+            cache_status, upstream_s = answer.cache_status, answer.upstream_s
         # What is still to come of the body must not be taken for the next request.
         keep_alive = keep_alive and (asked.content is None or asked.content.is_eof())
         status = answer.head.status
         took_s = time.monotonic() - started_s
-        self._metrics.answered(verdict, status, took_s)
+        self._metrics.answered(cache_status, status, took_s)
         if status == 429:
-            self._throttled.saw(asked.fields, is_own=verdict is None)
+            self._throttled.count(asked.fields, is_own=cache_status is None)
         sent: Callable[[int], None] | None = None
-        if self._access_log.wants(status, verdict):
+        if self._access_log.wants(status, cache_status):
 
             def sent(sent_bytes: int) -> None:
                 write_line(status, sent_bytes)
 
-        return Reply(
+        return PreparedResponse(
             answer.head,
             method=asked.method,
             body=answer.body,
@@ -251,7 +255,7 @@ class Handler:
             incoming.check_host(fields, authority, http_11=http_11)
             length = incoming.body_bytes(fields, http_11=http_11)
             expects = incoming.expects_continue(fields)
-        except Refusal as refusal:
+        except MessageError as refusal:
             raise BadRequest(refusal.status, refusal.about) from refusal
         host = first(fields, b"host")
         own_hosts = self._settings.own_hosts

@@ -17,8 +17,8 @@ import gateway
 from gateway.page.health import Facts
 from gateway.page.samples import STEP_S, History, read
 from gateway.page.status import status
-from gateway.telemetry.sightings import Sighting
 from gateway.telemetry.throttled import ThrottledCaller
+from gateway.telemetry.top_executions import TopExecution
 
 _LOG = logging.getLogger("gateway.admin")
 # Several people may look at the same time; they share a sample.
@@ -64,7 +64,7 @@ class Source(Protocol):
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""
 
-    def executions(self) -> list[Sighting]:
+    def executions(self) -> list[TopExecution]:
         """Return the executions that are asked for most."""
 
     def throttled(self) -> list[ThrottledCaller]:

@@ -12,7 +12,7 @@ from gateway.page.health import Facts, Finding
 from gateway.page.samples import STEP_S, STEPS, Change, History, quantile_s
 from gateway.page.words import words
 from gateway.telemetry.metrics_catalogue import FAMILIES
-from gateway.telemetry.sightings import Sighting
+from gateway.telemetry.top_executions import TopExecution
 
 _MINUTE_S = 60.0
 _ALL_S = STEP_S * STEPS
@@ -31,7 +31,7 @@ _DURATIONS = {
 
 
 def status(
-    history: History, facts: Facts, executions: Sequence[Sighting], told: dict[str, object]
+    history: History, facts: Facts, executions: Sequence[TopExecution], told: dict[str, object]
 ) -> dict[str, object]:
     """Return the whole object.
 

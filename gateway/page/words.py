@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.core.caching.status import Reason
+from gateway.core.caching.cache_status import Reason
 
 REASONS: Final[dict[Reason, str]] = {
     Reason.ROUTE: "Not the execution call: passed through",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import aiohttp.http_parser
 
-from gateway.config.error import ConfigError
+from gateway.config.errors import ConfigError
 
 _GARBAGE_OBJECTS = 20_000
 

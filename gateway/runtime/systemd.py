@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import MutableMapping
 
 from gateway.config.address import UnixAddress, is_loopback
-from gateway.config.error import ConfigError
+from gateway.config.errors import ConfigError
 from gateway.runtime.listeners import address_of
 
 _FIRST_DESCRIPTOR = 3

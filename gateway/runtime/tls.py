@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ssl
 
-from gateway.config.config import Config, RedisConfig, ServerConfig, UpstreamConfig
-from gateway.config.error import ConfigError, shown
+from gateway.config.errors import ConfigError, shorten
+from gateway.config.model import Config, RedisConfig, ServerConfig, UpstreamConfig
 
 
 def server_context(server: ServerConfig) -> ssl.SSLContext | None:
@@ -82,7 +82,7 @@ def _client_context(name: str, ca_file: str) -> ssl.SSLContext:
 
 
 def _load_pair(context: ssl.SSLContext, cert_name: str, cert: str, key_name: str, key: str) -> None:
-    names = f"{cert_name} = {shown(cert)} with {key_name} = {shown(key)}"
+    names = f"{cert_name} = {shorten(cert)} with {key_name} = {shorten(key)}"
     try:
         context.load_cert_chain(cert, key, password=_no_password)
     except _EncryptedError as exc:
@@ -99,7 +99,7 @@ def _load_authorities(context: ssl.SSLContext, name: str, path: str) -> None:
     try:
         context.load_verify_locations(cafile=path)
     except (OSError, ValueError) as exc:
-        raise ConfigError(f"{name} = {shown(path)} can't be used; name a readable PEM file") from exc
+        raise ConfigError(f"{name} = {shorten(path)} can't be used; name a readable PEM file") from exc
 
 
 class _EncryptedError(Exception):

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from gateway.telemetry.metrics import Snapshot
-from gateway.telemetry.sightings import Sighting
 from gateway.telemetry.throttled import ThrottledCaller
+from gateway.telemetry.top_executions import TopExecution
 
 _LENGTH_BYTES = 4
 # Metrics are the longest; what is larger is no message.
@@ -21,7 +21,7 @@ _MOST_UNSENT_BYTES = 8_388_608
 _FLUSH_S = 1.0
 
 
-class Told(msgspec.Struct, frozen=True, gc=False):
+class Invalidation(msgspec.Struct, frozen=True, gc=False):
     """What a worker did that makes others' copies unusable.
 
     Attributes:
@@ -42,21 +42,21 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
     Attributes:
         number: which of the workers it is.
-        settings: as `gateway.config.config.pack` has written them.
-        keeps_nothing: it has no copies in memory until `KeepAgain`.
+        settings: as `gateway.config.model.pack` has written them.
+        keeps_nothing: it has no copies in memory until `EnableMemory`.
     """
 
     number: int
     settings: bytes
-    keeps_nothing: bool = False
+    memory_disabled: bool = False
 
 
-class KeepAgain(msgspec.Struct, frozen=True, tag=True):
+class EnableMemory(msgspec.Struct, frozen=True, tag=True):
     """To a worker: have copies in memory from now on."""
 
 
 class Reload(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: use these settings from now on; answered by `Answer` with an error text or nothing."""
+    """To a worker: use these settings from now on; answered by `Response` with an error text or nothing."""
 
     question: int
     settings: bytes
@@ -70,18 +70,18 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
         at_once: what is under way is cut.
     """
 
-    is_gentle: bool = False
+    is_handover: bool = False
     at_once: bool = False
 
 
-class Ask(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: tell how it is; answered by `Answer` with a packed `State`."""
+class StateRequest(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: tell how it is; answered by `Response` with a packed `State`."""
 
     question: int
 
 
 class Purge(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: forget a stack everywhere; answered by `Answer`, empty when that is not done yet."""
+    """To a worker: forget a stack everywhere; answered by `Response`, empty when that is not done yet."""
 
     question: int
     stack_id: str
@@ -101,7 +101,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     is_serving: bool
 
 
-class Tell(msgspec.Struct, frozen=True, tag=True):
+class Invalidate(msgspec.Struct, frozen=True, tag=True):
     """What one worker did, to the parent and from there to the others.
 
     Attributes:
@@ -112,17 +112,17 @@ class Tell(msgspec.Struct, frozen=True, tag=True):
 
     teller: int
     number: int
-    told: list[Told]
+    told: list[Invalidation]
 
 
-class Answer(msgspec.Struct, frozen=True, tag=True):
+class Response(msgspec.Struct, frozen=True, tag=True):
     """From a worker: the answer to a question."""
 
     question: int
     body: bytes
 
 
-class Bye(msgspec.Struct, frozen=True, tag=True):
+class FinalState(msgspec.Struct, frozen=True, tag=True):
     """From a worker that ends: what it counted, a packed `State`."""
 
     state: bytes
@@ -142,11 +142,23 @@ class State(msgspec.Struct, frozen=True):
     is_ready: bool
     health: dict[str, Any]
     metrics: Snapshot
-    executions: list[Sighting] = []
+    executions: list[TopExecution] = []
     throttled: list[ThrottledCaller] = []
 
 
-Message = Start | KeepAgain | Reload | Stop | Ask | Purge | Ping | Ready | Tell | Answer | Bye
+Message = (
+    Start
+    | EnableMemory
+    | Reload
+    | Stop
+    | StateRequest
+    | Purge
+    | Ping
+    | Ready
+    | Invalidate
+    | Response
+    | FinalState
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
@@ -215,7 +227,7 @@ class Channel:
         self._writer.close()
 
 
-class Questions:
+class Pending:
     """Questions that wait for their answers, by number."""
 
     def __init__(self) -> None:

@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
-from gateway.config.config import Config, Sources, config_of
+from gateway.config.model import Config, Sources, config_of
 from gateway.config.redis_url import same_redis
 from gateway.config.rules import RULES
-from gateway.config.sources import Given
+from gateway.config.sources import RawSetting
 from gateway.runtime.tls import check_files
 
 LIVE: Final = frozenset(
@@ -55,12 +55,12 @@ class Change(msgspec.Struct, frozen=True):
     """
 
     config: Config
-    given: dict[str, Given]
+    given: dict[str, RawSetting]
     changed: tuple[str, ...]
     left: tuple[str, ...]
 
 
-def read_anew(sources: Sources, given: Mapping[str, Given]) -> Change:
+def read_anew(sources: Sources, given: Mapping[str, RawSetting]) -> Change:
     """Read the settings anew.
 
     Args:
@@ -105,7 +105,7 @@ class Reloads:
         self._failed += not is_done
         self._is_last_done = is_done
 
-    def readings(self) -> dict[str, float]:
+    def gauges(self) -> dict[str, float]:
         """Return the counts by their names in the catalogue of metrics."""
         return {
             "config_reloads": self._done,

@@ -10,9 +10,9 @@ from aiohttp import web
 
 from gateway.admin.app import build_admin
 from gateway.admin.server import AdminServer
-from gateway.app.app import Gateway
-from gateway.config.config import Config
-from gateway.config.sources import Given
+from gateway.app.gateway import Gateway
+from gateway.config.model import Config
+from gateway.config.sources import RawSetting
 from gateway.runtime.event_loop import settle_garbage_collector
 from gateway.runtime.listeners import ListeningSockets
 from gateway.server.reload import Reloads
@@ -21,7 +21,7 @@ from gateway.telemetry.metrics_text import render
 
 
 class Service(Protocol):
-    """What `gateway.server.server` starts, changes and stops."""
+    """What `gateway.server.run` starts, changes and stops."""
 
     async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
         """Serve on these sockets, which are its own from now on.
@@ -30,16 +30,16 @@ class Service(Protocol):
             ServiceFailed: it cannot.
         """
 
-    def keep_nothing(self) -> None:
-        """Have no copies in memory until `keep_again`; to be called before the start."""
+    def disable_memory(self) -> None:
+        """Have no copies in memory until `enable_memory`; to be called before the start."""
 
-    def keep_again(self) -> None:
+    def enable_memory(self) -> None:
         """Have copies in memory: no other process on these sockets forgets anything any more."""
 
     async def failed(self) -> str:
         """Wait until it cannot go on, and return one line that says why; usually that never happens."""
 
-    async def reload(self, config: Config, given: Mapping[str, Given]) -> None:
+    async def reload(self, config: Config, given: Mapping[str, RawSetting]) -> None:
         """Use another configuration from now on, as far as that can be done while running.
 
         Raises:
@@ -52,7 +52,7 @@ class Service(Protocol):
     def hand_over(self) -> None:
         """Leave the files of Unix sockets to the process that serves from now on."""
 
-    async def drain(self, *, is_gentle: bool) -> None:
+    async def drain(self, *, is_handover: bool) -> None:
         """Accept nothing more and let requests end, within ``server.drain_timeout_s``.
 
         Args:
@@ -67,7 +67,7 @@ class ServiceFailed(Exception):
     """It cannot serve; the text is one line."""
 
 
-class Alone:
+class SingleProcess:
     """One gateway with its admin address, in this process.
 
     Args:
@@ -86,20 +86,20 @@ class Alone:
         await self._gateway.start(sockets)
         settle_garbage_collector()
 
-    def keep_nothing(self) -> None:
+    def disable_memory(self) -> None:
         """See `Service.keep_nothing`."""
-        self._gateway.tiers.keep_nothing()
+        self._gateway.tiers.disable_memory()
 
-    def keep_again(self) -> None:
+    def enable_memory(self) -> None:
         """See `Service.keep_again`."""
-        self._gateway.tiers.keep_again()
+        self._gateway.tiers.enable_memory()
 
     async def failed(self) -> str:
         """See `Service.failed`: its end is the process's."""
         await asyncio.get_running_loop().create_future()
         raise AssertionError
 
-    async def reload(self, config: Config, given: Mapping[str, Given]) -> None:
+    async def reload(self, config: Config, given: Mapping[str, RawSetting]) -> None:
         """See `Service.reload`."""
         del given
         await self._gateway.apply(config)
@@ -114,12 +114,12 @@ class Alone:
         self._gateway.hand_over()
         self._admin.sockets.hand_over()
 
-    async def drain(self, *, is_gentle: bool) -> None:
+    async def drain(self, *, is_handover: bool) -> None:
         """See `Service.drain`."""
-        if is_gentle:
+        if is_handover:
             # Who asks now must be answered by the process that accepts.
             await self._admin.close()
-        await self._gateway.close(is_gentle=is_gentle)
+        await self._gateway.close(is_handover=is_handover)
 
     async def close(self) -> None:
         """See `Service.close`."""
@@ -147,5 +147,5 @@ class _Operations:
 
     def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics and their content type."""
-        service = {"workers": self._gateway.ready(), "worker_restarts": 0, **self._reloads.readings()}
+        service = {"workers": self._gateway.ready(), "worker_restarts": 0, **self._reloads.gauges()}
         return render([self._gateway.metrics_snapshot(), told(service)], accept)

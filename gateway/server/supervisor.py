@@ -10,10 +10,10 @@ import signal
 from collections.abc import Mapping
 
 from gateway.admin.server import AdminServer
-from gateway.config.config import Config, ConfigError, pack
-from gateway.config.sources import Given
+from gateway.config.model import Config, ConfigError, pack
+from gateway.config.sources import RawSetting
 from gateway.runtime.listeners import ListeningSockets
-from gateway.server.channel import KeepAgain, Reload, Start, Tell
+from gateway.server.channel import EnableMemory, Invalidate, Reload, Start
 from gateway.server.reload import Reloads
 from gateway.server.service import ServiceFailed
 from gateway.server.shared_counts import open_shared_counts
@@ -45,7 +45,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, config: Config, given: Mapping[str, Given], count: int, reloads: Reloads, held: int
+        self, config: Config, given: Mapping[str, RawSetting], count: int, reloads: Reloads, held: int
     ) -> None:
         self._config = config
         self._settings = pack(given)
@@ -79,21 +79,21 @@ class Supervisor:
         if self._failure.done():
             raise ServiceFailed(self._failure.result())
 
-    def keep_nothing(self) -> None:
+    def disable_memory(self) -> None:
         """See `gateway.server.service.Service.keep_nothing`."""
         self._keeps_nothing = True
 
-    def keep_again(self) -> None:
+    def enable_memory(self) -> None:
         """See `gateway.server.service.Service.keep_again`."""
         self._keeps_nothing = False
         for worker in self._workers.values():
-            worker.send(KeepAgain())
+            worker.send(EnableMemory())
 
     async def failed(self) -> str:
         """Wait until the workers end again and again."""
         return await asyncio.shield(self._failure)
 
-    async def reload(self, config: Config, given: Mapping[str, Given]) -> None:
+    async def reload(self, config: Config, given: Mapping[str, RawSetting]) -> None:
         """Have every worker use another configuration; those that are started later use it too."""
         settings = pack(given)
         # Those that are still starting read it after the settings they were started with.
@@ -119,15 +119,15 @@ class Supervisor:
         if self._sockets is not None:
             self._sockets.hand_over()
 
-    async def drain(self, *, is_gentle: bool) -> None:
+    async def drain(self, *, is_handover: bool) -> None:
         """Stop the workers and wait until they have ended."""
         self._stopping.set()
         if self._sockets is not None:
             self._sockets.leave()
-        if is_gentle:
+        if is_handover:
             await self._admin.close()
         for worker in self._workers.values():
-            worker.stop(is_gentle=is_gentle)
+            worker.stop(is_handover=is_handover)
         if self._keepers:
             await asyncio.wait(self._keepers, timeout=self._config.server.drain_timeout_s + _LAST_S)
 
@@ -168,8 +168,8 @@ class Supervisor:
             # What has changed meanwhile was told to those that were known.
             if start.settings is not self._settings:
                 worker.send(Reload(0, self._settings))
-            if start.keeps_nothing and not self._keeps_nothing:
-                worker.send(KeepAgain())
+            if start.memory_disabled and not self._keeps_nothing:
+                worker.send(EnableMemory())
             try:
                 code = await worker.run()
             finally:
@@ -203,7 +203,7 @@ class Supervisor:
         if not self._failure.done():
             self._failure.set_result(line)
 
-    def _tell_others(self, worker: WorkerProcess, message: Tell) -> None:
+    def _tell_others(self, worker: WorkerProcess, message: Invalidate) -> None:
         for each in self._workers.values():
             if each is not worker and each.is_hearing:
                 each.send(message)

@@ -9,30 +9,30 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from gateway.app.app import Gateway
-from gateway.config.config import Config, ConfigError, config_of, unpack
-from gateway.runtime.descriptors import raise_limit
+from gateway.app.gateway import Gateway
+from gateway.config.model import Config, ConfigError, config_of, unpack
 from gateway.runtime.event_loop import loop_factory, settle_garbage_collector
+from gateway.runtime.file_limit import raise_limit
 from gateway.runtime.listeners import inherited_sockets
 from gateway.server.channel import (
-    Answer,
-    Ask,
-    Bye,
     Channel,
-    KeepAgain,
+    EnableMemory,
+    FinalState,
+    Invalidate,
     Message,
     Ping,
     Purge,
     Ready,
     Reload,
+    Response,
     Start,
     State,
+    StateRequest,
     Stop,
-    Tell,
     pack_state,
 )
 from gateway.server.shared_counts import SharedCounts
-from gateway.store.siblings import Siblings, WorkerTiers
+from gateway.store.worker_tiers import WorkerPeers, WorkerTiers
 from gateway.tasks import TaskSet
 from gateway.telemetry.access_log import set_level, set_up_logging
 from gateway.telemetry.line_writer import unblock_standard_streams
@@ -78,8 +78,8 @@ async def _work(descriptor: int, counts: int, listening: Sequence[int]) -> int:
     set_up_logging("info")
     config = config_of(given)
     set_up_logging(config.log.level, config.log.format)
-    siblings = Siblings(first.number, channel.send, SharedCounts(counts, first.number))
-    worker = Worker(config, channel, siblings, keeps_nothing=first.keeps_nothing)
+    peers = WorkerPeers(first.number, channel.send, SharedCounts(counts, first.number))
+    worker = Worker(config, channel, peers, memory_disabled=first.memory_disabled)
     try:
         return await worker.run(listening)
     finally:
@@ -96,12 +96,14 @@ class Worker:
         keeps_nothing: see `gateway.server.channel.Start`.
     """
 
-    def __init__(self, config: Config, channel: Channel, siblings: Siblings, *, keeps_nothing: bool) -> None:
+    def __init__(
+        self, config: Config, channel: Channel, peers: WorkerPeers, *, memory_disabled: bool
+    ) -> None:
         self._channel = channel
-        self._gateway = Gateway(config, siblings=siblings)
-        self._keeps_nothing = keeps_nothing
-        if keeps_nothing:
-            self._tiers.keep_nothing()
+        self._gateway = Gateway(config, peers=peers)
+        self._keeps_nothing = memory_disabled
+        if memory_disabled:
+            self._tiers.disable_memory()
         self._tasks = TaskSet()
         self._stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self._is_cut = asyncio.Event()
@@ -125,14 +127,14 @@ class Worker:
             stop = await self._stop
             self._gateway.begin_drain()
             cut = asyncio.ensure_future(self._is_cut.wait())
-            draining = asyncio.ensure_future(self._gateway.close(is_gentle=stop.is_gentle))
+            draining = asyncio.ensure_future(self._gateway.close(is_handover=stop.is_handover))
             await asyncio.wait((cut, draining), return_when=asyncio.FIRST_COMPLETED)
             cut.cancel()
             draining.cancel()
             await asyncio.gather(cut, draining, return_exceptions=True)
         finally:
             await self._gateway.close(0)
-            self._channel.send(Bye(pack_state(self._state())))
+            self._channel.send(FinalState(pack_state(self._state())))
             await self._channel.flush()
             await self._tasks.cancel()
         return 0
@@ -149,16 +151,16 @@ class Worker:
     def _take(self, message: Message) -> None:
         send = self._channel.send
         match message:
-            case Tell():
+            case Invalidate():
                 self._tiers.hear(message)
             case Ping():
                 send(message)
-            case KeepAgain():
+            case EnableMemory():
                 if self._keeps_nothing:
                     self._keeps_nothing = False
-                    self._tiers.keep_again()
-            case Ask(question=question):
-                send(Answer(question, pack_state(self._state())))
+                    self._tiers.enable_memory()
+            case StateRequest(question=question):
+                send(Response(question, pack_state(self._state())))
             case Purge(question=question, stack_id=stack_id):
                 self._tasks.start(self._purge(question, stack_id), "worker-purge")
             case Reload(question=question, settings=settings):
@@ -192,7 +194,7 @@ class Worker:
 
     async def _purge(self, question: int, stack_id: str) -> None:
         is_done = await self._gateway.purge(stack_id)
-        self._channel.send(Answer(question, b"done" if is_done else b""))
+        self._channel.send(Response(question, b"done" if is_done else b""))
 
     async def _reload(self, question: int, settings: bytes) -> None:
         try:
@@ -201,9 +203,9 @@ class Worker:
             set_level(config.log.level)
             raise_limit(config)
         except ConfigError as error:
-            self._channel.send(Answer(question, str(error).encode()))
+            self._channel.send(Response(question, str(error).encode()))
         else:
-            self._channel.send(Answer(question, b""))
+            self._channel.send(Response(question, b""))
 
     @property
     def _tiers(self) -> WorkerTiers:

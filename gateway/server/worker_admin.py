@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gateway.admin.app import build_admin
-from gateway.config.config import Config, masked
+from gateway.config.model import Config, masked
 from gateway.server.reload import Reloads
 from gateway.server.worker_process import WorkerProcess
 from gateway.telemetry.access_log import dropped_lines
@@ -18,9 +18,9 @@ from gateway.telemetry.metrics import Snapshot, told
 from gateway.telemetry.metrics_merge import merged as merged_counts
 from gateway.telemetry.metrics_merge import only_counts
 from gateway.telemetry.metrics_text import render
-from gateway.telemetry.sightings import Sighting, merged
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.throttled import merged as merged_callers
+from gateway.telemetry.top_executions import TopExecution, merged
 
 _ASK_S = 1.0
 _PURGE_S = 4.0
@@ -95,7 +95,7 @@ class WorkersAdmin:
             "workers": sum(worker.is_serving for worker in workers),
             "worker_restarts": self.restarts,
             "log_lines_dropped": dropped_lines(),
-            **self._reloads.readings(),
+            **self._reloads.gauges(),
         }
         counted = [worker.state.metrics for worker in workers if worker.state is not None]
         return render([self._ended, *counted, told(service)], accept)
@@ -104,7 +104,7 @@ class WorkersAdmin:
         """Return the effective configuration, secrets masked."""
         return masked(self.config)
 
-    def executions(self) -> list[Sighting]:
+    def executions(self) -> list[TopExecution]:
         """Return the executions that are fetched most, through any worker."""
         return merged(worker.state.executions for worker in self._workers() if worker.state is not None)
 

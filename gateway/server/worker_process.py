@@ -13,20 +13,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway.server.channel import (
-    Answer,
-    Ask,
-    Bye,
     Channel,
+    FinalState,
+    Invalidate,
     Message,
+    Pending,
     Ping,
     Purge,
-    Questions,
     Ready,
     Reload,
+    Response,
     Start,
     State,
+    StateRequest,
     Stop,
-    Tell,
     read_state,
 )
 from gateway.tasks import TaskSet
@@ -57,7 +57,7 @@ class WorkerProcess:
         number: int,
         process: asyncio.subprocess.Process,
         channel: Channel,
-        on_message: Callable[[WorkerProcess, Tell], None],
+        on_message: Callable[[WorkerProcess, Invalidate], None],
         on_serving: Callable[[WorkerProcess], None],
     ) -> None:
         self.number = number
@@ -72,7 +72,7 @@ class WorkerProcess:
         self._channel = channel
         self._on_message = on_message
         self._on_serving = on_serving
-        self._questions = Questions()
+        self._questions = Pending()
         # Counted, not timed: a parent that was stopped for a while must not take its workers for hung.
         self._unanswered = 0
         self._is_given_up = False
@@ -83,7 +83,7 @@ class WorkerProcess:
         inherited: Sequence[int],
         held: int,
         start: Start,
-        on_message: Callable[[WorkerProcess, Tell], None],
+        on_message: Callable[[WorkerProcess, Invalidate], None],
         on_serving: Callable[[WorkerProcess], None],
     ) -> WorkerProcess:
         """Start one.
@@ -133,9 +133,9 @@ class WorkerProcess:
         if not self._channel.send(message):
             self._give_up("takes no messages any more")
 
-    def stop(self, *, is_gentle: bool = False, at_once: bool = False) -> None:
+    def stop(self, *, is_handover: bool = False, at_once: bool = False) -> None:
         """Tell it to end."""
-        self.send(Stop(is_gentle, at_once))
+        self.send(Stop(is_handover, at_once))
 
     def kill(self) -> None:
         """End it without a word."""
@@ -144,7 +144,7 @@ class WorkerProcess:
 
     async def refresh(self, timeout_s: float) -> None:
         """Ask how it is; what it told last stays when it does not answer."""
-        answer = await self._ask(Ask, timeout_s)
+        answer = await self._ask(StateRequest, timeout_s)
         self.is_answering = answer is not None
         if answer is not None:
             self.state = read_state(answer)
@@ -172,9 +172,9 @@ class WorkerProcess:
         while (message := await self._channel.receive()) is not None:
             self._unanswered = 0
             match message:
-                case Tell():
+                case Invalidate():
                     self._on_message(self, message)
-                case Answer(question=question, body=body):
+                case Response(question=question, body=body):
                     self._questions.answered(question, body)
                 case Ready(is_serving=is_serving):
                     self.is_hearing = True
@@ -182,7 +182,7 @@ class WorkerProcess:
                         self.is_serving = self.has_served = True
                         self.served_since_s = asyncio.get_running_loop().time()
                         self._on_serving(self)
-                case Bye(state=state):
+                case FinalState(state=state):
                     self.state = read_state(state)
                 case _:
                     pass

@@ -23,7 +23,7 @@ class StoreError(Exception):
         self.kind = kind
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
+class StoreResult(msgspec.Struct, frozen=True, gc=False):
     """The answer to a look-up.
 
     Attributes:
@@ -35,13 +35,13 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     generation: bytes | None = None
 
 
-NOTHING = Found(None)
+NOTHING = StoreResult(None)
 
 
 class Store(Protocol):
     """A place for entries. Absent is ``None``; failed is `StoreError`."""
 
-    async def lookup(self, key: EntryKey) -> Found:
+    async def lookup(self, key: EntryKey) -> StoreResult:
         """Return the fresh entry under a key, and the stack's generation where one is kept."""
 
     async def store(self, key: EntryKey, entry: Entry, generation: bytes) -> None:

@@ -28,7 +28,7 @@ class Fetches:
         return True
 
 
-class Ticket(msgspec.Struct, frozen=True, gc=False):
+class FillToken(msgspec.Struct, frozen=True, gc=False):
     """What a look-up or fill remembers from its start, to tell whether it was overtaken.
 
     Attributes:
@@ -55,7 +55,7 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
         return self.fetches is None or self.fetches.end(self.fetch)
 
 
-class Lookup(msgspec.Struct, frozen=True, gc=False):
+class LookupResult(msgspec.Struct, frozen=True, gc=False):
     """The answer of all tiers.
 
     Attributes:
@@ -71,10 +71,10 @@ class Lookup(msgspec.Struct, frozen=True, gc=False):
     is_absent: bool = False
 
 
-ABSENT = Lookup(None, is_absent=True)
+ABSENT = LookupResult(None, is_absent=True)
 
 
-class LookedUp(msgspec.Struct, frozen=True, gc=False):
+class EarlyLookup(msgspec.Struct, frozen=True, gc=False):
     """A look-up that was made before its request was read in full.
 
     Attributes:
@@ -82,5 +82,5 @@ class LookedUp(msgspec.Struct, frozen=True, gc=False):
         lookup: what it gave.
     """
 
-    ticket: Ticket
-    lookup: Lookup
+    fill_token: FillToken
+    lookup: LookupResult

@@ -9,7 +9,7 @@ import msgspec
 from gateway.clock import Clock
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey, stack_of
-from gateway.store.base import NOTHING, Found
+from gateway.store.base import NOTHING, StoreResult
 
 # What a copy takes beside its head and its body: key, dictionary slots, index and objects (measured).
 ENTRY_OVERHEAD_BYTES = 600
@@ -122,10 +122,10 @@ class MemoryStore:
         self.clear()
         self.limit_bytes = 0
 
-    async def lookup(self, key: EntryKey) -> Found:
+    async def lookup(self, key: EntryKey) -> StoreResult:
         """Return the fresh entry under a key."""
         entry = self.get(key.local)
-        return Found(entry) if entry is not None else NOTHING
+        return StoreResult(entry) if entry is not None else NOTHING
 
     async def store(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
         """Keep an entry until its end; memory knows no generations, it is told what to forget."""

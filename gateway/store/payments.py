@@ -8,10 +8,10 @@ import secrets
 from collections.abc import Sequence
 
 from gateway.clock import Clock
+from gateway.core.caching.invalidation_message import InvalidationMessage, write_message
 from gateway.core.caching.key import KeySpace
-from gateway.core.caching.note import Note, write_note
 from gateway.store.base import StoreError
-from gateway.store.ledger import Debt, Ledger
+from gateway.store.invalidations import Invalidations, PendingInvalidation
 from gateway.store.redis import RedisStore
 from gateway.store.redis_changes import Forget
 
@@ -39,10 +39,10 @@ class Payments:
         replica: the name under which notes are published.
     """
 
-    def __init__(self, redis: RedisStore, ledger: Ledger, keys: KeySpace, clock: Clock) -> None:
+    def __init__(self, redis: RedisStore, invalidations: Invalidations, keys: KeySpace, clock: Clock) -> None:
         self.replica = secrets.token_hex(8)
         self._redis = redis
-        self._ledger = ledger
+        self._ledger = invalidations
         self._keys = keys
         self._clock = clock
         self._is_owed = asyncio.Event()
@@ -88,7 +88,7 @@ class Payments:
                 self._is_refused.clear()
                 pause_s = _FIRST_REFUSED_S
 
-    async def pay(self, debts: Sequence[Debt]) -> bool:
+    async def pay(self, debts: Sequence[PendingInvalidation]) -> bool:
         """Tell Redis once, and return whether all was confirmed.
 
         A debt is cleared only by both replies to its own sequence number.
@@ -127,12 +127,12 @@ class Payments:
                 return
             await asyncio.sleep(_FIRST_RETRY_S)
 
-    def _due(self) -> list[Debt]:
+    def _due(self) -> list[PendingInvalidation]:
         return self._ledger.debts(self._clock.monotonic_s(), _AT_ONCE)
 
-    def _forget(self, debt: Debt) -> Forget:
+    def _forget(self, debt: PendingInvalidation) -> Forget:
         note = None
         if debt.published:
             age_s = max(0.0, self._clock.monotonic_s() - debt.written_s)
-            note = write_note(Note(debt.stack.decode(), age_s, debt.settles, self.replica))
+            note = write_message(InvalidationMessage(debt.stack.decode(), age_s, debt.settles, self.replica))
         return Forget(self._keys.generation(debt.stack), note)

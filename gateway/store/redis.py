@@ -14,14 +14,14 @@ from redis.exceptions import InvalidResponse, ResponseError
 from gateway.clock import Clock
 from gateway.core.caching.entry import GENERATION_BYTES, Entry, seal, unseal
 from gateway.core.caching.key import EntryKey, KeySpace
-from gateway.store.base import Found, StoreError
+from gateway.store.base import StoreError, StoreResult
 from gateway.store.breaker import PROBE, Breaker
 from gateway.store.redis_changes import Forget, Forgotten, Write
 from gateway.store.redis_condition import CHECK, Condition
 from gateway.store.redis_connection import password_of
 from gateway.store.redis_errors import PartlyRefused, kind_of, worst, wrong_server
 from gateway.store.redis_link import Link
-from gateway.store.redis_lookups import Lookups, Values
+from gateway.store.redis_lookups import LookupBatcher, Values
 from gateway.store.redis_settings import RedisSettings
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
@@ -73,7 +73,7 @@ class RedisStore:
         # Two that a Cluster keeps in different slots: only a single server that may be written to takes them.
         self._scratch = tuple(keys.generation(name) for name in (b"", b"/"))
         self._tasks = TaskSet()
-        self._lookups = Lookups(settings.timeout_s, self._mget, self._tasks.start)
+        self._lookups = LookupBatcher(settings.timeout_s, self._mget, self._tasks.start)
         self._link = Link(settings, self._tasks, on_connection_opened)
 
     @property
@@ -97,7 +97,7 @@ class RedisStore:
         self.condition.password = password_of(settings.url)
         self._link.connect_with(settings)
 
-    async def lookup(self, key: EntryKey) -> Found:
+    async def lookup(self, key: EntryKey) -> StoreResult:
         """Return the usable entry and the stack's generation.
 
         All look-ups of one turn of the loop go in one ``MGET``.
@@ -105,9 +105,9 @@ class RedisStore:
         Raises:
             StoreError: Redis did not answer in time or not as it should, or is left alone for a while.
         """
-        found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+        found: asyncio.Future[StoreResult] = asyncio.get_running_loop().create_future()
 
-        def told(result: Found | StoreError) -> None:
+        def told(result: StoreResult | StoreError) -> None:
             # Whoever asked may have left.
             if found.done():
                 return
@@ -119,7 +119,7 @@ class RedisStore:
         self.lookup_soon(key, told)
         return await found
 
-    def lookup_soon(self, key: EntryKey, told: Callable[[Found | StoreError], None]) -> None:
+    def lookup_soon(self, key: EntryKey, told: Callable[[StoreResult | StoreError], None]) -> None:
         """Look up like `lookup`, and call ``told`` once with the result, never before this returns.
 
         Raises:
@@ -226,7 +226,7 @@ class RedisStore:
         confirmed = iter([isinstance(reply, int) for reply in replies])
         return [Forgotten(next(confirmed), forget.note is not None and next(confirmed)) for forget in forgets]
 
-    async def look_after(self) -> None:
+    async def monitor(self) -> None:
         """Ask again and again whether this is a server that can be used; runs on.
 
         One that is no master any more answers look-ups as before.
@@ -283,16 +283,16 @@ class RedisStore:
 
         return await self._guarded("lookup", work)
 
-    def _found(self, key: EntryKey, values: Values) -> Found:
+    def _found(self, key: EntryKey, values: Values) -> StoreResult:
         sealed, generation = values.entry, _generation(values.generation)
         if not isinstance(sealed, bytes) or generation is None:
-            return Found(None, generation)
+            return StoreResult(None, generation)
         now_s = self._clock.wall_s()
         entry = unseal(key, generation, sealed, self._secret, now_s)
         if entry is None:
             self._metrics.entries_refused += 1
-            return Found(None, generation)
-        return Found(entry if entry.ttl_s(now_s) > 0 else None, generation)
+            return StoreResult(None, generation)
+        return StoreResult(entry if entry.ttl_s(now_s) > 0 else None, generation)
 
     def _pass_breaker(self) -> None:
         """Let an operation through, or fail it at once while Redis is given up."""

@@ -27,7 +27,7 @@ Told = Callable[[Values | StoreError], None]
 """Called once with what was found, or with why nothing is known."""
 
 
-class Lookups:
+class LookupBatcher:
     """Collects look-ups and sends them: those of one turn of the event loop, and under load those that come
     while others are under way, since a command costs more than what it asks for.
 

@@ -10,20 +10,20 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from gateway.clock import Clock
+from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.entry import Entry
+from gateway.core.caching.invalidation_message import InvalidationMessage
 from gateway.core.caching.key import EntryKey, KeySpace
-from gateway.core.caching.note import Note
-from gateway.core.caching.status import Reason
-from gateway.store.base import Found, StoreError
-from gateway.store.ledger import Debt, Ledger
-from gateway.store.lookup import ABSENT, Fetches, LookedUp, Lookup, Ticket
+from gateway.store.base import StoreError, StoreResult
+from gateway.store.invalidations import Invalidations, PendingInvalidation
+from gateway.store.lookup import ABSENT, EarlyLookup, Fetches, FillToken, LookupResult
 from gateway.store.memory import MemoryStore
-from gateway.store.notes import Subscription
 from gateway.store.payments import Payments
-from gateway.store.queue import WriteQueue
 from gateway.store.redis import RedisStore
 from gateway.store.redis_changes import Write
 from gateway.store.redis_settings import RedisSettings
+from gateway.store.subscription import Subscription
+from gateway.store.write_queue import WriteQueue
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
 
@@ -70,7 +70,7 @@ class Tiers:
         on_forget: Callable[[bytes], None],
         on_start_over: Callable[[], None],
     ) -> None:
-        self.ledger = Ledger(settings.longest_ttl_s, settings.settle_s)
+        self.invalidations = Invalidations(settings.longest_ttl_s, settings.settle_s)
         self.memory = MemoryStore(settings.memory_bytes, clock) if settings.memory_bytes else None
         self.redis: RedisStore | None = None
         self.subscription: Subscription | None = None
@@ -81,7 +81,7 @@ class Tiers:
         self._on_forget = on_forget
         self._on_start_over = on_start_over
         self._tasks = TaskSet()
-        self._writes: WriteQueue[Ticket] = WriteQueue()
+        self._writes: WriteQueue[FillToken] = WriteQueue()
         self._fetches: WeakValueDictionary[bytes, Fetches] = WeakValueDictionary()
         self._payments: Payments | None = None
         self._keeps_nothing = False
@@ -99,26 +99,26 @@ class Tiers:
             self.subscription = Subscription(
                 settings.redis, keys.channel, clock, self._start_over, self._note_received
             )
-            self._payments = Payments(self.redis, self.ledger, keys, clock)
-        self.ledger.subscription_confirmed(clock.monotonic_s())
+            self._payments = Payments(self.redis, self.invalidations, keys, clock)
+        self.invalidations.subscription_confirmed(clock.monotonic_s())
 
     def start(self) -> None:
         """Start what runs beside the requests."""
         if self.redis is not None and self.subscription is not None and self._payments is not None:
-            self._tasks.start(self.redis.look_after(), "redis-look")
+            self._tasks.start(self.redis.monitor(), "redis-look")
             self._tasks.start(self.subscription.run(), "redis-subscription")
             self._tasks.start(self._send_writes(self.redis), "redis-writes")
             self._tasks.start(self._payments.pay_on(), "redis-debts")
             self._tasks.start(self._payments.retry_refused(), "redis-refused")
             self._tasks.start(self.redis.probe_while_open(), "redis-probe")
 
-    def keep_nothing(self) -> None:
-        """Keep and use no records until `keep_again`: what another process forgets goes unheard."""
+    def disable_memory(self) -> None:
+        """Keep and use no records until `enable_memory`: what another process forgets goes unheard."""
         self._keeps_nothing = True
         if self.memory is not None:
             self.memory.retire()
 
-    def keep_again(self) -> None:
+    def enable_memory(self) -> None:
         """Keep records, but none of what was fetched until now."""
         self._keeps_nothing = False
         if self.memory is not None:
@@ -130,11 +130,11 @@ class Tiers:
         """How many changes wait to be sent to Redis."""
         return len(self._writes)
 
-    def ticket(self, key: EntryKey) -> Ticket:
+    def fill_token(self, key: EntryKey) -> FillToken:
         """Begin a look-up or a fill."""
-        return Ticket(
+        return FillToken(
             key=key,
-            since=self.ledger.changes.number,
+            since=self.invalidations.changes.number,
             wall_s=self._clock.wall_s(),
             monotonic_s=self._clock.monotonic_s(),
         )
@@ -143,21 +143,21 @@ class Tiers:
         """Look into process memory alone; never waits."""
         return self.memory.get(key.local) if self.memory is not None else None
 
-    async def lookup(self, key: EntryKey) -> Lookup:
+    async def lookup(self, key: EntryKey) -> LookupResult:
         """Look into memory, then into Redis; a copy found there is kept in memory."""
         if (entry := self.peek(key)) is not None:
-            return Lookup(entry)
+            return LookupResult(entry)
         if self.redis is None or self._is_kept_from_redis(key):
             # What is kept from Redis is gone from there before it is asked again, unless all is kept from it.
-            return Lookup(None) if self._keeps_nothing else ABSENT
-        ticket = self.ticket(key)
+            return LookupResult(None) if self._keeps_nothing else ABSENT
+        fill_token = self.fill_token(key)
         try:
-            found: Found | StoreError = await self.redis.lookup(key)
+            found: StoreResult | StoreError = await self.redis.lookup(key)
         except StoreError as error:
             found = error
-        return self._seen(ticket, found)
+        return self._seen(fill_token, found)
 
-    def ask_redis(self, key: EntryKey, told: Callable[[LookedUp], None]) -> bool:
+    def ask_redis(self, key: EntryKey, told: Callable[[EarlyLookup], None]) -> bool:
         """Look into Redis for what memory doesn't have, without a wait here.
 
         Args:
@@ -170,25 +170,25 @@ class Tiers:
         redis = self.redis
         if redis is None or not redis.breaker.is_closed or self._is_kept_from_redis(key):
             return False
-        ticket = self.ticket(key)
-        redis.lookup_soon(key, lambda found: told(LookedUp(ticket, self._seen(ticket, found))))
+        fill_token = self.fill_token(key)
+        redis.lookup_soon(key, lambda found: told(EarlyLookup(fill_token, self._seen(fill_token, found))))
         return True
 
     def _is_kept_from_redis(self, key: EntryKey) -> bool:
         return self._owes(key.stack) or self._writes.is_dropping(key.name)
 
-    def _seen(self, ticket: Ticket, found: Found | StoreError) -> Lookup:
+    def _seen(self, fill_token: FillToken, found: StoreResult | StoreError) -> LookupResult:
         if isinstance(found, StoreError):
-            return Lookup(None, has_failed=True)
-        if self._has_changed(ticket) or self._owes(ticket.key.stack):
-            return Lookup(None)
+            return LookupResult(None, has_failed=True)
+        if self._has_changed(fill_token) or self._owes(fill_token.key.stack):
+            return LookupResult(None)
         if found.entry is None:
-            return Lookup(None, found.generation, is_absent=True)
-        entry = found.entry.taken_in(ticket.wall_s, ticket.monotonic_s)
-        self._keep_in_memory(ticket, entry)
-        return Lookup(entry, found.generation)
+            return LookupResult(None, found.generation, is_absent=True)
+        entry = found.entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
+        self._keep_in_memory(fill_token, entry)
+        return LookupResult(entry, found.generation)
 
-    async def prepare_fill(self, ticket: Ticket, lookup: Lookup) -> Ticket:
+    async def prepare_fill(self, fill_token: FillToken, lookup: LookupResult) -> FillToken:
         """Make sure, before a fetch, that there is a generation to store under.
 
         Args:
@@ -198,40 +198,40 @@ class Tiers:
         Returns:
             The ticket with the generation; without one when Redis has none to give.
         """
-        if self.redis is not None and not lookup.has_failed and not self._owes(ticket.key.stack):
+        if self.redis is not None and not lookup.has_failed and not self._owes(fill_token.key.stack):
             generation = lookup.generation
             if generation is None:
                 with contextlib.suppress(StoreError):
-                    generation = await self.redis.mint(ticket.key)
-            if not self._is_forgotten(ticket) and not self._owes(ticket.key.stack):
-                ticket = msgspec.structs.replace(ticket, generation=generation)
-        return self.begin_fetch(ticket)
+                    generation = await self.redis.mint(fill_token.key)
+            if not self._is_forgotten(fill_token) and not self._owes(fill_token.key.stack):
+                fill_token = msgspec.structs.replace(fill_token, generation=generation)
+        return self.begin_fetch(fill_token)
 
-    def begin_fetch(self, ticket: Ticket) -> Ticket:
+    def begin_fetch(self, fill_token: FillToken) -> FillToken:
         """Put a fetch that begins now in order with others of the same entry; `store` or `drop` ends it."""
-        name = ticket.key.name
+        name = fill_token.key.name
         fetches = self._fetches.get(name)
         if fetches is None:
             self._fetches[name] = fetches = Fetches()
-        return msgspec.structs.replace(ticket, fetches=fetches, fetch=self.ledger.changes.next())
+        return msgspec.structs.replace(fill_token, fetches=fetches, fetch=self.invalidations.changes.next())
 
-    def store(self, ticket: Ticket, entry: Entry) -> Reason | None:
+    def store(self, fill_token: FillToken, entry: Entry) -> Reason | None:
         """Keep a record in every tier that may have it; Redis gets it later, not on the caller's time.
 
         Returns:
             ``None`` when at least one tier took it, otherwise why none did.
         """
-        if self._is_forgotten(ticket) or not ticket.ends_in_order():
+        if self._is_forgotten(fill_token) or not fill_token.ends_in_order():
             self._metrics.not_stored["overtaken"] += 1
             return Reason.FORGOTTEN
-        entry = entry.taken_in(ticket.wall_s, ticket.monotonic_s)
+        entry = entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
         # A look-up that began before may bring what stood there until now.
-        self.ledger.changes.change(ticket.key.name)
-        kept = self._keep_in_memory(ticket, entry)
-        queued = self._queue_store(ticket, entry)
+        self.invalidations.changes.change(fill_token.key.name)
+        kept = self._keep_in_memory(fill_token, entry)
+        queued = self._queue_store(fill_token, entry)
         return None if kept or queued else Reason.NO_TIER
 
-    def drop(self, ticket: Ticket, lookup: Lookup) -> None:
+    def drop(self, fill_token: FillToken, lookup: LookupResult) -> None:
         """Remove a caller's own entry, which a fetch has shown to be over.
 
         Fetches of it that began earlier are not stored any more. Where it was seen absent and has not been
@@ -241,18 +241,20 @@ class Tiers:
             ticket: of that fetch.
             lookup: what came before it.
         """
-        key = ticket.key
-        is_absent = lookup.is_absent and not self.ledger.changes.has_changed(key.name, ticket.since)
-        if ticket.ends_in_order() and not is_absent:
+        key = fill_token.key
+        is_absent = lookup.is_absent and not self.invalidations.changes.has_changed(
+            key.name, fill_token.since
+        )
+        if fill_token.ends_in_order() and not is_absent:
             self._remove(key)
 
     def _remove(self, key: EntryKey) -> None:
-        self.ledger.changes.change(key.name)
+        self.invalidations.changes.change(key.name)
         if self.memory is not None:
             self.memory.discard(key)
         if self.redis is None:
             return
-        if not self._writes.offer(self.ticket(key), Write(key, None, b"")):
+        if not self._writes.offer(self.fill_token(key), Write(key, None, b"")):
             self._owe(key)
 
     async def forget(self, stacks: Iterable[bytes], cause: str, *, settles: bool) -> bool:
@@ -269,10 +271,10 @@ class Tiers:
         Returns:
             Whether Redis, where there is one, was told.
         """
-        debts: list[Debt] = []
+        debts: list[PendingInvalidation] = []
         now_s = self._clock.monotonic_s()
         for stack in stacks:
-            debt = self.ledger.forget(stack, now_s, settles=settles, owes=self._payments is not None)
+            debt = self.invalidations.forget(stack, now_s, settles=settles, owes=self._payments is not None)
             if debt is not None:
                 debts.append(debt)
             self._forget_here(stack)
@@ -299,28 +301,30 @@ class Tiers:
             await self.memory.close()
 
     def _owes(self, stack: bytes) -> bool:
-        return self._keeps_nothing or self.ledger.owes(stack)
+        return self._keeps_nothing or self.invalidations.owes(stack)
 
-    def _is_forgotten(self, ticket: Ticket) -> bool:
-        return self.ledger.changes.has_changed(ticket.key.stack, ticket.since)
+    def _is_forgotten(self, fill_token: FillToken) -> bool:
+        return self.invalidations.changes.has_changed(fill_token.key.stack, fill_token.since)
 
-    def _has_changed(self, ticket: Ticket) -> bool:
-        return self._is_forgotten(ticket) or self.ledger.changes.has_changed(ticket.key.name, ticket.since)
+    def _has_changed(self, fill_token: FillToken) -> bool:
+        return self._is_forgotten(fill_token) or self.invalidations.changes.has_changed(
+            fill_token.key.name, fill_token.since
+        )
 
-    def _keep_in_memory(self, ticket: Ticket, entry: Entry) -> bool:
+    def _keep_in_memory(self, fill_token: FillToken, entry: Entry) -> bool:
         if self.memory is None:
             return False
-        life_s = entry.ttl_s(entry.now_s(ticket.wall_s, ticket.monotonic_s))
+        life_s = entry.ttl_s(entry.now_s(fill_token.wall_s, fill_token.monotonic_s))
         if self.redis is not None:
             life_s = min(life_s, self._settings.memory_ttl_s)
-        return self.memory.put(ticket.key, entry, ticket.monotonic_s + life_s)
+        return self.memory.put(fill_token.key, entry, fill_token.monotonic_s + life_s)
 
-    def _queue_store(self, ticket: Ticket, entry: Entry) -> bool:
-        if self.redis is None or ticket.generation is None:
+    def _queue_store(self, fill_token: FillToken, entry: Entry) -> bool:
+        if self.redis is None or fill_token.generation is None:
             return False
-        if self._owes(ticket.key.stack):
+        if self._owes(fill_token.key.stack):
             return False
-        if not self._writes.offer(ticket, Write(ticket.key, entry, ticket.generation)):
+        if not self._writes.offer(fill_token, Write(fill_token.key, entry, fill_token.generation)):
             self._metrics.not_stored["queue-full"] += 1
             return False
         return True
@@ -333,8 +337,8 @@ class Tiers:
     async def _send_some_writes(self, redis: RedisStore) -> None:
         due: list[Write] = []
         taken = self._writes.take()
-        for ticket, write in taken:
-            is_void = self._is_forgotten(ticket) or self._owes(ticket.key.stack)
+        for fill_token, write in taken:
+            is_void = self._is_forgotten(fill_token) or self._owes(fill_token.key.stack)
             if write.entry is None or not is_void:
                 due.append(write)
         try:
@@ -352,7 +356,7 @@ class Tiers:
 
     def _owe(self, key: EntryKey) -> None:
         # An entry that could not be removed must not be served: owe the whole stack instead.
-        self.ledger.owe(key.stack, self._clock.monotonic_s())
+        self.invalidations.owe(key.stack, self._clock.monotonic_s())
         self._wake_payments()
 
     def _forget_here(self, stack: bytes) -> None:
@@ -362,16 +366,16 @@ class Tiers:
 
     def _dropped_elsewhere(self, name: bytes) -> None:
         """Void what has begun until now: nobody can tell in which order two processes began."""
-        self.ledger.changes.change(name)
+        self.invalidations.changes.change(name)
         if (fetches := self._fetches.get(name)) is not None:
-            fetches.end(self.ledger.changes.number)
+            fetches.end(self.invalidations.changes.number)
 
     def _wake_payments(self) -> None:
         if self._payments is not None:
             self._payments.wake()
 
     def _connection_opened(self) -> None:
-        self.ledger.connection_opened(self._clock.monotonic_s())
+        self.invalidations.connection_opened(self._clock.monotonic_s())
         self._wake_payments()
 
     def _redis_left(self) -> None:
@@ -384,17 +388,17 @@ class Tiers:
         if self._payments is not None:
             self._payments.retry_now()
 
-    def _note_received(self, note: Note) -> None:
+    def _note_received(self, note: InvalidationMessage) -> None:
         if self._payments is not None and note.sender == self._payments.replica:
             return
         stack = note.stack.encode()
-        self.ledger.note(stack, self._clock.monotonic_s(), note.age_s, settles=note.settles)
+        self.invalidations.note(stack, self._clock.monotonic_s(), note.age_s, settles=note.settles)
         self._forget_here(stack)
         self._metrics.forgotten["note"] += 1
 
     def _start_over(self) -> None:
         self._metrics.redis_subscriptions += 1
-        self.ledger.subscription_confirmed(self._clock.monotonic_s())
+        self.invalidations.subscription_confirmed(self._clock.monotonic_s())
         if self.memory is not None:
             self.memory.clear()
         self._on_start_over()

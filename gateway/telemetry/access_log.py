@@ -10,18 +10,18 @@ from collections.abc import Callable
 import msgspec
 
 from gateway.core.aos.route import route_name
-from gateway.core.caching.caller import Identity
-from gateway.core.caching.status import HIT, Verdict, outcome
-from gateway.core.http.incoming import loggable_path
+from gateway.core.caching.cache_status import HIT, CacheStatus, outcome
+from gateway.core.caching.identity import Identity
 from gateway.core.http.messages import Fields
-from gateway.core.http.trace import Parent
+from gateway.core.http.request import loggable_path
+from gateway.core.http.trace_context import Parent
 from gateway.errors import GatewayError
 from gateway.telemetry.caller_digest import CallerDigest
 from gateway.telemetry.line_writer import standard_error
-from gateway.telemetry.log_limit import LogLimit
-from gateway.telemetry.log_lines import FIELDS, LineHandler, formatter
+from gateway.telemetry.log_format import FIELDS, LineHandler, formatter
+from gateway.telemetry.log_rate_limit import LogLimit
 
-UNANSWERED = 499
+ABORTED = 499
 """The status of a line where no answer was sent: the caller left first, or a drain's time was over."""
 _ERROR_STATUS = 400
 _THROTTLED = 429
@@ -36,7 +36,7 @@ _refused_log = logging.getLogger("gateway.access.refused")
 _LIMITED = ("gateway.access.refused", "gateway.downstream.proxy_protocol", "aiohttp.server", "asyncio")
 
 
-class Answered(msgspec.Struct, frozen=True, kw_only=True):
+class AccessRecord(msgspec.Struct, frozen=True, kw_only=True):
     """An answered request.
 
     Attributes:
@@ -44,7 +44,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
         peer: the caller's address.
         method: the method token; empty when the request line was not understood.
         path: the target as received; what stands behind a ``?`` is never logged.
-        status: of the answer; `UNANSWERED` where none was sent.
+        status: of the answer; `ABORTED` where none was sent.
         took_s: from the parsed request to the last byte of the answer.
         received_bytes: head and body, as far as they were read, without the framing of chunks.
         sent_bytes: head and body, as far as they were written.
@@ -67,7 +67,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     caller: str = ""
     user_agent: bytes = b""
     parent: Parent | None = None
-    verdict: Verdict | None = None
+    cache_status: CacheStatus | None = None
     error: GatewayError | None = None
     upstream_s: float | None = None
 
@@ -122,11 +122,11 @@ class AccessLog:
         """Tell whether this hit gets a line."""
         return self.is_on and (self._sample >= 1 or self._pick() < self._sample)
 
-    def wants(self, status: int, verdict: Verdict | None) -> bool:
+    def wants(self, status: int, cache_status: CacheStatus | None) -> bool:
         """Tell whether an answer gets a line."""
         if status < self._least_status:
             return False
-        if verdict is None or status >= _ERROR_STATUS or outcome(verdict) != HIT:
+        if cache_status is None or status >= _ERROR_STATUS or outcome(cache_status) != HIT:
             return True
         return self.wants_hit()
 
@@ -142,7 +142,7 @@ class AccessLog:
         """Write a line for a request that did not get as far as a handler's answer."""
         if self.wants(error.status, None):
             self.write(
-                Answered(
+                AccessRecord(
                     request_id=request_id,
                     peer=peer,
                     method=_text(begun.method),
@@ -155,11 +155,11 @@ class AccessLog:
                 )
             )
 
-    def write(self, answered: Answered) -> None:
+    def write(self, answered: AccessRecord) -> None:
         """Write a line; the query is left out, it may hold anything."""
-        verdict, status = answered.verdict, answered.status
+        cache_status, status = answered.cache_status, answered.status
         error, upstream_s = answered.error, answered.upstream_s
-        log = _log if verdict is not None else _refused_log
+        log = _log if cache_status is not None else _refused_log
         level = logging.WARNING if status >= _FAILED_STATUS or status == _THROTTLED else logging.INFO
         if not log.isEnabledFor(level):
             return
@@ -172,8 +172,10 @@ class AccessLog:
             "path": _text(path),
             "route": route_name(path),
             "status": status,
-            "cache": outcome(verdict) if verdict is not None else "none",
-            "reason": verdict.reason.value if verdict is not None and verdict.reason is not None else "",
+            "cache": outcome(cache_status) if cache_status is not None else "none",
+            "reason": cache_status.reason.value
+            if cache_status is not None and cache_status.reason is not None
+            else "",
             "answered_by": _who(answered),
             "upstream_ms": None if upstream_s is None else round(upstream_s * 1000, 2),
             "took_ms": round(answered.took_s * 1000, 2),
@@ -217,11 +219,11 @@ def dropped_lines() -> int:
     return standard_error().lost + sum(limit.dropped for limit in limits if isinstance(limit, LogLimit))
 
 
-def _who(answered: Answered) -> str:
+def _who(answered: AccessRecord) -> str:
     """Return who made the answer; empty when there was none."""
-    if answered.verdict is None:
+    if answered.cache_status is None:
         return "gateway" if answered.error is not None else ""
-    return "cache" if outcome(answered.verdict) == HIT else "aos"
+    return "cache" if outcome(answered.cache_status) == HIT else "aos"
 
 
 def _text(raw: bytes) -> str:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import MutableMapping
 from hashlib import blake2b
 
-from gateway.core.caching.caller import TOKEN_FIELD, Identity, Recogniser, keyed
+from gateway.core.caching.identity import TOKEN_FIELD, Identity, IdentityReader, keyed
 from gateway.core.http.messages import Fields, values
 from gateway.core.http.signature import access_keys
 
@@ -33,13 +33,13 @@ class CallerDigest:
         key: see `digest_key`.
     """
 
-    def __init__(self, recogniser: Recogniser, key: bytes) -> None:
-        self._recogniser = recogniser
+    def __init__(self, identity_reader: IdentityReader, key: bytes) -> None:
+        self._identity_reader = identity_reader
         self._key = keyed(key)
 
     def of(self, fields: Fields) -> str:
         """Return the digest of what a request shows; empty when it shows no credential."""
-        found = self._recogniser.identify(fields)
+        found = self._identity_reader.identify(fields)
         if isinstance(found, Identity):
             return self.of_identity(found)
         # A signature differs from request to request, its access key does not.

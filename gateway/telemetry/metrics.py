@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from gateway.core.caching.status import HIT, Reason, Verdict, outcome, refused
+from gateway.core.caching.cache_status import HIT, CacheStatus, Reason, outcome, refused
 from gateway.telemetry.metrics_catalogue import (
     ERROR,
     FAMILIES,
@@ -84,9 +84,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     histograms: dict[str, list[Buckets]]
 
 
-def told(readings: Mapping[str, float]) -> Snapshot:
+def told(gauges: Mapping[str, float]) -> Snapshot:
     """Return numbers without labels as a snapshot, by their names in the catalogue."""
-    return Snapshot({name: [Value((), float(number))] for name, number in readings.items()}, {})
+    return Snapshot({name: [Value((), float(number))] for name, number in gauges.items()}, {})
 
 
 class Metrics:
@@ -124,7 +124,7 @@ class Metrics:
         self.stored = 0
         self.errors: Counter[str] = Counter()
         self.throttled: Counter[str] = Counter()
-        self.unanswered = 0
+        self.aborted = 0
         self.request_s = {how: Histogram(UPSTREAM_BOUNDS_S) for how in _OUTCOMES}
         self.upstream_calls: Counter[str] = Counter()
         self.upstream_failures: Counter[str] = Counter()
@@ -141,7 +141,7 @@ class Metrics:
         self.connections_unfit: Counter[str] = Counter()
         self.loop_lag_s = Histogram(LOOP_BOUNDS_S)
 
-    def answered(self, verdict: Verdict | None, status: int, took_s: float) -> None:
+    def answered(self, cache_status: CacheStatus | None, status: int, took_s: float) -> None:
         """Count an answer.
 
         Args:
@@ -149,17 +149,19 @@ class Metrics:
             status: of the answer.
             took_s: from the parsed request to the answer's head.
         """
-        reason = verdict.reason.value if verdict is not None and verdict.reason is not None else ""
-        how = ERROR if verdict is None else outcome(verdict)
+        reason = (
+            cache_status.reason.value if cache_status is not None and cache_status.reason is not None else ""
+        )
+        how = ERROR if cache_status is None else outcome(cache_status)
         self.requests[how, reason, f"{status // 100}xx"] += 1
         self.request_s[how].observe(took_s)
         if status == 429:
-            self.throttled[GATEWAY if verdict is None else UPSTREAM] += 1
-        if verdict is None:
+            self.throttled[GATEWAY if cache_status is None else UPSTREAM] += 1
+        if cache_status is None:
             return
-        if verdict.collapsed:
+        if cache_status.collapsed:
             self.collapsed += 1
-        elif verdict.stored:
+        elif cache_status.stored:
             self.stored += 1
 
     def called(self, method: str, waited_s: float) -> None:
@@ -183,7 +185,7 @@ class Metrics:
         name = NO_STATUS if status is None else f"{status // 100}xx"
         self.upstream_s.get(name, self.upstream_s[NO_STATUS]).observe(took_s)
 
-    def snapshot(self, readings: Mapping[str, float], build: tuple[str, ...] = ()) -> Snapshot:
+    def snapshot(self, gauges: Mapping[str, float], build: tuple[str, ...] = ()) -> Snapshot:
         """Return everything that was counted.
 
         Args:
@@ -195,8 +197,8 @@ class Metrics:
         for family in FAMILIES:
             if family.kind is Kind.HISTOGRAM:
                 continue
-            if family.name in readings:
-                values[family.name] = [Value((), float(readings[family.name]))]
+            if family.name in gauges:
+                values[family.name] = [Value((), float(gauges[family.name]))]
             elif family.name in counted:
                 numbers = {**dict.fromkeys(family.known, 0.0), **counted[family.name]}
                 values[family.name] = [Value(labels, number) for labels, number in numbers.items()]
@@ -217,7 +219,7 @@ class Metrics:
             "refusals": refusals,
             "errors": _by_one(self.errors),
             "throttled": _by_one(self.throttled),
-            "unanswered": {(): self.unanswered},
+            "unanswered": {(): self.aborted},
             "bad_requests": _by_one(self.bad_requests),
             "upstream_calls_saved": {(HIT,): hits, ("collapsed",): self.collapsed},
             "records_stored": {(): self.stored},

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from gateway.core.caching.status import HIT, OUTCOMES, Reason, refused
+from gateway.core.caching.cache_status import HIT, OUTCOMES, Reason, refused
 from gateway.core.http.proxy_header import Unfit
 
 PREFIX = "aos_gateway_"

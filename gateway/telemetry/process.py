@@ -15,7 +15,7 @@ _PROC = Path("/proc/self")
 _START_FIELD = 19
 
 
-def readings() -> dict[str, float]:
+def gauges() -> dict[str, float]:
     """Return the process metrics by name; what the system does not tell is left out."""
     found = {"process_cpu_seconds": time.process_time(), "processes": 1.0}
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

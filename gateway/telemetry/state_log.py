@@ -6,7 +6,7 @@ import logging
 import time
 
 from gateway.clock import Clock
-from gateway.telemetry.log_lines import FIELDS
+from gateway.telemetry.log_format import FIELDS
 
 _log = logging.getLogger("gateway")
 

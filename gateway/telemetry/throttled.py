@@ -53,7 +53,7 @@ class ThrottledCallers:
         # Least recently seen first.
         self._seen: dict[str, _Seen] = {}
 
-    def saw(self, fields: Fields, *, is_own: bool) -> None:
+    def count(self, fields: Fields, *, is_own: bool) -> None:
         """Count an answer.
 
         Args:

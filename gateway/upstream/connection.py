@@ -16,8 +16,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.clock import Clock
 from gateway.core.http.chunked import ChunkedFraming
-from gateway.core.http.headers import is_sound_head
-from gateway.core.http.reply import BodyFraming
+from gateway.core.http.fields import is_sound_head
+from gateway.core.http.framing import BodyFraming
 
 _HEAD_END = b"\r\n\r\n"
 _MAX_HEAD_BYTES = 65_536

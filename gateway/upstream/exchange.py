@@ -10,11 +10,11 @@ import aiohttp
 from aiohttp.client_exceptions import ClientPayloadError
 from aiohttp.connector import Connection
 
+from gateway.core.http.framing import BodyFraming, content_length
 from gateway.core.http.messages import Head
-from gateway.core.http.reply import BodyFraming, content_length
 from gateway.upstream.failure import FAILURES, exchange_failure
 from gateway.upstream.idle import IdleConnections, protocol_of
-from gateway.upstream.slots import Slot
+from gateway.upstream.limiter import Slot
 
 
 class Exchange:

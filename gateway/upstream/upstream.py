@@ -20,9 +20,9 @@ from yarl import URL
 
 from gateway.clock import Clock
 from gateway.core.aos.route import SERVER_WIDE, is_write
-from gateway.core.http.headers import response_defect
+from gateway.core.http.fields import response_defect
+from gateway.core.http.framing import BodyFraming, request_bytes, response_framing
 from gateway.core.http.messages import Fields, Head, IndexedFields, names
-from gateway.core.http.reply import BodyFraming, request_bytes, response_framing
 from gateway.errors import GatewayError, GaveWay, Overloaded, UpstreamError
 from gateway.runtime.progress import drained, taken
 from gateway.tasks import TaskSet
@@ -32,7 +32,7 @@ from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.exchange import Exchange
 from gateway.upstream.failure import FAILURES, connect_failure, exchange_failure
 from gateway.upstream.idle import IdleConnections, protocol_of
-from gateway.upstream.slots import PATIENCE_S, Slot, Slots
+from gateway.upstream.limiter import PATIENCE_S, Slot, Slots
 
 _log = logging.getLogger("gateway.upstream.upstream")
 _RETRIED_METHODS = frozenset({"GET", "HEAD"})

@@ -15,8 +15,8 @@ from aiohttp import web
 from gateway.admin.app import build_admin
 from gateway.admin.connection import MOST_CONNECTIONS, AdminConnection, admin_connections
 from gateway.config.secret import Secret
-from gateway.telemetry.sightings import Sighting
 from gateway.telemetry.throttled import ThrottledCaller
+from gateway.telemetry.top_executions import TopExecution
 from tests.testbed.client import Headers, RawClient, fetch, request_bytes
 from tests.testbed.response import RawResponse, TruncatedResponse
 
@@ -52,7 +52,7 @@ class _Gateway:
     def masked_config(self) -> dict[str, object]:
         return self.config
 
-    def executions(self) -> list[Sighting]:
+    def executions(self) -> list[TopExecution]:
         return []
 
     def throttled(self) -> list[ThrottledCaller]:

@@ -18,7 +18,7 @@ from gateway.admin.app import _Admin, build_admin
 from gateway.admin.server import AdminServer
 from gateway.config.address import parse_address
 from gateway.config.secret import Secret
-from gateway.core.caching.status import Reason
+from gateway.core.caching.cache_status import Reason
 from tests.references import ROOT
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, never, record
 from tests.testbed.client import Headers, fetch

@@ -17,10 +17,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from gateway.app.app import Gateway
+from gateway.app.gateway import Gateway
 from gateway.app.tracing import Tracing
 from gateway.config import rules as config_rules
-from gateway.config.config import ConfigError, TracingConfig, load_config
+from gateway.config.model import ConfigError, TracingConfig, load_config
 from tests.store.kit import until
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, never, record
 from tests.testbed.client import Headers, fetch

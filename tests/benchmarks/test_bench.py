@@ -15,7 +15,7 @@ from benchmarks.__main__ import chosen, parser, unmeasured
 from benchmarks.harness import tree
 from benchmarks.harness.contestants import filled
 from benchmarks.harness.processes import Origin, Processes, get
-from benchmarks.load.closedloop import requests
+from benchmarks.load.closed_loop import requests
 from benchmarks.load.loads import closed, once, write_targets
 from benchmarks.load.targets import make_targets
 from benchmarks.report.results import Round, Row, load_result

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.openloop import Answer as Answered
+from benchmarks.openloop import Answer as AccessRecord
 from benchmarks.openloop import Report, Target, offer
 from benchmarks.openloop.generator import BadUrlError
 from benchmarks.openloop.histogram import Histogram
@@ -153,7 +153,7 @@ async def test_bytes_that_nobody_asked_for_answer_no_later_request(aos: Scripted
         await got.wait()
         await conversation.answer(Answer(500, body=b"stray"))
 
-    def check(_: Answered) -> None:
+    def check(_: AccessRecord) -> None:
         got.set()
 
     aos.answer(OK)
@@ -198,9 +198,9 @@ async def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
 async def test_a_check_sees_whole_answers_and_its_errors_are_counted(aos: ScriptedAos) -> None:
     aos.answer(Answer(body=b"right", framing="chunked", chunks=[b"ri", b"ght"]))
     aos.queue(Answer(body=b"wrong"))
-    seen: list[Answered] = []
+    seen: list[AccessRecord] = []
 
-    def check(answer: Answered) -> str | None:
+    def check(answer: AccessRecord) -> str | None:
         seen.append(answer)
         return None if answer.body == b"right" else "wrong-body"
 
@@ -214,7 +214,7 @@ async def test_a_check_sees_whole_answers_and_its_errors_are_counted(aos: Script
 async def test_a_check_that_raises_ends_the_run(aos: ScriptedAos) -> None:
     aos.answer(OK)
 
-    def check(answer: Answered) -> str | None:
+    def check(answer: AccessRecord) -> str | None:
         raise LookupError(answer.status)
 
     with pytest.raises(LookupError, match="200"):
@@ -224,7 +224,7 @@ async def test_a_check_that_raises_ends_the_run(aos: ScriptedAos) -> None:
 async def test_a_run_whose_loop_was_blocked_is_not_valid(aos: ScriptedAos) -> None:
     aos.answer(OK)
 
-    def block(_: Answered) -> None:
+    def block(_: AccessRecord) -> None:
         time.sleep(0.03)  # what a generator must not do
 
     report = await run(aos.url, check=block)

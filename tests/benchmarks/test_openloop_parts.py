@@ -136,7 +136,7 @@ def test_what_is_no_response_is_malformed(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "verdict", "is_collapsed"),
+    ("value", "cache_status", "is_collapsed"),
     [
         (b"", "none", False),
         (b"aos-gateway; hit; ttl=10", "hit", False),
@@ -149,9 +149,9 @@ def test_what_is_no_response_is_malformed(data: bytes) -> None:
     ],
 )
 def test_the_gateways_own_member_of_cache_status_counts(
-    value: bytes, verdict: str, is_collapsed: bool
+    value: bytes, cache_status: str, is_collapsed: bool
 ) -> None:
-    assert verdict_of(value) == (verdict, is_collapsed)
+    assert verdict_of(value) == (cache_status, is_collapsed)
 
 
 @pytest.mark.parametrize(

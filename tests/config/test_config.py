@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from gateway.config.address import Mode
-from gateway.config.config import (
+from gateway.config.model import (
     CacheConfig,
     Config,
     ConfigError,
@@ -643,15 +643,15 @@ def test_no_text_form_of_the_configuration_holds_a_secret(secretive: Config) -> 
 
 
 def test_the_masked_configuration_shows_what_is_set_and_where_redis_is(secretive: Config) -> None:
-    shown: Any = masked(secretive)
-    assert shown["server"]["admin_token"] == "***"
-    assert shown["cache"]["secret"] == "***"
-    assert shown["redis"]["url"] == "redis://***@redis.example:6380/5"
+    shorten: Any = masked(secretive)
+    assert shorten["server"]["admin_token"] == "***"
+    assert shorten["cache"]["secret"] == "***"
+    assert shorten["redis"]["url"] == "redis://***@redis.example:6380/5"
     empty: Any = masked(_from_flags())
     assert (empty["server"]["admin_token"], empty["cache"]["secret"], empty["redis"]["url"]) == ("", "", "")
     assert empty["upstream"]["url"] == "http://aos"
     assert empty["server"]["listen"] == "127.0.0.1:8080"
-    assert msgspec.json.decode(msgspec.json.encode(shown)) == shown
+    assert msgspec.json.decode(msgspec.json.encode(shorten)) == shorten
 
 
 def test_a_secret_shows_only_whether_it_is_set() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from redis.connection import parse_url
 
-from gateway.config.error import Refused
+from gateway.config.errors import InvalidValue
 from gateway.config.redis_url import masked_redis_url, redis_url_of
 
 
@@ -93,7 +93,7 @@ def test_a_rediss_url_speaks_tls() -> None:
     ],
 )
 def test_a_bad_redis_url_is_refused_without_being_shown(text: str, remedy: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidValue) as caught:
         redis_url_of(text)
     assert remedy in caught.value.remedy
     assert caught.value.value == "***"

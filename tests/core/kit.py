@@ -7,8 +7,8 @@ import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from gateway.core.caching.policy import Arrival, Judgement, Rules, judge
-from gateway.core.caching.status import Reason
+from gateway.core.caching.cache_status import Reason
+from gateway.core.caching.policy import FetchedResponse, Rules, StoreDecision, decide_store
 from gateway.core.http.messages import Fields, Head, Request
 from tests.testbed.payloads import ACTION_ID, TARGET, record
 
@@ -43,16 +43,16 @@ names = st.from_regex(rb"[A-Za-z][A-Za-z0-9-]{0,15}", fullmatch=True)
 texts = st.binary(max_size=20).map(lambda data: bytes(byte for byte in data if byte >= 0x20 and byte != 0x7F))
 
 
-def arrival(
+def fetched_response(
     body: bytes,
     *fields: tuple[bytes, bytes],
     status: int = 200,
     complete: bool = True,
     request: Fields = (),
     action_id: str = ACTION_ID,
-) -> Arrival:
+) -> FetchedResponse:
     """A whole response to the execution call."""
-    return Arrival(Head(status, b"OK", fields), body, complete, request, action_id.encode(), NOW_S)
+    return FetchedResponse(Head(status, b"OK", fields), body, complete, request, action_id.encode(), NOW_S)
 
 
 def request(
@@ -75,15 +75,15 @@ def minimal(**members: Any) -> bytes:
     return json.dumps(members).encode()
 
 
-def judged(
-    came: Arrival, rules: Rules = SHARED, *, settling: bool = False, uncertain: bool = False
-) -> Judgement:
+def decided(
+    came: FetchedResponse, rules: Rules = SHARED, *, settling: bool = False, uncertain: bool = False
+) -> StoreDecision:
     """What becomes of an arrival."""
-    return judge(came, rules, settling=settling, uncertain=uncertain)
+    return decide_store(came, rules, settling=settling, uncertain=uncertain)
 
 
 def refusal(
     body: bytes = b"", *fields: tuple[bytes, bytes], rules: Rules = SHARED, **more: Any
 ) -> Reason | None:
     """Why a body, the example record by default, is not stored."""
-    return judged(arrival(body or record(), *fields, **more), rules).refusal
+    return decided(fetched_response(body or record(), *fields, **more), rules).refusal

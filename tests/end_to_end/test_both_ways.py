@@ -14,7 +14,7 @@ from tests.testbed.client import RawClient, RawResponse
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.redis_server import RedisServer
 
-from .asking import ALICE, BOB, MovableTime, all_busy, settled, until, verdict
+from .kit import ALICE, BOB, MovableTime, all_busy, cache_status, settled, until
 
 _Field = tuple[str, str]
 
@@ -33,7 +33,7 @@ async def _get(gateway: RunningGateway, *fields: _Field, token: bytes = ALICE) -
 
 async def _ask(gateway: RunningGateway, *fields: _Field, token: bytes = ALICE) -> str:
     """What the cache did with a plain GET."""
-    return verdict(await _get(gateway, *fields, token=token))
+    return cache_status(await _get(gateway, *fields, token=token))
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ async def test_a_clock_that_was_set_back_gives_no_entry_a_longer_life(
         await _ask(gateway)
         time.ahead_s, time.set_s = 295, set_s
         hit = await _get(gateway)
-        assert re.fullmatch(r"aos-gateway; hit; ttl=[345]", verdict(hit))
+        assert re.fullmatch(r"aos-gateway; hit; ttl=[345]", cache_status(hit))
         assert int(hit.get("age") or 0) >= 295
         time.ahead_s = 301
         assert (await _ask(gateway)).endswith("fwd=uri-miss; fwd-status=200; stored")

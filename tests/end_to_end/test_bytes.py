@@ -14,7 +14,7 @@ from tests.testbed.gateway import RunningGateway
 from tests.testbed.payloads import EXECUTION, payload, payload_names
 from tests.testbed.wire import Field
 
-from .asking import ALICE, OTHER_ROUTE, get, is_hit, settled, verdict
+from .kit import ALICE, OTHER_ROUTE, cache_status, get, is_hit, settled
 
 _Framing = Literal["length", "chunked", "close"]
 _FRAMINGS: list[_Framing] = ["length", "chunked", "close"]
@@ -99,7 +99,7 @@ async def test_a_list_of_executions_is_not_stored(
     aos: ScriptedAos, gateway: RunningGateway, name: str
 ) -> None:
     aos.answer(Answer(body=payload(name)))
-    assert "stored" not in verdict(await get(gateway))
+    assert "stored" not in cache_status(await get(gateway))
     assert not is_hit(await get(gateway))
 
 

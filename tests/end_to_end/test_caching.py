@@ -23,7 +23,7 @@ from tests.testbed.aos import (
 from tests.testbed.client import RawClient, request_bytes
 from tests.testbed.gateway import RunningGateway, running
 
-from .asking import ALICE, MovableTime, get, is_hit, running_record, settled, verdict
+from .kit import ALICE, MovableTime, cache_status, get, is_hit, running_record, settled
 
 _STORED = "aos-gateway; fwd=uri-miss; fwd-status=200; stored"
 _HIT = re.compile(r"aos-gateway; hit; ttl=(\d+)")
@@ -41,8 +41,8 @@ async def test_a_terminal_record_is_stored_and_served(
 ) -> None:
     aos.answer(Answer(body=record(phase, spec__onFailureStrategy="DoNothing")))
     first, second = await get(gateway), await get(gateway)
-    assert verdict(first) == _STORED
-    assert 295 <= _ttl_s(verdict(second)) <= 300
+    assert cache_status(first) == _STORED
+    assert 295 <= _ttl_s(cache_status(second)) <= 300
     assert second.body == first.body
     assert aos.count() == 1
 
@@ -61,7 +61,7 @@ async def test_any_other_phase_is_not_stored(
     for _ in range(2):
         answer = await get(gateway)
         assert answer.body == record(phase)
-        assert verdict(answer) in {
+        assert cache_status(answer) in {
             "aos-gateway; fwd=uri-miss; fwd-status=200; detail=phase",
             "aos-gateway; fwd=uri-miss; fwd-status=200; detail=undecodable",
         }
@@ -119,7 +119,7 @@ async def test_what_is_not_storable_passes_and_is_not_stored(
         response = await get(gateway)
         assert (response.status, response.body) == (answer.status, answer.body)
         expected = f"aos-gateway; fwd=uri-miss; fwd-status={answer.status}; detail={detail}"
-        assert verdict(response) == expected
+        assert cache_status(response) == expected
     assert aos.count() == 2
 
 
@@ -143,14 +143,14 @@ async def test_what_the_origin_allows_is_stored(
 
 async def test_vary_origin_counts_when_the_request_has_one(aos: ScriptedAos, gateway: RunningGateway) -> None:
     aos.answer(settled(("Vary", "Origin")))
-    assert verdict(await get(gateway, TARGET, ("Origin", "http://x"))).endswith("detail=vary")
+    assert cache_status(await get(gateway, TARGET, ("Origin", "http://x"))).endswith("detail=vary")
 
 
 async def test_the_origins_max_age_caps_the_time_to_live(aos: ScriptedAos, gateway: RunningGateway) -> None:
     aos.answer(settled(("Cache-Control", "max-age=50"), ("Age", "10")))
     await get(gateway)
     hit = await get(gateway)
-    assert 38 <= _ttl_s(verdict(hit)) <= 40
+    assert 38 <= _ttl_s(cache_status(hit)) <= 40
     assert hit.get("age") in {b"10", b"11"}
 
 
@@ -182,9 +182,9 @@ async def test_age_and_ttl_of_a_hit_follow_the_clock_until_access_ttl_ends(aos: 
             age = hit.get("age")
             assert age is not None
             assert ahead_s <= int(age) <= ahead_s + 2
-            assert 298 <= int(age) + _ttl_s(verdict(hit)) <= 300
+            assert 298 <= int(age) + _ttl_s(cache_status(hit)) <= 300
         time.ahead_s = 301
-        assert verdict(await get(gateway)) == _STORED
+        assert cache_status(await get(gateway)) == _STORED
 
 
 async def test_a_failed_record_that_may_reopen_is_stored_briefly(aos: ScriptedAos) -> None:
@@ -193,8 +193,8 @@ async def test_a_failed_record_that_may_reopen_is_stored_briefly(aos: ScriptedAo
         for strategy in (ABSENT, "Rollback", "donothing"):
             time.ahead_s += 1000
             aos.answer(Answer(body=record("Failed", spec__onFailureStrategy=strategy)))
-            assert verdict(await get(gateway)) == _STORED
-            assert 28 <= _ttl_s(verdict(await get(gateway))) <= 30
+            assert cache_status(await get(gateway)) == _STORED
+            assert 28 <= _ttl_s(cache_status(await get(gateway))) <= 30
             time.ahead_s += 31
             assert not is_hit(await get(gateway))
 
@@ -204,7 +204,7 @@ async def test_shared_scope_keeps_a_succeeded_record_for_a_day(aos: ScriptedAos)
     aos.answer(settled())
     async with running(aos.url, clock=time.clock, cache__scope="shared") as gateway:
         await get(gateway)
-        assert _ttl_s(verdict(await get(gateway))) <= 300
+        assert _ttl_s(cache_status(await get(gateway))) <= 300
         time.ahead_s = 700
         await get(gateway)
         time.ahead_s = 80_000
@@ -255,7 +255,7 @@ async def test_a_fetch_that_began_before_a_404_is_not_stored_any_more(
     await gate.wait_reached()
     assert (await get(gateway, TARGET, ("Cache-Control", "no-cache"))).status == 404
     gate.open()
-    assert verdict(await older).endswith("detail=forgotten")
+    assert cache_status(await older).endswith("detail=forgotten")
     assert not is_hit(await get(gateway))
 
 
@@ -268,7 +268,7 @@ async def test_a_body_beyond_the_bound_streams_through_and_is_not_stored(aos: Sc
                 answer = await get(gateway)
                 assert sha256(answer.body).digest() == sha256(body).digest()
                 told = "aos-gateway; fwd=uri-miss; fwd-status=200; detail=too-large"
-                assert verdict(answer) == told
+                assert cache_status(answer) == told
         assert gateway.app.upstream.slots.in_use == 0
     assert aos.connections == 1
 
@@ -318,7 +318,7 @@ async def test_gzip_is_a_variant_of_its_own_and_stays_packed(
     assert aos.received[0].all("accept-encoding") == [b"gzip"]
     plain = await get(gateway)
     assert plain.body == record()
-    assert verdict(plain) == _STORED
+    assert cache_status(plain) == _STORED
     assert is_hit(await get(gateway, TARGET, ("Accept-Encoding", "identity, gzip;q=0")))
     assert aos.count() == 2
 
@@ -329,7 +329,7 @@ async def test_a_gzip_bomb_passes_and_is_not_stored(aos: ScriptedAos) -> None:
     async with running(aos.url, cache__max_body_bytes=100_000) as gateway:
         answer = await get(gateway, TARGET, ("Accept-Encoding", "gzip"))
     assert answer.body == bomb
-    assert verdict(answer) == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=too-large"
+    assert cache_status(answer) == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=too-large"
 
 
 async def test_variants_do_not_answer_for_each_other(aos: ScriptedAos, gateway: RunningGateway) -> None:
@@ -362,7 +362,7 @@ async def test_nothing_is_stored_without_any_tier(aos: ScriptedAos, free_port: i
     aos.answer(settled())
     redis_url = f"redis://127.0.0.1:{free_port}/0"
     async with running(aos.url, cache__memory_bytes=0, redis__url=redis_url) as gateway:
-        told = verdict(await get(gateway))
+        told = cache_status(await get(gateway))
         assert told == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=no-tier"
         assert not is_hit(await get(gateway))
 
@@ -409,7 +409,7 @@ async def test_judging_a_large_record_holds_up_nobody_else(aos: ScriptedAos, gat
     await get(gateway)
     # The one thread for such work is busy until the event is set.
     is_free = threading.Event()
-    busy = gateway.app.judges.submit(is_free.wait, 10)
+    busy = gateway.app.executor.submit(is_free.wait, 10)
     try:
         asked = asyncio.create_task(get(gateway, large))
         await aos.wait_received(2)
@@ -418,6 +418,6 @@ async def test_judging_a_large_record_holds_up_nobody_else(aos: ScriptedAos, gat
         assert not asked.done()
     finally:
         is_free.set()
-    assert verdict(await asked) == _STORED
+    assert cache_status(await asked) == _STORED
     assert busy.result()
     assert is_hit(await get(gateway, large))

@@ -10,7 +10,7 @@ from tests.testbed.client import RawClient, TruncatedResponse, request_bytes
 from tests.testbed.gateway import GatewayProcess, running
 from tests.testbed.redis_server import RedisServer
 
-from .asking import ALICE, OTHER_ROUTE, get, is_hit, settled
+from .kit import ALICE, OTHER_ROUTE, get, is_hit, settled
 
 _TOKEN = ("X-Auth-Token", ALICE)
 

@@ -19,7 +19,7 @@ from tests.testbed.client import RawClient, RawResponse, request_bytes
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.secrets import token
 
-from .asking import ALICE, BOB, MovableTime, all_busy, get, is_hit, running_record, settled, verdict
+from .kit import ALICE, BOB, MovableTime, all_busy, cache_status, get, is_hit, running_record, settled
 
 _CALLERS = 200
 
@@ -52,7 +52,7 @@ async def test_concurrent_equal_requests_cost_one_call_on_a_fresh_connection(
     assert len({response.body for response in answers}) == (1 if status != 502 else _CALLERS)
     assert len(aos.heads) == 1
     if status != 502:
-        assert sum("collapsed" in verdict(response) for response in answers) == _CALLERS - 1
+        assert sum("collapsed" in cache_status(response) for response in answers) == _CALLERS - 1
 
 
 @pytest.mark.parametrize("cut", [close_unanswered, reset_unanswered])
@@ -131,7 +131,7 @@ async def test_a_no_cache_never_gets_the_answer_of_an_older_fetch(
     await gate.wait_reached()
     anew = await get(gateway, TARGET, wish)
     assert anew.json()["status"]["objectStatus"]["phase"] == "Succeeded"
-    assert verdict(anew) == "aos-gateway; fwd=request; fwd-status=200; stored; detail=request-no-cache"
+    assert cache_status(anew) == "aos-gateway; fwd=request; fwd-status=200; stored; detail=request-no-cache"
     gate.open()
     assert (await older).json()["status"]["objectStatus"]["phase"] == "Failed"
     assert len(aos.received) == 2
@@ -150,7 +150,7 @@ async def test_a_request_after_a_no_cache_joins_the_newer_fetch(
     await all_busy(gateway, 3)
     gates[1].open()
     assert (await joins).body == (await newer).body
-    assert verdict(await joins).endswith("collapsed")
+    assert cache_status(await joins).endswith("collapsed")
     gates[0].open()
     assert (await older).body != (await newer).body
     assert len(aos.received) == 2
@@ -195,14 +195,14 @@ async def test_a_silent_upstream_costs_all_who_wait_one_504_and_is_asked_anew_la
         assert gateway.app.upstream.slots.in_use == 0
 
 
-@pytest.mark.parametrize("wishes", [[], [("Cache-Control", "no-store")]])
+@pytest.mark.parametrize("directives", [[], [("Cache-Control", "no-store")]])
 async def test_a_dripping_body_meets_the_deadline_of_the_whole_fetch(
-    aos: ScriptedAos, wishes: list[tuple[str, str]]
+    aos: ScriptedAos, directives: list[tuple[str, str]]
 ) -> None:
     gate = aos.gate()
     aos.answer(Answer(body=record(), body_gate=gate))
     async with running(aos.url, upstream__total_timeout_s=0.2) as gateway:
-        answer = await get(gateway, TARGET, *wishes)
+        answer = await get(gateway, TARGET, *directives)
         assert answer.status == 504
         assert gateway.app.upstream.slots.in_use == 0
     assert aos.open_connections == 0
@@ -227,7 +227,7 @@ async def test_a_failed_fetch_fails_for_all_who_joined_and_is_not_kept(
     for response in await asyncio.gather(*asked):
         assert response.status == 502
         assert response.get("proxy-status") is not None
-        assert "fwd=uri-miss" in verdict(response)
+        assert "fwd=uri-miss" in cache_status(response)
     assert (await get(gateway)).status == 200
     assert len(aos.heads) == 2
 
@@ -245,7 +245,7 @@ async def test_a_body_too_large_streams_to_the_leader_and_the_others_fetch_for_t
         answers = await asyncio.gather(*asked)
         assert gateway.app.upstream.slots.in_use == 0
     assert all(response.body == large.body for response in answers)
-    assert all("detail=too-large" in verdict(response) for response in answers)
+    assert all("detail=too-large" in cache_status(response) for response in answers)
     assert len(aos.received) == 3
 
 
@@ -350,7 +350,7 @@ async def test_a_shared_answer_chosen_by_a_field_is_not_for_who_sent_another_one
     asked = [asyncio.create_task(get(gateway, TARGET, (field, value))) for value in ("one", "other")]
     await all_busy(gateway, 2)
     gate.open()
-    verdicts = [verdict(response) for response in await asyncio.gather(*asked)]
+    verdicts = [cache_status(response) for response in await asyncio.gather(*asked)]
     assert [found for found in verdicts if "collapsed" in found] == []
     assert sorted(received.get(field.lower()) or b"" for received in aos.received) == [b"one", b"other"]
 

@@ -11,7 +11,7 @@ from tests.testbed.client import Headers, RawResponse, fetch
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.secrets import assert_absent
 
-from .asking import ALICE, BOB, all_busy, get, is_hit, settled, verdict
+from .kit import ALICE, BOB, all_busy, cache_status, get, is_hit, settled
 
 _TOKEN = ("X-Auth-Token", ALICE)
 _SCHEMES = ["SDK-HMAC-SHA256", "SDK-HMAC-SM3", "SDK-ECDSA-P256-SHA256", "SDK-SM2-SM3", "V11-HMAC-SHA256"]
@@ -187,7 +187,7 @@ async def test_shared_scope_asks_for_a_credential_that_can_be_recognised(
     async with running(aos.url, cache__scope="shared") as gateway:
         await get(gateway)
         answer = await _ask(gateway, stranger)
-    assert verdict(answer) == "aos-gateway; fwd=bypass; fwd-status=200; detail=identity"
+    assert cache_status(answer) == "aos-gateway; fwd=bypass; fwd-status=200; detail=identity"
     _tells_only(answer, teller, 2)
 
 
@@ -229,7 +229,7 @@ async def test_a_signed_request_bypasses_and_arrives_as_it_was_signed(
     ]
     for times in (1, 2):
         answer = await _ask(gateway, signed)
-        assert verdict(answer) == "aos-gateway; fwd=bypass; fwd-status=200; detail=signed"
+        assert cache_status(answer) == "aos-gateway; fwd=bypass; fwd-status=200; detail=signed"
         _tells_only(answer, teller, 1 + times)
         came = aos.received[-1]
         for name, value in signed:

@@ -11,7 +11,7 @@ from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos, record
 from tests.testbed.client import RawClient, RawResponse, fetch, request_bytes
 from tests.testbed.gateway import RunningGateway, running
 
-from .asking import ALICE, BOB, OTHER_ROUTE, get, is_hit, settled, until
+from .kit import ALICE, BOB, OTHER_ROUTE, get, is_hit, settled, until
 
 _TOKEN = ("X-Auth-Token", ALICE)
 _GET = request_bytes("GET", TARGET, [_TOKEN])

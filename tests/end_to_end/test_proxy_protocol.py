@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from gateway.app.app import Gateway
+from gateway.app.gateway import Gateway
 from gateway.core.http.messages import Fields
 from gateway.downstream import proxy_protocol
 from gateway.downstream.connection import DownstreamConnection
@@ -26,7 +26,7 @@ from tests.testbed.client import RawClient, RawResponse, request_bytes
 from tests.testbed.gateway import GatewayProcess, RunningGateway, loaded, running
 from tests.testbed.tls import Authority
 
-from .asking import ALICE, OTHER_ROUTE, is_hit, settled, until
+from .kit import ALICE, OTHER_ROUTE, is_hit, settled, until
 
 _TOKEN = ("X-Auth-Token", ALICE)
 _GET = request_bytes("GET", TARGET, [_TOKEN])

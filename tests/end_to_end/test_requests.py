@@ -9,7 +9,7 @@ from tests.testbed.client import Headers, RawClient, fetch, request_bytes
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.wire import Field
 
-from .asking import OTHER_ROUTE, get, is_hit, settled
+from .kit import OTHER_ROUTE, get, is_hit, settled
 
 _VIA = re.compile(rb"1\.1 aos-gateway \([0-9a-f]{8}\)")
 

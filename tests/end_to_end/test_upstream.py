@@ -30,7 +30,7 @@ from tests.testbed.client import RawClient, RawResponse, TruncatedResponse, requ
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.tls import Authority
 
-from .asking import OTHER_ROUTE, MovableTime, get, is_hit, running_record, settled, until, verdict
+from .kit import OTHER_ROUTE, MovableTime, cache_status, get, is_hit, running_record, settled, until
 
 _OK = Answer(200, body=b"fine")
 _ERROR_MEMBERS = {"type", "title", "status", "detail", "instance", "code", "message", "extend", "showdetail"}
@@ -524,7 +524,7 @@ async def test_a_gateways_own_error_tells_what_the_cache_did(
     aos: ScriptedAos, gateway: RunningGateway, target: str
 ) -> None:
     aos.answer(close_unanswered)
-    told = verdict(await get(gateway, target))
+    told = cache_status(await get(gateway, target))
     assert told in {
         "aos-gateway; fwd=uri-miss",
         "aos-gateway; fwd=bypass; detail=route",

@@ -22,7 +22,7 @@ from tests.testbed.aos import (
 from tests.testbed.client import RawClient, TruncatedResponse, request_bytes
 from tests.testbed.gateway import RunningGateway, running
 
-from .asking import ALICE, BOB, MovableTime, get, is_hit, settled, verdict
+from .kit import ALICE, BOB, MovableTime, cache_status, get, is_hit, settled
 
 _STACK = f"/v2/stacks/{STACK_ID}"
 _ACTIONS = f"{_STACK}/actions"
@@ -194,9 +194,9 @@ async def test_a_fetch_under_way_during_a_write_answers_who_had_joined_and_is_no
     await gate.wait_reached()
     await get(gateway, _STACK, method="DELETE")
     newer = await get(gateway)
-    assert "collapsed" not in verdict(newer)
+    assert "collapsed" not in cache_status(newer)
     gate.open()
-    assert verdict(await older) == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=forgotten"
+    assert cache_status(await older) == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=forgotten"
     assert aos.count("GET") == 2
 
 
@@ -263,7 +263,7 @@ async def test_a_get_that_says_it_is_another_method_counts_as_a_write(
     aos.answer(settled())
     await get(gateway)
     answer = await get(gateway, TARGET, (name, "DELETE"))
-    assert verdict(answer) == "aos-gateway; fwd=bypass; fwd-status=200; detail=identity"
+    assert cache_status(answer) == "aos-gateway; fwd=bypass; fwd-status=200; detail=identity"
     assert not is_hit(await get(gateway))
 
 
@@ -291,12 +291,12 @@ async def test_what_is_stored_soon_after_a_write_lives_briefly(aos: ScriptedAos)
     async with running(aos.url, clock=time.clock) as gateway:
         await get(gateway, _ACTIONS, method="PUT", body=b"{}")
         await get(gateway)
-        assert verdict(await get(gateway)) in {"aos-gateway; hit; ttl=29", "aos-gateway; hit; ttl=30"}
+        assert cache_status(await get(gateway)) in {"aos-gateway; hit; ttl=29", "aos-gateway; hit; ttl=30"}
         time.ahead_s = 31
         assert not is_hit(await get(gateway))
         time.ahead_s = 700
         await get(gateway)
-        assert verdict(await get(gateway)) in {"aos-gateway; hit; ttl=299", "aos-gateway; hit; ttl=300"}
+        assert cache_status(await get(gateway)) in {"aos-gateway; hit; ttl=299", "aos-gateway; hit; ttl=300"}
 
 
 async def test_an_upload_that_the_upstream_refuses_early_gets_that_answer(

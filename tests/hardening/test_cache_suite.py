@@ -11,7 +11,7 @@ from email.utils import formatdate
 
 import pytest
 
-from tests.end_to_end.asking import BOB, MovableTime, get, is_hit
+from tests.end_to_end.kit import BOB, MovableTime, get, is_hit
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawResponse
 from tests.testbed.gateway import RunningGateway, running

@@ -40,7 +40,7 @@ def of_stack(number: int) -> str:
     return f"/v2/stacks/stack-{number}/actions/{ACTION_ID}"
 
 
-def verdict(response: RawResponse) -> bytes:
+def cache_status(response: RawResponse) -> bytes:
     return response.all("cache-status")[-1]
 
 
@@ -72,7 +72,7 @@ class Rig:
         return response
 
     async def is_hit(self, target: str = TARGET, caller: bytes = A) -> bool:
-        return b"; hit" in verdict(await self.get(target, caller))
+        return b"; hit" in cache_status(await self.get(target, caller))
 
     async def hits(self, timeout_s: float = RECOVERY_S, caller: bytes = A) -> None:
         """Wait until Redis answers."""
@@ -89,7 +89,7 @@ class Rig:
 
     @property
     def debts(self) -> int:
-        return self.gateway.app.tiers.ledger.owed
+        return self.gateway.app.tiers.invalidations.owed
 
     def gauge(self, name: str) -> float:
         text = self.gateway.app.metrics_text()[0].decode()
@@ -325,7 +325,7 @@ async def test_a_gateway_started_without_redis_uses_it_once_it_is_there(
         await asyncio.to_thread(own_redis.start)
 
         async def is_hit() -> bool:
-            return b"; hit" in verdict(await fetch(gateway.address, TARGET, token=A))
+            return b"; hit" in cache_status(await fetch(gateway.address, TARGET, token=A))
 
         await until(is_hit, "a hit", RECOVERY_S)
 

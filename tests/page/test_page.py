@@ -14,9 +14,9 @@ from gateway.admin.app import Operations, build_admin
 from gateway.admin.connection import admin_connections
 from gateway.config.secret import Secret
 from gateway.page.page import POLICY, Refresh
-from gateway.telemetry.sightings import Sighting
 from gateway.telemetry.throttled import ThrottledCaller
-from tests.end_to_end.asking import all_busy
+from gateway.telemetry.top_executions import TopExecution
+from tests.end_to_end.kit import all_busy
 from tests.testbed.answers import Answer
 from tests.testbed.aos import ScriptedAos
 from tests.testbed.client import fetch
@@ -178,7 +178,7 @@ class _Workers:
     def masked_config(self) -> dict[str, object]:
         return {"server": {"max_connections": 10}, "redis": {"url": ""}}
 
-    def executions(self) -> list[Sighting]:
+    def executions(self) -> list[TopExecution]:
         return []
 
     def throttled(self) -> list[ThrottledCaller]:

@@ -3,15 +3,15 @@
 import msgspec
 import pytest
 
-from gateway.core.caching.status import Reason
+from gateway.core.caching.cache_status import Reason
 from gateway.page.health import Facts
 from gateway.page.samples import History, Sample
 from gateway.page.status import status
 from gateway.page.words import REASONS, words
-from gateway.telemetry.sightings import Sighting
+from gateway.telemetry.top_executions import TopExecution
 
 _FACTS = Facts(is_ready=True, has_redis=False, max_connections=100, workers=1, workers_ready=1)
-_BUSY = Sighting("stack", "action", "Running", 40, 12, 0.5, 3.0)
+_BUSY = TopExecution("stack", "action", "Running", 40, 12, 0.5, 3.0)
 
 
 def _history() -> History:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.error import ConfigError
+from gateway.config.errors import ConfigError
 from gateway.runtime.systemd import Activation, Notifier
 from tests.store.kit import until
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record

@@ -10,21 +10,21 @@ import sys
 import pytest
 
 from gateway.server.channel import (
-    Answer,
-    Ask,
-    Bye,
     Channel,
+    FinalState,
+    Invalidate,
+    Invalidation,
     Message,
+    Pending,
     Ping,
     Purge,
-    Questions,
     Ready,
     Reload,
+    Response,
     Start,
     State,
+    StateRequest,
     Stop,
-    Tell,
-    Told,
     pack_state,
     read_state,
 )
@@ -34,15 +34,15 @@ from gateway.telemetry.metrics import Metrics
 MESSAGES: tuple[Message, ...] = (
     Start(1, b"settings"),
     Reload(2, b""),
-    Stop(is_gentle=True),
+    Stop(is_handover=True),
     Stop(at_once=True),
-    Ask(3),
+    StateRequest(3),
     Purge(4, "stack"),
     Ping(),
     Ready(is_serving=True),
-    Tell(1, 5, [Told(stack=b"s", settles=True), Told(entry=b"e", name=b"n")]),
-    Answer(6, b"x" * 1_000_000),
-    Bye(b"state"),
+    Invalidate(1, 5, [Invalidation(stack=b"s", settles=True), Invalidation(entry=b"e", name=b"n")]),
+    Response(6, b"x" * 1_000_000),
+    FinalState(b"state"),
 )
 
 
@@ -66,7 +66,7 @@ async def test_what_is_sent_to_who_reads_nothing_has_a_bound_and_holds_up_nobody
         channel = await Channel.over(one)
         async with asyncio.timeout(5):
             sent = 0
-            while channel.send(Answer(1, b"x" * 1_000_000)):
+            while channel.send(Response(1, b"x" * 1_000_000)):
                 sent += 1
                 assert sent < 20
             await channel.flush()
@@ -86,7 +86,7 @@ async def test_what_is_no_message_ends_it(data: bytes) -> None:
 
 
 async def test_an_answer_reaches_who_asked_and_nobody_else() -> None:
-    questions = Questions()
+    questions = Pending()
     (one, first), (other, second) = questions.new(), questions.new()
     questions.answered(other, b"second")
     assert (await second, first.done()) == (b"second", False)
@@ -115,7 +115,7 @@ async def test_a_worker_that_takes_no_messages_is_killed_and_told_of_once(
         channel = await Channel.over(one)
         worker = WorkerProcess(1, process, channel, lambda *_: None, lambda _: None)
         for _ in range(12):
-            worker.send(Answer(1, b"x" * 1_000_000))
+            worker.send(Response(1, b"x" * 1_000_000))
         async with asyncio.timeout(5):
             assert await process.wait() == -signal.SIGKILL
         channel.close()

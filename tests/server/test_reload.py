@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.openloop.generator import offer
 from benchmarks.openloop.targets import Target
-from gateway.config.config import Sources
+from gateway.config.model import Sources
 from gateway.config.rules import RULES
 from gateway.server.reload import LIVE, read_anew
 from tests.store.kit import until

@@ -348,7 +348,7 @@ async def test_a_write_while_redis_is_away_is_told_when_it_is_back(
         aos.answer(NEW)
         assert await body_of(one.address) == NEW.body
         own_redis.resume()
-        await until(lambda: one.app.tiers.ledger.owed == 0, "the debts to be paid", 2.0)
+        await until(lambda: one.app.tiers.invalidations.owed == 0, "the debts to be paid", 2.0)
         assert [await body_of(each.address) for each in (one, other)] == [NEW.body, NEW.body]
 
 

@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 import msgspec
 
 from gateway.clock import Clock
-from gateway.core.aos.route import Execution, fold
+from gateway.core.aos.route import ExecutionRef, stack_key
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey, KeySpace, upstream_identity
+from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
-from gateway.core.http.reply import head_lines
-from gateway.store.lookup import Lookup, Ticket
+from gateway.store.lookup import FillToken, LookupResult
 from gateway.store.redis import RedisStore
 from gateway.store.redis_settings import RedisSettings
 from gateway.store.tiers import Tiers, TierSettings
 from gateway.telemetry.metrics import Metrics
 
 STACK = b"Stack-1"
-FOLDED = fold(STACK)
+FOLDED = stack_key(STACK)
 UPSTREAM = upstream_identity("https", "aos.example", 443, "")
 GENERATION_TTL_S = 7200.0
 MINT_TTL_S = 120.0
@@ -48,7 +48,7 @@ def key_of(
     prefix: str, caller: bytes = b"a", *, stack: bytes = STACK, action: bytes = b"action-1"
 ) -> EntryKey:
     """Return the key of one caller's record of one execution."""
-    return KeySpace(prefix, UPSTREAM).entry(caller, b"variant", Execution(stack, action, False))
+    return KeySpace(prefix, UPSTREAM).entry(caller, b"variant", ExecutionRef(stack, action, False))
 
 
 def entry_of(body: bytes = b'{"a": 1}', *, ttl_s: float = 60.0, now_s: float | None = None) -> Entry:
@@ -152,10 +152,10 @@ class Replica:
         """Return an entry that was fetched now, by this replica's clock."""
         return entry_of(body, ttl_s=ttl_s, now_s=self.times.clock.wall_s())
 
-    async def begin_fill(self, key: EntryKey) -> Ticket:
+    async def begin_fill(self, key: EntryKey) -> FillToken:
         """Do what comes before a fetch."""
-        ticket = self.tiers.ticket(key)
-        return await self.tiers.prepare_fill(ticket, await self.tiers.lookup(key))
+        fill_token = self.tiers.fill_token(key)
+        return await self.tiers.prepare_fill(fill_token, await self.tiers.lookup(key))
 
     async def fill(self, key: EntryKey, entry: Entry | None = None) -> Entry:
         """Store an entry as fetches do, and wait until Redis has it.
@@ -166,8 +166,8 @@ class Replica:
         entry = entry or self.entry()
         ends_s = time.monotonic() + 5.0
         while True:
-            ticket = await self.begin_fill(key)
-            is_stored = self.tiers.store(ticket, entry) is None
+            fill_token = await self.begin_fill(key)
+            is_stored = self.tiers.store(fill_token, entry) is None
             try:
                 await self.in_redis(key, entry, timeout_s=0.5)
             except TimeoutError:
@@ -179,7 +179,7 @@ class Replica:
 
     def drop(self, key: EntryKey) -> None:
         """Remove an entry as a fetch does that begins now and shows that it is over."""
-        self.tiers.drop(self.tiers.begin_fetch(self.tiers.ticket(key)), Lookup(None))
+        self.tiers.drop(self.tiers.begin_fetch(self.tiers.fill_token(key)), LookupResult(None))
 
     async def in_redis(self, key: EntryKey, entry: Entry | None, timeout_s: float = 5.0) -> None:
         """Wait until a look-up in Redis finds an entry, or (``None``) no longer finds one."""
@@ -194,7 +194,7 @@ class Replica:
 
     async def paid(self, timeout_s: float = 5.0) -> None:
         """Wait until Redis has been told everything."""
-        await until(lambda: self.tiers.ledger.owed == 0, "the debts to be paid", timeout_s)
+        await until(lambda: self.tiers.invalidations.owed == 0, "the debts to be paid", timeout_s)
 
     async def subscribed(self) -> None:
         """Wait until notes are heard and what that sets off is done."""

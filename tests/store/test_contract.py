@@ -10,9 +10,9 @@ import pytest
 
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey
+from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
-from gateway.core.http.reply import head_lines
-from gateway.store.base import Found, Store, StoreError
+from gateway.store.base import Store, StoreError, StoreResult
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 from tests.store.conftest import Replicas
@@ -28,12 +28,12 @@ class TiersAsStore:
     def __init__(self, one: Replica) -> None:
         self._one = one
 
-    async def lookup(self, key: EntryKey) -> Found:
+    async def lookup(self, key: EntryKey) -> StoreResult:
         """Look into all tiers."""
         found = await self._one.tiers.lookup(key)
         if found.has_failed:
             raise StoreError("failed")
-        return Found(found.entry, found.generation)
+        return StoreResult(found.entry, found.generation)
 
     async def store(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
         """Store as a fetch does."""

@@ -44,7 +44,7 @@ async def test_a_refused_forget_is_said_once_and_published_once_and_paid_when_it
         assert not await forget(one, stack)
     await asyncio.sleep(TRIES_S)
     assert len(other.detached) == messages
-    assert one.tiers.ledger.owed == 3
+    assert one.tiers.invalidations.owed == 3
     [line] = lines_about(caplog, "redis forget")
     assert "NOPERM" in line
     assert refuses[1:] in line
@@ -61,8 +61,8 @@ async def test_what_is_refused_holds_up_no_other_forget(replicas: Replicas, own_
     for number in range(200):
         assert not await forget(one, b"refused-%d" % number)
     assert await forget(one, b"allowed")
-    assert not one.tiers.ledger.owes(b"allowed")
-    assert one.tiers.ledger.owed == 200
+    assert not one.tiers.invalidations.owes(b"allowed")
+    assert one.tiers.invalidations.owed == 200
 
 
 @pytest.mark.parametrize("trouble", ["no right to DEL", "read-only", "password"])
@@ -93,15 +93,15 @@ async def test_a_repeat_of_very_many_forgets_leaves_other_stacks_alone(
     await one.fill(key)
     now_s = one.times.clock.monotonic_s()
     for number in range(5000):
-        one.tiers.ledger.note(b"s-%d" % number, now_s, 0.0, settles=True)
+        one.tiers.invalidations.note(b"s-%d" % number, now_s, 0.0, settles=True)
     await own_redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     async def is_repeating() -> bool:
         found = await one.tiers.lookup(key)
-        return not found.has_failed and one.tiers.ledger.owed > 1000
+        return not found.has_failed and one.tiers.invalidations.owed > 1000
 
     await until(is_repeating, "a new connection")
     assert await one.found(key) is not None
-    assert not await forget(one, b"s-4999") or one.tiers.ledger.owed > 0
+    assert not await forget(one, b"s-4999") or one.tiers.invalidations.owed > 0
     await one.paid(10.0)
     assert await one.found(key) is not None

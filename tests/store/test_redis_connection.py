@@ -10,9 +10,9 @@ import pytest
 
 from gateway.clock import Clock
 from gateway.store.base import StoreError
-from gateway.store.notes import Subscription
 from gateway.store.redis_changes import Write
 from gateway.store.redis_connection import connection_arguments
+from gateway.store.subscription import Subscription
 from tests.store.kit import direct_redis, entry_of, key_of, redis_settings
 from tests.testbed.faultproxy import RESET, FaultProxy
 from tests.testbed.leaks import no_leaks

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
+from gateway.core.caching.cache_status import Reason
+from gateway.core.caching.invalidation_message import read_message
 from gateway.core.caching.key import EntryKey
-from gateway.core.caching.note import read_note
-from gateway.core.caching.status import Reason
-from gateway.store.lookup import Lookup
+from gateway.store.lookup import LookupResult
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, GENERATION_TTL_S, MINT_TTL_S, as_stored, until
 from tests.testbed.answers import Gate
@@ -62,9 +62,9 @@ async def test_the_age_of_a_copy_counts_from_the_start_of_its_fetch(
     one = await replicas(redis.url, redis.prefix, memory_ttl_s=10.0)
     key = one.key()
     entry = one.entry()
-    ticket = await one.begin_fill(key)
+    fill_token = await one.begin_fill(key)
     one.times.move(8)  # the fetch takes this long
-    assert one.tiers.store(ticket, entry) is None
+    assert one.tiers.store(fill_token, entry) is None
     assert one.in_memory(key)
     one.times.move(2)
     assert not one.in_memory(key)
@@ -83,8 +83,8 @@ async def test_a_wall_clock_that_jumps_does_not_prolong_a_copy(replicas: Replica
     one = await replicas(None, "p")
     await one.fill(one.key(), one.entry(ttl_s=60))
     jumped = msgspec.structs.replace(one.entry(), expires_s=time.time() + 3600)
-    ticket = one.tiers.ticket(one.key(b"b"))
-    one.tiers.store(ticket, jumped)
+    fill_token = one.tiers.fill_token(one.key(b"b"))
+    one.tiers.store(fill_token, jumped)
     one.times.move(61)
     assert not one.in_memory(one.key())
     assert one.in_memory(one.key(b"b"))
@@ -94,15 +94,15 @@ async def test_without_any_tier_that_takes_it_the_reason_is_told(
     replicas: Replicas, redis: RedisServer
 ) -> None:
     one = await replicas(redis.url, redis.prefix, memory_bytes=0)
-    ticket = one.tiers.ticket(one.key())  # no generation
-    assert one.tiers.store(ticket, one.entry()) is Reason.NO_TIER
+    fill_token = one.tiers.fill_token(one.key())  # no generation
+    assert one.tiers.store(fill_token, one.entry()) is Reason.NO_TIER
 
 
 async def test_memory_alone_takes_what_redis_has_no_generation_for(
     replicas: Replicas, redis: RedisServer
 ) -> None:
     one = await replicas(redis.url, redis.prefix)
-    assert one.tiers.store(one.tiers.ticket(one.key()), one.entry()) is None
+    assert one.tiers.store(one.tiers.fill_token(one.key()), one.entry()) is None
     assert one.in_memory(one.key())
     assert await redis.keys() == []
 
@@ -113,7 +113,7 @@ async def test_what_is_queued_beyond_the_bound_is_not_stored_in_redis_and_counte
     one = await replicas(redis.url, redis.prefix)
     body = b"x" * (12 << 20)  # larger than memory, so Redis is the only tier
     tickets = [await one.begin_fill(one.key(caller)) for caller in (b"a", b"b", b"c")]
-    taken = [one.tiers.store(ticket, one.entry(body)) for ticket in tickets]
+    taken = [one.tiers.store(fill_token, one.entry(body)) for fill_token in tickets]
     assert taken == [None, None, Reason.NO_TIER]
     assert one.metrics.not_stored == {"queue-full": 1}
 
@@ -126,13 +126,13 @@ async def test_a_fill_mints_a_generation_before_its_fetch_and_its_store_renews_i
 ) -> None:
     one = await replicas(redis.url, redis.prefix)
     key = one.key()
-    ticket = await one.begin_fill(key)
-    assert await redis.command("GET", key.generation) == ticket.generation
+    fill_token = await one.begin_fill(key)
+    assert await redis.command("GET", key.generation) == fill_token.generation
     minted_ms = await redis.command("PTTL", key.generation)
     assert isinstance(minted_ms, int)
     assert 0 < minted_ms <= MINT_TTL_S * 1000
     entry = one.entry()
-    one.tiers.store(ticket, entry)
+    one.tiers.store(fill_token, entry)
     await one.in_redis(key, entry)
 
     async def is_renewed() -> bool:
@@ -146,8 +146,10 @@ async def test_a_fill_after_a_failed_look_up_neither_mints_nor_stores_in_redis(
     replicas: Replicas, redis: RedisServer
 ) -> None:
     one = await replicas(redis.url, redis.prefix)
-    ticket = await one.tiers.prepare_fill(one.tiers.ticket(one.key()), Lookup(None, has_failed=True))
-    assert ticket.generation is None
+    fill_token = await one.tiers.prepare_fill(
+        one.tiers.fill_token(one.key()), LookupResult(None, has_failed=True)
+    )
+    assert fill_token.generation is None
     assert await redis.keys() == []
 
 
@@ -156,7 +158,7 @@ async def test_a_fill_without_a_look_up_uses_the_generation_that_is_there(
 ) -> None:
     one = await replicas(redis.url, redis.prefix)
     first = await one.begin_fill(one.key())
-    second = await one.tiers.prepare_fill(one.tiers.ticket(one.key(b"b")), Lookup(None))
+    second = await one.tiers.prepare_fill(one.tiers.fill_token(one.key(b"b")), LookupResult(None))
     assert second.generation == first.generation is not None
 
 
@@ -166,9 +168,9 @@ async def test_a_fill_without_a_look_up_uses_the_generation_that_is_there(
 async def test_a_fill_that_began_before_a_drop_is_not_stored(replicas: Replicas, redis: RedisServer) -> None:
     one = await replicas(redis.url, redis.prefix)
     key, neighbour = one.key(), one.key(b"b")
-    ticket, other = await one.begin_fill(key), await one.begin_fill(neighbour)
+    fill_token, other = await one.begin_fill(key), await one.begin_fill(neighbour)
     one.drop(key)
-    assert one.tiers.store(ticket, one.entry()) is Reason.FORGOTTEN
+    assert one.tiers.store(fill_token, one.entry()) is Reason.FORGOTTEN
     assert one.tiers.store(other, one.entry()) is None
     assert await one.found(key) is None
     assert await one.found(neighbour) is not None
@@ -195,9 +197,9 @@ async def test_of_two_fetches_the_one_that_began_later_counts_in_whatever_order_
     key = one.key()
     lookups, tickets = {}, {}
     for name in ("older", "newer"):
-        ticket = one.tiers.ticket(key)
+        fill_token = one.tiers.fill_token(key)
         lookups[name] = await one.tiers.lookup(key)
-        tickets[name] = await one.tiers.prepare_fill(ticket, lookups[name])
+        tickets[name] = await one.tiers.prepare_fill(fill_token, lookups[name])
     for end in ends.split(", "):
         name, what = end.split()
         if what == "stored":
@@ -220,16 +222,16 @@ async def test_refusals_of_what_was_seen_absent_ask_nothing_of_redis_and_void_no
 ) -> None:
     proxy = await fault_proxy(redis.address)
     one = await replicas(f"redis://{proxy.address}/0", redis.prefix)
-    ticket = await one.begin_fill(one.key())
-    changed = one.tiers.ledger.changes.number
+    fill_token = await one.begin_fill(one.key())
+    changed = one.tiers.invalidations.changes.number
     keys = [one.key(stack=b"strange-%d" % number) for number in range(20)]
     for key in keys:
         lookup = await one.tiers.lookup(key)
-        one.tiers.drop(one.tiers.begin_fetch(one.tiers.ticket(key)), lookup)
+        one.tiers.drop(one.tiers.begin_fetch(one.tiers.fill_token(key)), lookup)
     assert one.tiers.queued == 0
-    assert one.tiers.ledger.changes.number == changed + len(keys)  # the fetches alone
+    assert one.tiers.invalidations.changes.number == changed + len(keys)  # the fetches alone
     entry = one.entry()
-    assert one.tiers.store(ticket, entry) is None
+    assert one.tiers.store(fill_token, entry) is None
     await one.in_redis(one.key(), entry)
     sent = bytes(proxy.recorded[Way.UP])
     assert not [key for key in keys if b"DEL\r\n$%d\r\n%s" % (len(key.name), key.name) in sent]
@@ -240,10 +242,10 @@ async def test_what_was_stored_since_it_was_seen_absent_is_dropped(
 ) -> None:
     one = await replicas(redis.url, redis.prefix)
     key = one.key()
-    ticket = one.tiers.ticket(key)
+    fill_token = one.tiers.fill_token(key)
     lookup = await one.tiers.lookup(key)
     await one.fill(key)  # its fetch began before the other one
-    one.tiers.drop(one.tiers.begin_fetch(ticket), lookup)
+    one.tiers.drop(one.tiers.begin_fetch(fill_token), lookup)
     assert await one.found(key) is None
     await one.in_redis(key, None)
 
@@ -304,7 +306,7 @@ async def test_a_drop_that_redis_does_not_answer_makes_the_stack_unusable(
     await one.fill(key)
     own_redis.pause()
     one.drop(key)
-    await until(lambda: one.tiers.ledger.owed == 1, "the debt")
+    await until(lambda: one.tiers.invalidations.owed == 1, "the debt")
     assert not (await one.tiers.lookup(key)).has_failed  # not even asked
     own_redis.resume()
     await one.paid(2.0)
@@ -321,15 +323,15 @@ async def test_what_is_owed_is_neither_read_nor_minted_nor_stored_until_paid(
     one = await replicas(own_redis.url, own_redis.prefix, memory_bytes=0, timeout_s=0.1)
     key = one.key()
     await one.fill(key)
-    ticket = await one.begin_fill(one.key(b"b"))
+    fill_token = await one.begin_fill(one.key(b"b"))
     own_redis.pause()
     assert not await one.tiers.forget([FOLDED], "write", settles=True)
-    assert one.tiers.ledger.owes(FOLDED)
+    assert one.tiers.invalidations.owes(FOLDED)
     lookup = await one.tiers.lookup(key)
     assert (lookup.entry, lookup.generation, lookup.has_failed) == (None, None, False)
     assert (await one.begin_fill(key)).generation is None
-    assert one.tiers.store(ticket, one.entry()) is Reason.FORGOTTEN
-    fresh = msgspec.structs.replace(one.tiers.ticket(key), generation=ticket.generation)
+    assert one.tiers.store(fill_token, one.entry()) is Reason.FORGOTTEN
+    fresh = msgspec.structs.replace(one.tiers.fill_token(key), generation=fill_token.generation)
     assert one.tiers.store(fresh, one.entry()) is Reason.NO_TIER
     own_redis.resume()
     await one.paid(2.0)
@@ -384,7 +386,7 @@ async def test_a_forget_waits_for_redis_at_most_for_its_timeout(
     started_s = time.monotonic()
     assert not await one.tiers.forget([FOLDED, b"t", b"u"], "write", settles=True)
     assert time.monotonic() - started_s < 0.6
-    assert one.tiers.ledger.owed == 3
+    assert one.tiers.invalidations.owed == 3
 
 
 async def test_a_cancelled_forget_is_still_paid(replicas: Replicas, own_redis: RedisServer) -> None:
@@ -392,7 +394,7 @@ async def test_a_cancelled_forget_is_still_paid(replicas: Replicas, own_redis: R
     await one.fill(one.key())
     own_redis.pause()
     forgetting = asyncio.ensure_future(one.tiers.forget([FOLDED], "write", settles=True))
-    await until(lambda: one.tiers.ledger.owed == 1, "the debt")
+    await until(lambda: one.tiers.invalidations.owed == 1, "the debt")
     forgetting.cancel()
     await asyncio.wait({forgetting})
     assert forgetting.cancelled()
@@ -465,9 +467,9 @@ async def test_a_flush_between_mint_and_store_leaves_nothing_usable(
 ) -> None:
     one = await replicas(redis.url, redis.prefix, memory_bytes=0)
     key = one.key()
-    ticket = await one.begin_fill(key)
+    fill_token = await one.begin_fill(key)
     await redis.command("FLUSHALL")
-    one.tiers.store(ticket, one.entry(b"orphan"))
+    one.tiers.store(fill_token, one.entry(b"orphan"))
     await until(lambda: _exists(redis, key), "the store")
     assert await one.found(key) is None
     await one.begin_fill(key)
@@ -512,7 +514,7 @@ async def test_each_replica_tells_the_age_and_the_kind_of_a_write(
     await one.tiers.forget([FOLDED], "write", settles=True)
     await one.tiers.forget([b"purged"], "purge", settles=False)
     sent = bytes(proxy.recorded[Way.UP])
-    notes = [read_note(line) for line in sent.split(b"\r\n") if line.startswith(b'{"stack"')]
+    notes = [read_message(line) for line in sent.split(b"\r\n") if line.startswith(b'{"stack"')]
     told = {note.stack: (note.settles, note.age_s < 1) for note in notes if note is not None}
     assert told == {"stack-1": (True, True), "purged": (False, True)}
 

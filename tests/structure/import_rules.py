@@ -28,7 +28,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("gateway.server",),
     ("gateway.twin",),
     ("gateway.cli",),
-    ("gateway.__main__",),
+    ("gateway",),
 )
 # What `serve` never loads.
 OTHER_COMMANDS = ("gateway.cli", "gateway.twin")

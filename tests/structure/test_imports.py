@@ -163,5 +163,5 @@ def test_importing_every_module_starts_nothing() -> None:
 
 
 def test_serve_loads_none_of_what_the_other_commands_need() -> None:
-    _, _, loaded = import_them(["gateway.server.server"])
+    _, _, loaded = import_them(["gateway.server.run"])
     assert [name for name in loaded if covered(OTHER_COMMANDS, name)] == []

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from gateway.core.caching.status import Forward, Reason, Verdict
-from gateway.telemetry.access_log import AccessLog, Answered
-from gateway.telemetry.log_lines import FIELDS, JsonLines, TextLines, formatter
+from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
+from gateway.telemetry.access_log import AccessLog, AccessRecord
+from gateway.telemetry.log_format import FIELDS, JsonLines, TextLines, formatter
 from tests.store.kit import until
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawClient, fetch, request_bytes
@@ -257,7 +257,7 @@ async def test_a_caller_who_leaves_before_the_answer_has_a_line_and_is_counted(
                 request_bytes("GET", TARGET, [("X-Auth-Token", "sesame"), ("X-Request-Id", "r")])
             )
             await gate.wait_reached()
-        await until(lambda: gateway.app.metrics.unanswered == 1, "the caller to be missed")
+        await until(lambda: gateway.app.metrics.aborted == 1, "the caller to be missed")
         gate.open()
     [line] = lines
     assert (line["request_id"], line["path"]) == ("r", TARGET)
@@ -347,7 +347,7 @@ async def test_debug_lines_tell_decisions_fills_invalidations_and_connections(
 def test_the_share_of_hits_is_drawn_by_lot() -> None:
     numbers = iter([0.1, 0.24, 0.25, 0.9])
     log = AccessLog("all", 0.25, pick=lambda: next(numbers))
-    hit, miss = Verdict(ttl_s=1), Verdict(Forward.URI_MISS, 200, reason=Reason.PHASE)
+    hit, miss = CacheStatus(ttl_s=1), CacheStatus(Forward.URI_MISS, 200, reason=Reason.PHASE)
     assert [log.wants(200, hit) for _ in range(4)] == [True, True, False, False]
     assert log.wants(200, miss)
     assert log.wants(502, None)
@@ -390,7 +390,7 @@ def test_what_a_caller_writes_cannot_look_like_another_field_or_line(
     one = _record("request", user_agent='a "b" status=200', status=404)
     assert TextLines().format(one).endswith(r' user_agent="a \"b\" status=200" status=404')
     AccessLog("all").write(
-        Answered(
+        AccessRecord(
             request_id=b"r\x1b",
             peer=b"::1",
             method="GET",

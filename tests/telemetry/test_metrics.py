@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.core.caching.status import Forward, Reason, Verdict
-from gateway.telemetry.loop_lag import LoopLag
+from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
+from gateway.telemetry.event_loop_lag import LoopLag
 from gateway.telemetry.metrics import Histogram, Metrics, Snapshot, told
 from gateway.telemetry.metrics_catalogue import FAMILIES, METHODS, Kind, Merge
 from gateway.telemetry.metrics_merge import merged, only_counts
@@ -71,10 +71,10 @@ def test_every_reason_is_there_from_the_start_under_what_it_says_no_to() -> None
 def test_a_refusal_counts_under_its_reason_and_a_saved_call_under_how() -> None:
     metrics = Metrics()
     metrics.fast_hits = 3
-    metrics.answered(Verdict(ttl_s=1), 304, 0.0)
-    metrics.answered(Verdict(Forward.URI_MISS, 200, stored=True), 200, 0.2)
-    metrics.answered(Verdict(Forward.URI_MISS, 200, stored=True, collapsed=True), 200, 0.2)
-    metrics.answered(Verdict(Forward.URI_MISS, 200, reason=Reason.PHASE), 200, 0.2)
+    metrics.answered(CacheStatus(ttl_s=1), 304, 0.0)
+    metrics.answered(CacheStatus(Forward.URI_MISS, 200, stored=True), 200, 0.2)
+    metrics.answered(CacheStatus(Forward.URI_MISS, 200, stored=True, collapsed=True), 200, 0.2)
+    metrics.answered(CacheStatus(Forward.URI_MISS, 200, reason=Reason.PHASE), 200, 0.2)
     metrics.answered(None, 502, 3.0)
     found = samples(metrics.snapshot({}))
     assert found["aos_gateway_refusals_total", "phase", "store"] == 1

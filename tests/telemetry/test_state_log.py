@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from gateway.clock import Clock
-from gateway.telemetry.log_lines import FIELDS
+from gateway.telemetry.log_format import FIELDS
 from gateway.telemetry.state_log import StateLog
 
 

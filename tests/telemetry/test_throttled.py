@@ -1,14 +1,14 @@
 """Who is told to wait is counted by caller, in bounds, whoever says so and on whatever call."""
 
 from gateway.clock import Clock
-from gateway.core.caching.caller import Recogniser
+from gateway.core.caching.identity import IdentityReader
 from gateway.telemetry.caller_digest import CallerDigest
 from gateway.telemetry.throttled import MOST, ThrottledCaller, ThrottledCallers, merged
 from tests.testbed.aos import TARGET, Answer, ScriptedAos
 from tests.testbed.client import fetch
 from tests.testbed.gateway import running
 
-_DIGEST = CallerDigest(Recogniser((), b"key", shared=False), b"key")
+_DIGEST = CallerDigest(IdentityReader((), b"key", shared=False), b"key")
 _ALICE, _BOB = ((b"X-Auth-Token", b"alice"),), ((b"X-Auth-Token", b"bob"),)
 _WAIT = Answer(429, headers=[("Retry-After", "60")], body=b"slow down")
 
@@ -33,9 +33,9 @@ def test_a_signed_caller_is_one_however_he_signs_and_those_without_credential_ar
     throttled = ThrottledCallers(Clock(), _DIGEST)
     for number in range(3):
         signed = b"SDK-HMAC-SHA256 Access=KEY, SignedHeaders=host, Signature=%d" % number
-        throttled.saw(((b"Authorization", signed),), is_own=False)
+        throttled.count(((b"Authorization", signed),), is_own=False)
     for _ in range(2):
-        throttled.saw(((b"Host", b"h"),), is_own=False)
+        throttled.count(((b"Host", b"h"),), is_own=False)
     one, nobody = throttled.most()
     assert one.caller
     assert (one.upstream, nobody.caller, nobody.upstream) == (3, "", 2)
@@ -44,13 +44,13 @@ def test_a_signed_caller_is_one_however_he_signs_and_those_without_credential_ar
 def test_who_was_not_told_so_for_five_minutes_begins_anew() -> None:
     now_s = 1000.0
     throttled = ThrottledCallers(Clock(monotonic_s=lambda: now_s), _DIGEST)
-    throttled.saw(_ALICE, is_own=False)
+    throttled.count(_ALICE, is_own=False)
     now_s += 299
-    throttled.saw(_BOB, is_own=False)
+    throttled.count(_BOB, is_own=False)
     assert [one.age_s for one in throttled.most()] == [299.0, 0.0]
     now_s += 2
     assert [one.caller for one in throttled.most()] == [_DIGEST.of(_BOB)]
-    throttled.saw(_ALICE, is_own=True)
+    throttled.count(_ALICE, is_own=True)
     [alice] = [one for one in throttled.most() if one.caller == _DIGEST.of(_ALICE)]
     assert (alice.upstream, alice.here) == (0, 1)
 
@@ -58,9 +58,9 @@ def test_who_was_not_told_so_for_five_minutes_begins_anew() -> None:
 def test_as_many_are_kept_as_are_allowed_and_the_ten_with_most_told() -> None:
     throttled = ThrottledCallers(Clock(), _DIGEST)
     for number in range(MOST + 10):
-        throttled.saw(((b"X-Auth-Token", b"%d" % number),), is_own=False)
+        throttled.count(((b"X-Auth-Token", b"%d" % number),), is_own=False)
     assert len(throttled._seen) == MOST
-    throttled.saw(((b"X-Auth-Token", b"%d" % (MOST + 5)),), is_own=False)
+    throttled.count(((b"X-Auth-Token", b"%d" % (MOST + 5)),), is_own=False)
     told = throttled.most()
     assert len(told) == 10
     assert told[0].caller == _DIGEST.of(((b"X-Auth-Token", b"%d" % (MOST + 5)),))

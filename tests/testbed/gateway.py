@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from gateway.app.app import Gateway
+from gateway.app.gateway import Gateway
 from gateway.clock import Clock
-from gateway.config.config import Config, load_config
+from gateway.config.model import Config, load_config
 
 from .address import free_port
 

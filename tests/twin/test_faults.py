@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 import pytest
 
-from gateway.core.caching.retry import BackOff, Policy, back_off
+from gateway.core.caching.retry_after import BackOff, Policy, back_off
 from gateway.twin.effects import Effects, Facts
 from gateway.twin.fault_book import FaultBook, TooManyFaultsError
 from gateway.twin.faults import (

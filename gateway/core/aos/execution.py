@@ -133,7 +133,7 @@ class _DecidingRecord(msgspec.Struct, frozen=True):
     status: _DecidingStatus | None = None
 
 
-class Settled(msgspec.Struct, frozen=True, gc=False):
+class RecordSummary(msgspec.Struct, frozen=True, gc=False):
     """What of a record decides whether and how long it is stored.
 
     Attributes:
@@ -175,7 +175,7 @@ def decode_record(body: bytes) -> ExecutionRecord:
     return _record_decoder.decode(body)
 
 
-def decode_deciding(body: bytes) -> Settled | Unreadable:
+def decode_deciding(body: bytes) -> RecordSummary | Unreadable:
     """Decode what decides, and nothing else, from a body without content coding."""
     # msgspec does not look into fields it skips; a body with stray bytes there is still no JSON.
     try:
@@ -189,7 +189,7 @@ def decode_deciding(body: bytes) -> Settled | Unreadable:
     status = record.status or _DecidingStatus()
     spec = record.spec or _DecidingSpec()
     sub_objects = (status.sub_object_statuses or {}).values()
-    return Settled(
+    return RecordSummary(
         kind=record.kind,
         name=record.metadata.name if record.metadata else None,
         phase=status.object_status.phase if status.object_status else None,

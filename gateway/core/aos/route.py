@@ -28,7 +28,7 @@ CACHEABLE_METHODS = frozenset({"GET", "HEAD"})
 METHOD_OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
 
 
-class Execution(msgspec.Struct, frozen=True, gc=False):
+class ExecutionRef(msgspec.Struct, frozen=True, gc=False):
     """The execution call of a target.
 
     Attributes:
@@ -60,7 +60,7 @@ def origin_form(method: str, target: bytes) -> tuple[bytes, bytes | None] | None
     return (target, authority) if _TARGET.fullmatch(target) else None
 
 
-def execution(target: bytes) -> Execution | None:
+def execution(target: bytes) -> ExecutionRef | None:
     """Return the execution a target names, or ``None`` when it is any other call.
 
     ``GET /v2/stacks/{stack_id}/actions/{action_id}`` of the AOS API; ids that could mean anything
@@ -70,7 +70,7 @@ def execution(target: bytes) -> Execution | None:
     match = _EXECUTION_PATH.fullmatch(path)
     if match is None or not (is_id(match[1]) and is_id(match[2])):
         return None
-    return Execution(match[1], match[2], bool(mark))
+    return ExecutionRef(match[1], match[2], bool(mark))
 
 
 def is_id(raw: bytes) -> bool:
@@ -86,7 +86,7 @@ def route_name(target: bytes) -> str:
     return "stack" if path == _STACKS or path.startswith(_STACKS + b"/") else "other"
 
 
-def fold(stack_id: bytes) -> bytes:
+def stack_key(stack_id: bytes) -> bytes:
     """Return the form of a stack id under which forgetting works: case folded."""
     return stack_id.lower()
 

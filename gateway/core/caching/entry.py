@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from gateway.core.caching.caller import keyed
+from gateway.core.caching.identity import keyed
 from gateway.core.caching.key import ENTRY_VERSION, EntryKey
 from gateway.core.http.messages import Head
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from gateway.core.caching.status import Reason
-from gateway.core.http.headers import VARIANT, is_uniform
+from gateway.core.caching.cache_status import Reason
+from gateway.core.http.fields import VARIANT, is_uniform
 from gateway.core.http.messages import Fields, first, members, names, values
 
 # Nothing in it gives back what it took: a field of blanks costs its length, not the square of it.
@@ -42,7 +42,7 @@ Directives = dict[bytes, list[bytes | None]]
 """Lower-case directive names with their arguments, unquoted; ``None`` without one."""
 
 
-class OriginWord(msgspec.Struct, frozen=True, gc=False):
+class OriginFreshness(msgspec.Struct, frozen=True, gc=False):
     """What the upstream's head says about storing.
 
     Attributes:
@@ -55,7 +55,7 @@ class OriginWord(msgspec.Struct, frozen=True, gc=False):
     lifetime_s: float | None
 
 
-_SILENT = OriginWord(None, None)
+_SILENT = OriginFreshness(None, None)
 
 
 def parse_directives(lines: Sequence[bytes]) -> Directives | None:
@@ -91,7 +91,7 @@ def upstream_age_s(fields: Fields) -> int | None:
     return _delta(found[0]) if _SECONDS.fullmatch(found[0]) else None
 
 
-def origin_word(fields: Fields, now_s: float) -> OriginWord:
+def origin_freshness(fields: Fields, now_s: float) -> OriginFreshness:
     """Judge what the origin says (``origin_cache_control = "obey"``).
 
     Args:
@@ -102,39 +102,39 @@ def origin_word(fields: Fields, now_s: float) -> OriginWord:
         return _SILENT
     age_s = upstream_age_s(fields)
     if age_s is None:
-        return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
+        return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
     limits: list[float] = []
     for name in (_CACHE_CONTROL, *_AIMED_AT_PROXIES):
         lines = values(fields, name)
         directives = parse_directives(lines)
         if directives is None:
-            return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
+            return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
         for directive, reason in _REFUSING.items():
             if directive in directives:
-                return OriginWord(reason, None)
+                return OriginFreshness(reason, None)
         named: list[int] = []
         for directive in (b"s-maxage", b"max-age"):
             if directive in directives:
                 limit = seconds(directives[directive])
                 if limit is None:
-                    return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
+                    return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
                 named.append(limit)
         # ``s-maxage`` is meant for shared caches and stands above ``max-age``.
         limits.extend(named[:1])
         if name != _CACHE_CONTROL:
             continue
         if not lines and b"no-cache" in _pragma(fields):
-            return OriginWord(Reason.NO_CACHE, None)
+            return OriginFreshness(Reason.NO_CACHE, None)
         # Only a time in Cache-Control itself stands above Expires; the strictest of the fields wins.
         if not named and first(fields, b"expires") is not None:
             lifetime_s = _expires_s(fields, now_s)
             if lifetime_s is None:
-                return OriginWord(Reason.UNREADABLE_FRESHNESS, None)
+                return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
             limits.append(lifetime_s)
     if not limits:
-        return OriginWord(None, None)
+        return OriginFreshness(None, None)
     lifetime_s = min(limits) - age_s
-    return OriginWord(None if lifetime_s > 0 else Reason.EXPIRED, lifetime_s)
+    return OriginFreshness(None if lifetime_s > 0 else Reason.EXPIRED, lifetime_s)
 
 
 def unmet_vary(response: Fields, request: Fields, covered: Container[bytes]) -> bytes | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from gateway.core.caching.policy import Arrival, Judgement, Rules, blocking_vary
-from gateway.core.caching.status import Reason
-from gateway.core.http.headers import is_sent_unchanged
+from gateway.core.caching.cache_status import Reason
+from gateway.core.caching.policy import FetchedResponse, Rules, StoreDecision, blocking_vary
+from gateway.core.http.fields import is_sent_unchanged
 
 _WHO = "AOS, or a proxy in front of it,"
 _OVERRIDE = 'cache.origin_cache_control = "ignore" stores them all the same'
 _MOST_CHARACTERS = 64
 
 
-def hint(arrival: Arrival, judgement: Judgement, rules: Rules) -> str | None:
+def hint(fetched_response: FetchedResponse, decision: StoreDecision, rules: Rules) -> str | None:
     """Return why settled records are not stored and what would change that.
 
     Args:
@@ -22,17 +22,17 @@ def hint(arrival: Arrival, judgement: Judgement, rules: Rules) -> str | None:
     Returns:
         One sentence; ``None`` when the record is stored, not settled, or refused for what it is.
     """
-    if judgement.phase not in rules.terminal_phases:
+    if decision.phase not in rules.terminal_phases:
         return None
-    match judgement.refusal:
+    match decision.refusal:
         case Reason.NO_STORE | Reason.PRIVATE | Reason.NO_CACHE:
-            return f"{_WHO} says {judgement.refusal.value}; {_OVERRIDE}"
+            return f"{_WHO} says {decision.refusal.value}; {_OVERRIDE}"
         case Reason.UNREADABLE_FRESHNESS:
             return f"{_WHO} sends a Cache-Control, Expires or Age that can't be read; {_OVERRIDE}"
         case Reason.SET_COOKIE:
             return f"{_WHO} sets a cookie with them; have it leave Set-Cookie out"
         case Reason.VARY:
-            return _vary_hint(blocking_vary(arrival, rules) or b"*", rules)
+            return _vary_hint(blocking_vary(fetched_response, rules) or b"*", rules)
         case _:
             return None
 

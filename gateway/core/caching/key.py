@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from gateway.core.aos.route import Execution, fold
+from gateway.core.aos.route import ExecutionRef, stack_key
 
 # Raised when the stored bytes or what the key covers change.
 ENTRY_VERSION = 3
@@ -71,9 +71,9 @@ class KeySpace:
         joined = _joined(caller, variant)
         return blake2b(joined, digest_size=OWNER_BYTES, person=b"aosgw-owner").digest()
 
-    def entry(self, caller: bytes, variant: bytes, execution: Execution) -> EntryKey:
+    def entry(self, caller: bytes, variant: bytes, execution: ExecutionRef) -> EntryKey:
         """Return the key of one caller's record of one execution in one variant."""
-        stack = fold(execution.stack_id)
+        stack = stack_key(execution.stack_id)
         identity = _joined(self._upstream, caller, variant, execution.stack_id, execution.action_id)
         digest = blake2b(identity, digest_size=24, person=b"aosgw-entry").hexdigest().encode("ascii")
         tag = self._tag(stack)
@@ -85,7 +85,7 @@ class KeySpace:
             local=self.owner(caller, variant) + local_path(execution),
         )
 
-    def flight(self, caller: bytes, variant: bytes, execution: Execution) -> bytes:
+    def flight(self, caller: bytes, variant: bytes, execution: ExecutionRef) -> bytes:
         """Return what two requests must have in common to share a fetch, in every scope."""
         return _joined(caller, variant, execution.stack_id, execution.action_id)
 
@@ -94,14 +94,14 @@ class KeySpace:
         return b"{%s}" % blake2b(joined, digest_size=16, person=b"aosgw-stack").hexdigest().encode("ascii")
 
 
-def local_path(execution: Execution) -> bytes:
+def local_path(execution: ExecutionRef) -> bytes:
     """Return what stands behind ``/v2/stacks/`` in the one target that names this execution."""
     return execution.stack_id + b"/actions/" + execution.action_id
 
 
 def stack_of(local: bytes) -> bytes:
     """Return the case-folded stack id of a key of this process."""
-    return fold(local[OWNER_BYTES:].partition(b"/")[0])
+    return stack_key(local[OWNER_BYTES:].partition(b"/")[0])
 
 
 def _joined(*parts: bytes) -> bytes:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway.core.aos.execution import Settled, Unreadable, decode_deciding, second_reading
-from gateway.core.caching.freshness import OriginWord, origin_word, unmet_vary, upstream_age_s
-from gateway.core.caching.status import Reason
-from gateway.core.caching.wishes import entity_tag
-from gateway.core.http.headers import end_to_end
+from gateway.core.aos.execution import RecordSummary, Unreadable, decode_deciding, second_reading
+from gateway.core.caching.cache_status import Reason
+from gateway.core.caching.freshness import OriginFreshness, origin_freshness, unmet_vary, upstream_age_s
+from gateway.core.caching.request_directives import entity_tag
+from gateway.core.http.fields import end_to_end
 from gateway.core.http.messages import Fields, Head, first, members
 
 SUCCEEDED = "Succeeded"
@@ -63,7 +63,7 @@ class Rules(msgspec.Struct, frozen=True):
         return longest if self.shared else min(longest, self.access_ttl_s)
 
 
-class Arrival(msgspec.Struct, frozen=True, gc=False):
+class FetchedResponse(msgspec.Struct, frozen=True, gc=False):
     """A whole upstream response to the execution call.
 
     Attributes:
@@ -85,7 +85,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     upstream_s: float | None = None
 
 
-class Judgement(msgspec.Struct, frozen=True, gc=False):
+class StoreDecision(msgspec.Struct, frozen=True, gc=False):
     """What becomes of an arrival.
 
     Attributes:
@@ -104,11 +104,11 @@ class Judgement(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Case(msgspec.Struct, frozen=True):
-    arrival: Arrival
+    fetched_response: FetchedResponse
     rules: Rules
-    origin: OriginWord
+    origin: OriginFreshness
     plain: bytes
-    record: Settled | Reason
+    record: RecordSummary | Reason
 
 
 _UNREADABLE = {
@@ -128,9 +128,9 @@ def _when(reason: Reason, refuses: Callable[[_Case], bool]) -> _Rule:
     return lambda case: reason if refuses(case) else None
 
 
-def _record_rule(reason: Reason, refuses: Callable[[Settled, _Case], bool]) -> _Rule:
+def _record_rule(reason: Reason, refuses: Callable[[RecordSummary, _Case], bool]) -> _Rule:
     def rule(case: _Case) -> Reason | None:
-        return reason if isinstance(case.record, Settled) and refuses(case.record, case) else None
+        return reason if isinstance(case.record, RecordSummary) and refuses(case.record, case) else None
 
     return rule
 
@@ -142,17 +142,21 @@ def _reread(case: _Case) -> Reason | None:
 
 # The first no wins. Rules further down may rely on those above.
 STORABLE: tuple[_Rule, ...] = (
-    _when(Reason.STATUS, lambda case: case.arrival.head.status != 200),
-    _when(Reason.SET_COOKIE, lambda case: first(case.arrival.head.fields, b"set-cookie") is not None),
+    _when(Reason.STATUS, lambda case: case.fetched_response.head.status != 200),
+    _when(
+        Reason.SET_COOKIE, lambda case: first(case.fetched_response.head.fields, b"set-cookie") is not None
+    ),
     lambda case: case.origin.refusal if case.rules.obey_origin else None,
-    _when(Reason.VARY, lambda case: blocking_vary(case.arrival, case.rules) is not None),
-    _when(Reason.INCOMPLETE, lambda case: not case.arrival.complete),
-    _when(Reason.TOO_LARGE, lambda case: len(case.arrival.body) > case.rules.max_body_bytes),
+    _when(Reason.VARY, lambda case: blocking_vary(case.fetched_response, case.rules) is not None),
+    _when(Reason.INCOMPLETE, lambda case: not case.fetched_response.complete),
+    _when(Reason.TOO_LARGE, lambda case: len(case.fetched_response.body) > case.rules.max_body_bytes),
     _undecoded,
     _record_rule(Reason.KIND, lambda record, _: record.kind not in (None, _KIND)),
     _record_rule(
         Reason.NAME,
-        lambda record, case: record.name is not None and record.name != case.arrival.action_id.decode(),
+        lambda record, case: (
+            record.name is not None and record.name != case.fetched_response.action_id.decode()
+        ),
     ),
     _record_rule(Reason.PHASE, lambda record, case: record.phase not in case.rules.terminal_phases),
     _record_rule(Reason.SUB_OBJECT, lambda record, _: bool(record.sub_phases & IN_PROGRESS)),
@@ -162,7 +166,9 @@ STORABLE: tuple[_Rule, ...] = (
 )
 
 
-def judge(arrival: Arrival, rules: Rules, *, settling: bool, uncertain: bool) -> Judgement:
+def decide_store(
+    fetched_response: FetchedResponse, rules: Rules, *, settling: bool, uncertain: bool
+) -> StoreDecision:
     """Decide whether an arrival is stored, and for how long.
 
     Args:
@@ -172,42 +178,44 @@ def judge(arrival: Arrival, rules: Rules, *, settling: bool, uncertain: bool) ->
             after their answer.
         uncertain: writes may have gone unseen within ``settle_s`` (start, or a lost subscription).
     """
-    plain = _plain(arrival, rules)
+    plain = _plain(fetched_response, rules)
     record = plain if isinstance(plain, Reason) else _decoded(plain)
-    origin = origin_word(arrival.head.fields, arrival.fetched_s)
-    case = _Case(arrival, rules, origin, b"" if isinstance(plain, Reason) else plain, record)
+    origin = origin_freshness(fetched_response.head.fields, fetched_response.fetched_s)
+    case = _Case(fetched_response, rules, origin, b"" if isinstance(plain, Reason) else plain, record)
     refusal = next((reason for rule in STORABLE if (reason := rule(case)) is not None), None)
-    etag = first(end_to_end(arrival.head.fields), b"etag")
-    if not isinstance(record, Settled):
-        return Judgement(refusal, 0.0, is_record=False, etag=etag)
+    etag = first(end_to_end(fetched_response.head.fields), b"etag")
+    if not isinstance(record, RecordSummary):
+        return StoreDecision(refusal, 0.0, is_record=False, etag=etag)
     if etag is None:
-        etag = entity_tag(arrival.body)
+        etag = entity_tag(fetched_response.body)
     if refusal is not None:
-        return Judgement(refusal, 0.0, is_record=True, phase=record.phase, etag=etag)
-    age_s = told_age_s(arrival.head) if rules.obey_origin else 0
+        return StoreDecision(refusal, 0.0, is_record=True, phase=record.phase, etag=etag)
+    age_s = received_age_s(fetched_response.head) if rules.obey_origin else 0
     ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
     if rules.obey_origin and case.origin.lifetime_s is not None:
         ttl_s = min(ttl_s, case.origin.lifetime_s)
     if ttl_s <= 0:
-        return Judgement(Reason.EXPIRED, 0.0, is_record=True, phase=record.phase, etag=etag)
-    return Judgement(None, ttl_s, is_record=True, phase=record.phase, etag=etag)
+        return StoreDecision(Reason.EXPIRED, 0.0, is_record=True, phase=record.phase, etag=etag)
+    return StoreDecision(None, ttl_s, is_record=True, phase=record.phase, etag=etag)
 
 
-def blocking_vary(arrival: Arrival, rules: Rules) -> bytes | None:
+def blocking_vary(fetched_response: FetchedResponse, rules: Rules) -> bytes | None:
     """Return the name in ``Vary`` that keeps an arrival from being stored; ``None`` without one."""
-    return unmet_vary(arrival.head.fields, arrival.request, rules.covered)
+    return unmet_vary(fetched_response.head.fields, fetched_response.request, rules.covered)
 
 
-def is_heavy(arrival: Arrival) -> bool:
+def is_heavy(fetched_response: FetchedResponse) -> bool:
     """Tell whether judging takes long enough to be felt by everybody else on the event loop."""
-    sizes = [len(arrival.body)]
-    if first(arrival.head.fields, b"content-encoding") is not None:
+    sizes = [len(fetched_response.body)]
+    if first(fetched_response.head.fields, b"content-encoding") is not None:
         # gzip tells at its end how long the plain bytes are (RFC 1952 §2.3.1); a lie does not decode.
-        sizes.append(int.from_bytes(arrival.body[-4:], "little"))
+        sizes.append(int.from_bytes(fetched_response.body[-4:], "little"))
     return max(sizes) > _HEAVY_BYTES
 
 
-def time_to_live_s(record: Settled, rules: Rules, *, age_s: int, settling: bool, uncertain: bool) -> float:
+def time_to_live_s(
+    record: RecordSummary, rules: Rules, *, age_s: int, settling: bool, uncertain: bool
+) -> float:
     """Return how long a storable record stays fresh, the origin's word aside, in seconds.
 
     The Age it came with counts for what is said about the record (RFC 9111 §4.2), not for how long its
@@ -222,7 +230,7 @@ def time_to_live_s(record: Settled, rules: Rules, *, age_s: int, settling: bool,
     return min(limit_s for applies, limit_s in limits if applies)
 
 
-def drops_own_entry(status: int, judgement: Judgement | None) -> bool:
+def drops_own_entry(status: int, decision: StoreDecision | None) -> bool:
     """Tell whether an answer ends the caller's own stored entry for the execution.
 
     Args:
@@ -230,11 +238,11 @@ def drops_own_entry(status: int, judgement: Judgement | None) -> bool:
         judgement: of a whole 200; ``None`` when the body was not judged.
     """
     if status == 200:
-        return judgement is None or judgement.refusal is not None
+        return decision is None or decision.refusal is not None
     return status in DROPPING_STATUSES
 
 
-def told_age_s(head: Head) -> int:
+def received_age_s(head: Head) -> int:
     """Return the Age an arrival came with, in seconds; unreadable counts as 0."""
     return upstream_age_s(head.fields) or 0
 
@@ -263,12 +271,12 @@ def plain_body(fields: Fields, body: bytes, max_bytes: int) -> bytes | Reason:
             return Reason.CONTENT_CODING
 
 
-def _plain(arrival: Arrival, rules: Rules) -> bytes | Reason:
-    if arrival.head.status != 200 or not arrival.complete:
+def _plain(fetched_response: FetchedResponse, rules: Rules) -> bytes | Reason:
+    if fetched_response.head.status != 200 or not fetched_response.complete:
         return Reason.STATUS
-    return plain_body(arrival.head.fields, arrival.body, rules.max_body_bytes)
+    return plain_body(fetched_response.head.fields, fetched_response.body, rules.max_body_bytes)
 
 
-def _decoded(plain: bytes) -> Settled | Reason:
+def _decoded(plain: bytes) -> RecordSummary | Reason:
     found = decode_deciding(plain)
-    return found if isinstance(found, Settled) else _UNREADABLE[found]
+    return found if isinstance(found, RecordSummary) else _UNREADABLE[found]

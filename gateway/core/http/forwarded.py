@@ -99,7 +99,8 @@ def forwarded_for(head: Fields | bytes) -> Iterable[bytes]:
     """Return the values of ``X-Forwarded-For`` in order.
 
     Args:
-        head: field lines, or a whole head that was not parsed, whose lines are plain (`glance.plain_fields`).
+        head: field lines, or a whole head that was not parsed, whose lines are plain (see
+            `plain_request.plain_fields`).
     """
     return _LINE.findall(head) if isinstance(head, bytes) else values(head, _FIELD)
 

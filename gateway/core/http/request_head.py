@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from gateway.core.http.headers import Refusal
-from gateway.core.http.incoming import MAX_FIELDS, check_line
+from gateway.core.http.fields import MessageError
+from gateway.core.http.request import MAX_FIELDS, check_line
 
 _END = b"\r\n\r\n"
 # Empty lines may stand before a request line.
@@ -51,7 +51,7 @@ class RequestHead:
         line, end, _ = self.data().partition(b"\n")
         try:
             check_line(line)
-        except Refusal:
+        except MessageError:
             return b"", b""
         method, target, _ = line.split(b" ")
         return (method, target) if end else (b"", b"")
@@ -86,10 +86,10 @@ class RequestHead:
         self.size += end - begun
         judged = len(self._data)
         self._data += data[start:end]
-        self._judge(judged)
+        self._decide_store(judged)
         return end
 
-    def _judge(self, start: int) -> None:
+    def _decide_store(self, start: int) -> None:
         """Look at what has come since."""
         if not self._has_line:
             line_bytes = self._data.find(b"\n")
@@ -98,11 +98,11 @@ class RequestHead:
                 check_line(bytes(self._data[:line_bytes]))
         if self.size > self._max_bytes:
             if not self._has_line:
-                raise Refusal(414, "The request target is too long.")
-            raise Refusal(431, "The request head is too large.")
+                raise MessageError(414, "The request target is too long.")
+            raise MessageError(431, "The request head is too large.")
         self._lines += self._data.count(b"\n", start)
         # Beside the fields there are the request line and the empty one.
         if self._lines > MAX_FIELDS + 2:
-            raise Refusal(431, "The request has too many header fields.")
+            raise MessageError(431, "The request has too many header fields.")
         if not self.is_whole and _NEVER.search(self._data, max(0, start - 1)):
-            raise Refusal(400, "A line has a control character, or does not end in CRLF.")
+            raise MessageError(400, "A line has a control character, or does not end in CRLF.")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.core.aos.execution import (
     ExecutionRecord,
     ObjectReference,
-    Settled,
+    RecordSummary,
     Unreadable,
     decode_deciding,
     decode_record,
@@ -46,7 +46,7 @@ def test_every_field_of_a_public_record_has_its_place(body: bytes) -> None:
 @pytest.mark.parametrize("body", BODIES)
 def test_a_public_record_decides_as_it_reads(body: bytes) -> None:
     document = json.loads(body)
-    assert decode_deciding(body) == Settled(
+    assert decode_deciding(body) == RecordSummary(
         kind=document.get("kind"),
         name=document["metadata"]["name"],
         phase="Succeeded",
@@ -124,13 +124,13 @@ def test_fields_that_come_in_two_shapes_are_read_in_both() -> None:
 @pytest.mark.parametrize("body", [b"{}", minimal(kind=None, metadata=None, spec=None, status=None)])
 def test_every_field_is_optional(body: bytes) -> None:
     assert decode_record(body) == ExecutionRecord()
-    assert decode_deciding(body) == Settled(None, None, None, frozenset(), frozenset(), None)
+    assert decode_deciding(body) == RecordSummary(None, None, None, frozenset(), frozenset(), None)
 
 
 def test_unknown_fields_are_ignored() -> None:
     document = {"later": [1], "status": {"later": {}, "objectStatus": {"phase": "Running", "later": 1}}}
     found = decode_deciding(minimal(**document))
-    assert isinstance(found, Settled)
+    assert isinstance(found, RecordSummary)
     assert found.phase == "Running"
     assert decode_record(minimal(**document)).status is not None
 
@@ -139,13 +139,13 @@ def test_sub_objects_without_a_phase_say_nothing() -> None:
     found = decode_deciding(
         minimal(status={"subObjectStatuses": {"a": None, "b": {}, "c": {"phase": None}, "d": {"phase": "X"}}})
     )
-    assert isinstance(found, Settled)
+    assert isinstance(found, RecordSummary)
     assert found.sub_phases == {"X"}
 
 
 def test_both_action_names_count() -> None:
     found = decode_deciding(minimal(spec={"actionName": "delete"}, status={"actionName": "retry"}))
-    assert isinstance(found, Settled)
+    assert isinstance(found, RecordSummary)
     assert found.action_names == {"delete", "retry"}
 
 
@@ -213,7 +213,7 @@ json_values = st.recursive(
 @given(st.one_of(st.binary(max_size=60), json_values.map(lambda value: json.dumps(value).encode())))
 def test_no_body_makes_the_readers_fail(body: bytes) -> None:
     found = decode_deciding(body)
-    if isinstance(found, Settled):
+    if isinstance(found, RecordSummary):
         assert second_reading(body) is None
 
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.aos.route import Execution
-from gateway.core.caching.caller import keyed
+from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching.entry import GENERATION_BYTES, Entry, seal, unseal
+from gateway.core.caching.identity import keyed
 from gateway.core.caching.key import ENTRY_VERSION, EntryKey, KeySpace
+from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
-from gateway.core.http.reply import head_lines
 from tests.core.kit import BOUNDED, NOW_S, names, texts
 
 SPACE = KeySpace("aosgw", b"upstream")
@@ -24,7 +24,7 @@ SECRET = b"secret"
 def key(
     caller: bytes = b"alice", variant: bytes = b"v", stack: bytes = b"s", action: bytes = b"a"
 ) -> EntryKey:
-    return SPACE.entry(caller, variant, Execution(stack, action, has_query=False))
+    return SPACE.entry(caller, variant, ExecutionRef(stack, action, has_query=False))
 
 
 KEY = key()
@@ -91,8 +91,8 @@ def test_no_bytes_make_the_reader_fail(data: bytes) -> None:
         key(stack=b"S"),
         key(stack=b"sa", action=b""),
         key(action=b"b"),
-        KeySpace("other", b"upstream").entry(b"alice", b"v", Execution(b"s", b"a", has_query=False)),
-        KeySpace("aosgw", b"elsewhere").entry(b"alice", b"v", Execution(b"s", b"a", has_query=False)),
+        KeySpace("other", b"upstream").entry(b"alice", b"v", ExecutionRef(b"s", b"a", has_query=False)),
+        KeySpace("aosgw", b"elsewhere").entry(b"alice", b"v", ExecutionRef(b"s", b"a", has_query=False)),
     ],
 )
 def test_an_entry_is_no_answer_under_another_key(other: EntryKey) -> None:

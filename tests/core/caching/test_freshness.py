@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.freshness import (
-    OriginWord,
+    OriginFreshness,
     date_s,
-    origin_word,
+    origin_freshness,
     parse_directives,
     seconds,
     unmet_vary,
     upstream_age_s,
 )
-from gateway.core.caching.status import Reason
 from gateway.core.http.messages import Fields
 from tests.core.kit import BOUNDED, NOW_S, texts
 
@@ -129,7 +129,7 @@ def test_the_age_a_response_came_with_is_read(fields: Fields, expected: int | No
     ],
 )
 def test_the_origin_forbids_storing(fields: Fields, reason: Reason) -> None:
-    assert origin_word(fields, NOW_S).refusal is reason
+    assert origin_freshness(fields, NOW_S).refusal is reason
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_origin_forbids_storing(fields: Fields, reason: Reason) -> None:
     ],
 )
 def test_an_unreadable_value_means_no(fields: Fields) -> None:
-    assert origin_word(fields, NOW_S) == OriginWord(Reason.UNREADABLE_FRESHNESS, None)
+    assert origin_freshness(fields, NOW_S) == OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_an_unreadable_value_means_no(fields: Fields) -> None:
     ],
 )
 def test_the_origin_names_a_time(fields: Fields, lifetime_s: int) -> None:
-    assert origin_word(fields, NOW_S) == OriginWord(None, lifetime_s)
+    assert origin_freshness(fields, NOW_S) == OriginFreshness(None, lifetime_s)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_the_origin_names_a_time(fields: Fields, lifetime_s: int) -> None:
     ],
 )
 def test_no_time_left_means_no(fields: Fields) -> None:
-    assert origin_word(fields, NOW_S).refusal is Reason.EXPIRED
+    assert origin_freshness(fields, NOW_S).refusal is Reason.EXPIRED
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_no_time_left_means_no(fields: Fields) -> None:
     ],
 )
 def test_an_origin_that_names_no_time_leaves_it_to_the_table(fields: Fields) -> None:
-    assert origin_word(fields, NOW_S) == OriginWord(None, None)
+    assert origin_freshness(fields, NOW_S) == OriginFreshness(None, None)
 
 
 # 784111777 is Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110.
@@ -308,7 +308,7 @@ dates = st.builds(
     ).map(tuple)
 )
 def test_no_field_makes_the_readers_fail_and_a_time_named_is_positive(fields: Fields) -> None:
-    word = origin_word(fields, NOW_S)
+    word = origin_freshness(fields, NOW_S)
     unmet_vary(fields, fields, ())
     if word.refusal is None and word.lifetime_s is not None:
         assert word.lifetime_s > 0

@@ -5,7 +5,7 @@ import pytest
 
 from gateway.core.caching.hints import hint
 from gateway.core.caching.policy import Rules
-from tests.core.kit import CALLER, SHARED, arrival, judged
+from tests.core.kit import CALLER, SHARED, decided, fetched_response
 from tests.testbed.payloads import record
 
 TOKEN_FOR_ALL = msgspec.structs.replace(SHARED, identity_headers=frozenset({b"x-auth-token"}))
@@ -30,8 +30,8 @@ TOKEN_FOR_ALL = msgspec.structs.replace(SHARED, identity_headers=frozenset({b"x-
     ],
 )
 def test_what_the_origin_forbids_has_a_remedy(field: tuple[bytes, bytes], rules: Rules, remedy: str) -> None:
-    came = arrival(record(), field)
-    text = hint(came, judged(came, rules), rules)
+    came = fetched_response(record(), field)
+    text = hint(came, decided(came, rules), rules)
     assert text is not None
     assert remedy in text
 
@@ -46,5 +46,5 @@ def test_what_the_origin_forbids_has_a_remedy(field: tuple[bytes, bytes], rules:
     ],
 )
 def test_what_is_stored_or_not_settled_needs_none(body: bytes, field: tuple[bytes, bytes]) -> None:
-    came = arrival(body, field)
-    assert hint(came, judged(came), SHARED) is None
+    came = fetched_response(body, field)
+    assert hint(came, decided(came), SHARED) is None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.aos.route import Execution
+from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching.key import ENTRY_VERSION, KeySpace, stack_of, upstream_digest, upstream_identity
 from tests.core.kit import BOUNDED
 
@@ -29,8 +29,8 @@ class Parts(NamedTuple):
 parts = st.builds(Parts, pieces, pieces, raw_ids, raw_ids)
 
 
-def call(of: Parts) -> Execution:
-    return Execution(of.stack_id, of.action_id, has_query=False)
+def call(of: Parts) -> ExecutionRef:
+    return ExecutionRef(of.stack_id, of.action_id, has_query=False)
 
 
 @BOUNDED
@@ -68,7 +68,7 @@ NEIGHBOURS = [
 
 @pytest.mark.parametrize("pairs", NEIGHBOURS)
 def test_separators_and_lengths_inside_a_part_imitate_nothing(pairs: list[tuple[bytes, bytes]]) -> None:
-    execution = Execution(b"s", b"a", has_query=False)
+    execution = ExecutionRef(b"s", b"a", has_query=False)
     assert len({SPACE.entry(*pair, execution).name for pair in pairs}) == len(pairs)
     assert len({SPACE.entry(*pair, execution).identity for pair in pairs}) == len(pairs)
     assert len({SPACE.flight(*pair, execution) for pair in pairs}) == len(pairs)
@@ -77,7 +77,7 @@ def test_separators_and_lengths_inside_a_part_imitate_nothing(pairs: list[tuple[
 
 
 def test_keys_look_alike_and_carry_the_version() -> None:
-    key = SPACE.entry(b"caller", b"variant", Execution(b"Stack", b"Action", has_query=False))
+    key = SPACE.entry(b"caller", b"variant", ExecutionRef(b"Stack", b"Action", has_query=False))
     assert re.fullmatch(rb"aosgw:entry%d:\{[0-9a-f]{32}\}:[0-9a-f]{48}" % ENTRY_VERSION, key.name)
     assert re.fullmatch(rb"aosgw:generation:\{[0-9a-f]{32}\}", key.generation)
     assert key.stack == b"stack"
@@ -91,7 +91,7 @@ def tag(key: bytes) -> bytes:
 
 def test_all_keys_of_a_stack_share_a_hash_tag_whatever_the_case() -> None:
     keys = [
-        SPACE.entry(caller, b"v", Execution(stack, action, has_query=False))
+        SPACE.entry(caller, b"v", ExecutionRef(stack, action, has_query=False))
         for caller in (b"one", b"other")
         for stack in (b"abc", b"ABC")
         for action in (b"x", b"y")
@@ -157,5 +157,5 @@ def test_the_keys_of_this_process_are_equal_only_for_equal_parts(one: Parts, oth
 
 
 def test_a_key_of_this_process_tells_its_stack() -> None:
-    key = SPACE.entry(b"alice", b"v", Execution(b"StAck", b"a", has_query=False))
+    key = SPACE.entry(b"alice", b"v", ExecutionRef(b"StAck", b"a", has_query=False))
     assert stack_of(key.local) == key.stack == b"stack"

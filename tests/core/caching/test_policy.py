@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.policy import (
     DROPPING_STATUSES,
-    Judgement,
+    StoreDecision,
     drops_own_entry,
     is_heavy,
     plain_body,
-    told_age_s,
+    received_age_s,
 )
-from gateway.core.caching.status import Reason
-from gateway.core.caching.wishes import entity_tag
+from gateway.core.caching.request_directives import entity_tag
 from gateway.core.http.messages import Fields, Head
-from tests.core.kit import BOUNDED, SHARED, TERMINAL, arrival, judged, minimal, refusal
+from tests.core.kit import BOUNDED, SHARED, TERMINAL, decided, fetched_response, minimal, refusal
 from tests.testbed.payloads import ABSENT, ACTION_ID, EXECUTION, payload, payload_names, record
 
 IN_PROGRESS = ["Running", "Pending", "Pausing", "Cancelling", "ForceCancelling", "Retrying"]
@@ -29,7 +29,7 @@ IN_PROGRESS = ["Running", "Pending", "Pausing", "Cancelling", "ForceCancelling",
 
 def test_the_public_example_is_stored() -> None:
     body = payload(EXECUTION)
-    assert judged(arrival(body)) == Judgement(
+    assert decided(fetched_response(body)) == StoreDecision(
         None, SHARED.ttl_succeeded_s, is_record=True, phase="Succeeded", etag=entity_tag(body)
     )
 
@@ -40,15 +40,15 @@ def test_the_public_example_without_kind_is_stored() -> None:
 
 @pytest.mark.parametrize("name", [name for name in payload_names() if name != EXECUTION])
 def test_no_other_public_payload_is_stored(name: bytes) -> None:
-    judgement = judged(arrival(payload(str(name))))
-    assert judgement.refusal in {Reason.UNDECODABLE, Reason.PHASE}
-    assert judgement.ttl_s == 0
+    decision = decided(fetched_response(payload(str(name))))
+    assert decision.refusal in {Reason.UNDECODABLE, Reason.PHASE}
+    assert decision.ttl_s == 0
 
 
 @pytest.mark.parametrize("phase", TERMINAL)
 def test_a_terminal_phase_is_stored(phase: str) -> None:
-    judgement = judged(arrival(record(phase)))
-    assert (judgement.refusal, judgement.phase) == (None, phase)
+    decision = decided(fetched_response(record(phase)))
+    assert (decision.refusal, decision.phase) == (None, phase)
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_a_terminal_phase_is_stored(phase: str) -> None:
     ],
 )
 def test_any_other_phase_is_never_stored(phase: object) -> None:
-    judgement = judged(arrival(record(phase)))
-    assert judgement.refusal is Reason.PHASE
-    assert judgement.ttl_s == 0
-    assert judgement.is_record
-    assert judgement.phase == (None if phase is ABSENT else phase)
+    decision = decided(fetched_response(record(phase)))
+    assert decision.refusal is Reason.PHASE
+    assert decision.ttl_s == 0
+    assert decision.is_record
+    assert decision.phase == (None if phase is ABSENT else phase)
 
 
 @pytest.mark.parametrize("phase", [1, True, [], ["Succeeded"], {}, {"phase": "Succeeded"}])
@@ -116,8 +116,8 @@ def test_a_minimal_terminal_record_is_stored() -> None:
 
 @pytest.mark.parametrize("status", [201, 203, 204, 206, 301, 304, 400, 401, 403, 404, 429, 500, 502, 503])
 def test_only_a_200_is_stored(status: int) -> None:
-    judgement = judged(arrival(record(), status=status))
-    assert judgement == Judgement(Reason.STATUS, 0.0, is_record=False)
+    decision = decided(fetched_response(record(), status=status))
+    assert decision == StoreDecision(Reason.STATUS, 0.0, is_record=False)
 
 
 def test_a_response_that_sets_a_cookie_is_not_stored() -> None:
@@ -166,8 +166,8 @@ def test_a_gzipped_record_is_stored(coding: bytes) -> None:
     ],
 )
 def test_a_coding_that_is_unknown_broken_or_not_ended_is_not_stored(body: bytes, coding: bytes) -> None:
-    judgement = judged(arrival(body, (b"Content-Encoding", coding)))
-    assert judgement == Judgement(Reason.CONTENT_CODING, 0.0, is_record=False)
+    decision = decided(fetched_response(body, (b"Content-Encoding", coding)))
+    assert decision == StoreDecision(Reason.CONTENT_CODING, 0.0, is_record=False)
 
 
 @BOUNDED
@@ -203,9 +203,9 @@ def test_a_body_that_does_not_decode_is_not_stored(body: bytes) -> None:
 
 def test_a_key_twice_on_the_way_to_a_deciding_field_is_not_stored() -> None:
     body = b'{"status": {"objectStatus": {"phase": "Running"}, "objectStatus": {"phase": "Succeeded"}}}'
-    judgement = judged(arrival(body))
-    assert judgement.refusal is Reason.DUPLICATE_KEY
-    assert judgement.is_record
+    decision = decided(fetched_response(body))
+    assert decision.refusal is Reason.DUPLICATE_KEY
+    assert decision.is_record
 
 
 @pytest.mark.parametrize("kind", ["execution", "Stack", "", "ExecutionList"])
@@ -285,31 +285,31 @@ def test_the_first_no_names_the_reason() -> None:
 
 @pytest.mark.parametrize(("fields", "age_s"), [((), 0), (((b"Age", b"7"),), 7), (((b"Age", b"x"),), 0)])
 def test_the_age_an_arrival_came_with_is_told(fields: Fields, age_s: int) -> None:
-    assert told_age_s(Head(200, b"OK", fields)) == age_s
+    assert received_age_s(Head(200, b"OK", fields)) == age_s
 
 
 @pytest.mark.parametrize(
-    ("status", "judgement", "expected"),
+    ("status", "decision", "expected"),
     [
-        (200, Judgement(None, 1.0, is_record=True), False),
-        (200, Judgement(Reason.PHASE, 0.0, is_record=True), True),
+        (200, StoreDecision(None, 1.0, is_record=True), False),
+        (200, StoreDecision(Reason.PHASE, 0.0, is_record=True), True),
         (200, None, True),
         (401, None, True),
         (403, None, True),
         (404, None, True),
         (410, None, True),
-        (404, Judgement(Reason.STATUS, 0.0, is_record=False), True),
+        (404, StoreDecision(Reason.STATUS, 0.0, is_record=False), True),
         (304, None, False),
         (400, None, False),
         (429, None, False),
         (500, None, False),
-        (503, Judgement(Reason.STATUS, 0.0, is_record=False), False),
+        (503, StoreDecision(Reason.STATUS, 0.0, is_record=False), False),
     ],
 )
 def test_an_answer_that_ends_the_callers_access_or_the_record_drops_his_entry(
-    status: int, judgement: Judgement | None, expected: bool
+    status: int, decision: StoreDecision | None, expected: bool
 ) -> None:
-    assert drops_own_entry(status, judgement) is expected
+    assert drops_own_entry(status, decision) is expected
 
 
 def test_the_dropping_statuses_are_those_of_the_design() -> None:
@@ -338,8 +338,8 @@ def test_the_dropping_statuses_are_those_of_the_design() -> None:
 def test_no_arrival_makes_the_judge_fail_and_only_settled_records_are_stored(
     body: bytes, status: int, complete: bool
 ) -> None:
-    judgement = judged(arrival(body, status=status, complete=complete))
-    if judgement.refusal is None:
+    decision = decided(fetched_response(body, status=status, complete=complete))
+    if decision.refusal is None:
         assert status == 200
         assert complete
         assert json.loads(body)["status"]["objectStatus"]["phase"] in TERMINAL
@@ -357,7 +357,7 @@ def test_no_arrival_makes_the_judge_fail_and_only_settled_records_are_stored(
 def test_a_record_has_a_validator_the_upstreams_or_one_of_its_own(
     body: bytes, fields: Fields, expected: bytes | None
 ) -> None:
-    assert judged(arrival(body, *fields)).etag == expected
+    assert decided(fetched_response(body, *fields)).etag == expected
 
 
 _MIB = 1_048_576
@@ -375,12 +375,12 @@ _MIB = 1_048_576
     ],
 )
 def test_what_takes_long_to_judge_is_told_by_its_size(body: bytes, coding: Fields, expected: bool) -> None:
-    assert is_heavy(arrival(body, *coding)) is expected
+    assert is_heavy(fetched_response(body, *coding)) is expected
 
 
 def test_a_body_that_lies_about_its_inflated_size_does_not_decode() -> None:
     lying = gzip.compress(record() + b" " * _MIB)[:-4] + b"\0\0\0\0"
-    came = arrival(lying, (b"Content-Encoding", b"gzip"))
+    came = fetched_response(lying, (b"Content-Encoding", b"gzip"))
     assert not is_heavy(came)
     rules = msgspec.structs.replace(SHARED, max_body_bytes=2 * _MIB)
-    assert judged(came, rules).refusal is Reason.CONTENT_CODING
+    assert decided(came, rules).refusal is Reason.CONTENT_CODING

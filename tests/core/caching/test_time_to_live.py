@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.caching.policy import Judgement, Rules
-from gateway.core.caching.status import Reason
-from gateway.core.caching.wishes import entity_tag
+from gateway.core.caching.cache_status import Reason
+from gateway.core.caching.policy import Rules, StoreDecision
+from gateway.core.caching.request_directives import entity_tag
 from gateway.core.http.messages import Fields
 from tests.core.kit import (
     ACCESS_S,
@@ -19,8 +19,8 @@ from tests.core.kit import (
     SHARED,
     TERMINAL,
     UNSETTLED_S,
-    arrival,
-    judged,
+    decided,
+    fetched_response,
     refusal,
 )
 from tests.testbed.payloads import ABSENT, record
@@ -33,9 +33,9 @@ def ttl_s(
     settling: bool = False,
     uncertain: bool = False,
 ) -> float:
-    judgement = judged(arrival(body, *fields), rules, settling=settling, uncertain=uncertain)
-    assert judgement.refusal is None
-    return judgement.ttl_s
+    decision = decided(fetched_response(body, *fields), rules, settling=settling, uncertain=uncertain)
+    assert decision.refusal is None
+    return decision.ttl_s
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_a_phase_taken_out_of_the_list_is_not_stored() -> None:
 
 def test_a_time_to_live_of_zero_stores_nothing() -> None:
     rules = msgspec.structs.replace(SHARED, ttl_succeeded_s=0.0)
-    judgement = judged(arrival(record()), rules)
-    assert judgement == Judgement(
+    decision = decided(fetched_response(record()), rules)
+    assert decision == StoreDecision(
         Reason.EXPIRED, 0.0, is_record=True, phase="Succeeded", etag=entity_tag(record())
     )
 
@@ -139,18 +139,18 @@ def test_no_time_to_live_passes_any_of_its_bounds(
 ) -> None:
     rules = msgspec.structs.replace(SHARED, shared=shared)
     settling, uncertain = seen
-    judgement = judged(
-        arrival(
+    decision = decided(
+        fetched_response(
             record(phase, spec__onFailureStrategy=strategy), (b"Cache-Control", b"max-age=%d" % max_age_s)
         ),
         rules,
         settling=settling,
         uncertain=uncertain,
     )
-    assert 0 <= judgement.ttl_s <= min(max_age_s, rules.longest_ttl_s)
-    assert (judgement.ttl_s == 0) == (judgement.refusal is not None)
+    assert 0 <= decision.ttl_s <= min(max_age_s, rules.longest_ttl_s)
+    assert (decision.ttl_s == 0) == (decision.refusal is not None)
     if settling:
-        assert judgement.ttl_s <= UNSETTLED_S
+        assert decision.ttl_s <= UNSETTLED_S
 
 
 # The origin's word

@@ -2,9 +2,9 @@
 
 import pytest
 
-from gateway.core.http.headers import Refusal, is_sound_head, response_defect
-from gateway.core.http.incoming import check_line
+from gateway.core.http.fields import MessageError, is_sound_head, response_defect
 from gateway.core.http.messages import Fields, Head
+from gateway.core.http.request import check_line
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_request_line_of_http_1_passes(line: bytes) -> None:
     ],
 )
 def test_any_other_line_is_refused(line: bytes, status: int) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(MessageError) as refused:
         check_line(line)
     assert refused.value.status == status
 

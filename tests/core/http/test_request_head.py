@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.http.headers import Refusal
-from gateway.core.http.incoming import MAX_FIELDS
+from gateway.core.http.fields import MessageError
+from gateway.core.http.request import MAX_FIELDS
 from gateway.core.http.request_head import RequestHead
 from tests.core.kit import BOUNDED
 
@@ -16,7 +16,7 @@ MAX_BYTES = 40
 GET = b"GET / HTTP/1.1\r\n"
 
 
-def judged(data: bytes, cuts: list[int]) -> int | bytes | None:
+def decided(data: bytes, cuts: list[int]) -> int | bytes | None:
     """The status with which a head, cut at some places, is refused; the head when it is whole."""
     head = RequestHead(MAX_BYTES)
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
@@ -25,7 +25,7 @@ def judged(data: bytes, cuts: list[int]) -> int | bytes | None:
             taken = head.take(data[:end], start)
             if head.is_whole:
                 return head.data() + b"|" + data[taken:]
-    except Refusal as refusal:
+    except MessageError as refusal:
         return refusal.status
     return None
 
@@ -58,7 +58,7 @@ def judged(data: bytes, cuts: list[int]) -> int | bytes | None:
 def test_a_head_is_judged_alike_however_it_is_cut(
     data: bytes, expected: int | bytes | None, cuts: list[int]
 ) -> None:
-    got = judged(data, cuts)
+    got = decided(data, cuts)
     assert (got.partition(b"|")[0] if isinstance(got, bytes) else got) == (
         expected.partition(b"|")[0] if isinstance(expected, bytes) else expected
     )
@@ -73,7 +73,7 @@ def test_the_next_request_has_a_head_of_its_own() -> None:
     assert (head.is_whole, head.size, head.data()) == (True, end, GET + b"\r\n")
     head.begin()
     assert (head.is_whole, head.size, head.data()) == (False, 0, b"")
-    with pytest.raises(Refusal):
+    with pytest.raises(MessageError):
         head.take(data, end)
 
 
@@ -88,7 +88,7 @@ def test_more_fields_than_anybody_needs_are_refused_while_they_come(step: int, e
         return head.size
 
     assert took(MAX_FIELDS) == len(GET) + MAX_FIELDS * 4 + len(end)
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(MessageError) as refused:
         took(MAX_FIELDS + 2)
     assert refused.value.status == 431
 
@@ -106,6 +106,6 @@ def test_method_and_target_are_told_of_a_whole_and_sound_line_alone(
     data: bytes, told: tuple[bytes, bytes]
 ) -> None:
     head = RequestHead(MAX_BYTES)
-    with contextlib.suppress(Refusal):
+    with contextlib.suppress(MessageError):
         head.take(data, 0)
     assert head.told() == told

@@ -11,9 +11,9 @@ SCHEMES = ["SDK-HMAC-SHA256", "SDK-HMAC-SM3", "SDK-ECDSA-P256-SHA256", "SDK-SM2-
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("fold", [str, str.lower])
-def test_each_scheme_is_recognised(scheme: str, fold: type[str]) -> None:
-    value = f"{fold(scheme)} Access=AK, SignedHeaders=host;X-Sdk-Date, Signature=00".encode()
+@pytest.mark.parametrize("stack_key", [str, str.lower])
+def test_each_scheme_is_recognised(scheme: str, stack_key: type[str]) -> None:
+    value = f"{stack_key(scheme)} Access=AK, SignedHeaders=host;X-Sdk-Date, Signature=00".encode()
     assert is_signed(((b"authorization", value),))
     assert signed_fields(((b"Authorization", value),)) == {b"host", b"x-sdk-date"}
 

@@ -1,0 +1,341 @@
+"""The object graph of one gateway, built once from its configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from gateway.app.gauges import Gauges
+from gateway.app.settings import (
+    connection_settings,
+    handler_settings,
+    identity,
+    identity_headers,
+    own_hosts,
+    policy_rules,
+    tier_settings,
+    upstream_hop,
+    upstream_settings,
+)
+from gateway.cache.cache import Cache
+from gateway.cache.results import Fetched, abandon
+from gateway.cache.single_flight import Flights
+from gateway.cache.throttle import Throttle
+from gateway.clock import Clock
+from gateway.config.address import Address
+from gateway.config.model import Config, ConfigError, masked
+from gateway.core.aos.route import stack_key
+from gateway.core.caching.identity import IdentityReader
+from gateway.core.caching.key import KeySpace
+from gateway.downstream.connection import DownstreamServer
+from gateway.downstream.fast_path import FastPath
+from gateway.downstream.fast_path_connection import FastPathConnection, why_closed
+from gateway.downstream.handler import Handler
+from gateway.downstream.proxy_protocol import ProxiedAcceptor, ProxiedConnections
+from gateway.downstream.request_id import RequestIds
+from gateway.runtime.listeners import Acceptor, ListeningSockets, open_sockets
+from gateway.runtime.tls import server_context
+from gateway.store.tiers import Tiers
+from gateway.store.worker_tiers import WorkerPeers, WorkerTiers
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.caller_digest import CallerDigest, digest_key
+from gateway.telemetry.metrics import Metrics, Snapshot
+from gateway.telemetry.metrics_text import render
+from gateway.telemetry.throttled import ThrottledCaller, ThrottledCallers
+from gateway.telemetry.top_executions import TopExecution, TopExecutions
+from gateway.upstream.upstream import Upstream
+
+if TYPE_CHECKING:
+    from gateway.app.tracing import Tracing
+
+_log = logging.getLogger("gateway")
+
+_SUBSCRIBED_S = 0.3
+_FIRST_POLL_S = 0.001
+_LAST_POLL_S = 0.05
+# For requests that were cut off to end; aiohttp takes 0 for no limit at all.
+_LAST_S = 0.3
+# How long an idle connection may wait for its last request.
+_GENTLE_S = 10.0
+
+
+class Gateway:
+    """One gateway; make it inside a running event loop.
+
+    Args:
+        config: the whole configuration.
+        clock: both clocks.
+        tracing: makes spans; ``None`` leaves that to the configuration.
+        siblings: the other workers, ``None`` without any.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock | None = None,
+        tracing: Tracing | None = None,
+        peers: WorkerPeers | None = None,
+    ) -> None:
+        clock = clock or Clock()
+        self.config = config
+        self.tracing = tracing or tracing_of(config)
+        self.metrics = Metrics() if self.tracing is None else self.tracing.metrics()
+        self._is_ready = False
+        self._is_draining = False
+        self._sockets: ListeningSockets | None = None
+        self._acceptor: Acceptor | ProxiedAcceptor | None = None
+        self.fast_lane: FastPath | None = None
+        keys = KeySpace(config.redis.prefix, identity(config))
+        secret = config.cache.secret.reveal().encode("utf-8")
+        rules = policy_rules(config)
+        identity_reader = IdentityReader(identity_headers(config), secret, shared=rules.shared)
+        self.flights: Flights[Fetched] = Flights(
+            config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock, abandon
+        )
+        proxy = upstream_hop(config)
+        make_tiers = Tiers if peers is None else functools.partial(WorkerTiers, peers)
+        self.tiers = make_tiers(
+            tier_settings(config, rules),
+            keys=keys,
+            secret=secret,
+            clock=clock,
+            metrics=self.metrics,
+            on_forget=self.flights.detach_stack,
+            on_start_over=self.flights.detach_all,
+        )
+        # One: more would only take the interpreter from the event loop.
+        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
+        make_upstream = Upstream if self.tracing is None else self.tracing.upstream
+        self.upstream = make_upstream(upstream_settings(config), clock, self.metrics)
+        throttle = Throttle(clock)
+        self._gauges = Gauges(
+            config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle
+        )
+        self.top_executions = TopExecutions(clock)
+        cache = Cache(
+            rules=rules,
+            identity_reader=identity_reader,
+            keys=keys,
+            proxy=proxy,
+            tiers=self.tiers,
+            flights=self.flights,
+            upstream=self.upstream,
+            throttle=throttle,
+            clock=clock,
+            executor=self.executor,
+            top_executions=self.top_executions,
+        )
+        self._caller_digest = CallerDigest(identity_reader, digest_key(secret, os.environ))
+        self._throttled = ThrottledCallers(clock, self._caller_digest)
+        self._access_log = access_log = AccessLog(config.log.access)
+        self._change_access_log(config)
+        request_ids = RequestIds()
+        self._handler = handler = Handler(
+            cache,
+            handler_settings(config),
+            metrics=self.metrics,
+            throttled=self._throttled,
+            access_log=access_log,
+            request_ids=request_ids,
+            is_draining=lambda: self._is_draining,
+        )
+        connection = None
+        if config.server.fast_lane:
+            if (difference := why_closed()) is not None:
+                _log.warning("server.fast_lane is left off: %s", difference)
+            else:
+                make = FastPath if self.tracing is None else self.tracing.lane
+                self.fast_lane = make(
+                    tiers=self.tiers,
+                    identity_reader=identity_reader,
+                    keys=keys,
+                    proxy=proxy,
+                    own_hosts=own_hosts(config),
+                    max_header_bytes=config.server.max_header_bytes,
+                    clock=clock,
+                    metrics=self.metrics,
+                    access_log=access_log,
+                    request_ids=request_ids,
+                    handler=handler,
+                    top_executions=self.top_executions,
+                )
+                connection = functools.partial(FastPathConnection, lane=self.fast_lane)
+        self.server = DownstreamServer(
+            handler if self.tracing is None else self.tracing.handler(handler),
+            connection_settings(config),
+            metrics=self.metrics,
+            request_ids=request_ids,
+            access_log=access_log,
+            connection=connection,
+        )
+        self._proxied = ProxiedConnections(self.server) if config.server.proxy_protocol else None
+
+    async def start(self, sockets: ListeningSockets | None = None) -> Address:
+        """Accept connections.
+
+        Args:
+            sockets: where; they are this gateway's from now on. ``None`` opens those of ``server.listen``.
+
+        Returns:
+            The address it really has: a port of 0 is filled in.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        self._sockets = sockets or await open_sockets(
+            self.config.server.listen, self.config.server.listen_mode
+        )
+        self.tiers.start()
+        self._gauges.loop_lag.start()
+        if self.tiers.subscription is not None:
+            # What is fetched before it stands is not stored: spare the first callers that.
+            await self.tiers.subscription.wait_first(_SUBSCRIBED_S)
+        self._acceptor = await self._accept(self._sockets, server_context(self.config.server))
+        self._is_ready = True
+        return self._sockets.address
+
+    async def _accept(
+        self, sockets: ListeningSockets, tls: ssl.SSLContext | None
+    ) -> Acceptor | ProxiedAcceptor:
+        if self._proxied is not None:
+            return self._proxied.accept(sockets, tls)
+        return await sockets.accept(self.server, tls)
+
+    def begin_drain(self) -> None:
+        """Say that no more work is wanted; the listener stays open."""
+        self._is_ready = False
+
+    def hand_over(self) -> None:
+        """Leave the file of a Unix socket to the process that accepts from now on."""
+        if self._sockets is not None:
+            self._sockets.hand_over()
+
+    async def apply(self, config: Config) -> None:
+        """Use another configuration that differs in `gateway.server.reload.LIVE` alone; files are read anew.
+
+        Raises:
+            ConfigError: a file cannot be used; nothing is changed.
+        """
+        tls, upstream = server_context(config.server), upstream_settings(config)
+        redis = tier_settings(config, policy_rules(config)).redis
+        was_tls = bool(self.config.server.tls_cert)
+        if self._sockets is not None and self._acceptor is not None and (tls is not None or was_tls):
+            try:
+                acceptor = await self._accept(self._sockets, tls)
+            except OSError as error:
+                raise ConfigError(f"cannot accept anew: {error.strerror}; send SIGHUP again") from error
+            self._acceptor.close()
+            self._acceptor = acceptor
+            if self._is_draining:
+                # It began meanwhile.
+                acceptor.close()
+        self.config = config
+        self.server.change(connection_settings(config))
+        self._handler.change(handler_settings(config))
+        self._change_access_log(config)
+        self.upstream.change(upstream)
+        if redis is not None and self.tiers.redis is not None and self.tiers.subscription is not None:
+            self.tiers.redis.connect_with(redis)
+            self.tiers.subscription.connect_with(redis)
+
+    async def close(self, timeout_s: float | None = None, *, is_handover: bool = False) -> None:
+        """Stop accepting, let requests, stores and debts end within a time, then let go.
+
+        Args:
+            timeout_s: ``server.drain_timeout_s`` when ``None``.
+            is_gentle: end idle connections with their next answer; only at the end of a while at once, which
+                could cross a request on its way.
+        """
+        loop = asyncio.get_running_loop()
+        within_s = self.config.server.drain_timeout_s if timeout_s is None else timeout_s
+        ends_s = loop.time() + within_s
+        idle_until_s = loop.time() + min(_GENTLE_S, within_s / 2) if is_handover else 0.0
+        self._is_ready = False
+        self._is_draining = True
+        self._gauges.loop_lag.stop()
+        if self.fast_lane is not None:
+            self.fast_lane.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
+        if self._sockets is not None:
+            self._sockets.leave()
+        if is_handover and self.tiers.memory is not None:
+            # The process that serves from now on sees writes that nobody tells this one.
+            self.tiers.memory.retire()
+        poll_s = _FIRST_POLL_S
+        while (self.server.connections or self._proxied) and loop.time() < ends_s:
+            if loop.time() >= idle_until_s:
+                self.server.close_idle()
+                if self._proxied is not None:
+                    self._proxied.close_idle()
+            await asyncio.sleep(poll_s)
+            poll_s = min(poll_s * 2, _LAST_POLL_S)
+        await self.flights.close(max(0.0, ends_s - loop.time()))
+        # Cuts what is still under way; the writes among it are forgotten before the tiers close.
+        await self.upstream.close()
+        if self._proxied is not None:
+            await self._proxied.close()
+        await self.server.shutdown(_LAST_S)
+        await self.tiers.close(max(0.1, ends_s - loop.time()))
+        self.executor.shutdown(wait=False, cancel_futures=True)
+        if self.tracing is not None:
+            await self.tracing.close()
+
+    def _change_access_log(self, config: Config) -> None:
+        log = config.log
+        self._access_log.change(log.access, log.sample, self._caller_digest if log.caller else None)
+
+    def ready(self) -> bool:
+        """Tell whether requests are accepted; false first while draining."""
+        return self._is_ready
+
+    def health(self) -> dict[str, object]:
+        """Return what ``/readyz`` reports beside readiness; Redis does not make it false."""
+        redis, subscription = self.tiers.redis, self.tiers.subscription
+        if redis is None or subscription is None:
+            return {"redis": "off"}
+        return {
+            "redis": "up" if redis.is_up else "down",
+            "breaker": redis.breaker.state.value,
+            "subscription": "up" if subscription.is_up else "down",
+            "debts": self.tiers.invalidations.owed,
+        }
+
+    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the metrics of this process and their content type."""
+        return render([self.metrics_snapshot()], accept)
+
+    def metrics_snapshot(self) -> Snapshot:
+        """Return what this process has counted, to be put together with what others have."""
+        return self._gauges.snapshot(self.server, len(self.flights), is_ready=self._is_ready)
+
+    def masked_config(self) -> dict[str, object]:
+        """Return the effective configuration, secrets masked."""
+        return masked(self.config)
+
+    def executions(self) -> list[TopExecution]:
+        """Return the executions that are asked for most."""
+        return self.top_executions.busiest()
+
+    def throttled(self) -> list[ThrottledCaller]:
+        """Return the callers who are told to wait most."""
+        return self._throttled.most()
+
+    async def purge(self, stack_id: str) -> bool:
+        """Make a stack's stored entries unusable; ``False`` when Redis could not be told yet."""
+        return await self.tiers.forget([stack_key(stack_id.encode("utf-8"))], "purge", settles=False)
+
+
+def tracing_of(config: Config) -> Tracing | None:
+    """Return what makes spans; ``None`` unless the configuration wants some."""
+    if not config.tracing.endpoint:
+        return None
+    # An extra, and 70 ms to load.
+    from gateway.app.tracing import Tracing
+
+    return Tracing(config.tracing)

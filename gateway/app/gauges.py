@@ -1,0 +1,89 @@
+"""What is read off the running parts at scrape time: gauges, and the counters that they keep themselves."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.cache.throttle import Throttle
+from gateway.config.model import Config
+from gateway.downstream.connection import DownstreamServer
+from gateway.store.tiers import Tiers
+from gateway.telemetry import process
+from gateway.telemetry.access_log import dropped_lines
+from gateway.telemetry.event_loop_lag import LoopLag
+from gateway.telemetry.metrics import Metrics, Snapshot
+from gateway.upstream.upstream import Upstream
+
+
+class Gauges:
+    """The parts of one gateway as numbers.
+
+    Args:
+        config: the bounds.
+        metrics: what is counted on the way of requests.
+        tiers: memory and Redis.
+        upstream: the pool.
+        throttle: callers who have to wait.
+    """
+
+    def __init__(
+        self, config: Config, metrics: Metrics, *, tiers: Tiers, upstream: Upstream, throttle: Throttle
+    ) -> None:
+        self.loop_lag = LoopLag(metrics.loop_lag_s)
+        self._config = config
+        self._metrics = metrics
+        self._tiers = tiers
+        self._upstream = upstream
+        self._throttle = throttle
+
+    def snapshot(self, server: DownstreamServer, flights: int, *, is_ready: bool) -> Snapshot:
+        """Return everything that one process has to tell.
+
+        Args:
+            server: the callers' connections.
+            flights: shared fetches under way.
+            is_ready: requests are accepted.
+        """
+        gauges = {
+            "ready": float(is_ready),
+            "connections": len(server.connections),
+            "connections_limit": self._config.server.max_connections,
+            "flights": flights,
+            "throttled_callers": self._throttle.held(),
+            "log_lines_dropped": dropped_lines(),
+        }
+        gauges |= self._of_the_upstream() | self._of_memory() | self._of_redis() | process.gauges()
+        return self._metrics.snapshot(gauges, process.build(asyncio.get_running_loop()))
+
+    def _of_the_upstream(self) -> dict[str, float]:
+        slots, bounds = self._upstream.slots, self._config.upstream
+        return {
+            "upstream_connections": slots.in_use,
+            "upstream_connections_limit": bounds.max_connections,
+            "upstream_parked": slots.parked,
+            "upstream_waiting": slots.waiting,
+            "upstream_waiting_limit": bounds.max_waiting,
+        }
+
+    def _of_memory(self) -> dict[str, float]:
+        memory = self._tiers.memory
+        return {
+            "memory_bytes": memory.size_bytes if memory is not None else 0,
+            "memory_limit_bytes": memory.limit_bytes if memory is not None else 0,
+            "memory_entries": len(memory) if memory is not None else 0,
+            "memory_evictions": memory.evictions if memory is not None else 0,
+        }
+
+    def _of_redis(self) -> dict[str, float]:
+        redis, subscription = self._tiers.redis, self._tiers.subscription
+        return {
+            "redis_configured": redis is not None,
+            "redis_up": redis is not None and redis.is_up,
+            "redis_breaker_open": redis is not None and not redis.breaker.is_closed,
+            "redis_breaker_openings": redis.breaker.openings if redis is not None else 0,
+            "redis_subscription_up": subscription is not None and subscription.is_up,
+            "redis_connections": redis.connections if redis is not None else 0,
+            "redis_connections_limit": redis.settings.max_connections if redis is not None else 0,
+            "redis_debts": self._tiers.invalidations.owed,
+            "redis_queue": self._tiers.queued,
+        }

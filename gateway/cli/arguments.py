@@ -1,0 +1,272 @@
+"""What the command line accepts and how its help explains it."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, NoReturn
+
+from gateway import __version__
+from gateway.config.errors import one_line
+
+PROG: Final = "aos-gateway"
+USAGE: Final = 2
+
+_MAIN_EPILOG: Final = """\
+first steps:
+  aos-gateway demo                                        watch it work against a simulated AOS
+  aos-gateway serve --upstream https://aos.example.com    stand in front of a real one
+  aos-gateway COMMAND --help                              more about one command
+
+exit codes: 0 clean, 2 wrong usage or configuration or an address that cannot be used, 1 anything else
+(wait: see its help)
+"""
+_SERVE_EPILOG: Final = """\
+Every key of the configuration file can also be set by an environment variable AOS_GATEWAY_<SECTION>__<KEY>,
+such as AOS_GATEWAY_CACHE__ACCESS_TTL_S=60; lists are comma-separated. A secret may come from a file that a
+variable names: AOS_GATEWAY_CACHE__SECRET_FILE, AOS_GATEWAY_REDIS__URL_FILE or
+AOS_GATEWAY_SERVER__ADMIN_TOKEN_FILE.
+Options beat the environment, the environment beats the file, the file beats the defaults.
+config/gateway.toml explains every key.
+
+examples:
+  aos-gateway serve --upstream https://aos.example.com
+  aos-gateway serve --upstream https://aos.example.com --listen 0.0.0.0:8080 --redis redis://redis.example.com:6379/0
+  aos-gateway serve --upstream https://aos.example.com --listen unix:/run/aos/gateway.sock --scope shared
+  aos-gateway serve --config config/gateway.toml
+
+It is ready when http://127.0.0.1:9901/readyz (the admin address) answers 200.
+SIGTERM and Ctrl-C end it cleanly, SIGHUP reads the configuration anew, SIGUSR2 has a new process take over.
+"""
+_TWIN_EPILOG: Final = """\
+examples:
+  aos-gateway twin                                     listen on 127.0.0.1:8090
+  aos-gateway twin --profile realistic --seed 7        slower, with failures, the same ones on every start
+  aos-gateway twin --control 127.0.0.1:8091            faults on demand
+"""
+_CHECK_EPILOG: Final = """\
+examples:
+  aos-gateway check --config config/gateway.toml
+  AOS_TOKEN=... aos-gateway check --config gateway.toml --probe my-stack my-stack-1
+"""
+_PURGE_EPILOG: Final = """\
+Over the network the gateway wants its server.admin_token: set AOS_GATEWAY_SERVER__ADMIN_TOKEN, or name a file
+that holds it by AOS_GATEWAY_SERVER__ADMIN_TOKEN_FILE. From the same machine no token is needed.
+
+examples:
+  aos-gateway purge my-stack
+  aos-gateway purge --admin unix:/run/aos/admin.sock my-stack
+"""
+_WAIT_EPILOG: Final = """\
+The token comes from AOS_TOKEN or the file that --token-file names. A gateway that waits (Prefer: wait)
+answers when something changes; AOS itself, and anything else that ignores the wish, is polled every 2 to 10
+seconds. Failed connections, 429 and 5xx are waited out, as long as the answer asks for it.
+
+exit codes:
+  0  Succeeded, or gone (404) after it was seen to be a delete
+  1  anything else    3  Failed                       5  time over    7  token refused (401, 403)
+  2  wrong usage      4  Cancelled, ForceCancelled    6  gone (404)
+
+examples:
+  AOS_TOKEN=... aos-gateway wait my-stack my-stack-1
+  aos-gateway wait --gateway unix:/run/aos/gateway.sock --token-file token --json my-stack my-stack-1
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and which says what an unknown option was meant to be.
+
+    Attributes:
+        commands: the parsers of all commands by their names.
+    """
+
+    commands: Mapping[str, "_Parser"] = MappingProxyType({})
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as the base does; whatever is unknown is refused here, where the known options are known."""
+        given = sys.argv[1:] if args is None else args
+        # Before the base takes the value of an option that stands before its command for a command.
+        if given and _is_option(given[0]) and not self._has(given[0]):
+            self._refuse(given[:1])
+        known, unknown = super().parse_known_args(given, namespace)
+        if unknown:
+            self._refuse(unknown)
+        return known, unknown
+
+    def _has(self, option: str) -> bool:
+        return option.partition("=")[0] in self._option_string_actions
+
+    def _refuse(self, unknown: Sequence[str]) -> NoReturn:
+        # Neither values nor further arguments are shown: a URL among them may hold a password.
+        option = next((each.partition("=")[0] for each in unknown if _is_option(each)), None)
+        if option is None:
+            self.error("1 argument too many" if len(unknown) == 1 else f"{len(unknown)} arguments too many")
+        owners = [name for name, command in self.commands.items() if command._has(option)]
+        options = list(self._option_string_actions)
+        near = [known for known in options if len(known) > 2 and option.startswith(known)]
+        near = near or difflib.get_close_matches(option, options, n=1)
+        if owners:
+            self.error(f"{option} is an option of {' and '.join(owners)}; write it behind that command")
+        self.error(f"unknown option {option}" + (f"; did you mean {near[0]}?" if near else ""))
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message}; see {self.prog} --help")
+        self.exit(USAGE)
+
+
+def _is_option(argument: str) -> bool:
+    return argument.startswith("-") and argument not in {"-", "--"}
+
+
+def complain(line: str) -> None:
+    """Print one line about what went wrong."""
+    print(one_line(f"{PROG}: {line}"), file=sys.stderr)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser; what it returns has the attribute `command`, the command's name."""
+    parser = _Parser(
+        prog=PROG,
+        description="A proxy for Huawei Cloud AOS that keeps settled execution records.",
+        epilog=_MAIN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, summary: str, about: str, epilog: str = "") -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=about,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.set_defaults(command=name)
+        return command
+
+    serve = add(
+        "serve",
+        "run the gateway",
+        "Run the gateway in front of one AOS. Only the upstream has to be given.",
+        _SERVE_EPILOG,
+    )
+    _add_config(serve)
+    address = "host:port, [v6]:port, :port for all interfaces, or unix:/path"
+    serve.add_argument(
+        "--listen", metavar="A", help=f"where callers connect: {address} (default: 127.0.0.1:8080)"
+    )
+    serve.add_argument("--admin", metavar="A", help="where operators connect (default: 127.0.0.1:9901)")
+    serve.add_argument("--upstream", metavar="URL", help="the AOS to stand in front of, http:// or https://")
+    serve.add_argument(
+        "--redis",
+        metavar="URL",
+        help="share stored records through Redis: redis://, rediss:// or unix:// (default: memory alone); "
+        "others on this machine can see options, so give a password by AOS_GATEWAY_REDIS__URL_FILE instead",
+    )
+    serve.add_argument(
+        "--scope",
+        metavar="caller|shared",
+        help="whom a stored record is given to: only the caller it was fetched for, or all who may connect "
+        "(default: caller)",
+    )
+    serve.add_argument(
+        "--workers", metavar="N", help="number of processes, 0: one for each core (default: 1)"
+    )
+
+    twin = add(
+        "twin",
+        "run a simulated AOS to develop and measure against",
+        "Run a simulated AOS: stacks can be made, changed and deleted, executions take their modelled time.",
+        _TWIN_EPILOG,
+    )
+    twin.add_argument(
+        "--listen",
+        metavar="A",
+        default="127.0.0.1:8090",
+        help=f"where it listens: {address} (default: %(default)s)",
+    )
+    twin.add_argument("--control", metavar="A", help="loopback address to order faults on (default: off)")
+    twin.add_argument(
+        "--profile",
+        metavar="NAME",
+        default="demo",
+        help="demo, load, realistic or throttled (default: %(default)s)",
+    )
+    twin.add_argument(
+        "--seed", metavar="N", type=int, default=1, help="equal seeds give equal runs (default: %(default)s)"
+    )
+
+    add(
+        "demo",
+        "watch the gateway work against a simulated AOS",
+        "Start a simulated AOS and the gateway, poll one execution to its end with one line per poll, then "
+        "keep\nboth running and say what to try with curl. Ctrl-C ends it.",
+    )
+
+    check = add(
+        "check",
+        "validate the configuration",
+        "Validate the configuration of file and environment and print the effective one, secrets masked.",
+        _CHECK_EPILOG,
+    )
+    _add_config(check)
+    check.add_argument(
+        "--probe",
+        nargs=2,
+        metavar=("STACK", "ACTION"),
+        help="instead, fetch this record with the token in AOS_TOKEN and say why it would be stored or not",
+    )
+
+    purge = add(
+        "purge",
+        "make a stack's stored records unusable",
+        "Tell a running gateway to forget a stack, so that its records are fetched anew.",
+        _PURGE_EPILOG,
+    )
+    purge.add_argument(
+        "--admin",
+        metavar="A",
+        default="127.0.0.1:9901",
+        help="the gateway's admin address (default: %(default)s)",
+    )
+    purge.add_argument("stack_id", metavar="STACK_ID", help="the stack to forget")
+
+    wait = add(
+        "wait",
+        "wait until an execution has ended",
+        "Watch an execution until it has ended, and tell what changes. The exit code says how it ended.",
+        _WAIT_EPILOG,
+    )
+    wait.add_argument(
+        "--gateway",
+        metavar="URL",
+        default="http://127.0.0.1:8080",
+        help="the gateway, or AOS itself: http://, https:// or unix:/path (default: %(default)s)",
+    )
+    wait.add_argument(
+        "--timeout",
+        metavar="T",
+        default="20m",
+        help="how long to wait at most, like 90s, 20m or 1h30m (default: %(default)s)",
+    )
+    wait.add_argument("--token-file", metavar="F", help="file that holds the token (default: AOS_TOKEN)")
+    wait.add_argument(
+        "--json",
+        action="store_true",
+        help="print the result with the record as one JSON object, all else to standard error",
+    )
+    wait.add_argument("stack_id", metavar="STACK", help="the id of the stack")
+    wait.add_argument("action_id", metavar="ACTION", help="the id of the execution")
+    for each in (parser, *commands.choices.values()):
+        each.commands = commands.choices
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="F", help="configuration file, TOML (default: none)")

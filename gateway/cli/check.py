@@ -1,0 +1,87 @@
+"""``check --probe``: fetch one record as the gateway would, and say why it would be stored or not."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from gateway.app.settings import identity_headers, policy_rules, upstream_hop, upstream_settings
+from gateway.clock import Clock
+from gateway.config.model import Config, Secret
+from gateway.core.caching import policy
+from gateway.core.caching.eligibility import Bypass, eligibility
+from gateway.core.caching.hints import hint
+from gateway.core.caching.identity import IdentityReader
+from gateway.core.http import fields as headers
+from gateway.core.http.framing import BodyFraming
+from gateway.core.http.messages import Request
+from gateway.errors import GatewayError
+from gateway.runtime.event_loop import check_parser
+from gateway.telemetry.metrics import Metrics
+from gateway.upstream.upstream import Upstream
+
+
+def run(config: Config, stack_id: str, action_id: str, token: Secret) -> int:
+    """Fetch a record and tell the verdict in plain words.
+
+    Args:
+        config: the effective configuration.
+        stack_id: as in the path.
+        action_id: as in the path.
+        token: goes up as ``X-Auth-Token``.
+
+    Returns:
+        0 when the upstream answered, stored or not; 1 when it did not.
+    """
+    check_parser()
+    return asyncio.run(_probe(config, stack_id, action_id, token))
+
+
+async def _probe(config: Config, stack_id: str, action_id: str, token: Secret) -> int:
+    try:
+        target = f"/v2/stacks/{stack_id}/actions/{action_id}".encode("ascii")
+        field = (b"X-Auth-Token", token.reveal().encode("ascii"))
+    except UnicodeEncodeError:
+        return _complain("STACK, ACTION and AOS_TOKEN can hold ASCII characters only")
+    request = Request("GET", target, (field,), b"unknown", b"http", 0, b"probe")
+    eligible = eligibility(request, IdentityReader(identity_headers(config), b"", shared=False))
+    if isinstance(eligible, Bypass):
+        return _complain(f"STACK and ACTION are not ids the cache takes (detail={eligible.reason.value})")
+    proxy = upstream_hop(config)
+    clock = Clock()
+    rules = policy_rules(config)
+    upstream = Upstream(upstream_settings(config), clock, Metrics())
+    fetched_s = clock.wall_s()
+    try:
+        async with asyncio.timeout(config.upstream.total_timeout_s):
+            fields = headers.upstream_fields(request, proxy, execution_call=True)
+            exchange = await upstream.send("GET", target, fields, None)
+            body = b""
+            while len(body) <= rules.max_body_bytes and (piece := await exchange.read()):
+                body += piece
+            exchange.close()
+    except GatewayError as error:
+        return _complain(f"{config.upstream.url}: {error.detail} ({error.proxy_error})")
+    except TimeoutError:
+        return _complain(f"{config.upstream.url}: no answer within upstream.total_timeout_s")
+    finally:
+        await upstream.close()
+    complete = exchange.framing is not BodyFraming.CLOSE
+    fetched_response = policy.FetchedResponse(
+        exchange.head, body, complete, eligible.fields, action_id.encode(), fetched_s
+    )
+    decision = policy.decide_store(fetched_response, rules, settling=False, uncertain=False)
+    print(f"{config.upstream.url} answered {exchange.head.status}, {len(body)} bytes in body")
+    print(f"phase: {decision.phase if decision.phase is not None else 'none'}")
+    if decision.refusal is None:
+        print(f"would be stored for {decision.ttl_s:.0f} s")
+    else:
+        print(f"would not be stored: {decision.refusal.value}")
+        if (text := hint(fetched_response, decision, rules)) is not None:
+            print(text)
+    return 0
+
+
+def _complain(text: str) -> int:
+    print(f"aos-gateway check: {text}", file=sys.stderr)
+    return 1

@@ -1,0 +1,66 @@
+"""What is raised when the configuration cannot be used."""
+
+_SHOWN_CHARACTERS = 80
+
+
+class ConfigError(Exception):
+    """A setting that stops the start; its text is one line with the key, the value and the remedy.
+
+    The text never holds the value of a secret: whoever raises this leaves it out.
+    """
+
+    def __init__(self, line: str) -> None:
+        """Make the error.
+
+        Args:
+            line: key, value, what is wrong and what to write instead; control characters are replaced,
+                so that it stays one line on a terminal.
+        """
+        super().__init__(one_line(line))
+
+
+def cannot_listen(where: str, reason: str) -> ConfigError:
+    """Make the error for an address that can't be bound.
+
+    Args:
+        where: setting and address, like "server.listen = 127.0.0.1:8080".
+        reason: what the system said, like "Address already in use".
+    """
+    return ConfigError(f"cannot listen on {where}: {reason}; choose an address that is free and may be used")
+
+
+class InvalidValue(ValueError):
+    """A value that a rule does not accept, told without the key, which only the caller knows."""
+
+    def __init__(self, value: str, remedy: str) -> None:
+        """Make the refusal.
+
+        Args:
+            value: the value as it may be shown (see `shorten`); "" when it has to stay secret.
+            remedy: what is wrong with it and what to write instead.
+        """
+        super().__init__(remedy)
+        self.value = value
+        self.remedy = remedy
+
+
+def one_line(text: str) -> str:
+    """Return a text with "?" for whatever would not print, so that it stays one line on a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def shorten(value: object, at_most: int = _SHOWN_CHARACTERS) -> str:
+    """Return a value as one bounded line for an error text.
+
+    Args:
+        value: what was configured; not for secrets.
+        at_most: characters.
+
+    Returns:
+        Its `repr`, as much as is allowed of it and "...".
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with more digits than Python writes out
+        text = f"a {type(value).__name__} too long to show"
+    return text if len(text) <= at_most else text[:at_most] + "..."

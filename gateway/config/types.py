@@ -1,0 +1,167 @@
+"""The kinds of values that settings have: each checks a raw value and converts it."""
+
+import re
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from gateway.config.errors import InvalidValue, shorten
+
+_MAX_LIST: Final = 64
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_DECIMAL = re.compile(r"[+-]?([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})([eE][+-]?[0-9]{1,3})?")
+
+
+class Rule(Protocol):
+    """Turns a raw value into the attribute's value."""
+
+    def read(self, value: object, *, is_text: bool) -> object:
+        """Check and convert one value.
+
+        Args:
+            value: what TOML gave, or a text from the environment or the command line.
+            is_text: the value is such a text, so numbers, booleans and lists are still to be read from it.
+
+        Raises:
+            Refused: with the remedy.
+        """
+
+
+class Number(msgspec.Struct, frozen=True):
+    """A float within bounds, both included.
+
+    Attributes:
+        low: least value.
+        high: greatest value.
+        unit: what is counted; empty for a share of something.
+    """
+
+    low: float
+    high: float
+    unit: str = "seconds"
+
+    def read(self, value: object, *, is_text: bool) -> object:
+        """Check and convert one value (see `Rule.read`)."""
+        if is_text and isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
+            value = float(value)
+        remedy = f"write a number from {self.low:g} to {self.high:.10g}"
+        if self.unit:
+            remedy = f"write a number of {self.unit} from {self.low:g} to {self.high:.10g}, without unit"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidValue(shorten(value), f"is not a number; {remedy}")
+        # NaN compares false, so it ends here like the infinities.
+        if not self.low <= value <= self.high:
+            raise InvalidValue(shorten(value), f"is out of range; {remedy}")
+        return float(value)
+
+
+class Integer(msgspec.Struct, frozen=True):
+    """An int within bounds, both included.
+
+    Attributes:
+        low: least value.
+        high: greatest value.
+        unit: what is counted.
+    """
+
+    low: int
+    high: int
+    unit: str
+
+    def read(self, value: object, *, is_text: bool) -> object:
+        """Check and convert one value (see `Rule.read`)."""
+        if is_text and isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+            value = int(value)
+        remedy = f"write a whole number of {self.unit} from {self.low} to {self.high}, without unit"
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidValue(shorten(value), f"is not a whole number; {remedy}")
+        if not self.low <= value <= self.high:
+            raise InvalidValue(shorten(value), f"is out of range; {remedy}")
+        return value
+
+
+class Boolean(msgspec.Struct, frozen=True):
+    """A bool."""
+
+    def read(self, value: object, *, is_text: bool) -> object:
+        """Check and convert one value (see `Rule.read`)."""
+        if is_text and isinstance(value, str) and value.strip().lower() in {"true", "false"}:
+            value = value.strip().lower() == "true"
+        if not isinstance(value, bool):
+            raise InvalidValue(shorten(value), "is neither true nor false; write one of them")
+        return value
+
+
+class Enum(msgspec.Struct, frozen=True):
+    """One of a few words.
+
+    Attributes:
+        words: the words.
+    """
+
+    words: tuple[str, ...]
+
+    def read(self, value: object, *, is_text: bool) -> object:
+        """Check and convert one value (see `Rule.read`)."""
+        if not isinstance(value, str) or value not in self.words:
+            raise InvalidValue(
+                shorten(value), "is unknown; write " + " or ".join(f'"{word}"' for word in self.words)
+            )
+        return value
+
+
+class String(msgspec.Struct, frozen=True):
+    """A text that a function reads.
+
+    Attributes:
+        of: reads it; raises `InvalidValue`.
+        is_secret: its value is never shown.
+    """
+
+    of: Callable[[str], object]
+    is_secret: bool = False
+
+    def read(self, value: object, *, is_text: bool) -> object:
+        """Check and convert one value (see `Rule.read`)."""
+        value_shown = "***" if self.is_secret else shorten(value)
+        if not isinstance(value, str):
+            raise InvalidValue(value_shown, "is not a text; write it in quotes")
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise InvalidValue(value_shown, "is not valid UTF-8; write it as UTF-8 text") from exc
+        return self.of(value)
+
+
+class StringList(msgspec.Struct, frozen=True):
+    """A list of distinct texts.
+
+    Attributes:
+        of: reads one of them; raises `InvalidValue`.
+        whole: checks the list that came out, raises `InvalidValue`.
+    """
+
+    of: Callable[[str], str]
+    whole: Callable[[tuple[str, ...]], tuple[str, ...]] = tuple
+
+    def read(self, value: object, *, is_text: bool) -> object:
+        """Check and convert one value (see `Rule.read`)."""
+        if is_text and isinstance(value, str):
+            value = [item.strip() for item in value.split(",")] if value.strip() else []
+        if not isinstance(value, list | tuple):
+            raise InvalidValue(
+                shorten(value), 'is not a list; write ["one", "two"], or one,two in the environment'
+            )
+        if len(value) > _MAX_LIST:
+            raise InvalidValue(f"{len(value)} items", f"is too long; write at most {_MAX_LIST}")
+        items: list[str] = []
+        for item in value:
+            if not isinstance(item, str):
+                raise InvalidValue(shorten(item), "is not a text; write each item in quotes")
+            items.append(self.of(item))
+        folded = [item.lower() for item in items]
+        for item, low in zip(items, folded, strict=True):
+            if folded.count(low) > 1:
+                raise InvalidValue(shorten(item), "stands in the list twice; remove one")
+        return self.whole(tuple(items))

@@ -1,0 +1,95 @@
+"""Whether the cache may take part in a request at all, and under which identity."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import msgspec
+
+from gateway.core.aos.route import CACHEABLE_METHODS, ExecutionRef, execution
+from gateway.core.caching.cache_status import Forward, Reason
+from gateway.core.caching.freshness import unmet_vary, varies_on_accept
+from gateway.core.caching.identity import Identity, IdentityReader, Variant, variant
+from gateway.core.caching.policy import FetchedResponse
+from gateway.core.caching.request_directives import RequestDirectives, read_directives
+from gateway.core.http.fields import end_to_end
+from gateway.core.http.messages import Fields, Request, first
+
+_BYPASSING_CONDITIONS = (b"if-match", b"if-unmodified-since")
+
+
+class Bypass(msgspec.Struct, frozen=True, gc=False):
+    """The request goes upstream as it is: no look-up, no store, no flight.
+
+    Attributes:
+        forward: how ``Cache-Status`` calls it.
+        reason: why.
+        is_reading: GET or HEAD, so ``only-if-cached`` has a meaning.
+    """
+
+    forward: Forward
+    reason: Reason
+    is_reading: bool
+
+
+class Eligible(msgspec.Struct, frozen=True, gc=False):
+    """The execution call of a caller that can be recognised again.
+
+    Attributes:
+        execution: which record.
+        identity: whose.
+        variant: what was negotiated.
+        wishes: the caller's directives.
+        fields: end-to-end fields of the request.
+    """
+
+    execution: ExecutionRef
+    identity: Identity
+    variant: Variant
+    directives: RequestDirectives
+    fields: Fields
+
+
+def eligibility(request: Request, identity_reader: IdentityReader) -> Eligible | Bypass:
+    """Decide whether the cache takes part; the first rule that says no names the reason."""
+    is_reading = request.method in CACHEABLE_METHODS
+    call = execution(request.target)
+    if call is None:
+        return Bypass(Forward.BYPASS, Reason.ROUTE, is_reading)
+    if not is_reading:
+        return Bypass(Forward.METHOD, Reason.METHOD, is_reading)
+    # As it will be sent: what is hop-by-hop must not tell callers apart.
+    fields = end_to_end(request.fields)
+    for applies, reason in (
+        (call.has_query, Reason.QUERY),
+        (request.body_bytes != 0, Reason.BODY),
+        (first(fields, b"range") is not None, Reason.RANGE),
+        (any(first(fields, name) is not None for name in _BYPASSING_CONDITIONS), Reason.PRECONDITION),
+    ):
+        if applies:
+            return Bypass(Forward.BYPASS, reason, is_reading)
+    identity = identity_reader.identify(fields)
+    if isinstance(identity, Reason):
+        return Bypass(Forward.BYPASS, identity, is_reading)
+    negotiated = variant(fields)
+    if negotiated is None:
+        return Bypass(Forward.BYPASS, Reason.VARIANT, is_reading)
+    return Eligible(call, identity, negotiated, read_directives(fields), fields)
+
+
+def may_share(
+    eligible: Eligible, fetched_response: FetchedResponse, identity_headers: Container[bytes]
+) -> bool:
+    """Tell whether what a fetch brought suits who joined it: no other field's value chose it (RFC 9111 §4.1).
+
+    Args:
+        planned: the request that joined, of the same caller and `Variant.general`.
+        arrival: what the fetch brought, stored or not.
+        identity_headers: lower-case names of the fields that tell who a caller is.
+    """
+    if (
+        varies_on_accept(fetched_response.head.fields)
+        and variant(fetched_response.request) != eligible.variant
+    ):
+        return False
+    return unmet_vary(fetched_response.head.fields, eligible.fields, identity_headers) is None

@@ -1,0 +1,105 @@
+"""What a caller asks of the cache: request directives and conditions (RFC 9111 §5.2.1, RFC 9110 §13)."""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+
+import msgspec
+
+from gateway.core.caching.cache_status import Forward, Reason
+from gateway.core.caching.freshness import date_s, parse_directives, seconds, single_date_s
+from gateway.core.http.messages import Fields, members, values
+
+_ENTITY_TAG = re.compile(rb'[\s,]*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+
+
+class RequestDirectives(msgspec.Struct, frozen=True, gc=False):
+    """Request directives that the gateway obeys; ``max-stale`` is not among them.
+
+    Attributes:
+        no_store: neither read nor write the cache.
+        no_cache: fetch anew.
+        only_if_cached: never go upstream.
+        max_age_s: oldest acceptable answer; ``None`` for any.
+        min_fresh_s: it must stay fresh at least this long.
+    """
+
+    no_store: bool = False
+    no_cache: bool = False
+    only_if_cached: bool = False
+    max_age_s: int | None = None
+    min_fresh_s: int = 0
+
+    def refuse(self, age_s: int, ttl_s: float) -> tuple[Forward, Reason | None] | None:
+        """Return why an entry of this age and time to live does not answer; ``None`` when it does."""
+        if ttl_s <= 0:
+            return Forward.STALE, None
+        if self.max_age_s is not None and age_s > self.max_age_s:
+            return Forward.REQUEST, Reason.REQUEST_MAX_AGE
+        if ttl_s < self.min_fresh_s:
+            return Forward.REQUEST, Reason.REQUEST_MIN_FRESH
+        return None
+
+
+NO_DIRECTIVES = RequestDirectives()
+
+
+def read_directives(fields: Fields) -> RequestDirectives:
+    """Read a request's ``Cache-Control``, or its ``Pragma`` when there is none.
+
+    What cannot be read counts as ``no-cache``: the caller asked for something the gateway cannot promise.
+    """
+    lines = values(fields, b"cache-control")
+    if not lines:
+        pragma = {member.lower() for member in members(fields, b"pragma")}
+        return RequestDirectives(no_cache=True) if b"no-cache" in pragma else NO_DIRECTIVES
+    directives = parse_directives(lines)
+    if directives is None:
+        return RequestDirectives(no_cache=True)
+    max_age_s = seconds(directives[b"max-age"]) if b"max-age" in directives else None
+    min_fresh_s = seconds(directives[b"min-fresh"]) if b"min-fresh" in directives else 0
+    unreadable = (b"max-age" in directives and max_age_s is None) or min_fresh_s is None
+    return RequestDirectives(
+        no_store=b"no-store" in directives,
+        no_cache=b"no-cache" in directives or max_age_s == 0 or unreadable,
+        only_if_cached=b"only-if-cached" in directives,
+        max_age_s=max_age_s,
+        min_fresh_s=min_fresh_s or 0,
+    )
+
+
+def entity_tag(body: bytes) -> bytes:
+    """Return the strong ``ETag`` of body bytes."""
+    return b'"%s"' % blake2b(body, digest_size=16, person=b"aosgw-etag").hexdigest().encode("ascii")
+
+
+def is_not_modified(request: Fields, etag: bytes | None, last_modified: bytes | None, now_s: float) -> bool:
+    """Tell whether a caller already has the representation with these validators (RFC 9111 §4.3.2).
+
+    ``If-None-Match`` is compared weakly and stands above ``If-Modified-Since``. That one is held against
+    ``Last-Modified`` alone, never against ``Date``: two clocks must not hide that a record has settled.
+
+    Args:
+        request: the request's end-to-end fields.
+        etag: the response's ``ETag``; ``None`` without one.
+        last_modified: its ``Last-Modified``; ``None`` without one.
+        now_s: wall clock, for two-digit years.
+    """
+    lines = values(request, b"if-none-match")
+    if not lines:
+        since_s = single_date_s(request, b"if-modified-since", now_s)
+        modified_s = None if last_modified is None else date_s(last_modified, now_s)
+        return since_s is not None and modified_s is not None and modified_s <= since_s
+    if etag is None:
+        return False
+    listed = b",".join(lines).strip()
+    if listed == b"*":
+        return True
+    opaque = etag.removeprefix(b"W/")
+    position = 0
+    while match := _ENTITY_TAG.match(listed, position):
+        if match[1] == opaque:
+            return True
+        position = match.end()
+    return False

@@ -1,0 +1,117 @@
+"""The heads that callers get: hits, fetched records, forwarded responses, and the 304s in their place."""
+
+from __future__ import annotations
+
+import math
+
+from gateway.core.caching.cache_status import CacheStatus
+from gateway.core.caching.entry import Entry
+from gateway.core.caching.freshness import varies_on_accept
+from gateway.core.caching.policy import FetchedResponse, StoreDecision
+from gateway.core.caching.request_directives import is_not_modified
+from gateway.core.http.fields import end_to_end, kept_fields, not_modified_fields
+from gateway.core.http.framing import head_lines
+from gateway.core.http.messages import Field, Fields, Head, first
+from gateway.core.http.request import own_request_id
+
+_NOT_MODIFIED = (304, b"Not Modified")
+_REQUEST_ID = b"x-request-id"
+_ETAG = b"etag"
+_LAST_MODIFIED = b"last-modified"
+# Tells about the exchange, not about the representation.
+_OF_THE_EXCHANGE = frozenset({_REQUEST_ID, b"set-cookie"})
+
+
+def entry_of(
+    fetched_response: FetchedResponse, decision: StoreDecision, upstream_age_s: int, accept: bytes
+) -> Entry:
+    """Return the entry to store for a storable arrival.
+
+    Args:
+        arrival: the whole response.
+        judgement: what became of it.
+        upstream_age_s: the Age it came with.
+        accept: the `Variant.accept` of the request it answers.
+    """
+    head = fetched_response.head
+    fields = kept_fields(head.fields)
+    if decision.etag is not None and first(fields, _ETAG) is None:
+        fields = (*fields, (b"ETag", decision.etag))
+    if first(fields, b"content-length") is None:
+        # It came in chunks; a HEAD tells the length as well.
+        fields = (*fields, (b"Content-Length", b"%d" % len(fetched_response.body)))
+    return Entry(
+        lines=head_lines(Head(head.status, head.reason, fields)),
+        body=fetched_response.body,
+        fetched_s=fetched_response.fetched_s,
+        expires_s=fetched_response.fetched_s + decision.ttl_s,
+        upstream_age_s=upstream_age_s,
+        accept=accept if varies_on_accept(head.fields) else b"",
+    )
+
+
+def hit_head(entry: Entry, request: Fields, request_id: bytes, via: bytes, now_s: float) -> Head:
+    """Return the head with which an entry answers: its own 200, or a 304 when the caller has it.
+
+    Args:
+        entry: the usable entry.
+        request: the request's end-to-end fields.
+        request_id: the request's own id.
+        via: the gateway's ``Via`` member.
+        now_s: wall clock.
+    """
+    added: tuple[Field, ...] = (
+        (b"Age", b"%d" % entry.age_s(now_s)),
+        (b"X-Request-Id", request_id),
+        (b"Via", via),
+        (b"Cache-Status", CacheStatus(ttl_s=math.floor(entry.ttl_s(now_s))).member()),
+    )
+    head = entry.head()
+    etag, modified = first(head.fields, _ETAG), first(head.fields, _LAST_MODIFIED)
+    if is_not_modified(request, etag, modified, now_s):
+        return Head(*_NOT_MODIFIED, (*not_modified_fields(head.fields), *added))
+    return Head(head.status, head.reason, (*head.fields, *added))
+
+
+def hit_bytes(entry: Entry, request_id: bytes, via: bytes, now_s: float) -> bytes:
+    """Return the whole answer to an unconditional GET over HTTP/1.1: what `hit_head` tells, and the body."""
+    told = b"Age: %d\r\nX-Request-Id: %b\r\nVia: %b\r\nCache-Status: aos-gateway; hit; ttl=%d\r\n\r\n" % (
+        entry.age_s(now_s),
+        request_id,
+        via,
+        entry.expires_s - now_s,
+    )
+    return b"".join((entry.lines, told, entry.body))
+
+
+def fetched_head(
+    fetched_response: FetchedResponse, decision: StoreDecision, via: bytes, cache_status: CacheStatus
+) -> Head:
+    """Return the head for a response that was buffered whole.
+
+    A 200 that is a record gets an ``ETag`` if it has none; a caller who has it already is answered with 304,
+    which tells of the exchange what the 200 would have told: its request id and its cookies.
+    """
+    head = fetched_response.head
+    fields = end_to_end(head.fields)
+    etag = decision.etag
+    if etag is not None and first(fields, _ETAG) is None:
+        fields = (*fields, (b"ETag", etag))
+    if head.status == 200 and is_not_modified(
+        fetched_response.request, etag, first(fields, _LAST_MODIFIED), fetched_response.fetched_s
+    ):
+        told = tuple(field for field in fields if field[0].lower() in _OF_THE_EXCHANGE)
+        if first(told, _REQUEST_ID) is None and (own := own_request_id(fetched_response.request)) is not None:
+            told = (*told, (b"X-Request-Id", own))
+        fields = (*not_modified_fields(fields), *told)
+        head = Head(*_NOT_MODIFIED, fields)
+    return Head(head.status, head.reason, (*fields, *_told(via, cache_status)))
+
+
+def forwarded_head(head: Head, via: bytes, cache_status: CacheStatus) -> Head:
+    """Return the head for a response that is streamed on."""
+    return Head(head.status, head.reason, (*end_to_end(head.fields), *_told(via, cache_status)))
+
+
+def _told(via: bytes, cache_status: CacheStatus) -> tuple[Field, ...]:
+    return ((b"Via", via), (b"Cache-Status", cache_status.member()))

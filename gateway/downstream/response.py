@@ -1,0 +1,169 @@
+"""A response that writes prepared bytes: exact field lines, and half the cost of aiohttp's own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from gateway.core.http.framing import BodyFraming, WireHead, wire_head
+from gateway.core.http.messages import Head
+from gateway.errors import UpstreamError
+from gateway.runtime.progress import drained, unsent_bytes
+from gateway.upstream.exchange import Exchange
+
+LARGE_BYTES = 65_536
+"""A body beyond this is written uncopied, in pieces of this size."""
+
+
+class PreparedResponse(web.StreamResponse):
+    """An answer ready to be written.
+
+    Args:
+        head: end-to-end head.
+        method: of the request.
+        body: the whole body; ``None`` when it is streamed from ``exchange``.
+        http_11: the caller speaks HTTP/1.1.
+        keep_alive: the connection may carry another request.
+        write_timeout_s: how long the caller may take nothing.
+        exchange: source of a streamed body; closed here.
+        prefix: what was read of it already.
+        sent: told, when all was written or that has failed, how many bytes went out; ``None`` is nobody.
+        linger: waits, after the connection's last answer, for the caller to leave; ``None`` does not.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        *,
+        method: str,
+        body: bytes | None,
+        http_11: bool,
+        keep_alive: bool,
+        write_timeout_s: float,
+        exchange: Exchange | None = None,
+        prefix: bytes = b"",
+        linger: Callable[[], Awaitable[None]] | None = None,
+        sent: Callable[[int], None] | None = None,
+    ) -> None:
+        # Not calling aiohttp's own initialiser is the point: it builds header maps nobody reads here.
+        length = len(body) if body is not None else None
+        self._wire: WireHead = wire_head(
+            head, method=method, body_bytes=length, http_11=http_11, keep_alive=keep_alive
+        )
+        self._body_bytes = body
+        self._exchange = exchange
+        self._prefix = prefix
+        self._linger = linger
+        self.sent = sent
+        self._write_timeout_s = write_timeout_s
+        self._keep_alive = self._wire.keep_alive
+        self._protocol: web.RequestHandler | None = None
+        self.sent_bytes = 0
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Remember where to write; nothing is written before `write_eof`."""
+        self._protocol = request.protocol
+        return None
+
+    async def write_on(self, protocol: web.RequestHandler) -> None:
+        """Write head and body on a connection; see `write_eof`."""
+        self._protocol = protocol
+        await self.write_eof()
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Write head and body.
+
+        Raises:
+            ConnectionError: the caller left, stalled, or had to be cut off because the upstream broke off.
+        """
+        del data
+        try:
+            if self._exchange is None:
+                await self._write_whole((self._body_bytes or b"") if self._has_body else b"")
+            else:
+                await self._stream(self._exchange)
+        except (UpstreamError, TimeoutError) as error:
+            self._cut()
+            raise ConnectionResetError("response broke off") from error
+        finally:
+            if self._exchange is not None:
+                self._exchange.close()
+            if self.sent is not None:
+                self.sent(self.sent_bytes)
+        if self._linger is not None and not self._keep_alive:
+            await self._linger()
+
+    @property
+    def _has_body(self) -> bool:
+        return self._wire.framing is not BodyFraming.NONE
+
+    async def _write_whole(self, body: bytes) -> None:
+        if len(body) <= LARGE_BYTES:
+            await self._write(self._wire.data + body)
+            return
+        # Joined, every caller who reads slowly would hold a copy of the body of his own.
+        await self._write(self._wire.data)
+        await self._write(body)
+
+    async def _stream(self, exchange: Exchange) -> None:
+        await self._write(self._wire.data)
+        if not self._has_body:
+            return
+        if self._prefix:
+            await self._write(self._framed(self._prefix))
+        while piece := await exchange.read():
+            await self._write(self._framed(piece))
+        if self._wire.framing is BodyFraming.CHUNKED:
+            await self._write(b"0\r\n\r\n")
+
+    def _framed(self, piece: bytes) -> bytes:
+        if self._wire.framing is BodyFraming.CHUNKED:
+            return b"%x\r\n%s\r\n" % (len(piece), piece)
+        return piece
+
+    async def _write(self, data: bytes) -> None:
+        if len(data) <= LARGE_BYTES:
+            await self._write_piece(data)
+            return
+        # TLS, for one, would copy all of it at once.
+        view = memoryview(data)
+        for start in range(0, len(data), LARGE_BYTES):
+            await self._write_piece(view[start : start + LARGE_BYTES])
+
+    async def _write_piece(self, data: bytes | memoryview) -> None:
+        protocol = self._protocol
+        transport = None if protocol is None else protocol.transport
+        if protocol is None or transport is None or transport.is_closing():
+            raise ConnectionResetError("caller left")
+        transport.write(data)
+        self.sent_bytes += len(data)
+        if protocol.writing_paused:
+            exchange = self._exchange
+            with contextlib.nullcontext() if exchange is None else exchange.waiting_for_caller(self._cut):
+                await drained(protocol, self._write_timeout_s)
+
+    def _cut(self) -> None:
+        # An abort, so that the caller can't take the part for the whole.
+        transport = None if self._protocol is None else self._protocol.transport
+        if transport is not None:
+            self.sent_bytes -= unsent_bytes(transport)
+            if self._wire.framing is BodyFraming.CLOSE:
+                # Only a reset differs from the end of a body that the connection's end delimits.
+                _reset_on_close(transport)
+            transport.abort()
+
+
+def _reset_on_close(transport: asyncio.BaseTransport) -> None:
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    # Through a duplicate: uvloop's socket object has no setsockopt.
+    with socket.socket(fileno=os.dup(sock.fileno())) as twin:
+        twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
