@@ -147,7 +147,7 @@ class PreparedResponse(web.StreamResponse):
         if protocol.writing_paused:
             exchange = self._exchange
             with contextlib.nullcontext() if exchange is None else exchange.waiting_for_caller(self._cut):
-                await drained(protocol, self._write_timeout_s)
+                await drained(protocol, self._write_timeout_s, protocol._drain_helper)
 
     def _cut(self) -> None:
         # An abort, so that the caller can't take the part for the whole.
