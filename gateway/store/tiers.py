@@ -188,32 +188,40 @@ class Tiers:
         self._keep_in_memory(fill_token, entry)
         return LookupResult(entry, found.generation)
 
-    async def prepare_fill(self, fill_token: FillToken, lookup: LookupResult) -> FillToken:
-        """Make sure, before a fetch, that there is a generation to store under.
+    def lacks_generation(self, found: EarlyLookup) -> bool:
+        """Tell whether a fill needs `mint` first: Redis was asked, and the stack has no generation."""
+        lookup = found.lookup
+        return (
+            self.redis is not None
+            and lookup.generation is None
+            and not lookup.has_failed
+            and not self._owes(found.fill_token.key.stack)
+        )
+
+    async def mint(self, key: EntryKey) -> bytes | None:
+        """Give a stack a generation, before a fetch; ``None`` when Redis has none to give."""
+        if self.redis is None:
+            return None
+        try:
+            return await self.redis.mint(key)
+        except StoreError:
+            return None
+
+    def begin_fetch(self, fill_token: FillToken, generation: bytes | None = None) -> FillToken:
+        """Put a fetch that begins now in order with others of the same entry; `store` or `drop` ends it.
 
         Args:
-            ticket: taken before the look-up.
-            lookup: what it gave.
-
-        Returns:
-            The ticket with the generation; without one when Redis has none to give.
+            fill_token: taken before the look-up.
+            generation: of the stack, from before the fetch; ``None`` stores nothing in Redis.
         """
-        if self.redis is not None and not lookup.has_failed and not self._owes(fill_token.key.stack):
-            generation = lookup.generation
-            if generation is None:
-                with contextlib.suppress(StoreError):
-                    generation = await self.redis.mint(fill_token.key)
-            if not self._is_forgotten(fill_token) and not self._owes(fill_token.key.stack):
-                fill_token = msgspec.structs.replace(fill_token, generation=generation)
-        return self.begin_fetch(fill_token)
-
-    def begin_fetch(self, fill_token: FillToken) -> FillToken:
-        """Put a fetch that begins now in order with others of the same entry; `store` or `drop` ends it."""
-        name = fill_token.key.name
-        fetches = self._fetches.get(name)
+        key = fill_token.key
+        if self._is_forgotten(fill_token) or self._owes(key.stack):
+            generation = None
+        fetches = self._fetches.get(key.name)
         if fetches is None:
-            self._fetches[name] = fetches = Fetches()
-        return msgspec.structs.replace(fill_token, fetches=fetches, fetch=self.invalidations.changes.next())
+            self._fetches[key.name] = fetches = Fetches()
+        number = self.invalidations.changes.next()
+        return msgspec.structs.replace(fill_token, generation=generation, fetches=fetches, fetch=number)
 
     def store(self, fill_token: FillToken, entry: Entry) -> Reason | None:
         """Keep a record in every tier that may have it; Redis gets it later, not on the caller's time.
