@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 import msgspec
 
 from gateway.cache import cache_log
@@ -23,6 +28,9 @@ from gateway.core.http.messages import Head, Request, first, names
 from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, Throttled, UpstreamError
 from gateway.store.lookup import EarlyLookup, LookupResult
 from gateway.upstream.upstream import RequestBody
+
+OnResponse = Callable[[Response | GatewayError | Coroutine[Any, Any, Response]], None]
+"""Called once, with the response, with why there is none, or with what has to be awaited for it."""
 
 
 class Cache:
@@ -173,23 +181,98 @@ class Cache:
             return await self._head(request, eligible, found, cache_status)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
         flight_key = self._keys.flight(eligible.identity.flight, variant, eligible.execution)
-        flight = None if forward is Forward.REQUEST else self._flights.joinable(flight_key)
+        may_join = forward is not Forward.REQUEST
+        return await self._response(
+            lambda on_response: self._share(
+                request, eligible, found, cache_status, on_response, flight_key=flight_key, may_join=may_join
+            )
+        )
+
+    def fetch_plain(
+        self, request: Request, eligible: Eligible, found: EarlyLookup, on_response: OnResponse
+    ) -> Callable[[], None]:
+        """Answer like `fetch`, without a wait here, what has no directives and was found in no tier.
+
+        Args:
+            request: `headers.check_request` has accepted it.
+            eligible: what `eligibility` makes of it.
+            found: what the look-up gave.
+            on_response: called once, perhaps before this returns.
+
+        Returns:
+            To be called when nobody waits for the response any more.
+        """
+        reason = Reason.STORE_FAILED if found.lookup.has_failed else None
+        cache_status = CacheStatus(forward=Forward.URI_MISS, reason=reason)
         try:
-            if flight is not None:
-                cache_log.decided(request, "joins a fetch under way")
-                fetched = await self._flights.wait(flight)
+            self._hold_back(eligible, cache_status)
+        except Throttled as error:
+            on_response(error)
+            return _nothing
+        flight_key = self._keys.flight(eligible.identity.flight, eligible.variant.general, eligible.execution)
+        return self._share(request, eligible, found, cache_status, on_response, flight_key=flight_key)
+
+    def _share(
+        self,
+        request: Request,
+        eligible: Eligible,
+        found: EarlyLookup,
+        cache_status: CacheStatus,
+        on_response: OnResponse,
+        *,
+        flight_key: bytes | None,
+        may_join: bool = True,
+    ) -> Callable[[], None]:
+        """Join a fetch under way, or begin one, which others may join if it has a key.
+
+        Returns:
+            To be called when nobody waits for the response any more.
+        """
+        joined = self._flights.joinable(flight_key) if flight_key is not None and may_join else None
+
+        def on_fetched(fetched: Fetched | GatewayError) -> None:
+            if isinstance(fetched, GatewayError):
+                on_response(_with_member(fetched, cache_status))
+            elif joined is not None and (unshared := self._why_not_shared(eligible, fetched)) is not None:
+                status = _because(cache_status, unshared)
+                on_response(self._forward(request, None, status, execution_call=True))
             else:
-                fetched = await self._flights.lead(
-                    flight_key,
-                    key.stack,
-                    lambda flight: self._fetcher.start(flight, request, eligible, found),
-                )
-        except GatewayError as error:
-            _with_member(error, cache_status)
+                on_response(self._fetched(fetched, eligible, cache_status, collapsed=joined is not None))
+
+        if joined is not None:
+            cache_log.decided(request, "joins a fetch under way")
+            joined.join(on_fetched)
+            return functools.partial(joined.leave, on_fetched)
+        flight = self._flights.begin(flight_key, found.fill_token.key.stack, on_fetched)
+        self._fetcher.start(flight, request, eligible, found, stores=flight_key is not None)
+        return functools.partial(flight.leave, on_fetched)
+
+    async def _response(self, begin: Callable[[OnResponse], Callable[[], None]]) -> Response:
+        """Wait for the response to what is begun.
+
+        Raises:
+            GatewayError: there is none.
+        """
+        result: asyncio.Future[Response | Coroutine[Any, Any, Response]]
+        result = asyncio.get_running_loop().create_future()
+
+        def on_response(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
+            if result.done():
+                # Who waited has just left.
+                if isinstance(response, Coroutine):
+                    response.close()
+            elif isinstance(response, GatewayError):
+                result.set_exception(response)
+            else:
+                result.set_result(response)
+
+        leave = begin(on_response)
+        try:
+            response = await result
+        except asyncio.CancelledError:
+            leave()
             raise
-        if flight is not None and (unshared := self._why_not_shared(eligible, fetched)) is not None:
-            return await self._forward(request, None, _because(cache_status, unshared), execution_call=True)
-        return self._fetched(fetched, eligible, cache_status, collapsed=flight is not None)
+        return response if isinstance(response, Response) else await response
 
     def _why_not_shared(self, eligible: Eligible, fetched: Fetched) -> Reason | None:
         """Return why a request that joined a fetch has to be forwarded by itself all the same."""
@@ -224,16 +307,11 @@ class Cache:
         early_lookup = EarlyLookup(self._tiers.fill_token(key), LookupResult(None))
         if request.method == "HEAD":
             return await self._head(request, eligible, early_lookup, cache_status)
-        try:
-            fetched = await self._flights.lead(
-                None,
-                key.stack,
-                lambda flight: self._fetcher.start(flight, request, eligible, early_lookup, stores=False),
+        return await self._response(
+            lambda on_response: self._share(
+                request, eligible, early_lookup, cache_status, on_response, flight_key=None
             )
-        except GatewayError as error:
-            _with_member(error, cache_status)
-            raise
-        return self._fetched(fetched, eligible, cache_status, collapsed=False)
+        )
 
     async def _head(
         self, request: Request, eligible: Eligible, early_lookup: EarlyLookup, cache_status: CacheStatus
@@ -290,3 +368,7 @@ def _with_member(error: GatewayError, cache_status: CacheStatus) -> GatewayError
     """Let an error tell what the cache did before it, or why nothing was forwarded."""
     error.cache_member = (cache_status if error.reason is None else CacheStatus(reason=error.reason)).member()
     return error
+
+
+def _nothing() -> None:
+    pass

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from gateway.clock import Clock
 from gateway.errors import DeadlinePassed, GatewayError
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -67,10 +69,12 @@ class Flight(Generic[T]):
         if not self._flights.end(self):
             return
         self._leader, self._waiting = None, []
-        if leader is not None:
-            leader(result)
-        for on_result in waiting:
-            on_result(result)
+        for on_result in waiting if leader is None else [leader, *waiting]:
+            try:
+                on_result(result)
+            except Exception as error:
+                # The others must hear of it all the same.
+                _log.error("a result could not be taken: %s", type(error).__name__, exc_info=error)
 
 
 class SingleFlight(Generic[T]):
@@ -131,40 +135,6 @@ class SingleFlight(Generic[T]):
             self._all_ended.set()
         return True
 
-    async def wait(self, flight: Flight[T]) -> T:
-        """Join a flight and wait for its result; leaving does not disturb it.
-
-        Raises:
-            GatewayError: what the fetch failed with, or `DeadlinePassed`.
-        """
-        result: asyncio.Future[T] = self._loop.create_future()
-        on_result = functools.partial(_resolve, result)
-        flight.join(on_result)
-        try:
-            return await result
-        finally:
-            flight.leave(on_result)
-
-    async def lead(self, key: bytes | None, stack: bytes, start: Callable[[Flight[T]], None]) -> T:
-        """Begin a fetch and wait for its result.
-
-        Args:
-            key: see `begin`.
-            stack: see `begin`.
-            start: begins the work of the flight.
-
-        Raises:
-            GatewayError: what the fetch failed with, or `DeadlinePassed`.
-        """
-        result: asyncio.Future[T] = self._loop.create_future()
-        on_result = functools.partial(_resolve, result)
-        flight = self.begin(key, stack, on_result)
-        start(flight)
-        try:
-            return await result
-        finally:
-            flight.leave(on_result)
-
     async def in_time(self, work: Awaitable[R]) -> R:
         """Wait for something that nobody shares, as long as for a flight.
 
@@ -223,15 +193,6 @@ class SingleFlight(Generic[T]):
         keys.discard(key)
         if not keys:
             del self._by_stack[flight.stack]
-
-
-def _resolve(future: asyncio.Future[T], result: T | GatewayError) -> None:
-    if future.done():
-        return
-    if isinstance(result, GatewayError):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
 
 
 def _nothing() -> None:
