@@ -27,6 +27,7 @@ from gateway.core.http import fields as headers
 from gateway.core.http.messages import Head, Request, first, names
 from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, Throttled, UpstreamError
 from gateway.store.lookup import EarlyLookup, LookupResult
+from gateway.tasks import guarded
 from gateway.upstream.upstream import RequestBody
 
 OnResponse = Callable[[Response | GatewayError | Coroutine[Any, Any, Response]], None]
@@ -230,14 +231,16 @@ class Cache:
         """
         joined = self._flights.joinable(flight_key) if flight_key is not None and may_join else None
 
+        def response_of(fetched: Fetched) -> Response | Coroutine[Any, Any, Response]:
+            if joined is not None and (unshared := self._why_not_shared(eligible, fetched)) is not None:
+                return self._forward(request, None, _because(cache_status, unshared), execution_call=True)
+            return self._fetched(fetched, eligible, cache_status, collapsed=joined is not None)
+
         def on_fetched(fetched: Fetched | GatewayError) -> None:
             if isinstance(fetched, GatewayError):
                 on_response(_with_member(fetched, cache_status))
-            elif joined is not None and (unshared := self._why_not_shared(eligible, fetched)) is not None:
-                status = _because(cache_status, unshared)
-                on_response(self._forward(request, None, status, execution_call=True))
             else:
-                on_response(self._fetched(fetched, eligible, cache_status, collapsed=joined is not None))
+                on_response(guarded(response_of, fetched))
 
         if joined is not None:
             cache_log.decided(request, "joins a fetch under way")

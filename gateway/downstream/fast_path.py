@@ -30,9 +30,9 @@ from gateway.core.http.host import OwnHosts
 from gateway.core.http.trace_context import parent_in
 from gateway.downstream.connection import DownstreamConnection
 from gateway.downstream.connection_origin import Origin
-from gateway.downstream.handler import Handler
+from gateway.downstream.handler import Handler, OnPrepared
 from gateway.downstream.request_id import RequestIds
-from gateway.downstream.response import LARGE_BYTES, PreparedResponse
+from gateway.downstream.response import LARGE_BYTES
 from gateway.store.lookup import EarlyLookup
 from gateway.store.tiers import Tiers
 from gateway.tasks import TaskSet
@@ -165,12 +165,18 @@ class FastPath:
                 return self._hit(data, entry, seen, owner, origin=origin)
         return PlainLookup(data, seen, owner, origin, time.monotonic())
 
-    def ask(self, question: PlainLookup, told: Callable[[EarlyLookup], None]) -> bool:
-        """Ask Redis; ``told`` is called once, later. ``False`` when it is not asked at all."""
-        if self._tiers.redis is None:
-            return False
+    def look_up(self, question: PlainLookup, on_result: Callable[[EarlyLookup | None], None]) -> None:
+        """Look into Redis, where there is one.
+
+        Args:
+            question: of which memory has no answer.
+            on_result: called once, perhaps before this returns; with ``None`` when it is still to be
+                looked up, which may take a wait.
+        """
         key = self._key(question.owner, question.seen.path)
-        return key is not None and self._tiers.ask_redis(key, told)
+        found = None if key is None else self._tiers.lookup_now(key)
+        if key is None or found is not None or not self._tiers.ask_redis(key, on_result):
+            on_result(found)
 
     def found(self, question: PlainLookup, early_lookup: EarlyLookup) -> bytes | None:
         """Return the whole answer to a question; ``None`` when Redis has none that can be given so."""
@@ -185,10 +191,21 @@ class FastPath:
             self._metrics.request_s[HIT].observe(took_s)
         return answer
 
-    def answering(
-        self, question: PlainLookup, connection: DownstreamConnection, early_lookup: EarlyLookup | None
-    ) -> Coroutine[Any, Any, PreparedResponse] | None:
-        """Return what fetches the answer to a question; ``None`` when the parser must see the request."""
+    def fetch(
+        self,
+        question: PlainLookup,
+        connection: DownstreamConnection,
+        found: EarlyLookup | None,
+        on_prepared: OnPrepared,
+    ) -> bool:
+        """Fetch the answer to a question; ``False`` when the parser must see the request.
+
+        Args:
+            question: whose look-up gave no answer.
+            connection: it came over.
+            found: what the look-up gave; ``None`` when it is still to be made.
+            on_prepared: called once, perhaps before this returns.
+        """
         request_id = question.seen.request_id or self._request_ids.fresh()
         request = plain_request(
             question.data,
@@ -198,10 +215,12 @@ class FastPath:
             peer=connection.peer,
             scheme=connection.scheme,
         )
-        key = self._key(question.owner, question.seen.path)
-        if request is None or key is None or not self.is_open:
-            return None
-        return self._handler.answer_plain(connection, *request, early_lookup, key, started_s=question.asked_s)
+        if request is None or not self.is_open:
+            return False
+        self._handler.answer_plain(
+            connection, *request, found, started_s=question.asked_s, on_prepared=on_prepared
+        )
+        return True
 
     def _hit(
         self,

@@ -157,6 +157,12 @@ class Tiers:
             found = error
         return self._seen(fill_token, found)
 
+    def lookup_now(self, key: EntryKey) -> EarlyLookup | None:
+        """Look up what memory doesn't have, where that needs no wait; ``None`` where it does."""
+        if self.redis is not None and not self._is_kept_from_redis(key):
+            return None
+        return EarlyLookup(self.fill_token(key), ABSENT)
+
     def ask_redis(self, key: EntryKey, told: Callable[[EarlyLookup], None]) -> bool:
         """Look into Redis for what memory doesn't have, without a wait here.
 

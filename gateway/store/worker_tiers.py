@@ -66,6 +66,10 @@ class WorkerTiers(Tiers):
                 return LookupResult(entry)
         return await super().lookup(key)
 
+    def lookup_now(self, key: EntryKey) -> EarlyLookup | None:
+        """See `Tiers.lookup_now`; what may have to be invalidated first is waited for."""
+        return super().lookup_now(key) if self._counts.is_current() else None
+
     def ask_redis(self, key: EntryKey, told: Callable[[EarlyLookup], None]) -> bool:
         """See `Tiers.ask_redis`; it is not asked about what may have to be forgotten first."""
         return self._counts.is_current() and super().ask_redis(key, told)
