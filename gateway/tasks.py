@@ -18,10 +18,11 @@ def guarded(work: Callable[[S], T | Coroutine[Any, Any, T]], argument: S) -> T |
     try:
         return work(argument)
     except Exception as error:
-        return _raising(error)
+        return raising(error)
 
 
-async def _raising(error: Exception) -> Any:
+async def raising(error: Exception) -> Any:
+    """Raise an error where this is awaited."""
     raise error
 
 

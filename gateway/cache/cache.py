@@ -204,6 +204,7 @@ class Cache:
             To be called when nobody waits for the response any more.
         """
         reason = Reason.STORE_FAILED if found.lookup.has_failed else None
+        cache_log.decided(request, "no entry to serve: %s", reason or "none is stored")
         cache_status = CacheStatus(forward=Forward.URI_MISS, reason=reason)
         try:
             self._hold_back(eligible, cache_status)

@@ -29,7 +29,7 @@ from gateway.downstream.request_id import RequestIds
 from gateway.downstream.response import PreparedResponse
 from gateway.errors import BadRequest, CallerGone, GatewayError, problem
 from gateway.store.lookup import EarlyLookup
-from gateway.tasks import guarded
+from gateway.tasks import guarded, raising
 from gateway.telemetry.access_log import ABORTED, AccessLog, AccessRecord
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.throttled import ThrottledCallers
@@ -196,7 +196,11 @@ class Handler:
             else:
                 on_prepared(guarded(functools.partial(self._prepare, context), response))
 
-        leave = self._cache.fetch_plain(request, eligible, found, on_response)
+        try:
+            leave = self._cache.fetch_plain(request, eligible, found, on_response)
+        except Exception as error:
+            on_prepared(raising(error))
+            return
 
         def caller_left() -> None:
             leave()

@@ -24,7 +24,7 @@ from gateway.upstream.exchange import Exchange
 from gateway.upstream.idle import IdleConnections
 from gateway.upstream.limiter import PATIENCE_S, Slot, Slots
 
-_log = logging.getLogger("gateway.upstream")
+_log = logging.getLogger(__name__)
 _RETRIED_METHODS = frozenset({"GET", "HEAD"})
 # How often deadlines are looked at: a timer for each exchange would cost more than all of it.
 _SWEEPS_A_TIMEOUT = 20
