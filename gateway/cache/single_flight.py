@@ -69,6 +69,7 @@ class Flight(Generic[T]):
         if not self._flights.end(self):
             return
         self._leader, self._waiting = None, []
+        self.stop = _nothing
         for on_result in waiting if leader is None else [leader, *waiting]:
             try:
                 on_result(result)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from gateway.clock import Clock
-from gateway.core.aos.route import execution
+from gateway.core.aos.route import ExecutionRef, execution
 from gateway.core.caching.cache_status import HIT, CacheStatus
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.identity import IdentityReader
@@ -44,7 +44,7 @@ _NOWHERE = Origin()
 _STACKS = b"/v2/stacks/"
 _KNOWN_MOST = 4_096
 _KNOWN_BYTES = 8_388_608
-_KEYS_MOST = 2_048
+_EXECUTIONS_MOST = 2_048
 
 
 class PlainLookup(msgspec.Struct, frozen=True, gc=False):
@@ -127,8 +127,7 @@ class FastPath:
         # Whose field lines these are, compared whole each time; None for lines that are the parser's matter.
         self._owners: dict[bytes, Owner | None] = {}
         self._owners_bytes = 0
-        # Keys by what they were made from, since making one takes four digests.
-        self._entry_keys: dict[bytes, EntryKey] = {}
+        self._executions: dict[bytes, ExecutionRef] = {}
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run what answers a request."""
@@ -206,16 +205,19 @@ class FastPath:
             found: what the look-up gave; ``None`` when it is still to be made.
             on_prepared: called once, perhaps before this returns.
         """
-        request_id = question.seen.request_id or self._request_ids.fresh()
+        call = self._execution(question.seen.path)
+        if call is None or not self.is_open:
+            return False
         request = plain_request(
             question.data,
             question.seen,
             question.owner,
-            request_id,
+            call,
+            question.seen.request_id or self._request_ids.fresh(),
             peer=connection.peer,
             scheme=connection.scheme,
         )
-        if request is None or not self.is_open:
+        if request is None:
             return False
         self._handler.answer_plain(
             connection, *request, found, started_s=question.asked_s, on_prepared=on_prepared
@@ -293,14 +295,19 @@ class FastPath:
             self._owners_bytes -= len(oldest)
 
     def _key(self, owner: Owner, path: bytes) -> EntryKey | None:
-        local = owner.owner + path
-        key = self._entry_keys.get(local)
-        if key is None:
+        call = self._execution(path)
+        if call is None:
+            return None
+        return self._keys.entry(owner.identity.entry, owner.variant.general, call, owner.owner)
+
+    def _execution(self, path: bytes) -> ExecutionRef | None:
+        """Return what a path names; ``None`` when that is no execution whose record may be stored."""
+        call = self._executions.get(path)
+        if call is None:
             call = execution(_STACKS + path)
             if call is None or call.has_query:
                 return None
-            key = self._keys.entry(owner.identity.entry, owner.variant.general, call)
-            if len(self._entry_keys) >= _KEYS_MOST:
-                del self._entry_keys[next(iter(self._entry_keys))]
-            self._entry_keys[local] = key
-        return key
+            if len(self._executions) >= _EXECUTIONS_MOST:
+                del self._executions[next(iter(self._executions))]
+            self._executions[path] = call
+        return call

@@ -223,9 +223,9 @@ class Tiers:
         key = fill_token.key
         if self._is_forgotten(fill_token) or self._owes(key.stack):
             generation = None
-        fetches = self._fetches.get(key.name)
+        fetches = self._fetches.get(key.local)
         if fetches is None:
-            self._fetches[key.name] = fetches = Fetches()
+            self._fetches[key.local] = fetches = Fetches()
         number = self.invalidations.changes.next()
         return msgspec.structs.replace(fill_token, generation=generation, fetches=fetches, fetch=number)
 
@@ -240,7 +240,7 @@ class Tiers:
             return Reason.FORGOTTEN
         entry = entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
         # A look-up that began before may bring what stood there until now.
-        self.invalidations.changes.change(fill_token.key.name)
+        self.invalidations.changes.change(fill_token.key.local)
         kept = self._keep_in_memory(fill_token, entry)
         queued = self._queue_store(fill_token, entry)
         return None if kept or queued else Reason.NO_TIER
@@ -257,15 +257,15 @@ class Tiers:
         """
         key = fill_token.key
         is_absent = lookup.is_absent and not self.invalidations.changes.has_changed(
-            key.name, fill_token.since
+            key.local, fill_token.since
         )
         if fill_token.ends_in_order() and not is_absent:
             self._remove(key)
 
     def _remove(self, key: EntryKey) -> None:
-        self.invalidations.changes.change(key.name)
+        self.invalidations.changes.change(key.local)
         if self.memory is not None:
-            self.memory.discard(key)
+            self.memory.discard(key.local)
         if self.redis is None:
             return
         if not self._writes.offer(self.fill_token(key), Write(key, None, b"")):
@@ -322,7 +322,7 @@ class Tiers:
 
     def _has_changed(self, fill_token: FillToken) -> bool:
         return self._is_forgotten(fill_token) or self.invalidations.changes.has_changed(
-            fill_token.key.name, fill_token.since
+            fill_token.key.local, fill_token.since
         )
 
     def _keep_in_memory(self, fill_token: FillToken, entry: Entry) -> bool:

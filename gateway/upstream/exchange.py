@@ -45,7 +45,7 @@ class Exchange:
 
     Attributes:
         method: of the request.
-        on_change: called whenever more of the response is there, or it has failed.
+        on_change: called whenever more of the response is there, or it has failed; ``None`` wakes who awaits.
         connection: carries it; ``None`` until there is one.
         reader: reads the response.
         slot: its place in the pool; ``None`` until it has one.
@@ -79,7 +79,8 @@ class Exchange:
 
     def __init__(self, owner: ExchangeOwner, method: str, clock: Clock) -> None:
         self.method = method
-        self.on_change: Callable[[], None] = self._wake
+        # No bound method of its own: a cycle would be left to the garbage collector.
+        self.on_change: Callable[[], None] | None = None
         self.connection: UpstreamConnection | None = None
         self.reader = ResponseReader(method)
         self.slot: Slot | None = None
@@ -156,7 +157,7 @@ class Exchange:
             GatewayError: there will be none.
         """
         while self.error is None and self.reader.head is None:
-            await self._changed()
+            await self._next_change()
         if self.error is not None:
             raise self.error
 
@@ -172,7 +173,7 @@ class Exchange:
                 return b""
             if self.error is not None:
                 raise self.error
-            await self._changed()
+            await self._next_change()
         return self.take()
 
     def take(self) -> bytes:
@@ -186,7 +187,7 @@ class Exchange:
 
     def stream(self) -> None:
         """Have the rest of the body read by `read`."""
-        self.on_change = self._wake
+        self.on_change = None
         self.read_ahead_bytes = READ_AHEAD_BYTES
 
     @contextlib.contextmanager
@@ -214,6 +215,7 @@ class Exchange:
         """Give the connection back after a clean end, else cut it; may be repeated."""
         if not self._is_closed:
             self._is_closed = True
+            self.on_change = None
             self._owner.is_over(self)
 
     def feed(self, data: bytes) -> None:
@@ -237,7 +239,7 @@ class Exchange:
         ):
             self._is_paused = True
             self.connection.pause_reading()
-        self.on_change()
+        self._changed()
 
     def feed_eof(self, error: Exception | None) -> None:
         """Take the end of the connection, and why it broke."""
@@ -246,7 +248,7 @@ class Exchange:
         except ResponseError as early:
             self.fail(UpstreamError(early.proxy_error, was_sent=True, said=words_of(error)))
         else:
-            self.on_change()
+            self._changed()
 
     def check_time(self, now_s: float, timeout_s: float) -> None:
         """Fail when the upstream has been silent for too long, or takes too long for a head."""
@@ -265,13 +267,16 @@ class Exchange:
         if self.connection is not None:
             self.connection.close()
         if not self._owner.has_failed(self):
-            self.on_change()
+            self._changed()
 
-    async def _changed(self) -> None:
+    async def _next_change(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
 
-    def _wake(self) -> None:
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
+            return
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

@@ -147,7 +147,7 @@ async def test_what_was_kept_and_is_over_is_told_to_the_others_once(
     for _ in range(3):
         # It was asked for without a look-up, as with no-cache; after that it is known to be absent.
         tiers.drop(tiers.begin_fetch(tiers.fill_token(key)), LookupResult(None, is_absent=bool(sent)))
-    assert sent == [Invalidate(0, 0, [Invalidation(entry=key.local, name=key.name)])]
+    assert sent == [Invalidate(0, 0, [Invalidation(entry=key.local)])]
     assert tiers.peek(key) is None
 
 
@@ -157,7 +157,7 @@ async def test_a_drop_heard_of_ends_the_copy_and_the_fetches_under_way(
     tiers, key, other = workers[0].tiers, KEY, key_of(PREFIX, b"b")
     fill_token = await prepare_fill(tiers, tiers.fill_token(key), LookupResult(None))
     neighbour = await prepare_fill(tiers, tiers.fill_token(other), LookupResult(None))
-    tiers.hear(Invalidate(1, 0, [Invalidation(entry=key.local, name=key.name)]))
+    tiers.hear(Invalidate(1, 0, [Invalidation(entry=key.local)]))
     assert tiers.store(fill_token, entry_of()) is Reason.FORGOTTEN
     assert tiers.store(neighbour, entry_of()) is None
     assert tiers.peek(key) is None

@@ -11,6 +11,7 @@ from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.aos.route import execution
 from gateway.core.caching.eligibility import Eligible, eligibility
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import KeySpace
@@ -312,4 +313,8 @@ def asked(data: bytes) -> tuple[Request, Eligible] | None:
     assert seen is not None
     who = read_owner(seen.rest, identity_reader=RECOGNISER, keys=KEYS, proxy=HOP, own_hosts=None)
     assert who is not None
-    return plain_request(data, seen, who, seen.request_id or b"made", peer=b"192.0.2.7", scheme=b"http")
+    call = execution(b"/v2/stacks/" + seen.path)
+    if call is None or call.has_query:
+        return None
+    request_id = seen.request_id or b"made"
+    return plain_request(data, seen, who, call, request_id, peer=b"192.0.2.7", scheme=b"http")
