@@ -336,6 +336,7 @@ def test_a_field_line_that_is_not_plain_makes_no_plain_request() -> None:
     who = read_owner(seen.rest, identity_reader=RECOGNISER, keys=KEYS, proxy=HOP, own_hosts=None)
     assert who is not None
     assert who.user_agent == b""
+    assert asked(LINE + ALICE + b"User-Agent: x/1\r\n\r\n") is not None
     other = read_plain(LINE + ALICE + b"A:\tb\r\n\r\n")
     assert other is not None
     call = execution(b"/v2/stacks/s/actions/a")
