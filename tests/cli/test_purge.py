@@ -12,7 +12,7 @@ from gateway.config.address import Address, TcpAddress, UnixAddress, parse_addre
 from gateway.config.secret import Secret
 from tests.testbed.address import free_port
 
-_FORGOTTEN = (
+_INVALIDATED = (
     b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n{"forgotten": true}'
 )
 
@@ -51,7 +51,7 @@ def _json(status: str, body: bytes) -> bytes:
 
 
 async def test_a_purge_over_tcp_sends_the_id_and_the_token(capsys: pytest.CaptureFixture[str]) -> None:
-    async with _listening(_FORGOTTEN) as (answering, address):
+    async with _listening(_INVALIDATED) as (answering, address):
         assert await asyncio.to_thread(purge.run, address, "my-stäck", Secret("t0ken")) == 0
     head, _, body = answering.received.partition(b"\r\n\r\n")
     assert head.startswith(b"POST /purge HTTP/1.1\r\n")
@@ -60,12 +60,12 @@ async def test_a_purge_over_tcp_sends_the_id_and_the_token(capsys: pytest.Captur
     assert f"\r\nHost: {address}\r\n".encode() in head
     assert body == b'{"stack_id": "my-st\\u00e4ck"}'
     out, err = capsys.readouterr()
-    assert out == "forgotten: every stored entry of stack my-stäck\n"
+    assert out == "invalidated: every stored entry of stack my-stäck\n"
     assert err == ""
 
 
 async def test_a_purge_over_a_unix_socket_calls_it_localhost_and_sends_no_empty_token(tmp_path: Path) -> None:
-    async with _listening(_FORGOTTEN, str(tmp_path / "admin.sock")) as (answering, address):
+    async with _listening(_INVALIDATED, str(tmp_path / "admin.sock")) as (answering, address):
         assert await asyncio.to_thread(purge.run, address, "my-stack", Secret()) == 0
     assert b"\r\nHost: localhost\r\n" in answering.received
     assert b"Authorization" not in answering.received

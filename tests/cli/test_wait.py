@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import wait, wait_client, wait_pace
-from gateway.cli.wait import Outcome, read_asked
+from gateway.cli import client, wait, wait_pace
+from gateway.cli.wait import Outcome, read_options
 from gateway.cli.wait_pace import Pace
 from gateway.core.http.messages import Fields
 from tests.testbed.address import free_port
@@ -57,8 +57,8 @@ def _ok(phase: str = "Succeeded", *fields: tuple[str, str], **changes: object) -
 
 async def _waited(url: str, timeout: str = "10s", *, as_json: bool = False) -> int:
     ids = (STACK_ID, ACTION_ID)
-    asked = read_asked(url, ids, timeout, None, {"AOS_TOKEN": _TOKEN}, as_json=as_json)
-    return await asyncio.to_thread(wait.run, asked)
+    options = read_options(url, ids, timeout, None, {"AOS_TOKEN": _TOKEN}, as_json=as_json)
+    return await asyncio.to_thread(wait.run, options)
 
 
 async def _start(
@@ -118,8 +118,8 @@ async def test_ids_are_encoded_and_a_unix_socket_is_asked_too(socket_folder: Pat
     async with ScriptedAos(unix_path=socket_folder / "gateway.sock") as aos:
         aos.answer(_ok())
         ids = ("a b/c?", "ä")
-        asked = read_asked(aos.address, ids, "9s", None, {"AOS_TOKEN": _TOKEN}, as_json=False)
-        assert await asyncio.to_thread(wait.run, asked) == 0
+        options = read_options(aos.address, ids, "9s", None, {"AOS_TOKEN": _TOKEN}, as_json=False)
+        assert await asyncio.to_thread(wait.run, options) == 0
         assert aos.received[0].target == "/v2/stacks/a%20b%2Fc%3F/actions/%C3%A4"
 
 
@@ -208,7 +208,7 @@ async def test_what_passes_is_waited_out_and_told_once(
 async def test_an_answer_that_is_too_large_ends_it(
     aos: ScriptedAos, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wait_client, "_MAX_BODY_BYTES", 100_000)
+    monkeypatch.setattr(client, "_MAX_BODY_BYTES", 100_000)
     aos.answer(Answer(chunks=[b" " * 60_000] * 20, framing="chunked"))
     assert await _waited(aos.url) == 1
     assert capsys.readouterr().err == (
@@ -326,9 +326,9 @@ def test_an_id_that_is_none_is_refused(ids: tuple[str, str], capsys: pytest.Capt
     [("90", 90), ("90s", 90), ("20m", 1_200), ("1h30m", 5_400), ("0.5", 0.5), ("720h", 2_592_000)],
 )
 def test_a_time_is_written_as_people_do(text: str, seconds: float) -> None:
-    asked = read_asked("http://aos", ("s", "a"), text, None, {"AOS_TOKEN": _TOKEN}, as_json=False)
-    assert asked.timeout_s == seconds
-    assert _TOKEN not in repr(asked)
+    options = read_options("http://aos", ("s", "a"), text, None, {"AOS_TOKEN": _TOKEN}, as_json=False)
+    assert options.timeout_s == seconds
+    assert _TOKEN not in repr(options)
 
 
 # The command as a process.
