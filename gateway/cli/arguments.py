@@ -24,8 +24,8 @@ exit codes: 0 clean, 2 wrong usage, configuration or address, 1 anything else
 """
 _SERVE_EPILOG: Final = """\
 Environment variables AOS_GATEWAY_<SECTION>__<KEY> set the same keys as the configuration file, such as
-AOS_GATEWAY_CACHE__ACCESS_TTL_S=60; lists are comma-separated. Secrets can be read from files
-that AOS_GATEWAY_CACHE__SECRET_FILE, AOS_GATEWAY_REDIS__URL_FILE and AOS_GATEWAY_SERVER__ADMIN_TOKEN_FILE name.
+AOS_GATEWAY_CACHE__ACCESS_TTL_S=60; lists are comma-separated. A secret may stand in a file that
+AOS_GATEWAY_CACHE__SECRET_FILE, AOS_GATEWAY_REDIS__URL_FILE or AOS_GATEWAY_SERVER__ADMIN_TOKEN_FILE names.
 Options override the environment, the environment overrides the file, the file overrides the defaults.
 config/gateway.toml explains every key.
 
