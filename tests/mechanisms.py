@@ -1,4 +1,4 @@
-"""Removes one protecting mechanism after the other from a copy of the project and shows a test failing.
+"""Removes one protecting mechanism after another from a copy of the project, and shows its test failing.
 
     python -m tests.mechanisms            # all of them
     python -m tests.mechanisms owner tag  # some
@@ -90,14 +90,14 @@ MECHANISMS = (
         "tests/core/caching/test_policy.py",
     ),
     Mechanism(
-        "forget before the answer",
+        "invalidated before the response",
         "gateway/cache/cache.py",
         "        if not 400 <= answer.head.status < 500:\n            await self._forget(stacks)\n",
         "",
         "tests/end_to_end/test_writes.py::test_a_write_is_forgotten_before_the_first_byte_of_its_answer",
     ),
     Mechanism(
-        "forget counts",
+        "invalidation counts",
         "gateway/store/tiers.py",
         "if self._is_forgotten(ticket) or not ticket.ends_in_order():",
         "if not ticket.ends_in_order():",
@@ -119,7 +119,7 @@ MECHANISMS = (
         "tests/store/test_tiers.py::test_a_connection_opened_anew_repeats_the_forgets_before_it_answers",
     ),
     Mechanism(
-        "refused apart",
+        "separate retries",
         "gateway/store/payments.py",
         "self._ledger.refuse(debt, is_told=reply.is_published)",
         "self._ledger.failed(debt)",
@@ -227,14 +227,14 @@ MECHANISMS = (
         "test_a_throttled_callers_misses_stay_here_while_hits_and_other_callers_go_on",
     ),
     Mechanism(
-        "plain at a glance",
+        "plain requests only",
         "gateway/core/caching/plain_request.py",
         'if lower in _NOT_PLAIN or lower.startswith(b"if-"):',
         "if False:",
         "tests/core/caching/test_plain_request.py::test_what_asks_for_more_than_a_look_up_is_for_the_parser",
     ),
     Mechanism(
-        "nothing of a caller passes by",
+        "every identity field compared",
         "gateway/core/caching/plain_request.py",
         "return _PASSING - recogniser.guarded",
         "return _PASSING",
@@ -309,7 +309,7 @@ MECHANISMS = (
         "tests/end_to_end/test_proxy_protocol.py::test_who_begins_otherwise_is_closed_counted_and_named",
     ),
     Mechanism(
-        "judged beside the loop",
+        "decoded beside the loop",
         "gateway/cache/cache.py",
         "if not policy.is_heavy(arrival):",
         "if True:",
@@ -345,7 +345,7 @@ MECHANISMS = (
         "tests/store/test_redis_connection.py::test_a_redis_that_reads_nothing_keeps_no_socket",
     ),
     Mechanism(
-        "told before the answer",
+        "acknowledged before the response",
         "gateway/store/worker_tiers.py",
         "tell([Told(stack=stack, settles=settles) for stack in forgotten])",
         "tell([])",
@@ -359,7 +359,7 @@ MECHANISMS = (
         "tests/server/test_workers.py::test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped",
     ),
     Mechanism(
-        "start over in silence",
+        "cleared in silence",
         "gateway/server/worker.py",
         "if is_silent or was_silent:",
         "if False:",
