@@ -78,9 +78,9 @@ async def test_the_page_polls_where_nobody_waits(aos: ScriptedAos, chromium: Bro
 @pytest.mark.parametrize(
     ("answer", "end"),
     [
-        (Answer(403), "the answer is 403"),
-        (Answer(404), "the answer is 404"),
-        (Answer(302, headers=[("Location", "/elsewhere")]), "the answer is a redirect"),
+        (Answer(403), "unexpected status 403"),
+        (Answer(404), "unexpected status 404"),
+        (Answer(302, headers=[("Location", "/elsewhere")]), "unexpected redirect"),
     ],
 )
 async def test_the_page_says_what_ends_it(
