@@ -40,8 +40,8 @@ from gateway.downstream.proxy_protocol import ProxiedAcceptor, ProxiedConnection
 from gateway.downstream.request_id import RequestIds
 from gateway.runtime.listeners import Acceptor, ListeningSockets, open_sockets
 from gateway.runtime.tls import server_context
+from gateway.store.peers import WorkerPeers
 from gateway.store.tiers import Tiers
-from gateway.store.worker_tiers import WorkerPeers, WorkerTiers
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.caller_digest import CallerDigest, digest_key
 from gateway.telemetry.metrics import Metrics, Snapshot
@@ -71,7 +71,7 @@ class Gateway:
         config: the whole configuration.
         clock: both clocks.
         tracing: makes spans; ``None`` leaves that to the configuration.
-        siblings: the other workers, ``None`` without any.
+        peers: the other workers, ``None`` without any.
     """
 
     def __init__(
@@ -98,8 +98,7 @@ class Gateway:
             config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock, abandon
         )
         proxy = upstream_hop(config)
-        make_tiers = Tiers if peers is None else functools.partial(WorkerTiers, peers)
-        self.tiers = make_tiers(
+        self.tiers = Tiers(
             tier_settings(config, rules),
             keys=keys,
             secret=secret,
@@ -107,6 +106,7 @@ class Gateway:
             metrics=self.metrics,
             on_forget=self.flights.detach_stack,
             on_start_over=self.flights.detach_all,
+            peers=peers,
         )
         # One: more would only take the interpreter from the event loop.
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.store.peers import Invalidation
 from gateway.telemetry.metrics import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
@@ -19,22 +20,6 @@ _MOST_BYTES = 16_777_216
 # Beyond it the other process takes nothing any more.
 _MOST_UNSENT_BYTES = 8_388_608
 _FLUSH_S = 1.0
-
-
-class Invalidation(msgspec.Struct, frozen=True, gc=False):
-    """What a worker did that makes others' copies unusable.
-
-    Attributes:
-        stack: case-folded id of a forgotten stack; empty when one entry was dropped.
-        settles: the write takes effect after its answer.
-        entry: local key of the dropped entry; empty when a stack was forgotten.
-        name: its name in Redis, under which its changes are known.
-    """
-
-    stack: bytes = b""
-    settles: bool = False
-    entry: bytes = b""
-    name: bytes = b""
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):

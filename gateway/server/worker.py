@@ -31,8 +31,8 @@ from gateway.server.channel import (
     Stop,
     pack_state,
 )
+from gateway.server.peers import ChannelPeers
 from gateway.server.shared_counts import SharedCounts
-from gateway.store.worker_tiers import WorkerPeers, WorkerTiers
 from gateway.tasks import TaskSet
 from gateway.telemetry.access_log import set_level, set_up_logging
 from gateway.telemetry.line_writer import unblock_standard_streams
@@ -78,7 +78,7 @@ async def _work(descriptor: int, counts: int, listening: Sequence[int]) -> int:
     set_up_logging("info")
     config = config_of(given)
     set_up_logging(config.log.level, config.log.format)
-    peers = WorkerPeers(first.number, channel.send, SharedCounts(counts, first.number))
+    peers = ChannelPeers(first.number, channel.send, SharedCounts(counts, first.number))
     worker = Worker(config, channel, peers, memory_disabled=first.memory_disabled)
     try:
         return await worker.run(listening)
@@ -92,15 +92,17 @@ class Worker:
     Args:
         config: the whole configuration.
         channel: to the parent.
-        siblings: the other workers.
-        keeps_nothing: see `gateway.server.channel.Start`.
+        peers: the other workers.
+        memory_disabled: see `gateway.server.channel.Start`.
     """
 
     def __init__(
-        self, config: Config, channel: Channel, peers: WorkerPeers, *, memory_disabled: bool
+        self, config: Config, channel: Channel, peers: ChannelPeers, *, memory_disabled: bool
     ) -> None:
         self._channel = channel
+        self._peers = peers
         self._gateway = Gateway(config, peers=peers)
+        self._tiers = self._gateway.tiers
         self._keeps_nothing = memory_disabled
         if memory_disabled:
             self._tiers.disable_memory()
@@ -152,7 +154,9 @@ class Worker:
         send = self._channel.send
         match message:
             case Invalidate():
-                self._tiers.hear(message)
+                self._tiers.invalidations_received(message.told)
+                if not self._peers.received(message):
+                    self._tiers.start_over()
             case Ping():
                 send(message)
             case EnableMemory():
@@ -206,12 +210,6 @@ class Worker:
             self._channel.send(Response(question, str(error).encode()))
         else:
             self._channel.send(Response(question, b""))
-
-    @property
-    def _tiers(self) -> WorkerTiers:
-        tiers = self._gateway.tiers
-        assert isinstance(tiers, WorkerTiers)
-        return tiers
 
     def _state(self) -> State:
         gateway = self._gateway

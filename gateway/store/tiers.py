@@ -19,6 +19,7 @@ from gateway.store.invalidations import Invalidations, PendingInvalidation
 from gateway.store.lookup import ABSENT, EarlyLookup, Fetches, FillToken, LookupResult
 from gateway.store.memory import MemoryStore
 from gateway.store.payments import Payments
+from gateway.store.peers import Invalidation, WorkerPeers
 from gateway.store.redis import RedisStore
 from gateway.store.redis_changes import Write
 from gateway.store.redis_settings import RedisSettings
@@ -57,6 +58,7 @@ class Tiers:
         metrics: counts what is not stored and what is forgotten.
         on_forget: called in the same stretch for each forgotten stack: detach its flights.
         on_start_over: called when notes may have been missed: detach all flights.
+        peers: the other workers; ``None`` without any.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Tiers:
         metrics: Metrics,
         on_forget: Callable[[bytes], None],
         on_start_over: Callable[[], None],
+        peers: WorkerPeers | None = None,
     ) -> None:
         self.invalidations = Invalidations(settings.longest_ttl_s, settings.settle_s)
         self.memory = MemoryStore(settings.memory_bytes, clock) if settings.memory_bytes else None
@@ -80,6 +83,9 @@ class Tiers:
         self._metrics = metrics
         self._on_forget = on_forget
         self._on_start_over = on_start_over
+        self._peers = peers
+        if peers is not None and self.memory is not None:
+            self.memory.check_with(peers.is_current)
         self._tasks = TaskSet()
         self._writes: WriteQueue[FillToken] = WriteQueue()
         self._fetches: WeakValueDictionary[bytes, Fetches] = WeakValueDictionary()
@@ -144,7 +150,16 @@ class Tiers:
         return self.memory.get(key.local) if self.memory is not None else None
 
     async def lookup(self, key: EntryKey) -> LookupResult:
-        """Look into memory, then into Redis; a copy found there is kept in memory."""
+        """Look into memory, then into Redis; a copy found there is kept in memory.
+
+        Among several workers, invalidations that were sent until now are waited for first.
+        """
+        if self._peers is not None and not self._peers.is_current():
+            if not await self._peers.wait_current():
+                self.start_over()
+            # More may have been sent meanwhile, but not before this look-up began.
+            if self.memory is not None and (entry := self.memory.get(key.local, is_checked=True)) is not None:
+                return LookupResult(entry)
         if (entry := self.peek(key)) is not None:
             return LookupResult(entry)
         if self.redis is None or self._is_kept_from_redis(key):
@@ -168,6 +183,8 @@ class Tiers:
             Whether Redis is asked at all.
         """
         redis = self.redis
+        if self._peers is not None and not self._peers.is_current():
+            return False
         if redis is None or not redis.breaker.is_closed or self._is_kept_from_redis(key):
             return False
         fill_token = self.fill_token(key)
@@ -251,11 +268,11 @@ class Tiers:
     def _remove(self, key: EntryKey) -> None:
         self.invalidations.changes.change(key.name)
         if self.memory is not None:
-            self.memory.discard(key)
-        if self.redis is None:
-            return
-        if not self._writes.offer(self.fill_token(key), Write(key, None, b"")):
+            self.memory.discard(key.local)
+        if self.redis is not None and not self._writes.offer(self.fill_token(key), Write(key, None, b"")):
             self._owe(key)
+        if self._peers is not None:
+            self._peers.send_uncounted(Invalidation(entry=key.local, name=key.name))
 
     async def forget(self, stacks: Iterable[bytes], cause: str, *, settles: bool) -> bool:
         """Make every stored entry of these stacks unusable, on every replica.
@@ -271,6 +288,9 @@ class Tiers:
         Returns:
             Whether Redis, where there is one, was told.
         """
+        stacks = list(stacks)
+        if self._peers is not None:
+            self._peers.send([Invalidation(stack=stack, settles=settles) for stack in stacks])
         debts: list[PendingInvalidation] = []
         now_s = self._clock.monotonic_s()
         for stack in stacks:
@@ -285,6 +305,31 @@ class Tiers:
             return await self._payments.pay(debts)
         finally:
             self._payments.wake()
+
+    def invalidations_received(self, invalidations: Iterable[Invalidation]) -> None:
+        """Apply what another worker did, in one stretch.
+
+        Redis is not used for such a stack before this worker too has had its deletion confirmed: the other
+        one may not have reached Redis yet.
+        """
+        now_s = self._clock.monotonic_s()
+        for each in invalidations:
+            if each.entry:
+                self._dropped_elsewhere(each.name)
+                if self.memory is not None:
+                    self.memory.discard(each.entry)
+                continue
+            owes = self.redis is not None
+            self.invalidations.note(each.stack, now_s, 0.0, settles=each.settles, owes=owes)
+            self._forget_here(each.stack)
+            self._metrics.forgotten["note"] += 1
+        self._wake_payments()
+
+    def start_over(self) -> None:
+        """Trust no copy in memory: an invalidation by another worker may have been missed."""
+        if self._peers is not None:
+            self._peers.skip_missing()
+        self._start_over()
 
     async def close(self, timeout_s: float) -> None:
         """Send what is queued and owed, at most for ``timeout_s``, then let go of everything."""

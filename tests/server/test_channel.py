@@ -13,7 +13,6 @@ from gateway.server.channel import (
     Channel,
     FinalState,
     Invalidate,
-    Invalidation,
     Message,
     Pending,
     Ping,
@@ -29,6 +28,7 @@ from gateway.server.channel import (
     read_state,
 )
 from gateway.server.worker_process import WorkerProcess
+from gateway.store.peers import Invalidation
 from gateway.telemetry.metrics import Metrics
 
 MESSAGES: tuple[Message, ...] = (

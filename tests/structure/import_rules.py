@@ -94,7 +94,7 @@ RULES = (
     Rule(
         who=PACKAGE,
         never=("redis",),
-        but_who=("gateway.store.notes*", "gateway.store.redis*"),
+        but_who=("gateway.store.redis*", "gateway.store.subscription"),
         why="the errors of redis are translated where redis is imported",
     ),
     Rule(
