@@ -99,9 +99,9 @@ MECHANISMS = (
     Mechanism(
         "forget counts",
         "gateway/store/tiers.py",
-        "if self._is_forgotten(ticket) or not ticket.ends_in_order():",
-        "if not ticket.ends_in_order():",
-        "tests/store/test_invalidation.py::test_a_fill_under_way_during_a_forget_leaves_nothing_usable",
+        "if self._is_invalidated(fill_token) or not fill_token.ends_in_order():",
+        "if not fill_token.ends_in_order():",
+        "tests/store/test_invalidation.py::test_a_fill_under_way_during_an_invalidation_leaves_nothing_usable",
     ),
     Mechanism(
         "order of fetches",
@@ -114,17 +114,17 @@ MECHANISMS = (
     Mechanism(
         "mark of a connection",
         "gateway/store/invalidations.py",
-        "        self._mark += 1\n",
+        "        self._epoch += 1\n",
         "",
-        "tests/store/test_tiers.py::test_a_connection_opened_anew_repeats_the_forgets_before_it_answers",
+        "tests/store/test_tiers.py::test_a_new_connection_repeats_the_recent_invalidations",
     ),
     Mechanism(
         "refused apart",
-        "gateway/store/payments.py",
-        "self._ledger.refuse(debt, is_told=reply.is_published)",
-        "self._ledger.failed(debt)",
-        "tests/store/test_payments.py::"
-        "test_a_refused_forget_is_said_once_and_published_once_and_paid_when_it_may_be",
+        "gateway/store/invalidation_sender.py",
+        "self._invalidations.refused(pending, is_published=reply.is_published)",
+        "self._invalidations.failed(pending)",
+        "tests/store/test_invalidation_sender.py::"
+        "test_a_refused_invalidation_is_logged_and_published_once_and_confirmed_when_allowed",
     ),
     Mechanism(
         "left server",
@@ -368,7 +368,7 @@ MECHANISMS = (
     Mechanism(
         "retired memory",
         "gateway/app/gateway.py",
-        "self.tiers.memory.retire()",
+        "self.tiers.retire_memory()",
         "pass",
         "tests/server/test_hot_restart.py::test_a_request_under_way_ends_in_the_process_that_began_it",
     ),

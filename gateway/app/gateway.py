@@ -104,7 +104,7 @@ class Gateway:
             secret=secret,
             clock=clock,
             metrics=self.metrics,
-            on_forget=self.flights.detach_stack,
+            on_invalidate=self.flights.detach_stack,
             on_start_over=self.flights.detach_all,
             peers=peers,
         )
@@ -190,11 +190,9 @@ class Gateway:
         self._sockets = sockets or await open_sockets(
             self.config.server.listen, self.config.server.listen_mode
         )
-        self.tiers.start()
         self._gauges.loop_lag.start()
-        if self.tiers.subscription is not None:
-            # What is fetched before it stands is not stored: spare the first callers that.
-            await self.tiers.subscription.wait_first(_SUBSCRIBED_S)
+        # What is fetched before the subscription is confirmed is not stored.
+        await self.tiers.start(_SUBSCRIBED_S)
         self._acceptor = await self._accept(self._sockets, server_context(self.config.server))
         self._is_ready = True
         return self._sockets.address
@@ -239,9 +237,8 @@ class Gateway:
         self._handler.change(handler_settings(config))
         self._change_access_log(config)
         self.upstream.change(upstream)
-        if redis is not None and self.tiers.redis is not None and self.tiers.subscription is not None:
-            self.tiers.redis.connect_with(redis)
-            self.tiers.subscription.connect_with(redis)
+        if redis is not None:
+            self.tiers.connect_with(redis)
 
     async def close(self, timeout_s: float | None = None, *, is_handover: bool = False) -> None:
         """Stop accepting, let requests, stores and debts end within a time, then let go.
@@ -264,9 +261,8 @@ class Gateway:
             self._acceptor.close()
         if self._sockets is not None:
             self._sockets.leave()
-        if is_handover and self.tiers.memory is not None:
-            # The process that serves from now on sees writes that nobody tells this one.
-            self.tiers.memory.retire()
+        if is_handover:
+            self.tiers.retire_memory()
         poll_s = _FIRST_POLL_S
         while (self.server.connections or self._proxied) and loop.time() < ends_s:
             if loop.time() >= idle_until_s:
@@ -296,14 +292,14 @@ class Gateway:
 
     def health(self) -> dict[str, object]:
         """Return what ``/readyz`` reports beside readiness; Redis does not make it false."""
-        redis, subscription = self.tiers.redis, self.tiers.subscription
-        if redis is None or subscription is None:
+        redis = self.tiers.redis_state()
+        if not redis.is_configured:
             return {"redis": "off"}
         return {
             "redis": "up" if redis.is_up else "down",
-            "breaker": redis.breaker.state.value,
-            "subscription": "up" if subscription.is_up else "down",
-            "debts": self.tiers.invalidations.owed,
+            "breaker": redis.breaker.value,
+            "subscription": "up" if redis.is_subscribed else "down",
+            "debts": redis.pending_invalidations,
         }
 
     def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
@@ -327,8 +323,8 @@ class Gateway:
         return self._throttled.most()
 
     async def purge(self, stack_id: str) -> bool:
-        """Make a stack's stored entries unusable; ``False`` when Redis could not be told yet."""
-        return await self.tiers.forget([stack_key(stack_id.encode("utf-8"))], "purge", settles=False)
+        """Make a stack's stored entries unusable; ``False`` when Redis has not confirmed it yet."""
+        return await self.tiers.invalidate([stack_key(stack_id.encode("utf-8"))], "purge", settles=False)
 
 
 def tracing_of(config: Config) -> Tracing | None:

@@ -7,6 +7,7 @@ import asyncio
 from gateway.cache.throttle import Throttle
 from gateway.config.model import Config
 from gateway.downstream.connection import DownstreamServer
+from gateway.store.breaker import BreakerState
 from gateway.store.tiers import Tiers
 from gateway.telemetry import process
 from gateway.telemetry.access_log import dropped_lines
@@ -75,15 +76,15 @@ class Gauges:
         }
 
     def _of_redis(self) -> dict[str, float]:
-        redis, subscription = self._tiers.redis, self._tiers.subscription
+        redis = self._tiers.redis_state()
         return {
-            "redis_configured": redis is not None,
-            "redis_up": redis is not None and redis.is_up,
-            "redis_breaker_open": redis is not None and not redis.breaker.is_closed,
-            "redis_breaker_openings": redis.breaker.openings if redis is not None else 0,
-            "redis_subscription_up": subscription is not None and subscription.is_up,
-            "redis_connections": redis.connections if redis is not None else 0,
-            "redis_connections_limit": redis.settings.max_connections if redis is not None else 0,
-            "redis_debts": self._tiers.invalidations.owed,
-            "redis_queue": self._tiers.queued,
+            "redis_configured": redis.is_configured,
+            "redis_up": redis.is_up,
+            "redis_breaker_open": redis.breaker is not BreakerState.CLOSED,
+            "redis_breaker_openings": redis.breaker_openings,
+            "redis_subscription_up": redis.is_subscribed,
+            "redis_connections": redis.connections,
+            "redis_connections_limit": redis.max_connections,
+            "redis_debts": redis.pending_invalidations,
+            "redis_queue": redis.queued_writes,
         }

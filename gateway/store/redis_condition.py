@@ -1,4 +1,4 @@
-"""How Redis is, as its answers tell, and what the log says of it."""
+"""State of Redis by the outcome of its operations: breaker, log lines, whether to leave the server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.store.redis_errors import is_answer, words_of, wrong_server
 from gateway.telemetry.state_log import StateLog
 
 CHECK = "ping"
-"""The operation that shows whether a server can be used at all; so does `PROBE`."""
+"""The operation that shows whether a server accepts writes; `PROBE` is the other one."""
 
 
 class Condition:
@@ -20,14 +20,14 @@ class Condition:
 
     Args:
         clock: both clocks.
-        password: not to appear in the log; "" for none.
-        on_well: called when a check succeeds after one that did not, and after the first.
+        password: kept out of the log; "" for none.
+        on_well: called when a check succeeds, if it is the first or the one before failed.
 
     Attributes:
-        breaker: whether Redis is asked at all.
+        breaker: whether operations are sent at all.
         is_up: the last operation succeeded.
-        refuses: Redis is there and has said no last.
-        password: as given.
+        refuses: the last reply was an error of Redis itself.
+        password: may be replaced.
     """
 
     def __init__(self, clock: Clock, password: str, on_well: Callable[[], None]) -> None:
@@ -44,7 +44,7 @@ class Condition:
         self._refusals: dict[str, StateLog] = {}
 
     def succeeded(self, operation: str) -> None:
-        """Note an answer."""
+        """Record a success."""
         self.is_up = self._has_been_up = True
         self.refuses = False
         self.breaker.succeeded(operation)
@@ -58,24 +58,24 @@ class Condition:
             self._on_well()
 
     def slow(self, operation: str) -> None:
-        """Note an answer that came too late for those who asked."""
+        """Record a reply that came after the timeout."""
         self.breaker.failed(operation)
-        self._trouble("answers too slowly")
+        self._log_down("answers too slowly")
 
     def failed(self, operation: str, error: Exception) -> bool:
-        """Note a failure, and return whether this server is to be left for another one."""
+        """Record a failure; ``True`` when this server is the wrong one: close every connection."""
         if operation in (CHECK, PROBE):
             self._is_checked = False
         self.refuses = is_answer(error)
         what = wrong_server(error)
         if what is None and isinstance(error, ResponseError):
-            # A server that refuses a command still answers the others.
+            # Other commands may still be allowed.
             self.breaker.succeeded(operation)
             if operation not in self._refusals:
                 self._refusals[operation] = StateLog(f"redis {operation}", self._clock)
             self._refusals[operation].down(words_of(error, self.password))
             if operation == PROBE and self._is_wrong:
-                # Another server, which may be used for what it allows.
+                # Not the wrong server any more; use it for what it allows.
                 self._is_wrong = False
                 self._on_well()
             return False
@@ -85,10 +85,10 @@ class Condition:
             self._is_wrong = True
             self._is_checked = False
         self.breaker.failed(operation, at_once=is_left)
-        self._trouble((what or "") + words_of(error, self.password))
+        self._log_down((what or "") + words_of(error, self.password))
         return is_left
 
-    def _trouble(self, words: str) -> None:
-        # One lost packet is no change of state.
+    def _log_down(self, words: str) -> None:
+        # A single failure is not logged: it may be one lost packet.
         if not self.breaker.is_closed or not self._has_been_up:
             self._state.down(words)

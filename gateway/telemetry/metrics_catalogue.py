@@ -16,7 +16,7 @@ from gateway.core.caching.cache_status import HIT, OUTCOMES, Reason, refused
 from gateway.core.http.proxy_header import Unfit
 
 PREFIX = "aos_gateway_"
-OPERATIONS = ("lookup", "mint", "write", "forget", "probe", "ping")
+OPERATIONS = ("lookup", "mint", "write", "invalidate", "probe", "ping")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other")
 STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
 NO_STATUS = "none"

@@ -88,16 +88,20 @@ class Rig:
         return str(self.gateway.app.health()["breaker"])
 
     @property
-    def debts(self) -> int:
-        return self.gateway.app.tiers.invalidations.owed
+    def pending(self) -> int:
+        return self.gateway.app.tiers.redis_state().pending_invalidations
 
     def gauge(self, name: str) -> float:
         text = self.gateway.app.metrics_text()[0].decode()
         [line] = [line for line in text.splitlines() if line.startswith(f"aos_gateway_{name} ")]
         return float(line.split()[1])
 
+    async def subscribed(self) -> None:
+        """Wait until invalidations by others are received."""
+        await until(lambda: self.gateway.app.tiers.redis_state().is_subscribed, "the subscription")
+
     async def opened(self) -> None:
-        """Ask until Redis is given up; the answers are right all the while."""
+        """Send requests until the breaker opens; every response is right meanwhile."""
 
         async def is_open() -> bool:
             await self.get()
@@ -106,9 +110,11 @@ class Rig:
         await until(is_open, "the breaker to open", OPENING_S)
 
     async def recovered(self) -> None:
-        """Wait until Redis is used again, everything is paid and notes are heard."""
+        """Wait until Redis is used again, every invalidation is confirmed, and entries are found."""
         await until(
-            lambda: self.breaker == "closed" and self.debts == 0, "the breaker and the debts", RECOVERY_S
+            lambda: self.breaker == "closed" and self.pending == 0,
+            "the breaker and the confirmations",
+            RECOVERY_S,
         )
         await self.hits()
 
@@ -128,9 +134,7 @@ async def rig_on(
     async with running(aos.url, **(defaults | settings)) as gateway:  # type: ignore[arg-type]
         rig = Rig(aos, redis, proxy, gateway)
         rig.changed()
-        subscription = gateway.app.tiers.subscription
-        assert subscription is not None
-        await until(lambda: subscription.is_up, "the subscription")
+        await rig.subscribed()
         await rig.hits(5.0)
         yield rig
     assert gateway.app.upstream.slots.in_use == 0
@@ -214,7 +218,7 @@ OUTAGES = {
     "blocked by a script": Outage(loop_in_lua, stop_lua),
     "slow": by_mode(Mode(delay_down_s=0.3)),
     "dripping": by_mode(Mode(bytes_per_s=2000.0)),
-    # Short answers to forgets come in time, those to look-ups do not.
+    # Short replies to invalidations come in time, those to look-ups do not.
     "dripping less slowly": by_mode(Mode(bytes_per_s=9000.0)),
     "stalled": by_mode(STALL),
     "half-open": by_mode(HALF_OPEN),
@@ -226,7 +230,7 @@ OUTAGES = {
 async def test_an_outage_costs_no_error_no_waiting_and_ends_within_two_seconds(rig: Rig, name: str) -> None:
     outage = OUTAGES[name]
     await rig.write()
-    await until(lambda: rig.debts == 0, "the debt")
+    await until(lambda: rig.pending == 0, "the confirmation")
     await rig.hits()
     await outage.begins(rig)
     await rig.opened()
@@ -252,7 +256,7 @@ async def test_an_outage_costs_no_error_no_waiting_and_ends_within_two_seconds(r
     assert rig.gateway.app.health()["redis"] == "up"
 
 
-async def test_a_redis_that_drips_is_given_up_although_each_byte_comes_in_time(rig: Rig) -> None:
+async def test_a_redis_that_drips_opens_the_breaker_although_each_byte_comes_in_time(rig: Rig) -> None:
     outage = OUTAGES["dripping"]
     await outage.begins(rig)
     await rig.opened()
@@ -290,7 +294,7 @@ async def test_connections_that_lead_nowhere_cost_one_probe_and_not_one_each(rig
     for wave in range(3):
         await asyncio.gather(*(rig.get(of_stack(wave * 20 + number)) for number in range(20)))
     assert rig.proxy.open_connections > 4
-    # Dead to both sides from here on, and nobody tells the gateway.
+    # Dead from here on, without a reset.
     rig.proxy.mode = HALF_OPEN
     await rig.opened()
     rig.proxy.mode = PASS
@@ -330,17 +334,19 @@ async def test_a_gateway_started_without_redis_uses_it_once_it_is_there(
         await until(is_hit, "a hit", RECOVERY_S)
 
 
-# What is owed
+# Pending invalidations
 
 
 @pytest.mark.parametrize("name", ["killed", "stopped", "half-open"])
-async def test_the_debts_of_a_thousand_stacks_are_paid_within_two_seconds(rig: Rig, name: str) -> None:
+async def test_invalidations_of_a_thousand_stacks_are_confirmed_within_two_seconds(
+    rig: Rig, name: str
+) -> None:
     await OUTAGES[name].begins(rig)
     await rig.opened()
     app = rig.gateway.app
     for number in range(MANY_STACKS):
         assert await app.purge(f"stack-{number}") is False
-    assert rig.debts == MANY_STACKS
+    assert rig.pending == MANY_STACKS
     assert rig.gauge("redis_debts") == MANY_STACKS
     assert app.health()["debts"] == MANY_STACKS
     await OUTAGES[name].heals(rig)
@@ -348,7 +354,7 @@ async def test_the_debts_of_a_thousand_stacks_are_paid_within_two_seconds(rig: R
 
 
 @pytest.mark.parametrize("name", ["refused", "stopped", "half-open"])
-async def test_a_stack_forgotten_during_an_outage_stays_forgotten(rig: Rig, name: str) -> None:
+async def test_a_stack_invalidated_during_an_outage_stays_invalidated(rig: Rig, name: str) -> None:
     generation = [key for key in await rig.redis.keys() if b":entry" not in key]
     before = {key: await rig.redis.command("GET", key) for key in generation}
     await OUTAGES[name].begins(rig)
@@ -386,20 +392,20 @@ async def test_a_read_only_replica_costs_no_error_and_what_it_keeps_is_not_used_
         await rig.write()
         for _ in range(10):
             assert not await rig.is_hit()
-        assert rig.debts > 0
+        assert rig.pending > 0
         assert rig.breaker != "closed"
         assert rig.gateway.app.health()["redis"] == "down"
         await own_redis.command("REPLICAOF", "NO", "ONE")
         await rig.recovered()
 
 
-async def test_a_full_redis_still_answers_and_forgets(rig: Rig) -> None:
+async def test_a_full_redis_still_reads_and_invalidates(rig: Rig) -> None:
     await rig.redis.command("CONFIG", "SET", "maxmemory", "1")
     assert await rig.is_hit()
     await rig.write()
     for _ in range(10):
         assert not await rig.is_hit()
-    await until(lambda: rig.debts == 0, "the debt", RECOVERY_S)
+    await until(lambda: rig.pending == 0, "the confirmation", RECOVERY_S)
     assert rig.breaker == "closed"
     await rig.redis.command("CONFIG", "SET", "maxmemory", "0")
     await rig.recovered()
@@ -465,7 +471,7 @@ async def test_a_spoilt_value_at_any_key_is_a_miss(rig: Rig, spoil: Callable[[by
         await rig.redis.command("SET", key, spoil(value))
         assert not await rig.is_hit()
         assert rig.breaker == "closed"
-        # A foreign generation is nobody's to remove but a write's.
+        # Only a write replaces a foreign generation.
         await rig.write()
         await rig.hits()
 
@@ -550,10 +556,8 @@ async def test_a_server_that_speaks_something_else_costs_no_error_and_is_left_wh
         rig.proxy.target = rig.redis.address
         rig.proxy.mode = RESET
         rig.proxy.mode = PASS
-    subscription = rig.gateway.app.tiers.subscription
-    assert subscription is not None
     await rig.recovered()
-    await until(lambda: subscription.is_up, "the subscription", 4.0)
+    await rig.subscribed()
 
 
 # A failover
@@ -564,7 +568,7 @@ async def test_a_failover_that_loses_a_write_does_not_bring_its_stack_back(rig: 
         await rig.hits()
         await rig.redis.command("SAVE")
         await rig.write()
-        await until(lambda: rig.debts == 0, "the debt")
+        await until(lambda: rig.pending == 0, "the confirmation")
         # The snapshot knows nothing of the write: the older record and its generation are there again.
         await rig.redis.restart()
         for _ in range(10):
@@ -581,7 +585,7 @@ async def test_a_failover_to_a_server_that_missed_the_last_second_does_not_bring
             assert isinstance(dump, bytes)
             await other.command("RESTORE", key, 0, dump)
         await rig.write()
-        await until(lambda: rig.debts == 0, "the debt")
+        await until(lambda: rig.pending == 0, "the confirmation")
         rig.proxy.target = other.address
         rig.proxy.mode = RESET
         rig.proxy.mode = PASS
@@ -590,14 +594,14 @@ async def test_a_failover_to_a_server_that_missed_the_last_second_does_not_bring
         await rig.recovered()
 
 
-# How Redis is treated meanwhile
+# While the breaker is open
 
 
-async def test_while_redis_is_given_up_only_probes_reach_it(rig: Rig) -> None:
+async def test_while_the_breaker_is_open_only_probes_reach_redis(rig: Rig) -> None:
     await require_password(rig)
     await rig.opened()
     await rig.redis.command("CONFIG", "RESETSTAT")
     await asyncio.gather(*(rig.get() for _ in range(REQUESTS)))
     run = await rig.redis.commands_run()
     assert not {"mget", "set", "get", "publish"} & set(run)
-    assert run.get("del", 0) == 0  # what a probe asks with is refused
+    assert run.get("del", 0) == 0  # the probe's own command is refused

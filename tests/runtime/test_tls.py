@@ -195,12 +195,10 @@ async def test_redis_is_reached_over_tls_with_its_authority_and_not_without(
             "redis__timeout_s": 1.0,
         }
         async with running(aos.url, **settings, redis__ca_file=str(authority.ca_file)) as gateway:
-            subscription, store = gateway.app.tiers.subscription, gateway.app.tiers.redis
-            assert subscription is not None
-            assert store is not None
-            await until(lambda: subscription.is_up, "the subscription")
+            state = gateway.app.tiers.redis_state
+            await until(lambda: state().is_subscribed, "the subscription")
             assert (await fetch(gateway.address, TARGET, token=A)).status == 200
-            await until(lambda: store.is_up and gateway.app.tiers.queued == 0, "the store")
+            await until(lambda: state().is_up and state().queued_writes == 0, "the store")
         assert len(await redis.keys(f"{redis.prefix}*")) == 2
         stranger = Authority(tmp_path)
         async with running(aos.url, **settings, redis__ca_file=str(stranger.ca_file)) as gateway:

@@ -43,7 +43,7 @@ class Worker:
             secret=b"",
             clock=Clock(),
             metrics=Metrics(),
-            on_forget=lambda stack: None,
+            on_invalidate=lambda stack: None,
             on_start_over=self._start_over,
             peers=self.peers,
         )
@@ -57,7 +57,7 @@ class Worker:
         return (await self.tiers.lookup(key)).entry is not None
 
     async def invalidate(self) -> Invalidate:
-        await self.tiers.forget([FOLDED], "write", settles=True)
+        await self.tiers.invalidate([FOLDED], "write", settles=True)
         message = self.sent.pop()
         assert isinstance(message, Invalidate)
         return message
@@ -172,4 +172,4 @@ async def test_a_received_invalidation_voids_fetches_under_way_and_leaves_nothin
     fill_token = tiers.begin_fetch(tiers.fill_token(key))
     workers[0].receive(Invalidate(1, 1, [Invalidation(stack=FOLDED, settles=True)]))
     assert tiers.store(fill_token, entry_of()) is Reason.FORGOTTEN
-    assert tiers.invalidations.owed == 0
+    assert tiers._invalidations.pending == 0

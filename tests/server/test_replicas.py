@@ -55,9 +55,7 @@ async def gateway(aos: ScriptedAos, redis: RedisServer, **settings: object) -> A
         clock=None,
         **settings,
     ) as one:
-        subscription = one.app.tiers.subscription
-        assert subscription is not None
-        await until(lambda: subscription.is_up, "the subscription")
+        await until(lambda: one.app.tiers.redis_state().is_subscribed, "the subscription")
         yield one
 
 
@@ -348,7 +346,7 @@ async def test_a_write_while_redis_is_away_is_told_when_it_is_back(
         aos.answer(NEW)
         assert await body_of(one.address) == NEW.body
         own_redis.resume()
-        await until(lambda: one.app.tiers.invalidations.owed == 0, "the debts to be paid", 2.0)
+        await until(lambda: one.app.tiers.redis_state().pending_invalidations == 0, "the confirmation", 2.0)
         assert [await body_of(each.address) for each in (one, other)] == [NEW.body, NEW.body]
 
 

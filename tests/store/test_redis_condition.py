@@ -1,4 +1,4 @@
-"""A Redis that is the wrong one, or says no: it is left, and the log says so once, in its own words."""
+"""A Redis that is the wrong server, or refuses commands: what is done, and what is logged."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.store.base import StoreError
+from gateway.store.breaker import BreakerState
 from gateway.store.redis_errors import words_of
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, Replica, direct_redis, key_of, until
@@ -24,7 +25,7 @@ Proxies = Callable[[str], Awaitable[FaultProxy]]
 
 @asynccontextmanager
 async def saying(answer: bytes) -> AsyncIterator[str]:
-    """A server that says one thing to whatever it is asked."""
+    """A server that sends one reply to every command."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -57,17 +58,13 @@ def sentinel(folder: Path) -> Iterator[str]:
 
 
 def is_left(one: Replica) -> bool:
-    redis, subscription = one.tiers.redis, one.tiers.subscription
-    assert redis is not None
-    assert subscription is not None
-    return not redis.is_up and not redis.breaker.is_closed and not subscription.is_up
+    state = one.state
+    return not state.is_up and state.breaker is not BreakerState.CLOSED and not state.is_subscribed
 
 
 def is_used(one: Replica) -> bool:
-    redis, subscription = one.tiers.redis, one.tiers.subscription
-    assert redis is not None
-    assert subscription is not None
-    return redis.is_up and redis.breaker.is_closed and subscription.is_up
+    state = one.state
+    return state.is_up and state.breaker is BreakerState.CLOSED and state.is_subscribed
 
 
 def lines_about(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
@@ -121,15 +118,15 @@ async def test_a_demoted_redis_is_left_while_its_connections_stay_open(
         host, _, port = promoted.address.rpartition(":")
         await own_redis.command("REPLICAOF", host, port)
         if asked_first == "a write":
-            assert not await one.tiers.forget([FOLDED], "write", settles=True)
+            assert not await one.tiers.invalidate([FOLDED], "write", settles=True)
         await until(lambda: is_left(one), "the demoted server to be left")
         # From here on the address leads to the new master; what was opened before still leads to the old one.
         proxy.target = promoted.address
         await until(lambda: is_used(one), "the new master to be used")
-        await one.paid()
+        await one.confirmed()
         other = await replicas(promoted.url, own_redis.prefix)
-        await other.tiers.forget([b"told"], "write", settles=True)
-        await until(lambda: b"told" in one.detached, "the note of the new master's")
+        await other.tiers.invalidate([b"after"], "write", settles=True)
+        await until(lambda: b"after" in one.detached, "the message of the new master")
         await one.fill(key)
         assert await promoted.command("EXISTS", key.name) == 1
 
@@ -146,11 +143,11 @@ async def test_a_redis_that_returns_from_an_outage_as_a_replica_is_left_with_its
         proxy.mode = PASS
         redis = one.tiers.redis
         assert redis is not None
-        await until(lambda: redis.condition.refuses, "the replica's refusal")
+        await until(lambda: redis._store.condition.refuses, "the replica's refusal")
         assert is_left(one)
         proxy.target = own_redis.address
         await until(lambda: is_used(one), "the master to be used")
-        assert await one.tiers.forget([FOLDED], "write", settles=True)
+        assert await one.tiers.invalidate([FOLDED], "write", settles=True)
 
 
 async def test_a_node_of_a_cluster_is_said_at_the_start_and_when_it_appears_later(
@@ -259,12 +256,10 @@ async def test_exactly_the_documented_rights_are_enough(
     await one.fill(key)
     one.drop(key)
     await one.in_redis(key, None)
-    assert await one.tiers.forget([FOLDED], "write", settles=True)
-    await until(lambda: FOLDED in other.detached, "the note")
-    redis = one.tiers.redis
-    assert redis is not None
+    assert await one.tiers.invalidate([FOLDED], "write", settles=True)
+    await until(lambda: FOLDED in other.detached, "the message")
     proxy.mode = STALL
-    while redis.breaker.is_closed:
+    while one.state.breaker is BreakerState.CLOSED:
         await one.tiers.lookup(one.key(b"b"))
     proxy.mode = PASS
     await until(lambda: is_used(one), "a probe to succeed")

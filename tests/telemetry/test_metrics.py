@@ -268,7 +268,7 @@ async def test_redis_operations_are_timed_and_its_state_is_told(aos: ScriptedAos
         await fetch(gateway.address, TARGET, token="a")
         await fetch(gateway.address, f"/v2/stacks/{STACK_ID}", method="DELETE", token="a")
         found = of(gateway)
-    for operation in ("lookup", "mint", "forget"):
+    for operation in ("lookup", "mint", "invalidate"):
         assert found["aos_gateway_redis_duration_seconds_count", operation] == 1
     assert found["aos_gateway_redis_up",] == 1
     assert found["aos_gateway_redis_configured",] == 1
