@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from gateway.clock import Clock
 from gateway.core.caching.invalidation_message import InvalidationMessage, write_message
 from gateway.core.caching.key import KeySpace
-from gateway.store.base import StoreError
 from gateway.store.invalidations import Invalidations, PendingInvalidation
 from gateway.store.redis import RedisStore
 from gateway.store.redis_commands import Invalidate
+from gateway.store.redis_errors import StoreError
 
 # As many as fit well within the shortest sensible timeout on a busy machine; between two such batches other
 # commands have their turn.

@@ -1,4 +1,4 @@
-"""The result of a look-up in all tiers, and the state kept from its start."""
+"""The result of a look-up, and what is remembered from its start."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class FillToken(msgspec.Struct, frozen=True, gc=False):
 
 
 class LookupResult(msgspec.Struct, frozen=True, gc=False):
-    """The result of a look-up in all tiers.
+    """The result of a look-up.
 
     Attributes:
         entry: the usable entry; ``None`` when there is none.
         generation: the stack's generation in Redis; ``None`` when absent or not read.
         has_failed: Redis did not answer.
-        is_absent: no tier has the entry.
+        is_absent: the entry is nowhere.
     """
 
     entry: Entry | None
@@ -72,6 +72,7 @@ class LookupResult(msgspec.Struct, frozen=True, gc=False):
 
 
 ABSENT = LookupResult(None, is_absent=True)
+FAILED = LookupResult(None, has_failed=True)
 
 
 class EarlyLookup(msgspec.Struct, frozen=True, gc=False):

@@ -14,12 +14,12 @@ from redis.exceptions import InvalidResponse, ResponseError
 from gateway.clock import Clock
 from gateway.core.caching.entry import GENERATION_BYTES, seal, unseal
 from gateway.core.caching.key import EntryKey, KeySpace
-from gateway.store.base import StoreError, StoreResult
 from gateway.store.breaker import PROBE, Breaker
+from gateway.store.lookup import LookupResult
 from gateway.store.redis_commands import Invalidate, InvalidateReply, Write
 from gateway.store.redis_condition import CHECK, Condition
 from gateway.store.redis_connection import password_of
-from gateway.store.redis_errors import PartlyRefused, kind_of, worst, wrong_server
+from gateway.store.redis_errors import PartlyRefused, StoreError, kind_of, worst, wrong_server
 from gateway.store.redis_link import Link
 from gateway.store.redis_lookups import LookupBatcher, LookupValues
 from gateway.store.redis_settings import RedisSettings
@@ -44,8 +44,8 @@ class RedisStore:
         clock: wall time decides when entries end.
         metrics: counts failures and invalid entries.
         on_connection_opened: called before a new connection carries a command.
-        on_left: called when the server is the wrong one and every connection was closed.
-        on_well: see `Condition`.
+        on_wrong_server: called when the server is the wrong one and every connection was closed.
+        on_recovered: see `Condition`.
 
     Attributes:
         settings: as last given.
@@ -61,16 +61,16 @@ class RedisStore:
         clock: Clock,
         metrics: Metrics,
         on_connection_opened: Callable[[], None],
-        on_left: Callable[[], None],
-        on_well: Callable[[], None],
+        on_wrong_server: Callable[[], None],
+        on_recovered: Callable[[], None],
     ) -> None:
         self.settings = settings
-        self.condition = Condition(clock, password_of(settings.url), on_well)
+        self.condition = Condition(clock, password_of(settings.url), on_recovered)
         self._keys = keys
         self._secret = secret
         self._clock = clock
         self._metrics = metrics
-        self._on_left = on_left
+        self._on_wrong_server = on_wrong_server
         # In different slots of a Cluster: only a single, writable server deletes both in one command.
         self._check_keys = tuple(keys.generation(name) for name in (b"", b"/"))
         self._tasks = TaskSet()
@@ -98,7 +98,7 @@ class RedisStore:
         self.condition.password = password_of(settings.url)
         self._link.connect_with(settings)
 
-    async def lookup(self, key: EntryKey) -> StoreResult:
+    async def lookup(self, key: EntryKey) -> LookupResult:
         """Return the usable entry and the stack's generation.
 
         All look-ups of one turn of the event loop go in one ``MGET``.
@@ -106,9 +106,9 @@ class RedisStore:
         Raises:
             StoreError: Redis did not answer in time or not as it should, or the breaker is open.
         """
-        future: asyncio.Future[StoreResult] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[LookupResult] = asyncio.get_running_loop().create_future()
 
-        def on_result(result: StoreResult | StoreError) -> None:
+        def on_result(result: LookupResult | StoreError) -> None:
             # The caller may have been cancelled.
             if future.done():
                 return
@@ -120,7 +120,7 @@ class RedisStore:
         self.lookup_soon(key, on_result)
         return await future
 
-    def lookup_soon(self, key: EntryKey, on_result: Callable[[StoreResult | StoreError], None]) -> None:
+    def lookup_soon(self, key: EntryKey, on_result: Callable[[LookupResult | StoreError], None]) -> None:
         """Look up like `lookup`, and call ``on_result`` once, after this has returned.
 
         Raises:
@@ -193,8 +193,8 @@ class RedisStore:
                 if command.message is not None:
                     pipeline.publish(self._keys.channel, command.message)
             replies: list[object] = await pipeline.execute(raise_on_error=False)
-            if refusals := [reply for reply in replies if isinstance(reply, ResponseError)]:
-                raise PartlyRefused(replies) from worst(refusals)
+            if errors := [reply for reply in replies if isinstance(reply, ResponseError)]:
+                raise PartlyRefused(replies) from worst(errors)
             return replies
 
         try:
@@ -267,16 +267,17 @@ class RedisStore:
 
         return await self._guarded("lookup", work)
 
-    def _result(self, key: EntryKey, values: LookupValues) -> StoreResult:
+    def _result(self, key: EntryKey, values: LookupValues) -> LookupResult:
         sealed, generation = values.entry, _generation(values.generation)
         if not isinstance(sealed, bytes) or generation is None:
-            return StoreResult(None, generation)
+            return LookupResult(None, generation, is_absent=True)
         now_s = self._clock.wall_s()
         entry = unseal(key, generation, sealed, self._secret, now_s)
         if entry is None:
             self._metrics.entries_refused += 1
-            return StoreResult(None, generation)
-        return StoreResult(entry if entry.ttl_s(now_s) > 0 else None, generation)
+            return LookupResult(None, generation, is_absent=True)
+        is_fresh = entry.ttl_s(now_s) > 0
+        return LookupResult(entry if is_fresh else None, generation, is_absent=not is_fresh)
 
     def _check_breaker(self) -> None:
         """Raise `StoreError` unless the breaker is closed."""
@@ -305,8 +306,8 @@ class RedisStore:
             failure = StoreError(kind_of(error))
             self._metrics.redis_failures[operation, failure.kind] += 1
             if self.condition.failed(operation, error):
-                self._link.leave()
-                self._on_left()
+                self._link.close_all()
+                self._on_wrong_server()
             raise failure from error
         finally:
             self._metrics.redis_took(operation, loop.time() - began_s)

@@ -34,6 +34,18 @@ _BY_TEXT = {
 }
 
 
+class StoreError(Exception):
+    """An operation failed.
+
+    Attributes:
+        kind: for metrics: ``timeout``, ``connection``, ``answer``, or ``open`` when the breaker was.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
 class PartlyRefused(ResponseError):
     """Redis refused some commands of a pipeline; the cause is the `worst` error.
 
@@ -82,7 +94,7 @@ def wrong_server(error: BaseException) -> str | None:
     return None
 
 
-def words_of(error: BaseException, password: str = "") -> str:
+def error_text(error: BaseException, password: str = "") -> str:
     """Return the error text of Redis with the class of the error, for the log.
 
     Args:
@@ -96,9 +108,9 @@ def words_of(error: BaseException, password: str = "") -> str:
     if password:
         # A server that does not know AUTH repeats its arguments.
         text = text.replace(password, "***")
-    said = " ".join(part for part in (code, text) if part)
+    reply = " ".join(part for part in (code, text) if part)
     name = type(error).__name__
-    return f"{said} ({name})" if said else name
+    return f"{reply} ({name})" if reply else name
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:

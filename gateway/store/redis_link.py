@@ -46,10 +46,10 @@ class Link:
         former, self.client = self.client, self._make_client()
         self._tasks.start(self._retire(former), "redis-retire")
 
-    def leave(self) -> None:
+    def close_all(self) -> None:
         """Close every connection; the next one resolves the address again."""
         former, self.client = self.client, self._make_client()
-        self._tasks.start(former.connection_pool.disconnect(), "redis-leave")
+        self._tasks.start(former.connection_pool.disconnect(), "redis-close")
 
     async def disconnect_idle(self) -> None:
         """Close connections that carry no command."""

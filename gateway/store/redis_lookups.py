@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 import msgspec
 
 from gateway.core.caching.key import EntryKey
-from gateway.store.base import StoreError
+from gateway.store.redis_errors import StoreError
 
 # Look-ups in one MGET; a larger one would block Redis for other clients.
 _BATCH = 64

@@ -12,13 +12,13 @@ from gateway.clock import Clock
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.invalidation_message import InvalidationMessage
 from gateway.core.caching.key import EntryKey, KeySpace
-from gateway.store.base import StoreError, StoreResult
 from gateway.store.breaker import BreakerState
 from gateway.store.invalidation_sender import InvalidationSender
 from gateway.store.invalidations import Invalidations, PendingInvalidation
-from gateway.store.lookup import FillToken
+from gateway.store.lookup import FAILED, FillToken, LookupResult
 from gateway.store.redis import RedisStore
 from gateway.store.redis_commands import Write
+from gateway.store.redis_errors import StoreError
 from gateway.store.redis_settings import RedisSettings
 from gateway.store.subscription import Subscription
 from gateway.store.write_queue import WriteQueue
@@ -91,8 +91,8 @@ class RedisTier:
             clock=clock,
             metrics=metrics,
             on_connection_opened=self._connection_opened,
-            on_left=self._server_left,
-            on_well=self._server_well,
+            on_wrong_server=self._wrong_server_found,
+            on_recovered=self._server_recovered,
         )
         self._sender = InvalidationSender(self._store, invalidations, keys, clock)
         self._subscription = Subscription(
@@ -110,7 +110,7 @@ class RedisTier:
 
     async def wait_subscribed(self, timeout_s: float) -> None:
         """Wait for the first confirmation of the subscription, at most for ``timeout_s``."""
-        await self._subscription.wait_first(timeout_s)
+        await self._subscription.wait_confirmed(timeout_s)
 
     def connect_with(self, settings: RedisSettings) -> None:
         """Use another user, password or TLS context for connections opened from now on."""
@@ -136,15 +136,20 @@ class RedisTier:
         """Whether a look-up is allowed: the entry is not being removed and its stack not invalidated."""
         return not (self._invalidations.is_pending(key.stack) or self._writes.is_removing(key.name))
 
-    async def lookup(self, key: EntryKey) -> StoreResult:
-        """See `RedisStore.lookup`."""
-        return await self._store.lookup(key)
+    async def lookup(self, key: EntryKey) -> LookupResult:
+        """Look up an entry."""
+        try:
+            return await self._store.lookup(key)
+        except StoreError:
+            return FAILED
 
-    def lookup_soon(self, key: EntryKey, on_result: Callable[[StoreResult | StoreError], None]) -> bool:
-        """See `RedisStore.lookup_soon`; ``False`` when the breaker is open."""
+    def lookup_soon(self, key: EntryKey, on_result: Callable[[LookupResult], None]) -> bool:
+        """Call ``on_result`` once with the result, later; ``False`` when the breaker is open."""
         if not self._store.breaker.is_closed:
             return False
-        self._store.lookup_soon(key, on_result)
+        self._store.lookup_soon(
+            key, lambda result: on_result(FAILED if isinstance(result, StoreError) else result)
+        )
         return True
 
     async def mint(self, key: EntryKey) -> bytes | None:
@@ -232,9 +237,9 @@ class RedisTier:
         self._invalidations.connection_opened(self._clock.monotonic_s())
         self._sender.wake()
 
-    def _server_left(self) -> None:
-        self._subscription.leave()
+    def _wrong_server_found(self) -> None:
+        self._subscription.pause()
 
-    def _server_well(self) -> None:
-        self._subscription.come_back()
+    def _server_recovered(self) -> None:
+        self._subscription.resume()
         self._sender.retry_refused_now()

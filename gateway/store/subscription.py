@@ -12,7 +12,7 @@ import redis.asyncio as aioredis
 from gateway.clock import Clock
 from gateway.core.caching.invalidation_message import InvalidationMessage, read_message
 from gateway.store.redis_connection import connection_arguments, password_of
-from gateway.store.redis_errors import words_of
+from gateway.store.redis_errors import error_text
 from gateway.store.redis_settings import RedisSettings
 from gateway.telemetry.state_log import StateLog
 
@@ -59,9 +59,9 @@ class Subscription:
     ) -> None:
         self.is_up = False
         self._is_confirmed = asyncio.Event()
-        self._may_listen = asyncio.Event()
-        self._may_listen.set()
-        self._departures = 0
+        self._may_connect = asyncio.Event()
+        self._may_connect.set()
+        self._pauses = 0
         self._state = StateLog("redis subscription", clock)
         self._settings = settings
         self._channel = channel
@@ -69,7 +69,7 @@ class Subscription:
         self._on_confirmed = on_confirmed
         self._on_message = on_message
 
-    async def wait_first(self, timeout_s: float) -> None:
+    async def wait_confirmed(self, timeout_s: float) -> None:
         """Wait for the first confirmation, at most for ``timeout_s``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -79,22 +79,22 @@ class Subscription:
         """Use another user, password or TLS context for the next connection."""
         self._settings = settings
 
-    def leave(self) -> None:
-        """Leave this server, and connect to none before `come_back`."""
+    def pause(self) -> None:
+        """Leave this server, and connect to none before `resume`."""
         self.is_up = False
-        self._departures += 1
-        self._may_listen.clear()
+        self._pauses += 1
+        self._may_connect.clear()
 
-    def come_back(self) -> None:
+    def resume(self) -> None:
         """Connect to the server that the address leads to now."""
-        self._may_listen.set()
+        self._may_connect.set()
 
     async def run(self) -> None:
         """Listen until cancelled."""
         retry_s = _FIRST_RETRY_S
         while True:
-            await self._may_listen.wait()
-            departures = self._departures
+            await self._may_connect.wait()
+            pauses = self._pauses
             why = f"no message for {_SILENT_S:g} s"
             try:
                 await self._listen()
@@ -102,8 +102,8 @@ class Subscription:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     # The connection failed while it was being cancelled.
                     raise asyncio.CancelledError from error
-                why = words_of(error, password_of(self._settings.url))
-            if departures == self._departures:
+                why = error_text(error, password_of(self._settings.url))
+            if pauses == self._pauses:
                 self._state.down(why)
             retry_s = _FIRST_RETRY_S if self.is_up else min(retry_s * 2, _LAST_RETRY_S)
             self.is_up = False
@@ -114,16 +114,16 @@ class Subscription:
         arguments = connection_arguments(self._settings.url, _CONNECT_S, self._settings.tls)
         client = aioredis.Redis.from_pool(aioredis.ConnectionPool(max_connections=1, **arguments))
         async with client, _PubSub(client.connection_pool) as subscription:
-            departures = self._departures
+            pauses = self._pauses
             await subscription.subscribe(self._channel)
             received_s = self._clock.monotonic_s()
-            while departures == self._departures and self._clock.monotonic_s() - received_s < _SILENT_S:
+            while pauses == self._pauses and self._clock.monotonic_s() - received_s < _SILENT_S:
                 message = await subscription.get_message(timeout=_PING_S)
                 if message is None:
                     await subscription.ping()
                     continue
                 received_s = self._clock.monotonic_s()
-                if departures == self._departures:
+                if pauses == self._pauses:
                     self._receive(message)
 
     def _receive(self, reply: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.invalidation_message import InvalidationMessage
 from gateway.core.caching.key import EntryKey, KeySpace
-from gateway.store.base import StoreError, StoreResult
 from gateway.store.invalidations import Invalidations
 from gateway.store.lookup import ABSENT, EarlyLookup, Fetches, FillToken, LookupResult
 from gateway.store.memory import MemoryStore
@@ -169,11 +168,7 @@ class Tiers:
             # What Redis may not have is removed there before it is read again, unless all counts as pending.
             return LookupResult(None) if self._invalidations.all_pending else ABSENT
         fill_token = self.fill_token(key)
-        try:
-            result: StoreResult | StoreError = await self.redis.lookup(key)
-        except StoreError as error:
-            result = error
-        return self._checked(fill_token, result)
+        return self._checked(fill_token, await self.redis.lookup(key))
 
     def ask_redis(self, key: EntryKey, on_result: Callable[[EarlyLookup], None]) -> bool:
         """Start a look-up in Redis of what memory does not have.
@@ -194,14 +189,14 @@ class Tiers:
             key, lambda result: on_result(EarlyLookup(fill_token, self._checked(fill_token, result)))
         )
 
-    def _checked(self, fill_token: FillToken, result: StoreResult | StoreError) -> LookupResult:
+    def _checked(self, fill_token: FillToken, result: LookupResult) -> LookupResult:
         """Return what of a result from Redis is still valid; keep its entry in memory."""
-        if isinstance(result, StoreError):
-            return LookupResult(None, has_failed=True)
+        if result.has_failed:
+            return result
         if self._has_changed(fill_token) or self._invalidations.is_pending(fill_token.key.stack):
             return LookupResult(None)
         if result.entry is None:
-            return LookupResult(None, result.generation, is_absent=True)
+            return result
         entry = result.entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
         self._keep_in_memory(fill_token, entry)
         return LookupResult(entry, result.generation)

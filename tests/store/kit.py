@@ -16,7 +16,6 @@ from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey, KeySpace, upstream_identity
 from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
-from gateway.store.base import StoreResult
 from gateway.store.invalidations import Invalidations
 from gateway.store.lookup import FillToken, LookupResult
 from gateway.store.redis import RedisStore
@@ -107,7 +106,7 @@ class DirectRedis:
     metrics: Metrics
     opened: Opened
 
-    async def lookup(self, key: EntryKey) -> StoreResult:
+    async def lookup(self, key: EntryKey) -> LookupResult:
         """Look up an entry."""
         return await self.store.lookup(key)
 
@@ -148,8 +147,8 @@ def direct_redis(
         clock=clock or Clock(),
         metrics=metrics,
         on_connection_opened=opened,
-        on_left=lambda: None,
-        on_well=lambda: None,
+        on_wrong_server=lambda: None,
+        on_recovered=lambda: None,
     )
     return DirectRedis(store, metrics, opened)
 
@@ -234,7 +233,8 @@ class Replica:
             return
 
         async def is_there() -> bool:
-            return (await redis.lookup(key)).entry == entry
+            result = await redis.lookup(key)
+            return result.entry == entry and not result.has_failed
 
         await until(is_there, "the entry in Redis to be as it was queued", timeout_s)
 

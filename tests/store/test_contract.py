@@ -13,8 +13,9 @@ from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey
 from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
-from gateway.store.base import StoreError, StoreResult
+from gateway.store.lookup import LookupResult
 from gateway.store.memory import MemoryStore
+from gateway.store.redis_errors import StoreError
 from tests.store.conftest import Replicas
 from tests.store.kit import DirectRedis, Replica, Times, as_stored, direct_redis, entry_of, key_of
 from tests.testbed.redis_server import RedisServer
@@ -25,7 +26,7 @@ KINDS = ["memory", "redis", "valkey", "tiers", "tiers on redis alone", "tiers in
 class Store(Protocol):
     """What all of them do; a failure is `StoreError`."""
 
-    async def lookup(self, key: EntryKey) -> StoreResult:
+    async def lookup(self, key: EntryKey) -> LookupResult:
         """Return the fresh entry under a key."""
 
     async def put(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
@@ -48,8 +49,8 @@ class MemoryAsStore:
         self._memory = memory
         self._clock = times.clock
 
-    async def lookup(self, key: EntryKey) -> StoreResult:
-        return StoreResult(self._memory.get(key.local))
+    async def lookup(self, key: EntryKey) -> LookupResult:
+        return LookupResult(self._memory.get(key.local))
 
     async def put(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
         self._memory.put(key, entry, self._clock.monotonic_s() + entry.ttl_s(self._clock.wall_s()))
@@ -70,11 +71,11 @@ class TiersAsStore:
     def __init__(self, one: Replica) -> None:
         self._one = one
 
-    async def lookup(self, key: EntryKey) -> StoreResult:
+    async def lookup(self, key: EntryKey) -> LookupResult:
         result = await self._one.tiers.lookup(key)
         if result.has_failed:
             raise StoreError("failed")
-        return StoreResult(result.entry, result.generation)
+        return result
 
     async def put(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
         is_live = entry.ttl_s(self._one.times.clock.wall_s()) > 0

@@ -13,8 +13,8 @@ import pytest
 
 from gateway.core.caching.entry import seal
 from gateway.core.caching.key import ENTRY_VERSION
-from gateway.store.base import StoreError
 from gateway.store.redis_commands import Invalidate, InvalidateReply, Write
+from gateway.store.redis_errors import StoreError
 from tests.store.kit import (
     GENERATION_TTL_S,
     MINT_TTL_S,

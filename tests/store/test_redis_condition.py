@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store.base import StoreError
 from gateway.store.breaker import BreakerState
-from gateway.store.redis_errors import words_of
+from gateway.store.redis_errors import StoreError, error_text
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, Replica, direct_redis, key_of, until
 from tests.testbed import address as addresses
@@ -211,7 +210,7 @@ async def test_an_outage_has_one_line_when_it_begins_and_one_when_it_is_over(
     ],
     ids=["password", "mget", "set", "del", "channel", "full"],
 )
-async def test_what_redis_refuses_is_logged_in_its_words_without_the_password(
+async def test_a_refused_command_is_logged_with_the_error_of_redis_and_without_the_password(
     replicas: Replicas, caplog: pytest.LogCaptureFixture, trouble: tuple[str, ...], about: str, words: str
 ) -> None:
     with RedisServer(password="sesame-open") as server:
@@ -232,10 +231,10 @@ async def test_what_redis_refuses_is_logged_in_its_words_without_the_password(
         assert "sesame-open" not in caplog.text
 
 
-def test_words_name_the_class_and_hide_the_password_that_a_server_repeats() -> None:
-    words = words_of(ValueError("unknown command 'AUTH', with args beginning with: 'sesame'"), "sesame")
+def test_the_error_text_names_the_class_and_masks_the_password() -> None:
+    words = error_text(ValueError("unknown command 'AUTH', with args beginning with: 'sesame'"), "sesame")
     assert words == "unknown command 'AUTH', with args beginning with: '***' (ValueError)"
-    assert words_of(TimeoutError()) == "TimeoutError"
+    assert error_text(TimeoutError()) == "TimeoutError"
 
 
 # The rights that it has to give

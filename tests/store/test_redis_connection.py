@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from gateway.clock import Clock
-from gateway.store.base import StoreError
 from gateway.store.redis_connection import connection_arguments
+from gateway.store.redis_errors import StoreError
 from gateway.store.subscription import Subscription
 from tests.store.kit import direct_redis, entry_of, key_of, redis_settings
 from tests.testbed.faultproxy import RESET, FaultProxy
