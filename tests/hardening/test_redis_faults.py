@@ -1,4 +1,4 @@
-"""A dying Redis under a whole gateway: right answers, no error, no waiting, and back within two seconds."""
+"""Faults of Redis under a whole gateway: right responses, no error, no waiting, back within two seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.store.kit import until
+from tests.store.kit import replying, until
 from tests.testbed.aos import ACTION_ID, STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawResponse, fetch
 from tests.testbed.faultproxy import HALF_OPEN, PASS, RESET, STALL, FaultProxy, Mode
@@ -60,12 +60,12 @@ class Rig:
     seen: list[RawResponse] = field(default_factory=list)
 
     def changed(self) -> None:
-        """Let the record become another one, so that an answer tells which it is."""
+        """Let the record become another one, so that a response shows which it is."""
         self.current += 1
         self.aos.answer(settled(self.current))
 
     async def get(self, target: str = TARGET, caller: bytes = A) -> RawResponse:
-        """Ask for a record; whatever Redis does, it must be the one that the upstream has now."""
+        """Request a record; whatever Redis does, it must be the one that the upstream has now."""
         response = await fetch(self.gateway.address, target, token=caller)
         assert response.status == 200
         assert response.body == settled(self.current).body
@@ -254,14 +254,6 @@ async def test_an_outage_costs_no_error_no_waiting_and_ends_within_two_seconds(r
     assert rig.gauge("redis_breaker_open") == 0
     assert rig.gauge("redis_up") == 1
     assert rig.gateway.app.health()["redis"] == "up"
-
-
-async def test_a_redis_that_drips_opens_the_breaker_although_each_byte_comes_in_time(rig: Rig) -> None:
-    outage = OUTAGES["dripping"]
-    await outage.begins(rig)
-    await rig.opened()
-    await outage.heals(rig)
-    await rig.recovered()
 
 
 async def test_a_redis_blocked_by_a_long_command_is_used_again_when_it_is_over(
@@ -507,24 +499,6 @@ async def test_a_value_moved_to_another_key_is_never_served(rig: Rig) -> None:
 # Something else where Redis was
 
 
-@asynccontextmanager
-async def speaking(answer: bytes) -> AsyncIterator[str]:
-    """A server that says one thing to whatever it is asked."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while await reader.read(65536):
-                writer.write(answer)
-                await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -542,10 +516,10 @@ async def speaking(answer: bytes) -> AsyncIterator[str]:
         pytest.param(b"-NOPERM this user has no permissions\r\n" * 8, id="without permission"),
     ],
 )
-async def test_a_server_that_speaks_something_else_costs_no_error_and_is_left_when_it_is_gone(
+async def test_a_server_with_other_replies_costs_no_error_and_is_left_when_it_is_gone(
     rig: Rig, answer: bytes
 ) -> None:
-    async with speaking(answer) as address:
+    async with replying(answer) as address:
         rig.proxy.target = address
         rig.proxy.mode = RESET
         rig.proxy.mode = PASS

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -82,6 +83,24 @@ async def until(
         if time.monotonic() > ends_s:
             raise TimeoutError(f"waited {timeout_s:g} s for {what}")
         await asyncio.sleep(pause_s)
+
+
+@asynccontextmanager
+async def replying(reply: bytes) -> AsyncIterator[str]:
+    """A server that sends the same bytes whenever it receives something; yields its address."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while await reader.read(65536):
+                writer.write(reply)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
 
 
 def redis_settings(url: str, *, timeout_s: float = 2.0, max_connections: int = 8) -> RedisSettings:

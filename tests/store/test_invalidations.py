@@ -62,7 +62,7 @@ def test_beyond_the_limit_a_name_may_read_as_changed_and_never_as_unchanged() ->
     assert changes.has_changed(T, since)
 
 
-def test_names_beyond_the_limit_concern_nobody_who_begins_after_them() -> None:
+def test_names_beyond_the_limit_have_not_changed_for_what_begins_after_them() -> None:
     changes = Changes(limit=2)
     for number in range(100):
         changes.change(b"%d" % number)
@@ -344,7 +344,7 @@ def test_what_is_being_sent_is_due_again_only_when_that_fails() -> None:
     assert one.due(NOW_S, 10) == sent
 
 
-# Refusals
+# Refused by Redis
 
 
 def test_what_is_refused_delays_nothing_and_stays_pending() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,30 +13,12 @@ import pytest
 from gateway.store.breaker import BreakerState
 from gateway.store.redis_errors import StoreError, error_text
 from tests.store.conftest import Replicas
-from tests.store.kit import FOLDED, Replica, direct_redis, key_of, until
+from tests.store.kit import FOLDED, Replica, direct_redis, key_of, replying, until
 from tests.testbed import address as addresses
 from tests.testbed.faultproxy import PASS, RESET, STALL, FaultProxy
 from tests.testbed.redis_server import RedisServer, find_redis_server
 
 Proxies = Callable[[str], Awaitable[FaultProxy]]
-
-
-@asynccontextmanager
-async def saying(answer: bytes) -> AsyncIterator[str]:
-    """A server that sends one reply to every command."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while await reader.read(65536):
-                writer.write(answer * 8)
-                await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
 
 
 @contextmanager
@@ -92,7 +73,7 @@ def lines_about(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
 async def test_one_answer_of_the_wrong_server_is_enough_to_leave_it(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture, answer: bytes, words: str
 ) -> None:
-    async with saying(answer) as address:
+    async with replying(answer * 8) as address:
         direct = direct_redis(f"redis://{address}/0", own_redis.prefix)
         with pytest.raises(StoreError):
             await direct.store.lookup(key_of(own_redis.prefix))
@@ -142,14 +123,14 @@ async def test_a_redis_that_returns_from_an_outage_as_a_replica_is_left_with_its
         proxy.mode = PASS
         redis = one.tiers.redis
         assert redis is not None
-        await until(lambda: redis._store.condition.refuses, "the replica's refusal")
+        await until(lambda: redis._store.condition.refuses, "the replica's error")
         assert is_left(one)
         proxy.target = own_redis.address
         await until(lambda: is_used(one), "the master to be used")
         assert await one.tiers.invalidate([FOLDED], "write", settles=True)
 
 
-async def test_a_node_of_a_cluster_is_said_at_the_start_and_when_it_appears_later(
+async def test_a_node_of_a_cluster_is_logged_at_the_start_and_when_it_appears_later(
     replicas: Replicas, own_redis: RedisServer, fault_proxy: Proxies, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy = await fault_proxy(own_redis.address)
@@ -170,17 +151,17 @@ async def test_a_node_of_a_cluster_is_said_at_the_start_and_when_it_appears_late
     assert lines_about(caplog, "redis up again after")
 
 
-async def test_a_sentinel_is_said(
+async def test_a_sentinel_is_logged(
     replicas: Replicas, own_redis: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with sentinel(tmp_path) as address:
         one = await replicas(f"redis://{address}/0", own_redis.prefix, subscribed=False)
-        said = "a Sentinel, which is not supported yet (redis+sentinel:// will be)"
-        await until(lambda: any(said in message for message in caplog.messages), "the line")
+        expected = "a Sentinel, which is not supported yet (redis+sentinel:// will be)"
+        await until(lambda: any(expected in message for message in caplog.messages), "the line")
         await until(lambda: is_left(one), "the Sentinel to be left")
 
 
-# What the log says
+# Log lines
 
 
 async def test_an_outage_has_one_line_when_it_begins_and_one_when_it_is_over(
@@ -222,11 +203,11 @@ async def test_a_refused_command_is_logged_with_the_error_of_redis_and_without_t
         for kind in ("normal", "pubsub"):
             await server.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
 
-        async def is_said() -> bool:
+        async def is_logged() -> bool:
             await one.begin_fill(one.key(stack=b"unknown"))
             return any(words in line for line in lines_about(caplog, about))
 
-        await until(is_said, "the line")
+        await until(is_logged, "the line")
         assert len(lines_about(caplog, about)) <= 2  # the connection's end may come before it
         assert "sesame-open" not in caplog.text
 

@@ -217,7 +217,7 @@ async def test_of_two_fetches_the_one_that_began_later_counts_in_whatever_order_
         await until(is_in_redis, "Redis to have the same")
 
 
-async def test_refusals_of_what_was_seen_absent_ask_nothing_of_redis_and_void_no_other_fill(
+async def test_drops_of_absent_entries_send_nothing_to_redis_and_void_no_other_fill(
     replicas: Replicas, redis: RedisServer, fault_proxy: Proxies
 ) -> None:
     proxy = await fault_proxy(redis.address)
@@ -490,7 +490,7 @@ async def test_a_full_redis_still_invalidates(replicas: Replicas, own_redis: Red
     refused = await one.begin_fill(one.key(stack=b"another"))
     assert refused.generation is None
     one.tiers.store(await one.begin_fill(one.key(b"b")), one.entry())
-    await until(lambda: one.metrics.not_stored["redis-failed"] == 1, "the refusal")
+    await until(lambda: one.metrics.not_stored["redis-failed"] == 1, "the error")
     assert await one.found(key) is not None
     assert await one.tiers.invalidate([FOLDED], "write", settles=True)
     assert await one.found(key) is None
