@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from importlib import resources
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 import gateway
+from gateway.operations import Operations
 from gateway.page.health import Facts
 from gateway.page.samples import STEP_S, History, read
 from gateway.page.status import status
-from gateway.telemetry.throttled import ThrottledCaller
-from gateway.telemetry.top_executions import TopExecution
 
 _LOG = logging.getLogger("gateway.admin")
 # Several people may look at the same time; they share a sample.
@@ -46,42 +45,15 @@ POLICY: Final = "; ".join(
 """The page's Content-Security-Policy: its own files and nothing else, no script or style in the HTML."""
 
 
-Refresh = Callable[[], Awaitable[object]]
-
-
-class Source(Protocol):
-    """What the page asks of the running gateway."""
-
-    def ready(self) -> bool:
-        """Tell whether requests are accepted."""
-
-    def health(self) -> dict[str, object]:
-        """Return what `/readyz` reports."""
-
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the metrics and their Content-Type; text 0.0.4 unless another one is accepted."""
-
-    def masked_config(self) -> dict[str, object]:
-        """Return the effective configuration, secrets masked."""
-
-    def executions(self) -> list[TopExecution]:
-        """Return the executions that are asked for most."""
-
-    def throttled(self) -> list[ThrottledCaller]:
-        """Return the callers who are told to wait most."""
-
-
 class Page:
     """Serves the page.
 
     Args:
-        source: the running gateway.
-        refresh: lets the source look at its processes before it is asked; ``None`` where there is one.
+        operations: the running gateway.
     """
 
-    def __init__(self, source: Source, refresh: Refresh | None = None) -> None:
-        self._source = source
-        self._refresh = refresh
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
         self._history = History()
         # Those that ran together at any time: one that has ended and is not there again yet is missing.
         self._most_workers = 1
@@ -113,10 +85,9 @@ class Page:
             await asyncio.sleep(STEP_S)
 
     async def _sample(self, *, is_step: bool) -> None:
-        if self._refresh is not None:
-            await self._refresh()
+        await self._operations.refresh()
         now_s = asyncio.get_running_loop().time()
-        text = self._source.metrics_text()[0].decode("utf-8")
+        text = self._operations.metrics_text()[0].decode("utf-8")
         self._history.add(read(text, now_s), is_step=is_step)
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
@@ -129,12 +100,12 @@ class Page:
         now_s = asyncio.get_running_loop().time()
         if self._history.is_empty or now_s - self._history.newest.at_s > _FRESH_S:
             await self._sample(is_step=False)
-        config = self._source.masked_config()
-        health = self._source.health()
+        config = self._operations.masked_config()
+        health = self._operations.health()
         workers, workers_ready = _workers(health, _setting(config, "server", "workers"))
         self._most_workers = workers = max(self._most_workers, workers)
         facts = Facts(
-            is_ready=self._source.ready(),
+            is_ready=self._operations.ready(),
             has_redis=bool(_setting(config, "redis", "url")),
             max_connections=int(str(_setting(config, "server", "max_connections") or 1)),
             workers=workers,
@@ -146,10 +117,10 @@ class Page:
             "scope": str(_setting(config, "cache", "scope") or ""),
             "workers": workers,
             "health": health,
-            "throttled": self._source.throttled(),
+            "throttled": self._operations.throttled(),
         }
         body = msgspec.json.encode(
-            status(self._history, facts, self._source.executions(), told), enc_hook=str
+            status(self._history, facts, self._operations.executions(), told), enc_hook=str
         )
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json"})
 

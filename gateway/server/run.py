@@ -32,7 +32,8 @@ from gateway.server.hot_restart import (
     inheritance,
 )
 from gateway.server.reload import FROM_ACTIVATION, Reloads, read_anew
-from gateway.server.service import Service, ServiceFailed, SingleProcess
+from gateway.server.service import Service, ServiceFailed
+from gateway.server.single import SingleProcess
 from gateway.server.supervisor import Supervisor
 from gateway.telemetry.access_log import set_level, set_up_logging
 from gateway.telemetry.caller_digest import digest_key
