@@ -375,8 +375,8 @@ MECHANISMS = (
     Mechanism(
         "all before",
         "gateway/server/run.py",
-        "            await ended(unheard)\n",
-        "            await ended(unheard[-1:])\n",
+        "            await ended(unconnected)\n",
+        "            await ended(unconnected[-1:])\n",
         "tests/server/test_hot_restart.py::test_all_processes_before_are_waited_for_until_copies_are_kept",
     ),
     Mechanism(

@@ -18,7 +18,7 @@ from benchmarks.openloop.generator import offer
 from benchmarks.openloop.targets import Target
 from gateway.config.address import OWNER_ONLY, TcpAddress, UnixAddress
 from gateway.runtime.listeners import open_sockets
-from gateway.server.hot_restart import LeftSockets
+from gateway.server.hot_restart import InheritedSockets
 from gateway.server.run import take_sockets
 from tests.store.kit import until
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
@@ -313,7 +313,7 @@ async def test_an_address_that_is_left_is_left_by_the_new_process_too() -> None:
     former.close()
     opened = await take_sockets(
         *("server.listen", TcpAddress(host="127.0.0.1", port=0), OWNER_ONLY),
-        *([], LeftSockets([left], f"127.0.0.1:{former_port}")),
+        *([], InheritedSockets([left], f"127.0.0.1:{former_port}")),
     )
     try:
         with pytest.raises(ConnectionRefusedError):
@@ -327,15 +327,15 @@ async def test_the_file_of_a_unix_socket_that_is_left_goes_when_the_new_process_
 ) -> None:
     former = await open_sockets(UnixAddress(path=str(socket_folder / "former.sock")))
     following = UnixAddress(path=str(socket_folder / "following.sock"))
-    left = LeftSockets([os.dup(former.descriptors[0])], str(former.address), former.file)
+    left = InheritedSockets([os.dup(former.descriptors[0])], str(former.address), former.file)
     opened = await take_sockets("server.listen", following, OWNER_ONLY, [], left)
     assert sorted(os.listdir(socket_folder)) == ["following.sock", "former.sock"]
-    left.file_to(opened)
+    left.hand_over_file(opened)
     former.hand_over()
     former.leave()
     assert os.listdir(socket_folder) == ["following.sock"]
     # A file that somebody has removed stops nobody.
-    left = LeftSockets([os.dup(opened.descriptors[0])], str(following), opened.file)
+    left = InheritedSockets([os.dup(opened.descriptors[0])], str(following), opened.file)
     (socket_folder / "following.sock").unlink()
     (await take_sockets("server.listen", following, OWNER_ONLY, [], left)).leave()
     opened.leave()
