@@ -349,7 +349,7 @@ MECHANISMS = (
         "gateway/store/worker_tiers.py",
         "tell([Told(stack=stack, settles=settles) for stack in forgotten])",
         "tell([])",
-        "tests/server/test_workers.py::test_a_write_through_one_worker_is_forgotten_by_the_other_before_its_answer",
+        "tests/server/test_workers.py::test_a_write_through_one_worker_invalidates_in_the_other_before_its_response",
     ),
     Mechanism(
         "shared counts",
@@ -370,21 +370,21 @@ MECHANISMS = (
         "gateway/app/gateway.py",
         "self.tiers.memory.retire()",
         "pass",
-        "tests/server/test_hot_restart.py::test_a_request_under_way_ends_in_the_process_that_began_it",
+        "tests/server/test_hot_restart.py::test_a_request_in_progress_ends_in_the_process_that_began_it",
     ),
     Mechanism(
         "all before",
         "gateway/server/run.py",
         "            await ended(unconnected)\n",
         "            await ended(unconnected[-1:])\n",
-        "tests/server/test_hot_restart.py::test_all_processes_before_are_waited_for_until_copies_are_kept",
+        "tests/server/test_hot_restart.py::test_memory_stays_off_until_all_former_processes_have_ended",
     ),
     Mechanism(
         "own socket",
         "gateway/runtime/listeners.py",
         "            if _socket_file(self.path) == self:\n                os.unlink",
         "            if True:\n                os.unlink",
-        "tests/runtime/test_listeners.py::test_what_has_taken_the_place_of_a_socket_stays",
+        "tests/runtime/test_listeners.py::test_a_file_that_replaced_a_socket_stays",
     ),
     Mechanism(
         "socket rights",

@@ -101,9 +101,7 @@ async def test_a_write_that_may_have_been_done_makes_the_stacks_entries_unusable
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 429, 499])
-async def test_a_write_that_was_refused_changes_nothing(
-    aos: ScriptedAos, gateway: RunningGateway, status: int
-) -> None:
+async def test_a_failed_write_changes_nothing(aos: ScriptedAos, gateway: RunningGateway, status: int) -> None:
     aos.on("GET", _STACK, settled())
     await get(gateway)
     aos.on("DELETE", _STACK, Answer(status))
