@@ -138,7 +138,7 @@ def redis(history: History, facts: Facts) -> Finding:
     if not facts.has_redis:
         return Finding(Level.OK, "off", "Not configured: records are kept in memory alone.")
     sample = history.newest
-    debts = int(sample.gauge("redis_debts"))
+    debts = int(sample.gauge("redis_pending_invalidations"))
     is_heard = bool(sample.gauge("redis_subscription_up"))
     # Before its first operation it counts as down: nothing is known then but what the subscription tells.
     has_failed = not sample.gauge("redis_up") and history.since(_WHILE_S).total("redis_failures_total") > 0
@@ -258,7 +258,7 @@ def _last_word(history: History) -> Finding:
 
 def _asked(change: Change) -> float:
     # Those refused before they were sent are failures without a call.
-    return max(change.total("upstream_calls_total"), change.total("upstream_failures_total"))
+    return max(change.total("upstream_requests_total"), change.total("upstream_failures_total"))
 
 
 def _answered(change: Change) -> float:

@@ -26,7 +26,7 @@ _DURATIONS = {
     "upstream_duration": "AOS call",
     "upstream_wait": "wait for a connection to AOS",
     "redis_duration": "Redis operation",
-    "loop_lag": "event loop delay",
+    "event_loop_lag": "event loop delay",
 }
 
 
@@ -73,14 +73,14 @@ def status(
                 "connections",
                 "upstream_connections",
                 "upstream_waiting",
-                "flights",
+                "fetches_in_flight",
                 "throttled_callers",
-                "memory_entries",
-                "memory_bytes",
+                "memory_cache_entries",
+                "memory_cache_bytes",
                 "redis_breaker_open",
                 "redis_subscription_up",
-                "redis_debts",
-                "redis_queue",
+                "redis_pending_invalidations",
+                "redis_write_queue",
             )
         },
     }
@@ -108,9 +108,9 @@ def _traffic(change: Change) -> dict[str, float]:
         "throttled": change.total("throttled_total"),
         "throttled_here": change.total("throttled_total", by="gateway"),
         "hit_ratio": round(hits / asked, 4) if asked else -1.0,
-        "upstream_calls": change.total("upstream_calls_total"),
+        "upstream_requests": change.total("upstream_requests_total"),
         # Older processes count no flights that were joined.
-        "saved": change.total("upstream_calls_saved_total") or hits,
+        "saved": change.total("upstream_requests_saved_total") or hits,
     }
 
 

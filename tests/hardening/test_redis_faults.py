@@ -341,8 +341,8 @@ async def test_the_debts_of_a_thousand_stacks_are_paid_within_two_seconds(rig: R
     for number in range(MANY_STACKS):
         assert await app.purge(f"stack-{number}") is False
     assert rig.debts == MANY_STACKS
-    assert rig.gauge("redis_debts") == MANY_STACKS
-    assert app.health()["debts"] == MANY_STACKS
+    assert rig.gauge("redis_pending_invalidations") == MANY_STACKS
+    assert app.health()["pending_invalidations"] == MANY_STACKS
     await OUTAGES[name].heals(rig)
     await rig.recovered()
 

@@ -11,7 +11,7 @@ from gateway.page.samples import History, Sample
 
 _FACTS = Facts(is_ready=True, has_redis=True, max_connections=100, workers=1, workers_ready=1)
 _HEARD = {"redis_up": 1.0, "redis_subscription_up": 1.0}
-_CALLS = 'upstream_calls_total{method="GET"}'
+_CALLS = 'upstream_requests_total{method="GET"}'
 _REFUSED = 'upstream_failures_total{error="connection_refused"}'
 _MISS = 'requests_total{outcome="miss",reason="",status="2xx"}'
 _FIVE = 'requests_total{outcome="miss",reason="status",status="5xx"}'
@@ -106,7 +106,7 @@ def test_a_failure_is_not_forgotten_because_nobody_asks_any_more() -> None:
         ({}, "down", Level.WARN),
         ({**_HEARD, "redis_breaker_open": 1.0}, "down", Level.WARN),
         ({"redis_up": 1.0}, "half", Level.WARN),
-        ({**_HEARD, "redis_debts": 3.0}, "owing", Level.WARN),
+        ({**_HEARD, "redis_pending_invalidations": 3.0}, "owing", Level.WARN),
     ],
 )
 def test_redis_is_judged_by_breaker_operations_and_subscription(
@@ -224,7 +224,7 @@ def test_whatever_is_wrong_says_what_is_to_be_done() -> None:
         health.upstream(_history(_rising(calls=10, fives=10))),
         health.quota(_history(lambda second: {_HELD: second, _BY_US: second})),
         health.redis(down, _FACTS),
-        health.redis(_history(lambda _: {**_HEARD, "redis_debts": 1.0}), _FACTS),
+        health.redis(_history(lambda _: {**_HEARD, "redis_pending_invalidations": 1.0}), _FACTS),
         health.gateway(down, msgspec.structs.replace(_FACTS, is_ready=False)),
         health.gateway(down, msgspec.structs.replace(_FACTS, workers=2)),
         health.gateway(_history(lambda _: {"connections": 95.0}), _FACTS),

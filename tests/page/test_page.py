@@ -124,7 +124,7 @@ async def test_status_tells_of_requests_executions_and_the_whole_state(
     (seen,) = found["executions"]
     assert (seen["stack_id"], seen["action_id"]) == (STACK_ID, ACTION_ID)
     assert (seen["phase"], seen["progress"], seen["fetches"]) == ("Running", 40, 3)
-    assert (found["minute"]["requests"], found["minute"]["upstream_calls"]) == (3, 3)
+    assert (found["minute"]["requests"], found["minute"]["upstream_requests"]) == (3, 3)
     assert [reason["reason"] for reason in found["reasons"]] == ["phase"]
     assert found["parts"]["redis"]["state"] == "off"
     assert "s3cret-token" not in str(found)

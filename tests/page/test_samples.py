@@ -12,7 +12,7 @@ aos_gateway_requests_total{outcome="miss",reason="phase",status="2xx"} 3.0
 aos_gateway_requests_total{outcome="miss",reason="",status="5xx"} 0.0
 # TYPE aos_gateway_requests_created gauge
 aos_gateway_requests_created{outcome="hit"} 1.7e+09
-aos_gateway_flights 2.0
+aos_gateway_fetches_in_flight 2.0
 process_open_fds 9.0
 """
 
@@ -25,7 +25,7 @@ def test_a_scrape_is_read_without_what_is_zero_or_not_ours() -> None:
     assert read(_SCRAPE, 1.0).values == {
         'requests_total{outcome="hit",reason="",status="2xx"}': 7.0,
         'requests_total{outcome="miss",reason="phase",status="2xx"}': 3.0,
-        "flights": 2.0,
+        "fetches_in_flight": 2.0,
     }
 
 

@@ -24,7 +24,7 @@ def _history() -> History:
                     'requests_total{outcome="hit",reason="",status="2xx"}': second * 6.0,
                     'requests_total{outcome="miss",reason="phase",status="2xx"}': second * 2.0,
                     'requests_total{outcome="bypass",reason="route",status="5xx"}': second * 1.0,
-                    'upstream_calls_total{method="GET"}': second * 3.0,
+                    'upstream_requests_total{method="GET"}': second * 3.0,
                     'request_duration_seconds_bucket{outcome="miss",le="0.1"}': second * 2.0,
                     'request_duration_seconds_bucket{outcome="miss",le="+Inf"}': second * 2.0,
                 },
@@ -39,7 +39,7 @@ def test_it_tells_of_the_last_minute_and_of_each_step() -> None:
     assert found["version"] == "9"
     minute = found["minute"]
     assert (minute["requests"], minute["per_s"], minute["hit_ratio"]) == (540, 9.0, 0.75)
-    assert (minute["upstream_calls"], minute["saved"], minute["failed"]) == (180, 360, 60)
+    assert (minute["upstream_requests"], minute["saved"], minute["failed"]) == (180, 360, 60)
     assert len(found["timeline"]) == 12
     assert {step["requests"] for step in found["timeline"]} == {45}
 
@@ -80,7 +80,7 @@ def test_busiest_executions_are_told_by_id_phase_and_progress() -> None:
             "progress": 40,
             "fetches": 12,
             "age_s": 0.5,
-            "heat": 3.0,
+            "rate": 3.0,
             "hits": 0,
         }
     ]
@@ -90,7 +90,8 @@ def test_calls_that_count_as_saved_come_from_the_counter_where_there_is_one() ->
     history = History()
     history.add(Sample(0.0, {}), is_step=True)
     history.add(
-        Sample(5.0, {"upstream_calls_saved_total": 8.0, 'requests_total{outcome="hit"}': 3.0}), is_step=True
+        Sample(5.0, {"upstream_requests_saved_total": 8.0, 'requests_total{outcome="hit"}': 3.0}),
+        is_step=True,
     )
     found = msgspec.json.decode(msgspec.json.encode(status(history, _FACTS, [], {})))
     assert found["minute"]["saved"] == 8

@@ -102,7 +102,7 @@ async def test_an_answer_reaches_who_asked_and_nobody_else() -> None:
 
 def test_a_state_crosses_as_it_is() -> None:
     counted = Metrics().snapshot({"connections": 3})
-    state = State(is_ready=True, health={"redis": "up", "debts": 0}, metrics=counted)
+    state = State(is_ready=True, health={"redis": "up", "pending_invalidations": 0}, metrics=counted)
     assert read_state(pack_state(state)) == state
 
 

@@ -11,7 +11,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
-from gateway.telemetry.event_loop_lag import LoopLag
+from gateway.telemetry.event_loop_lag import EventLoopLag
 from gateway.telemetry.metrics import Histogram, Metrics, Snapshot, told
 from gateway.telemetry.metrics_catalogue import FAMILIES, METHODS, Kind, Merge
 from gateway.telemetry.metrics_merge import merged, only_counts
@@ -60,7 +60,7 @@ def test_a_duration_is_counted_under_the_least_bound_that_holds_it() -> None:
 
 def test_every_reason_is_there_from_the_start_under_what_it_says_no_to() -> None:
     found = samples(Metrics().snapshot({}))
-    reasons = {name[1]: name[2] for name in found if name[0] == "aos_gateway_refusals_total"}
+    reasons = {name[1]: name[2] for name in found if name[0] == "aos_gateway_uncached_total"}
     assert set(reasons) == {reason.value for reason in Reason}
     assert set(reasons.values()) == {"lookup", "serve", "store"}
     assert reasons["identity"] == "lookup"
@@ -77,9 +77,9 @@ def test_a_refusal_counts_under_its_reason_and_a_saved_call_under_how() -> None:
     metrics.answered(CacheStatus(Forward.URI_MISS, 200, reason=Reason.PHASE), 200, 0.2)
     metrics.answered(None, 502, 3.0)
     found = samples(metrics.snapshot({}))
-    assert found["aos_gateway_refusals_total", "phase", "store"] == 1
-    assert found["aos_gateway_upstream_calls_saved_total", "hit"] == 4
-    assert found["aos_gateway_upstream_calls_saved_total", "collapsed"] == 1
+    assert found["aos_gateway_uncached_total", "phase", "store"] == 1
+    assert found["aos_gateway_upstream_requests_saved_total", "hit"] == 4
+    assert found["aos_gateway_upstream_requests_saved_total", "collapsed"] == 1
     assert found["aos_gateway_records_stored_total",] == 1
     assert found["aos_gateway_requests_total", "hit", "", "2xx"] == 3
     assert found["aos_gateway_requests_total", "error", "", "5xx"] == 1
@@ -112,11 +112,11 @@ def test_processes_add_up_but_for_what_the_worst_of_them_says() -> None:
 def test_of_a_process_that_has_ended_its_counts_stay_and_no_gauge() -> None:
     metrics = Metrics()
     metrics.fast_hits = 2
-    metrics.loop_lag_s.observe(0.1)
+    metrics.event_loop_lag_s.observe(0.1)
     ended = only_counts(metrics.snapshot({"connections": 3, "process_cpu_seconds": 7}, ("1", "2", "3")))
     found = samples(merged([Snapshot({}, {}), ended]), metrics.snapshot({"connections": 4}))
     assert found["aos_gateway_requests_total", "hit", "", "2xx"] == 4
-    assert found["aos_gateway_loop_lag_seconds_count",] == 2
+    assert found["aos_gateway_event_loop_lag_seconds_count",] == 2
     assert found["process_cpu_seconds_total",] == 7
     assert found["aos_gateway_connections",] == 4
     assert not any(name[0] == "aos_gateway_build_info" for name in found)
@@ -218,8 +218,8 @@ async def test_what_callers_make_up_makes_no_series(aos: ScriptedAos) -> None:
         for method in ("MKCOL", "REPORT", "SEARCH", "MADEUP"):
             await fetch(gateway.address, f"/v2/{method}", method=method, headers=[("X-Made-Up", method)])
         found = of(gateway)
-    assert found["aos_gateway_upstream_calls_total", "other"] == 3
-    assert {name[1] for name in found if name[0] == "aos_gateway_upstream_calls_total"} == set(METHODS)
+    assert found["aos_gateway_upstream_requests_total", "other"] == 3
+    assert {name[1] for name in found if name[0] == "aos_gateway_upstream_requests_total"} == set(METHODS)
     new = set(found) - before
     # A status class and an outcome are from short lists; no text of a caller is among them.
     assert {name[1:] for name in new} <= {("bypass", "route", "2xx"), ("GATEWAY.4000001",)}
@@ -276,12 +276,12 @@ async def test_redis_operations_are_timed_and_its_state_is_told(aos: ScriptedAos
     assert found["aos_gateway_redis_subscription_up",] == 1
     assert found["aos_gateway_redis_subscriptions_total",] == 1
     assert found["aos_gateway_redis_breaker_openings_total",] == 0
-    assert found["aos_gateway_forgotten_total", "write"] == 1
+    assert found["aos_gateway_invalidations_total", "write"] == 1
 
 
 async def test_a_loop_that_is_held_up_shows_as_lag() -> None:
     lag_s = Histogram((0.02, 60.0))
-    lag = LoopLag(lag_s, every_s=0.005)
+    lag = EventLoopLag(lag_s, every_s=0.005)
     lag.start()
     time.sleep(0.05)  # noqa: ASYNC251  # holding up the loop is what is measured
     await until(lambda: sum(lag_s.counts) > 0, "a measurement")
