@@ -21,9 +21,8 @@ from gateway.config.address import is_loopback_host
 from gateway.config.secret import Secret
 from gateway.core.aos.route import is_id
 from gateway.core.http.fields import accepts_gzip
-from gateway.page.page import Page, Refresh
-from gateway.telemetry.throttled import ThrottledCaller
-from gateway.telemetry.top_executions import TopExecution
+from gateway.page.page import Page, Refresh, Source
+from gateway.telemetry.metrics_text import render
 
 _LOG = logging.getLogger("gateway.admin")
 _MAX_BODY_BYTES: Final = 4_096
@@ -35,39 +34,17 @@ _VERSIONS: Final = frozenset({(1, 0), (1, 1)})
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(:[0-9]{0,5})?")
 
 
-class Operations(Protocol):
-    """What the admin side asks of the running gateway."""
-
-    def ready(self) -> bool:
-        """Tell whether requests are accepted; false from the moment draining begins."""
-
-    def health(self) -> dict[str, object]:
-        """Return what `/readyz` reports besides readiness, as plain JSON data without secrets."""
-
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the metrics and their Content-Type.
-
-        Args:
-            accept: what the reader accepts, as in the field Accept.
-        """
-
-    def masked_config(self) -> dict[str, object]:
-        """Return the effective configuration as plain JSON data, secrets masked."""
-
-    def executions(self) -> list[TopExecution]:
-        """Return the executions that are asked for most."""
-
-    def throttled(self) -> list[ThrottledCaller]:
-        """Return the callers who are told to wait most."""
+class Operations(Source, Protocol):
+    """The running gateway, as the admin address reads and operates it."""
 
     async def purge(self, stack_id: str) -> bool:
-        """Make a stack's stored entries unusable.
+        """Invalidate a stack's stored entries.
 
         Args:
             stack_id: see `route.is_id`.
 
         Returns:
-            True when it is done everywhere; False when Redis could not be told yet.
+            False if Redis has not confirmed it yet.
         """
 
 
@@ -155,7 +132,8 @@ class _Admin:
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         """Answer the metrics in the format and coding that the reader wants."""
-        body, content_type = self._operations.metrics_text(", ".join(request.headers.getall(hdrs.ACCEPT, [])))
+        accept = ", ".join(request.headers.getall(hdrs.ACCEPT, []))
+        body, content_type = render(self._operations.metrics_snapshot(), accept)
         fields = {hdrs.CONTENT_TYPE: content_type, hdrs.VARY: "Accept, Accept-Encoding"}
         if accepts_gzip(request.raw_headers):
             body = gzip.compress(body, _GZIP_LEVEL, mtime=0)

@@ -44,8 +44,8 @@ from gateway.store.tiers import Tiers
 from gateway.store.worker_tiers import WorkerPeers, WorkerTiers
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.caller_digest import CallerDigest, digest_key
-from gateway.telemetry.metrics import Metrics, Snapshot
-from gateway.telemetry.metrics_text import render
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller, ThrottledCallers
 from gateway.telemetry.top_executions import TopExecution, TopExecutions
 from gateway.upstream.upstream import Upstream
@@ -305,10 +305,6 @@ class Gateway:
             "subscription": "up" if subscription.is_up else "down",
             "pending_invalidations": self.tiers.invalidations.owed,
         }
-
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the metrics of this process and their content type."""
-        return render([self.metrics_snapshot()], accept)
 
     def metrics_snapshot(self) -> Snapshot:
         """Return what this process has counted, to be put together with what others have."""

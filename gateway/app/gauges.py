@@ -11,7 +11,8 @@ from gateway.store.tiers import Tiers
 from gateway.telemetry import process
 from gateway.telemetry.access_log import dropped_lines
 from gateway.telemetry.event_loop_lag import EventLoopLag
-from gateway.telemetry.metrics import Metrics, Snapshot
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.snapshot import Snapshot
 from gateway.upstream.upstream import Upstream
 
 

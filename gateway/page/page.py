@@ -1,4 +1,4 @@
-"""The page and what it loads: files read once, and `/status`, which the page asks every second."""
+"""The page's files, and `/status`, which it polls every second."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from aiohttp.typedefs import Handler
 
 import gateway
 from gateway.page.health import Facts
-from gateway.page.samples import STEP_S, History, read
+from gateway.page.samples import STEP_S, History, Sample
 from gateway.page.status import status
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
 
 _LOG = logging.getLogger("gateway.admin")
-# Several people may look at the same time; they share a sample.
+# Browsers that poll at the same time share a sample.
 _FRESH_S: Final = 0.4
 _FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -43,32 +44,32 @@ POLICY: Final = "; ".join(
         "require-trusted-types-for 'script'",
     )
 )
-"""The page's Content-Security-Policy: its own files and nothing else, no script or style in the HTML."""
+"""The page's Content-Security-Policy: its own files only, nothing inline."""
 
 
 Refresh = Callable[[], Awaitable[object]]
 
 
 class Source(Protocol):
-    """What the page asks of the running gateway."""
+    """The running gateway, as the page reads it."""
 
     def ready(self) -> bool:
-        """Tell whether requests are accepted."""
+        """Return whether requests are accepted; false from the start of draining."""
 
     def health(self) -> dict[str, object]:
-        """Return what `/readyz` reports."""
+        """Return what `/readyz` reports besides readiness: plain JSON data without secrets."""
 
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the metrics and their Content-Type; text 0.0.4 unless another one is accepted."""
+    def metrics_snapshot(self) -> Snapshot:
+        """Return the metrics of all processes."""
 
     def masked_config(self) -> dict[str, object]:
-        """Return the effective configuration, secrets masked."""
+        """Return the effective configuration as plain JSON data, secrets masked."""
 
     def executions(self) -> list[TopExecution]:
-        """Return the executions that are asked for most."""
+        """Return the most requested executions."""
 
     def throttled(self) -> list[ThrottledCaller]:
-        """Return the callers who are told to wait most."""
+        """Return the callers with the most responses of status 429."""
 
 
 class Page:
@@ -76,14 +77,14 @@ class Page:
 
     Args:
         source: the running gateway.
-        refresh: lets the source look at its processes before it is asked; ``None`` where there is one.
+        refresh: updates the source before a sample; ``None`` if it is always up to date.
     """
 
     def __init__(self, source: Source, refresh: Refresh | None = None) -> None:
         self._source = source
         self._refresh = refresh
         self._history = History()
-        # Those that ran together at any time: one that has ended and is not there again yet is missing.
+        # The most that ever ran at once: one that has ended and is not replaced yet counts as missing.
         self._most_workers = 1
         folder = resources.files("gateway.page") / "assets"
         self._files = {
@@ -93,31 +94,30 @@ class Page:
 
     @property
     def paths(self) -> Mapping[str, Handler]:
-        """What it answers, all by GET and all to be protected."""
+        """Its paths: GET only, authorization required."""
         return {**dict.fromkeys(_FILES, self._file), "/status": self._status}
 
     async def sampling(self, _app: web.Application) -> AsyncIterator[None]:
-        """Take samples as long as the application runs, so that who opens the page sees the last minutes."""
-        sampler = asyncio.create_task(self._sample_for_ever(), name="page-samples")
+        """Take samples while the application runs, so that a page just opened shows the last minutes."""
+        sampler = asyncio.create_task(self._keep_sampling(), name="page-samples")
         yield
         sampler.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sampler
 
-    async def _sample_for_ever(self) -> None:
+    async def _keep_sampling(self) -> None:
         while True:
             try:
                 await self._sample(is_step=True)
             except Exception:
-                _LOG.exception("the page could not read the metrics")
+                _LOG.exception("page: sampling the metrics failed")
             await asyncio.sleep(STEP_S)
 
     async def _sample(self, *, is_step: bool) -> None:
         if self._refresh is not None:
             await self._refresh()
         now_s = asyncio.get_running_loop().time()
-        text = self._source.metrics_text()[0].decode("utf-8")
-        self._history.add(read(text, now_s), is_step=is_step)
+        self._history.add(Sample.of(self._source.metrics_snapshot(), now_s), is_step=is_step)
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         body, content_type = self._files[request.path]
@@ -140,7 +140,7 @@ class Page:
             workers=workers,
             workers_ready=workers_ready,
         )
-        told: dict[str, object] = {
+        passed_on: dict[str, object] = {
             "version": gateway.__version__,
             "upstream_url": str(_setting(config, "upstream", "url") or ""),
             "scope": str(_setting(config, "cache", "scope") or ""),
@@ -148,9 +148,8 @@ class Page:
             "health": health,
             "throttled": self._source.throttled(),
         }
-        body = msgspec.json.encode(
-            status(self._history, facts, self._source.executions(), told), enc_hook=str
-        )
+        shown = status(self._history, facts, self._source.executions(), passed_on)
+        body = msgspec.json.encode(shown, enc_hook=str)
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json"})
 
 
@@ -160,9 +159,9 @@ def _setting(config: Mapping[str, object], section: str, key: str) -> object:
 
 
 def _workers(health: Mapping[str, object], wanted: object) -> tuple[int, int]:
-    """Return how many processes there are or are wanted, and how many of them accept requests."""
-    told = health.get("workers")
-    if not isinstance(told, list):
+    """Return how many processes run or are configured, whichever is more, and how many are ready."""
+    workers = health.get("workers")
+    if not isinstance(workers, list):
         return 1, 1
-    ready = sum(isinstance(one, dict) and bool(one.get("ready")) for one in told)
-    return max(len(told), wanted if isinstance(wanted, int) else 1), ready
+    ready = sum(isinstance(one, dict) and bool(one.get("ready")) for one in workers)
+    return max(len(workers), wanted if isinstance(wanted, int) else 1), ready

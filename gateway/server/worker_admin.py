@@ -14,10 +14,9 @@ from gateway.config.model import Config, masked
 from gateway.server.reload import Reloads
 from gateway.server.worker_process import WorkerProcess
 from gateway.telemetry.access_log import dropped_lines
-from gateway.telemetry.metrics import Snapshot, told
 from gateway.telemetry.metrics_merge import merged as merged_counts
 from gateway.telemetry.metrics_merge import only_counts
-from gateway.telemetry.metrics_text import render
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.throttled import merged as merged_callers
 from gateway.telemetry.top_executions import TopExecution, merged
@@ -88,7 +87,7 @@ class WorkersAdmin:
             ]
         }
 
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
+    def metrics_snapshot(self) -> Snapshot:
         """Return the metrics of all workers as one, those of workers that have ended included."""
         workers = self._workers()
         service = {
@@ -98,7 +97,7 @@ class WorkersAdmin:
             **self._reloads.gauges(),
         }
         counted = [worker.state.metrics for worker in workers if worker.state is not None]
-        return render([self._ended, *counted, told(service)], accept)
+        return merged_counts([self._ended, *counted, Snapshot.of(service)])
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""

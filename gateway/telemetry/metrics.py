@@ -14,8 +14,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-import msgspec
-
 from gateway.core.caching.cache_status import HIT, CacheStatus, Reason, outcome, stage
 from gateway.telemetry.metrics_catalogue import (
     ERROR,
@@ -31,6 +29,7 @@ from gateway.telemetry.metrics_catalogue import (
     UPSTREAM_BOUNDS_S,
     Kind,
 )
+from gateway.telemetry.snapshot import Buckets, Snapshot, Value
 
 _PLAIN_HIT = (HIT, "", "2xx")
 _METHODS = frozenset(METHODS)
@@ -55,38 +54,6 @@ class Histogram:
         """Count one duration."""
         self.counts[bisect_left(self.bounds_s, duration_s)] += 1
         self.total_s += duration_s
-
-
-class Value(msgspec.Struct, frozen=True, array_like=True):
-    """A number under its label values, in the order of `metrics_catalogue.Family.labels`."""
-
-    labels: tuple[str, ...]
-    number: float
-
-
-class Buckets(msgspec.Struct, frozen=True, array_like=True):
-    """A histogram under its label values: how many fell under each bound alone, and the sum in seconds."""
-
-    labels: tuple[str, ...]
-    counts: tuple[int, ...]
-    total_s: float
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """What one process had counted at one moment, by family.
-
-    Attributes:
-        values: counters and gauges.
-        histograms: histograms.
-    """
-
-    values: dict[str, list[Value]]
-    histograms: dict[str, list[Buckets]]
-
-
-def told(gauges: Mapping[str, float]) -> Snapshot:
-    """Return numbers without labels as a snapshot, by their names in the catalogue."""
-    return Snapshot({name: [Value((), float(number))] for name, number in gauges.items()}, {})
 
 
 class Metrics:

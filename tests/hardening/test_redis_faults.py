@@ -92,9 +92,8 @@ class Rig:
         return self.gateway.app.tiers.invalidations.owed
 
     def gauge(self, name: str) -> float:
-        text = self.gateway.app.metrics_text()[0].decode()
-        [line] = [line for line in text.splitlines() if line.startswith(f"aos_gateway_{name} ")]
-        return float(line.split()[1])
+        [value] = self.gateway.app.metrics_snapshot().values[name]
+        return value.number
 
     async def opened(self) -> None:
         """Ask until Redis is given up; the answers are right all the while."""

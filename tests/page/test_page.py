@@ -14,6 +14,7 @@ from gateway.admin.app import Operations, build_admin
 from gateway.admin.connection import admin_connections
 from gateway.config.secret import Secret
 from gateway.page.page import POLICY, Refresh
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
 from tests.end_to_end.kit import all_busy
@@ -172,8 +173,8 @@ class _Workers:
     def health(self) -> dict[str, object]:
         return {"workers": [{"worker": number, "pid": 10, "ready": number != 1} for number in range(3)]}
 
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        return b"aos_gateway_connections 5.0\n", "text/plain"
+    def metrics_snapshot(self) -> Snapshot:
+        return Snapshot.of({"connections": 5.0})
 
     def masked_config(self) -> dict[str, object]:
         return {"server": {"max_connections": 10}, "redis": {"url": ""}}
