@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
 
@@ -17,12 +18,8 @@ class Operations(Protocol):
     def health(self) -> dict[str, object]:
         """Return what `/readyz` reports besides readiness, as plain JSON data without secrets."""
 
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the metrics and their Content-Type.
-
-        Args:
-            accept: value of the field Accept; text format 0.0.4 by default.
-        """
+    def metrics_snapshot(self) -> Snapshot:
+        """Return the metrics of all processes."""
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration as plain JSON data, secrets masked."""

@@ -23,6 +23,7 @@ from gateway.core.aos.route import is_id
 from gateway.core.http.fields import accepts_gzip
 from gateway.operations import Operations
 from gateway.page.page import Page
+from gateway.telemetry.metrics_text import render
 
 _LOG = logging.getLogger("gateway.admin")
 _MAX_BODY_BYTES: Final = 4_096
@@ -115,7 +116,8 @@ class _Admin:
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         """Answer the metrics in the format and coding that the reader wants."""
         await self._operations.refresh()
-        body, content_type = self._operations.metrics_text(", ".join(request.headers.getall(hdrs.ACCEPT, [])))
+        accept = ", ".join(request.headers.getall(hdrs.ACCEPT, []))
+        body, content_type = render(self._operations.metrics_snapshot(), accept)
         fields = {hdrs.CONTENT_TYPE: content_type, hdrs.VARY: "Accept, Accept-Encoding"}
         if accepts_gzip(request.raw_headers):
             body = gzip.compress(body, _GZIP_LEVEL, mtime=0)

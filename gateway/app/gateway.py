@@ -44,8 +44,8 @@ from gateway.store.tiers import Tiers
 from gateway.store.worker_tiers import WorkerPeers, WorkerTiers
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.caller_digest import CallerDigest, digest_key
-from gateway.telemetry.metrics import Metrics, Snapshot
-from gateway.telemetry.metrics_text import render
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller, ThrottledCallers
 from gateway.telemetry.top_executions import TopExecution, TopExecutions
 from gateway.upstream.upstream import Upstream
@@ -191,7 +191,7 @@ class Gateway:
             self.config.server.listen, self.config.server.listen_mode
         )
         self.tiers.start()
-        self._gauges.loop_lag.start()
+        self._gauges.event_loop_lag.start()
         if self.tiers.subscription is not None:
             # What is fetched before it stands is not stored: spare the first callers that.
             await self.tiers.subscription.wait_first(_SUBSCRIBED_S)
@@ -257,7 +257,7 @@ class Gateway:
         idle_until_s = loop.time() + min(_GENTLE_S, within_s / 2) if is_handover else 0.0
         self._is_ready = False
         self._is_draining = True
-        self._gauges.loop_lag.stop()
+        self._gauges.event_loop_lag.stop()
         if self.fast_lane is not None:
             self.fast_lane.close()
         if self._acceptor is not None:
@@ -303,12 +303,8 @@ class Gateway:
             "redis": "up" if redis.is_up else "down",
             "breaker": redis.breaker.state.value,
             "subscription": "up" if subscription.is_up else "down",
-            "debts": self.tiers.invalidations.owed,
+            "pending_invalidations": self.tiers.invalidations.owed,
         }
-
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the metrics of this process and their content type."""
-        return render([self.metrics_snapshot()], accept)
 
     def metrics_snapshot(self) -> Snapshot:
         """Return what this process has counted, to be put together with what others have."""

@@ -10,8 +10,9 @@ from gateway.downstream.connection import DownstreamServer
 from gateway.store.tiers import Tiers
 from gateway.telemetry import process
 from gateway.telemetry.access_log import dropped_lines
-from gateway.telemetry.event_loop_lag import LoopLag
-from gateway.telemetry.metrics import Metrics, Snapshot
+from gateway.telemetry.event_loop_lag import EventLoopLag
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.snapshot import Snapshot
 from gateway.upstream.upstream import Upstream
 
 
@@ -29,7 +30,7 @@ class Gauges:
     def __init__(
         self, config: Config, metrics: Metrics, *, tiers: Tiers, upstream: Upstream, throttle: Throttle
     ) -> None:
-        self.loop_lag = LoopLag(metrics.loop_lag_s)
+        self.event_loop_lag = EventLoopLag(metrics.event_loop_lag_s)
         self._config = config
         self._metrics = metrics
         self._tiers = tiers
@@ -48,7 +49,7 @@ class Gauges:
             "ready": float(is_ready),
             "connections": len(server.connections),
             "connections_limit": self._config.server.max_connections,
-            "flights": flights,
+            "fetches_in_flight": flights,
             "throttled_callers": self._throttle.held(),
             "log_lines_dropped": dropped_lines(),
         }
@@ -68,10 +69,10 @@ class Gauges:
     def _of_memory(self) -> dict[str, float]:
         memory = self._tiers.memory
         return {
-            "memory_bytes": memory.size_bytes if memory is not None else 0,
-            "memory_limit_bytes": memory.limit_bytes if memory is not None else 0,
-            "memory_entries": len(memory) if memory is not None else 0,
-            "memory_evictions": memory.evictions if memory is not None else 0,
+            "memory_cache_bytes": memory.size_bytes if memory is not None else 0,
+            "memory_cache_limit_bytes": memory.limit_bytes if memory is not None else 0,
+            "memory_cache_entries": len(memory) if memory is not None else 0,
+            "memory_cache_evictions": memory.evictions if memory is not None else 0,
         }
 
     def _of_redis(self) -> dict[str, float]:
@@ -84,6 +85,6 @@ class Gauges:
             "redis_subscription_up": subscription is not None and subscription.is_up,
             "redis_connections": redis.connections if redis is not None else 0,
             "redis_connections_limit": redis.settings.max_connections if redis is not None else 0,
-            "redis_debts": self._tiers.invalidations.owed,
-            "redis_queue": self._tiers.queued,
+            "redis_pending_invalidations": self._tiers.invalidations.owed,
+            "redis_write_queue": self._tiers.queued,
         }

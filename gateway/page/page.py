@@ -1,4 +1,4 @@
-"""The page and what it loads: files read once, and `/status`, which the page asks every second."""
+"""The page's files, and `/status`, which it polls every second."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from aiohttp.typedefs import Handler
 import gateway
 from gateway.operations import Operations
 from gateway.page.health import Facts
-from gateway.page.samples import STEP_S, History, read
+from gateway.page.samples import STEP_S, History, Sample
 from gateway.page.status import status
 
 _LOG = logging.getLogger("gateway.admin")
-# Several people may look at the same time; they share a sample.
+# Browsers that poll at the same time share a sample.
 _FRESH_S: Final = 0.4
 _FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -42,7 +42,7 @@ POLICY: Final = "; ".join(
         "require-trusted-types-for 'script'",
     )
 )
-"""The page's Content-Security-Policy: its own files and nothing else, no script or style in the HTML."""
+"""The page's Content-Security-Policy: its own files only, nothing inline."""
 
 
 class Page:
@@ -55,7 +55,7 @@ class Page:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
         self._history = History()
-        # Those that ran together at any time: one that has ended and is not there again yet is missing.
+        # The most that ever ran at once: one that has ended and is not replaced yet counts as missing.
         self._most_workers = 1
         folder = resources.files("gateway.page") / "assets"
         self._files = {
@@ -65,30 +65,29 @@ class Page:
 
     @property
     def paths(self) -> Mapping[str, Handler]:
-        """What it answers, all by GET and all to be protected."""
+        """Its paths: GET only, authorization required."""
         return {**dict.fromkeys(_FILES, self._file), "/status": self._status}
 
     async def sampling(self, _app: web.Application) -> AsyncIterator[None]:
-        """Take samples as long as the application runs, so that who opens the page sees the last minutes."""
-        sampler = asyncio.create_task(self._sample_for_ever(), name="page-samples")
+        """Take samples while the application runs, so that a page just opened shows the last minutes."""
+        sampler = asyncio.create_task(self._keep_sampling(), name="page-samples")
         yield
         sampler.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sampler
 
-    async def _sample_for_ever(self) -> None:
+    async def _keep_sampling(self) -> None:
         while True:
             try:
                 await self._sample(is_step=True)
             except Exception:
-                _LOG.exception("the page could not read the metrics")
+                _LOG.exception("page: sampling the metrics failed")
             await asyncio.sleep(STEP_S)
 
     async def _sample(self, *, is_step: bool) -> None:
         await self._operations.refresh()
         now_s = asyncio.get_running_loop().time()
-        text = self._operations.metrics_text()[0].decode("utf-8")
-        self._history.add(read(text, now_s), is_step=is_step)
+        self._history.add(Sample.of(self._operations.metrics_snapshot(), now_s), is_step=is_step)
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         body, content_type = self._files[request.path]
@@ -111,7 +110,7 @@ class Page:
             workers=workers,
             workers_ready=workers_ready,
         )
-        told: dict[str, object] = {
+        passed_on: dict[str, object] = {
             "version": gateway.__version__,
             "upstream_url": str(_setting(config, "upstream", "url") or ""),
             "scope": str(_setting(config, "cache", "scope") or ""),
@@ -119,9 +118,8 @@ class Page:
             "health": health,
             "throttled": self._operations.throttled(),
         }
-        body = msgspec.json.encode(
-            status(self._history, facts, self._operations.executions(), told), enc_hook=str
-        )
+        shown = status(self._history, facts, self._operations.executions(), passed_on)
+        body = msgspec.json.encode(shown, enc_hook=str)
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json"})
 
 
@@ -131,9 +129,9 @@ def _setting(config: Mapping[str, object], section: str, key: str) -> object:
 
 
 def _workers(health: Mapping[str, object], wanted: object) -> tuple[int, int]:
-    """Return how many processes there are or are wanted, and how many of them accept requests."""
-    told = health.get("workers")
-    if not isinstance(told, list):
+    """Return how many processes run or are configured, whichever is more, and how many are ready."""
+    workers = health.get("workers")
+    if not isinstance(workers, list):
         return 1, 1
-    ready = sum(isinstance(one, dict) and bool(one.get("ready")) for one in told)
-    return max(len(told), wanted if isinstance(wanted, int) else 1), ready
+    ready = sum(isinstance(one, dict) and bool(one.get("ready")) for one in workers)
+    return max(len(workers), wanted if isinstance(wanted, int) else 1), ready

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.telemetry.metrics import Snapshot
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
 

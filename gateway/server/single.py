@@ -15,8 +15,8 @@ from gateway.config.sources import RawSetting
 from gateway.runtime.event_loop import settle_garbage_collector
 from gateway.runtime.listeners import ListeningSockets
 from gateway.server.reload import Reloads
-from gateway.telemetry.metrics import told
-from gateway.telemetry.metrics_text import render
+from gateway.telemetry.metrics_merge import merged
+from gateway.telemetry.snapshot import Snapshot
 
 
 class SingleProcess:
@@ -98,7 +98,7 @@ class _Operations:
         server = self._gateway.config.server
         return build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
 
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the metrics and their content type."""
+    def metrics_snapshot(self) -> Snapshot:
+        """Return the metrics of the gateway and of the service."""
         service = {"workers": self._gateway.ready(), "worker_restarts": 0, **self._reloads.gauges()}
-        return render([self._gateway.metrics_snapshot(), told(service)], accept)
+        return merged([self._gateway.metrics_snapshot(), Snapshot.of(service)])

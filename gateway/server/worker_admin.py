@@ -15,8 +15,7 @@ from gateway.server.reload import Reloads
 from gateway.server.worker_process import WorkerProcess
 from gateway.telemetry import metrics_merge, throttled, top_executions
 from gateway.telemetry.access_log import dropped_lines
-from gateway.telemetry.metrics import Snapshot, told
-from gateway.telemetry.metrics_text import render
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
 
@@ -83,7 +82,7 @@ class WorkersAdmin:
             ]
         }
 
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
+    def metrics_snapshot(self) -> Snapshot:
         """Return the sum of all workers' metrics, including workers that have ended."""
         service = {
             "workers": sum(worker.is_serving for worker in self._workers()),
@@ -91,7 +90,8 @@ class WorkersAdmin:
             "log_lines_dropped": dropped_lines(),
             **self._reloads.gauges(),
         }
-        return render([self._ended, *(state.metrics for state in self._states()), told(service)], accept)
+        states = (state.metrics for state in self._states())
+        return metrics_merge.merged([self._ended, *states, Snapshot.of(service)])
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""

@@ -290,7 +290,7 @@ class RedisStore:
         now_s = self._clock.wall_s()
         entry = unseal(key, generation, sealed, self._secret, now_s)
         if entry is None:
-            self._metrics.entries_refused += 1
+            self._metrics.entries_invalid += 1
             return StoreResult(None, generation)
         return StoreResult(entry if entry.ttl_s(now_s) > 0 else None, generation)
 

@@ -223,13 +223,13 @@ class Tiers:
         """
         if self._is_forgotten(fill_token) or not fill_token.ends_in_order():
             self._metrics.not_stored["overtaken"] += 1
-            return Reason.FORGOTTEN
+            return Reason.INVALIDATED
         entry = entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
         # A look-up that began before may bring what stood there until now.
         self.invalidations.changes.change(fill_token.key.name)
         kept = self._keep_in_memory(fill_token, entry)
         queued = self._queue_store(fill_token, entry)
-        return None if kept or queued else Reason.NO_TIER
+        return None if kept or queued else Reason.NOT_KEPT
 
     def drop(self, fill_token: FillToken, lookup: LookupResult) -> None:
         """Remove a caller's own entry, which a fetch has shown to be over.
@@ -278,7 +278,7 @@ class Tiers:
             if debt is not None:
                 debts.append(debt)
             self._forget_here(stack)
-            self._metrics.forgotten[cause] += 1
+            self._metrics.invalidations[cause] += 1
         if self._payments is None:
             return True
         try:
@@ -394,7 +394,7 @@ class Tiers:
         stack = note.stack.encode()
         self.invalidations.note(stack, self._clock.monotonic_s(), note.age_s, settles=note.settles)
         self._forget_here(stack)
-        self._metrics.forgotten["note"] += 1
+        self._metrics.invalidations["note"] += 1
 
     def _start_over(self) -> None:
         self._metrics.redis_subscriptions += 1

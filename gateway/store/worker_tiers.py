@@ -96,7 +96,7 @@ class WorkerTiers(Tiers):
             owes = self.redis is not None
             self.invalidations.note(each.stack, now_s, 0.0, settles=each.settles, owes=owes)
             self._forget_here(each.stack)
-            self._metrics.forgotten["note"] += 1
+            self._metrics.invalidations["note"] += 1
         self._wake_payments()
         if not self._counts.receive(message.sender, message.number):
             self.start_over()

@@ -15,6 +15,7 @@ from gateway.admin.connection import admin_connections
 from gateway.config.secret import Secret
 from gateway.operations import Operations
 from gateway.page.page import POLICY
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
 from tests.end_to_end.kit import all_busy
@@ -125,7 +126,7 @@ async def test_status_tells_of_requests_executions_and_the_whole_state(
     (seen,) = found["executions"]
     assert (seen["stack_id"], seen["action_id"]) == (STACK_ID, ACTION_ID)
     assert (seen["phase"], seen["progress"], seen["fetches"]) == ("Running", 40, 3)
-    assert (found["minute"]["requests"], found["minute"]["upstream_calls"]) == (3, 3)
+    assert (found["minute"]["requests"], found["minute"]["upstream_requests"]) == (3, 3)
     assert [reason["reason"] for reason in found["reasons"]] == ["phase"]
     assert found["parts"]["redis"]["state"] == "off"
     assert "s3cret-token" not in str(found)
@@ -175,8 +176,8 @@ class _Workers:
     def health(self) -> dict[str, object]:
         return {"workers": [{"worker": number, "pid": 10, "ready": number != 1} for number in range(3)]}
 
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        return b"aos_gateway_connections 5.0\n", "text/plain"
+    def metrics_snapshot(self) -> Snapshot:
+        return Snapshot.of({"connections": 5.0})
 
     def masked_config(self) -> dict[str, object]:
         return {"server": {"max_connections": 10}, "redis": {"url": ""}}

@@ -102,7 +102,7 @@ async def test_a_response_reaches_its_request_alone() -> None:
 
 def test_a_state_survives_encoding() -> None:
     counted = Metrics().snapshot({"connections": 3})
-    state = State(is_ready=True, health={"redis": "up", "debts": 0}, metrics=counted)
+    state = State(is_ready=True, health={"redis": "up", "pending_invalidations": 0}, metrics=counted)
     assert read_state(pack_state(state)) == state
 
 
