@@ -9,6 +9,7 @@ process fails to start, the former one goes on as before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import sys
@@ -33,8 +34,8 @@ class InheritedSockets(msgspec.Struct, frozen=True):
         file: of a Unix socket.
     """
 
-    descriptors: list[int]
-    address: str
+    descriptors: list[int] = []
+    address: str = ""
     file: SocketFile | None = None
 
     def is_at(self, address: Address) -> bool:
@@ -64,7 +65,7 @@ class FormerProcess(msgspec.Struct, frozen=True, rename={"invalidates_through": 
 
 
 class Inheritance(msgspec.Struct, frozen=True):
-    """What a process hands to the next one.
+    """What a process hands to the next one; empty for a fresh start.
 
     Attributes:
         parent: process id of the former process.
@@ -74,20 +75,18 @@ class Inheritance(msgspec.Struct, frozen=True):
         ready: descriptor for one byte when the next process serves.
     """
 
-    parent: int
-    listen: InheritedSockets
-    admin: InheritedSockets
-    formers: list[FormerProcess]
-    ready: int
+    parent: int = 0
+    listen: InheritedSockets = InheritedSockets()
+    admin: InheritedSockets = InheritedSockets()
+    formers: list[FormerProcess] = []
+    ready: int = -1
 
     def report_ready(self) -> None:
         """Report to the former process that this one serves."""
-        try:
+        # Fails if that one has ended, and on a fresh start.
+        with contextlib.suppress(OSError):
             os.write(self.ready, b"1")
             os.close(self.ready)
-        except OSError:
-            # The former process has ended already.
-            return
 
     @property
     def descriptors(self) -> list[int]:
@@ -140,21 +139,18 @@ def _has_ended(alive: int) -> bool:
     return bool(poll.poll(0))
 
 
-def inheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
-    """Take what the former process handed over out of the environment; ``None`` for nothing.
+def inheritance(environ: MutableMapping[str, str]) -> Inheritance:
+    """Take what the former process handed over out of the environment.
 
     Args:
         environ: like `os.environ`.
     """
-    value = environ.pop(_VARIABLE, "")
-    if not value:
-        return None
     try:
-        inherited = msgspec.json.decode(value, type=Inheritance)
+        inherited = msgspec.json.decode(environ.pop(_VARIABLE, ""), type=Inheritance)
     except msgspec.MsgspecError:
-        return None
+        return Inheritance()
     if inherited.parent != os.getppid():
-        return None
+        return Inheritance()
     for descriptor in inherited.descriptors:
         os.set_inheritable(descriptor, False)
     return inherited

@@ -53,12 +53,12 @@ class StartContext(msgspec.Struct, frozen=True):
 
     Attributes:
         activation: sockets opened by systemd.
-        inherited: from the former process of a hot restart; ``None`` for a fresh start.
+        inherited: from the former process of a hot restart.
         notifier: reports the state of the service to systemd.
     """
 
     activation: Activation
-    inherited: Inheritance | None
+    inherited: Inheritance
     notifier: Notifier
 
 
@@ -95,10 +95,8 @@ def run(sources: Sources) -> int:
 
 def _activated(context: StartContext) -> dict[str, RawSetting]:
     """Return the settings that follow from sockets opened by systemd: the addresses they have."""
-    listen, admin = context.activation.listen, context.activation.admin
-    if context.inherited is not None:
-        listen = listen or _from_systemd(context.inherited.listen)
-        admin = admin or _from_systemd(context.inherited.admin)
+    listen = context.activation.listen or _from_systemd(context.inherited.listen)
+    admin = context.activation.admin or _from_systemd(context.inherited.admin)
     return {
         name: RawSetting(value=str(address_of(descriptors[0])), is_text=True, source=FROM_ACTIVATION)
         for name, descriptors in ((_LISTEN, listen), (_ADMIN, admin))
@@ -114,18 +112,13 @@ async def _serve(config: Config, sources: Sources, raw: dict[str, RawSetting], c
     activation, inherited = context.activation, context.inherited
     server = config.server
     admin = await take_sockets(
-        *(_ADMIN, server.admin_listen, server.admin_listen_mode),
-        *(activation.admin, inherited.admin if inherited is not None else None),
+        _ADMIN, server.admin_listen, server.admin_listen_mode, activation.admin, inherited.admin
     )
     sockets = await take_sockets(
-        *(_LISTEN, server.listen, server.listen_mode),
-        *(activation.listen, inherited.listen if inherited is not None else None),
+        _LISTEN, server.listen, server.listen_mode, activation.listen, inherited.listen
     )
     count = server.workers or cores()
-    lineage = Lineage(
-        inherited.formers if inherited is not None else (),
-        told_through(config.redis.url, config.redis.prefix),
-    )
+    lineage = Lineage(inherited.formers, told_through(config.redis.url, config.redis.prefix))
     reloads = Reloads()
     service: Service = (
         SingleProcess(config, reloads)
@@ -136,7 +129,8 @@ async def _serve(config: Config, sources: Sources, raw: dict[str, RawSetting], c
         service.disable_memory()
     try:
         async with Signals(_SIGNALS) as signals:
-            if not await _start(service, signals, sockets, admin):
+            _, is_stopped = await _first_of(service.start(sockets, admin), signals.wait())
+            if is_stopped:
                 return 0
             _log.info(
                 "serving %s on %s, admin on %s%s",
@@ -145,12 +139,11 @@ async def _serve(config: Config, sources: Sources, raw: dict[str, RawSetting], c
             )
             raise_limit(config)
             log_limit(config)
-            context.notifier.ready(main_pid=os.getpid() if inherited is not None else None)
-            if inherited is not None:
-                inherited.report_ready()
-                # Not earlier: until now the former process served there.
-                inherited.listen.hand_over_file(sockets)
-                inherited.admin.hand_over_file(admin)
+            context.notifier.ready(main_pid=os.getpid() if inherited.parent else None)
+            inherited.report_ready()
+            # Not earlier: until now the former process served there.
+            inherited.listen.hand_over_file(sockets)
+            inherited.admin.hand_over_file(admin)
             running = _Running(
                 service,
                 sockets,
@@ -329,20 +322,8 @@ def _has_taken_over(next_process: asyncio.Task[int]) -> bool:
     return True
 
 
-async def _start(
-    service: Service, signals: Signals, sockets: ListeningSockets, admin: ListeningSockets
-) -> bool:
-    """Start the service; return false if a signal to stop comes first.
-
-    Raises:
-        ServiceFailed: it cannot start.
-    """
-    _, is_stopped = await _first_of(service.start(sockets, admin), signals.wait())
-    return not is_stopped
-
-
 async def take_sockets(
-    key: str, address: Address, mode: Mode, activated: list[int], inherited: InheritedSockets | None
+    key: str, address: Address, mode: Mode, activated: list[int], inherited: InheritedSockets
 ) -> ListeningSockets:
     """Return the activated or inherited sockets of this address, or open new ones.
 
@@ -359,11 +340,11 @@ async def take_sockets(
     if activated:
         return inherited_sockets(address, activated)
     try:
-        if inherited is not None and inherited.is_at(address):
+        if inherited.is_at(address):
             if inherited.file is not None:
                 inherited.file.allow(mode)
             return inherited_sockets(address, inherited.descriptors)
-        for descriptor in inherited.descriptors if inherited is not None else ():
+        for descriptor in inherited.descriptors:
             # Left open, it would queue connections that nobody accepts.
             os.close(descriptor)
         return await open_sockets(address, mode)
