@@ -44,8 +44,8 @@ from gateway.store.peers import WorkerPeers
 from gateway.store.tiers import Tiers
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.caller_digest import CallerDigest, digest_key
-from gateway.telemetry.metrics import Metrics, Snapshot
-from gateway.telemetry.metrics_text import render
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller, ThrottledCallers
 from gateway.telemetry.top_executions import TopExecution, TopExecutions
 from gateway.upstream.upstream import Upstream
@@ -190,7 +190,7 @@ class Gateway:
         self._sockets = sockets or await open_sockets(
             self.config.server.listen, self.config.server.listen_mode
         )
-        self._gauges.loop_lag.start()
+        self._gauges.event_loop_lag.start()
         # What is fetched before the subscription is confirmed is not stored.
         await self.tiers.start(_SUBSCRIBED_S)
         self._acceptor = await self._accept(self._sockets, server_context(self.config.server))
@@ -254,7 +254,7 @@ class Gateway:
         idle_until_s = loop.time() + min(_GENTLE_S, within_s / 2) if is_handover else 0.0
         self._is_ready = False
         self._is_draining = True
-        self._gauges.loop_lag.stop()
+        self._gauges.event_loop_lag.stop()
         if self.fast_lane is not None:
             self.fast_lane.close()
         if self._acceptor is not None:
@@ -299,12 +299,8 @@ class Gateway:
             "redis": "up" if redis.is_up else "down",
             "breaker": redis.breaker.value,
             "subscription": "up" if redis.is_subscribed else "down",
-            "debts": redis.pending_invalidations,
+            "pending_invalidations": redis.pending_invalidations,
         }
-
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the metrics of this process and their content type."""
-        return render([self.metrics_snapshot()], accept)
 
     def metrics_snapshot(self) -> Snapshot:
         """Return what this process has counted, to be put together with what others have."""
@@ -321,6 +317,9 @@ class Gateway:
     def throttled(self) -> list[ThrottledCaller]:
         """Return the callers who are told to wait most."""
         return self._throttled.most()
+
+    async def refresh(self) -> None:
+        """Nothing to collect: there is one process."""
 
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable; ``False`` when Redis has not confirmed it yet."""

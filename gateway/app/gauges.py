@@ -11,8 +11,9 @@ from gateway.store.breaker import BreakerState
 from gateway.store.tiers import Tiers
 from gateway.telemetry import process
 from gateway.telemetry.access_log import dropped_lines
-from gateway.telemetry.event_loop_lag import LoopLag
-from gateway.telemetry.metrics import Metrics, Snapshot
+from gateway.telemetry.event_loop_lag import EventLoopLag
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.snapshot import Snapshot
 from gateway.upstream.upstream import Upstream
 
 
@@ -30,7 +31,7 @@ class Gauges:
     def __init__(
         self, config: Config, metrics: Metrics, *, tiers: Tiers, upstream: Upstream, throttle: Throttle
     ) -> None:
-        self.loop_lag = LoopLag(metrics.loop_lag_s)
+        self.event_loop_lag = EventLoopLag(metrics.event_loop_lag_s)
         self._config = config
         self._metrics = metrics
         self._tiers = tiers
@@ -49,7 +50,7 @@ class Gauges:
             "ready": float(is_ready),
             "connections": len(server.connections),
             "connections_limit": self._config.server.max_connections,
-            "flights": flights,
+            "fetches_in_flight": flights,
             "throttled_callers": self._throttle.held(),
             "log_lines_dropped": dropped_lines(),
         }
@@ -69,10 +70,10 @@ class Gauges:
     def _of_memory(self) -> dict[str, float]:
         memory = self._tiers.memory
         return {
-            "memory_bytes": memory.size_bytes if memory is not None else 0,
-            "memory_limit_bytes": memory.limit_bytes if memory is not None else 0,
-            "memory_entries": len(memory) if memory is not None else 0,
-            "memory_evictions": memory.evictions if memory is not None else 0,
+            "memory_cache_bytes": memory.size_bytes if memory is not None else 0,
+            "memory_cache_limit_bytes": memory.limit_bytes if memory is not None else 0,
+            "memory_cache_entries": len(memory) if memory is not None else 0,
+            "memory_cache_evictions": memory.evictions if memory is not None else 0,
         }
 
     def _of_redis(self) -> dict[str, float]:
@@ -85,6 +86,6 @@ class Gauges:
             "redis_subscription_up": redis.is_subscribed,
             "redis_connections": redis.connections,
             "redis_connections_limit": redis.max_connections,
-            "redis_debts": redis.pending_invalidations,
-            "redis_queue": redis.queued_writes,
+            "redis_pending_invalidations": redis.pending_invalidations,
+            "redis_write_queue": redis.queued_writes,
         }

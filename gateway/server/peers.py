@@ -20,7 +20,7 @@ class ChannelPeers:
     Args:
         number: which of the workers this one is.
         send: sends a message to the parent without waiting.
-        counts: how many invalidations each worker has sent.
+        counts: how many messages each worker has sent.
     """
 
     def __init__(self, number: int, send: Callable[[Message], object], counts: SharedCounts) -> None:
@@ -42,7 +42,7 @@ class ChannelPeers:
 
     def received(self, message: Invalidate) -> bool:
         """Count a message as received; ``False`` when one before it has not come."""
-        is_next = self._counts.hear(message.teller, message.number)
+        is_next = self._counts.receive(message.sender, message.number)
         self._has_received.set()
         self._has_received.clear()
         return is_next

@@ -8,12 +8,12 @@ import msgspec
 
 
 class Invalidation(msgspec.Struct, frozen=True, gc=False):
-    """What one worker did that makes the copies of the others unusable.
+    """A stack invalidated or an entry dropped by one worker, to be applied by the others.
 
     Attributes:
-        stack: case-folded id of an invalidated stack; empty when one entry was dropped.
+        stack: case-folded id of the stack; empty for an entry.
         settles: the write takes effect after its response.
-        entry: local key of the dropped entry; empty when a stack was invalidated.
+        entry: local key of the entry; empty for a stack.
         name: the entry's key in Redis, under which its changes are counted.
     """
 

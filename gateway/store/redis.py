@@ -274,7 +274,7 @@ class RedisStore:
         now_s = self._clock.wall_s()
         entry = unseal(key, generation, sealed, self._secret, now_s)
         if entry is None:
-            self._metrics.entries_refused += 1
+            self._metrics.entries_invalid += 1
             return LookupResult(None, generation, is_absent=True)
         is_fresh = entry.ttl_s(now_s) > 0
         return LookupResult(entry if is_fresh else None, generation, is_absent=not is_fresh)

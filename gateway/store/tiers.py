@@ -234,13 +234,13 @@ class Tiers:
         """
         if self._is_invalidated(fill_token) or not fill_token.ends_in_order():
             self._metrics.not_stored["overtaken"] += 1
-            return Reason.FORGOTTEN
+            return Reason.INVALIDATED
         entry = entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
         # A look-up under way may still bring the entry that this one replaces.
         self._changes.change(fill_token.key.name)
         is_kept = self._keep_in_memory(fill_token, entry)
         is_queued = self.redis is not None and self.redis.store(fill_token, entry)
-        return None if is_kept or is_queued else Reason.NO_TIER
+        return None if is_kept or is_queued else Reason.NOT_KEPT
 
     def drop(self, fill_token: FillToken, lookup: LookupResult) -> None:
         """Remove a caller's own entry, which a fetch has shown to be outdated.
@@ -345,7 +345,7 @@ class Tiers:
         if self.memory is not None:
             self.memory.discard_stack(stack)
         self._on_invalidate(stack)
-        self._metrics.forgotten[cause] += 1
+        self._metrics.invalidations[cause] += 1
 
     def _dropped_elsewhere(self, dropped: Invalidation) -> None:
         """Void all fetches begun until now: the order of two processes' fetches is unknown."""

@@ -64,7 +64,7 @@ class Worker:
 
     def receive(self, message: Message) -> None:
         assert isinstance(message, Invalidate)
-        self.tiers.invalidations_received(message.told)
+        self.tiers.invalidations_received(message.invalidations)
         if not self.peers.received(message):
             self.tiers.start_over()
 
@@ -159,7 +159,7 @@ async def test_a_received_drop_ends_the_copy_and_the_fetches_under_way(
     fill_token = tiers.begin_fetch(tiers.fill_token(key))
     neighbour = tiers.begin_fetch(tiers.fill_token(other))
     workers[0].receive(Invalidate(1, 0, [Invalidation(entry=key.local, name=key.name)]))
-    assert tiers.store(fill_token, entry_of()) is Reason.FORGOTTEN
+    assert tiers.store(fill_token, entry_of()) is Reason.INVALIDATED
     assert tiers.store(neighbour, entry_of()) is None
     assert tiers.peek(key) is None
     workers[0].keep(key)
@@ -171,5 +171,5 @@ async def test_a_received_invalidation_voids_fetches_under_way_and_leaves_nothin
     tiers, key = workers[0].tiers, KEY
     fill_token = tiers.begin_fetch(tiers.fill_token(key))
     workers[0].receive(Invalidate(1, 1, [Invalidation(stack=FOLDED, settles=True)]))
-    assert tiers.store(fill_token, entry_of()) is Reason.FORGOTTEN
+    assert tiers.store(fill_token, entry_of()) is Reason.INVALIDATED
     assert tiers._invalidations.pending == 0

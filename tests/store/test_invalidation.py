@@ -50,7 +50,7 @@ async def test_an_invalidation_through_one_empties_the_memory_of_the_other_withi
     assert time.monotonic() - started_s < 1
     assert not other.in_memory(other.key())
     assert [await replica.found(replica.key()) for replica in pair] == [None, None]
-    assert set(other.metrics.forgotten) == {"note"}
+    assert set(other.metrics.invalidations) == {"note"}
 
 
 async def test_an_invalidation_concerns_every_caller_and_action_of_the_stack_and_no_other_stack(
@@ -79,7 +79,7 @@ async def test_own_messages_are_ignored(pair: tuple[Replica, Replica]) -> None:
     await invalidate(other, stack=b"later")
     await received(one, b"later")  # its own message came before this one
     assert one.detached.count(FOLDED) == 1
-    assert one.metrics.forgotten["note"] == one.detached.count(b"later")
+    assert one.metrics.invalidations["note"] == one.detached.count(b"later")
 
 
 async def test_malformed_messages_are_ignored(pair: tuple[Replica, Replica], redis: RedisServer) -> None:
@@ -110,7 +110,7 @@ async def test_a_fill_under_way_during_an_invalidation_leaves_nothing_usable(
     fill_token = await filling.begin_fill(key)
     await invalidate(pair[0])
     await received(pair[1])
-    assert filling.tiers.store(fill_token, filling.entry(OLD)) is Reason.FORGOTTEN
+    assert filling.tiers.store(fill_token, filling.entry(OLD)) is Reason.INVALIDATED
     assert [await replica.found(key) for replica in pair] == [None, None]
     await until(lambda: refilled(filling, pair), "the stack to be stored again")
 
@@ -224,7 +224,7 @@ async def test_an_old_value_put_back_at_any_entrys_key_is_not_usable(
     await one.fill(one.key(b"b"))
     await redis.command("SET", key.name, old[key.name])  # a store that was long on its way
     assert await one.found(key) is None
-    assert one.metrics.entries_refused > 0
+    assert one.metrics.entries_invalid > 0
 
 
 async def _put(redis: RedisServer, contents: dict[bytes, bytes]) -> None:
@@ -288,7 +288,7 @@ async def test_a_subscription_confirmed_again_empties_memory_and_detaches_every_
     await until(lambda: len(one.started_over) == 2, "the second confirmation")
     assert not one.in_memory(key)
     assert await one.found(key) is not None  # Redis still knows what is usable
-    assert one.tiers.store(fill_token, one.entry()) is Reason.FORGOTTEN
+    assert one.tiers.store(fill_token, one.entry()) is Reason.INVALIDATED
     assert one.tiers.is_uncertain(one.times.clock.monotonic_s())
 
 

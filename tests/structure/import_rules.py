@@ -21,6 +21,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("gateway.core.caching",),
     ("gateway.clock", "gateway.tasks", "gateway.config"),
     ("gateway.errors", "gateway.runtime", "gateway.telemetry"),
+    ("gateway.operations",),
     ("gateway.store", "gateway.upstream", "gateway.page"),
     ("gateway.cache", "gateway.admin"),
     ("gateway.downstream",),
