@@ -308,7 +308,7 @@ class Tiers:
             self._invalidations.invalidated_elsewhere(
                 each.stack, now_s, 0.0, settles=each.settles, in_redis=self.redis is None
             )
-            self._invalidate_here(each.stack, "note")
+            self._invalidate_here(each.stack, "message")
         if self.redis is not None:
             self.redis.send_pending()
 
@@ -359,7 +359,7 @@ class Tiers:
         stack = message.stack.encode()
         now_s = self._clock.monotonic_s()
         self._invalidations.invalidated_elsewhere(stack, now_s, message.age_s, settles=message.settles)
-        self._invalidate_here(stack, "note")
+        self._invalidate_here(stack, "message")
 
     def _start_over(self) -> None:
         self._metrics.redis_subscriptions += 1

@@ -175,7 +175,12 @@ FAMILIES: tuple[Family, ...] = (
         ("cause",),
         _each(("overtaken", "queue-full", "redis-failed")),
     ),
-    _counter("invalidations", "Stacks forgotten, by cause.", ("cause",), _each(("write", "purge", "note"))),
+    _counter(
+        "invalidations",
+        "Stacks invalidated, by cause; message: by another replica or worker.",
+        ("cause",),
+        _each(("write", "purge", "message")),
+    ),
     _counter("entries_invalid", "Stored bytes that did not verify: damaged, forged or of another secret."),
     # Callers' connections.
     _gauge("connections", "Open downstream connections."),

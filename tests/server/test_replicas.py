@@ -124,7 +124,7 @@ async def test_a_write_whose_outcome_is_unknown_is_seen_and_sent_once(
     aos.on("DELETE", STACK, answer)
     assert (await fetch(pair[0].address, STACK, method="DELETE", token=A)).status == 502
     assert await body_of(pair[0].address) == NEW.body
-    await until(lambda: pair[1].app.metrics.invalidations["note"] > 0, "the note", 1.0)
+    await until(lambda: pair[1].app.metrics.invalidations["message"] > 0, "the message", 1.0)
     assert await body_of(pair[1].address) == NEW.body
     assert aos.count("DELETE") == 1
 
@@ -142,7 +142,7 @@ async def test_a_write_whose_caller_leaves_after_sending_it_is_seen(
         await gate.wait_reached()
         client.abort()
     gate.open()
-    await until(lambda: pair[1].app.metrics.invalidations["note"] > 0, "the note")
+    await until(lambda: pair[1].app.metrics.invalidations["message"] > 0, "the message")
     assert [await body_of(one.address) for one in pair] == [NEW.body, NEW.body]
 
 
@@ -167,7 +167,7 @@ async def test_a_fill_under_way_during_a_write_leaves_nothing_stale(
     filling = asyncio.ensure_future(fetch(pair[side].address, TARGET, token=A))
     await gate.wait_reached()
     await fetch(pair[0].address, STACK, method="DELETE", token=A)
-    await until(lambda: pair[1].app.metrics.invalidations["note"] > 0, "the note", 1.0)
+    await until(lambda: pair[1].app.metrics.invalidations["message"] > 0, "the message", 1.0)
     joined = await fetch(pair[side].address, TARGET, token=A)
     assert joined.body == NEW.body  # no request joins a flight that a write has overtaken
     gate.open()
@@ -184,7 +184,7 @@ async def test_a_purge_through_one_gateway_reaches_the_other(
     await stored_for_both(pair)
     aos.answer(NEW)
     assert await pair[0].app.purge(STACK_ID.upper())
-    await until(lambda: pair[1].app.metrics.invalidations["note"] > 0, "the note", 1.0)
+    await until(lambda: pair[1].app.metrics.invalidations["message"] > 0, "the message", 1.0)
     again = [await fetch(one.address, TARGET, token=A) for one in pair]
     assert [response.body for response in again] == [NEW.body, NEW.body]
 
@@ -195,7 +195,7 @@ async def test_what_is_stored_soon_after_a_write_is_kept_briefly_by_both(
     aos.answer(OLD)
     aos.on("PUT", f"{STACK}/actions", Answer(202))
     await fetch(pair[0].address, f"{STACK}/actions", method="PUT", body=b"{}", token=A)
-    await until(lambda: pair[1].app.metrics.invalidations["note"] > 0, "the note", 1.0)
+    await until(lambda: pair[1].app.metrics.invalidations["message"] > 0, "the message", 1.0)
     for number, one in enumerate(pair):
         caller = token(f"caller {number}")
         # A connection opened meanwhile repeats the invalidation; what was stored before is fetched again.

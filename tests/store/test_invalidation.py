@@ -50,7 +50,7 @@ async def test_an_invalidation_through_one_empties_the_memory_of_the_other_withi
     assert time.monotonic() - started_s < 1
     assert not other.in_memory(other.key())
     assert [await replica.found(replica.key()) for replica in pair] == [None, None]
-    assert set(other.metrics.invalidations) == {"note"}
+    assert set(other.metrics.invalidations) == {"message"}
 
 
 async def test_an_invalidation_concerns_every_caller_and_action_of_the_stack_and_no_other_stack(
@@ -79,7 +79,7 @@ async def test_own_messages_are_ignored(pair: tuple[Replica, Replica]) -> None:
     await invalidate(other, stack=b"later")
     await received(one, b"later")  # its own message came before this one
     assert one.detached.count(FOLDED) == 1
-    assert one.metrics.invalidations["note"] == one.detached.count(b"later")
+    assert one.metrics.invalidations["message"] == one.detached.count(b"later")
 
 
 async def test_malformed_messages_are_ignored(pair: tuple[Replica, Replica], redis: RedisServer) -> None:
