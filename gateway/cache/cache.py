@@ -126,7 +126,7 @@ class Cache:
     async def _forget(self, stacks: frozenset[bytes]) -> None:
         if stacks:
             cache_log.invalidates(stacks)
-            await self._tiers.forget(stacks, "write", settles=True)
+            await self._tiers.invalidate(stacks, "write", settles=True)
 
     async def _forward(
         self, request: Request, body: RequestBody | None, cache_status: CacheStatus, *, execution_call: bool
@@ -300,8 +300,8 @@ class Cache:
             policy.decide_store,
             fetched_response,
             self._rules,
-            settling=self._tiers.invalidations.is_settling(key.stack, now_s),
-            uncertain=self._tiers.invalidations.is_uncertain(now_s),
+            settling=self._tiers.is_settling(key.stack, now_s),
+            uncertain=self._tiers.is_uncertain(now_s),
         )
         if not policy.is_heavy(fetched_response):
             return decide_store()

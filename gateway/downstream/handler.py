@@ -207,7 +207,7 @@ class Handler:
             answer = await answering
         except asyncio.CancelledError:
             # Who reads the log looks for this request too.
-            self._metrics.aborted += 1
+            self._metrics.requests_aborted += 1
             if self._access_log.wants(ABORTED, None):
                 write_line(ABORTED, 0)
             raise
