@@ -1,4 +1,4 @@
-"""Removes one protecting mechanism after the other from a copy of the project and shows a test failing.
+"""Removes one protecting mechanism after another from a copy of the project, and shows its test failing.
 
     python -m tests.mechanisms            # all of them
     python -m tests.mechanisms owner tag  # some
@@ -90,18 +90,18 @@ MECHANISMS = (
         "tests/core/caching/test_policy.py",
     ),
     Mechanism(
-        "forget before the answer",
+        "invalidated before the response",
         "gateway/cache/cache.py",
         "        if not 400 <= answer.head.status < 500:\n            await self._forget(stacks)\n",
         "",
         "tests/end_to_end/test_writes.py::test_a_write_is_forgotten_before_the_first_byte_of_its_answer",
     ),
     Mechanism(
-        "forget counts",
+        "invalidation counts",
         "gateway/store/tiers.py",
-        "if self._is_forgotten(ticket) or not ticket.ends_in_order():",
-        "if not ticket.ends_in_order():",
-        "tests/store/test_invalidation.py::test_a_fill_under_way_during_a_forget_leaves_nothing_usable",
+        "if self._is_invalidated(fill_token) or not fill_token.ends_in_order():",
+        "if not fill_token.ends_in_order():",
+        "tests/store/test_invalidation.py::test_a_fill_under_way_during_an_invalidation_leaves_nothing_usable",
     ),
     Mechanism(
         "order of fetches",
@@ -114,17 +114,17 @@ MECHANISMS = (
     Mechanism(
         "mark of a connection",
         "gateway/store/invalidations.py",
-        "        self._mark += 1\n",
+        "        self._epoch += 1\n",
         "",
-        "tests/store/test_tiers.py::test_a_connection_opened_anew_repeats_the_forgets_before_it_answers",
+        "tests/store/test_tiers.py::test_a_new_connection_repeats_the_recent_invalidations",
     ),
     Mechanism(
-        "refused apart",
-        "gateway/store/payments.py",
-        "self._ledger.refuse(debt, is_told=reply.is_published)",
-        "self._ledger.failed(debt)",
-        "tests/store/test_payments.py::"
-        "test_a_refused_forget_is_said_once_and_published_once_and_paid_when_it_may_be",
+        "separate retries",
+        "gateway/store/invalidation_sender.py",
+        "self._invalidations.refused(pending, is_published=reply.is_published)",
+        "self._invalidations.failed(pending)",
+        "tests/store/test_invalidation_sender.py::"
+        "test_a_refused_invalidation_is_logged_and_published_once_and_confirmed_when_allowed",
     ),
     Mechanism(
         "left server",
@@ -227,14 +227,14 @@ MECHANISMS = (
         "test_a_throttled_callers_misses_stay_here_while_hits_and_other_callers_go_on",
     ),
     Mechanism(
-        "plain at a glance",
+        "plain requests only",
         "gateway/core/caching/plain_request.py",
         'if lower in _NOT_PLAIN or lower.startswith(b"if-"):',
         "if False:",
         "tests/core/caching/test_plain_request.py::test_what_asks_for_more_than_a_look_up_is_for_the_parser",
     ),
     Mechanism(
-        "nothing of a caller passes by",
+        "every identity field compared",
         "gateway/core/caching/plain_request.py",
         "return _PASSING - recogniser.guarded",
         "return _PASSING",
@@ -309,7 +309,7 @@ MECHANISMS = (
         "tests/end_to_end/test_proxy_protocol.py::test_who_begins_otherwise_is_closed_counted_and_named",
     ),
     Mechanism(
-        "judged beside the loop",
+        "decoded beside the loop",
         "gateway/cache/cache.py",
         "if not policy.is_heavy(arrival):",
         "if True:",
@@ -345,21 +345,21 @@ MECHANISMS = (
         "tests/store/test_redis_connection.py::test_a_redis_that_reads_nothing_keeps_no_socket",
     ),
     Mechanism(
-        "told before the answer",
-        "gateway/store/worker_tiers.py",
-        "tell([Told(stack=stack, settles=settles) for stack in forgotten])",
-        "tell([])",
-        "tests/server/test_workers.py::test_a_write_through_one_worker_is_forgotten_by_the_other_before_its_answer",
+        "acknowledged before the response",
+        "gateway/store/tiers.py",
+        "send([Invalidation(stack=stack, settles=settles) for stack in stacks])",
+        "send([])",
+        "tests/server/test_workers.py::test_a_write_through_one_worker_invalidates_in_the_other_before_its_response",
     ),
     Mechanism(
         "shared counts",
-        "gateway/store/worker_tiers.py",
-        "self.memory.check_with(self._counts.is_current)",
+        "gateway/store/tiers.py",
+        "self.memory.check_with(peers.is_current)",
         "pass",
         "tests/server/test_workers.py::test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped",
     ),
     Mechanism(
-        "start over in silence",
+        "cleared in silence",
         "gateway/server/worker.py",
         "if is_silent or was_silent:",
         "if False:",
@@ -368,23 +368,23 @@ MECHANISMS = (
     Mechanism(
         "retired memory",
         "gateway/app/gateway.py",
-        "self.tiers.memory.retire()",
+        "self.tiers.retire_memory()",
         "pass",
-        "tests/server/test_hot_restart.py::test_a_request_under_way_ends_in_the_process_that_began_it",
+        "tests/server/test_hot_restart.py::test_a_request_in_progress_ends_in_the_process_that_began_it",
     ),
     Mechanism(
         "all before",
         "gateway/server/run.py",
-        "            await ended(unheard)\n",
-        "            await ended(unheard[-1:])\n",
-        "tests/server/test_hot_restart.py::test_all_processes_before_are_waited_for_until_copies_are_kept",
+        "            await ended(unconnected)\n",
+        "            await ended(unconnected[-1:])\n",
+        "tests/server/test_hot_restart.py::test_memory_stays_off_until_all_former_processes_have_ended",
     ),
     Mechanism(
         "own socket",
         "gateway/runtime/listeners.py",
         "            if _socket_file(self.path) == self:\n                os.unlink",
         "            if True:\n                os.unlink",
-        "tests/runtime/test_listeners.py::test_what_has_taken_the_place_of_a_socket_stays",
+        "tests/runtime/test_listeners.py::test_a_file_that_replaced_a_socket_stays",
     ),
     Mechanism(
         "socket rights",

@@ -35,7 +35,7 @@ async def _run(script: str, *arguments: str, token: str = _TOKEN) -> tuple[int |
 
 
 @pytest.mark.parametrize("script", _SCRIPTS)
-async def test_an_end_is_told_by_the_exit_code(aos: ScriptedAos, script: str) -> None:
+async def test_the_exit_code_says_how_it_ended(aos: ScriptedAos, script: str) -> None:
     for phase in _ENDS:
         message = 'quota: {\\"phase\\": "Succeeded"}}, "phase": "Running"'
         body = record(phase, status__objectStatus={"message": message, "phase": phase, "reason": message})
@@ -68,8 +68,8 @@ async def test_the_script_waits_where_it_may_and_polls_where_not(aos: ScriptedAo
     assert [code for code, _, _ in ran] == [0, 3]
     assert asyncio.get_running_loop().time() - began_s > 2 + 3 + 4
     for stack, count in (("waiting", 3), ("polling", 4)):
-        asked = [r for r in aos.received if f"/{stack}/" in r.target]
-        assert [(r.get("Prefer"), r.get("If-None-Match")) for r in asked] == [
+        received = [r for r in aos.received if f"/{stack}/" in r.target]
+        assert [(r.get("Prefer"), r.get("If-None-Match")) for r in received] == [
             (None, None),
             *[(b"wait=50", b'W/"1"')] * (count - 1),
         ]

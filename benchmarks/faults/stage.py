@@ -54,7 +54,7 @@ class Stage:
     async def is_settled(self) -> bool:
         """Tell whether Redis is in use and has been told everything."""
         found = await health(self.gateway.admin)
-        return bool(found["breaker"] == "closed" and found["debts"] == 0)
+        return bool(found["breaker"] == "closed" and found["pending_invalidations"] == 0)
 
     async def is_subscribed(self) -> bool:
         """Tell whether the forgets of others are heard."""

@@ -41,12 +41,12 @@ from gateway.downstream.proxy_protocol import ProxiedAcceptor, ProxiedConnection
 from gateway.downstream.request_id import RequestIds
 from gateway.runtime.listeners import Acceptor, ListeningSockets, open_sockets
 from gateway.runtime.tls import server_context
+from gateway.store.peers import WorkerPeers
 from gateway.store.tiers import Tiers
-from gateway.store.worker_tiers import WorkerPeers, WorkerTiers
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.caller_digest import CallerDigest, digest_key
-from gateway.telemetry.metrics import Metrics, Snapshot
-from gateway.telemetry.metrics_text import render
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller, ThrottledCallers
 from gateway.telemetry.top_executions import TopExecution, TopExecutions
 from gateway.upstream.upstream import Upstream
@@ -99,15 +99,15 @@ class Gateway:
             config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock
         )
         proxy = upstream_hop(config)
-        make_tiers = Tiers if peers is None else functools.partial(WorkerTiers, peers)
-        self.tiers = make_tiers(
+        self.tiers = Tiers(
             tier_settings(config, rules),
             keys=keys,
             secret=secret,
             clock=clock,
             metrics=self.metrics,
-            on_forget=self.flights.detach_stack,
+            on_invalidate=self.flights.detach_stack,
             on_start_over=self.flights.detach_all,
+            peers=peers,
         )
         # One: more would only take the interpreter from the event loop.
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decide")
@@ -195,11 +195,9 @@ class Gateway:
         self._sockets = sockets or await open_sockets(
             self.config.server.listen, self.config.server.listen_mode
         )
-        self.tiers.start()
-        self._gauges.loop_lag.start()
-        if self.tiers.subscription is not None:
-            # What is fetched before it stands is not stored: spare the first callers that.
-            await self.tiers.subscription.wait_first(_SUBSCRIBED_S)
+        self._gauges.event_loop_lag.start()
+        # What is fetched before the subscription is confirmed is not stored.
+        await self.tiers.start(_SUBSCRIBED_S)
         self._acceptor = await self._accept(self._sockets, server_context(self.config.server))
         self._is_ready = True
         return self._sockets.address
@@ -244,9 +242,8 @@ class Gateway:
         self._handler.change(handler_settings(config))
         self._change_access_log(config)
         self.upstream.change(upstream)
-        if redis is not None and self.tiers.redis is not None and self.tiers.subscription is not None:
-            self.tiers.redis.connect_with(redis)
-            self.tiers.subscription.connect_with(redis)
+        if redis is not None:
+            self.tiers.connect_with(redis)
 
     async def close(self, timeout_s: float | None = None, *, is_handover: bool = False) -> None:
         """Stop accepting, let requests, stores and debts end within a time, then let go.
@@ -262,16 +259,15 @@ class Gateway:
         idle_until_s = loop.time() + min(_GENTLE_S, within_s / 2) if is_handover else 0.0
         self._is_ready = False
         self._is_draining = True
-        self._gauges.loop_lag.stop()
+        self._gauges.event_loop_lag.stop()
         if self.fast_path is not None:
             self.fast_path.close()
         if self._acceptor is not None:
             self._acceptor.close()
         if self._sockets is not None:
             self._sockets.leave()
-        if is_handover and self.tiers.memory is not None:
-            # The process that serves from now on sees writes that nobody tells this one.
-            self.tiers.memory.retire()
+        if is_handover:
+            self.tiers.retire_memory()
         poll_s = _FIRST_POLL_S
         while (self.server.connections or self._proxied) and loop.time() < ends_s:
             if loop.time() >= idle_until_s:
@@ -302,19 +298,15 @@ class Gateway:
 
     def health(self) -> dict[str, object]:
         """Return what ``/readyz`` reports beside readiness; Redis does not make it false."""
-        redis, subscription = self.tiers.redis, self.tiers.subscription
-        if redis is None or subscription is None:
+        redis = self.tiers.redis_state()
+        if not redis.is_configured:
             return {"redis": "off"}
         return {
             "redis": "up" if redis.is_up else "down",
-            "breaker": redis.breaker.state.value,
-            "subscription": "up" if subscription.is_up else "down",
-            "debts": self.tiers.invalidations.owed,
+            "breaker": redis.breaker.value,
+            "subscription": "up" if redis.is_subscribed else "down",
+            "pending_invalidations": redis.pending_invalidations,
         }
-
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the metrics of this process and their content type."""
-        return render([self.metrics_snapshot()], accept)
 
     def metrics_snapshot(self) -> Snapshot:
         """Return what this process has counted, to be put together with what others have."""
@@ -332,9 +324,12 @@ class Gateway:
         """Return the callers that get most 429s."""
         return self._throttled.most()
 
+    async def refresh(self) -> None:
+        """Nothing to collect: there is one process."""
+
     async def purge(self, stack_id: str) -> bool:
-        """Make a stack's stored entries unusable; ``False`` when Redis could not be told yet."""
-        return await self.tiers.forget([stack_key(stack_id.encode("utf-8"))], "purge", settles=False)
+        """Make a stack's stored entries unusable; ``False`` when Redis has not confirmed it yet."""
+        return await self.tiers.invalidate([stack_key(stack_id.encode("utf-8"))], "purge", settles=False)
 
 
 def tracing_of(config: Config) -> Tracing | None:

@@ -7,11 +7,13 @@ import asyncio
 from gateway.cache.throttle import Throttle
 from gateway.config.model import Config
 from gateway.downstream.connection import DownstreamServer
+from gateway.store.breaker import BreakerState
 from gateway.store.tiers import Tiers
 from gateway.telemetry import process
 from gateway.telemetry.access_log import dropped_lines
-from gateway.telemetry.event_loop_lag import LoopLag
-from gateway.telemetry.metrics import Metrics, Snapshot
+from gateway.telemetry.event_loop_lag import EventLoopLag
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.snapshot import Snapshot
 from gateway.upstream.upstream import Upstream
 
 
@@ -29,7 +31,7 @@ class Gauges:
     def __init__(
         self, config: Config, metrics: Metrics, *, tiers: Tiers, upstream: Upstream, throttle: Throttle
     ) -> None:
-        self.loop_lag = LoopLag(metrics.loop_lag_s)
+        self.event_loop_lag = EventLoopLag(metrics.event_loop_lag_s)
         self._config = config
         self._metrics = metrics
         self._tiers = tiers
@@ -48,7 +50,7 @@ class Gauges:
             "ready": float(is_ready),
             "connections": len(server.connections),
             "connections_limit": self._config.server.max_connections,
-            "flights": flights,
+            "fetches_in_flight": flights,
             "throttled_callers": self._throttle.held(),
             "log_lines_dropped": dropped_lines(),
         }
@@ -68,22 +70,22 @@ class Gauges:
     def _of_memory(self) -> dict[str, float]:
         memory = self._tiers.memory
         return {
-            "memory_bytes": memory.size_bytes if memory is not None else 0,
-            "memory_limit_bytes": memory.limit_bytes if memory is not None else 0,
-            "memory_entries": len(memory) if memory is not None else 0,
-            "memory_evictions": memory.evictions if memory is not None else 0,
+            "memory_cache_bytes": memory.size_bytes if memory is not None else 0,
+            "memory_cache_limit_bytes": memory.limit_bytes if memory is not None else 0,
+            "memory_cache_entries": len(memory) if memory is not None else 0,
+            "memory_cache_evictions": memory.evictions if memory is not None else 0,
         }
 
     def _of_redis(self) -> dict[str, float]:
-        redis, subscription = self._tiers.redis, self._tiers.subscription
+        redis = self._tiers.redis_state()
         return {
-            "redis_configured": redis is not None,
-            "redis_up": redis is not None and redis.is_up,
-            "redis_breaker_open": redis is not None and not redis.breaker.is_closed,
-            "redis_breaker_openings": redis.breaker.openings if redis is not None else 0,
-            "redis_subscription_up": subscription is not None and subscription.is_up,
-            "redis_connections": redis.connections if redis is not None else 0,
-            "redis_connections_limit": redis.settings.max_connections if redis is not None else 0,
-            "redis_debts": self._tiers.invalidations.owed,
-            "redis_queue": self._tiers.queued,
+            "redis_configured": redis.is_configured,
+            "redis_up": redis.is_up,
+            "redis_breaker_open": redis.breaker is not BreakerState.CLOSED,
+            "redis_breaker_openings": redis.breaker_openings,
+            "redis_subscription_up": redis.is_subscribed,
+            "redis_connections": redis.connections,
+            "redis_connections_limit": redis.max_connections,
+            "redis_pending_invalidations": redis.pending_invalidations,
+            "redis_write_queue": redis.queued_writes,
         }

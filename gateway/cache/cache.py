@@ -111,7 +111,7 @@ class Cache:
     async def _forget(self, stacks: frozenset[bytes]) -> None:
         if stacks:
             cache_log.invalidates(stacks)
-            await self._tiers.forget(stacks, "write", settles=True)
+            await self._tiers.invalidate(stacks, "write", settles=True)
 
     async def _forward(
         self, request: Request, body: RequestBody | None, cache_status: CacheStatus, *, execution_call: bool

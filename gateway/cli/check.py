@@ -1,4 +1,4 @@
-"""``check --probe``: fetch one record as the gateway would, and say why it would be stored or not."""
+"""``check --probe``: fetch one record as the gateway would, and say whether it would be stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.core.caching import policy
 from gateway.core.caching.eligibility import Bypass, eligibility
 from gateway.core.caching.hints import hint
 from gateway.core.caching.identity import IdentityReader
-from gateway.core.http import fields as headers
+from gateway.core.http.fields import upstream_fields
 from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Request
 from gateway.errors import GatewayError
@@ -22,7 +22,7 @@ from gateway.upstream.upstream import Upstream
 
 
 def run(config: Config, stack_id: str, action_id: str, token: Secret) -> int:
-    """Fetch a record and tell the verdict in plain words.
+    """Fetch a record, and print whether it would be stored and why.
 
     Args:
         config: the effective configuration.
@@ -54,7 +54,7 @@ async def _probe(config: Config, stack_id: str, action_id: str, token: Secret) -
     fetched_s = clock.wall_s()
     try:
         async with asyncio.timeout(config.upstream.total_timeout_s):
-            fields = headers.upstream_fields(request, proxy, execution_call=True)
+            fields = upstream_fields(request, proxy, execution_call=True)
             exchange = await upstream.send("GET", target, fields, None)
             body = b""
             while len(body) <= rules.max_body_bytes and (piece := await exchange.read()):

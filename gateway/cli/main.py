@@ -16,7 +16,7 @@ _ERROR: Final = 1
 
 
 class _UsageError(Exception):
-    """The command can't be run as it was called; the text is one line."""
+    """Wrong arguments; the text is one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(exc))
         return USAGE
     except BrokenPipeError:
-        # Whoever read the output has left; without this, Python complains once more while it exits.
+        # The reader of the output has left; without this, Python prints a second error while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _ERROR
     except KeyboardInterrupt:
@@ -124,17 +124,17 @@ def _purge(arguments: argparse.Namespace) -> int:
         )
     if not is_id(os.fsencode(arguments.stack_id)):
         raise _UsageError(
-            f"STACK_ID = {shorten(arguments.stack_id)} is no id of a stack; write one stack's whole id, "
+            f"STACK_ID = {shorten(arguments.stack_id)} is not a stack id; write one stack's whole id, "
             "1 to 64 of A-Z a-z 0-9 . _ ~ -"
         )
     return run(address, arguments.stack_id, admin_token(os.environ))
 
 
 def _wait(arguments: argparse.Namespace) -> int:
-    from gateway.cli.wait import read_asked, run
+    from gateway.cli.wait import read_options, run
 
     return run(
-        read_asked(
+        read_options(
             arguments.gateway,
             (arguments.stack_id, arguments.action_id),
             arguments.timeout,
@@ -175,5 +175,5 @@ _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "purge": _purge,
     "wait": _wait,
 }
-# Ctrl-C is how these end; the others did not do what they were asked.
+# Ctrl-C is how these end; the others are cut short by it.
 _UNTIL_STOPPED: Final = frozenset({"serve", "twin", "demo"})

@@ -269,7 +269,7 @@ class Handler:
 
     def _aborted(self, context: RequestContext) -> None:
         """Count a request whose caller left before it was answered."""
-        self._metrics.aborted += 1
+        self._metrics.requests_aborted += 1
         if self._access_log.wants(ABORTED, None):
             self._write_line(context, ABORTED, 0)
 

@@ -1,27 +1,26 @@
-"""The page and what it loads: files read once, and `/status`, which the page asks every second."""
+"""The page's files, and `/status`, which it polls every second."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from importlib import resources
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 import gateway
+from gateway.operations import Operations
 from gateway.page.health import Facts
-from gateway.page.samples import STEP_S, History, read
+from gateway.page.samples import STEP_S, History, Sample
 from gateway.page.status import status
-from gateway.telemetry.throttled import ThrottledCaller
-from gateway.telemetry.top_executions import TopExecution
 
 _LOG = logging.getLogger("gateway.admin")
-# Several people may look at the same time; they share a sample.
+# Browsers that poll at the same time share a sample.
 _FRESH_S: Final = 0.4
 _FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -43,47 +42,20 @@ POLICY: Final = "; ".join(
         "require-trusted-types-for 'script'",
     )
 )
-"""The page's Content-Security-Policy: its own files and nothing else, no script or style in the HTML."""
-
-
-Refresh = Callable[[], Awaitable[object]]
-
-
-class Source(Protocol):
-    """What the page asks of the running gateway."""
-
-    def ready(self) -> bool:
-        """Tell whether requests are accepted."""
-
-    def health(self) -> dict[str, object]:
-        """Return what `/readyz` reports."""
-
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the metrics and their Content-Type; text 0.0.4 unless another one is accepted."""
-
-    def masked_config(self) -> dict[str, object]:
-        """Return the effective configuration, secrets masked."""
-
-    def executions(self) -> list[TopExecution]:
-        """Return the executions that are asked for most."""
-
-    def throttled(self) -> list[ThrottledCaller]:
-        """Return the callers who are told to wait most."""
+"""The page's Content-Security-Policy: its own files only, nothing inline."""
 
 
 class Page:
     """Serves the page.
 
     Args:
-        source: the running gateway.
-        refresh: lets the source look at its processes before it is asked; ``None`` where there is one.
+        operations: the running gateway.
     """
 
-    def __init__(self, source: Source, refresh: Refresh | None = None) -> None:
-        self._source = source
-        self._refresh = refresh
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
         self._history = History()
-        # Those that ran together at any time: one that has ended and is not there again yet is missing.
+        # The most that ever ran at once: one that has ended and is not replaced yet counts as missing.
         self._most_workers = 1
         folder = resources.files("gateway.page") / "assets"
         self._files = {
@@ -93,31 +65,29 @@ class Page:
 
     @property
     def paths(self) -> Mapping[str, Handler]:
-        """What it answers, all by GET and all to be protected."""
+        """Its paths: GET only, authorization required."""
         return {**dict.fromkeys(_FILES, self._file), "/status": self._status}
 
     async def sampling(self, _app: web.Application) -> AsyncIterator[None]:
-        """Take samples as long as the application runs, so that who opens the page sees the last minutes."""
-        sampler = asyncio.create_task(self._sample_for_ever(), name="page-samples")
+        """Take samples while the application runs, so that a page just opened shows the last minutes."""
+        sampler = asyncio.create_task(self._keep_sampling(), name="page-samples")
         yield
         sampler.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sampler
 
-    async def _sample_for_ever(self) -> None:
+    async def _keep_sampling(self) -> None:
         while True:
             try:
                 await self._sample(is_step=True)
             except Exception:
-                _LOG.exception("the page could not read the metrics")
+                _LOG.exception("page: sampling the metrics failed")
             await asyncio.sleep(STEP_S)
 
     async def _sample(self, *, is_step: bool) -> None:
-        if self._refresh is not None:
-            await self._refresh()
+        await self._operations.refresh()
         now_s = asyncio.get_running_loop().time()
-        text = self._source.metrics_text()[0].decode("utf-8")
-        self._history.add(read(text, now_s), is_step=is_step)
+        self._history.add(Sample.of(self._operations.metrics_snapshot(), now_s), is_step=is_step)
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         body, content_type = self._files[request.path]
@@ -129,28 +99,27 @@ class Page:
         now_s = asyncio.get_running_loop().time()
         if self._history.is_empty or now_s - self._history.newest.at_s > _FRESH_S:
             await self._sample(is_step=False)
-        config = self._source.masked_config()
-        health = self._source.health()
+        config = self._operations.masked_config()
+        health = self._operations.health()
         workers, workers_ready = _workers(health, _setting(config, "server", "workers"))
         self._most_workers = workers = max(self._most_workers, workers)
         facts = Facts(
-            is_ready=self._source.ready(),
+            is_ready=self._operations.ready(),
             has_redis=bool(_setting(config, "redis", "url")),
             max_connections=int(str(_setting(config, "server", "max_connections") or 1)),
             workers=workers,
             workers_ready=workers_ready,
         )
-        told: dict[str, object] = {
+        passed_on: dict[str, object] = {
             "version": gateway.__version__,
             "upstream_url": str(_setting(config, "upstream", "url") or ""),
             "scope": str(_setting(config, "cache", "scope") or ""),
             "workers": workers,
             "health": health,
-            "throttled": self._source.throttled(),
+            "throttled": self._operations.throttled(),
         }
-        body = msgspec.json.encode(
-            status(self._history, facts, self._source.executions(), told), enc_hook=str
-        )
+        shown = status(self._history, facts, self._operations.executions(), passed_on)
+        body = msgspec.json.encode(shown, enc_hook=str)
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json"})
 
 
@@ -160,9 +129,9 @@ def _setting(config: Mapping[str, object], section: str, key: str) -> object:
 
 
 def _workers(health: Mapping[str, object], wanted: object) -> tuple[int, int]:
-    """Return how many processes there are or are wanted, and how many of them accept requests."""
-    told = health.get("workers")
-    if not isinstance(told, list):
+    """Return how many processes run or are configured, whichever is more, and how many are ready."""
+    workers = health.get("workers")
+    if not isinstance(workers, list):
         return 1, 1
-    ready = sum(isinstance(one, dict) and bool(one.get("ready")) for one in told)
-    return max(len(told), wanted if isinstance(wanted, int) else 1), ready
+    ready = sum(isinstance(one, dict) and bool(one.get("ready")) for one in workers)
+    return max(len(workers), wanted if isinstance(wanted, int) else 1), ready

@@ -1,42 +1,64 @@
-"""What the gateway counted, at points in time: read from its own scrape, so all its processes are in it."""
+"""The metrics of all processes at points in time, and what was counted between two of them."""
 
 from __future__ import annotations
 
 import itertools
-import math
-import re
-import sys
+import operator
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
+
+from gateway.telemetry.metrics_catalogue import FAMILIES
+from gateway.telemetry.snapshot import Snapshot
 
 STEP_S = 5.0
 """Between two samples of the timeline."""
 
 STEPS = 60
 _RECENT = 40
-# Samples come a little early or late; the one a second further back would tell of what is over.
+# Samples may be a little early or late: without slack, the sample a second before would be taken.
 _SLACK_S = 0.3
-_LINE = re.compile(r"^aos_gateway_([a-z0-9_]+(?:\{.*\})?) (\S+)$", re.MULTILINE)
-_SERIES = re.compile(r"([a-z0-9_]+)(?:\{(.*)\})?")
-_LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
+_LABELS = {family.name: family.labels for family in FAMILIES}
+
+Series = tuple[str, ...]
+"""A family's name in the catalogue, then its label values."""
+
+Expected = str | Callable[[str], bool]
+"""A label value, or a test for it."""
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """All values at one moment.
+    """All metrics at one moment.
 
     Attributes:
         at_s: monotonic seconds.
-        values: by series as the scrape writes it, without prefix; what is 0 is left out.
+        values: counters and gauges; those that are 0 are left out.
+        buckets: the count of each histogram bucket alone by family, summed over the labels.
     """
 
     at_s: float
-    values: Mapping[str, float]
+    values: Mapping[Series, float]
+    buckets: Mapping[str, tuple[int, ...]] = {}
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, at_s: float) -> Sample:
+        """Return a snapshot as a sample."""
+        values = {
+            (name, *value.labels): value.number
+            for name, found in snapshot.values.items()
+            for value in found
+            if value.number
+        }
+        buckets = {
+            name: tuple(map(sum, zip(*(one.counts for one in found), strict=True)))
+            for name, found in snapshot.histograms.items()
+        }
+        return cls(at_s, values, buckets)
 
     def gauge(self, name: str) -> float:
         """Return a gauge without labels; 0 when there is none."""
-        return self.values.get(name, 0.0)
+        return self.values.get((name,), 0.0)
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -44,43 +66,31 @@ class Change(msgspec.Struct, frozen=True):
 
     Attributes:
         over_s: seconds between them.
-        counts: by series; what did not rise is left out.
+        counts: counters that rose.
+        buckets: as in `Sample`.
     """
 
     over_s: float
-    counts: Mapping[str, float]
+    counts: Mapping[Series, float]
+    buckets: Mapping[str, tuple[int, ...]] = {}
 
-    def total(self, name: str, **wanted: str | Callable[[str], bool]) -> float:
-        """Return the sum of a family's series whose labels are as wanted: a value, or a test for it."""
-        return sum(
-            count
-            for series, count in self.counts.items()
-            if (labels := labels_of(series, name)) is not None
-            and all(_fits(labels.get(label, ""), wish) for label, wish in wanted.items())
-        )
+    def total(self, name: str, **labels: Expected) -> float:
+        """Return the sum of a family's series with these labels."""
+        return sum(count for _, count in self._series(name, labels))
 
-    def by_label(self, name: str, label: str, **wanted: str | Callable[[str], bool]) -> dict[str, float]:
-        """Return the sums of a family by one label's values."""
+    def by_label(self, name: str, label: str, **labels: Expected) -> dict[str, float]:
+        """Return the sums of a family's series with these labels by the values of another label."""
         sums: dict[str, float] = {}
-        for series, count in self.counts.items():
-            labels = labels_of(series, name)
-            if labels is not None and all(_fits(labels.get(key, ""), wish) for key, wish in wanted.items()):
-                value = labels.get(label, "")
-                sums[value] = sums.get(value, 0.0) + count
+        for found, count in self._series(name, labels):
+            sums[found[label]] = sums.get(found[label], 0.0) + count
         return sums
 
-    def histograms(self) -> dict[str, dict[float, float]]:
-        """Return the cumulative buckets of each histogram in seconds, all labels but the bound summed."""
-        found: dict[str, dict[float, float]] = {}
-        for series, count in self.counts.items():
-            name = series.partition("{")[0]
-            if not name.endswith("_seconds_bucket"):
-                continue
-            labels = labels_of(series, name) or {}
-            buckets = found.setdefault(name.removesuffix("_seconds_bucket"), {})
-            bound_s = float(labels.get("le", "inf"))
-            buckets[bound_s] = buckets.get(bound_s, 0.0) + count
-        return found
+    def _series(self, name: str, expected: Mapping[str, Expected]) -> Iterator[tuple[dict[str, str], float]]:
+        for (family, *values), count in self.counts.items():
+            if family == name:
+                labels = dict(zip(_LABELS[name], values, strict=True))
+                if all(_matches(labels[label], value) for label, value in expected.items()):
+                    yield labels, count
 
 
 class History:
@@ -91,7 +101,7 @@ class History:
         self._recent: deque[Sample] = deque(maxlen=_RECENT)
 
     def add(self, sample: Sample, *, is_step: bool) -> None:
-        """Take a sample; `is_step` says that it ends a step of the timeline."""
+        """Add a sample; `is_step` says that it ends a step of the timeline."""
         self._recent.append(sample)
         if is_step or not self._timeline:
             self._timeline.append(sample)
@@ -107,7 +117,7 @@ class History:
         return self._recent[-1]
 
     def since(self, ago_s: float) -> Change:
-        """Return what was counted since so long before the newest sample, or since the first one kept."""
+        """Return what was counted from this long before the newest sample, or from the oldest one kept."""
         newest = self.newest
         wanted_s = newest.at_s - ago_s + _SLACK_S
         older = [sample for sample in self.kept() if sample.at_s <= wanted_s]
@@ -115,11 +125,11 @@ class History:
         return change(start, newest)
 
     def recent(self, ago_s: float) -> list[Sample]:
-        """Return the samples since so long before the newest one, oldest first."""
+        """Return the samples of this long before the newest one, oldest first."""
         return [sample for sample in self._recent if sample.at_s >= self.newest.at_s - ago_s]
 
     def kept(self) -> Iterator[Sample]:
-        """Yield every sample there is, some of them twice, in no order."""
+        """Yield every sample kept, some of them twice, in no order."""
         yield from self._timeline
         yield from self._recent
 
@@ -132,58 +142,42 @@ class History:
             yield change(start, end)
 
 
-def read(text: str, at_s: float) -> Sample:
-    """Read a scrape in the Prometheus text format."""
-    values = {}
-    for series, number in _LINE.findall(text):
-        value = float(number)
-        if value and "_created" not in series:
-            # The same few hundred names in every sample.
-            values[sys.intern(series)] = value
-    return Sample(at_s, values)
-
-
 def change(start: Sample, end: Sample) -> Change:
-    """Return what was counted between two samples; a counter that fell has begun anew."""
+    """Return what was counted between two samples; a counter that fell was reset to 0 in between."""
     counts = {}
     for series, value in end.values.items():
         before = start.values.get(series, 0.0)
-        rise = value - before if value >= before else value
-        if rise:
+        if rise := value - before if value >= before else value:
             counts[series] = rise
-    return Change(end.at_s - start.at_s, counts)
+    buckets = {}
+    for name, now in end.buckets.items():
+        rises = tuple(map(operator.sub, now, start.buckets.get(name, (0,) * len(now))))
+        buckets[name] = now if min(rises) < 0 else rises
+    return Change(end.at_s - start.at_s, counts, buckets)
 
 
-def labels_of(series: str, name: str) -> dict[str, str] | None:
-    """Return the labels of a series; ``None`` when it is of another family."""
-    if not series.startswith(name):
-        return None
-    match = _SERIES.fullmatch(series)
-    if match is None or match[1] != name:
-        return None
-    return dict(_LABEL.findall(match[2] or ""))
+def quantile_s(bounds_s: Sequence[float], counts: Sequence[int], share: float) -> float | None:
+    """Return a quantile of a histogram in seconds, interpolated linearly within its bucket.
 
-
-def quantile_s(buckets: Mapping[float, float], share: float) -> float | None:
-    """Return a quantile of a histogram, evenly spread within its bucket, in seconds.
+    Args:
+        bounds_s: upper bounds of the buckets, ascending.
+        counts: of each bucket alone; one more than bounds, for what lies beyond the last.
+        share: 0 to 1.
 
     Returns:
-        The highest bound when it lies beyond; ``None`` when nothing was measured.
+        The last bound if the quantile lies beyond it; ``None`` if nothing was measured.
     """
-    bounds = sorted(buckets)
-    if not bounds or not buckets[bounds[-1]]:
+    left = share * sum(counts)
+    if not left:
         return None
-    wanted = share * buckets[bounds[-1]]
-    low_s, below = 0.0, 0.0
-    for bound_s in bounds:
-        count = buckets[bound_s]
-        if count >= wanted:
-            if math.isinf(bound_s):
-                return low_s
-            return low_s + (bound_s - low_s) * (wanted - below) / max(count - below, 1e-9)
-        low_s, below = bound_s, count
+    low_s = 0.0
+    for bound_s, count in zip(bounds_s, counts, strict=False):
+        if count >= left:
+            return low_s + (bound_s - low_s) * left / count
+        left -= count
+        low_s = bound_s
     return low_s
 
 
-def _fits(value: str, wish: str | Callable[[str], bool]) -> bool:
-    return wish(value) if callable(wish) else value == wish
+def _matches(value: str, expected: Expected) -> bool:
+    return expected(value) if callable(expected) else value == expected

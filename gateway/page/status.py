@@ -1,9 +1,8 @@
-"""What the page shows, as one JSON object: worked out from samples, pure but for its arguments."""
+"""What the page shows, as one JSON object computed from samples."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -19,27 +18,26 @@ _ALL_S = STEP_S * STEPS
 _LIVE_S = 3.0
 _MOST_REASONS = 8
 _SHARES = (0.5, 0.9, 0.99)
-_BOUNDS_S = {family.name.removesuffix("_seconds"): family.bounds_s for family in FAMILIES if family.bounds_s}
-# What callers feel comes first.
+_BOUNDS_S = {family.name: family.bounds_s for family in FAMILIES}
 _DURATIONS = {
-    "request_duration": "request",
-    "upstream_duration": "AOS call",
-    "upstream_wait": "wait for a connection to AOS",
-    "redis_duration": "Redis operation",
-    "loop_lag": "event loop delay",
+    "request_duration_seconds": "request",
+    "upstream_duration_seconds": "AOS call",
+    "upstream_wait_seconds": "wait for a connection to AOS",
+    "redis_duration_seconds": "Redis operation",
+    "event_loop_lag_seconds": "event loop delay",
 }
 
 
 def status(
-    history: History, facts: Facts, executions: Sequence[TopExecution], told: dict[str, object]
+    history: History, facts: Facts, executions: Sequence[TopExecution], passed_on: dict[str, object]
 ) -> dict[str, object]:
     """Return the whole object.
 
     Args:
         history: samples up to now.
-        facts: what is known besides the counts.
-        executions: the busiest ones.
-        told: what is passed on as it is: version, upstream, workers, health, throttled callers.
+        facts: what is known besides the metrics.
+        executions: the most requested ones.
+        passed_on: members shown as they are: version, upstream, workers, health, throttled callers.
     """
     parts = {
         "gateway": health.gateway(history, facts),
@@ -52,7 +50,7 @@ def status(
     sample = history.newest
     minute = history.since(_MINUTE_S)
     return {
-        **told,
+        **passed_on,
         "level": worst.level.name.lower(),
         "headline": worst.text,
         "todo": worst.todo,
@@ -73,14 +71,14 @@ def status(
                 "connections",
                 "upstream_connections",
                 "upstream_waiting",
-                "flights",
+                "fetches_in_flight",
                 "throttled_callers",
-                "memory_entries",
-                "memory_bytes",
+                "memory_cache_entries",
+                "memory_cache_bytes",
                 "redis_breaker_open",
                 "redis_subscription_up",
-                "redis_debts",
-                "redis_queue",
+                "redis_pending_invalidations",
+                "redis_write_queue",
             )
         },
     }
@@ -91,11 +89,11 @@ def _part(finding: Finding) -> dict[str, str]:
 
 
 def _traffic(change: Change) -> dict[str, float]:
-    outcomes = change.by_label("requests_total", "outcome")
+    outcomes = change.by_label("requests", "outcome")
     requests = sum(outcomes.values())
     hits = outcomes.get("hit", 0.0)
-    # A pass-through call could never be a hit: it says nothing about the cache.
-    asked = hits + outcomes.get("miss", 0.0)
+    # Calls passed through can't be hits: they say nothing about the cache.
+    cacheable = hits + outcomes.get("miss", 0.0)
     return {
         "over_s": round(change.over_s, 2),
         "requests": requests,
@@ -104,57 +102,46 @@ def _traffic(change: Change) -> dict[str, float]:
         "misses": outcomes.get("miss", 0.0),
         "passed": outcomes.get("bypass", 0.0),
         "errors": outcomes.get("error", 0.0),
-        "failed": change.total("requests_total", status="5xx"),
-        "throttled": change.total("throttled_total"),
-        "throttled_here": change.total("throttled_total", by="gateway"),
-        "hit_ratio": round(hits / asked, 4) if asked else -1.0,
-        "upstream_calls": change.total("upstream_calls_total"),
-        # Older processes count no flights that were joined.
-        "saved": change.total("upstream_calls_saved_total") or hits,
+        "failed": change.total("requests", status="5xx"),
+        "throttled": change.total("throttled"),
+        "throttled_here": change.total("throttled", by="gateway"),
+        "hit_ratio": round(hits / cacheable, 4) if cacheable else -1.0,
+        "upstream_requests": change.total("upstream_requests"),
+        "saved": change.total("upstream_requests_saved"),
     }
 
 
 def _why_few_hits(change: Change) -> str:
-    """Return what most of the execution calls met that were not answered from here; empty with many hits."""
-    hits = change.total("requests_total", outcome="hit")
-    misses = change.total("requests_total", outcome="miss")
+    """Return why most execution calls were not hits; empty if at least half were."""
+    hits = change.total("requests", outcome="hit")
+    misses = change.total("requests", outcome="miss")
     if hits >= misses:
         return ""
-    counts = change.by_label("requests_total", "reason", outcome="miss")
+    counts = change.by_label("requests", "reason", outcome="miss")
     most = max(counts, key=lambda reason: counts[reason])
     if counts[most] < misses / 2:
         return "for several reasons, see below"
     if not most:
-        return "most were asked for for the first time"
+        return "most were requested for the first time"
     return f"most: {words(most)}"
 
 
 def _latency(change: Change) -> list[dict[str, object]]:
-    found = change.histograms()
     rows: list[dict[str, object]] = []
-    for name in (*_DURATIONS, *sorted(found.keys() - _DURATIONS.keys())):
-        buckets = _whole(name, found.get(name, {}))
-        if measured := buckets.get(math.inf, 0.0):
+    for name, title in _DURATIONS.items():
+        counts, bounds_s = change.buckets.get(name, ()), _BOUNDS_S[name]
+        if any(counts):
+            quantiles_s = [quantile_s(bounds_s, counts, share) for share in _SHARES]
+            # Below the first bound, durations can't be told apart.
             rows.append(
-                {
-                    "name": _DURATIONS.get(name, name.replace("_", " ")),
-                    "measured": measured,
-                    "seconds": [quantile_s(buckets, share) for share in _SHARES],
-                    # Below it nothing is told apart.
-                    "finest_s": min(buckets),
-                }
+                {"name": title, "measured": sum(counts), "seconds": quantiles_s, "finest_s": bounds_s[0]}
             )
     return rows
 
 
-def _whole(name: str, buckets: Mapping[float, float]) -> dict[float, float]:
-    """Return the buckets with those that nothing fell into: one begins where the one before it ends."""
-    return dict.fromkeys(_BOUNDS_S.get(name, ()), 0.0) | dict(buckets)
-
-
 def _reasons(change: Change) -> list[dict[str, object]]:
     counts = change.by_label(
-        "requests_total", "reason", reason=lambda value: value != "", outcome=lambda value: value != "hit"
+        "requests", "reason", reason=lambda value: value != "", outcome=lambda value: value != "hit"
     )
     most = sorted(counts.items(), key=lambda item: -item[1])[:_MOST_REASONS]
     return [{"reason": reason, "text": words(reason), "count": count} for reason, count in most]

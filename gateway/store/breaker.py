@@ -1,7 +1,7 @@
-"""Keeps a failing Redis off the requests' way: open after failures, closed again by one probe at a time.
+"""Circuit breaker of Redis: opened by failures, closed by probes of its own.
 
-Requests are never the probe: while it is not closed, none of them waits. Each operation is counted by
-itself: short answers in time say nothing about the long ones that requests wait for.
+Requests never probe: while it is not closed, none of them waits. Failures are counted by operation: short
+replies in time say nothing about long ones.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ OPENING_FAILURES = 3
 """Failures of one operation in a row that open it; one may be a lost packet."""
 
 PROBE = "probe"
-"""The one operation that closes it."""
+"""The only operation that closes it."""
 
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 0.5
 
 
 class BreakerState(enum.Enum):
-    """Whether operations are let through."""
+    """Whether operations are sent."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -29,11 +29,11 @@ class BreakerState(enum.Enum):
 
 
 class Breaker:
-    """Counts the outcomes of one back end.
+    """Counts the outcomes of operations.
 
     Attributes:
-        state: whether operations are let through.
-        openings: how often it was given up.
+        state: whether operations are sent.
+        openings: how often it has opened.
     """
 
     def __init__(self) -> None:
@@ -45,24 +45,24 @@ class Breaker:
 
     @property
     def is_closed(self) -> bool:
-        """Operations are let through."""
+        """Whether operations are sent."""
         return self.state is BreakerState.CLOSED
 
     async def wait_open(self) -> float:
         """Wait until it is open.
 
         Returns:
-            How long to leave the back end alone before the next probe, in seconds.
+            Seconds until the next probe is due.
         """
         await self._is_open.wait()
         return self._pause_s
 
     def begin_probe(self) -> None:
-        """Let one operation through to see whether the back end is well again."""
+        """Begin a probe."""
         self.state = BreakerState.HALF_OPEN
 
     def succeeded(self, operation: str = PROBE) -> None:
-        """Note an answer."""
+        """Count a success; that of a probe closes it."""
         if operation != PROBE:
             self._failures.pop(operation, None)
             return
@@ -72,11 +72,11 @@ class Breaker:
         self._is_open.clear()
 
     def failed(self, operation: str = PROBE, *, at_once: bool = False) -> None:
-        """Note a failure; a failed probe doubles the pause before the next, up to half a second.
+        """Count a failure; that of a probe doubles the pause before the next, up to half a second.
 
         Args:
             operation: what failed.
-            at_once: it opens it, if it is the first one too.
+            at_once: open without waiting for more failures.
         """
         if self.is_closed:
             self._failures[operation] += 1
@@ -84,7 +84,7 @@ class Breaker:
                 return
             self.openings += 1
         elif operation != PROBE:
-            # It was under way when the breaker opened, and tells nothing new.
+            # It was under way when the breaker opened.
             return
         elif self.state is BreakerState.HALF_OPEN:
             self._pause_s = min(self._pause_s * 2, _LAST_PAUSE_S)

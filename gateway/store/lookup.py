@@ -1,4 +1,4 @@
-"""What a look-up in all tiers gave, and what it must remember from its start."""
+"""The result of a look-up, and what is remembered from its start."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from gateway.core.caching.key import EntryKey
 
 
 class Fetches:
-    """The fetches of one entry that are under way: they share this, and it ends with the last of them.
+    """Shared by the fetches of one entry that are under way; ends with the last of them.
 
     Attributes:
-        latest: number of the one that began last among those that have been stored or refused.
+        latest: the highest number among those that have ended.
     """
 
     __slots__ = ("__weakref__", "latest")
@@ -21,7 +21,7 @@ class Fetches:
         self.latest = 0
 
     def end(self, fetch: int) -> bool:
-        """Note that a fetch ends; ``False`` when one that began later has ended before it."""
+        """End a fetch; ``False`` when one that began later has ended before it."""
         if fetch < self.latest:
             return False
         self.latest = fetch
@@ -29,17 +29,17 @@ class Fetches:
 
 
 class FillToken(msgspec.Struct, frozen=True, gc=False):
-    """What a look-up or fill remembers from its start, to tell whether it was overtaken.
+    """Taken before a look-up or fetch, to find out later whether its result is outdated.
 
     Attributes:
-        key: what it is about.
+        key: of the entry.
         since: the number of the last change before it.
         wall_s: wall clock.
         monotonic_s: monotonic clock; the age of a copy counts from here.
         generation: the stack's generation in Redis, read before the fetch; ``None`` means that
             nothing may be stored there.
-        fetches: what it shares with other fetches of the entry; ``None`` before its own begins.
-        fetch: the number of its fetch: one that begins later has a higher one.
+        fetches: shared with other fetches of the entry; ``None`` before its own begins.
+        fetch: the number of its fetch; one that begins later has a higher one.
     """
 
     key: EntryKey
@@ -51,18 +51,18 @@ class FillToken(msgspec.Struct, frozen=True, gc=False):
     fetch: int = 0
 
     def ends_in_order(self) -> bool:
-        """Note that its fetch ends now; ``False`` when one that began later has ended before it."""
+        """End its fetch; ``False`` when one that began later has ended before it."""
         return self.fetches is None or self.fetches.end(self.fetch)
 
 
 class LookupResult(msgspec.Struct, frozen=True, gc=False):
-    """The answer of all tiers.
+    """The result of a look-up.
 
     Attributes:
         entry: the usable entry; ``None`` when there is none.
-        generation: the stack's generation as Redis told it; ``None`` when absent or not asked.
-        has_failed: Redis was asked and did not answer.
-        is_absent: every tier was asked, and none has the entry.
+        generation: the stack's generation in Redis; ``None`` when absent or not read.
+        has_failed: Redis did not answer.
+        is_absent: the entry is nowhere.
     """
 
     entry: Entry | None
@@ -72,14 +72,15 @@ class LookupResult(msgspec.Struct, frozen=True, gc=False):
 
 
 ABSENT = LookupResult(None, is_absent=True)
+FAILED = LookupResult(None, has_failed=True)
 
 
 class EarlyLookup(msgspec.Struct, frozen=True, gc=False):
-    """A look-up that was made before its request was read in full.
+    """A look-up made before its request was read in full.
 
     Attributes:
-        ticket: taken before it.
-        lookup: what it gave.
+        fill_token: taken before it.
+        lookup: its result.
     """
 
     fill_token: FillToken

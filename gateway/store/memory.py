@@ -1,4 +1,4 @@
-"""The tier in process memory: what was not asked for goes first, within a byte bound."""
+"""The tier in process memory, bounded in bytes: copies without hits are evicted first."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import msgspec
 from gateway.clock import Clock
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey, stack_of
-from gateway.store.base import NOTHING, StoreResult
 
-# What a copy takes beside its head and its body: key, dictionary slots, index and objects (measured).
+# Measured: key, dictionary slots, index and objects of a copy, beside its head and body.
 ENTRY_OVERHEAD_BYTES = 600
 
-
-# Of the bound, what is freed at once: each way to the oldest copy leads over the places of those removed.
-_FREED_PART = 0.01
-# How many are passed over at once: a longer way would hold up the event loop.
-_MOST_SPARED = 1_000
+# Share of the bound that is freed at once: a dictionary finds its oldest key by passing all removed ones.
+_FREED_SHARE = 0.01
+# Skipping more in one sweep would block the event loop.
+_MAX_SPARED = 1_000
 
 
 class _Copy(msgspec.Struct, gc=False):
@@ -27,23 +25,23 @@ class _Copy(msgspec.Struct, gc=False):
     Attributes:
         entry: the entry.
         ends_s: monotonic time at which this copy ends.
-        was_asked: since it was kept, or since it was last spared.
+        was_hit: since it was stored, or last spared from eviction.
     """
 
     entry: Entry
     ends_s: float
-    was_asked: bool = False
+    was_hit: bool = False
 
 
 class MemoryStore:
     """Keeps entries in this process, under `EntryKey.local`.
 
-    The oldest copy goes first, unless it was asked for: then it is spared once and becomes the youngest
-    (the clock algorithm). Compared with a list by last use, that costs less memory, and a hit one assignment.
+    The oldest copy is evicted first, unless it was hit: then it is spared once and becomes the youngest
+    (the clock algorithm). That takes less memory than a list by last use, and one assignment a hit.
 
     Args:
         limit_bytes: bound of bodies, heads and overhead together.
-        clock: tells when copies end.
+        clock: decides when copies end.
     """
 
     def __init__(self, limit_bytes: int, clock: Clock) -> None:
@@ -53,18 +51,18 @@ class MemoryStore:
         self._clock = clock
         self._is_current: Callable[[], bool] | None = None
         self._copies: dict[bytes, _Copy] = {}
-        # The keys of each stack, by its hash: should two have the same, they are forgotten together. Most
-        # stacks have one key, and a collection for each of those would be dear.
+        # The keys of each stack, by its hash: two stacks with the same are invalidated together. Most stacks
+        # have one key, for which a collection would take more memory.
         self._by_stack: dict[int, bytes | dict[bytes, None]] = {}
 
     def __len__(self) -> int:
         return len(self._copies)
 
     def check_with(self, is_current: Callable[[], bool]) -> None:
-        """Have copies served only while there is nothing to forget that has not been heard of.
+        """Return copies only while every invalidation sent by other workers has been received.
 
         Args:
-            is_current: tells whether that is so; never waits.
+            is_current: whether that is so; never waits.
         """
         self._is_current = is_current
 
@@ -73,7 +71,7 @@ class MemoryStore:
 
         Args:
             local: the key.
-            is_checked: there was nothing to forget when the request came.
+            is_checked: it was current when the request came.
         """
         copy = self._copies.get(local)
         if copy is None:
@@ -84,11 +82,11 @@ class MemoryStore:
             return None
         if self._is_current is not None and not is_checked and not self._is_current():
             return None
-        copy.was_asked = True
+        copy.was_hit = True
         return copy.entry
 
     def put(self, key: EntryKey, entry: Entry, ends_s: float) -> bool:
-        """Keep a copy until a monotonic time; ``False`` when it is over already or too large."""
+        """Keep a copy until a monotonic time; ``False`` when that has passed or the entry is too large."""
         local = key.local
         self._remove(local)
         size_bytes = _size_bytes(entry)
@@ -102,7 +100,7 @@ class MemoryStore:
         return True
 
     def discard(self, local: bytes) -> None:
-        """Remove the copy under a key of this process, if there is one."""
+        """Remove the copy under `EntryKey.local`, if there is one."""
         self._remove(local)
 
     def discard_stack(self, stack: bytes) -> None:
@@ -118,35 +116,13 @@ class MemoryStore:
         self.size_bytes = 0
 
     def retire(self) -> None:
-        """Remove everything and keep nothing more."""
+        """Remove everything, and refuse new copies."""
         self.clear()
         self.limit_bytes = 0
 
-    async def lookup(self, key: EntryKey) -> StoreResult:
-        """Return the fresh entry under a key."""
-        entry = self.get(key.local)
-        return StoreResult(entry) if entry is not None else NOTHING
-
-    async def store(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
-        """Keep an entry until its end; memory knows no generations, it is told what to forget."""
-        del generation
-        self.put(key, entry, self._clock.monotonic_s() + entry.ttl_s(self._clock.wall_s()))
-
-    async def drop(self, key: EntryKey) -> None:
-        """Remove one entry."""
-        self.discard(key.local)
-
-    async def forget(self, stack: bytes) -> None:
-        """Remove every entry of a stack."""
-        self.discard_stack(stack)
-
-    async def close(self) -> None:
-        """Remove everything."""
-        self.clear()
-
     def _make_room(self, size_bytes: int) -> None:
-        """Remove the oldest copies that nobody asked for, a hundredth of the bound at least."""
-        most_bytes = self.limit_bytes - max(size_bytes, int(self.limit_bytes * _FREED_PART))
+        """Remove the oldest copies without a hit, a hundredth of the bound at least."""
+        most_bytes = self.limit_bytes - max(size_bytes, int(self.limit_bytes * _FREED_SHARE))
         while self.size_bytes > most_bytes:
             self._sweep(self.size_bytes - most_bytes)
 
@@ -154,7 +130,7 @@ class MemoryStore:
         spared: list[bytes] = []
         removed: list[bytes] = []
         for local, copy in self._copies.items():
-            if copy.was_asked and len(spared) < _MOST_SPARED:
+            if copy.was_hit and len(spared) < _MAX_SPARED:
                 spared.append(local)
                 continue
             removed.append(local)
@@ -165,7 +141,7 @@ class MemoryStore:
             self._remove(local)
         for local in spared:
             self._copies[local] = copy = self._copies.pop(local)
-            copy.was_asked = False
+            copy.was_hit = False
         self.evictions += len(removed)
 
     def _index(self, local: bytes) -> None:

@@ -1,4 +1,4 @@
-"""How Redis is, as its answers tell, and what the log says of it."""
+"""State of Redis by the outcome of its operations: breaker, log lines, whether to leave the server."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from redis.exceptions import ResponseError
 
 from gateway.clock import Clock
 from gateway.store.breaker import PROBE, Breaker
-from gateway.store.redis_errors import is_answer, words_of, wrong_server
+from gateway.store.redis_errors import error_text, is_answer, wrong_server
 from gateway.telemetry.state_log import StateLog
 
 CHECK = "ping"
-"""The operation that shows whether a server can be used at all; so does `PROBE`."""
+"""The operation that shows whether a server accepts writes; `PROBE` is the other one."""
 
 
 class Condition:
@@ -20,75 +20,75 @@ class Condition:
 
     Args:
         clock: both clocks.
-        password: not to appear in the log; "" for none.
-        on_well: called when a check succeeds after one that did not, and after the first.
+        password: kept out of the log; "" for none.
+        on_recovered: called when a check succeeds, if it is the first or the one before failed.
 
     Attributes:
-        breaker: whether Redis is asked at all.
+        breaker: whether operations are sent at all.
         is_up: the last operation succeeded.
-        refuses: Redis is there and has said no last.
-        password: as given.
+        refuses: the last reply was an error of Redis itself.
+        password: may be replaced.
     """
 
-    def __init__(self, clock: Clock, password: str, on_well: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, password: str, on_recovered: Callable[[], None]) -> None:
         self.breaker = Breaker()
         self.is_up = False
         self.refuses = False
         self.password = password
-        self._on_well = on_well
+        self._on_recovered = on_recovered
         self._clock = clock
         self._has_been_up = False
         self._is_checked = False
         self._is_wrong = False
         self._state = StateLog("redis", clock)
-        self._refusals: dict[str, StateLog] = {}
+        self._command_logs: dict[str, StateLog] = {}
 
     def succeeded(self, operation: str) -> None:
-        """Note an answer."""
+        """Record a success."""
         self.is_up = self._has_been_up = True
         self.refuses = False
         self.breaker.succeeded(operation)
-        if operation in self._refusals:
-            self._refusals[operation].up()
+        if operation in self._command_logs:
+            self._command_logs[operation].up()
         if self.breaker.is_closed:
             self._state.up()
         if operation in (CHECK, PROBE) and not self._is_checked:
             self._is_checked = True
             self._is_wrong = False
-            self._on_well()
+            self._on_recovered()
 
     def slow(self, operation: str) -> None:
-        """Note an answer that came too late for those who asked."""
+        """Record a reply that came after the timeout."""
         self.breaker.failed(operation)
-        self._trouble("answers too slowly")
+        self._log_down("answers too slowly")
 
     def failed(self, operation: str, error: Exception) -> bool:
-        """Note a failure, and return whether this server is to be left for another one."""
+        """Record a failure; ``True`` when this server is the wrong one: close every connection."""
         if operation in (CHECK, PROBE):
             self._is_checked = False
         self.refuses = is_answer(error)
         what = wrong_server(error)
         if what is None and isinstance(error, ResponseError):
-            # A server that refuses a command still answers the others.
+            # Other commands may still be allowed.
             self.breaker.succeeded(operation)
-            if operation not in self._refusals:
-                self._refusals[operation] = StateLog(f"redis {operation}", self._clock)
-            self._refusals[operation].down(words_of(error, self.password))
+            if operation not in self._command_logs:
+                self._command_logs[operation] = StateLog(f"redis {operation}", self._clock)
+            self._command_logs[operation].down(error_text(error, self.password))
             if operation == PROBE and self._is_wrong:
-                # Another server, which may be used for what it allows.
+                # Not the wrong server any more; use it for what it allows.
                 self._is_wrong = False
-                self._on_well()
+                self._on_recovered()
             return False
         self.is_up = False
-        is_left = what is not None and not self._is_wrong
-        if is_left:
+        is_newly_wrong = what is not None and not self._is_wrong
+        if is_newly_wrong:
             self._is_wrong = True
             self._is_checked = False
-        self.breaker.failed(operation, at_once=is_left)
-        self._trouble((what or "") + words_of(error, self.password))
-        return is_left
+        self.breaker.failed(operation, at_once=is_newly_wrong)
+        self._log_down((what or "") + error_text(error, self.password))
+        return is_newly_wrong
 
-    def _trouble(self, words: str) -> None:
-        # One lost packet is no change of state.
+    def _log_down(self, reason: str) -> None:
+        # A single failure is not logged: it may be one lost packet.
         if not self.breaker.is_closed or not self._has_been_up:
-            self._state.down(words)
+            self._state.down(reason)

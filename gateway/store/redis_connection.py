@@ -1,4 +1,4 @@
-"""Connections to Redis that wait for nothing in secret and end at once."""
+"""Connections to Redis without hidden waits or retries, closed at once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from redis.backoff import NoBackoff
 
 
 class _EndsAtOnce(AbstractConnection):
-    """Ends without a wait.
+    """Closes without waiting.
 
-    The library closes a connection politely: it waits until what was written has gone out, which a Redis
-    that reads nothing never lets happen, so socket and buffers stay. And while it waits, the pool may hand
-    out the connection, which is opened anew and then forgotten open by the one who waited.
+    The library waits until everything written has been sent. With a Redis that reads nothing that never
+    happens, and socket and buffers leak. Meanwhile the pool may hand out the connection again, which then
+    leaks reopened.
     """
 
     _writer: asyncio.StreamWriter | None
@@ -34,7 +34,7 @@ class _EndsAtOnce(AbstractConnection):
         failure_count: int | None = None,
         health_check_failed: bool = False,
     ) -> None:
-        """Let go of the socket; nothing is awaited on the way."""
+        """Abort the socket."""
         del nowait
         if self._writer is not None:
             self._writer.transport.abort()
@@ -46,7 +46,7 @@ class _TcpConnection(_EndsAtOnce, Connection):
 
 
 class _TlsConnection(_EndsAtOnce, SSLConnection):
-    """Uses one context for all: the library reads the certificates anew for each, which takes 20 ms."""
+    """Shares one TLS context: the library loads the certificates for each connection, which takes 20 ms."""
 
     def __init__(self, *, tls: ssl.SSLContext | None, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -77,7 +77,7 @@ def connection_arguments(url: str, timeout_s: float, tls: ssl.SSLContext | None 
     return {
         **parsed,
         **({"tls": tls} if kind is _TlsConnection else {}),
-        # The library takes this for a mistake where there is no TCP.
+        # The library rejects it for Unix sockets.
         **({} if kind is _UnixConnection else {"socket_keepalive": True}),
         "connection_class": kind,
         "socket_timeout": timeout_s,
@@ -85,7 +85,7 @@ def connection_arguments(url: str, timeout_s: float, tls: ssl.SSLContext | None 
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
         "protocol": 2,
-        # Telling Redis the library's name would cost every new connection a round trip.
+        # CLIENT SETINFO would cost each new connection a round trip.
         "driver_info": None,
     }
 

@@ -1,4 +1,4 @@
-"""What Redis's errors mean: silence, a refusal of one command, or a server that is the wrong one."""
+"""Classifies errors: no reply, one command refused by Redis, or the wrong server."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 import redis.asyncio as aioredis
 from redis.exceptions import ResponseError
 
-# A pipeline puts the command in front, with the beginning of its values, and writes the words as a tuple.
+# redis-py prefixes an error of a pipeline with the command, and formats the error's arguments as a tuple.
 _OF_PIPELINE = re.compile(
     r"Command # \d+ \(.*\) of pipeline caused error: (\([\"'])?(?P<words>.*?)(?(1)[\"'],\))", re.DOTALL
 )
 _CLUSTER = "a node of a Redis Cluster, which is not supported yet (redis+cluster:// will be); "
 _SENTINEL = "a Sentinel, which is not supported yet (redis+sentinel:// will be); "
-# Each answers every request alike, as long as one stays connected to this server.
+# With these, every command on this server fails in the same way.
 _WRONG_SERVER = {
     "MOVED": _CLUSTER,
     "ASK": _CLUSTER,
@@ -24,21 +24,33 @@ _WRONG_SERVER = {
     "READONLY": "a replica; ",
     "MASTERDOWN": "a replica without its master; ",
     "LOADING": "",
-    # A former master that has lost its replicas, and perhaps its place.
+    # A master without its replicas: it may have been replaced.
     "NOREPLICAS": "",
 }
 _BY_TEXT = {
-    # What it does not know are the plainest commands there are.
+    # Only a Sentinel lacks such basic commands.
     "unknown command": _SENTINEL,
     "SELECT is not allowed in cluster mode": _CLUSTER,
 }
 
 
-class PartlyRefused(ResponseError):
-    """Redis has refused some of several commands; caused by the `worst` refusal.
+class StoreError(Exception):
+    """An operation failed.
 
     Attributes:
-        replies: to all of them, in order.
+        kind: for metrics: ``timeout``, ``connection``, ``answer``, or ``open`` when the breaker was.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+class PartlyRefused(ResponseError):
+    """Redis refused some commands of a pipeline; the cause is the `worst` error.
+
+    Attributes:
+        replies: to all commands, in order.
     """
 
     def __init__(self, replies: Sequence[object]) -> None:
@@ -46,9 +58,9 @@ class PartlyRefused(ResponseError):
         self.replies = replies
 
 
-def worst(refusals: Sequence[ResponseError]) -> ResponseError:
-    """Return the one that tells most: of a server that is to be left, if one does."""
-    return next((one for one in refusals if wrong_server(one) is not None), refusals[0])
+def worst(errors: Sequence[ResponseError]) -> ResponseError:
+    """Return the first that shows a wrong server, otherwise the first."""
+    return next((one for one in errors if wrong_server(one) is not None), errors[0])
 
 
 def kind_of(error: BaseException) -> str:
@@ -63,7 +75,7 @@ def kind_of(error: BaseException) -> str:
 
 
 def is_answer(error: BaseException) -> bool:
-    """Tell whether Redis itself has said no."""
+    """Whether the error is a reply of Redis itself."""
     return any(
         isinstance(one, ResponseError) or getattr(one, "status_code", None) is not None
         for one in _with_causes(error)
@@ -71,7 +83,7 @@ def is_answer(error: BaseException) -> bool:
 
 
 def wrong_server(error: BaseException) -> str | None:
-    """Return what is known of a server that is to be left, "" for nothing, or ``None`` when it is not."""
+    """Describe the wrong server: text for the log, may be ""; ``None`` when the server is the right one."""
     for one in _with_causes(error):
         code, text = _code_and_text(one)
         if code in _WRONG_SERVER:
@@ -82,23 +94,23 @@ def wrong_server(error: BaseException) -> str | None:
     return None
 
 
-def words_of(error: BaseException, password: str = "") -> str:
-    """Return the other side's own words with the class of the error, for the log.
+def error_text(error: BaseException, password: str = "") -> str:
+    """Return the error text of Redis with the class of the error, for the log.
 
     Args:
-        error: as the library raised it; it has cut the code off the words.
-        password: does not appear in them; "" for none.
+        error: as raised by redis-py, which cuts the error code off the text.
+        password: masked in the text; "" for none.
     """
     for one in _with_causes(error):
         if isinstance(one, ResponseError):
             error = one
     code, text = _code_and_text(error)
     if password:
-        # A server that does not know AUTH repeats what it was sent.
+        # A server that does not know AUTH repeats its arguments.
         text = text.replace(password, "***")
-    said = " ".join(part for part in (code, text) if part)
+    reply = " ".join(part for part in (code, text) if part)
     name = type(error).__name__
-    return f"{said} ({name})" if said else name
+    return f"{reply} ({name})" if reply else name
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:

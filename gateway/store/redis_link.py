@@ -1,4 +1,4 @@
-"""The connections to Redis: a bounded pool that can be left for where the address leads then."""
+"""The connection pool of Redis, bounded and replaceable."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gateway.tasks import TaskSet
 
 
 class Link:
-    """Opens connections as they are needed, and keeps them.
+    """Opens connections on demand, and keeps them.
 
     Args:
         settings: how to reach Redis.
-        tasks: runs what closes connections.
-        on_opened: called, without waiting, before a new connection carries a command.
+        tasks: run the closing of connections.
+        on_opened: called before a new connection carries a command.
 
     Attributes:
-        client: what sends commands now; another one after each change of server or settings.
-        settings: as given.
+        client: sends commands; replaced with the server or the settings.
+        settings: as last given.
     """
 
     def __init__(self, settings: RedisSettings, tasks: TaskSet, on_opened: Callable[[], None]) -> None:
@@ -36,24 +36,24 @@ class Link:
     @property
     def connections(self) -> int:
         """How many connections carry a command."""
-        # The pool has no public way to tell.
+        # The pool has no public attribute for it.
         return len(self.client.connection_pool._in_use_connections)
 
     def connect_with(self, settings: RedisSettings) -> None:
-        """Use another user, password or TLS context for connections that are opened from now on."""
+        """Use another user, password or TLS context for connections opened from now on."""
         self.settings = settings
-        # A pool opens the connections it knows with what they were made with, however often.
+        # A pool reopens its connections with the arguments they were made with.
         former, self.client = self.client, self._make_client()
         self._tasks.start(self._retire(former), "redis-retire")
 
-    def leave(self) -> None:
-        """Close every connection: the next one is opened to where the address leads then."""
+    def close_all(self) -> None:
+        """Close every connection; the next one resolves the address again."""
         former, self.client = self.client, self._make_client()
-        self._tasks.start(former.connection_pool.disconnect(), "redis-leave")
+        self._tasks.start(former.connection_pool.disconnect(), "redis-close")
 
     async def disconnect_idle(self) -> None:
-        """Close what carries no command."""
-        # Not the pool's own way, which waits: what is idle now may be in use by then.
+        """Close connections that carry no command."""
+        # Not with the pool's own method: it waits, and what is idle now may be in use by then.
         for connection in list(self.client.connection_pool._available_connections):
             await connection.disconnect()
 
@@ -71,12 +71,12 @@ class Link:
             **connection_arguments(settings.url, settings.timeout_s, settings.tls),
         )
         client = aioredis.Redis.from_pool(pool)
-        # The library's own tells only whether it was PONG.
-        client.set_response_callback("PING", _as_it_is)
+        # The library's own only returns whether it was PONG.
+        client.set_response_callback("PING", _unchanged)
         return client
 
     async def _retire(self, client: aioredis.Redis) -> None:
-        # What it still has under way ends or fails by then.
+        # Commands under way end within the timeout.
         await asyncio.sleep(self.settings.timeout_s)
         await client.aclose()
         await client.connection_pool.disconnect()
@@ -86,14 +86,14 @@ class Link:
             await connection.on_connect()
         except ResponseError as error:
             await connection.disconnect()
-            # What is refused is the whole connection, and not one command.
+            # The connection is refused, not one command.
             raise aioredis.ConnectionError from error
         except BaseException:
-            # The library ends it after its own errors only; half set up it must not carry a command.
+            # The library closes it after its own errors only; half set up it must not carry a command.
             await connection.disconnect()
             raise
         self._on_opened()
 
 
-def _as_it_is(response: Any, **_: Any) -> Any:
+def _unchanged(response: Any, **_: Any) -> Any:
     return response

@@ -1,4 +1,4 @@
-"""Look-ups in Redis, joined: many go in one round trip."""
+"""Batches look-ups in Redis: many in one round trip."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from collections.abc import Awaitable, Callable, Coroutine
 import msgspec
 
 from gateway.core.caching.key import EntryKey
-from gateway.store.base import StoreError
+from gateway.store.redis_errors import StoreError
 
-# Keys of one MGET; a larger batch would hold up Redis for everybody else.
+# Look-ups in one MGET; a larger one would block Redis for other clients.
 _BATCH = 64
-# While a batch is under way, how long others wait for its end, to go together.
+# While a batch is under way, how long later look-ups wait to go together.
 _GATHER_S = 0.001
 
 
-class Values(msgspec.Struct, frozen=True, gc=False):
-    """What stands at an entry's key and at its stack's generation; ``None`` where nothing does."""
+class LookupValues(msgspec.Struct, frozen=True, gc=False):
+    """The values of an entry's key and of its stack's generation key; ``None`` where there is none."""
 
     entry: object
     generation: object
 
 
-Told = Callable[[Values | StoreError], None]
-"""Called once with what was found, or with why nothing is known."""
+OnValues = Callable[[LookupValues | StoreError], None]
+"""Called once with the values, or with why they are unknown."""
 
 
 class LookupBatcher:
-    """Collects look-ups and sends them: those of one turn of the event loop, and under load those that come
-    while others are under way, since a command costs more than what it asks for.
+    """Collects look-ups and sends them together.
+
+    A batch holds those of one turn of the event loop; while others are under way also those of the next
+    millisecond, because a command costs more than its keys.
 
     Args:
         timeout_s: how long each of them waits.
@@ -46,49 +48,49 @@ class LookupBatcher:
         self._timeout_s = timeout_s
         self._mget = mget
         self._start = start
-        self._asked: list[tuple[EntryKey, Told]] = []
+        self._waiting: list[tuple[EntryKey, OnValues]] = []
         self._under_way = 0
         self._next: asyncio.Handle | None = None
         self._loop = asyncio.get_running_loop()
 
-    def ask(self, key: EntryKey, told: Told) -> None:
-        """Look up one entry; ``told`` is called later, in time."""
+    def add(self, key: EntryKey, on_values: OnValues) -> None:
+        """Look up one entry; ``on_values`` is called later, within the timeout."""
         if self._next is None:
             loop = self._loop
             self._next = (
                 loop.call_later(_GATHER_S, self._send) if self._under_way else loop.call_soon(self._send)
             )
-        self._asked.append((key, told))
+        self._waiting.append((key, on_values))
 
     def _send(self) -> None:
         if self._next is not None:
             self._next.cancel()
             self._next = None
-        asked, self._asked = self._asked, []
-        for start in range(0, len(asked), _BATCH):
-            self._start(self._look_up(asked[start : start + _BATCH]), "redis-lookup")
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), _BATCH):
+            self._start(self._look_up(waiting[start : start + _BATCH]), "redis-lookup")
 
-    async def _look_up(self, batch: list[tuple[EntryKey, Told]]) -> None:
-        # One deadline for all: they were asked in the same turn. The command itself goes on to its own end.
-        late = self._loop.call_later(self._timeout_s, _give_up, batch)
+    async def _look_up(self, batch: list[tuple[EntryKey, OnValues]]) -> None:
+        # One deadline for all of one turn. The command itself is not cancelled.
+        deadline = self._loop.call_later(self._timeout_s, _time_out, batch)
         self._under_way += 1
         try:
             values = await self._mget([name for key, _ in batch for name in (key.name, key.generation)])
         except StoreError as error:
-            for _, told in batch:
-                told(error)
+            for _, on_values in batch:
+                on_values(error)
             return
         finally:
-            late.cancel()
+            deadline.cancel()
             self._under_way -= 1
-            if self._asked:
+            if self._waiting:
                 self._send()
-        for position, (_, told) in enumerate(batch):
-            told(Values(values[2 * position], values[2 * position + 1]))
+        for position, (_, on_values) in enumerate(batch):
+            on_values(LookupValues(values[2 * position], values[2 * position + 1]))
 
 
-def _give_up(batch: list[tuple[EntryKey, Told]]) -> None:
+def _time_out(batch: list[tuple[EntryKey, OnValues]]) -> None:
     waiting = batch[:]
     batch.clear()
-    for _, told in waiting:
-        told(StoreError("timeout"))
+    for _, on_values in waiting:
+        on_values(StoreError("timeout"))

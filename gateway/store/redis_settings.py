@@ -1,4 +1,4 @@
-"""How to reach Redis and how long to wait for it."""
+"""Settings of the connections to Redis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class RedisSettings(msgspec.Struct, frozen=True):
     Attributes:
         url: checked ``redis://``, ``rediss://`` or ``unix://`` URL.
         timeout_s: of one operation, connecting included.
-        max_connections: bound of connections for commands.
+        max_connections: bound of the pool.
         generation_ttl_s: how long a generation outlives the last store under it.
         mint_ttl_s: how long a new generation lives without a store.
         tls: for a ``rediss://`` URL.

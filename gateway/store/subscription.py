@@ -1,4 +1,4 @@
-"""Hears what other replicas forgot, and knows when it may have missed something."""
+"""Receives the invalidations of other replicas, and reports when some may have been missed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import redis.asyncio as aioredis
 from gateway.clock import Clock
 from gateway.core.caching.invalidation_message import InvalidationMessage, read_message
 from gateway.store.redis_connection import connection_arguments, password_of
-from gateway.store.redis_errors import words_of
+from gateway.store.redis_errors import error_text
 from gateway.store.redis_settings import RedisSettings
 from gateway.telemetry.state_log import StateLog
 
@@ -20,15 +20,15 @@ _PING_S = 1.0
 _SILENT_S = 2.0
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 1.0
-# A subscription waits for others' writes, not for an answer: connecting may take longer than a look-up.
+# No request waits for it, so connecting may take longer than a look-up.
 _CONNECT_S = 1.0
 
 
 class _PubSub(aioredis.client.PubSub):
-    """Never connects again by itself.
+    """Never reconnects by itself.
 
-    The library does, and subscribes anew while connecting: before a Redis that accepts and resets it calls
-    itself until the stack is full, hundreds of connections later, and loses the last of them.
+    The library reconnects and subscribes while connecting: with a server that accepts and resets, it recurses
+    until the stack overflows, hundreds of connections later, and leaks the last of them.
     """
 
     async def _reconnect(self, conn: Any, *_: Any, **__: Any) -> None:
@@ -36,15 +36,17 @@ class _PubSub(aioredis.client.PubSub):
 
 
 class Subscription:
-    """Listens on the gateway's channel, reconnecting for ever.
+    """Listens on the gateway's channel, and reconnects.
 
     Args:
         settings: how to reach Redis.
         channel: from `KeySpace.channel`.
-        clock: tells silence.
-        on_confirmed: called each time the subscription stands anew: whatever was said before may
-            have been missed.
-        on_note: called with each note.
+        clock: measures silence.
+        on_confirmed: called each time the subscription is confirmed: earlier messages may have been missed.
+        on_message: called with each message.
+
+    Attributes:
+        is_up: messages are received.
     """
 
     def __init__(
@@ -53,88 +55,88 @@ class Subscription:
         channel: bytes,
         clock: Clock,
         on_confirmed: Callable[[], None],
-        on_note: Callable[[InvalidationMessage], None],
+        on_message: Callable[[InvalidationMessage], None],
     ) -> None:
         self.is_up = False
-        self._first = asyncio.Event()
-        self._may_listen = asyncio.Event()
-        self._may_listen.set()
-        self._departures = 0
+        self._is_confirmed = asyncio.Event()
+        self._may_connect = asyncio.Event()
+        self._may_connect.set()
+        self._pauses = 0
         self._state = StateLog("redis subscription", clock)
         self._settings = settings
         self._channel = channel
         self._clock = clock
         self._on_confirmed = on_confirmed
-        self._on_note = on_note
+        self._on_message = on_message
 
-    async def wait_first(self, timeout_s: float) -> None:
-        """Wait until it stands for the first time, at most for ``timeout_s``."""
+    async def wait_confirmed(self, timeout_s: float) -> None:
+        """Wait for the first confirmation, at most for ``timeout_s``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._first.wait()
+                await self._is_confirmed.wait()
 
     def connect_with(self, settings: RedisSettings) -> None:
-        """Use another user, password or TLS context from the next connection on."""
+        """Use another user, password or TLS context for the next connection."""
         self._settings = settings
 
-    def leave(self) -> None:
-        """Trust no word of this server any more, and listen to none before `come_back`."""
+    def pause(self) -> None:
+        """Leave this server, and connect to none before `resume`."""
         self.is_up = False
-        self._departures += 1
-        self._may_listen.clear()
+        self._pauses += 1
+        self._may_connect.clear()
 
-    def come_back(self) -> None:
-        """Listen to the server that is there now."""
-        self._may_listen.set()
+    def resume(self) -> None:
+        """Connect to the server that the address leads to now."""
+        self._may_connect.set()
 
     async def run(self) -> None:
         """Listen until cancelled."""
         retry_s = _FIRST_RETRY_S
         while True:
-            await self._may_listen.wait()
-            departures = self._departures
-            why = f"no word for {_SILENT_S:g} s"
+            await self._may_connect.wait()
+            pauses = self._pauses
+            why = f"no message for {_SILENT_S:g} s"
             try:
                 await self._listen()
-            except Exception as error:  # a parser that is fed with garbage raises whatever it meets
+            except Exception as error:  # the parser raises anything when fed with garbage
                 if (task := asyncio.current_task()) is not None and task.cancelling():
-                    # The connection failed on its way out of the cancellation.
+                    # The connection failed while it was being cancelled.
                     raise asyncio.CancelledError from error
-                why = words_of(error, password_of(self._settings.url))
-            if departures == self._departures:
+                why = error_text(error, password_of(self._settings.url))
+            if pauses == self._pauses:
                 self._state.down(why)
             retry_s = _FIRST_RETRY_S if self.is_up else min(retry_s * 2, _LAST_RETRY_S)
             self.is_up = False
             await asyncio.sleep(retry_s)
 
     async def _listen(self) -> None:
-        """Listen on one connection until it fails or falls silent."""
+        """Listen on one connection until it fails or is silent for too long."""
         arguments = connection_arguments(self._settings.url, _CONNECT_S, self._settings.tls)
         client = aioredis.Redis.from_pool(aioredis.ConnectionPool(max_connections=1, **arguments))
         async with client, _PubSub(client.connection_pool) as subscription:
-            departures = self._departures
+            pauses = self._pauses
             await subscription.subscribe(self._channel)
-            heard_s = self._clock.monotonic_s()
-            while departures == self._departures and self._clock.monotonic_s() - heard_s < _SILENT_S:
+            received_s = self._clock.monotonic_s()
+            while pauses == self._pauses and self._clock.monotonic_s() - received_s < _SILENT_S:
                 message = await subscription.get_message(timeout=_PING_S)
                 if message is None:
                     await subscription.ping()
                     continue
-                heard_s = self._clock.monotonic_s()
-                if departures == self._departures:
-                    self._hear(message)
+                received_s = self._clock.monotonic_s()
+                if pauses == self._pauses:
+                    self._receive(message)
 
-    def _hear(self, message: dict[str, Any]) -> None:
-        match message["type"]:
+    def _receive(self, reply: dict[str, Any]) -> None:
+        match reply["type"]:
             case "subscribe":
                 self.is_up = True
                 self._state.up()
-                self._first.set()
+                self._is_confirmed.set()
                 self._on_confirmed()
             case "message":
-                data = message["data"]
-                note = read_message(data) if isinstance(data, bytes) else None
-                if note is not None:
-                    self._on_note(note)
+                data = reply["data"]
+                message = read_message(data) if isinstance(data, bytes) else None
+                if message is not None:
+                    self._on_message(message)
             case _:
                 pass

@@ -178,7 +178,7 @@ class AccessLog:
             else "",
             "answered_by": _who(answered),
             "upstream_ms": None if upstream_s is None else round(upstream_s * 1000, 2),
-            "took_ms": round(answered.took_s * 1000, 2),
+            "duration_ms": round(answered.took_s * 1000, 2),
             "received_bytes": answered.received_bytes,
             "sent_bytes": answered.sent_bytes,
         }

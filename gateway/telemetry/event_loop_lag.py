@@ -10,7 +10,7 @@ from gateway.telemetry.metrics import Histogram
 _EVERY_S = 1.0
 
 
-class LoopLag:
+class EventLoopLag:
     """Asks the loop for a call once a second and measures how late that comes.
 
     Args:

@@ -14,9 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-import msgspec
-
-from gateway.core.caching.cache_status import HIT, CacheStatus, Reason, outcome, refused
+from gateway.core.caching.cache_status import HIT, CacheStatus, Reason, outcome, stage
 from gateway.telemetry.metrics_catalogue import (
     ERROR,
     FAMILIES,
@@ -31,6 +29,7 @@ from gateway.telemetry.metrics_catalogue import (
     UPSTREAM_BOUNDS_S,
     Kind,
 )
+from gateway.telemetry.snapshot import Buckets, Snapshot, Value
 
 _PLAIN_HIT = (HIT, "", "2xx")
 _METHODS = frozenset(METHODS)
@@ -57,38 +56,6 @@ class Histogram:
         self.total_s += duration_s
 
 
-class Value(msgspec.Struct, frozen=True, array_like=True):
-    """A number under its label values, in the order of `metrics_catalogue.Family.labels`."""
-
-    labels: tuple[str, ...]
-    number: float
-
-
-class Buckets(msgspec.Struct, frozen=True, array_like=True):
-    """A histogram under its label values: how many fell under each bound alone, and the sum in seconds."""
-
-    labels: tuple[str, ...]
-    counts: tuple[int, ...]
-    total_s: float
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """What one process had counted at one moment, by family.
-
-    Attributes:
-        values: counters and gauges.
-        histograms: histograms.
-    """
-
-    values: dict[str, list[Value]]
-    histograms: dict[str, list[Buckets]]
-
-
-def told(gauges: Mapping[str, float]) -> Snapshot:
-    """Return numbers without labels as a snapshot, by their names in the catalogue."""
-    return Snapshot({name: [Value((), float(number))] for name, number in gauges.items()}, {})
-
-
 class Metrics:
     """Counters of one process; every label value comes from a fixed list.
 
@@ -100,21 +67,21 @@ class Metrics:
         errors: answers that the gateway made itself, by code.
         throttled: answers with status 429, by who gave them.
         request_s: durations to the head of the answer by outcome.
-        upstream_calls: requests sent upstream by method.
+        upstream_requests: requests sent upstream by method.
         upstream_failures: exchanges without a usable response, by RFC 9209 error type.
         upstream_s: durations to the upstream's head by status class.
         upstream_wait_s: waits for a place in the upstream pool.
         redis_failures: failed operations by (operation, kind).
         redis_s: durations by operation.
         redis_subscriptions: how often the subscription was confirmed.
-        entries_refused: look-ups that found bytes which do not verify.
+        entries_invalid: look-ups that found bytes which do not verify.
         not_stored: fetches that were not stored in a tier, by cause.
         forgotten: stacks forgotten, by cause.
-        unanswered: requests whose caller left before the answer, or that a drain cut.
+        requests_aborted: requests whose caller left before the answer, or that a drain cut.
         bad_requests: requests refused before they were understood, by status.
         connections_refused: connections beyond the bound.
         connections_unfit: connections closed for want of a PROXY protocol header, by `Unfit`.
-        loop_lag_s: how late the event loop was, once a second.
+        event_loop_lag_s: how late the event loop was, once a second.
     """
 
     def __init__(self) -> None:
@@ -124,22 +91,22 @@ class Metrics:
         self.stored = 0
         self.errors: Counter[str] = Counter()
         self.throttled: Counter[str] = Counter()
-        self.aborted = 0
+        self.requests_aborted = 0
         self.request_s = {how: Histogram(UPSTREAM_BOUNDS_S) for how in _OUTCOMES}
-        self.upstream_calls: Counter[str] = Counter()
+        self.upstream_requests: Counter[str] = Counter()
         self.upstream_failures: Counter[str] = Counter()
         self.upstream_s = {status: Histogram(UPSTREAM_BOUNDS_S) for status in (*STATUS_CLASSES, NO_STATUS)}
         self.upstream_wait_s = Histogram(UPSTREAM_BOUNDS_S)
         self.redis_failures: Counter[tuple[str, str]] = Counter()
         self.redis_s = {operation: Histogram(REDIS_BOUNDS_S) for operation in OPERATIONS}
         self.redis_subscriptions = 0
-        self.entries_refused = 0
+        self.entries_invalid = 0
         self.not_stored: Counter[str] = Counter()
-        self.forgotten: Counter[str] = Counter()
+        self.invalidations: Counter[str] = Counter()
         self.bad_requests: Counter[str] = Counter()
         self.connections_refused = 0
         self.connections_unfit: Counter[str] = Counter()
-        self.loop_lag_s = Histogram(LOOP_BOUNDS_S)
+        self.event_loop_lag_s = Histogram(LOOP_BOUNDS_S)
 
     def answered(self, cache_status: CacheStatus | None, status: int, took_s: float) -> None:
         """Count an answer.
@@ -167,7 +134,7 @@ class Metrics:
     def called(self, method: str, waited_s: float) -> None:
         """Count a request sent upstream and its wait; methods that callers make up count together."""
         self.upstream_wait_s.observe(waited_s)
-        self.upstream_calls[method if method in _METHODS else "other"] += 1
+        self.upstream_requests[method if method in _METHODS else "other"] += 1
 
     def redis_took(self, operation: str, took_s: float) -> None:
         """Note how long a Redis operation took, failed ones too."""
@@ -213,22 +180,22 @@ class Metrics:
         for (how, reason, _), count in requests.items():
             hits += count if how == HIT else 0
             if reason:
-                refusals[refused(Reason(reason)), reason] += count
+                refusals[stage(Reason(reason)), reason] += count
         return {
             "requests": dict(requests.items()),
-            "refusals": refusals,
+            "uncached": refusals,
             "errors": _by_one(self.errors),
             "throttled": _by_one(self.throttled),
-            "unanswered": {(): self.aborted},
+            "requests_aborted": {(): self.requests_aborted},
             "bad_requests": _by_one(self.bad_requests),
-            "upstream_calls_saved": {(HIT,): hits, ("collapsed",): self.collapsed},
+            "upstream_requests_saved": {(HIT,): hits, ("collapsed",): self.collapsed},
             "records_stored": {(): self.stored},
             "not_stored": _by_one(self.not_stored),
-            "forgotten": _by_one(self.forgotten),
-            "entries_refused": {(): self.entries_refused},
+            "invalidations": _by_one(self.invalidations),
+            "entries_invalid": {(): self.entries_invalid},
             "connections_refused": {(): self.connections_refused},
             "connections_unfit": _by_one(self.connections_unfit),
-            "upstream_calls": _by_one(self.upstream_calls),
+            "upstream_requests": _by_one(self.upstream_requests),
             "upstream_failures": _by_one(self.upstream_failures),
             "redis_subscriptions": {(): self.redis_subscriptions},
             "redis_failures": dict(self.redis_failures.items()),
@@ -240,7 +207,7 @@ class Metrics:
             "upstream_duration_seconds": _buckets(self.upstream_s.items()),
             "upstream_wait_seconds": _buckets([(None, self.upstream_wait_s)]),
             "redis_duration_seconds": _buckets(self.redis_s.items()),
-            "loop_lag_seconds": _buckets([(None, self.loop_lag_s)]),
+            "event_loop_lag_seconds": _buckets([(None, self.event_loop_lag_s)]),
         }
 
 

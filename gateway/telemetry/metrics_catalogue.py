@@ -12,11 +12,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from gateway.core.caching.cache_status import HIT, OUTCOMES, Reason, refused
+from gateway.core.caching.cache_status import HIT, OUTCOMES, Reason, stage
 from gateway.core.http.proxy_header import Unfit
 
 PREFIX = "aos_gateway_"
-OPERATIONS = ("lookup", "mint", "write", "forget", "probe", "ping")
+OPERATIONS = ("lookup", "mint", "write", "invalidate", "probe", "ping")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other")
 STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
 NO_STATUS = "none"
@@ -122,11 +122,11 @@ FAMILIES: tuple[Family, ...] = (
         ((HIT, "", "2xx"), ("miss", "", "2xx"), ("bypass", Reason.ROUTE.value, "2xx"), (ERROR, "", "5xx")),
     ),
     _counter(
-        "refusals",
+        "uncached",
         "Answered requests that the cache said no to: lookup (not asked), serve (an entry was of no use), "
         "store (the record was not kept).",
-        ("what", "reason"),
-        tuple((refused(reason), reason.value) for reason in Reason),
+        ("stage", "reason"),
+        tuple((stage(reason), reason.value) for reason in Reason),
     ),
     _counter(
         "errors",
@@ -144,7 +144,8 @@ FAMILIES: tuple[Family, ...] = (
         _each((UPSTREAM, GATEWAY)),
     ),
     _counter(
-        "unanswered", "Requests that got no answer: their caller left before it, or a drain's time was over."
+        "requests_aborted",
+        "Requests that ended without a response: the caller left, or the drain deadline passed.",
     ),
     _counter(
         "bad_requests",
@@ -162,7 +163,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     # What the cache is good for.
     _counter(
-        "upstream_calls_saved",
+        "upstream_requests_saved",
         "Requests that cost the upstream nothing: hits, and those that joined another one's fetch.",
         ("how",),
         _each((HIT, "collapsed")),
@@ -174,8 +175,13 @@ FAMILIES: tuple[Family, ...] = (
         ("cause",),
         _each(("overtaken", "queue-full", "redis-failed")),
     ),
-    _counter("forgotten", "Stacks forgotten, by cause.", ("cause",), _each(("write", "purge", "note"))),
-    _counter("entries_refused", "Stored bytes that did not verify: damaged, forged or of another secret."),
+    _counter(
+        "invalidations",
+        "Stacks invalidated, by cause; message: by another replica or worker.",
+        ("cause",),
+        _each(("write", "purge", "message")),
+    ),
+    _counter("entries_invalid", "Stored bytes that did not verify: damaged, forged or of another secret."),
     # Callers' connections.
     _gauge("connections", "Open downstream connections."),
     _gauge("connections_limit", "Bound of open downstream connections."),
@@ -187,7 +193,7 @@ FAMILIES: tuple[Family, ...] = (
         _each(why.value for why in Unfit),
     ),
     # The upstream.
-    _counter("upstream_calls", "Requests sent upstream.", ("method",), _each(METHODS)),
+    _counter("upstream_requests", "Requests sent upstream.", ("method",), _each(METHODS)),
     _counter("upstream_failures", "Exchanges without a usable response.", ("error",), _PROXY_ERRORS),
     Family(
         "upstream_duration_seconds",
@@ -208,13 +214,13 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("upstream_parked", "Those of them that wait for a caller who sends or reads slowly."),
     _gauge("upstream_waiting", "Requests waiting for an upstream connection."),
     _gauge("upstream_waiting_limit", "Bound of requests waiting for an upstream connection."),
-    _gauge("flights", "Shared fetches under way."),
+    _gauge("fetches_in_flight", "Shared fetches under way."),
     _gauge("throttled_callers", "Callers whom the upstream asked to wait, and whose time is not over."),
     # Memory.
-    _gauge("memory_bytes", "Bytes held by the memory tier."),
-    _gauge("memory_limit_bytes", "Bound of the memory tier; 0: it is off."),
-    _gauge("memory_entries", "Entries held by the memory tier."),
-    _counter("memory_evictions", "Entries that left the memory tier for want of room."),
+    _gauge("memory_cache_bytes", "Bytes held by the memory tier."),
+    _gauge("memory_cache_limit_bytes", "Bound of the memory tier; 0: it is off."),
+    _gauge("memory_cache_entries", "Entries held by the memory tier."),
+    _counter("memory_cache_evictions", "Entries that left the memory tier for want of room."),
     # Redis.
     _gauge("redis_configured", "1 when there is a Redis to use.", Merge.GREATEST),
     _gauge("redis_up", "1 when the last Redis operation succeeded, 0 when it failed.", Merge.LEAST),
@@ -230,8 +236,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _gauge("redis_connections", "Connections to Redis that carry a command."),
     _gauge("redis_connections_limit", "Bound of connections to Redis for commands."),
-    _gauge("redis_debts", "Stacks that Redis must still be told to forget."),
-    _gauge("redis_queue", "Stores waiting to be sent to Redis."),
+    _gauge("redis_pending_invalidations", "Stacks that Redis must still be told to forget."),
+    _gauge("redis_write_queue", "Stores waiting to be sent to Redis."),
     _counter(
         "redis_failures",
         "Failed Redis operations.",
@@ -248,7 +254,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     # The process.
     Family(
-        "loop_lag_seconds",
+        "event_loop_lag_seconds",
         Kind.HISTOGRAM,
         "How late the event loop came to a call it was to make, looked at once a second.",
         bounds_s=LOOP_BOUNDS_S,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from gateway.telemetry.metrics import Buckets, Snapshot, Value
 from gateway.telemetry.metrics_catalogue import FAMILIES, Kind, Merge
+from gateway.telemetry.snapshot import Buckets, Snapshot, Value
 
 _MERGES: dict[Merge, Callable[[list[float]], float]] = {
     Merge.SUM: sum,

@@ -1,9 +1,9 @@
-"""One scrape from what one or several processes have counted; the only user of prometheus_client."""
+"""Encodes a snapshot for Prometheus; the only user of prometheus_client."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Final
 
@@ -18,9 +18,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from gateway.telemetry.metrics import Snapshot
 from gateway.telemetry.metrics_catalogue import FAMILIES, Family, Kind
-from gateway.telemetry.metrics_merge import merged
+from gateway.telemetry.snapshot import Snapshot
 
 _Format = tuple[Callable[[Collector], bytes], str]
 _TEXT: Final[_Format] = (generate_latest, CONTENT_TYPE_PLAIN_0_0_4)
@@ -37,18 +36,18 @@ _FORMATS: Final = {
 _QVALUE = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
 
-def render(snapshots: Sequence[Snapshot], accept: str = "") -> tuple[bytes, str]:
-    """Put the snapshots of all processes together.
+def render(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
+    """Encode a snapshot.
 
     Args:
-        snapshots: one of each process.
-        accept: what the reader accepts, as in the field ``Accept``.
+        snapshot: of one process or merged.
+        accept: value of the request's ``Accept``.
 
     Returns:
         The body and its content type: OpenMetrics 1.0 where it is preferred, else text 0.0.4.
     """
     registry = CollectorRegistry()
-    registry.register(_Families(merged(snapshots)))
+    registry.register(_Families(snapshot))
     encode, content_type = _preferred(accept)
     return encode(registry), content_type
 

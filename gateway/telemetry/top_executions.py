@@ -1,4 +1,4 @@
-"""Which executions are asked for most; bounded, and hits pay nothing for it under load."""
+"""The most requested executions: a bounded list, and hits are sampled under load."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from gateway.clock import Clock
+from gateway.core.aos.execution import RecordSummary, decode_deciding
 from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching import policy
 from gateway.core.caching.entry import Entry
 from gateway.core.http.messages import Fields
 
 MOST = 256
-"""Executions kept; who has not been seen for longest makes room."""
+"""Executions kept; the least recently requested one is evicted."""
 
 _RECENT_S = 300.0
-# Who was polled for long and is no more makes room for who is polled now.
+# What is polled now ranks above what was polled more often before.
 _HALF_LIFE_S = 30.0
-_LOOK_AGAIN_S = 1.0
-# Of longer bodies nobody needs the progress so much.
-_MAX_LOOK_BYTES = 65_536
+_DECODE_AGAIN_S = 1.0
+# The progress of a larger body is not worth decoding it.
+_MAX_DECODED_BYTES = 65_536
 _MAX_PHASE_CHARACTERS = 40
-# Noting a hit takes a tenth of answering one: the more hits there are, the fewer are noted.
-_NOTED_EVERY_S = 0.01
+# Counting a hit costs a tenth of serving one: the more hits, the fewer are sampled.
+_SAMPLED_EVERY_S = 0.01
 _LONGEST_STRIDE = 64
 
 
 class TopExecution(msgspec.Struct, frozen=True):
-    """One execution as it was last seen.
+    """One execution.
 
     Attributes:
         stack_id: raw id of the path.
         action_id: raw id of the path.
-        phase: what the record said; ``None`` when it said nothing.
+        phase: of the last record; ``None`` when unknown.
         progress: percent; ``None`` when unknown.
-        fetches: how often it was fetched since it came into the list.
-        age_s: seconds since it was last asked for.
-        heat: how much it is asked for now: one degree a time, half of it left after half a minute.
-        hits: how often it was answered without a fetch of its own since it came into the list; close to it
-            under load.
+        fetches: how often it was fetched since it is in the list.
+        age_s: seconds since the last request.
+        rate: how much it is requested now: each request adds 1, which decays with a half-life of 30 s.
+        hits: responses without a fetch of their own since it is in the list; an estimate under load.
     """
 
     stack_id: str
@@ -54,77 +54,61 @@ class TopExecution(msgspec.Struct, frozen=True):
     hits: int = 0
 
 
-class _Seen(msgspec.Struct):
+class _Counts(msgspec.Struct):
     phase: str | None = None
     progress: int | None = None
     fetches: int = 0
     hits: int = 0
     rate: float = 0.0
-    seen_s: float = 0.0
-    looked_s: float = float("-inf")
-
-
-class _Phase(msgspec.Struct, frozen=True):
-    phase: str | None = None
-
-
-class _Status(msgspec.Struct, frozen=True, rename="camel"):
-    progress: int | None = None
-    object_status: _Phase | None = None
-
-
-class _Record(msgspec.Struct, frozen=True):
-    status: _Status | None = None
-
-
-_decoder = msgspec.json.Decoder(_Record)
+    requested_s: float = 0.0
+    decoded_s: float = float("-inf")
 
 
 class HitSample:
-    """Tells which hits to note: all while there are few, one of many under load.
+    """Selects the hits to count: all while there are few, one of many under load.
 
-    A noted hit stands for all since the one before. The steps are of random length, since callers often take
+    A sampled hit stands for all since the one before. Steps have random lengths, because callers often take
     turns.
 
     Attributes:
-        next: the count of hits from which on one is to be noted.
+        next: the number of hits at which the next one is sampled.
     """
 
-    __slots__ = ("_noted", "_noted_s", "_stride", "next")
+    __slots__ = ("_hits", "_sampled_s", "_stride", "next")
 
     def __init__(self) -> None:
         self.next = 1
-        self._noted = 0
-        self._noted_s = float("-inf")
+        self._hits = 0
+        self._sampled_s = float("-inf")
         self._stride = 1
 
     def take(self, hits: int, now_s: float) -> int:
-        """Return for how many hits the one now noted stands, and choose the next.
+        """Return how many hits the sampled one stands for, and choose the next.
 
         Args:
-            hits: counted up to now, this one included.
+            hits: up to now, this one included.
             now_s: monotonic.
         """
-        is_soon = now_s - self._noted_s < _NOTED_EVERY_S
+        is_soon = now_s - self._sampled_s < _SAMPLED_EVERY_S
         self._stride = min(self._stride * 2, _LONGEST_STRIDE) if is_soon else max(self._stride // 4, 1)
-        weight = hits - self._noted
-        self._noted, self._noted_s = hits, now_s
+        weight = hits - self._hits
+        self._hits, self._sampled_s = hits, now_s
         self.next = hits + random.randint(1, 2 * self._stride - 1)
         return weight
 
     def hasten(self) -> None:
-        """Have the next hit noted, so that those after a rush are not waited for."""
-        self.next = self._noted + 1
+        """Sample the next hit, so that a list read after a rush is up to date."""
+        self.next = self._hits + 1
 
 
 class TopExecutions:
-    """Counts execution records that are fetched, and those that are answered from here.
+    """Counts fetches and hits of execution records.
 
     Args:
         clock: the monotonic one.
 
     Attributes:
-        fast: which hits of the fast lane are to be noted.
+        fast: selects the hits of the fast path to count.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -132,8 +116,8 @@ class TopExecutions:
         self._slow = HitSample()
         self._slow_hits = 0
         self._clock = clock
-        # Least recently seen first.
-        self._seen: dict[tuple[bytes, bytes], _Seen] = {}
+        # Least recently requested first.
+        self._counts: dict[tuple[bytes, bytes], _Counts] = {}
 
     def fetched(
         self,
@@ -141,36 +125,36 @@ class TopExecutions:
         fetched_response: policy.FetchedResponse,
         decision: policy.StoreDecision,
     ) -> None:
-        """Note a judged arrival; one that is no record is left out."""
+        """Count a fetch, if its response is a record."""
         if not decision.is_record:
             return
         now_s = self._clock.monotonic_s()
-        seen = self._met(execution.stack_id, execution.action_id, now_s, 1)
-        seen.fetches += 1
+        counts = self._requested(execution.stack_id, execution.action_id, now_s, 1)
+        counts.fetches += 1
         phase = decision.phase and decision.phase[:_MAX_PHASE_CHARACTERS]
-        # Who is polled a hundred times a second makes no more progress than others.
-        if phase != seen.phase or now_s - seen.looked_s >= _LOOK_AGAIN_S:
-            _, seen.progress = _told(fetched_response.head.fields, fetched_response.body)
-            seen.looked_s = now_s
-        seen.phase = phase
+        # Frequent polls do not make progress faster.
+        if phase != counts.phase or now_s - counts.decoded_s >= _DECODE_AGAIN_S:
+            _, counts.progress = _progress(fetched_response.head.fields, fetched_response.body)
+            counts.decoded_s = now_s
+        counts.phase = phase
 
     def shared(self, execution: ExecutionRef) -> None:
-        """Note a call that was answered by the fetch of another one."""
-        self._met(execution.stack_id, execution.action_id, self._clock.monotonic_s(), 1).hits += 1
+        """Count a request that another one's fetch answered."""
+        self._requested(execution.stack_id, execution.action_id, self._clock.monotonic_s(), 1).hits += 1
 
     def fast_hit(self, path: bytes, entry: Entry, hits: int) -> None:
-        """Note a hit of the fast lane.
+        """Count a sampled hit of the fast path.
 
         Args:
-            path: of the execution call, what stands behind ``/v2/stacks/``.
-            entry: what it was answered from.
-            hits: of the fast lane up to now.
+            path: of the execution call, after ``/v2/stacks/``.
+            entry: the entry served.
+            hits: of the fast path up to now.
         """
         stack_id, _, rest = path.partition(b"/")
         self._hit(stack_id, rest.rpartition(b"/")[2], entry, self.fast, hits)
 
     def hit(self, execution: ExecutionRef, entry: Entry) -> None:
-        """Count a hit of the parser's way, and perhaps note it."""
+        """Count a hit of the handler, if it is sampled."""
         self._slow_hits += 1
         if self._slow_hits >= self._slow.next:
             self._hit(execution.stack_id, execution.action_id, entry, self._slow, self._slow_hits)
@@ -178,84 +162,76 @@ class TopExecutions:
     def _hit(self, stack_id: bytes, action_id: bytes, entry: Entry, sample: HitSample, hits: int) -> None:
         now_s = self._clock.monotonic_s()
         weight = sample.take(hits, now_s)
-        seen = self._met(stack_id, action_id, now_s, weight)
-        seen.hits += weight
-        if now_s - seen.looked_s >= _LOOK_AGAIN_S:
-            phase, progress = _told(entry.head().fields, entry.body)
-            # Its fetch may have been told more.
-            seen.phase, seen.progress = phase or seen.phase, seen.progress if progress is None else progress
-            seen.looked_s = now_s
+        counts = self._requested(stack_id, action_id, now_s, weight)
+        counts.hits += weight
+        if now_s - counts.decoded_s >= _DECODE_AGAIN_S:
+            phase, progress = _progress(entry.head().fields, entry.body)
+            # What can't be read here may be known from the fetch.
+            counts.phase = phase or counts.phase
+            counts.progress = counts.progress if progress is None else progress
+            counts.decoded_s = now_s
 
-    def _met(self, stack_id: bytes, action_id: bytes, now_s: float, times: int) -> _Seen:
-        """Return an execution that was asked for so many times, now the most recently seen."""
+    def _requested(self, stack_id: bytes, action_id: bytes, now_s: float, times: int) -> _Counts:
+        """Return the counts of an execution, which becomes the most recently requested one."""
         key = (stack_id, action_id)
-        seen = self._seen.pop(key, None) or _Seen()
-        seen.rate = _cooled(seen, now_s) + times
-        seen.seen_s = now_s
-        self._seen[key] = seen
-        if len(self._seen) > MOST:
-            del self._seen[next(iter(self._seen))]
-        return seen
+        counts = self._counts.pop(key, None) or _Counts()
+        counts.rate = _decayed(counts, now_s) + times
+        counts.requested_s = now_s
+        self._counts[key] = counts
+        if len(self._counts) > MOST:
+            del self._counts[next(iter(self._counts))]
+        return counts
 
     def busiest(self, most: int = 10) -> list[TopExecution]:
-        """Return those seen in the last five minutes, those first that are asked for most now."""
+        """Return those of the last five minutes by rate, highest first."""
         self.fast.hasten()
         self._slow.hasten()
         now_s = self._clock.monotonic_s()
-        recent = [item for item in self._seen.items() if now_s - item[1].seen_s <= _RECENT_S]
-        recent.sort(key=lambda item: _cooled(item[1], now_s), reverse=True)
+        recent = [item for item in self._counts.items() if now_s - item[1].requested_s <= _RECENT_S]
+        recent.sort(key=lambda item: _decayed(item[1], now_s), reverse=True)
         return [
             TopExecution(
                 stack_id=stack_id.decode("ascii", "replace"),
                 action_id=action_id.decode("ascii", "replace"),
-                phase=seen.phase,
-                progress=seen.progress,
-                fetches=seen.fetches,
-                age_s=round(now_s - seen.seen_s, 1),
-                rate=round(_cooled(seen, now_s), 3),
-                hits=seen.hits,
+                phase=counts.phase,
+                progress=counts.progress,
+                fetches=counts.fetches,
+                age_s=round(now_s - counts.requested_s, 1),
+                rate=round(_decayed(counts, now_s), 3),
+                hits=counts.hits,
             )
-            for (stack_id, action_id), seen in recent[:most]
+            for (stack_id, action_id), counts in recent[:most]
         ]
 
 
 def merged(lists: Iterable[Sequence[TopExecution]], most: int = 10) -> list[TopExecution]:
-    """Put together what several processes have seen: counts add up, the latest says the rest."""
+    """Merge the lists of several processes: counts add up, the rest is that of the latest request."""
     found: dict[tuple[str, str], TopExecution] = {}
-    for top_execution in itertools.chain.from_iterable(lists):
-        key = (top_execution.stack_id, top_execution.action_id)
+    for one in itertools.chain.from_iterable(lists):
+        key = (one.stack_id, one.action_id)
         other = found.get(key)
         if other is None:
-            found[key] = top_execution
+            found[key] = one
             continue
-        latest = min(top_execution, other, key=lambda one: one.age_s)
         found[key] = msgspec.structs.replace(
-            latest,
-            fetches=top_execution.fetches + other.fetches,
-            rate=top_execution.rate + other.rate,
-            hits=top_execution.hits + other.hits,
+            min(one, other, key=lambda each: each.age_s),
+            fetches=one.fetches + other.fetches,
+            rate=one.rate + other.rate,
+            hits=one.hits + other.hits,
         )
     return sorted(found.values(), key=lambda one: one.rate, reverse=True)[:most]
 
 
-def _cooled(seen: _Seen, now_s: float) -> float:
-    """Return what is left of an execution's heat, one degree a time."""
-    return seen.rate * float(0.5 ** ((now_s - seen.seen_s) / _HALF_LIFE_S))
+def _decayed(counts: _Counts, now_s: float) -> float:
+    return counts.rate * float(0.5 ** ((now_s - counts.requested_s) / _HALF_LIFE_S))
 
 
-def _told(fields: Fields, body: bytes) -> tuple[str | None, int | None]:
-    """Return the phase and the percentage a record tells; whatever is odd is unknown, it decides nothing."""
-    if len(body) > _MAX_LOOK_BYTES:
+def _progress(fields: Fields, body: bytes) -> tuple[str | None, int | None]:
+    """Return phase and percentage of a record; ``None`` for what can't be read."""
+    if len(body) > _MAX_DECODED_BYTES:
         return None, None
-    plain = policy.plain_body(fields, body, _MAX_LOOK_BYTES)
-    if not isinstance(plain, bytes):
+    plain = policy.plain_body(fields, body, _MAX_DECODED_BYTES)
+    record = decode_deciding(plain) if isinstance(plain, bytes) else None
+    if not isinstance(record, RecordSummary):
         return None, None
-    try:
-        status = _decoder.decode(plain).status
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return None, None
-    if status is None:
-        return None, None
-    phase = status.object_status.phase if status.object_status is not None else None
-    progress = status.progress if status.progress is not None and 0 <= status.progress <= 100 else None
-    return phase and phase[:_MAX_PHASE_CHARACTERS], progress
+    return record.phase and record.phase[:_MAX_PHASE_CHARACTERS], record.progress

@@ -15,6 +15,7 @@ from aiohttp import web
 from gateway.admin.app import build_admin
 from gateway.admin.connection import MOST_CONNECTIONS, AdminConnection, admin_connections
 from gateway.config.secret import Secret
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
 from tests.testbed.client import Headers, RawClient, fetch, request_bytes
@@ -24,6 +25,11 @@ _TOKEN = "4dm1n-t0ken/with+base64=="
 _JSON = ("Content-Type", "application/json")
 _PROTECTED = ("/config", "/", "/page.css", "/page.js", "/icon.svg", "/status")
 _PURGE = b'{"stack_id": "my-stack"}'
+_METRICS = b"""\
+# HELP aos_gateway_connections Open downstream connections.
+# TYPE aos_gateway_connections gauge
+aos_gateway_connections 1.0
+"""
 
 
 class _Gateway:
@@ -35,7 +41,6 @@ class _Gateway:
         self.breaks = False
         self.purged: list[str] = []
         self.config: dict[str, object] = {"cache": {"secret": "***"}}
-        self.accepts: list[str] = []
 
     def ready(self) -> bool:
         return self.is_ready
@@ -45,9 +50,8 @@ class _Gateway:
             raise RuntimeError("s3cret inside")
         return {"redis": "down"}
 
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        self.accepts.append(accept)
-        return b"requests_total 1\n", "text/plain; version=0.0.4; charset=utf-8"
+    def metrics_snapshot(self) -> Snapshot:
+        return Snapshot.of({"connections": 1})
 
     def masked_config(self) -> dict[str, object]:
         return self.config
@@ -57,6 +61,9 @@ class _Gateway:
 
     def throttled(self) -> list[ThrottledCaller]:
         return []
+
+    async def refresh(self) -> None:
+        pass
 
     async def purge(self, stack_id: str) -> bool:
         self.purged.append(stack_id)
@@ -168,9 +175,9 @@ async def test_readyz_follows_readiness_and_only_reports_redis(gateway: _Gateway
     _assert_guarded(response)
 
 
-async def test_metrics_pass_as_they_are(near: str) -> None:
+async def test_metrics_are_text_unless_another_format_is_accepted(near: str) -> None:
     response = await fetch(near, "/metrics")
-    assert (response.status, response.body) == (200, b"requests_total 1\n")
+    assert (response.status, response.body) == (200, _METRICS)
     assert response.get("Content-Type") == b"text/plain; version=0.0.4; charset=utf-8"
     assert response.get("Server") is None
     _assert_guarded(response)
@@ -187,21 +194,20 @@ async def test_metrics_pass_as_they_are(near: str) -> None:
         ("", False),
     ],
 )
-async def test_metrics_are_compressed_for_who_takes_that(
+async def test_metrics_are_compressed_where_gzip_is_accepted(
     near: str, accepted: str, is_compressed: bool
 ) -> None:
     response = await fetch(near, "/metrics", headers=[("Accept-Encoding", accepted)])
     assert response.get("Content-Encoding") == (b"gzip" if is_compressed else None)
     body = gzip.decompress(response.body) if is_compressed else response.body
-    assert body == b"requests_total 1\n"
+    assert body == _METRICS
     assert response.get("Vary") == b"Accept, Accept-Encoding"
 
 
-async def test_what_a_scraper_accepts_counts_on_however_many_lines_it_says_so(
-    gateway: _Gateway, near: str
-) -> None:
-    await fetch(near, "/metrics", headers=[("Accept", "text/html"), ("Accept", "*/*;q=0.1")])
-    assert gateway.accepts[-1] == "text/html, */*;q=0.1"
+async def test_all_accept_lines_of_a_scraper_count(near: str) -> None:
+    openmetrics = ("Accept", "application/openmetrics-text")
+    response = await fetch(near, "/metrics", headers=[("Accept", "text/plain;q=0.1"), openmetrics])
+    assert (response.get("Content-Type") or b"").startswith(b"application/openmetrics-text")
 
 
 async def test_health_and_metrics_are_for_the_network_too_without_a_token(far: str) -> None:

@@ -153,7 +153,7 @@ async def test_what_the_origin_chooses_by_accept_is_for_that_one_alone_and_all_a
             assert (
                 await _ask(gateway, *_accepting(accept)) == f"aos-gateway; fwd={miss}; fwd-status=200; stored"
             )
-            await until(lambda: gateway.app.tiers.queued == 0)
+            await until(lambda: gateway.app.tiers.redis_state().queued_writes == 0)
         for accept in _PREFERS_JSON * 2:
             assert "; hit" in await _ask(gateway, *_accepting(accept))
     assert [received.get("accept") for received in aos.received] == [

@@ -101,9 +101,7 @@ async def test_a_write_that_may_have_been_done_makes_the_stacks_entries_unusable
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 429, 499])
-async def test_a_write_that_was_refused_changes_nothing(
-    aos: ScriptedAos, gateway: RunningGateway, status: int
-) -> None:
+async def test_a_failed_write_changes_nothing(aos: ScriptedAos, gateway: RunningGateway, status: int) -> None:
     aos.on("GET", _STACK, settled())
     await get(gateway)
     aos.on("DELETE", _STACK, Answer(status))
@@ -196,7 +194,7 @@ async def test_a_fetch_under_way_during_a_write_answers_who_had_joined_and_is_no
     newer = await get(gateway)
     assert "collapsed" not in cache_status(newer)
     gate.open()
-    assert cache_status(await older) == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=forgotten"
+    assert cache_status(await older) == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=invalidated"
     assert aos.count("GET") == 2
 
 

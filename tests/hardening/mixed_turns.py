@@ -40,7 +40,7 @@ class Stage:
 
     async def is_well(self) -> bool:
         """Whether all replicas use Redis, hear each other and owe nothing."""
-        wanted = {"ready": True, "breaker": "closed", "subscription": "up", "debts": 0}
+        wanted = {"ready": True, "breaker": "closed", "subscription": "up", "pending_invalidations": 0}
         return all([(await health(gateway.admin)).items() >= wanted.items() for gateway in self.gateways])
 
     async def until_well(self, timeout_s: float) -> None:

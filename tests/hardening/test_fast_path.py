@@ -87,9 +87,9 @@ async def pair(
 
 async def _stored(gateway: RunningGateway, redis: RedisServer) -> None:
     """Wait until Redis has the record, and the subscription stands: confirmed later it would start over."""
-    subscription = gateway.app.tiers.subscription
+    state = gateway.app.tiers.redis_state
     async with asyncio.timeout(5):
-        while subscription is not None and not (subscription.is_up and await redis.keys("*:entry*")):
+        while state().is_configured and not (state().is_subscribed and await redis.keys("*:entry*")):
             await asyncio.sleep(0.005)  # there is no event to wait for
 
 

@@ -94,7 +94,13 @@ async def _rested(stage: Stage, at_most: Sequence[float]) -> list[int]:
         proxy.mode = RESET
         proxy.mode = PASS
     await stage.until_well(2 * RECOVERY_S)
-    names = ("connections", "flights", "upstream_connections", "upstream_waiting", "redis_queue")
+    names = (
+        "connections",
+        "fetches_in_flight",
+        "upstream_connections",
+        "upstream_waiting",
+        "redis_write_queue",
+    )
     busy: list[str] = []
     counts: list[int] = []
     with_deadline = time.monotonic() + RECOVERY_S

@@ -1,4 +1,4 @@
-"""Whether all is well: a table from what was counted to what is said."""
+"""The findings of the page, by metrics."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,25 +7,27 @@ import pytest
 
 from gateway.page import health
 from gateway.page.health import Facts, Finding, Level
-from gateway.page.samples import History, Sample
+from gateway.page.samples import History, Sample, Series
 
+_Values = Mapping[str | Series, float]
 _FACTS = Facts(is_ready=True, has_redis=True, max_connections=100, workers=1, workers_ready=1)
-_HEARD = {"redis_up": 1.0, "redis_subscription_up": 1.0}
-_CALLS = 'upstream_calls_total{method="GET"}'
-_REFUSED = 'upstream_failures_total{error="connection_refused"}'
-_MISS = 'requests_total{outcome="miss",reason="",status="2xx"}'
-_FIVE = 'requests_total{outcome="miss",reason="status",status="5xx"}'
+_UP: _Values = {"redis_up": 1.0, "redis_subscription_up": 1.0}
+_CALLS = ("upstream_requests", "GET")
+_REFUSED = ("upstream_failures", "connection_refused")
+_MISS = ("requests", "miss", "", "2xx")
+_FIVE = ("requests", "miss", "status", "5xx")
 
 
-def _history(values: Callable[[int], Mapping[str, float]], seconds: int = 30) -> History:
+def _history(values: Callable[[int], _Values], seconds: int = 30) -> History:
     """Return a history with one sample a second."""
     history = History()
     for second in range(seconds):
-        history.add(Sample(float(second), dict(values(second))), is_step=second % 5 == 0)
+        named = {(name,) if isinstance(name, str) else name: value for name, value in values(second).items()}
+        history.add(Sample(float(second), named), is_step=second % 5 == 0)
     return history
 
 
-def _rising(**per_s: float) -> Callable[[int], Mapping[str, float]]:
+def _rising(**per_s: float) -> Callable[[int], _Values]:
     names = {"calls": _CALLS, "refused": _REFUSED, "misses": _MISS, "fives": _FIVE}
     return lambda second: {names[name]: rate * second for name, rate in per_s.items()}
 
@@ -44,9 +46,7 @@ def _rising(**per_s: float) -> Callable[[int], Mapping[str, float]]:
         ({"calls": 10, "fives": 10}, "errors", Level.BAD),
     ],
 )
-def test_the_upstream_is_judged_by_its_last_answers(
-    per_s: dict[str, float], state: str, level: Level
-) -> None:
+def test_the_upstream_depends_on_its_last_answers(per_s: dict[str, float], state: str, level: Level) -> None:
     found = health.upstream(_history(_rising(**per_s)))
     assert (found.state, found.level) == (state, level)
 
@@ -58,8 +58,8 @@ def test_an_outage_shows_with_the_first_failures_and_is_over_with_the_first_answ
     assert health.upstream(heals).state == "up"
 
 
-def test_what_was_over_before_the_last_calls_does_not_come_back_when_nobody_asks() -> None:
-    def values(second: int) -> Mapping[str, float]:
+def test_an_outage_that_has_ended_does_not_come_back_when_idle() -> None:
+    def values(second: int) -> _Values:
         # Failures until 20, answers until 25, then nothing.
         return {
             _CALLS: min(second, 25),
@@ -72,8 +72,8 @@ def test_what_was_over_before_the_last_calls_does_not_come_back_when_nobody_asks
         assert health.upstream(_history(values, seconds)).level is Level.OK, seconds
 
 
-def test_calls_that_wait_without_any_answer_are_silence_and_not_health() -> None:
-    def values(second: int) -> Mapping[str, float]:
+def test_calls_that_wait_without_any_response_are_silence() -> None:
+    def values(second: int) -> _Values:
         is_silent = second > 20
         return {
             _CALLS: second,
@@ -85,12 +85,12 @@ def test_calls_that_wait_without_any_answer_are_silence_and_not_health() -> None
     assert health.upstream(_history(values)).state == "silent"
 
 
-def test_one_slow_caller_is_no_silence() -> None:
-    parked = {"upstream_connections": 1.0, "upstream_parked": 1.0}
+def test_a_call_parked_for_a_slow_caller_is_no_silence() -> None:
+    parked: _Values = {"upstream_connections": 1.0, "upstream_parked": 1.0}
     assert health.upstream(_history(lambda _: parked)).state == "idle"
 
 
-def test_a_failure_is_not_forgotten_because_nobody_asks_any_more() -> None:
+def test_a_failure_is_shown_until_the_next_call() -> None:
     history = _history(lambda second: {_CALLS: min(second, 8), _REFUSED: min(second, 8)})
     found = health.upstream(history)
     assert (found.state, found.level) == ("unsure", Level.WARN)
@@ -100,29 +100,29 @@ def test_a_failure_is_not_forgotten_because_nobody_asks_any_more() -> None:
 @pytest.mark.parametrize(
     ("gauges", "state", "level"),
     [
-        (_HEARD, "up", Level.OK),
-        # Nothing was asked of it yet.
+        (_UP, "up", Level.OK),
+        # Before the first operation.
         ({"redis_subscription_up": 1.0}, "up", Level.OK),
         ({}, "down", Level.WARN),
-        ({**_HEARD, "redis_breaker_open": 1.0}, "down", Level.WARN),
+        ({**_UP, "redis_breaker_open": 1.0}, "down", Level.WARN),
         ({"redis_up": 1.0}, "half", Level.WARN),
-        ({**_HEARD, "redis_debts": 3.0}, "owing", Level.WARN),
+        ({**_UP, "redis_pending_invalidations": 3.0}, "pending", Level.WARN),
     ],
 )
-def test_redis_is_judged_by_breaker_operations_and_subscription(
-    gauges: dict[str, float], state: str, level: Level
+def test_redis_depends_on_breaker_operations_and_subscription(
+    gauges: _Values, state: str, level: Level
 ) -> None:
     found = health.redis(_history(lambda _: gauges), _FACTS)
     assert (found.state, found.level) == (state, level)
 
 
 def test_a_redis_that_fails_while_its_subscription_stands_is_down() -> None:
-    failures = 'redis_failures_total{operation="lookup",kind="timeout"}'
+    failures = ("redis_failures", "lookup", "timeout")
     history = _history(lambda second: {"redis_subscription_up": 1.0, failures: second})
     assert health.redis(history, _FACTS).state == "down"
 
 
-def test_without_redis_nothing_is_missing() -> None:
+def test_without_a_configured_redis_all_is_well() -> None:
     found = health.redis(_history(lambda _: {}), msgspec.structs.replace(_FACTS, has_redis=False))
     assert (found.state, found.level) == ("off", Level.OK)
 
@@ -137,14 +137,12 @@ def test_without_redis_nothing_is_missing() -> None:
         ({"upstream_waiting": 4.0}, True, "queueing"),
     ],
 )
-def test_the_gateway_is_judged_by_readiness_and_queues(
-    gauges: dict[str, float], is_ready: bool, state: str
-) -> None:
+def test_the_gateway_depends_on_readiness_and_queues(gauges: _Values, is_ready: bool, state: str) -> None:
     facts = msgspec.structs.replace(_FACTS, is_ready=is_ready)
     assert health.gateway(_history(lambda _: gauges), facts).state == state
 
 
-def test_a_worker_that_is_not_ready_is_told() -> None:
+def test_a_worker_that_is_not_ready_is_reported() -> None:
     facts = msgspec.structs.replace(_FACTS, workers=3, workers_ready=2)
     found = health.gateway(_history(lambda _: {}), facts)
     assert (found.level, found.text) == (Level.WARN, "1 of 3 workers is not ready; the others answer.")
@@ -155,17 +153,17 @@ def test_a_worker_that_is_not_ready_is_told() -> None:
     [
         (True, 2.0, "replaced", Level.WARN),
         (False, 0.0, "down", Level.BAD),
-        # Stopped while the memory of it is fresh.
+        # Stopped soon after.
         (False, 2.0, "draining", Level.WARN),
     ],
 )
-def test_a_worker_that_was_replaced_is_told_for_a_minute(
+def test_a_replaced_worker_is_reported_for_a_minute(
     is_ready: bool, workers: float, state: str, level: Level
 ) -> None:
     facts = msgspec.structs.replace(_FACTS, workers=2, workers_ready=2, is_ready=is_ready)
 
-    def values(second: int) -> Mapping[str, float]:
-        return {"worker_restarts_total": float(second >= 28), "workers": workers, "ready": 1.0}
+    def values(second: int) -> _Values:
+        return {"worker_restarts": float(second >= 28), "workers": workers, "ready": 1.0}
 
     found = health.gateway(_history(values), facts)
     assert (found.state, found.level) == (state, level)
@@ -173,10 +171,10 @@ def test_a_worker_that_was_replaced_is_told_for_a_minute(
     assert later.level is Level.OK
 
 
-_HIT = 'requests_total{outcome="hit",reason="",status="2xx"}'
-_FOUR = 'requests_total{outcome="miss",reason="status",status="4xx"}'
-_HELD = 'requests_total{outcome="error",reason="",status="4xx"}'
-_BY_AOS, _BY_US = 'throttled_total{by="upstream"}', 'throttled_total{by="gateway"}'
+_HIT = ("requests", "hit", "", "2xx")
+_FOUR = ("requests", "miss", "status", "4xx")
+_HELD = ("requests", "error", "", "4xx")
+_BY_AOS, _BY_GATEWAY = ("throttled", "upstream"), ("throttled", "gateway")
 
 
 @pytest.mark.parametrize(
@@ -184,47 +182,47 @@ _BY_AOS, _BY_US = 'throttled_total{by="upstream"}', 'throttled_total{by="gateway
     [
         ({}, Level.OK),
         ({_HIT: 10, _MISS: 10}, Level.OK),
-        # Refusals that are no throttling.
+        # Other errors are no throttling.
         ({_MISS: 1, _FOUR: 10}, Level.OK),
         ({_MISS: 96, _FOUR: 4, _BY_AOS: 4}, Level.OK),
         ({_MISS: 90, _FOUR: 10, _BY_AOS: 10}, Level.WARN),
-        # However many hits there are: whoever is not answered from here is throttled.
+        # Many hits do not hide it.
         ({_HIT: 1000, _MISS: 5, _FOUR: 5, _BY_AOS: 5}, Level.WARN),
-        ({_MISS: 28, _FOUR: 2, _HELD: 70, _BY_AOS: 2, _BY_US: 70}, Level.BAD),
-        ({_HELD: 1, _BY_US: 1}, Level.BAD),
-        # On calls that pass through.
-        ({'requests_total{outcome="bypass",reason="route",status="4xx"}': 3, _BY_AOS: 2}, Level.BAD),
+        ({_MISS: 28, _FOUR: 2, _HELD: 70, _BY_AOS: 2, _BY_GATEWAY: 70}, Level.BAD),
+        ({_HELD: 1, _BY_GATEWAY: 1}, Level.BAD),
+        # Calls passed through.
+        ({("requests", "bypass", "route", "4xx"): 3, _BY_AOS: 2}, Level.BAD),
     ],
 )
-def test_throttling_is_judged_by_what_callers_get(per_s: dict[str, float], level: Level) -> None:
+def test_throttling_depends_on_the_responses_to_callers(per_s: dict[Series, float], level: Level) -> None:
     found = health.quota(_history(lambda second: {name: rate * second for name, rate in per_s.items()}))
     assert found.level is level
     assert (found.state == "throttling") == (level is not Level.OK)
 
 
-def test_throttling_says_how_much_and_what_was_given_here() -> None:
-    rates = {_MISS: 28, _FOUR: 2, _HELD: 70, _BY_AOS: 2, _BY_US: 70}
+def test_throttling_says_how_much_and_the_share_of_the_gateway() -> None:
+    rates = {_MISS: 28, _FOUR: 2, _HELD: 70, _BY_AOS: 2, _BY_GATEWAY: 70}
     found = health.quota(_history(lambda second: {name: rate * second for name, rate in rates.items()}))
-    assert "72 % of the answers are status 429, 70 % were given here" in found.text
+    assert "72 % of the responses have status 429, 70 % came from the gateway" in found.text
     assert health.headline({"upstream": Finding(Level.OK, "up", ""), "quota": found}) is found
 
 
-def test_throttling_of_who_asks_seldom_is_not_forgotten_between_two_calls_and_over_with_the_next() -> None:
-    seldom = _history(lambda second: {_HELD: second // 25, _BY_US: second // 25}, 45)
+def test_throttling_lasts_between_two_rare_calls_and_ends_with_the_next() -> None:
+    seldom = _history(lambda second: {_HELD: second // 25, _BY_GATEWAY: second // 25}, 45)
     assert health.quota(seldom).level is Level.BAD
-    over = _history(lambda second: {_HELD: min(second, 20), _BY_US: min(second, 20), _MISS: second}, 40)
+    over = _history(lambda second: {_HELD: min(second, 20), _BY_GATEWAY: min(second, 20), _MISS: second}, 40)
     assert health.quota(over).level is Level.OK
 
 
-def test_whatever_is_wrong_says_what_is_to_be_done() -> None:
+def test_every_problem_says_what_to_do() -> None:
     down = _history(_rising(calls=10, refused=10))
     for found in (
         health.upstream(down),
         health.upstream(_history(_rising(calls=10, misses=9, refused=1))),
         health.upstream(_history(_rising(calls=10, fives=10))),
-        health.quota(_history(lambda second: {_HELD: second, _BY_US: second})),
+        health.quota(_history(lambda second: {_HELD: second, _BY_GATEWAY: second})),
         health.redis(down, _FACTS),
-        health.redis(_history(lambda _: {**_HEARD, "redis_debts": 1.0}), _FACTS),
+        health.redis(_history(lambda _: {**_UP, "redis_pending_invalidations": 1.0}), _FACTS),
         health.gateway(down, msgspec.structs.replace(_FACTS, is_ready=False)),
         health.gateway(down, msgspec.structs.replace(_FACTS, workers=2)),
         health.gateway(_history(lambda _: {"connections": 95.0}), _FACTS),
@@ -234,7 +232,7 @@ def test_whatever_is_wrong_says_what_is_to_be_done() -> None:
         assert found.todo.endswith("."), found
 
 
-def test_the_headline_is_the_worst_that_there_is() -> None:
+def test_the_headline_is_the_worst_finding() -> None:
     well = Finding(Level.OK, "up", "well")
     parts = {"a": well, "b": Finding(Level.BAD, "down", "worst"), "c": Finding(Level.WARN, "half", "bad")}
     assert health.headline(parts) is parts["b"]

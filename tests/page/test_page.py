@@ -10,10 +10,12 @@ from importlib import resources
 import pytest
 from aiohttp import web
 
-from gateway.admin.app import Operations, build_admin
+from gateway.admin.app import build_admin
 from gateway.admin.connection import admin_connections
 from gateway.config.secret import Secret
-from gateway.page.page import POLICY, Refresh
+from gateway.operations import Operations
+from gateway.page.page import POLICY
+from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
 from tests.end_to_end.kit import all_busy
@@ -28,9 +30,9 @@ _TOKEN = ("X-Auth-Token", "s3cret-token")
 
 
 @asynccontextmanager
-async def _serving(operations: Operations, refresh: Refresh | None = None) -> AsyncIterator[str]:
+async def _serving(operations: Operations) -> AsyncIterator[str]:
     """Serve the admin application and tell its address."""
-    app = build_admin(operations, token=Secret(""), hosts=[], refresh=refresh)
+    app = build_admin(operations, token=Secret(""), hosts=[])
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     try:
@@ -124,7 +126,7 @@ async def test_status_tells_of_requests_executions_and_the_whole_state(
     (seen,) = found["executions"]
     assert (seen["stack_id"], seen["action_id"]) == (STACK_ID, ACTION_ID)
     assert (seen["phase"], seen["progress"], seen["fetches"]) == ("Running", 40, 3)
-    assert (found["minute"]["requests"], found["minute"]["upstream_calls"]) == (3, 3)
+    assert (found["minute"]["requests"], found["minute"]["upstream_requests"]) == (3, 3)
     assert [reason["reason"] for reason in found["reasons"]] == ["phase"]
     assert found["parts"]["redis"]["state"] == "off"
     assert "s3cret-token" not in str(found)
@@ -166,14 +168,16 @@ async def test_callers_who_share_a_fetch_are_counted_too(
 class _Workers:
     """Three workers, one of them not ready."""
 
+    refreshes = 0
+
     def ready(self) -> bool:
         return True
 
     def health(self) -> dict[str, object]:
         return {"workers": [{"worker": number, "pid": 10, "ready": number != 1} for number in range(3)]}
 
-    def metrics_text(self, accept: str = "") -> tuple[bytes, str]:
-        return b"aos_gateway_connections 5.0\n", "text/plain"
+    def metrics_snapshot(self) -> Snapshot:
+        return Snapshot.of({"connections": 5.0})
 
     def masked_config(self) -> dict[str, object]:
         return {"server": {"max_connections": 10}, "redis": {"url": ""}}
@@ -184,20 +188,18 @@ class _Workers:
     def throttled(self) -> list[ThrottledCaller]:
         return []
 
+    async def refresh(self) -> None:
+        self.refreshes += 1
+
     async def purge(self, stack_id: str) -> bool:
         raise AssertionError(stack_id)
 
 
 async def test_several_workers_are_asked_before_they_are_told_of() -> None:
-    asked = 0
-
-    async def refresh() -> None:
-        nonlocal asked
-        asked += 1
-
-    async with _serving(_Workers(), refresh) as admin:
+    workers = _Workers()
+    async with _serving(workers) as admin:
         found = (await fetch(admin, "/status")).json()
-    assert asked >= 1
+    assert workers.refreshes >= 1
     assert found["workers"] == 3
     assert (found["level"], found["headline"]) == (
         "warn",

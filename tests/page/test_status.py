@@ -1,11 +1,11 @@
-"""The object behind the page."""
+"""The JSON object that the page shows."""
 
 import msgspec
 import pytest
 
 from gateway.core.caching.cache_status import Reason
 from gateway.page.health import Facts
-from gateway.page.samples import History, Sample
+from gateway.page.samples import History, Sample, Series
 from gateway.page.status import status
 from gateway.page.words import REASONS, words
 from gateway.telemetry.top_executions import TopExecution
@@ -21,56 +21,56 @@ def _history() -> History:
             Sample(
                 float(second),
                 {
-                    'requests_total{outcome="hit",reason="",status="2xx"}': second * 6.0,
-                    'requests_total{outcome="miss",reason="phase",status="2xx"}': second * 2.0,
-                    'requests_total{outcome="bypass",reason="route",status="5xx"}': second * 1.0,
-                    'upstream_calls_total{method="GET"}': second * 3.0,
-                    'request_duration_seconds_bucket{outcome="miss",le="0.1"}': second * 2.0,
-                    'request_duration_seconds_bucket{outcome="miss",le="+Inf"}': second * 2.0,
+                    ("requests", "hit", "", "2xx"): second * 6.0,
+                    ("requests", "miss", "phase", "2xx"): second * 2.0,
+                    ("requests", "bypass", "route", "5xx"): second * 1.0,
+                    ("upstream_requests", "GET"): second * 3.0,
+                    ("upstream_requests_saved", "hit"): second * 6.0,
                 },
+                # Of the bounds 0.005, 0.01, 0.025, 0.05 and 0.1 s, the last.
+                {"request_duration_seconds": (0, 0, 0, 0, second * 2, *[0] * 9)},
             ),
             is_step=True,
         )
     return history
 
 
-def test_it_tells_of_the_last_minute_and_of_each_step() -> None:
+def test_it_counts_the_last_minute_and_each_step() -> None:
     found = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, [_BUSY], {"version": "9"})))
     assert found["version"] == "9"
     minute = found["minute"]
     assert (minute["requests"], minute["per_s"], minute["hit_ratio"]) == (540, 9.0, 0.75)
-    assert (minute["upstream_calls"], minute["saved"], minute["failed"]) == (180, 360, 60)
+    assert (minute["upstream_requests"], minute["saved"], minute["failed"]) == (180, 360, 60)
     assert len(found["timeline"]) == 12
     assert {step["requests"] for step in found["timeline"]} == {45}
 
 
-def test_it_names_reasons_in_words_most_frequent_first() -> None:
+def test_reasons_are_explained_most_frequent_first() -> None:
     reasons = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, [], {})))["reasons"]
     assert [reason["reason"] for reason in reasons] == ["phase", "route"]
     assert reasons[0]["text"] == REASONS[Reason.PHASE]
 
 
-def test_it_tells_percentiles_of_whatever_is_measured() -> None:
+def test_it_has_the_quantiles_of_what_was_measured() -> None:
     found = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, [], {})))
     (row,) = found["latency"]
     assert (row["name"], row["measured"]) == ("request", 120)
-    # Between 50 and 100 ms: that nothing was quicker is known from the bounds, which nothing fell below.
     assert row["seconds"][0] == pytest.approx(0.075)
     assert row["finest_s"] == 0.005
 
 
-def test_what_is_wrong_stands_on_top_with_what_to_do_and_the_rest_below_it() -> None:
+def test_the_worst_problem_is_the_headline_with_what_to_do_and_the_rest_below() -> None:
     facts = msgspec.structs.replace(_FACTS, has_redis=True, is_ready=False)
     found = status(_history(), facts, [], {})
-    assert found["headline"] == "The gateway is starting: it takes no requests yet."
-    assert found["todo"] == "If this lasts, the log says what it waits for."
+    assert found["headline"] == "The gateway is starting: it accepts no requests yet."
+    assert found["todo"] == "If this lasts, see the log."
     assert found["others"] == [
-        "AOS answers 33 % of the calls with errors of its own (5xx).",
-        "Redis does not answer: more is fetched from AOS, nothing wrong is served.",
+        "AOS answers 33 % of the calls with status 5xx.",
+        "Redis does not answer: more is fetched from AOS; no outdated record is served.",
     ]
 
 
-def test_busiest_executions_are_told_by_id_phase_and_progress() -> None:
+def test_the_most_requested_executions_have_id_phase_and_progress() -> None:
     found = status(_history(), _FACTS, [_BUSY], {})
     assert found["executions"] == [
         {
@@ -80,20 +80,10 @@ def test_busiest_executions_are_told_by_id_phase_and_progress() -> None:
             "progress": 40,
             "fetches": 12,
             "age_s": 0.5,
-            "heat": 3.0,
+            "rate": 3.0,
             "hits": 0,
         }
     ]
-
-
-def test_calls_that_count_as_saved_come_from_the_counter_where_there_is_one() -> None:
-    history = History()
-    history.add(Sample(0.0, {}), is_step=True)
-    history.add(
-        Sample(5.0, {"upstream_calls_saved_total": 8.0, 'requests_total{outcome="hit"}': 3.0}), is_step=True
-    )
-    found = msgspec.json.decode(msgspec.json.encode(status(history, _FACTS, [], {})))
-    assert found["minute"]["saved"] == 8
 
 
 @pytest.mark.parametrize(
@@ -104,25 +94,24 @@ def test_calls_that_count_as_saved_come_from_the_counter_where_there_is_one() ->
         ({("bypass", "route"): 5}, ""),
         ({("miss", "phase"): 5, ("bypass", "route"): 50}, f"most: {REASONS[Reason.PHASE]}"),
         ({("miss", "no-store"): 5, ("miss", "phase"): 4}, f"most: {REASONS[Reason.NO_STORE]}"),
-        ({("hit", ""): 1, ("miss", ""): 9}, "most were asked for for the first time"),
+        ({("hit", ""): 1, ("miss", ""): 9}, "most were requested for the first time"),
         ({("miss", "no-store"): 3, ("miss", "phase"): 3, ("miss", ""): 3}, "for several reasons, see below"),
     ],
 )
 def test_a_low_hit_ratio_is_explained(counts: dict[tuple[str, str], float], note: str) -> None:
     history = History()
     history.add(Sample(0.0, {}), is_step=True)
-    values = {
-        f'requests_total{{outcome="{outcome}",reason="{reason}",status="2xx"}}': count
-        for (outcome, reason), count in counts.items()
+    values: dict[Series, float] = {
+        ("requests", outcome, reason, "2xx"): float(count) for (outcome, reason), count in counts.items()
     }
     history.add(Sample(5.0, values), is_step=True)
     assert status(history, _FACTS, [], {})["hit_ratio_note"] == note
 
 
-def test_answers_that_tell_to_wait_are_counted_by_who_gave_them() -> None:
+def test_responses_of_status_429_are_counted_by_origin() -> None:
     history = History()
     history.add(Sample(0.0, {}), is_step=True)
-    values = {'throttled_total{by="upstream"}': 2.0, 'throttled_total{by="gateway"}': 3.0}
+    values: dict[Series, float] = {("throttled", "upstream"): 2.0, ("throttled", "gateway"): 3.0}
     history.add(Sample(5.0, values), is_step=True)
     found = msgspec.json.decode(msgspec.json.encode(status(history, _FACTS, [], {})))
     assert (found["minute"]["throttled"], found["minute"]["throttled_here"]) == (5, 3)

@@ -13,13 +13,13 @@ Replicas = Callable[..., Awaitable[Replica]]
 
 @pytest.fixture
 async def replicas() -> AsyncIterator[Replicas]:
-    """Starts tiers as `replica` makes them, subscribed unless told ``subscribed=False``; all are closed."""
+    """Starts tiers as `replica` makes them, by default subscribed; all are closed."""
     started: list[Replica] = []
 
     async def start(url: str | None, prefix: str, *, subscribed: bool = True, **settings: object) -> Replica:
         one = replica(url, prefix, **settings)  # type: ignore[arg-type]
         started.append(one)
-        one.tiers.start()
+        await one.tiers.start(0)
         if url is not None and subscribed:
             await one.subscribed()
         return one

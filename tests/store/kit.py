@@ -1,11 +1,12 @@
-"""What the tests of the stores share: clocks to move, entries, and replicas on one Redis."""
+"""Test kit of the stores: clocks to move, entries, and replicas on one Redis."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -16,9 +17,12 @@ from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey, KeySpace, upstream_identity
 from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
+from gateway.store.invalidations import Invalidations
 from gateway.store.lookup import EarlyLookup, FillToken, LookupResult
 from gateway.store.redis import RedisStore
+from gateway.store.redis_commands import Invalidate, InvalidateReply, Write
 from gateway.store.redis_settings import RedisSettings
+from gateway.store.redis_tier import RedisState
 from gateway.store.tiers import Tiers, TierSettings
 from gateway.telemetry.metrics import Metrics
 
@@ -30,7 +34,7 @@ MINT_TTL_S = 120.0
 
 
 class Times:
-    """Real clocks that a test can move forward: Redis keeps its own time, which can't be moved."""
+    """Real clocks that a test can move forward, unlike that of Redis."""
 
     def __init__(self) -> None:
         self.moved_s = 0.0
@@ -59,14 +63,14 @@ def entry_of(body: bytes = b'{"a": 1}', *, ttl_s: float = 60.0, now_s: float | N
 
 
 def as_stored(entry: Entry | None) -> Entry | None:
-    """Return an entry without what the process that took it in knows of it alone."""
+    """Return an entry without the clock offset of the process that took it in."""
     return None if entry is None else msgspec.structs.replace(entry, clock_offset_s=-math.inf)
 
 
 async def until(
     holds: Callable[[], bool | Awaitable[bool]], what: str, timeout_s: float = 5.0, pause_s: float = 0.005
 ) -> None:
-    """Look again and again until something holds that no event tells of.
+    """Poll until something holds for which there is no event.
 
     Raises:
         TimeoutError: the deadline passed first.
@@ -81,8 +85,26 @@ async def until(
         await asyncio.sleep(pause_s)
 
 
+@asynccontextmanager
+async def replying(reply: bytes) -> AsyncIterator[str]:
+    """A server that sends the same bytes whenever it receives something; yields its address."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while await reader.read(65536):
+                writer.write(reply)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
 def redis_settings(url: str, *, timeout_s: float = 2.0, max_connections: int = 8) -> RedisSettings:
-    """Return settings whose timeout is long enough for a busy machine, unless told otherwise."""
+    """Return settings, by default with a timeout long enough for a busy machine."""
     return RedisSettings(url, timeout_s, max_connections, GENERATION_TTL_S, MINT_TTL_S)
 
 
@@ -97,11 +119,33 @@ class Opened:
 
 @dataclass
 class DirectRedis:
-    """A `RedisStore` with what it reports to."""
+    """A `RedisStore` with its metrics, and its commands one at a time."""
 
     store: RedisStore
     metrics: Metrics
     opened: Opened
+
+    async def lookup(self, key: EntryKey) -> LookupResult:
+        """Look up an entry."""
+        return await self.store.lookup(key)
+
+    async def put(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
+        """Store an entry."""
+        await self.store.write([Write(key, entry, generation)])
+
+    async def drop(self, key: EntryKey) -> None:
+        """Remove an entry."""
+        await self.store.write([Write(key, None, b"")])
+
+    async def invalidate(self, key: EntryKey) -> None:
+        """Delete the generation of an entry's stack."""
+        assert await self.store.invalidate([Invalidate(key.generation, None)]) == [
+            InvalidateReply(is_deleted=True, is_published=False)
+        ]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.store.close()
 
 
 def direct_redis(
@@ -122,19 +166,19 @@ def direct_redis(
         clock=clock or Clock(),
         metrics=metrics,
         on_connection_opened=opened,
-        on_left=lambda: None,
-        on_well=lambda: None,
+        on_wrong_server=lambda: None,
+        on_recovered=lambda: None,
     )
     return DirectRedis(store, metrics, opened)
 
 
 @dataclass
 class Replica:
-    """The tiers of one gateway, with what they told the rest of it.
+    """The tiers of one gateway, with a record of their callbacks.
 
     Attributes:
-        detached: stacks whose flights had to be detached, in order.
-        started_over: how often all flights had to be.
+        detached: stacks whose fetches had to be detached, in order.
+        started_over: when all fetches had to be.
     """
 
     tiers: Tiers
@@ -143,6 +187,26 @@ class Replica:
     prefix: str
     detached: list[bytes] = field(default_factory=list)
     started_over: list[float] = field(default_factory=list)
+
+    @property
+    def invalidations(self) -> Invalidations:
+        """What is pending, settling and changed."""
+        return self.tiers._invalidations
+
+    @property
+    def pending(self) -> int:
+        """How many stacks wait for confirmation by Redis."""
+        return self.invalidations.pending
+
+    @property
+    def state(self) -> RedisState:
+        """The state of the Redis tier."""
+        return self.tiers.redis_state()
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether invalidations by others are received."""
+        return self.state.is_subscribed
 
     def key(self, caller: bytes = b"a", *, stack: bytes = STACK, action: bytes = b"action-1") -> EntryKey:
         """Return a key."""
@@ -160,8 +224,8 @@ class Replica:
     async def fill(self, key: EntryKey, entry: Entry | None = None) -> Entry:
         """Store an entry as fetches do, and wait until Redis has it.
 
-        A connection that is opened meanwhile repeats the forgets of the last ten minutes, and with them
-        undoes what was stored since; the next fetch stores it again.
+        A connection opened meanwhile repeats the invalidations of the last ten minutes, and with them undoes
+        what was stored since; the next fetch stores it again.
         """
         entry = entry or self.entry()
         ends_s = time.monotonic() + 5.0
@@ -188,19 +252,18 @@ class Replica:
             return
 
         async def is_there() -> bool:
-            return (await redis.lookup(key)).entry == entry
+            result = await redis.lookup(key)
+            return result.entry == entry and not result.has_failed
 
         await until(is_there, "the entry in Redis to be as it was queued", timeout_s)
 
-    async def paid(self, timeout_s: float = 5.0) -> None:
-        """Wait until Redis has been told everything."""
-        await until(lambda: self.tiers.invalidations.owed == 0, "the debts to be paid", timeout_s)
+    async def confirmed(self, timeout_s: float = 5.0) -> None:
+        """Wait until Redis has confirmed every invalidation."""
+        await until(lambda: self.pending == 0, "the confirmation", timeout_s)
 
     async def subscribed(self) -> None:
-        """Wait until notes are heard and what that sets off is done."""
-        subscription = self.tiers.subscription
-        assert subscription is not None
-        await until(lambda: subscription.is_up, "the subscription")
+        """Wait until invalidations by others are received."""
+        await until(lambda: self.is_subscribed, "the subscription")
 
     async def found(self, key: EntryKey) -> bytes | None:
         """Return the body that a look-up finds."""
@@ -239,7 +302,7 @@ def replica(
         secret=secret,
         clock=times.clock,
         metrics=metrics,
-        on_forget=detached.append,
+        on_invalidate=detached.append,
         on_start_over=lambda: started_over.append(times.clock.monotonic_s()),
     )
     return Replica(tiers, metrics, times, prefix, detached, started_over)

@@ -63,16 +63,16 @@ async def test_answers_to_one_operation_say_nothing_about_another() -> None:
     breaker = Breaker()
     for _ in range(OPENING_FAILURES):
         breaker.failed("lookup")
-        breaker.succeeded("forget")
+        breaker.succeeded("invalidate")
     assert breaker.state is BreakerState.OPEN
 
 
 async def test_what_was_under_way_neither_closes_it_nor_ends_a_probe() -> None:
     breaker = _opened()
-    breaker.succeeded("forget")
+    breaker.succeeded("invalidate")
     states = [breaker.state]
     breaker.begin_probe()
-    breaker.succeeded("forget")
+    breaker.succeeded("invalidate")
     breaker.failed("lookup")
     states.append(breaker.state)
     assert states == [BreakerState.OPEN, BreakerState.HALF_OPEN]

@@ -1,9 +1,10 @@
-"""What every store does alike: memory, Redis, Valkey, and the tiers over both."""
+"""The contract of every store: memory, Redis, Valkey, and the tiers over both."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 import pytest
@@ -12,49 +13,85 @@ from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey
 from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
-from gateway.store.base import Store, StoreError, StoreResult
+from gateway.store.lookup import LookupResult
 from gateway.store.memory import MemoryStore
-from gateway.store.redis import RedisStore
+from gateway.store.redis_errors import StoreError
 from tests.store.conftest import Replicas
-from tests.store.kit import FOLDED, Replica, Times, as_stored, direct_redis, entry_of, key_of
+from tests.store.kit import DirectRedis, Replica, Times, as_stored, direct_redis, entry_of, key_of
 from tests.testbed.redis_server import RedisServer
 
 KINDS = ["memory", "redis", "valkey", "tiers", "tiers on redis alone", "tiers in memory alone"]
 
 
+class Store(Protocol):
+    """What all of them do; a failure is `StoreError`."""
+
+    async def lookup(self, key: EntryKey) -> LookupResult:
+        """Return the fresh entry under a key."""
+
+    async def put(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
+        """Store an entry until its end."""
+
+    async def drop(self, key: EntryKey) -> None:
+        """Remove one entry."""
+
+    async def invalidate(self, key: EntryKey) -> None:
+        """Make every entry of the key's stack unusable."""
+
+    async def close(self) -> None:
+        """Close everything."""
+
+
+class MemoryAsStore:
+    """The memory tier under the contract."""
+
+    def __init__(self, memory: MemoryStore, times: Times) -> None:
+        self._memory = memory
+        self._clock = times.clock
+
+    async def lookup(self, key: EntryKey) -> LookupResult:
+        return LookupResult(self._memory.get(key.local))
+
+    async def put(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
+        self._memory.put(key, entry, self._clock.monotonic_s() + entry.ttl_s(self._clock.wall_s()))
+
+    async def drop(self, key: EntryKey) -> None:
+        self._memory.discard(key.local)
+
+    async def invalidate(self, key: EntryKey) -> None:
+        self._memory.discard_stack(key.stack)
+
+    async def close(self) -> None:
+        self._memory.clear()
+
+
 class TiersAsStore:
-    """The tiers, used as one store: what is queued has been sent when a call returns."""
+    """The tiers under the contract: what is queued has been sent when a call returns."""
 
     def __init__(self, one: Replica) -> None:
         self._one = one
 
-    async def lookup(self, key: EntryKey) -> StoreResult:
-        """Look into all tiers."""
-        found = await self._one.tiers.lookup(key)
-        if found.has_failed:
+    async def lookup(self, key: EntryKey) -> LookupResult:
+        result = await self._one.tiers.lookup(key)
+        if result.has_failed:
             raise StoreError("failed")
-        return StoreResult(found.entry, found.generation)
+        return result
 
-    async def store(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
-        """Store as a fetch does."""
-        del generation
+    async def put(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
         is_live = entry.ttl_s(self._one.times.clock.wall_s()) > 0
         self._one.tiers.store(await self._one.begin_fill(key), entry)
         await self._one.in_redis(key, entry if is_live else None)
 
     async def drop(self, key: EntryKey) -> None:
-        """Drop one entry."""
         self._one.drop(key)
         await self._one.in_redis(key, None)
 
-    async def forget(self, stack: bytes) -> None:
-        """Forget a stack."""
-        if not await self._one.tiers.forget([stack], "purge", settles=False):
+    async def invalidate(self, key: EntryKey) -> None:
+        if not await self._one.tiers.invalidate([key.stack], "purge", settles=False):
             raise StoreError("failed")
-        await self._one.paid()
+        await self._one.confirmed()
 
     async def close(self) -> None:
-        """Close everything."""
         await self._one.tiers.close(1.0)
 
 
@@ -74,10 +111,10 @@ class Case:
         """Store an entry under the stack's generation."""
         entry = entry or entry_of()
         generation: bytes | None = b""
-        if isinstance(self.store, RedisStore):
-            generation = await self.store.mint(key)
+        if isinstance(self.store, DirectRedis):
+            generation = await self.store.store.mint(key)
         assert generation is not None
-        await self.store.store(key, entry, generation)
+        await self.store.put(key, entry, generation)
         return entry
 
     async def get(self, key: EntryKey) -> Entry | None:
@@ -103,9 +140,9 @@ async def case(request: pytest.FixtureRequest, replicas: Replicas) -> AsyncItera
     times = Times()
     store: Store
     if server:
-        store = direct_redis(server.url, prefix, clock=times.clock).store
+        store = direct_redis(server.url, prefix, clock=times.clock)
     else:
-        store = MemoryStore(1 << 20, times.clock)
+        store = MemoryAsStore(MemoryStore(1 << 20, times.clock), times)
     yield Case(store, times, prefix)
     await store.close()
 
@@ -130,7 +167,7 @@ async def test_a_neighbour_does_not_find_it(case: Case) -> None:
     for other in (
         case.key(b"b"),
         case.key(action=b"y"),
-        case.key(stack=b"stack-1"),  # forgotten together, but another raw id is another answer
+        case.key(stack=b"stack-1"),  # invalidated together, but another raw id is another record
         case.key(stack=b"stack-2"),
     ):
         assert await case.get(other) is None
@@ -171,7 +208,7 @@ async def test_what_was_dropped_can_be_stored_again(case: Case) -> None:
     assert await case.get(case.key()) == stored
 
 
-async def test_forgetting_hits_every_entry_of_the_stack_and_no_other(case: Case) -> None:
+async def test_an_invalidation_concerns_every_entry_of_the_stack_and_no_other(case: Case) -> None:
     of_stack = [
         case.key(caller, stack=stack, action=action)
         for caller in (b"a", b"b")
@@ -181,19 +218,19 @@ async def test_forgetting_hits_every_entry_of_the_stack_and_no_other(case: Case)
     others = [case.key(stack=stack) for stack in (b"stack-11", b"stack-", b"tack-1")]
     for key in (*of_stack, *others):
         await case.put(key)
-    await case.store.forget(FOLDED)
+    await case.store.invalidate(case.key())
     assert [await case.get(key) for key in of_stack] == [None] * len(of_stack)
     assert None not in [await case.get(key) for key in others]
 
 
-async def test_forgetting_what_was_never_stored_is_fine(case: Case) -> None:
-    await case.store.forget(b"unknown")
+async def test_an_unknown_stack_can_be_invalidated(case: Case) -> None:
+    await case.store.invalidate(case.key(stack=b"unknown"))
     assert await case.get(case.key()) is None
 
 
-async def test_a_forgotten_stack_can_be_stored_again(case: Case) -> None:
+async def test_an_invalidated_stack_can_be_stored_again(case: Case) -> None:
     await case.put(case.key(), entry_of(b"before"))
-    await case.store.forget(FOLDED)
+    await case.store.invalidate(case.key())
     after = await case.put(case.key(), entry_of(b"after"))
     assert await case.get(case.key()) == after
 
@@ -207,33 +244,32 @@ async def test_a_store_can_be_closed_twice(case: Case) -> None:
 @pytest.fixture(params=["killed", "paused"])
 async def broken(
     request: pytest.FixtureRequest, own_redis: RedisServer
-) -> AsyncIterator[tuple[RedisStore, EntryKey]]:
+) -> AsyncIterator[tuple[DirectRedis, EntryKey]]:
     redis = direct_redis(own_redis.url, own_redis.prefix, timeout_s=0.05)
     key = key_of(own_redis.prefix)
     generation = await redis.store.mint(key)
     assert generation is not None
-    await redis.store.store(key, entry_of(), generation)
+    await redis.put(key, entry_of(), generation)
     if request.param == "killed":
         own_redis.kill()
     else:
         own_redis.pause()
-    yield redis.store, key
+    yield redis, key
     if request.param == "paused":
         own_redis.resume()
-    await redis.store.close()
+    await redis.close()
 
 
 async def test_a_redis_that_fails_is_an_error_and_never_an_absent_entry(
-    broken: tuple[RedisStore, EntryKey],
+    broken: tuple[DirectRedis, EntryKey],
 ) -> None:
-    store, key = broken
-    with pytest.raises(StoreError):
-        await store.lookup(key)
-    with pytest.raises(StoreError):
-        await store.mint(key)
-    with pytest.raises(StoreError):
-        await store.store(key, entry_of(), b"g" * 16)
-    with pytest.raises(StoreError):
-        await store.drop(key)
-    with pytest.raises(StoreError):
-        await store.forget(key.stack)
+    redis, key = broken
+    for failing in (
+        redis.lookup(key),
+        redis.store.mint(key),
+        redis.put(key, entry_of(), b"g" * 16),
+        redis.drop(key),
+        redis.invalidate(key),
+    ):
+        with pytest.raises(StoreError):
+            await failing

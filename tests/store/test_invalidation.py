@@ -1,4 +1,4 @@
-"""Two gateways on one Redis: a forget through one leaves nothing usable in the other."""
+"""Two gateways on one Redis: an invalidation through one leaves nothing usable in the other."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ async def pair(replicas: Replicas, redis: RedisServer) -> tuple[Replica, Replica
     return await replicas(redis.url, redis.prefix), await replicas(redis.url, redis.prefix)
 
 
-async def forget(one: Replica, *, stack: bytes = FOLDED, settles: bool = True) -> None:
-    assert await one.tiers.forget([stack], "write" if settles else "purge", settles=settles)
+async def invalidate(one: Replica, *, stack: bytes = FOLDED, settles: bool = True) -> None:
+    assert await one.tiers.invalidate([stack], "write" if settles else "purge", settles=settles)
 
 
-async def noted(one: Replica, stack: bytes = FOLDED) -> None:
-    await until(lambda: stack in one.detached, "the note", 1.0)
+async def received(one: Replica, stack: bytes = FOLDED) -> None:
+    await until(lambda: stack in one.detached, "the message", 1.0)
 
 
 # What the other one held
 
 
-async def test_a_forget_through_one_empties_the_memory_of_the_other_within_a_second(
+async def test_an_invalidation_through_one_empties_the_memory_of_the_other_within_a_second(
     pair: tuple[Replica, Replica],
 ) -> None:
     one, other = pair
@@ -45,15 +45,15 @@ async def test_a_forget_through_one_empties_the_memory_of_the_other_within_a_sec
     await other.found(other.key())
     assert other.in_memory(other.key())
     started_s = time.monotonic()
-    await forget(one)
-    await noted(other)
+    await invalidate(one)
+    await received(other)
     assert time.monotonic() - started_s < 1
     assert not other.in_memory(other.key())
     assert [await replica.found(replica.key()) for replica in pair] == [None, None]
-    assert set(other.metrics.forgotten) == {"note"}
+    assert set(other.metrics.invalidations) == {"message"}
 
 
-async def test_a_forget_hits_every_caller_and_action_of_the_stack_and_no_other_stack(
+async def test_an_invalidation_concerns_every_caller_and_action_of_the_stack_and_no_other_stack(
     pair: tuple[Replica, Replica],
 ) -> None:
     one, other = pair
@@ -65,32 +65,32 @@ async def test_a_forget_hits_every_caller_and_action_of_the_stack_and_no_other_s
     for key in (*keys, neighbour):
         await one.fill(key)
         await other.found(key)
-    await forget(one)
-    await noted(other)
+    await invalidate(one)
+    await received(other)
     for replica in pair:
         assert [await replica.found(key) for key in keys] == [None] * len(keys)
         assert await replica.found(neighbour) is not None
 
 
-async def test_ones_own_notes_are_ignored(pair: tuple[Replica, Replica]) -> None:
+async def test_own_messages_are_ignored(pair: tuple[Replica, Replica]) -> None:
     one, other = pair
-    await forget(one)
-    await noted(other)
-    await forget(other, stack=b"later")
-    await noted(one, b"later")  # its own note came before this one
+    await invalidate(one)
+    await received(other)
+    await invalidate(other, stack=b"later")
+    await received(one, b"later")  # its own message came before this one
     assert one.detached.count(FOLDED) == 1
-    assert one.metrics.forgotten["note"] == one.detached.count(b"later")
+    assert one.metrics.invalidations["message"] == one.detached.count(b"later")
 
 
-async def test_what_is_no_note_is_ignored(pair: tuple[Replica, Replica], redis: RedisServer) -> None:
+async def test_malformed_messages_are_ignored(pair: tuple[Replica, Replica], redis: RedisServer) -> None:
     one, other = pair
     channel = KeySpace(redis.prefix, UPSTREAM).channel
     await one.fill(one.key())
     long_name = InvalidationMessage("s" * 65, 0.0, True, "other")
     for data in (b"", b"x" * 10_000, b"[]", b'{"stack": 1}', write_message(long_name), b"\xff"):
         await redis.command("PUBLISH", channel, data)
-    await forget(other, stack=b"later")
-    await noted(one, b"later")
+    await invalidate(other, stack=b"later")
+    await received(one, b"later")
     assert set(one.detached) == {b"later"}
     assert one.in_memory(one.key())
 
@@ -98,9 +98,9 @@ async def test_what_is_no_note_is_ignored(pair: tuple[Replica, Replica], redis: 
 # Fills under way
 
 
-@pytest.mark.parametrize("side", [0, 1], ids=["where it is forgotten", "on the other side"])
+@pytest.mark.parametrize("side", [0, 1], ids=["here", "on the other replica"])
 @pytest.mark.parametrize("has_generation", [True, False])
-async def test_a_fill_under_way_during_a_forget_leaves_nothing_usable(
+async def test_a_fill_under_way_during_an_invalidation_leaves_nothing_usable(
     pair: tuple[Replica, Replica], side: int, has_generation: bool
 ) -> None:
     filling = pair[side]
@@ -108,15 +108,15 @@ async def test_a_fill_under_way_during_a_forget_leaves_nothing_usable(
     if has_generation:
         await pair[0].fill(pair[0].key(b"b"))
     fill_token = await filling.begin_fill(key)
-    await forget(pair[0])
-    await noted(pair[1])
-    assert filling.tiers.store(fill_token, filling.entry(OLD)) is Reason.FORGOTTEN
+    await invalidate(pair[0])
+    await received(pair[1])
+    assert filling.tiers.store(fill_token, filling.entry(OLD)) is Reason.INVALIDATED
     assert [await replica.found(key) for replica in pair] == [None, None]
     await until(lambda: refilled(filling, pair), "the stack to be stored again")
 
 
 async def refilled(filling: Replica, pair: tuple[Replica, Replica]) -> bool:
-    """Store once more; a forget that a new connection repeats may undo it."""
+    """Store once more; an invalidation repeated on a new connection may undo it."""
     key = filling.key()
     filling.tiers.store(await filling.begin_fill(key), filling.entry(NEW))
     found = [await replica.found(key) for replica in pair]
@@ -124,7 +124,7 @@ async def refilled(filling: Replica, pair: tuple[Replica, Replica]) -> bool:
     return found == [NEW, NEW]
 
 
-async def test_a_fill_that_ends_before_the_note_arrives_leaves_nothing_usable(
+async def test_a_fill_that_ends_before_the_message_arrives_leaves_nothing_usable(
     replicas: Replicas, redis: RedisServer, fault_proxy: Proxies
 ) -> None:
     proxy = await fault_proxy(redis.address)
@@ -133,12 +133,12 @@ async def test_a_fill_that_ends_before_the_note_arrives_leaves_nothing_usable(
     key = deaf.key()
     fill_token = await deaf.begin_fill(key)
     proxy.mode = STALL
-    await forget(one)
+    await invalidate(one)
     entry = deaf.entry(OLD)
     assert deaf.tiers.store(fill_token, entry) is None  # it cannot know yet
     assert deaf.in_memory(key)
     proxy.mode = PASS
-    await noted(deaf)
+    await received(deaf)
     assert not deaf.in_memory(key)
     await until(lambda: _exists(redis, key.name), "the store")
     assert [await replica.found(key) for replica in (one, deaf)] == [None, None]
@@ -151,23 +151,21 @@ async def _exists(redis: RedisServer, name: bytes) -> bool:
     return await redis.command("EXISTS", name) == 1
 
 
-async def test_a_fill_whose_store_waits_in_the_queue_is_void_after_a_forget(
-    replicas: Replicas, redis: RedisServer
-) -> None:
+async def test_a_queued_store_is_void_after_an_invalidation(replicas: Replicas, redis: RedisServer) -> None:
     one = await replicas(redis.url, redis.prefix)
     key = one.key()
     assert one.tiers.store(await one.begin_fill(key), one.entry(OLD)) is None
-    await forget(one)  # its stretch runs before the queue is looked at
+    await invalidate(one)  # before the queue is sent
     await one.fill(one.key(stack=b"stack-2"))
     assert await redis.command("EXISTS", key.name) == 0
 
 
-async def test_fills_and_forgets_in_any_order_never_leave_an_older_record(
+async def test_fills_and_invalidations_in_any_order_never_leave_an_older_record(
     pair: tuple[Replica, Replica],
 ) -> None:
     one, other = pair
-    for number, order in enumerate(itertools.permutations(("begin", "forget", "store", "note"))):
-        if order.index("begin") > order.index("store") or order.index("forget") > order.index("note"):
+    for number, order in enumerate(itertools.permutations(("begin", "invalidate", "store", "receive"))):
+        if order.index("begin") > order.index("store") or order.index("invalidate") > order.index("receive"):
             continue
         key = one.key(stack=b"stack-%d" % number)
         fill_token = None
@@ -175,15 +173,15 @@ async def test_fills_and_forgets_in_any_order_never_leave_an_older_record(
             match step:
                 case "begin":
                     fill_token = await other.begin_fill(key)
-                case "forget":
-                    await forget(one, stack=key.stack)
+                case "invalidate":
+                    await invalidate(one, stack=key.stack)
                 case "store":
                     assert fill_token is not None
                     other.tiers.store(fill_token, other.entry(OLD))
                 case _:
-                    await noted(other, key.stack)
-        # Begun after the forget it is a fetch of what the write left behind.
-        if order.index("begin") < order.index("forget"):
+                    await received(other, key.stack)
+        # A fetch begun later sees the write.
+        if order.index("begin") < order.index("invalidate"):
             assert await one.found(key) is None, order
             assert await other.found(key) is None, order
 
@@ -191,16 +189,16 @@ async def test_fills_and_forgets_in_any_order_never_leave_an_older_record(
 # Single keys
 
 
-async def test_losing_any_single_key_never_makes_a_forgotten_entry_usable(
+async def test_losing_any_single_key_never_makes_an_invalidated_entry_usable(
     replicas: Replicas, redis: RedisServer
 ) -> None:
     one = await replicas(redis.url, redis.prefix, memory_bytes=0)
-    forgotten = [one.key(caller, action=action) for caller in (b"a", b"b") for action in (b"x", b"y")]
-    for key in forgotten:
+    invalidated = [one.key(caller, action=action) for caller in (b"a", b"b") for action in (b"x", b"y")]
+    for key in invalidated:
         await one.fill(key, one.entry(OLD))
     old = await redis.contents()
-    await forget(one)
-    refilled, neighbour = forgotten[0], one.key(stack=b"stack-2")
+    await invalidate(one)
+    refilled, neighbour = invalidated[0], one.key(stack=b"stack-2")
     await one.fill(refilled, one.entry(NEW))
     await one.fill(neighbour)
     after = await redis.contents()
@@ -208,10 +206,10 @@ async def test_losing_any_single_key_never_makes_a_forgotten_entry_usable(
     for lost in after:
         reader = await replicas(redis.url, redis.prefix, memory_bytes=0, subscribed=False)
         await _put(redis, {name: value for name, value in after.items() if name != lost})
-        assert [await reader.found(key) for key in forgotten[1:]] == [None] * 3
+        assert [await reader.found(key) for key in invalidated[1:]] == [None] * 3
         assert await reader.found(refilled) in {NEW, None}
-        await reader.begin_fill(forgotten[1])  # mints if the generation was lost
-        assert [await reader.found(key) for key in forgotten[1:]] == [None] * 3
+        await reader.begin_fill(invalidated[1])  # mints if the generation was lost
+        assert [await reader.found(key) for key in invalidated[1:]] == [None] * 3
         assert await reader.found(refilled) in {NEW, None}
 
 
@@ -222,11 +220,11 @@ async def test_an_old_value_put_back_at_any_entrys_key_is_not_usable(
     key = one.key()
     await one.fill(key, one.entry(OLD))
     old = await redis.contents()
-    await forget(one)
+    await invalidate(one)
     await one.fill(one.key(b"b"))
     await redis.command("SET", key.name, old[key.name])  # a store that was long on its way
     assert await one.found(key) is None
-    assert one.metrics.entries_refused > 0
+    assert one.metrics.entries_invalid > 0
 
 
 async def _put(redis: RedisServer, contents: dict[bytes, bytes]) -> None:
@@ -243,7 +241,7 @@ async def test_a_redis_that_evicts_whatever_it_likes_never_brings_an_entry_back(
     keys = [one.key(b"%d" % number) for number in range(20)]
     for key in keys:
         await one.fill(key, one.entry(OLD + b" " * 1000))
-    await forget(one)
+    await invalidate(one)
     fill_token = await one.begin_fill(keys[0])
     assert fill_token.generation is not None
     used = await own_redis.command("INFO", "memory")
@@ -271,16 +269,14 @@ async def test_while_the_subscription_is_lost_copies_serve_at_most_for_memory_tt
     key = deaf.key()
     await deaf.fill(key, deaf.entry(OLD))
     proxy.mode = CUT
-    await forget(one)
-    subscription = deaf.tiers.subscription
-    assert subscription is not None
-    await until(lambda: not subscription.is_up, "the loss to be seen")
+    await invalidate(one)
+    await until(lambda: not deaf.is_subscribed, "the loss to be noticed")
     assert await deaf.found(key) == OLD
     deaf.times.move(10)
     assert await deaf.found(key) is None
 
 
-async def test_a_subscription_confirmed_again_empties_memory_and_detaches_every_flight(
+async def test_a_subscription_confirmed_again_empties_memory_and_detaches_every_fetch(
     replicas: Replicas, redis: RedisServer
 ) -> None:
     one = await replicas(redis.url, redis.prefix)
@@ -292,11 +288,11 @@ async def test_a_subscription_confirmed_again_empties_memory_and_detaches_every_
     await until(lambda: len(one.started_over) == 2, "the second confirmation")
     assert not one.in_memory(key)
     assert await one.found(key) is not None  # Redis still knows what is usable
-    assert one.tiers.store(fill_token, one.entry()) is Reason.FORGOTTEN
-    assert one.tiers.invalidations.is_uncertain(one.times.clock.monotonic_s())
+    assert one.tiers.store(fill_token, one.entry()) is Reason.INVALIDATED
+    assert one.tiers.is_uncertain(one.times.clock.monotonic_s())
 
 
-async def test_a_forget_missed_without_a_subscription_is_made_up_for_when_it_is_back(
+async def test_an_invalidation_missed_without_a_subscription_counts_once_it_is_back(
     replicas: Replicas, redis: RedisServer, fault_proxy: Proxies
 ) -> None:
     proxy = await fault_proxy(redis.address)
@@ -304,7 +300,7 @@ async def test_a_forget_missed_without_a_subscription_is_made_up_for_when_it_is_
     deaf = await replicas(f"redis://{proxy.address}/0", redis.prefix)
     await deaf.fill(deaf.key(), deaf.entry(OLD))
     proxy.mode = CUT
-    await forget(one)
+    await invalidate(one)
     assert deaf.in_memory(deaf.key())
     proxy.mode = PASS
     await until(lambda: len(deaf.started_over) == 2, "the second confirmation")
@@ -316,11 +312,9 @@ async def test_a_silent_subscription_counts_as_lost(
 ) -> None:
     proxy = await fault_proxy(redis.address)
     one = await replicas(f"redis://{proxy.address}/0", redis.prefix)
-    subscription = one.tiers.subscription
-    assert subscription is not None
     proxy.mode = STALL
     started_s = time.monotonic()
-    await until(lambda: not subscription.is_up, "the silence to be noticed")
+    await until(lambda: not one.is_subscribed, "the silence to be noticed")
     assert 1.5 < time.monotonic() - started_s < 4
     proxy.mode = PASS
     await until(lambda: len(one.started_over) == 2, "the second confirmation")
@@ -341,45 +335,45 @@ async def test_a_quiet_subscription_stays_up(replicas: Replicas, redis: RedisSer
 
 
 async def test_a_write_settles_on_both_sides_and_a_purge_on_neither(pair: tuple[Replica, Replica]) -> None:
-    await forget(pair[0])
-    await forget(pair[0], stack=b"purged", settles=False)
-    await noted(pair[1], b"purged")
+    await invalidate(pair[0])
+    await invalidate(pair[0], stack=b"purged", settles=False)
+    await received(pair[1], b"purged")
     for replica in pair:
         now_s = replica.times.clock.monotonic_s()
-        assert replica.tiers.invalidations.is_settling(FOLDED, now_s)
-        assert not replica.tiers.invalidations.is_settling(b"purged", now_s)
+        assert replica.tiers.is_settling(FOLDED, now_s)
+        assert not replica.tiers.is_settling(b"purged", now_s)
 
 
-async def test_a_note_told_late_settles_from_the_write_and_not_from_the_note(
+async def test_a_late_message_settles_from_the_write_and_not_from_the_message(
     replicas: Replicas, own_redis: RedisServer
 ) -> None:
     one = await replicas(own_redis.url, own_redis.prefix, settle_s=60.0)
     other = await replicas(own_redis.url, own_redis.prefix, settle_s=60.0)
     own_redis.kill()
-    assert not await one.tiers.forget([FOLDED], "write", settles=True)
-    one.times.move(50)  # so long is Redis away
+    assert not await one.tiers.invalidate([FOLDED], "write", settles=True)
+    one.times.move(50)  # Redis is down for that long
     await own_redis.restart()
     await other.subscribed()
-    # The note may be told before the other one listens; the next connection repeats it.
-    await one.paid()
+    # It may be published before the other one is subscribed; the next connection repeats it.
+    await one.confirmed()
     if not other.detached:
         await own_redis.command("CLIENT", "KILL", "TYPE", "normal")
         await one.tiers.lookup(one.key())
-    await noted(other)
+    await received(other)
     now_s = other.times.clock.monotonic_s()
-    assert other.tiers.invalidations.is_settling(FOLDED, now_s)
-    assert not other.tiers.invalidations.is_settling(FOLDED, now_s + 11)
+    assert other.tiers.is_settling(FOLDED, now_s)
+    assert not other.tiers.is_settling(FOLDED, now_s + 11)
 
 
 # Other gateways on the same Redis
 
 
-async def test_forgetting_does_not_depend_on_the_secret(replicas: Replicas, redis: RedisServer) -> None:
+async def test_invalidating_does_not_depend_on_the_secret(replicas: Replicas, redis: RedisServer) -> None:
     one = await replicas(redis.url, redis.prefix, secret=b"old secret")
     other = await replicas(redis.url, redis.prefix, secret=b"new secret")
     await other.fill(other.key(), other.entry(OLD))
-    await forget(one)
-    await noted(other)
+    await invalidate(one)
+    await received(other)
     assert await other.found(other.key()) is None
 
 
@@ -387,8 +381,8 @@ async def test_another_prefix_is_another_deployment(replicas: Replicas, redis: R
     one, other = await replicas(redis.url, redis.prefix), await replicas(redis.url, redis.prefix + "x")
     await one.fill(one.key())
     await other.fill(other.key())
-    await forget(other)
-    await forget(other, stack=b"later")
+    await invalidate(other)
+    await invalidate(other, stack=b"later")
     await asyncio.sleep(0)
     assert await one.found(one.key()) is not None
     assert one.detached == []

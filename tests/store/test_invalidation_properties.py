@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, the ledger never says that something is safe which is not."""
+"""In whatever order events come, `Invalidations` never reports a stack as safe that is not."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Truth:
     """What really happened to one stack.
 
     Attributes:
-        writes: when each forget was answered, and whether it settles.
-        owed_s: what was stored before this time must not be used; ``None`` when Redis was told.
-        owings: how often it came to be owed.
-        changed: what number the ledger had reached before its last change.
+        writes: when the response to each came, and whether it settles.
+        since_s: what was stored before this time must not be used; ``None`` when Redis has confirmed.
+        times: how often it became pending.
+        changed: `Changes.number` before its last change.
     """
 
     writes: list[tuple[float, bool]] = field(default_factory=list)
-    owed_s: float | None = None
-    owings: int = 0
+    since_s: float | None = None
+    times: int = 0
     changed: int = -1
 
 
-class LedgerMachine(RuleBasedStateMachine):
-    """A ledger that overflows often or never, beside a plain list of what happened."""
+class InvalidationsMachine(RuleBasedStateMachine):
+    """`Invalidations` that overflow often or never, beside a plain list of what happened."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,23 +57,23 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now_s += seconds
 
     @rule(stack=stacks, settles=st.booleans())
-    def a_write_is_seen_here(self, stack: bytes, settles: bool) -> None:
+    def a_write_goes_through_here(self, stack: bytes, settles: bool) -> None:
         self.change(stack)
-        self.invalidations.forget(stack, self.now_s, settles=settles, owes=True)
+        self.invalidations.invalidate(stack, self.now_s, settles=settles, has_redis=True)
         self.truth[stack].writes.append((self.now_s, settles))
-        self.owed(stack)
+        self.became_pending(stack)
 
     @rule(stack=stacks, age_s=ages_s, settles=st.booleans())
-    def a_note_comes(self, stack: bytes, age_s: float, settles: bool) -> None:
+    def a_message_comes(self, stack: bytes, age_s: float, settles: bool) -> None:
         self.change(stack)
-        self.invalidations.note(stack, self.now_s, age_s, settles=settles)
+        self.invalidations.invalidated_elsewhere(stack, self.now_s, age_s, settles=settles)
         self.truth[stack].writes.append((self.now_s - age_s, settles))
 
     @rule(stack=stacks)
     def a_removal_fails(self, stack: bytes) -> None:
         self.change(stack)
-        self.invalidations.owe(stack, self.now_s)
-        self.owed(stack)
+        self.invalidations.removal_failed(stack, self.now_s)
+        self.became_pending(stack)
 
     @rule()
     def a_connection_is_opened(self) -> None:
@@ -81,7 +81,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for stack, truth in self.truth.items():
             recent = [written_s for written_s, _ in truth.writes if self.now_s - written_s < REPEAT_S]
             if recent:
-                self.owed(stack, max(recent))
+                self.became_pending(stack, max(recent))
 
     @rule()
     def the_subscription_is_confirmed(self) -> None:
@@ -91,51 +91,51 @@ class LedgerMachine(RuleBasedStateMachine):
         self.confirmed_s = self.now_s
 
     @rule(at_most=st.integers(1, 3))
-    def debts_are_sent(self, at_most: int) -> None:
-        self.take(self.invalidations.debts(self.now_s, at_most))
+    def pending_ones_are_sent(self, at_most: int) -> None:
+        self.take(self.invalidations.due(self.now_s, at_most))
 
     @rule(at_most=st.integers(1, 3))
     def what_was_refused_is_sent_again(self, at_most: int) -> None:
-        self.take(self.invalidations.refused_debts(at_most))
+        self.take(self.invalidations.due_refused(at_most))
 
     @rule(number=st.integers(0, 9), reply=st.sampled_from(["confirmed", "refused", "unknown"]))
     def a_reply_comes(self, number: int, reply: str) -> None:
         if number >= len(self.taken):
             return
-        debt, owings = self.taken.pop(number)
+        pending, times = self.taken.pop(number)
         if reply == "refused":
-            self.invalidations.refuse(debt, is_told=True)
+            self.invalidations.refused(pending, is_published=True)
         elif reply == "unknown":
-            self.invalidations.failed(debt)
+            self.invalidations.failed(pending)
         else:
-            self.invalidations.paid(debt, self.now_s)
-            truth = self.truth[debt.stack]
-            if truth.owings == owings:
-                truth.owed_s = None
+            self.invalidations.confirmed(pending, self.now_s)
+            truth = self.truth[pending.stack]
+            if truth.times == times:
+                truth.since_s = None
 
     @rule()
-    def redis_takes_everything_and_then_nothing_is_owed(self) -> None:
-        for debt, _ in self.taken:
-            self.invalidations.failed(debt)
+    def redis_confirms_everything_and_then_nothing_is_pending(self) -> None:
+        for pending, _ in self.taken:
+            self.invalidations.failed(pending)
         self.taken.clear()
-        for debts in (self.invalidations.debts, lambda _, at_most: self.invalidations.refused_debts(at_most)):
-            while sent := debts(self.now_s, 3):
-                self.invalidations.send(sent)
-                for debt in sent:
-                    self.invalidations.paid(debt, self.now_s)
-        assert self.invalidations.owed == 0
-        assert not any(self.invalidations.owes(stack) for stack in STACKS)
+        for due in (self.invalidations.due, lambda _, at_most: self.invalidations.due_refused(at_most)):
+            while sent := due(self.now_s, 3):
+                self.invalidations.begin_sending(sent)
+                for pending in sent:
+                    self.invalidations.confirmed(pending, self.now_s)
+        assert self.invalidations.pending == 0
+        assert not any(self.invalidations.is_pending(stack) for stack in STACKS)
         for truth in self.truth.values():
-            truth.owed_s = None
+            truth.since_s = None
 
     @invariant()
-    def what_is_owed_is_not_used(self) -> None:
+    def what_is_pending_is_reported(self) -> None:
         # Beyond the bound the oldest are let go.
         if self.limit < len(STACKS):
             return
         for stack, truth in self.truth.items():
-            if truth.owed_s is not None and self.now_s - truth.owed_s < LONGEST_S:
-                assert self.invalidations.owes(stack), stack
+            if truth.since_s is not None and self.now_s - truth.since_s < LONGEST_S:
+                assert self.invalidations.is_pending(stack), stack
 
     @invariant()
     def what_settles_is_known_to_settle_or_uncertain(self) -> None:
@@ -147,7 +147,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 )
 
     @invariant()
-    def what_may_have_gone_unseen_is_uncertain(self) -> None:
+    def what_may_have_been_missed_is_uncertain(self) -> None:
         if self.now_s < self.confirmed_s + SETTLE_S:
             assert self.invalidations.is_uncertain(self.now_s)
 
@@ -164,24 +164,26 @@ class LedgerMachine(RuleBasedStateMachine):
         )
 
     @invariant()
-    def the_books_are_bounded(self) -> None:
-        assert 0 <= self.invalidations.owed <= 5 * self.limit
+    def the_queues_are_bounded(self) -> None:
+        assert 0 <= self.invalidations.pending <= 5 * self.limit
 
-    def take(self, debts: list[PendingInvalidation]) -> None:
-        """Send debts; their replies come later, in any order."""
-        self.invalidations.send(debts)
-        self.taken += [(debt, self.truth[debt.stack].owings) for debt in debts]
+    def take(self, due: list[PendingInvalidation]) -> None:
+        """Send them; the replies come later, in any order."""
+        self.invalidations.begin_sending(due)
+        self.taken += [(pending, self.truth[pending.stack].times) for pending in due]
 
     def change(self, stack: bytes) -> None:
-        """Remember what was read before a change."""
+        """Record the number before a change."""
         self.truth[stack].changed = self.invalidations.changes.number
 
-    def owed(self, stack: bytes, stale_s: float | None = None) -> None:
-        """Remember that Redis must be told that what was stored until then, or until now, is stale."""
+    def became_pending(self, stack: bytes, stale_s: float | None = None) -> None:
+        """Record that what was stored until then, or until now, is stale in Redis."""
         truth = self.truth[stack]
-        truth.owed_s = max(truth.owed_s or 0.0, self.now_s if stale_s is None else stale_s)
-        truth.owings += 1
+        truth.since_s = max(truth.since_s or 0.0, self.now_s if stale_s is None else stale_s)
+        truth.times += 1
 
 
-TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, database=None)
+TestInvalidationsMachine = InvalidationsMachine.TestCase
+TestInvalidationsMachine.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, database=None
+)

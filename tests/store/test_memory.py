@@ -55,7 +55,7 @@ def test_a_store_exactly_as_large_as_its_entries_keeps_them_all(times: Times) ->
     assert (len(memory), memory.evictions) == (2, 0)
 
 
-def test_the_oldest_copy_that_nobody_asked_for_goes_first(times: Times) -> None:
+def test_the_oldest_copy_without_a_hit_is_evicted_first(times: Times) -> None:
     memory = MemoryStore(3 * one_size_bytes(times), times.clock)
     for name in "123":
         put(memory, times, name)
@@ -65,7 +65,7 @@ def test_the_oldest_copy_that_nobody_asked_for_goes_first(times: Times) -> None:
     assert memory.evictions == 1
 
 
-def test_when_all_were_asked_for_the_oldest_goes_first(times: Times) -> None:
+def test_when_all_were_hit_the_oldest_is_evicted_first(times: Times) -> None:
     memory = MemoryStore(3 * one_size_bytes(times), times.clock)
     for name in "123":
         put(memory, times, name)
@@ -74,7 +74,7 @@ def test_when_all_were_asked_for_the_oldest_goes_first(times: Times) -> None:
     assert [name for name in "1234" if memory.get(key(name).local) is not None] == ["2", "3", "4"]
 
 
-def test_of_very_many_that_were_asked_for_some_go_all_the_same(times: Times) -> None:
+def test_of_very_many_that_were_hit_some_are_evicted(times: Times) -> None:
     count = 3_000
     memory = MemoryStore(count * one_size_bytes(times), times.clock)
     names = [f"{number:04}" for number in range(count)]
@@ -147,7 +147,7 @@ def test_replacing_a_copy_counts_its_bytes_once(times: Times) -> None:
     assert (len(memory), memory.size_bytes) == (1, before + 1)
 
 
-def test_what_is_evicted_or_replaced_is_forgotten_with_its_stack_all_the_same(times: Times) -> None:
+def test_stacks_can_be_discarded_after_evictions_and_replacements(times: Times) -> None:
     memory = MemoryStore(2 * one_size_bytes(times), times.clock)
     for name in "1231":
         put(memory, times, name)
@@ -167,7 +167,7 @@ def test_clearing_takes_everything(times: Times) -> None:
     assert memory.get(key("0").local) is None
 
 
-def test_what_is_retired_keeps_nothing_more(times: Times) -> None:
+def test_retired_memory_refuses_copies(times: Times) -> None:
     memory = MemoryStore(ROOMY_BYTES, times.clock)
     assert put(memory, times, "1")
     memory.retire()
@@ -175,7 +175,7 @@ def test_what_is_retired_keeps_nothing_more(times: Times) -> None:
     assert (len(memory), memory.size_bytes) == (0, 0)
 
 
-def test_copies_are_served_only_while_there_is_nothing_to_forget_that_was_not_heard_of(times: Times) -> None:
+def test_copies_are_returned_only_while_every_invalidation_has_been_received(times: Times) -> None:
     memory = MemoryStore(ROOMY_BYTES, times.clock)
     put(memory, times, "1")
     is_current = False

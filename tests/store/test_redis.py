@@ -1,4 +1,4 @@
-"""The Redis tier: round trips, deadlines, and values that are not to be trusted."""
+"""Entries in Redis: round trips, deadlines, and untrusted values."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from gateway.core.caching.entry import seal
 from gateway.core.caching.key import ENTRY_VERSION
-from gateway.store.base import StoreError
-from gateway.store.redis_changes import Forget, Forgotten, Write
+from gateway.store.redis_commands import Invalidate, InvalidateReply, Write
+from gateway.store.redis_errors import StoreError
 from tests.store.kit import (
     GENERATION_TTL_S,
     MINT_TTL_S,
@@ -36,7 +36,7 @@ Proxies = Callable[[str], Awaitable[FaultProxy]]
 async def direct(redis: RedisServer) -> AsyncIterator[DirectRedis]:
     one = direct_redis(redis.url, redis.prefix)
     yield one
-    await one.store.close()
+    await one.close()
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def through(redis: RedisServer) -> AsyncIterator[Callable[[FaultProxy], Di
 
     yield make
     for one in made:
-        await one.store.close()
+        await one.close()
 
 
 async def commands(server: RedisServer) -> dict[str, int]:
@@ -80,11 +80,11 @@ async def test_look_ups_of_one_turn_of_the_loop_are_one_command(
         generation = await direct.store.mint(key)
         assert generation is not None
         stored[key.name] = entry_of(b"%d" % number)
-        await direct.store.store(key, stored[key.name], generation)
+        await direct.put(key, stored[key.name], generation)
     found: list[Any] = []
 
     async def look_up() -> None:
-        found.extend(await asyncio.gather(*(direct.store.lookup(key) for key in keys)))
+        found.extend(await asyncio.gather(*(direct.lookup(key) for key in keys)))
 
     assert await run_by(redis, look_up()) == {"mget": 1}
     assert [one.entry for one in found] == [stored.get(key.name) for key in keys]
@@ -94,7 +94,7 @@ async def test_very_many_look_ups_are_split_so_that_nobody_else_waits_for_them(
     direct: DirectRedis, redis: RedisServer
 ) -> None:
     keys = [key_of(redis.prefix, stack=b"s%d" % number) for number in range(130)]
-    ran = await run_by(redis, asyncio.gather(*(direct.store.lookup(key) for key in keys)))
+    ran = await run_by(redis, asyncio.gather(*(direct.lookup(key) for key in keys)))
     assert ran == {"mget": 3}
 
 
@@ -126,8 +126,8 @@ async def test_a_stack_has_one_generation_whoever_mints_it(direct: DirectRedis, 
         direct.store.mint(key), other.store.mint(key), other.store.mint(key_of(redis.prefix, b"b"))
     )
     assert len(set(minted)) == 1
-    assert (await direct.store.lookup(key)).generation == minted[0]
-    await other.store.close()
+    assert (await direct.lookup(key)).generation == minted[0]
+    await other.close()
 
 
 async def test_a_generation_is_never_minted_twice(direct: DirectRedis, redis: RedisServer) -> None:
@@ -135,31 +135,31 @@ async def test_a_generation_is_never_minted_twice(direct: DirectRedis, redis: Re
     seen = set()
     for _ in range(5):
         seen.add(await direct.store.mint(key))
-        await direct.store.forget(key.stack)
+        await direct.invalidate(key)
     assert len(seen) == 5
 
 
-async def test_a_forget_deletes_and_then_publishes(direct: DirectRedis, redis: RedisServer) -> None:
+async def test_an_invalidation_deletes_and_then_publishes(direct: DirectRedis, redis: RedisServer) -> None:
     key = key_of(redis.prefix)
     await direct.store.mint(key)
     ran = await run_by(
-        redis, direct.store.forget_all([Forget(key.generation, b"note"), Forget(b"other", None)])
+        redis, direct.store.invalidate([Invalidate(key.generation, b"message"), Invalidate(b"other", None)])
     )
     assert ran == {"del": 2, "publish": 1}
-    assert (await direct.store.lookup(key)).generation is None
+    assert (await direct.lookup(key)).generation is None
 
 
-async def test_a_forget_that_redis_refuses_in_part_is_not_confirmed(own_redis: RedisServer) -> None:
+async def test_an_invalidation_refused_in_part_is_not_confirmed(own_redis: RedisServer) -> None:
     await own_redis.command("ACL", "SETUSER", "default", "-publish")
     direct = direct_redis(own_redis.url, own_redis.prefix)
-    confirmed = await direct.store.forget_all([Forget(b"a", b"note"), Forget(b"b", None)])
-    assert confirmed == [Forgotten(True, False), Forgotten(True, False)]
-    await direct.store.close()
+    confirmed = await direct.store.invalidate([Invalidate(b"a", b"message"), Invalidate(b"b", None)])
+    assert confirmed == [InvalidateReply(True, False), InvalidateReply(True, False)]
+    await direct.close()
 
 
 async def test_an_entry_that_is_over_is_not_sent(direct: DirectRedis, redis: RedisServer) -> None:
     key = key_of(redis.prefix)
-    assert await run_by(redis, direct.store.store(key, entry_of(ttl_s=-1), b"g" * 16)) == {}
+    assert await run_by(redis, direct.put(key, entry_of(ttl_s=-1), b"g" * 16)) == {}
 
 
 # Deadlines
@@ -173,13 +173,13 @@ def paused(own_redis: RedisServer) -> RedisServer:
 
 async def test_a_silent_redis_costs_about_the_timeout_and_no_retry(paused: RedisServer) -> None:
     direct = direct_redis(paused.url, paused.prefix, timeout_s=0.1)
-    for work in (direct.store.lookup, direct.store.mint, direct.store.drop):
+    for work in (direct.lookup, direct.store.mint, direct.drop):
         started_s = time.monotonic()
         with pytest.raises(StoreError, match="timeout"):
             await work(key_of(paused.prefix))
         assert 0.09 <= time.monotonic() - started_s < 0.6
     paused.resume()
-    await direct.store.close()
+    await direct.close()
 
 
 async def test_more_look_ups_than_connections_still_end_in_time(paused: RedisServer) -> None:
@@ -187,7 +187,7 @@ async def test_more_look_ups_than_connections_still_end_in_time(paused: RedisSer
     started_s = time.monotonic()
     errors = []
     for _ in range(5):
-        waiting = asyncio.ensure_future(direct.store.lookup(key_of(paused.prefix)))
+        waiting = asyncio.ensure_future(direct.lookup(key_of(paused.prefix)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)  # so that the next one is a command of its own
         errors.append(waiting)
@@ -195,22 +195,22 @@ async def test_more_look_ups_than_connections_still_end_in_time(paused: RedisSer
     assert all(isinstance(error, StoreError) for error in results)
     assert time.monotonic() - started_s < 0.6
     paused.resume()
-    await direct.store.close()
+    await direct.close()
 
 
 async def test_a_dead_redis_fails_at_once_and_is_asked_once(own_redis: RedisServer) -> None:
     direct = direct_redis(own_redis.url, own_redis.prefix)
     key = key_of(own_redis.prefix)
-    await direct.store.lookup(key)
+    await direct.lookup(key)
     assert direct.store.is_up
     own_redis.kill()
     started_s = time.monotonic()
     with pytest.raises(StoreError, match="connection"):
-        await direct.store.lookup(key)
+        await direct.lookup(key)
     assert time.monotonic() - started_s < 0.5
     assert not direct.store.is_up
     assert direct.metrics.redis_failures == {("lookup", "connection"): 1}
-    await direct.store.close()
+    await direct.close()
 
 
 async def test_a_connection_that_breaks_is_not_tried_again_in_secret(
@@ -225,48 +225,48 @@ async def test_a_connection_that_breaks_is_not_tried_again_in_secret(
             sent.append(piece)
             raise ConnectionAbortedError
 
-    await direct.store.lookup(key_of(redis.prefix))
+    await direct.lookup(key_of(redis.prefix))
     proxy.tap = cut
     with pytest.raises(StoreError):
-        await direct.store.lookup(key_of(redis.prefix))
+        await direct.lookup(key_of(redis.prefix))
     assert len(sent) == 1
     proxy.tap = None
     proxy.failures.clear()  # the tap failed on purpose
-    await direct.store.lookup(key_of(redis.prefix))
+    await direct.lookup(key_of(redis.prefix))
 
 
 async def test_redis_is_used_again_as_soon_as_it_answers(own_redis: RedisServer) -> None:
     direct = direct_redis(own_redis.url, own_redis.prefix)
     key = key_of(own_redis.prefix)
-    await direct.store.lookup(key)
+    await direct.lookup(key)
     own_redis.kill()
     with pytest.raises(StoreError):
-        await direct.store.lookup(key)
+        await direct.lookup(key)
     await own_redis.restart()
-    assert (await direct.store.lookup(key)).entry is None
+    assert (await direct.lookup(key)).entry is None
     assert direct.store.is_up
-    await direct.store.close()
+    await direct.close()
 
 
-async def test_each_connection_is_told_of_before_it_carries_a_command(own_redis: RedisServer) -> None:
+async def test_each_connection_is_reported_before_it_carries_a_command(own_redis: RedisServer) -> None:
     direct = direct_redis(own_redis.url, own_redis.prefix)
     key = key_of(own_redis.prefix)
     assert direct.opened.count == 0
-    await direct.store.lookup(key)
-    await direct.store.lookup(key)
+    await direct.lookup(key)
+    await direct.lookup(key)
     assert direct.opened.count == 1
     await own_redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     async def answered() -> bool:
         try:
-            await direct.store.lookup(key)
+            await direct.lookup(key)
         except StoreError:
             return False
         return True
 
     await until(answered, "a look-up on a new connection")
     assert direct.opened.count == 2
-    await direct.store.close()
+    await direct.close()
 
 
 # Waiters that leave
@@ -280,11 +280,11 @@ async def test_a_waiter_that_leaves_cancels_neither_the_command_nor_the_others(
     key, other = key_of(redis.prefix), key_of(redis.prefix, b"b")
     generation = await direct.store.mint(key)
     assert generation is not None
-    await direct.store.store(other, entry_of(b"other"), generation)
+    await direct.put(other, entry_of(b"other"), generation)
     proxy.mode = STALL
-    leaving = asyncio.ensure_future(direct.store.lookup(key))
-    staying = asyncio.ensure_future(direct.store.lookup(other))
-    storing = asyncio.ensure_future(direct.store.store(key, entry_of(b"stored"), generation))
+    leaving = asyncio.ensure_future(direct.lookup(key))
+    staying = asyncio.ensure_future(direct.lookup(other))
+    storing = asyncio.ensure_future(direct.put(key, entry_of(b"stored"), generation))
     opened = proxy.connections
     await proxy.wait_until(lambda: proxy.connections > opened, "the second command's connection")
     leaving.cancel()
@@ -298,7 +298,7 @@ async def test_a_waiter_that_leaves_cancels_neither_the_command_nor_the_others(
     assert found.body == b"other"
 
     async def is_stored() -> bool:
-        return (await direct.store.lookup(key)).entry is not None
+        return (await direct.lookup(key)).entry is not None
 
     await until(is_stored, "the store that nobody waited for any more")
     assert proxy.connections == opened + 1  # no command cost its connection
@@ -362,12 +362,12 @@ async def test_poisoned_bytes_are_a_miss_and_counted(
     generation = await direct.store.mint(key)
     assert generation is not None
     await redis.command("SET", key.name, poisons(redis.prefix, generation)[name])
-    found = await direct.store.lookup(key)
+    found = await direct.lookup(key)
     assert (found.entry, found.generation) == (None, generation)
-    assert direct.metrics.entries_refused == 1
+    assert direct.metrics.entries_invalid == 1
     stored = entry_of(b"healed")
-    await direct.store.store(key, stored, generation)
-    assert (await direct.store.lookup(key)).entry == stored
+    await direct.put(key, stored, generation)
+    assert (await direct.lookup(key)).entry == stored
 
 
 async def test_the_bytes_that_the_poisons_are_made_from_are_found(
@@ -379,8 +379,8 @@ async def test_the_bytes_that_the_poisons_are_made_from_are_found(
     good = seal(key, generation, entry_of(), b"")
     for sealed in (good, resealed(good, key.name, 0, ENTRY_VERSION)):
         await redis.command("SET", key.name, sealed)
-        assert (await direct.store.lookup(key)).entry is not None
-    assert direct.metrics.entries_refused == 0
+        assert (await direct.lookup(key)).entry is not None
+    assert direct.metrics.entries_invalid == 0
 
 
 @pytest.mark.parametrize("kind", ["list", "hash", "set"])
@@ -391,7 +391,7 @@ async def test_another_type_at_an_entrys_key_is_a_miss(
     generation = await direct.store.mint(key)
     command = {"list": ("LPUSH",), "hash": ("HSET",), "set": ("SADD",)}[kind]
     await redis.command(*command, key.name, b"a", *([b"b"] if kind == "hash" else []))
-    found = await direct.store.lookup(key)
+    found = await direct.lookup(key)
     assert (found.entry, found.generation) == (None, generation)
 
 
@@ -401,14 +401,14 @@ async def test_another_type_at_a_generations_key_leaves_nothing_usable_and_mints
     key = key_of(redis.prefix)
     generation = await direct.store.mint(key)
     assert generation is not None
-    await direct.store.store(key, entry_of(), generation)
+    await direct.put(key, entry_of(), generation)
     await redis.command("DEL", key.generation)
     await redis.command("LPUSH", key.generation, b"a")
-    found = await direct.store.lookup(key)
+    found = await direct.lookup(key)
     assert (found.entry, found.generation) == (None, None)
     with pytest.raises(StoreError, match="answer"):
         await direct.store.mint(key)
-    await direct.store.forget(key.stack)
+    await direct.invalidate(key)
     assert await direct.store.mint(key) is not None
 
 
@@ -419,19 +419,19 @@ async def test_a_generation_of_another_length_is_none(
     key = key_of(redis.prefix)
     await redis.command("SET", key.generation, value)
     await redis.command("SET", key.name, seal(key, value, entry_of(), b""))
-    found = await direct.store.lookup(key)
+    found = await direct.lookup(key)
     assert (found.entry, found.generation) == (None, None)
     assert await direct.store.mint(key) is None
 
 
-async def test_an_entry_without_its_generation_is_absent_and_not_counted_as_refused(
+async def test_an_entry_without_its_generation_is_absent_and_not_counted_as_invalid(
     direct: DirectRedis, redis: RedisServer
 ) -> None:
     key = key_of(redis.prefix)
-    await direct.store.store(key, entry_of(), b"g" * 16)
-    found = await direct.store.lookup(key)
+    await direct.put(key, entry_of(), b"g" * 16)
+    found = await direct.lookup(key)
     assert (found.entry, found.generation) == (None, None)
-    assert direct.metrics.entries_refused == 0
+    assert direct.metrics.entries_invalid == 0
 
 
 async def test_a_clock_that_is_a_little_ahead_elsewhere_does_not_matter(redis: RedisServer) -> None:
@@ -441,10 +441,10 @@ async def test_a_clock_that_is_a_little_ahead_elsewhere_does_not_matter(redis: R
     key = key_of(redis.prefix)
     generation = await there.store.mint(key)
     assert generation is not None
-    await there.store.store(key, entry_of(now_s=ahead.clock.wall_s()), generation)
-    assert (await here.store.lookup(key)).entry is not None
-    await there.store.close()
-    await here.store.close()
+    await there.put(key, entry_of(now_s=ahead.clock.wall_s()), generation)
+    assert (await here.lookup(key)).entry is not None
+    await there.close()
+    await here.close()
 
 
 async def test_a_secret_of_any_length_keeps_out_who_does_not_know_it(redis: RedisServer) -> None:
@@ -455,8 +455,8 @@ async def test_a_secret_of_any_length_keeps_out_who_does_not_know_it(redis: Redi
     generation = await stores[0].store.mint(key)
     assert generation is not None
     for writer in stores:
-        await writer.store.store(key, entry_of(), generation)
-        finders = [one for one in stores if (await one.store.lookup(key)).entry is not None]
+        await writer.put(key, entry_of(), generation)
+        finders = [one for one in stores if (await one.lookup(key)).entry is not None]
         assert finders == [writer]
     for one in stores:
-        await one.store.close()
+        await one.close()

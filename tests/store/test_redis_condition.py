@@ -1,43 +1,24 @@
-"""A Redis that is the wrong one, or says no: it is left, and the log says so once, in its own words."""
+"""A Redis that is the wrong server, or refuses commands: what is done, and what is logged."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from gateway.store.base import StoreError
-from gateway.store.redis_errors import words_of
+from gateway.store.breaker import BreakerState
+from gateway.store.redis_errors import StoreError, error_text
 from tests.store.conftest import Replicas
-from tests.store.kit import FOLDED, Replica, direct_redis, key_of, until
+from tests.store.kit import FOLDED, Replica, direct_redis, key_of, replying, until
 from tests.testbed import address as addresses
 from tests.testbed.faultproxy import PASS, RESET, STALL, FaultProxy
 from tests.testbed.redis_server import RedisServer, find_redis_server
 
 Proxies = Callable[[str], Awaitable[FaultProxy]]
-
-
-@asynccontextmanager
-async def saying(answer: bytes) -> AsyncIterator[str]:
-    """A server that says one thing to whatever it is asked."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while await reader.read(65536):
-                writer.write(answer * 8)
-                await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
 
 
 @contextmanager
@@ -57,17 +38,13 @@ def sentinel(folder: Path) -> Iterator[str]:
 
 
 def is_left(one: Replica) -> bool:
-    redis, subscription = one.tiers.redis, one.tiers.subscription
-    assert redis is not None
-    assert subscription is not None
-    return not redis.is_up and not redis.breaker.is_closed and not subscription.is_up
+    state = one.state
+    return not state.is_up and state.breaker is not BreakerState.CLOSED and not state.is_subscribed
 
 
 def is_used(one: Replica) -> bool:
-    redis, subscription = one.tiers.redis, one.tiers.subscription
-    assert redis is not None
-    assert subscription is not None
-    return redis.is_up and redis.breaker.is_closed and subscription.is_up
+    state = one.state
+    return state.is_up and state.breaker is BreakerState.CLOSED and state.is_subscribed
 
 
 def lines_about(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
@@ -96,7 +73,7 @@ def lines_about(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
 async def test_one_answer_of_the_wrong_server_is_enough_to_leave_it(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture, answer: bytes, words: str
 ) -> None:
-    async with saying(answer) as address:
+    async with replying(answer * 8) as address:
         direct = direct_redis(f"redis://{address}/0", own_redis.prefix)
         with pytest.raises(StoreError):
             await direct.store.lookup(key_of(own_redis.prefix))
@@ -121,15 +98,15 @@ async def test_a_demoted_redis_is_left_while_its_connections_stay_open(
         host, _, port = promoted.address.rpartition(":")
         await own_redis.command("REPLICAOF", host, port)
         if asked_first == "a write":
-            assert not await one.tiers.forget([FOLDED], "write", settles=True)
+            assert not await one.tiers.invalidate([FOLDED], "write", settles=True)
         await until(lambda: is_left(one), "the demoted server to be left")
         # From here on the address leads to the new master; what was opened before still leads to the old one.
         proxy.target = promoted.address
         await until(lambda: is_used(one), "the new master to be used")
-        await one.paid()
+        await one.confirmed()
         other = await replicas(promoted.url, own_redis.prefix)
-        await other.tiers.forget([b"told"], "write", settles=True)
-        await until(lambda: b"told" in one.detached, "the note of the new master's")
+        await other.tiers.invalidate([b"after"], "write", settles=True)
+        await until(lambda: b"after" in one.detached, "the message of the new master")
         await one.fill(key)
         assert await promoted.command("EXISTS", key.name) == 1
 
@@ -146,14 +123,14 @@ async def test_a_redis_that_returns_from_an_outage_as_a_replica_is_left_with_its
         proxy.mode = PASS
         redis = one.tiers.redis
         assert redis is not None
-        await until(lambda: redis.condition.refuses, "the replica's refusal")
+        await until(lambda: redis._store.condition.refuses, "the replica's error")
         assert is_left(one)
         proxy.target = own_redis.address
         await until(lambda: is_used(one), "the master to be used")
-        assert await one.tiers.forget([FOLDED], "write", settles=True)
+        assert await one.tiers.invalidate([FOLDED], "write", settles=True)
 
 
-async def test_a_node_of_a_cluster_is_said_at_the_start_and_when_it_appears_later(
+async def test_a_node_of_a_cluster_is_logged_at_the_start_and_when_it_appears_later(
     replicas: Replicas, own_redis: RedisServer, fault_proxy: Proxies, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy = await fault_proxy(own_redis.address)
@@ -174,17 +151,17 @@ async def test_a_node_of_a_cluster_is_said_at_the_start_and_when_it_appears_late
     assert lines_about(caplog, "redis up again after")
 
 
-async def test_a_sentinel_is_said(
+async def test_a_sentinel_is_logged(
     replicas: Replicas, own_redis: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with sentinel(tmp_path) as address:
         one = await replicas(f"redis://{address}/0", own_redis.prefix, subscribed=False)
-        said = "a Sentinel, which is not supported yet (redis+sentinel:// will be)"
-        await until(lambda: any(said in message for message in caplog.messages), "the line")
+        expected = "a Sentinel, which is not supported yet (redis+sentinel:// will be)"
+        await until(lambda: any(expected in message for message in caplog.messages), "the line")
         await until(lambda: is_left(one), "the Sentinel to be left")
 
 
-# What the log says
+# Log lines
 
 
 async def test_an_outage_has_one_line_when_it_begins_and_one_when_it_is_over(
@@ -214,7 +191,7 @@ async def test_an_outage_has_one_line_when_it_begins_and_one_when_it_is_over(
     ],
     ids=["password", "mget", "set", "del", "channel", "full"],
 )
-async def test_what_redis_refuses_is_logged_in_its_words_without_the_password(
+async def test_a_refused_command_is_logged_with_the_error_of_redis_and_without_the_password(
     replicas: Replicas, caplog: pytest.LogCaptureFixture, trouble: tuple[str, ...], about: str, words: str
 ) -> None:
     with RedisServer(password="sesame-open") as server:
@@ -226,19 +203,19 @@ async def test_what_redis_refuses_is_logged_in_its_words_without_the_password(
         for kind in ("normal", "pubsub"):
             await server.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
 
-        async def is_said() -> bool:
+        async def is_logged() -> bool:
             await one.begin_fill(one.key(stack=b"unknown"))
             return any(words in line for line in lines_about(caplog, about))
 
-        await until(is_said, "the line")
+        await until(is_logged, "the line")
         assert len(lines_about(caplog, about)) <= 2  # the connection's end may come before it
         assert "sesame-open" not in caplog.text
 
 
-def test_words_name_the_class_and_hide_the_password_that_a_server_repeats() -> None:
-    words = words_of(ValueError("unknown command 'AUTH', with args beginning with: 'sesame'"), "sesame")
+def test_the_error_text_names_the_class_and_masks_the_password() -> None:
+    words = error_text(ValueError("unknown command 'AUTH', with args beginning with: 'sesame'"), "sesame")
     assert words == "unknown command 'AUTH', with args beginning with: '***' (ValueError)"
-    assert words_of(TimeoutError()) == "TimeoutError"
+    assert error_text(TimeoutError()) == "TimeoutError"
 
 
 # The rights that it has to give
@@ -259,12 +236,10 @@ async def test_exactly_the_documented_rights_are_enough(
     await one.fill(key)
     one.drop(key)
     await one.in_redis(key, None)
-    assert await one.tiers.forget([FOLDED], "write", settles=True)
-    await until(lambda: FOLDED in other.detached, "the note")
-    redis = one.tiers.redis
-    assert redis is not None
+    assert await one.tiers.invalidate([FOLDED], "write", settles=True)
+    await until(lambda: FOLDED in other.detached, "the message")
     proxy.mode = STALL
-    while redis.breaker.is_closed:
+    while one.state.breaker is BreakerState.CLOSED:
         await one.tiers.lookup(one.key(b"b"))
     proxy.mode = PASS
     await until(lambda: is_used(one), "a probe to succeed")

@@ -9,9 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from gateway.clock import Clock
-from gateway.store.base import StoreError
-from gateway.store.redis_changes import Write
 from gateway.store.redis_connection import connection_arguments
+from gateway.store.redis_errors import StoreError
 from gateway.store.subscription import Subscription
 from tests.store.kit import direct_redis, entry_of, key_of, redis_settings
 from tests.testbed.faultproxy import RESET, FaultProxy
@@ -30,7 +29,7 @@ async def test_a_redis_that_reads_nothing_keeps_no_socket(own_redis: RedisServer
         own_redis.pause()
         for _ in range(3):
             with pytest.raises(StoreError):
-                await direct.store.write([Write(key, entry_of(_LARGE), b"g" * 16)])
+                await direct.put(key, entry_of(_LARGE), b"g" * 16)
         await direct.store.close()
     own_redis.resume()
 
@@ -80,7 +79,7 @@ async def test_a_subscription_that_is_reset_connects_once_a_try(
     proxy = await fault_proxy(redis.address)
     proxy.mode = RESET
     subscription = Subscription(
-        redis_settings(f"redis://{proxy.address}/0"), b"notes", Clock(), lambda: None, lambda note: None
+        redis_settings(f"redis://{proxy.address}/0"), b"channel", Clock(), lambda: None, lambda message: None
     )
     async with no_leaks():
         listening = asyncio.create_task(subscription.run())

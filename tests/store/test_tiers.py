@@ -1,4 +1,4 @@
-"""The tiers of one gateway: what is kept where, what waits, and how Redis may fail under them."""
+"""The tiers of one gateway: what is stored where, what is queued, and failures of Redis."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ async def test_a_wall_clock_that_jumps_does_not_prolong_a_copy(replicas: Replica
     assert one.in_memory(one.key(b"b"))
 
 
-async def test_without_any_tier_that_takes_it_the_reason_is_told(
+async def test_without_any_tier_that_takes_it_the_reason_is_returned(
     replicas: Replicas, redis: RedisServer
 ) -> None:
     one = await replicas(redis.url, redis.prefix, memory_bytes=0)
     fill_token = one.tiers.fill_token(one.key())  # no generation
-    assert one.tiers.store(fill_token, one.entry()) is Reason.NO_TIER
+    assert one.tiers.store(fill_token, one.entry()) is Reason.NOT_KEPT
 
 
 async def test_memory_alone_takes_what_redis_has_no_generation_for(
@@ -112,9 +112,9 @@ async def test_what_is_queued_beyond_the_bound_is_not_stored_in_redis_and_counte
 ) -> None:
     one = await replicas(redis.url, redis.prefix)
     body = b"x" * (12 << 20)  # larger than memory, so Redis is the only tier
-    tickets = [await one.begin_fill(one.key(caller)) for caller in (b"a", b"b", b"c")]
-    taken = [one.tiers.store(fill_token, one.entry(body)) for fill_token in tickets]
-    assert taken == [None, None, Reason.NO_TIER]
+    tokens = [await one.begin_fill(one.key(caller)) for caller in (b"a", b"b", b"c")]
+    taken = [one.tiers.store(fill_token, one.entry(body)) for fill_token in tokens]
+    assert taken == [None, None, Reason.NOT_KEPT]
     assert one.metrics.not_stored == {"queue-full": 1}
 
 
@@ -170,7 +170,7 @@ async def test_a_fill_that_began_before_a_drop_is_not_stored(replicas: Replicas,
     key, neighbour = one.key(), one.key(b"b")
     fill_token, other = await one.begin_fill(key), await one.begin_fill(neighbour)
     one.drop(key)
-    assert one.tiers.store(fill_token, one.entry()) is Reason.FORGOTTEN
+    assert one.tiers.store(fill_token, one.entry()) is Reason.INVALIDATED
     assert one.tiers.store(other, one.entry()) is None
     assert await one.found(key) is None
     assert await one.found(neighbour) is not None
@@ -195,18 +195,18 @@ async def test_of_two_fetches_the_one_that_began_later_counts_in_whatever_order_
 ) -> None:
     one = await replicas(redis.url if has_redis else None, redis.prefix)
     key = one.key()
-    lookups, tickets = {}, {}
+    lookups, tokens = {}, {}
     for name in ("older", "newer"):
         fill_token = one.tiers.fill_token(key)
         lookups[name] = await one.tiers.lookup(key)
-        tickets[name] = await prepare_fill(one.tiers, fill_token, lookups[name])
+        tokens[name] = await prepare_fill(one.tiers, fill_token, lookups[name])
     for end in ends.split(", "):
         name, what = end.split()
         if what == "stored":
-            one.tiers.store(tickets[name], one.entry(name.encode()))
+            one.tiers.store(tokens[name], one.entry(name.encode()))
         else:
-            one.tiers.drop(tickets[name], lookups[name])
-    await until(lambda: one.tiers.queued == 0, "the queue to be sent")
+            one.tiers.drop(tokens[name], lookups[name])
+    await until(lambda: one.state.queued_writes == 0, "the queue to be sent")
     assert await one.found(key) == is_found
     if has_redis:
         one.times.move(31)  # what is in memory ends
@@ -217,19 +217,19 @@ async def test_of_two_fetches_the_one_that_began_later_counts_in_whatever_order_
         await until(is_in_redis, "Redis to have the same")
 
 
-async def test_refusals_of_what_was_seen_absent_ask_nothing_of_redis_and_void_no_other_fill(
+async def test_drops_of_absent_entries_send_nothing_to_redis_and_void_no_other_fill(
     replicas: Replicas, redis: RedisServer, fault_proxy: Proxies
 ) -> None:
     proxy = await fault_proxy(redis.address)
     one = await replicas(f"redis://{proxy.address}/0", redis.prefix)
     fill_token = await one.begin_fill(one.key())
-    changed = one.tiers.invalidations.changes.number
+    changed = one.invalidations.changes.number
     keys = [one.key(stack=b"strange-%d" % number) for number in range(20)]
     for key in keys:
         lookup = await one.tiers.lookup(key)
         one.tiers.drop(one.tiers.begin_fetch(one.tiers.fill_token(key)), lookup)
-    assert one.tiers.queued == 0
-    assert one.tiers.invalidations.changes.number == changed + len(keys)  # the fetches alone
+    assert one.state.queued_writes == 0
+    assert one.invalidations.changes.number == changed + len(keys)  # the fetches alone
     entry = one.entry()
     assert one.tiers.store(fill_token, entry) is None
     await one.in_redis(one.key(), entry)
@@ -306,18 +306,18 @@ async def test_a_drop_that_redis_does_not_answer_makes_the_stack_unusable(
     await one.fill(key)
     own_redis.pause()
     one.drop(key)
-    await until(lambda: one.tiers.invalidations.owed == 1, "the debt")
+    await until(lambda: one.pending == 1, "the invalidation")
     assert not (await one.tiers.lookup(key)).has_failed  # not even asked
     own_redis.resume()
-    await one.paid(2.0)
+    await one.confirmed(2.0)
     assert await one.found(key) is None
     assert await own_redis.command("EXISTS", key.generation) == 0
 
 
-# Debts
+# Pending invalidations
 
 
-async def test_what_is_owed_is_neither_read_nor_minted_nor_stored_until_paid(
+async def test_a_pending_stack_is_neither_read_nor_minted_nor_stored(
     replicas: Replicas, own_redis: RedisServer
 ) -> None:
     one = await replicas(own_redis.url, own_redis.prefix, memory_bytes=0, timeout_s=0.1)
@@ -325,34 +325,34 @@ async def test_what_is_owed_is_neither_read_nor_minted_nor_stored_until_paid(
     await one.fill(key)
     fill_token = await one.begin_fill(one.key(b"b"))
     own_redis.pause()
-    assert not await one.tiers.forget([FOLDED], "write", settles=True)
-    assert one.tiers.invalidations.owes(FOLDED)
+    assert not await one.tiers.invalidate([FOLDED], "write", settles=True)
+    assert one.invalidations.is_pending(FOLDED)
     lookup = await one.tiers.lookup(key)
     assert (lookup.entry, lookup.generation, lookup.has_failed) == (None, None, False)
     assert (await one.begin_fill(key)).generation is None
-    assert one.tiers.store(fill_token, one.entry()) is Reason.FORGOTTEN
+    assert one.tiers.store(fill_token, one.entry()) is Reason.INVALIDATED
     fresh = msgspec.structs.replace(one.tiers.fill_token(key), generation=fill_token.generation)
-    assert one.tiers.store(fresh, one.entry()) is Reason.NO_TIER
+    assert one.tiers.store(fresh, one.entry()) is Reason.NOT_KEPT
     own_redis.resume()
-    await one.paid(2.0)
+    await one.confirmed(2.0)
     assert await one.found(key) is None
     assert await own_redis.command("EXISTS", key.generation) == 0
 
 
-async def test_a_debt_is_paid_soon_after_a_killed_redis_returns(
+async def test_a_pending_invalidation_is_confirmed_soon_after_redis_restarts(
     replicas: Replicas, own_redis: RedisServer
 ) -> None:
     one = await replicas(own_redis.url, own_redis.prefix)
     await one.fill(one.key())
     own_redis.kill()
-    assert not await one.tiers.forget([FOLDED], "write", settles=True)
+    assert not await one.tiers.invalidate([FOLDED], "write", settles=True)
     await own_redis.restart()
-    await one.paid(2.0)
+    await one.confirmed(2.0)
     stored = await one.fill(one.key(), one.entry(b"again"))
     assert as_stored((await one.tiers.lookup(one.key())).entry) == stored
 
 
-async def test_a_stack_that_is_forgotten_while_its_look_up_is_under_way_is_not_found(
+async def test_a_stack_invalidated_during_its_look_up_is_not_found(
     replicas: Replicas, redis: RedisServer, fault_proxy: Proxies
 ) -> None:
     proxy = await fault_proxy(redis.address)
@@ -362,54 +362,56 @@ async def test_a_stack_that_is_forgotten_while_its_look_up_is_under_way_is_not_f
     await (await replicas(redis.url, redis.prefix)).fill(key, one.entry(b"marked"))
     looking = asyncio.ensure_future(one.tiers.lookup(key))
     await gate.wait_reached()
-    assert await one.tiers.forget([FOLDED], "write", settles=True)
+    assert await one.tiers.invalidate([FOLDED], "write", settles=True)
     gate.open()
     found = await looking
     assert (found.entry, found.generation) == (None, None)
     assert not one.in_memory(key)
 
 
-async def test_a_forget_is_told_before_it_returns(replicas: Replicas, redis: RedisServer) -> None:
+async def test_redis_confirms_an_invalidation_before_it_returns(
+    replicas: Replicas, redis: RedisServer
+) -> None:
     one = await replicas(redis.url, redis.prefix)
     await one.fill(one.key())
-    assert await one.tiers.forget([FOLDED], "write", settles=True)
+    assert await one.tiers.invalidate([FOLDED], "write", settles=True)
     assert await redis.command("EXISTS", one.key().generation) == 0
-    assert one.metrics.forgotten["write"] == 1
+    assert one.metrics.invalidations["write"] == 1
     assert one.detached == [FOLDED]
 
 
-async def test_a_forget_waits_for_redis_at_most_for_its_timeout(
+async def test_an_invalidation_waits_for_redis_at_most_for_its_timeout(
     replicas: Replicas, own_redis: RedisServer
 ) -> None:
     one = await replicas(own_redis.url, own_redis.prefix, timeout_s=0.1)
     own_redis.pause()
     started_s = time.monotonic()
-    assert not await one.tiers.forget([FOLDED, b"t", b"u"], "write", settles=True)
+    assert not await one.tiers.invalidate([FOLDED, b"t", b"u"], "write", settles=True)
     assert time.monotonic() - started_s < 0.6
-    assert one.tiers.invalidations.owed == 3
+    assert one.pending == 3
 
 
-async def test_a_cancelled_forget_is_still_paid(replicas: Replicas, own_redis: RedisServer) -> None:
+async def test_a_cancelled_invalidation_is_still_sent(replicas: Replicas, own_redis: RedisServer) -> None:
     one = await replicas(own_redis.url, own_redis.prefix)
     await one.fill(one.key())
     own_redis.pause()
-    forgetting = asyncio.ensure_future(one.tiers.forget([FOLDED], "write", settles=True))
-    await until(lambda: one.tiers.invalidations.owed == 1, "the debt")
-    forgetting.cancel()
-    await asyncio.wait({forgetting})
-    assert forgetting.cancelled()
+    invalidating = asyncio.ensure_future(one.tiers.invalidate([FOLDED], "write", settles=True))
+    await until(lambda: one.pending == 1, "the invalidation")
+    invalidating.cancel()
+    await asyncio.wait({invalidating})
+    assert invalidating.cancelled()
     assert not one.in_memory(one.key())
     own_redis.resume()
-    await one.paid()
+    await one.confirmed()
     assert await own_redis.command("EXISTS", one.key().generation) == 0
 
 
-async def test_a_closing_gateway_pays_what_it_owes(replicas: Replicas, own_redis: RedisServer) -> None:
+async def test_closing_sends_pending_invalidations(replicas: Replicas, own_redis: RedisServer) -> None:
     one = await replicas(own_redis.url, own_redis.prefix, timeout_s=0.1)
     key = one.key()
     await one.fill(key)
     own_redis.pause()
-    assert not await one.tiers.forget([FOLDED], "write", settles=True)
+    assert not await one.tiers.invalidate([FOLDED], "write", settles=True)
     closing = asyncio.ensure_future(one.tiers.close(5.0))
     await asyncio.sleep(0)
     own_redis.resume()
@@ -417,18 +419,18 @@ async def test_a_closing_gateway_pays_what_it_owes(replicas: Replicas, own_redis
     assert await own_redis.command("EXISTS", key.generation) == 0
 
 
-async def test_a_connection_opened_anew_repeats_the_forgets_before_it_answers(
+async def test_a_new_connection_repeats_the_recent_invalidations(
     replicas: Replicas, own_redis: RedisServer
 ) -> None:
     one = await replicas(own_redis.url, own_redis.prefix, memory_bytes=0)
     other = await replicas(own_redis.url, own_redis.prefix, memory_bytes=0)
     key = one.key()
-    await other.fill(key, other.entry(b"forgotten"))
+    await other.fill(key, other.entry(b"invalidated"))
     before = await own_redis.contents()
-    await one.tiers.forget([FOLDED], "write", settles=True)
-    await until(lambda: FOLDED in other.detached, "the note")
-    await one.paid()
-    # A failover to a server that never saw the forget: everything is as it was, connections are new.
+    await one.tiers.invalidate([FOLDED], "write", settles=True)
+    await until(lambda: FOLDED in other.detached, "the message")
+    await one.confirmed()
+    # A failover to a server without the invalidation: the former contents, new connections.
     await own_redis.restart()
     for name, value in before.items():
         await own_redis.command("SET", name, value)
@@ -440,8 +442,8 @@ async def test_a_connection_opened_anew_repeats_the_forgets_before_it_answers(
         return not first.has_failed and not second.has_failed
 
     await until(answered, "both replicas to be connected")
-    await one.paid()
-    await other.paid()
+    await one.confirmed()
+    await other.confirmed()
     assert await own_redis.command("EXISTS", key.generation) == 0
     assert await one.found(key) is None
 
@@ -480,7 +482,7 @@ async def _exists(redis: RedisServer, key: EntryKey) -> bool:
     return await redis.command("EXISTS", key.name) == 1
 
 
-async def test_a_full_redis_still_forgets(replicas: Replicas, own_redis: RedisServer) -> None:
+async def test_a_full_redis_still_invalidates(replicas: Replicas, own_redis: RedisServer) -> None:
     one = await replicas(own_redis.url, own_redis.prefix, memory_bytes=0)
     key = one.key()
     await one.fill(key)
@@ -488,9 +490,9 @@ async def test_a_full_redis_still_forgets(replicas: Replicas, own_redis: RedisSe
     refused = await one.begin_fill(one.key(stack=b"another"))
     assert refused.generation is None
     one.tiers.store(await one.begin_fill(one.key(b"b")), one.entry())
-    await until(lambda: one.metrics.not_stored["redis-failed"] == 1, "the refusal")
+    await until(lambda: one.metrics.not_stored["redis-failed"] == 1, "the error")
     assert await one.found(key) is not None
-    assert await one.tiers.forget([FOLDED], "write", settles=True)
+    assert await one.tiers.invalidate([FOLDED], "write", settles=True)
     assert await one.found(key) is None
 
 
@@ -506,17 +508,17 @@ async def test_a_redis_absent_at_the_start_is_used_once_it_is_there(
     assert as_stored((await one.tiers.lookup(one.key())).entry) == stored
 
 
-async def test_each_replica_tells_the_age_and_the_kind_of_a_write(
+async def test_a_message_has_the_age_and_the_kind_of_a_write(
     replicas: Replicas, redis: RedisServer, fault_proxy: Proxies
 ) -> None:
     proxy = await fault_proxy(redis.address)
     one = await replicas(f"redis://{proxy.address}/0", redis.prefix)
-    await one.tiers.forget([FOLDED], "write", settles=True)
-    await one.tiers.forget([b"purged"], "purge", settles=False)
+    await one.tiers.invalidate([FOLDED], "write", settles=True)
+    await one.tiers.invalidate([b"purged"], "purge", settles=False)
     sent = bytes(proxy.recorded[Way.UP])
-    notes = [read_message(line) for line in sent.split(b"\r\n") if line.startswith(b'{"stack"')]
-    told = {note.stack: (note.settles, note.age_s < 1) for note in notes if note is not None}
-    assert told == {"stack-1": (True, True), "purged": (False, True)}
+    messages = [read_message(line) for line in sent.split(b"\r\n") if line.startswith(b'{"stack"')]
+    sent_about = {one.stack: (one.settles, one.age_s < 1) for one in messages if one is not None}
+    assert sent_about == {"stack-1": (True, True), "purged": (False, True)}
 
 
 def gated(proxy: FaultProxy, way: Way, marker: bytes) -> Gate:

@@ -21,6 +21,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("gateway.core.caching",),
     ("gateway.clock", "gateway.tasks", "gateway.config"),
     ("gateway.errors", "gateway.runtime", "gateway.telemetry"),
+    ("gateway.operations",),
     ("gateway.store", "gateway.upstream", "gateway.page"),
     ("gateway.cache", "gateway.admin"),
     ("gateway.downstream",),
@@ -94,7 +95,7 @@ RULES = (
     Rule(
         who=PACKAGE,
         never=("redis",),
-        but_who=("gateway.store.notes*", "gateway.store.redis*"),
+        but_who=("gateway.store.redis*", "gateway.store.subscription"),
         why="the errors of redis are translated where redis is imported",
     ),
     Rule(

@@ -58,7 +58,7 @@ async def test_a_line_tells_who_what_how_and_how_long(
     assert (first["request_id"], first["trace_id"]) == ("r-1", _TRACE)
     assert (first["method"], first["path"], first["route"]) == ("GET", TARGET, "execution")
     assert (first["status"], first["cache"], first["reason"]) == (200, "miss", "")
-    assert 0 < first["upstream_ms"] <= first["took_ms"]
+    assert 0 < first["upstream_ms"] <= first["duration_ms"]
     assert first["sent_bytes"] > len(miss.body)
     assert (second["trace_id"], second["cache"], second["upstream_ms"]) == (_TRACE, "hit", None)
     assert second["sent_bytes"] > len(hit.body)
@@ -257,12 +257,12 @@ async def test_a_caller_who_leaves_before_the_answer_has_a_line_and_is_counted(
                 request_bytes("GET", TARGET, [("X-Auth-Token", "sesame"), ("X-Request-Id", "r")])
             )
             await gate.wait_reached()
-        await until(lambda: gateway.app.metrics.aborted == 1, "the caller to be missed")
+        await until(lambda: gateway.app.metrics.requests_aborted == 1, "the caller to be missed")
         gate.open()
     [line] = lines
     assert (line["request_id"], line["path"]) == ("r", TARGET)
     assert (line["status"], line["cache"], line["sent_bytes"]) == (499, "none", 0)
-    assert line["took_ms"] > 0
+    assert line["duration_ms"] > 0
 
 
 async def test_a_hit_in_redis_tells_how_long_it_took(
@@ -278,7 +278,7 @@ async def test_a_hit_in_redis_tells_how_long_it_took(
         await until(hit, "a hit")
         assert sum(gateway.app.metrics.request_s["hit"].counts) == 1
     assert lines[-1]["cache"] == "hit"
-    assert lines[-1]["took_ms"] > 0
+    assert lines[-1]["duration_ms"] > 0
 
 
 async def test_reasons_routes_and_streamed_bytes_are_told_and_no_query(

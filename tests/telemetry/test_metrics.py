@@ -11,18 +11,19 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
-from gateway.telemetry.event_loop_lag import LoopLag
-from gateway.telemetry.metrics import Histogram, Metrics, Snapshot, told
+from gateway.telemetry.event_loop_lag import EventLoopLag
+from gateway.telemetry.metrics import Histogram, Metrics
 from gateway.telemetry.metrics_catalogue import FAMILIES, METHODS, Kind, Merge
 from gateway.telemetry.metrics_merge import merged, only_counts
 from gateway.telemetry.metrics_text import render
+from gateway.telemetry.snapshot import Snapshot
 from tests.store.kit import until
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawClient, fetch
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.redis_server import RedisServer
 
-# Told by what starts and replaces gateways.
+# Counted by the service, not by a gateway.
 OF_THE_SERVICE = {
     *("workers", "worker_restarts"),
     *("config_reloads", "config_reload_failures", "config_last_reload_success"),
@@ -33,7 +34,7 @@ Samples = dict[tuple[str, ...], float]
 
 def samples(*snapshots: Snapshot) -> Samples:
     """What a scrape says: the value by the name and the label values, in the order of their names."""
-    text = render(snapshots)[0].decode()
+    text = render(merged(snapshots))[0].decode()
     return {
         (one.name, *(one.labels[name] for name in sorted(one.labels))): one.value
         for family in text_string_to_metric_families(text)
@@ -58,9 +59,9 @@ def test_a_duration_is_counted_under_the_least_bound_that_holds_it() -> None:
     assert histogram.total_s == pytest.approx(6.21)
 
 
-def test_every_reason_is_there_from_the_start_under_what_it_says_no_to() -> None:
+def test_every_reason_is_there_from_the_start_under_its_stage() -> None:
     found = samples(Metrics().snapshot({}))
-    reasons = {name[1]: name[2] for name in found if name[0] == "aos_gateway_refusals_total"}
+    reasons = {name[1]: name[2] for name in found if name[0] == "aos_gateway_uncached_total"}
     assert set(reasons) == {reason.value for reason in Reason}
     assert set(reasons.values()) == {"lookup", "serve", "store"}
     assert reasons["identity"] == "lookup"
@@ -68,7 +69,7 @@ def test_every_reason_is_there_from_the_start_under_what_it_says_no_to() -> None
     assert reasons["phase"] == "store"
 
 
-def test_a_refusal_counts_under_its_reason_and_a_saved_call_under_how() -> None:
+def test_an_uncached_request_counts_under_its_reason_and_a_saved_one_under_how() -> None:
     metrics = Metrics()
     metrics.fast_hits = 3
     metrics.answered(CacheStatus(ttl_s=1), 304, 0.0)
@@ -77,9 +78,9 @@ def test_a_refusal_counts_under_its_reason_and_a_saved_call_under_how() -> None:
     metrics.answered(CacheStatus(Forward.URI_MISS, 200, reason=Reason.PHASE), 200, 0.2)
     metrics.answered(None, 502, 3.0)
     found = samples(metrics.snapshot({}))
-    assert found["aos_gateway_refusals_total", "phase", "store"] == 1
-    assert found["aos_gateway_upstream_calls_saved_total", "hit"] == 4
-    assert found["aos_gateway_upstream_calls_saved_total", "collapsed"] == 1
+    assert found["aos_gateway_uncached_total", "phase", "store"] == 1
+    assert found["aos_gateway_upstream_requests_saved_total", "hit"] == 4
+    assert found["aos_gateway_upstream_requests_saved_total", "collapsed"] == 1
     assert found["aos_gateway_records_stored_total",] == 1
     assert found["aos_gateway_requests_total", "hit", "", "2xx"] == 3
     assert found["aos_gateway_requests_total", "error", "", "5xx"] == 1
@@ -87,7 +88,7 @@ def test_a_refusal_counts_under_its_reason_and_a_saved_call_under_how() -> None:
     assert found["aos_gateway_request_duration_seconds_count", "error"] == 1
 
 
-def test_processes_add_up_but_for_what_the_worst_of_them_says() -> None:
+def test_values_of_processes_add_up_except_where_the_worst_counts() -> None:
     one, other = Metrics(), Metrics()
     one.fast_hits, other.fast_hits = 2, 5
     one.redis_s["lookup"].observe(0.0001)
@@ -112,18 +113,18 @@ def test_processes_add_up_but_for_what_the_worst_of_them_says() -> None:
 def test_of_a_process_that_has_ended_its_counts_stay_and_no_gauge() -> None:
     metrics = Metrics()
     metrics.fast_hits = 2
-    metrics.loop_lag_s.observe(0.1)
+    metrics.event_loop_lag_s.observe(0.1)
     ended = only_counts(metrics.snapshot({"connections": 3, "process_cpu_seconds": 7}, ("1", "2", "3")))
     found = samples(merged([Snapshot({}, {}), ended]), metrics.snapshot({"connections": 4}))
     assert found["aos_gateway_requests_total", "hit", "", "2xx"] == 4
-    assert found["aos_gateway_loop_lag_seconds_count",] == 2
+    assert found["aos_gateway_event_loop_lag_seconds_count",] == 2
     assert found["process_cpu_seconds_total",] == 7
     assert found["aos_gateway_connections",] == 4
     assert not any(name[0] == "aos_gateway_build_info" for name in found)
 
 
-def test_what_the_service_tells_is_in_the_catalogue() -> None:
-    found = samples(told(dict.fromkeys(OF_THE_SERVICE, 1)))
+def test_what_the_service_counts_is_in_the_catalogue() -> None:
+    found = samples(Snapshot.of(dict.fromkeys(OF_THE_SERVICE, 1)))
     assert {name[0].removeprefix("aos_gateway_").removesuffix("_total") for name in found} == OF_THE_SERVICE
 
 
@@ -171,15 +172,15 @@ _PROMETHEUS_3 = (
     ],
 )
 def test_a_scrape_has_the_format_that_its_reader_prefers(accept: str, content_type: str) -> None:
-    body, told_type = render([told({"ready": 1.0})], accept)
-    assert told_type == content_type
+    body, served_type = render(Snapshot.of({"ready": 1.0}), accept)
+    assert served_type == content_type
     assert body.endswith(b"# EOF\n") == (content_type == _OPENMETRICS)
 
 
-async def test_a_running_gateway_tells_the_same_in_both_formats(aos: ScriptedAos) -> None:
+async def test_both_formats_of_a_running_gateway_have_the_same_values(aos: ScriptedAos) -> None:
     async with running(aos.url) as gateway:
         snapshot = gateway.app.metrics_snapshot()
-    text = render([snapshot], _PROMETHEUS_3)[0].decode()
+    text = render(snapshot, _PROMETHEUS_3)[0].decode()
     found = {
         (one.name, *(one.labels[name] for name in sorted(one.labels))): one.value
         for family in openmetrics.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
@@ -188,10 +189,10 @@ async def test_a_running_gateway_tells_the_same_in_both_formats(aos: ScriptedAos
     assert found == samples(snapshot)
 
 
-async def test_a_running_gateway_tells_every_family_and_what_it_is(aos: ScriptedAos) -> None:
+async def test_a_running_gateway_has_every_family_and_its_build(aos: ScriptedAos) -> None:
     async with running(aos.url) as gateway:
         snapshot = gateway.app.metrics_snapshot()
-    body, content_type = render([snapshot])
+    body, content_type = render(snapshot)
     found = samples(snapshot)
     assert content_type == _TEXT
     named = {line.split()[2] for line in body.decode().splitlines() if line.startswith("# TYPE")}
@@ -211,15 +212,15 @@ async def test_a_running_gateway_tells_every_family_and_what_it_is(aos: Scripted
     assert "0.1.0" in build
 
 
-async def test_what_callers_make_up_makes_no_series(aos: ScriptedAos) -> None:
+async def test_nothing_that_callers_send_makes_a_series(aos: ScriptedAos) -> None:
     aos.answer(Answer(body=b"{}"))
     async with running(aos.url) as gateway:
         before = set(of(gateway))
         for method in ("MKCOL", "REPORT", "SEARCH", "MADEUP"):
             await fetch(gateway.address, f"/v2/{method}", method=method, headers=[("X-Made-Up", method)])
         found = of(gateway)
-    assert found["aos_gateway_upstream_calls_total", "other"] == 3
-    assert {name[1] for name in found if name[0] == "aos_gateway_upstream_calls_total"} == set(METHODS)
+    assert found["aos_gateway_upstream_requests_total", "other"] == 3
+    assert {name[1] for name in found if name[0] == "aos_gateway_upstream_requests_total"} == set(METHODS)
     new = set(found) - before
     # A status class and an outcome are from short lists; no text of a caller is among them.
     assert {name[1:] for name in new} <= {("bypass", "route", "2xx"), ("GATEWAY.4000001",)}
@@ -268,7 +269,7 @@ async def test_redis_operations_are_timed_and_its_state_is_told(aos: ScriptedAos
         await fetch(gateway.address, TARGET, token="a")
         await fetch(gateway.address, f"/v2/stacks/{STACK_ID}", method="DELETE", token="a")
         found = of(gateway)
-    for operation in ("lookup", "mint", "forget"):
+    for operation in ("lookup", "mint", "invalidate"):
         assert found["aos_gateway_redis_duration_seconds_count", operation] == 1
     assert found["aos_gateway_redis_up",] == 1
     assert found["aos_gateway_redis_configured",] == 1
@@ -276,12 +277,12 @@ async def test_redis_operations_are_timed_and_its_state_is_told(aos: ScriptedAos
     assert found["aos_gateway_redis_subscription_up",] == 1
     assert found["aos_gateway_redis_subscriptions_total",] == 1
     assert found["aos_gateway_redis_breaker_openings_total",] == 0
-    assert found["aos_gateway_forgotten_total", "write"] == 1
+    assert found["aos_gateway_invalidations_total", "write"] == 1
 
 
 async def test_a_loop_that_is_held_up_shows_as_lag() -> None:
     lag_s = Histogram((0.02, 60.0))
-    lag = LoopLag(lag_s, every_s=0.005)
+    lag = EventLoopLag(lag_s, every_s=0.005)
     lag.start()
     time.sleep(0.05)  # noqa: ASYNC251  # holding up the loop is what is measured
     await until(lambda: sum(lag_s.counts) > 0, "a measurement")

@@ -1,4 +1,4 @@
-"""Executions that are asked for are counted, in bounds and whatever their bodies hold."""
+"""The most requested executions are counted, in bounds and whatever their bodies hold."""
 
 import gzip
 import random
@@ -15,7 +15,7 @@ from tests.testbed.payloads import record
 
 
 class _Time:
-    """Time that stands until it is moved."""
+    """A clock that is set by hand."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -24,11 +24,11 @@ class _Time:
 
 @pytest.fixture
 def time() -> _Time:
-    """A time to be moved."""
+    """A clock at a fixed time."""
     return _Time()
 
 
-def _saw(
+def _fetched(
     top_executions: TopExecutions, action: str, body: bytes, *fields: tuple[bytes, bytes], phase: str
 ) -> None:
     execution = ExecutionRef(b"stack", action.encode(), False)
@@ -42,40 +42,40 @@ def _entry(body: bytes, lines: bytes = b"HTTP/1.1 200 OK\r\n") -> Entry:
 
 
 def _rush(top_executions: TopExecutions, paths: list[bytes], hits: int, before: int = 0) -> int:
-    """Take turns on the fast lane while time stands; tell how many hits were noted."""
-    noted = 0
+    """Take turns on the fast path at one moment; return how many hits were sampled."""
+    sampled = 0
     for count in range(before + 1, before + hits + 1):
         if count >= top_executions.fast.next:
             top_executions.fast_hit(paths[count % len(paths)], _entry(record("Succeeded")), count)
-            noted += 1
-    return noted
+            sampled += 1
+    return sampled
 
 
-def test_the_most_fetched_come_first_with_what_was_seen_last(time: _Time) -> None:
+def test_the_most_fetched_come_first_with_their_latest_record(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
     for progress in (10, 20):
-        _saw(top_executions, "a", record("Running", status__progress=progress), phase="Running")
+        _fetched(top_executions, "a", record("Running", status__progress=progress), phase="Running")
         time.now_s += 2
-    _saw(top_executions, "b", record("Succeeded", status__progress=100), phase="Succeeded")
+    _fetched(top_executions, "b", record("Succeeded", status__progress=100), phase="Succeeded")
     first, second = top_executions.busiest()
     assert (first.action_id, first.phase, first.progress, first.fetches) == ("a", "Running", 20, 2)
     assert (second.action_id, second.progress, second.fetches) == ("b", 100, 1)
     assert first.age_s == 2.0
 
 
-def test_a_body_is_looked_into_once_a_second_or_when_the_phase_changes(time: _Time) -> None:
+def test_a_body_is_decoded_once_a_second_or_when_the_phase_changes(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
-    _saw(top_executions, "a", record("Running", status__progress=10), phase="Running")
-    _saw(top_executions, "a", record("Running", status__progress=20), phase="Running")
+    _fetched(top_executions, "a", record("Running", status__progress=10), phase="Running")
+    _fetched(top_executions, "a", record("Running", status__progress=20), phase="Running")
     assert top_executions.busiest()[0].progress == 10
-    _saw(top_executions, "a", record("Succeeded", status__progress=100), phase="Succeeded")
+    _fetched(top_executions, "a", record("Succeeded", status__progress=100), phase="Succeeded")
     assert top_executions.busiest()[0].progress == 100
 
 
 @pytest.mark.parametrize("progress", ["half", None, 101, -1, 1.5, {"a": 1}])
 def test_an_odd_progress_is_none(time: _Time, progress: object) -> None:
     top_executions = TopExecutions(time.clock)
-    _saw(top_executions, "a", record("Running", status__progress=progress), phase="Running")
+    _fetched(top_executions, "a", record("Running", status__progress=progress), phase="Running")
     assert top_executions.busiest()[0].progress is None
 
 
@@ -91,14 +91,14 @@ def test_what_cannot_be_read_in_bounds_has_no_progress(
     time: _Time, body: bytes, fields: tuple[tuple[bytes, bytes], ...]
 ) -> None:
     top_executions = TopExecutions(time.clock)
-    _saw(top_executions, "a", body, *fields, phase="Running")
+    _fetched(top_executions, "a", body, *fields, phase="Running")
     assert top_executions.busiest()[0].progress is None
 
 
-def test_a_compressed_body_is_looked_into(time: _Time) -> None:
+def test_a_compressed_body_is_decoded(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
     body = gzip.compress(record("Running", status__progress=30))
-    _saw(top_executions, "a", body, (b"Content-Encoding", b"gzip"), phase="Running")
+    _fetched(top_executions, "a", body, (b"Content-Encoding", b"gzip"), phase="Running")
     assert top_executions.busiest()[0].progress == 30
 
 
@@ -115,32 +115,32 @@ def test_a_body_that_is_no_record_is_not_counted(time: _Time) -> None:
 def test_many_executions_take_bounded_room_and_the_busy_ones_stay(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
     for number in range(3 * MOST):
-        _saw(top_executions, f"once-{number}", b"{}", phase="Running")
-        _saw(top_executions, "busy", b"{}", phase="x" * 1000)
+        _fetched(top_executions, f"once-{number}", b"{}", phase="Running")
+        _fetched(top_executions, "busy", b"{}", phase="x" * 1000)
     found = top_executions.busiest(10_000)
     assert len(found) == MOST
     assert (found[0].action_id, found[0].fetches) == ("busy", 3 * MOST)
     assert len(found[0].phase or "") == 40
 
 
-def test_who_is_polled_now_comes_before_who_was_polled_more(time: _Time) -> None:
+def test_recent_polls_rank_above_more_frequent_former_ones(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
     for _ in range(20):
-        _saw(top_executions, "then", b"{}", phase="Running")
+        _fetched(top_executions, "then", b"{}", phase="Running")
     time.now_s += 100
     for _ in range(5):
-        _saw(top_executions, "now", b"{}", phase="Running")
-    assert [(seen.action_id, seen.fetches) for seen in top_executions.busiest()] == [("now", 5), ("then", 20)]
+        _fetched(top_executions, "now", b"{}", phase="Running")
+    assert [(one.action_id, one.fetches) for one in top_executions.busiest()] == [("now", 5), ("then", 20)]
 
 
 def test_what_was_not_fetched_for_minutes_is_left_out(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
-    _saw(top_executions, "a", b"{}", phase="Running")
+    _fetched(top_executions, "a", b"{}", phase="Running")
     time.now_s += 301
     assert top_executions.busiest() == []
 
 
-def test_what_several_processes_have_seen_is_put_together() -> None:
+def test_the_lists_of_several_processes_are_merged() -> None:
     here = [
         TopExecution("s", "a", "Running", 10, 3, 5.0, 2.0),
         TopExecution("s", "b", "Failed", None, 1, 1.0, 0.9),
@@ -160,47 +160,47 @@ def test_what_several_processes_have_seen_is_put_together() -> None:
 
 def test_few_hits_are_counted_one_by_one_beside_the_fetches(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
-    _saw(top_executions, "a", record("Succeeded", status__progress=100), phase="Succeeded")
+    _fetched(top_executions, "a", record("Succeeded", status__progress=100), phase="Succeeded")
     for count in range(1, 41):
         time.now_s += 0.1
         assert count == top_executions.fast.next
         top_executions.fast_hit(b"stack/actions/a", _entry(record("Succeeded", status__progress=100)), count)
         top_executions.hit(ExecutionRef(b"stack", b"b", False), _entry(b"{}"))
-    found = {seen.action_id: seen for seen in top_executions.busiest()}
+    found = {one.action_id: one for one in top_executions.busiest()}
     assert [(found[action].fetches, found[action].hits) for action in ("a", "b")] == [(1, 40), (0, 40)]
     assert (found["a"].phase, found["b"].phase, found["b"].age_s) == ("Succeeded", None, 0.0)
 
 
-def test_in_a_rush_few_hits_are_noted_and_stand_for_all(time: _Time) -> None:
+def test_in_a_rush_few_hits_are_sampled_and_stand_for_all(time: _Time) -> None:
     random.seed(7)
     top_executions = TopExecutions(time.clock)
     assert _rush(top_executions, [b"stack/actions/a", b"stack/actions/b"], 40_000) < 40_000 / 30
-    counts = [seen.hits for seen in top_executions.busiest()]
+    counts = [one.hits for one in top_executions.busiest()]
     assert 39_800 < sum(counts) <= 40_000
     assert min(counts) > 17_000
 
 
-def test_after_a_rush_the_next_hit_is_noted_for_whoever_looks(time: _Time) -> None:
+def test_after_a_rush_reading_the_list_samples_the_next_hit(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
     _rush(top_executions, [b"stack/actions/a"], 10_000)
     time.now_s += 60
     top_executions.busiest()
     assert _rush(top_executions, [b"stack/actions/late"], 1, before=10_000) == 1
-    assert [seen.action_id for seen in top_executions.busiest()] == ["a", "late"]
+    assert [one.action_id for one in top_executions.busiest()] == ["a", "late"]
 
 
-def test_a_hit_tells_what_the_record_says_where_no_fetch_was_seen(time: _Time) -> None:
+def test_a_hit_shows_the_record_where_there_was_no_fetch(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
     lines = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n"
     body = gzip.compress(record("Failed", status__progress=60))
     top_executions.fast_hit(b"stack/actions/a", _entry(body, lines), 1)
-    (seen,) = top_executions.busiest()
-    assert (seen.stack_id, seen.action_id, seen.phase, seen.progress) == ("stack", "a", "Failed", 60)
+    (one,) = top_executions.busiest()
+    assert (one.stack_id, one.action_id, one.phase, one.progress) == ("stack", "a", "Failed", 60)
 
 
-def test_what_a_hit_does_not_tell_stays_as_the_fetch_told_it(time: _Time) -> None:
+def test_what_cannot_be_read_at_a_hit_stays_as_fetched(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
-    _saw(top_executions, "a", record("Succeeded", status__progress=100), phase="Succeeded")
+    _fetched(top_executions, "a", record("Succeeded", status__progress=100), phase="Succeeded")
     time.now_s += 2
     top_executions.fast_hit(b"stack/actions/a", _entry(b"{" + b" " * 100_000 + b"}"), 1)
     assert (top_executions.busiest()[0].phase, top_executions.busiest()[0].progress) == ("Succeeded", 100)

@@ -113,6 +113,8 @@ class _Phase(msgspec.Struct, frozen=True):
 
 class _DecidingStatus(msgspec.Struct, frozen=True, rename="camel"):
     action_name: str | None = None
+    # Raw: a progress of any other type does not make the record unreadable.
+    progress: msgspec.Raw = msgspec.Raw(b"")
     object_status: _Phase | None = None
     sub_object_statuses: dict[str, _Phase | None] | None = None
 
@@ -143,6 +145,7 @@ class RecordSummary(msgspec.Struct, frozen=True, gc=False):
         sub_phases: the phases under ``status.subObjectStatuses``.
         action_names: ``spec.actionName`` and ``status.actionName``, where present.
         on_failure_strategy: ``spec.onFailureStrategy``; ``None`` when absent.
+        progress: ``status.progress``, 0 to 100; ``None`` when it is anything else. It decides nothing.
     """
 
     kind: str | None
@@ -151,6 +154,7 @@ class RecordSummary(msgspec.Struct, frozen=True, gc=False):
     sub_phases: frozenset[str]
     action_names: frozenset[str]
     on_failure_strategy: str | None
+    progress: int | None = None
 
 
 class Unreadable(enum.Enum):
@@ -196,7 +200,12 @@ def decode_deciding(body: bytes) -> RecordSummary | Unreadable:
         sub_phases=frozenset(sub.phase for sub in sub_objects if sub is not None and sub.phase is not None),
         action_names=frozenset(name for name in (spec.action_name, status.action_name) if name is not None),
         on_failure_strategy=spec.on_failure_strategy,
+        progress=_percent(bytes(status.progress)),
     )
+
+
+def _percent(raw: bytes) -> int | None:
+    return int(raw) if len(raw) <= 3 and raw.isdigit() and int(raw) <= 100 else None
 
 
 # A bracket, or a text with the colon that makes it a key. Runs without backslash are matched at once:

@@ -55,8 +55,8 @@ class Reason(enum.Enum):
     DELETE = "delete"
     HEAD = "head"
     # Not stored: something happened between the fetch and the store.
-    FORGOTTEN = "forgotten"
-    NO_TIER = "no-tier"
+    INVALIDATED = "invalidated"
+    NOT_KEPT = "not-kept"
 
 
 class Forward(enum.Enum):
@@ -113,8 +113,8 @@ HIT = "hit"
 MISS = "miss"
 BYPASS = "bypass"
 OUTCOMES = (HIT, MISS, BYPASS)
-REFUSALS = ("lookup", "serve", "store")
-"""What a reason says no to."""
+STAGES = ("lookup", "serve", "store")
+"""Where a request falls out of the cache, by `stage`."""
 
 _NOT_LOOKED_UP = frozenset(
     {
@@ -144,8 +144,8 @@ _NOT_SERVED = frozenset(
 )
 
 
-def refused(reason: Reason) -> str:
-    """Return what a reason says no to: ``lookup``, ``serve`` or ``store``."""
+def stage(reason: Reason) -> str:
+    """Return where the cache was not used for this reason: ``lookup``, ``serve`` or ``store``."""
     if reason in _NOT_LOOKED_UP:
         return "lookup"
     return "serve" if reason in _NOT_SERVED else "store"

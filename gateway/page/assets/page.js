@@ -164,7 +164,7 @@ function show(status) {
   put(at("ratio"), minute.hit_ratio < 0 ? "–" : `${(minute.hit_ratio * 100).toFixed(1)} %`);
   put(at("ratio-note"), status.hit_ratio_note ? `${RATIO_NOTE}; ${status.hit_ratio_note}` : RATIO_NOTE);
   put(at("saved"), number(minute.saved));
-  put(at("saved-note"), `${number(minute.upstream_calls)} were made`);
+  put(at("saved-note"), `${number(minute.upstream_requests)} were made`);
   put(at("failed"), number(minute.failed));
   at("failed").classList.toggle("some", minute.failed > 0);
   put(at("throttled"), number(minute.throttled));
@@ -197,9 +197,9 @@ function show(status) {
   cards("inside", [
     ...processes.map((one) => card(`Worker ${one.worker}`, one.ready ? "ok" : "warn", [one.ready ? "ready" : "not ready", `process ${one.pid}`])),
     card("Callers", null, [count(gauges.connections, "connection")]),
-    card("Memory tier", null, [count(gauges.memory_entries, "record"), bytes(gauges.memory_bytes)]),
-    card("Fetches under way", null, [number(gauges.flights)]),
-    ...hasRedis ? [card("Still to be told to Redis", null, [count(gauges.redis_queue, "record"), `${count(gauges.redis_debts, "stack")} to forget`])] : []]);
+    card("Memory tier", null, [count(gauges.memory_cache_entries, "record"), bytes(gauges.memory_cache_bytes)]),
+    card("Fetches under way", null, [number(gauges.fetches_in_flight)]),
+    ...hasRedis ? [card("Still to be told to Redis", null, [count(gauges.redis_write_queue, "record"), `${count(gauges.redis_pending_invalidations, "stack")} to forget`])] : []]);
 }
 
 async function get(path) {

@@ -53,6 +53,7 @@ def test_a_public_record_decides_as_it_reads(body: bytes) -> None:
         sub_phases=frozenset({"Succeeded"}),
         action_names=frozenset({document["spec"]["actionName"]}),
         on_failure_strategy="DoNothing",
+        progress=document["status"]["progress"],
     )
     assert second_reading(body) is None
 
@@ -265,3 +266,10 @@ def test_megabytes_in_one_text_are_no_matter() -> None:
 def test_members_that_lead_nowhere_are_not_counted() -> None:
     body = b'{"kind": "Execution", "x": [%s]}' % b",".join([b'{"kind": 1, "kind": 2}'] * 30_000)
     assert second_reading(body) is None
+
+
+@pytest.mark.parametrize("progress", ["40", None, 101, -1, 40.5, True, {"a": 1}])
+def test_a_progress_that_is_no_percentage_is_unknown_and_the_record_is_read(progress: object) -> None:
+    found = decode_deciding(minimal(status={"progress": progress}))
+    assert isinstance(found, RecordSummary)
+    assert found.progress is None

@@ -1,0 +1,61 @@
+"""The other workers: invalidations go through the parent, shared memory counts them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from gateway.server.channel import Invalidate, Message
+from gateway.server.shared_counts import SharedCounts
+from gateway.store.peers import Invalidation
+
+# How long a look-up waits for an invalidation: the parent or the sender may be busy, stopped or gone.
+_RECEIVED_S = 0.25
+
+
+class ChannelPeers:
+    """Implements `gateway.store.peers.WorkerPeers`.
+
+    Args:
+        number: which of the workers this one is.
+        send: sends a message to the parent without waiting.
+        counts: how many messages each worker has sent.
+    """
+
+    def __init__(self, number: int, send: Callable[[Message], object], counts: SharedCounts) -> None:
+        # The memory tier calls this for each hit.
+        self.is_current = counts.is_current
+        self._number = number
+        self._send = send
+        self._counts = counts
+        # Set for a moment with each message.
+        self._has_received = asyncio.Event()
+
+    def send(self, invalidations: list[Invalidation]) -> None:
+        """See `WorkerPeers.send`."""
+        self._send(Invalidate(self._number, self._counts.raise_own(), invalidations))
+
+    def send_uncounted(self, invalidation: Invalidation) -> None:
+        """See `WorkerPeers.send_uncounted`."""
+        self._send(Invalidate(self._number, 0, [invalidation]))
+
+    def received(self, message: Invalidate) -> bool:
+        """Count a message as received; ``False`` when one before it has not come."""
+        is_next = self._counts.receive(message.sender, message.number)
+        self._has_received.set()
+        self._has_received.clear()
+        return is_next
+
+    async def wait_current(self) -> bool:
+        """See `WorkerPeers.wait_current`."""
+        sent = self._counts.read()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RECEIVED_S):
+                while not self._counts.covers(sent):
+                    await self._has_received.wait()
+        return self._counts.covers(sent)
+
+    def skip_missing(self) -> None:
+        """See `WorkerPeers.skip_missing`."""
+        self._counts.catch_up()

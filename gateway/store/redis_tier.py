@@ -1,0 +1,245 @@
+"""The tier in Redis and what keeps it in step: queued writes, pending invalidations, the subscription."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from gateway.clock import Clock
+from gateway.core.caching.entry import Entry
+from gateway.core.caching.invalidation_message import InvalidationMessage
+from gateway.core.caching.key import EntryKey, KeySpace
+from gateway.store.breaker import BreakerState
+from gateway.store.invalidation_sender import InvalidationSender
+from gateway.store.invalidations import Invalidations, PendingInvalidation
+from gateway.store.lookup import FAILED, FillToken, LookupResult
+from gateway.store.redis import RedisStore
+from gateway.store.redis_commands import Write
+from gateway.store.redis_errors import StoreError
+from gateway.store.redis_settings import RedisSettings
+from gateway.store.subscription import Subscription
+from gateway.store.write_queue import WriteQueue
+from gateway.tasks import TaskSet
+from gateway.telemetry.metrics import Metrics
+
+
+class RedisState(msgspec.Struct, frozen=True):
+    """State of the tier, for metrics and ``/readyz``.
+
+    Attributes:
+        is_configured: there is such a tier; otherwise the rest means nothing.
+        is_up: the last operation succeeded.
+        breaker: whether operations are sent at all.
+        breaker_openings: how often the breaker has opened.
+        is_subscribed: invalidations by other replicas are received.
+        connections: those that carry a command.
+        max_connections: their bound.
+        pending_invalidations: stacks whose invalidation Redis has not confirmed.
+        queued_writes: writes waiting to be sent.
+    """
+
+    is_configured: bool = False
+    is_up: bool = False
+    breaker: BreakerState = BreakerState.CLOSED
+    breaker_openings: int = 0
+    is_subscribed: bool = False
+    connections: int = 0
+    max_connections: int = 0
+    pending_invalidations: int = 0
+    queued_writes: int = 0
+
+
+class RedisTier:
+    """Redis as one tier; nothing of a stack is read or stored there while its invalidation is pending.
+
+    Args:
+        settings: how to reach Redis.
+        invalidations: of this replica.
+        keys: builds the keys.
+        secret: ``cache.secret`` as bytes.
+        clock: both clocks.
+        metrics: counts failures and what is not stored.
+        on_message: called with each invalidation by another replica.
+        on_subscribed: called when the subscription is confirmed: messages may have been missed until then.
+    """
+
+    def __init__(
+        self,
+        settings: RedisSettings,
+        invalidations: Invalidations,
+        *,
+        keys: KeySpace,
+        secret: bytes,
+        clock: Clock,
+        metrics: Metrics,
+        on_message: Callable[[InvalidationMessage], None],
+        on_subscribed: Callable[[], None],
+    ) -> None:
+        self._invalidations = invalidations
+        self._clock = clock
+        self._metrics = metrics
+        self._on_message = on_message
+        self._tasks = TaskSet()
+        self._writes = WriteQueue()
+        self._store = RedisStore(
+            settings,
+            keys=keys,
+            secret=secret,
+            clock=clock,
+            metrics=metrics,
+            on_connection_opened=self._connection_opened,
+            on_wrong_server=self._wrong_server_found,
+            on_recovered=self._server_recovered,
+        )
+        self._sender = InvalidationSender(self._store, invalidations, keys, clock)
+        self._subscription = Subscription(
+            settings, keys.channel, clock, on_subscribed, self._message_received
+        )
+
+    def start(self) -> None:
+        """Start the background tasks."""
+        self._tasks.start(self._store.monitor(), "redis-monitor")
+        self._tasks.start(self._store.probe_while_open(), "redis-probe")
+        self._tasks.start(self._subscription.run(), "redis-subscription")
+        self._tasks.start(self._send_writes(), "redis-writes")
+        self._tasks.start(self._sender.run(), "redis-invalidations")
+        self._tasks.start(self._sender.run_refused(), "redis-refused")
+
+    async def wait_subscribed(self, timeout_s: float) -> None:
+        """Wait for the first confirmation of the subscription, at most for ``timeout_s``."""
+        await self._subscription.wait_confirmed(timeout_s)
+
+    def connect_with(self, settings: RedisSettings) -> None:
+        """Use another user, password or TLS context for connections opened from now on."""
+        self._store.connect_with(settings)
+        self._subscription.connect_with(settings)
+
+    def state(self) -> RedisState:
+        """Return the state of the tier now."""
+        store = self._store
+        return RedisState(
+            is_configured=True,
+            is_up=store.is_up,
+            breaker=store.breaker.state,
+            breaker_openings=store.breaker.openings,
+            is_subscribed=self._subscription.is_up,
+            connections=store.connections,
+            max_connections=store.settings.max_connections,
+            pending_invalidations=self._invalidations.pending,
+            queued_writes=len(self._writes),
+        )
+
+    def may_have(self, key: EntryKey) -> bool:
+        """Whether a look-up is allowed: the entry is not being removed and its stack not invalidated."""
+        return not (self._invalidations.is_pending(key.stack) or self._writes.is_removing(key.name))
+
+    async def lookup(self, key: EntryKey) -> LookupResult:
+        """Look up an entry."""
+        try:
+            return await self._store.lookup(key)
+        except StoreError:
+            return FAILED
+
+    def lookup_soon(self, key: EntryKey, on_result: Callable[[LookupResult], None]) -> bool:
+        """Call ``on_result`` once with the result, later; ``False`` when the breaker is open."""
+        if not self._store.breaker.is_closed:
+            return False
+        self._store.lookup_soon(
+            key, lambda result: on_result(FAILED if isinstance(result, StoreError) else result)
+        )
+        return True
+
+    async def mint(self, key: EntryKey) -> bytes | None:
+        """Return the stack's generation, a new one if there was none; ``None`` if Redis gave none."""
+        with contextlib.suppress(StoreError):
+            return await self._store.mint(key)
+        return None
+
+    def store(self, fill_token: FillToken, entry: Entry) -> bool:
+        """Queue an entry; ``False`` when it may not be stored or there is no room for it."""
+        key, generation = fill_token.key, fill_token.generation
+        if generation is None or self._invalidations.is_pending(key.stack):
+            return False
+        if not self._writes.offer(fill_token, Write(key, entry, generation)):
+            self._metrics.not_stored["queue-full"] += 1
+            return False
+        return True
+
+    def remove(self, fill_token: FillToken) -> None:
+        """Queue the removal of an entry."""
+        if not self._writes.offer(fill_token, Write(fill_token.key, None, b"")):
+            self._removal_failed(fill_token.key)
+
+    async def invalidate(self, invalidations: Sequence[PendingInvalidation]) -> bool:
+        """Send invalidations now, for at most the timeout, and again later if that fails.
+
+        Returns:
+            Whether Redis confirmed all.
+        """
+        try:
+            return await self._sender.send(invalidations)
+        finally:
+            self._sender.wake()
+
+    def send_pending(self) -> None:
+        """Send soon what is pending."""
+        self._sender.wake()
+
+    async def close(self, timeout_s: float) -> None:
+        """Send what is queued and pending, at most for ``timeout_s``, then close the connections."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._writes:
+                    await self._send_some_writes()
+                await self._sender.flush()
+        await self._tasks.cancel()
+        await self._store.close()
+
+    async def _send_writes(self) -> None:
+        while True:
+            await self._writes.wait()
+            await self._send_some_writes()
+
+    async def _send_some_writes(self) -> None:
+        taken = self._writes.take()
+        due = [write for fill_token, write in taken if write.entry is None or not self._is_void(fill_token)]
+        try:
+            await self._store.write(due)
+        except StoreError:
+            self._writes_failed(due)
+        self._writes.done(taken)
+
+    def _is_void(self, fill_token: FillToken) -> bool:
+        stack = fill_token.key.stack
+        is_invalidated = self._invalidations.changes.has_changed(stack, fill_token.since)
+        return is_invalidated or self._invalidations.is_pending(stack)
+
+    def _writes_failed(self, writes: Iterable[Write]) -> None:
+        for write in writes:
+            if write.entry is not None:
+                self._metrics.not_stored["redis-failed"] += 1
+            else:
+                self._removal_failed(write.key)
+
+    def _removal_failed(self, key: EntryKey) -> None:
+        # The entry must not be served: invalidate its whole stack.
+        self._invalidations.removal_failed(key.stack, self._clock.monotonic_s())
+        self._sender.wake()
+
+    def _message_received(self, message: InvalidationMessage) -> None:
+        if message.sender != self._sender.replica:
+            self._on_message(message)
+
+    def _connection_opened(self) -> None:
+        self._invalidations.connection_opened(self._clock.monotonic_s())
+        self._sender.wake()
+
+    def _wrong_server_found(self) -> None:
+        self._subscription.pause()
+
+    def _server_recovered(self) -> None:
+        self._subscription.resume()
+        self._sender.retry_refused_now()
