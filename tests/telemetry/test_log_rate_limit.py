@@ -24,7 +24,7 @@ def test_the_next_line_that_passes_tells_how_many_were_left_out() -> None:
     now_s = 1.0
     line = _line("100 %s")
     assert limit.filter(line)
-    assert line.getMessage() == "said 100 %s (3 such lines were left out)"
+    assert line.getMessage() == "said 100 %s (3 such lines were dropped)"
     now_s = 2.5
     line = _line("b")
     assert limit.filter(line)

@@ -59,7 +59,7 @@ def test_as_many_are_kept_as_are_allowed_and_the_ten_with_most_told() -> None:
     throttled = ThrottledCallers(Clock(), _DIGEST)
     for number in range(MOST + 10):
         throttled.count(((b"X-Auth-Token", b"%d" % number),), is_own=False)
-    assert len(throttled._seen) == MOST
+    assert len(throttled._counts) == MOST
     throttled.count(((b"X-Auth-Token", b"%d" % (MOST + 5)),), is_own=False)
     told = throttled.most()
     assert len(told) == 10
