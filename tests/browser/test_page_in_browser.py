@@ -164,7 +164,7 @@ def test_throttling_shows_with_who_is_throttled_most_and_clears_when_it_is_over(
         place.order({"kind": "rate_limited", "retry_after_s": 1})
         try:
             until(lambda: _level(browser) in {"warn", "bad"}, 2 * _SOON_S)
-            assert "AOS asks callers to wait" in browser.text("#headline")
+            assert "AOS throttles callers" in browser.text("#headline")
             until(lambda: float(browser.text("#throttled").replace(",", "")) > 10, _SOON_S)
             until(lambda: browser.run(_CALLERS).count("×") == 2, _SOON_S)
             assert "throttling" in browser.text("#parts")
@@ -205,7 +205,7 @@ def test_nothing_scrolls_sideways_however_long_ids_and_values_are(browser: Brows
     # Nothing is asked any more that would take its place.
     browser.run("turn = () => {}; clearTimeout(timer);" + _SHOW_MORE, 1)
     browser.run("put(at('config'), JSON.stringify({ upstream: { url: 'x'.repeat(400) } }, null, 2));")
-    assert browser.text("#ratio-note").startswith("of execution calls answered here; most: yyy")
+    assert browser.text("#ratio-note").startswith("of execution calls served from the cache; most: yyy")
     for width in (_NARROW, 320, 700, 840, _WIDE):
         browser.look(width)
         assert browser.run("return document.documentElement.scrollWidth") <= width
@@ -245,7 +245,7 @@ def test_a_page_left_open_says_that_the_gateway_stops_and_goes_on_when_it_is_bac
     held = place.hold()
     until(lambda: "1 connection in use" in browser.text("#parts"), _SOON_S)
     place.stop_gateway()
-    until(lambda: "is being stopped" in browser.text("#headline"), _SOON_S)
+    until(lambda: "is stopping" in browser.text("#headline"), _SOON_S)
     _shoot_all(browser, "draining")
     until(lambda: "does not answer" in browser.text("#headline"), 2 * _SOON_S)
     until(lambda: "s old" in browser.text("#age"), _SOON_S)
