@@ -17,7 +17,7 @@ def test_lines_within_the_burst_pass_unchanged() -> None:
     assert lines[0].getMessage() == "said 0"
 
 
-def test_the_next_line_that_passes_tells_how_many_were_left_out() -> None:
+def test_the_next_line_that_passes_says_how_many_were_dropped() -> None:
     now_s = 0.0
     limit = LogLimit(lines_per_s=1, burst=1, monotonic_s=lambda: now_s)
     assert [limit.filter(_line("a")) for _ in range(4)] == [True, False, False, False]

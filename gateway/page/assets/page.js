@@ -214,7 +214,7 @@ async function get(path) {
     return await response.json();
   } catch (error) {
     if (!(error instanceof TypeError || error.name === "AbortError")) throw error;
-    throw new Error("The gateway does not response.", { cause: "Check its process and its log. This page goes on when it is back." });
+    throw new Error("The gateway does not answer.", { cause: "Check its process and its log. This page goes on when it is back." });
   } finally {
     clearTimeout(timeout);
   }
