@@ -10,6 +10,33 @@ _LINES_PER_S = 20.0
 _BURST = 100.0
 
 
+class TokenBucket:
+    """Allows events at a rate, and bursts of them.
+
+    Args:
+        per_s: refill rate.
+        burst: size of the bucket, which starts full.
+        monotonic_s: the clock.
+    """
+
+    def __init__(self, per_s: float, burst: float, monotonic_s: Callable[[], float]) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._monotonic_s = monotonic_s
+        self._tokens = burst
+        self._filled_s = monotonic_s()
+
+    def take(self) -> bool:
+        """Take a token; ``False`` when there is none."""
+        now_s = self._monotonic_s()
+        self._tokens = min(self._burst, self._tokens + (now_s - self._filled_s) * self._per_s)
+        self._filled_s = now_s
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
 class LogLimit(logging.Filter):
     """Drops lines beyond a rate; the next line written says how many.
 
@@ -29,23 +56,15 @@ class LogLimit(logging.Filter):
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        self._lines_per_s = lines_per_s
-        self._burst = burst
-        self._monotonic_s = monotonic_s
-        self._left = burst
-        self._filled_s = monotonic_s()
+        self._bucket = TokenBucket(lines_per_s, burst, monotonic_s)
         self.dropped = 0
         self._reported = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a line is written."""
-        now_s = self._monotonic_s()
-        self._left = min(self._burst, self._left + (now_s - self._filled_s) * self._lines_per_s)
-        self._filled_s = now_s
-        if self._left < 1:
+        if not self._bucket.take():
             self.dropped += 1
             return False
-        self._left -= 1
         if self.dropped > self._reported:
             record.msg = f"{record.getMessage()} ({self.dropped - self._reported} such lines were dropped)"
             record.args = ()

@@ -7,6 +7,7 @@ import time
 
 from gateway.clock import Clock
 from gateway.telemetry.log_format import FIELDS
+from gateway.telemetry.log_rate_limit import TokenBucket
 
 _log = logging.getLogger("gateway")
 
@@ -34,8 +35,7 @@ class StateLog:
         self._began_s = 0.0
         self._began_wall_s = 0.0
         self._failures = 0
-        self._left = _BURST
-        self._filled_s = clock.monotonic_s()
+        self._bucket = TokenBucket(_LINES_PER_S, _BURST, clock.monotonic_s)
 
     def down(self, reason: str) -> None:
         """Report a failure.
@@ -47,7 +47,7 @@ class StateLog:
             self._began_s, self._began_wall_s = self._clock.monotonic_s(), self._clock.wall_s()
         self._failures += 1
         reason = _printable(reason)
-        if reason != self._logged and self._may_log():
+        if reason != self._logged and self._bucket.take():
             self._logged = reason
             self._write("down", f"down: {reason}", reason=reason)
 
@@ -58,7 +58,7 @@ class StateLog:
         if not self._logged:
             # No line said that it was down.
             self._failures = 0
-        elif self._may_log():
+        elif self._bucket.take():
             lasted_s = round(self._clock.monotonic_s() - self._began_s, 1)
             text = f"up again after {lasted_s} s and {self._failures} failures"
             self._write("up", text, lasted_s=lasted_s, failures=self._failures)
@@ -69,15 +69,6 @@ class StateLog:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._began_wall_s))
         fields = {"dependency": self._name, "state": state, "down_since": since, **more}
         _log.warning("%s %s", self._name, text, extra={FIELDS: fields})
-
-    def _may_log(self) -> bool:
-        now_s = self._clock.monotonic_s()
-        self._left = min(_BURST, self._left + (now_s - self._filled_s) * _LINES_PER_S)
-        self._filled_s = now_s
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 def _printable(text: str) -> str:
