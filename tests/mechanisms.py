@@ -253,14 +253,14 @@ MECHANISMS = (
         "gateway/downstream/connection.py",
         "if self._chunks is not None and body is not None and self._chunks.feed(data[start:end]) is None:",
         "if False:",
-        "tests/hardening/test_downstream_more.py::test_chunks_without_bound_are_refused",
+        "tests/hardening/test_downstream.py::test_a_raw_request_is_refused_or_forwarded_in_one_clean_form",
     ),
     Mechanism(
         "parked exchanges",
         "gateway/upstream/limiter.py",
         "        if self.parked < self._places:\n",
         "        if False:\n",
-        "tests/hardening/test_downstream_more.py::"
+        "tests/hardening/test_connection_ends.py::"
         "test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection",
     ),
     Mechanism(
@@ -268,7 +268,7 @@ MECHANISMS = (
         "gateway/upstream/limiter.py",
         "            slowest.give_way()\n",
         "",
-        "tests/hardening/test_downstream_more.py::"
+        "tests/hardening/test_connection_ends.py::"
         "test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection",
     ),
     Mechanism(

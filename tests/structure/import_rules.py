@@ -163,7 +163,7 @@ class Module:
 
 
 def covers(pattern: str, name: str) -> bool:
-    """Tell whether a name of the tables stands for this dotted name."""
+    """Whether a name of the tables stands for this dotted name."""
     if pattern == THIRD_PARTY:
         top = name.partition(".")[0]
         return top not in sys.stdlib_module_names and top not in (PACKAGE, "builtins")
