@@ -66,6 +66,30 @@ async def test_a_half_closed_connection_gets_its_response(
         assert await client.at_eof(3)
 
 
+@pytest.mark.parametrize("behind", [_NEXT, b"BAD\r\n\r\n"])
+async def test_a_connection_that_lingers_ends_with_its_caller(gateway: RunningGateway, behind: bytes) -> None:
+    """Also where the bytes of a pipelined request have paused reading."""
+    async with await RawClient.connect(gateway.address) as client:
+        await client.send(_GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + behind)
+        assert (await client.read_response()).status == 200
+    await _no_connections(gateway)
+
+
+async def test_a_connection_whose_caller_has_ended_its_side_does_not_linger(gateway: RunningGateway) -> None:
+    async with await RawClient.connect(gateway.address) as client:
+        client.writer.write(_WHOLE["a chunked write"][0])
+        client.half_close()
+        assert (await client.read_response()).status == 200
+        await _no_connections(gateway)
+
+
+async def _no_connections(gateway: RunningGateway) -> None:
+    # Half of what a connection may linger.
+    async with asyncio.timeout(0.5):
+        while gateway.app.server.connections:
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("data", [b"GET /x HT", _CHUNKED + b"3\r\nab", _CHUNKED + b"3\r\nabc\r\n0\r\n"])
 async def test_what_ends_before_it_is_whole_is_never_sent_whole(
     aos: ScriptedAos, gateway: RunningGateway, data: bytes

@@ -21,7 +21,7 @@ from tests.testbed.faultproxy import PASS, RESET, FaultProxy
 from tests.testbed.gateway import GatewayProcess
 from tests.testbed.process import descriptors, gauges, rss_bytes
 from tests.testbed.redis_server import RedisServer
-from tests.testbed.run_length import run_length
+from tests.testbed.run_length import RunLength, run_length
 
 from .mixed_aos import (
     ACCESS_TTL_S,
@@ -38,9 +38,10 @@ from .mixed_callers import Callers
 from .mixed_turns import RECOVERY_S, TURNS, Stage, Turns
 
 _LENGTH_S = run_length().value
-_ROUND_S = 60.0
+# The shortest run has one turn of every fault.
+_ROUND_S = float(RunLength.SHORT.value)
 _SEED = 20
-_TOTAL_S = 3.0
+_TOTAL_S = 1.5
 _REVOKED = TENANTS[-1]
 # Redis connections that the pool may keep when all has been told.
 _KEPT_DESCRIPTORS = 2
@@ -55,8 +56,8 @@ _SETTINGS = {
     "CACHE__TTL_UNSETTLED_S": str(UNSETTLED_S),
     # Less than there is to keep, so that it is full and stays so.
     "CACHE__MEMORY_BYTES": "2000000",
-    "UPSTREAM__CONNECT_TIMEOUT_S": "1",
-    "UPSTREAM__READ_TIMEOUT_S": "1.5",
+    "UPSTREAM__CONNECT_TIMEOUT_S": "0.5",
+    "UPSTREAM__READ_TIMEOUT_S": "1",
     "UPSTREAM__TOTAL_TIMEOUT_S": str(_TOTAL_S),
     "LOG__ACCESS": "errors",
 }
