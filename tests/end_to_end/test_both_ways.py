@@ -1,4 +1,4 @@
-"""Who is answered from what: the same through the fast lane and through the parser."""
+"""Who is answered from what: the same through the fast path and through the parser."""
 
 import asyncio
 import logging
@@ -19,9 +19,9 @@ from .kit import ALICE, BOB, MovableTime, all_busy, cache_status, settled, until
 _Field = tuple[str, str]
 
 
-@pytest.fixture(params=[True, False], ids=["fast lane", "parser"])
+@pytest.fixture(params=[True, False], ids=["fast path", "parser"])
 def fast_lane(request: pytest.FixtureRequest) -> bool:
-    """Whether the gateway has a fast lane."""
+    """Whether the gateway has a fast path."""
     return bool(request.param)
 
 

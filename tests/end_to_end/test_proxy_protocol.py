@@ -103,7 +103,7 @@ async def test_the_upstream_is_told_whom_the_header_names(
             assert (await client.read_response()).body == record()
             assert is_hit(await client.request("GET", TARGET, [_TOKEN]))
             await client.request("GET", OTHER_ROUTE, [("X-Forwarded-For", "203.0.113.9")])
-        assert (gateway.app.metrics.fast_hits > 0) is (lane == "fast lane")
+        assert (gateway.app.metrics.fast_hits > 0) is (lane == "fast path")
         assert gateway.app.metrics.connections_unfit.total() == 0
     assert aos.received[0].get("X-Forwarded-For") == told
     assert aos.received[1].get("X-Forwarded-For") == b"203.0.113.9, " + told

@@ -1,4 +1,4 @@
-"""The fast lane and the parser's way give the same bytes, whatever comes and however it is cut."""
+"""The fast path and the parser's way give the same bytes, whatever comes and however it is cut."""
 
 import asyncio
 import os
@@ -61,7 +61,7 @@ def _with_the_fast_lane(monkeypatch: pytest.MonkeyPatch) -> None:
 async def pair(
     aos: ScriptedAos, request: pytest.FixtureRequest, redis: RedisServer
 ) -> AsyncIterator[tuple[RunningGateway, RunningGateway]]:
-    """Two gateways for whom time stands still, with the fast lane and without, that know alice's record.
+    """Two gateways for whom time stands still, with the fast path and without, that know alice's record.
 
     In memory, or in a Redis alone.
     """

@@ -60,7 +60,7 @@ async def test_callers_are_served_over_tls_by_both_ways(
             answer = await client.request("GET", TARGET, TOKEN)
             assert (answer.status, answer.body) == (200, record())
         assert b"; hit" in (answer.get("Cache-Status") or b"")
-        assert (gateway.app.metrics.fast_hits > 0) is (lane == "fast lane")
+        assert (gateway.app.metrics.fast_hits > 0) is (lane == "fast path")
         assert (await client.request("POST", "/x", body=b"y" * 100_000)).body == b"made"
         assert aos.received[0].get("X-Forwarded-Proto") == b"https"
         refused = await client.request("GET", "/x y")

@@ -19,7 +19,7 @@ from gateway.config.model import Config, load_config
 
 from .address import free_port
 
-DEFAULTS: dict[str, object] = {"server.fast_lane": os.environ.get("FAST_LANE") != "off"}
+DEFAULTS: dict[str, object] = {"server.fast_lane": os.environ.get("FAST_PATH") != "off"}
 """Settings of every gateway under test, by their dotted key, where a test says nothing else."""
 
 _START_S = 10.0
