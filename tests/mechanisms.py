@@ -44,8 +44,7 @@ MECHANISMS = (
         "gateway/core/caching/identity.py",
         "return Identity(flight=caller, entry=_SHARED if self._shared else caller)",
         "return Identity(flight=_SHARED, entry=_SHARED)",
-        "tests/end_to_end/test_identity.py::"
-        "test_a_stranger_sees_nothing_of_what_alice_was_told_nor_she_of_what_he_was",
+        "tests/end_to_end/test_identity.py::test_two_callers_see_nothing_of_each_others_responses",
     ),
     Mechanism(
         "one credential",
@@ -94,7 +93,7 @@ MECHANISMS = (
         "gateway/cache/cache.py",
         "        if not 400 <= answer.head.status < 500:\n            await self._forget(stacks)\n",
         "",
-        "tests/end_to_end/test_writes.py::test_a_write_is_forgotten_before_the_first_byte_of_its_answer",
+        "tests/end_to_end/test_writes.py::test_a_write_invalidates_before_the_first_byte_of_its_response",
     ),
     Mechanism(
         "forget counts",
@@ -238,7 +237,7 @@ MECHANISMS = (
         "gateway/core/caching/plain_request.py",
         "return _PASSING - recogniser.guarded",
         "return _PASSING",
-        "tests/end_to_end/test_both_ways.py::test_a_field_that_tells_callers_apart_never_passes_by",
+        "tests/end_to_end/test_both_ways.py::test_a_field_that_identifies_callers_never_passes_by",
     ),
     Mechanism(
         "strict chunks",

@@ -43,7 +43,7 @@ _ROUND_S = float(RunLength.SHORT.value)
 _SEED = 20
 _TOTAL_S = 1.5
 _REVOKED = TENANTS[-1]
-# Redis connections that the pool may keep when all has been told.
+# Redis connections that the pool may keep when no invalidation is pending.
 _KEPT_DESCRIPTORS = 2
 # What the allocator and the pools may still take after the warm-up, however long the rest goes on.
 _GROWTH_BYTES = 8 << 20
@@ -111,7 +111,7 @@ async def _rested(stage: Stage, at_most: Sequence[float]) -> list[int]:
 
 
 async def _sample(stage: Stage, aos: ScriptedAos, samples: list[list[int]]) -> None:
-    """Note what the gateways have resident, and let go of what the scripted AOS keeps."""
+    """Record the gateways' resident memory, and drop what the scripted AOS keeps."""
     while True:
         samples.append([rss_bytes(gateway.pid) for gateway in stage.gateways])
         aos.received.clear()
@@ -137,7 +137,7 @@ async def _kept(stage: Stage, upstream: MixedAos) -> list[int]:
         response = await fetch(gateway.address, target, headers=fields, token=token(_REVOKED))
         statuses.append(response.status)
         if response.status == 200:
-            upstream.judge_record(response, KEPT_STACK, action, _REVOKED, replica, began_s)
+            upstream.check_record(response, KEPT_STACK, action, _REVOKED, replica, began_s)
     return statuses
 
 
@@ -169,7 +169,7 @@ async def _play(turns: Turns, upstream: MixedAos) -> tuple[list[int], list[int]]
 
 @pytest.fixture
 def debug_redis() -> Iterator[RedisServer]:
-    """A Redis of this test alone, which can be told to be busy."""
+    """A Redis of this test alone, with the DEBUG command."""
     with RedisServer(settings={"enable-debug-command": "yes"}) as server:
         yield server
 

@@ -160,7 +160,7 @@ async def test_a_new_process_that_cannot_start_changes_nothing(
         await hit(client, A)
         config.write_text("[server]\nnonsense = 1\n")
         os.kill(gateway.pid, signal.SIGUSR2)
-        await until(lambda: "no process has taken over" in gateway.output(), "the refusal")
+        await until(lambda: "no process has taken over" in gateway.output(), "the failed restart")
         assert "ended with exit code 2" in gateway.output()
         await hit(client, A)
     assert (await fetch(gateway.admin, "/readyz")).status == 200
@@ -183,7 +183,7 @@ async def test_a_write_that_ends_in_the_process_before_is_not_outlived_by_copies
         await writer.send(request_bytes("DELETE", STACK))
         await gate.wait_reached()
         pid = await take_over(gateway, gateway.pid)
-        # These go to the new process, which does not hear what the old one forgets.
+        # These go to the new process, which does not get the old one's invalidations.
         async with asyncio.timeout(5):
             while (await fetch(gateway.address, TARGET, token=A)).get("connection") is not None:
                 pass
@@ -275,7 +275,7 @@ async def test_unix_sockets_are_taken_over_with_their_files(aos: ScriptedAos, so
         # A new process that does not get as far as serving leaves the files where they are.
         config.write_text("[server]\nnonsense = 1\n")
         os.kill(gateway.pid, signal.SIGUSR2)
-        await until(lambda: "no process has taken over" in gateway.output(), "the refusal")
+        await until(lambda: "no process has taken over" in gateway.output(), "the failed restart")
         assert (await fetch(f"unix:{listen}", TARGET, token=A)).status == 200
         config.write_text('[server]\nlisten_mode = "0666"\n')
         pid = await take_over(gateway, gateway.pid)

@@ -54,7 +54,7 @@ class SlowPeer(asyncio.Protocol):
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note the end."""
+        """Record the end."""
         self.is_gone = True
 
     def step(self) -> None:

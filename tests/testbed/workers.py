@@ -13,7 +13,7 @@ _MOST_CONNECTIONS = 200
 
 
 def says_hit(response: RawResponse) -> bool:
-    """Tell whether an answer came from a stored record."""
+    """Whether a response came from a stored record."""
     return b"; hit" in (response.get("Cache-Status") or b"")
 
 
@@ -27,7 +27,7 @@ async def hit(client: RawClient, token: bytes) -> RawResponse:
 
 
 def worker_of(response: RawResponse) -> bytes:
-    """Tell which worker a hit came from: each has a beginning of its own for the request ids it makes."""
+    """Return which worker a hit came from: each has a beginning of its own for the request ids it makes."""
     return (response.get("X-Request-Id") or b"")[:_ID_OF_PROCESS]
 
 

@@ -265,7 +265,7 @@ async def test_a_wait_that_is_over_says_what_was_missing(aos: ScriptedAos) -> No
     await fetch(aos.address, "/seen")
     with pytest.raises(TimeoutError, match=r"2 requests; came: \['GET /seen'\]"):
         await aos.wait_received(2, timeout_s=0.01)
-    with pytest.raises(TimeoutError, match="1 arrivals at a gate, 0 came"):
+    with pytest.raises(TimeoutError, match="1 requests at a gate, 0 came"):
         await aos.gate().wait_reached(timeout_s=0.01)
 
 
