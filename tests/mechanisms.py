@@ -44,8 +44,7 @@ MECHANISMS = (
         "gateway/core/caching/identity.py",
         "return Identity(flight=caller, entry=_SHARED if self._shared else caller)",
         "return Identity(flight=_SHARED, entry=_SHARED)",
-        "tests/end_to_end/test_identity.py::"
-        "test_a_stranger_sees_nothing_of_what_alice_was_told_nor_she_of_what_he_was",
+        "tests/end_to_end/test_identity.py::test_two_callers_see_nothing_of_each_others_responses",
     ),
     Mechanism(
         "one credential",
@@ -94,7 +93,7 @@ MECHANISMS = (
         "gateway/cache/cache.py",
         "        if not 400 <= answer.head.status < 500:\n            await self._forget(stacks)\n",
         "",
-        "tests/end_to_end/test_writes.py::test_a_write_is_forgotten_before_the_first_byte_of_its_answer",
+        "tests/end_to_end/test_writes.py::test_a_write_invalidates_before_the_first_byte_of_its_response",
     ),
     Mechanism(
         "forget counts",
@@ -238,7 +237,7 @@ MECHANISMS = (
         "gateway/core/caching/plain_request.py",
         "return _PASSING - recogniser.guarded",
         "return _PASSING",
-        "tests/end_to_end/test_both_ways.py::test_a_field_that_tells_callers_apart_never_passes_by",
+        "tests/end_to_end/test_both_ways.py::test_a_field_that_identifies_callers_never_passes_by",
     ),
     Mechanism(
         "strict chunks",
@@ -253,14 +252,14 @@ MECHANISMS = (
         "gateway/downstream/connection.py",
         "if self._chunks is not None and body is not None and self._chunks.feed(data[start:end]) is None:",
         "if False:",
-        "tests/hardening/test_downstream_more.py::test_chunks_without_bound_are_refused",
+        "tests/hardening/test_downstream.py::test_a_raw_request_is_refused_or_forwarded_in_one_clean_form",
     ),
     Mechanism(
         "parked exchanges",
         "gateway/upstream/limiter.py",
         "        if self.parked < self._places:\n",
         "        if False:\n",
-        "tests/hardening/test_downstream_more.py::"
+        "tests/hardening/test_connection_ends.py::"
         "test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection",
     ),
     Mechanism(
@@ -268,7 +267,7 @@ MECHANISMS = (
         "gateway/upstream/limiter.py",
         "            slowest.give_way()\n",
         "",
-        "tests/hardening/test_downstream_more.py::"
+        "tests/hardening/test_connection_ends.py::"
         "test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection",
     ),
     Mechanism(

@@ -132,7 +132,7 @@ async def test_status_tells_of_requests_executions_and_the_whole_state(
     assert "s3cret-token" not in str(found)
 
 
-@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast lane", "parser"])
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast path", "parser"])
 async def test_executions_that_are_mostly_hits_are_among_the_busiest(
     aos: ScriptedAos, *, fast_lane: bool
 ) -> None:
