@@ -1,4 +1,4 @@
-"""The two clocks: wall time for what replicas compare, monotonic time for what one process measures."""
+"""Wall time, comparable between replicas, and monotonic time within one process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import msgspec
 
 
 class Clock(msgspec.Struct, frozen=True):
-    """Where the time comes from, in seconds.
+    """Sources of time, in seconds.
 
     Attributes:
         wall_s: seconds since the epoch; may jump.
-        monotonic_s: seconds since some start; never goes back.
+        monotonic_s: seconds since an arbitrary start; never goes back.
     """
 
     wall_s: Callable[[], float] = time.time

@@ -1,4 +1,4 @@
-"""Background tasks with an owner: each is held until it ends, and all end with the owner."""
+"""Background tasks with an owner, which end with it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class TaskSet:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
-        # Asked for once: before Python 3.12 it costs a system call each time.
+        # Cached: before Python 3.12 `get_running_loop` costs a system call.
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, T], name: str, *, awaited: bool = False) -> asyncio.Task[T]:
-        """Start work and hold it.
+        """Start a task and keep a reference to it.
 
         Args:
-            work: what to run.
-            name: what it is called in the log.
-            awaited: somebody looks at the result; otherwise a failure is logged here.
+            work: to run.
+            name: for the log.
+            awaited: the caller reads the result; otherwise a failure is logged here.
         """
         loop = self._loop
         if loop is None:
@@ -37,23 +37,23 @@ class TaskSet:
         task = loop.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_look_at_failure if awaited else _log_failure)
+        task.add_done_callback(_retrieve_failure if awaited else _log_failure)
         return task
 
     async def settle(self, timeout_s: float) -> None:
-        """Wait at most ``timeout_s`` for the tasks to end by themselves."""
+        """Wait at most ``timeout_s`` for the tasks to end."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
 
     async def cancel(self) -> None:
-        """Cancel what is left and wait until it has ended."""
+        """Cancel the remaining tasks and wait for their end."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def _look_at_failure(task: asyncio.Task[Any]) -> None:
-    # Whoever waited may have left by now; asyncio must not complain about that.
+def _retrieve_failure(task: asyncio.Task[Any]) -> None:
+    # The caller may have been cancelled; asyncio would log an unretrieved exception.
     if not task.cancelled():
         task.exception()
 

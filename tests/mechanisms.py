@@ -44,8 +44,7 @@ MECHANISMS = (
         "gateway/core/caching/identity.py",
         "return Identity(flight=caller, entry=_SHARED if self._shared else caller)",
         "return Identity(flight=_SHARED, entry=_SHARED)",
-        "tests/end_to_end/test_identity.py::"
-        "test_a_stranger_sees_nothing_of_what_alice_was_told_nor_she_of_what_he_was",
+        "tests/end_to_end/test_identity.py::test_two_callers_see_nothing_of_each_others_responses",
     ),
     Mechanism(
         "one credential",
@@ -94,7 +93,7 @@ MECHANISMS = (
         "gateway/cache/cache.py",
         "        if not 400 <= answer.head.status < 500:\n            await self._forget(stacks)\n",
         "",
-        "tests/end_to_end/test_writes.py::test_a_write_is_forgotten_before_the_first_byte_of_its_answer",
+        "tests/end_to_end/test_writes.py::test_a_write_invalidates_before_the_first_byte_of_its_response",
     ),
     Mechanism(
         "forget counts",
@@ -238,7 +237,7 @@ MECHANISMS = (
         "gateway/core/caching/plain_request.py",
         "return _PASSING - recogniser.guarded",
         "return _PASSING",
-        "tests/end_to_end/test_both_ways.py::test_a_field_that_tells_callers_apart_never_passes_by",
+        "tests/end_to_end/test_both_ways.py::test_a_field_that_identifies_callers_never_passes_by",
     ),
     Mechanism(
         "strict chunks",
@@ -253,14 +252,14 @@ MECHANISMS = (
         "gateway/downstream/connection.py",
         "if self._chunks is not None and body is not None and self._chunks.feed(data[start:end]) is None:",
         "if False:",
-        "tests/hardening/test_downstream_more.py::test_chunks_without_bound_are_refused",
+        "tests/hardening/test_downstream.py::test_a_raw_request_is_refused_or_forwarded_in_one_clean_form",
     ),
     Mechanism(
         "parked exchanges",
         "gateway/upstream/limiter.py",
         "        if self.parked < self._places:\n",
         "        if False:\n",
-        "tests/hardening/test_downstream_more.py::"
+        "tests/hardening/test_connection_ends.py::"
         "test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection",
     ),
     Mechanism(
@@ -268,7 +267,7 @@ MECHANISMS = (
         "gateway/upstream/limiter.py",
         "            slowest.give_way()\n",
         "",
-        "tests/hardening/test_downstream_more.py::"
+        "tests/hardening/test_connection_ends.py::"
         "test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection",
     ),
     Mechanism(
@@ -349,7 +348,7 @@ MECHANISMS = (
         "gateway/store/worker_tiers.py",
         "tell([Told(stack=stack, settles=settles) for stack in forgotten])",
         "tell([])",
-        "tests/server/test_workers.py::test_a_write_through_one_worker_is_forgotten_by_the_other_before_its_answer",
+        "tests/server/test_workers.py::test_a_write_through_one_worker_invalidates_in_the_other_before_its_response",
     ),
     Mechanism(
         "shared counts",
@@ -370,21 +369,21 @@ MECHANISMS = (
         "gateway/app/gateway.py",
         "self.tiers.memory.retire()",
         "pass",
-        "tests/server/test_hot_restart.py::test_a_request_under_way_ends_in_the_process_that_began_it",
+        "tests/server/test_hot_restart.py::test_a_request_in_progress_ends_in_the_process_that_began_it",
     ),
     Mechanism(
         "all before",
         "gateway/server/run.py",
-        "            await ended(unheard)\n",
-        "            await ended(unheard[-1:])\n",
-        "tests/server/test_hot_restart.py::test_all_processes_before_are_waited_for_until_copies_are_kept",
+        "            await ended(unconnected)\n",
+        "            await ended(unconnected[-1:])\n",
+        "tests/server/test_hot_restart.py::test_memory_stays_off_until_all_former_processes_have_ended",
     ),
     Mechanism(
         "own socket",
         "gateway/runtime/listeners.py",
         "            if _socket_file(self.path) == self:\n                os.unlink",
         "            if True:\n                os.unlink",
-        "tests/runtime/test_listeners.py::test_what_has_taken_the_place_of_a_socket_stays",
+        "tests/runtime/test_listeners.py::test_a_file_that_replaced_a_socket_stays",
     ),
     Mechanism(
         "socket rights",

@@ -10,7 +10,7 @@ import logging
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
@@ -21,7 +21,8 @@ from gateway.config.address import is_loopback_host
 from gateway.config.secret import Secret
 from gateway.core.aos.route import is_id
 from gateway.core.http.fields import accepts_gzip
-from gateway.page.page import Page, Refresh, Source
+from gateway.operations import Operations
+from gateway.page.page import Page
 from gateway.telemetry.metrics_text import render
 
 _LOG = logging.getLogger("gateway.admin")
@@ -34,20 +35,6 @@ _VERSIONS: Final = frozenset({(1, 0), (1, 1)})
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(:[0-9]{0,5})?")
 
 
-class Operations(Source, Protocol):
-    """The running gateway, as the admin address reads and operates it."""
-
-    async def purge(self, stack_id: str) -> bool:
-        """Invalidate a stack's stored entries.
-
-        Args:
-            stack_id: see `route.is_id`.
-
-        Returns:
-            False if Redis has not confirmed it yet.
-        """
-
-
 class _Purge(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /purge`."""
 
@@ -57,19 +44,16 @@ class _Purge(msgspec.Struct, forbid_unknown_fields=True):
 _PURGE_DECODER: Final = msgspec.json.Decoder(_Purge)
 
 
-def build_admin(
-    operations: Operations, *, token: Secret, hosts: Sequence[str], refresh: Refresh | None = None
-) -> web.Application:
+def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) -> web.Application:
     """Make the admin application.
 
     Args:
         operations: the running gateway.
         token: `server.admin_token`; if empty, only loopback and Unix peers reach the protected paths.
         hosts: `server.admin_hosts`, lower-case names without port.
-        refresh: see `Page`.
     """
     own = frozenset(host.removesuffix(".") for host in hosts)
-    admin = _Admin(operations, token, own, refresh)
+    admin = _Admin(operations, token, own)
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app.cleanup_ctx.append(admin.page.sampling)
     app.on_response_prepare.append(_finish_head)
@@ -81,13 +65,11 @@ def build_admin(
 class _Admin:
     """The handlers of the admin application."""
 
-    def __init__(
-        self, operations: Operations, token: Secret, hosts: frozenset[str], refresh: Refresh | None = None
-    ) -> None:
+    def __init__(self, operations: Operations, token: Secret, hosts: frozenset[str]) -> None:
         self._operations = operations
         self._token = token
         self._hosts = hosts
-        self.page = Page(operations, refresh)
+        self.page = Page(operations)
 
         self._paths: Final[Mapping[str, tuple[frozenset[str], Handler]]] = {
             "/healthz": (_READING, self._healthz),
@@ -127,11 +109,13 @@ class _Admin:
 
     async def _readyz(self, _request: web.Request) -> web.StreamResponse:
         """200 while requests are accepted, else 503."""
+        await self._operations.refresh()
         is_ready = self._operations.ready()
         return _json({"ready": is_ready, **self._operations.health()}, status=200 if is_ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         """The metrics in the negotiated format and content coding."""
+        await self._operations.refresh()
         accept = ", ".join(request.headers.getall(hdrs.ACCEPT, []))
         body, content_type = render(self._operations.metrics_snapshot(), accept)
         fields = {hdrs.CONTENT_TYPE: content_type, hdrs.VARY: "Accept, Accept-Encoding"}

@@ -322,6 +322,9 @@ class Gateway:
         """Return the callers who are told to wait most."""
         return self._throttled.most()
 
+    async def refresh(self) -> None:
+        """Nothing to collect: there is one process."""
+
     async def purge(self, stack_id: str) -> bool:
         """Make a stack's stored entries unusable; ``False`` when Redis could not be told yet."""
         return await self.tiers.forget([stack_key(stack_id.encode("utf-8"))], "purge", settles=False)

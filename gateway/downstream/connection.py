@@ -265,6 +265,8 @@ class DownstreamConnection(RequestHandler):
         """
         self._close = True
         if self.transport is not None and self.transport.can_write_eof():
+            # A pipelined request has paused it: neither the rest nor the caller's end would be seen.
+            self.transport.resume_reading()
             # The caller may be gone, and asyncio's loop not know it yet.
             with contextlib.suppress(OSError):
                 self.transport.write_eof()
@@ -298,6 +300,9 @@ class DownstreamConnection(RequestHandler):
         if self._close or not is_whole or not self.is_busy or self.ssl_context is not None:
             return None
         self._is_last = True
+        if not self._is_gone.done():
+            # Nothing more can come: there is nothing to linger for.
+            self._is_gone.set_result(None)
         self._loop.call_later(LINGER_S, self.force_close)
         return True
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from importlib import resources
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 import gateway
+from gateway.operations import Operations
 from gateway.page.health import Facts
 from gateway.page.samples import STEP_S, History, Sample
 from gateway.page.status import status
-from gateway.telemetry.snapshot import Snapshot
-from gateway.telemetry.throttled import ThrottledCaller
-from gateway.telemetry.top_executions import TopExecution
 
 _LOG = logging.getLogger("gateway.admin")
 # Browsers that poll at the same time share a sample.
@@ -47,42 +45,15 @@ POLICY: Final = "; ".join(
 """The page's Content-Security-Policy: its own files only, nothing inline."""
 
 
-Refresh = Callable[[], Awaitable[object]]
-
-
-class Source(Protocol):
-    """The running gateway, as the page reads it."""
-
-    def ready(self) -> bool:
-        """Return whether requests are accepted; false from the start of draining."""
-
-    def health(self) -> dict[str, object]:
-        """Return what `/readyz` reports besides readiness: plain JSON data without secrets."""
-
-    def metrics_snapshot(self) -> Snapshot:
-        """Return the metrics of all processes."""
-
-    def masked_config(self) -> dict[str, object]:
-        """Return the effective configuration as plain JSON data, secrets masked."""
-
-    def executions(self) -> list[TopExecution]:
-        """Return the most requested executions."""
-
-    def throttled(self) -> list[ThrottledCaller]:
-        """Return the callers with the most responses of status 429."""
-
-
 class Page:
     """Serves the page.
 
     Args:
-        source: the running gateway.
-        refresh: updates the source before a sample; ``None`` if it is always up to date.
+        operations: the running gateway.
     """
 
-    def __init__(self, source: Source, refresh: Refresh | None = None) -> None:
-        self._source = source
-        self._refresh = refresh
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
         self._history = History()
         # The most that ever ran at once: one that has ended and is not replaced yet counts as missing.
         self._most_workers = 1
@@ -114,10 +85,9 @@ class Page:
             await asyncio.sleep(STEP_S)
 
     async def _sample(self, *, is_step: bool) -> None:
-        if self._refresh is not None:
-            await self._refresh()
+        await self._operations.refresh()
         now_s = asyncio.get_running_loop().time()
-        self._history.add(Sample.of(self._source.metrics_snapshot(), now_s), is_step=is_step)
+        self._history.add(Sample.of(self._operations.metrics_snapshot(), now_s), is_step=is_step)
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         body, content_type = self._files[request.path]
@@ -129,12 +99,12 @@ class Page:
         now_s = asyncio.get_running_loop().time()
         if self._history.is_empty or now_s - self._history.newest.at_s > _FRESH_S:
             await self._sample(is_step=False)
-        config = self._source.masked_config()
-        health = self._source.health()
+        config = self._operations.masked_config()
+        health = self._operations.health()
         workers, workers_ready = _workers(health, _setting(config, "server", "workers"))
         self._most_workers = workers = max(self._most_workers, workers)
         facts = Facts(
-            is_ready=self._source.ready(),
+            is_ready=self._operations.ready(),
             has_redis=bool(_setting(config, "redis", "url")),
             max_connections=int(str(_setting(config, "server", "max_connections") or 1)),
             workers=workers,
@@ -146,9 +116,9 @@ class Page:
             "scope": str(_setting(config, "cache", "scope") or ""),
             "workers": workers,
             "health": health,
-            "throttled": self._source.throttled(),
+            "throttled": self._operations.throttled(),
         }
-        shown = status(self._history, facts, self._source.executions(), passed_on)
+        shown = status(self._history, facts, self._operations.executions(), passed_on)
         body = msgspec.json.encode(shown, enc_hook=str)
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json"})
 

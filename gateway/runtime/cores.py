@@ -1,4 +1,4 @@
-"""How many cores this process may keep busy: its affinity and the CPU quotas of its control groups."""
+"""CPU cores available to this process: its affinity and the CPU quotas of its control groups."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def cores(proc: Path = _PROC) -> int:
 
 
 def quota_cores(proc: Path) -> float | None:
-    """Return the least CPU quota of a process's control groups, those above them included.
+    """Return the smallest CPU quota of a process's control groups and their ancestors.
 
-    Both versions of control groups are looked at: a machine may use both.
+    A machine may use both versions of control groups.
 
     Args:
-        proc: its folder in /proc: `cgroup` and `mountinfo` are read (cgroups(7), proc_pid_mountinfo(5)).
+        proc: its folder in /proc with `cgroup` and `mountinfo` (cgroups(7), proc_pid_mountinfo(5)).
 
     Returns:
-        Cores, a fraction as well; ``None`` without a quota.
+        Cores, possibly a fraction; ``None`` without a quota.
     """
     quotas = [quota for folder in _groups(proc) if (quota := _quota(folder)) is not None]
     return min(quotas, default=None)
 
 
 def _groups(proc: Path) -> Iterator[Path]:
-    """Find the folders of the groups a process is in, each with all above it."""
+    """Yield the folders of a process's groups and of their ancestors."""
     paths = dict(_paths(_text(proc / "cgroup")))
     for kind, root, mounted_at in _mounts(_text(proc / "mountinfo")):
         path = paths.get(kind)
@@ -48,7 +48,7 @@ def _groups(proc: Path) -> Iterator[Path]:
             continue
         folder = mounted_at
         yield folder
-        # In a container the mount may begin at the process's own group, or at one that is not above it.
+        # In a container the mount's root may be the process's own group, or no ancestor of it.
         inside = os.path.relpath(path, root)
         for name in [] if inside.startswith("..") or inside == "." else inside.split("/"):
             folder = folder / name
@@ -56,7 +56,7 @@ def _groups(proc: Path) -> Iterator[Path]:
 
 
 def _paths(text: str) -> Iterator[tuple[str, str]]:
-    """Read /proc/PID/cgroup: the path of the group in each hierarchy that can bound CPU time."""
+    """Parse /proc/PID/cgroup: the group's path in each hierarchy that can limit CPU time."""
     for line in text.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -67,7 +67,7 @@ def _paths(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _mounts(text: str) -> Iterator[tuple[str, str, Path]]:
-    """Read /proc/PID/mountinfo: kind, root and mount point of each such hierarchy."""
+    """Parse /proc/PID/mountinfo: file system type, root and mount point of each such hierarchy."""
     for line in text.splitlines():
         mount, _, source = line.partition(" - ")
         fields, kinds = mount.split(" "), source.split(" ")
@@ -83,11 +83,11 @@ def _unescaped(text: str) -> str:
 
 
 def _quota(folder: Path) -> float | None:
-    """Return the quota of one group in cores; ``None`` when it has none of its own."""
+    """Return the quota of one group in cores; ``None`` without one."""
     whole = _text(folder / "cpu.max").split()
     if not whole:
         whole = [_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
-    # "max" in version 2 and -1 in version 1 are no bound.
+    # Unlimited: "max" in version 2, -1 in version 1.
     if len(whole) != 2 or not all(each.isdecimal() for each in whole) or int(whole[1]) == 0:
         return None
     return int(whole[0]) / int(whole[1])

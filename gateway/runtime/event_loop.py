@@ -1,4 +1,4 @@
-"""Which event loop and which parser run the gateway."""
+"""The event loop, the HTTP parser and the garbage collector of the process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _GARBAGE_OBJECTS = 20_000
 
 
 def check_parser() -> None:
-    """Refuse to start on aiohttp's Python parser, which is slower and reads some requests differently.
+    """Reject aiohttp's Python parser, which is slower and reads some requests differently.
 
     Raises:
-        ConfigError: what to do about it.
+        ConfigError: it is in use; the text names the remedy.
     """
     if os.environ.get("AIOHTTP_NO_EXTENSIONS") or not hasattr(aiohttp.http_parser, "HttpRequestParserC"):
         raise ConfigError(
@@ -30,7 +30,7 @@ def check_parser() -> None:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the event loop: uvloop's where there is one."""
+    """Return the event loop factory: uvloop if it is installed."""
     try:
         import uvloop  # absent on Windows
     except ImportError:
@@ -39,9 +39,9 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def settle_garbage_collector() -> None:
-    """Leave what lives as long as the process out of the collector's rounds, and make these rarer.
+    """Exempt the objects made so far from garbage collection, and collect less often.
 
-    Entries and requests hold no cycles; with the defaults a twentieth of the time went into looking for some.
+    Entries and requests hold no cycles; with the defaults the collector took a twentieth of the CPU time.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The limit of open descriptors: raised at the start, and told when it is too low for the configuration."""
+"""The limit of open files: raised at the start, logged when too low for the configuration."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ import resource
 from gateway.config.model import Config, ServerConfig
 
 _log = logging.getLogger("gateway")
-# Refused connections that linger; admin ones; listeners, the loop's own, log, time zones, a look-up of names.
+# Rejected connections that linger; admin connections; listeners, event loop, log, time zones, DNS.
 _OTHERS = 256 + 64 + 64
 
 
 def raise_limit(config: Config) -> None:
-    """Raise the soft limit as far as this process may.
-
-    Args:
-        config: tells how many connections there can be.
-    """
+    """Raise the soft limit as far as the configuration needs and the hard limit allows."""
     needed = _needed(config)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     reachable = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
@@ -25,13 +21,10 @@ def raise_limit(config: Config) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
 
 
-def tell_limit(config: Config) -> None:
-    """Log that the limit is too low for the configuration, if it is.
+def log_limit(config: Config) -> None:
+    """Log a limit that is too low for the configuration.
 
-    A warning only where somebody has asked for so much: the default number of callers is an upper bound.
-
-    Args:
-        config: tells how many connections there can be.
+    A warning only if `server.max_connections` was set: its default is meant as an upper bound.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed, connections = _needed(config), config.server.max_connections

@@ -1,4 +1,4 @@
-"""Listening sockets: opened once, handed on to whoever accepts on them, on TCP addresses and Unix sockets."""
+"""Listening sockets on TCP addresses and Unix sockets, shared with other processes."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from gateway.config.address import OWNER_ONLY, Address, Mode, TcpAddress, UnixAd
 _ALL_RIGHTS = 0o777
 _NO_SOCKET = "what is there is no socket, so it is not replaced"
 _BACKLOG = 1024
-# How long to wait for others that open sockets in the same folder, and how often to look.
-_ALONE_S = 1.0
-_LOOK_S = 0.01
+# How long to wait for the lock of a folder, and how often to try.
+_LOCK_S = 1.0
+_TRY_S = 0.01
 _HANDSHAKE_S = 15.0
-# A caller that does not answer the end of TLS holds up nobody's drain.
+# A caller that does not close TLS must not delay the drain.
 _SHUTDOWN_S = 1.0
-# Python 3.13 would remove the file of a Unix socket with the first of those who accept on it.
+# Python 3.13 would remove the file of a Unix socket with the first server that closes.
 _KEEPS_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 class SocketFile(msgspec.Struct, frozen=True):
-    """The file of a Unix socket, by what makes it this one and no other.
+    """The file of a Unix socket and its identity.
 
     Attributes:
-        path: where it is.
-        device: number of its file system.
-        inode: its number there.
+        path: of the file.
+        device: of its file system.
+        inode: of the file.
     """
 
     path: str
@@ -45,16 +45,16 @@ class SocketFile(msgspec.Struct, frozen=True):
     inode: int
 
     def remove(self) -> None:
-        """Remove it, unless it is gone or another has taken its place."""
+        """Remove the file, unless it is gone or replaced."""
         with contextlib.suppress(OSError):
             if _socket_file(self.path) == self:
                 os.unlink(self.path)
 
     def allow(self, mode: Mode) -> None:
-        """Give it other rights, unless it is gone or another has taken its place.
+        """Change its rights, unless it is gone or replaced.
 
         Raises:
-            OSError: this process may not.
+            OSError: not permitted.
         """
         with contextlib.suppress(FileNotFoundError):
             if _socket_file(self.path) == self:
@@ -62,22 +62,22 @@ class SocketFile(msgspec.Struct, frozen=True):
 
 
 class ListeningSockets:
-    """The sockets of one address, as long as anybody may accept on them.
+    """The listening sockets of one address.
 
     Attributes:
-        address: where they really are: a port of 0 is filled in.
-        file: of a Unix socket, while it is to be removed with them.
+        address: as bound: a port of 0 is filled in.
+        file: of a Unix socket, if `leave` is to remove it.
     """
 
     def __init__(
         self, address: Address, sockets: Iterable[socket.socket], file: SocketFile | None = None
     ) -> None:
-        """Take sockets that listen already.
+        """Own listening sockets.
 
         Args:
             address: as configured.
             sockets: at least one.
-            file: of a Unix socket, when it is to be removed with them.
+            file: of a Unix socket, if `leave` is to remove it.
         """
         self._sockets = list(sockets)
         self.file = file
@@ -85,11 +85,11 @@ class ListeningSockets:
 
     @property
     def descriptors(self) -> list[int]:
-        """Their file descriptors, for a process that inherits them."""
+        """Their file descriptors, for a child process."""
         return [each.fileno() for each in self._sockets]
 
     def copies(self) -> Iterator[socket.socket]:
-        """Yield copies to accept on: closing them resets no connection that waits for others."""
+        """Yield copies to accept on: closing a copy resets no connection in the backlog."""
         for each in self._sockets:
             copy = each.dup()
             copy.setblocking(False)
@@ -98,11 +98,11 @@ class ListeningSockets:
     async def accept(
         self, make_protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None
     ) -> Acceptor:
-        """Accept connections until the returned acceptor is closed; these sockets stay open.
+        """Accept connections until the acceptor is closed; these sockets stay open.
 
         Args:
             make_protocol: makes the protocol of each connection.
-            tls: for connections over TLS; ``None`` for plain ones.
+            tls: the context; ``None`` for plain connections.
         """
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"backlog": _BACKLOG, **tls_options(tls)}
@@ -117,9 +117,9 @@ class ListeningSockets:
         return Acceptor(servers)
 
     def leave(self) -> None:
-        """Close them here; others may go on. The file of a Unix socket goes first.
+        """Close them in this process, after removing the file of a Unix socket.
 
-        While somebody listens there, no other process takes its place.
+        In this order no other process can replace the file before it is removed.
         """
         if self.file is not None:
             self.file.remove()
@@ -128,11 +128,11 @@ class ListeningSockets:
             each.close()
 
     def take_over(self, file: SocketFile) -> None:
-        """Have the file of a Unix socket that another process has opened."""
+        """Own the file of a Unix socket opened by another process."""
         self.file = file
 
     def hand_over(self) -> None:
-        """Leave the file of a Unix socket to whoever accepts on it from now on."""
+        """Leave the file of a Unix socket to another process."""
         self.file = None
 
 
@@ -143,7 +143,7 @@ class Acceptor:
         self._servers = servers
 
     def close(self) -> None:
-        """Accept nothing more; what is accepted already goes on."""
+        """Stop accepting; accepted connections stay open."""
         for server in self._servers:
             server.close()
 
@@ -153,7 +153,7 @@ async def open_sockets(address: Address, mode: Mode = OWNER_ONLY) -> ListeningSo
 
     Args:
         address: as configured.
-        mode: rights of the file of a Unix socket; who may write to it may connect (unix(7)).
+        mode: rights of the file of a Unix socket; connecting needs write permission (unix(7)).
 
     Raises:
         OSError: it cannot be bound.
@@ -162,47 +162,47 @@ async def open_sockets(address: Address, mode: Mode = OWNER_ONLY) -> ListeningSo
         case TcpAddress():
             return ListeningSockets(address, await _open_tcp(address))
         case UnixAddress(path=path):
-            async with _alone_in(os.path.dirname(path)):
-                _make_way(path)
+            async with _lock(os.path.dirname(path)):
+                _remove_stale(path)
                 opened = _bound(socket.AF_UNIX, path, mode)
                 return ListeningSockets(address, [opened], _socket_file(path))
 
 
 def why_not(error: OSError) -> str:
-    """Return why an address cannot be bound, without the address, which asyncio's own text repeats."""
+    """Return why an address cannot be bound, without the address that asyncio's text repeats."""
     if error.errno is None or error.errno <= 0:
         return "the name cannot be resolved"
     return _NO_SOCKET if error.errno == errno.EEXIST else os.strerror(error.errno)
 
 
 def tls_options(tls: ssl.SSLContext | None) -> dict[str, Any]:
-    """Return how a loop is told to speak TLS with callers; nothing when it is not to."""
+    """Return the TLS arguments of `loop.create_server`; none for plain connections."""
     if tls is None:
         return {}
     return {"ssl": tls, "ssl_handshake_timeout": _HANDSHAKE_S, "ssl_shutdown_timeout": _SHUTDOWN_S}
 
 
 def address_of(descriptor: int) -> Address:
-    """Return where a listening socket is that somebody else has opened."""
-    with socket.socket(fileno=os.dup(descriptor)) as given:
-        name = given.getsockname()
-        if given.family == socket.AF_UNIX:
+    """Return the address of a listening socket opened by another process."""
+    with socket.socket(fileno=os.dup(descriptor)) as sock:
+        name = sock.getsockname()
+        if sock.family == socket.AF_UNIX:
             return UnixAddress(path=os.fsdecode(name))
         return TcpAddress(host=name[0], port=name[1])
 
 
 def inherited_sockets(address: Address, descriptors: Iterable[int]) -> ListeningSockets:
-    """Take sockets that another process has opened.
+    """Own listening sockets opened by another process.
 
     Args:
         address: as configured.
-        descriptors: of listening sockets; they belong to this process from now on.
+        descriptors: of the sockets.
     """
     return ListeningSockets(address, [socket.socket(fileno=each) for each in descriptors])
 
 
 async def _open_tcp(address: TcpAddress) -> list[socket.socket]:
-    """Open one socket for each address that the host stands for, as asyncio does."""
+    """Open one socket for each address of the host, as asyncio does."""
     found = await asyncio.get_running_loop().getaddrinfo(
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -212,7 +212,7 @@ async def _open_tcp(address: TcpAddress) -> list[socket.socket]:
             try:
                 sockets.append(_bound(family, where))
             except OSError as error:
-                # A name may stand for an address of a family that this machine does not have.
+                # A name may resolve to an address family that this machine lacks.
                 if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL} or len(found) == 1:
                     raise
     except BaseException:
@@ -231,7 +231,7 @@ def _bound(family: int, where: Any, mode: Mode = OWNER_ONLY) -> socket.socket:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        # Not changed after it is bound: for a moment others could connect.
+        # Not chmod after bind: others could connect in between.
         former = os.umask(_ALL_RIGHTS & ~mode.bits)
         try:
             opened.bind(where)
@@ -252,20 +252,20 @@ def _real(address: Address, opened: socket.socket) -> Address:
 
 
 def _socket_file(path: str) -> SocketFile | None:
-    """Return what is at a path; ``None`` unless it is a socket.
+    """Return the socket at a path; ``None`` for another kind of file.
 
     Raises:
-        OSError: it cannot be looked at, or nothing is there.
+        OSError: nothing is there, or it is not accessible.
     """
     found = os.lstat(path)
     return SocketFile(path, found.st_dev, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None
 
 
-def _make_way(path: str) -> None:
-    """Remove a socket that nobody listens on any more; binding would fail.
+def _remove_stale(path: str) -> None:
+    """Remove a socket without a listener, which would make bind fail.
 
     Raises:
-        OSError: somebody listens there, or it is something else than a socket.
+        OSError: it has a listener, or is not a socket.
     """
     try:
         found = _socket_file(path)
@@ -274,7 +274,7 @@ def _make_way(path: str) -> None:
     if found is None:
         raise OSError(errno.EEXIST, _NO_SOCKET)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # Never waits: a listener that accepts nothing answers as well.
+        # Never waits: the kernel completes the connection, whether or not anybody accepts it.
         probe.setblocking(False)
         error = probe.connect_ex(path)
     if error == errno.ECONNREFUSED:
@@ -286,11 +286,11 @@ def _make_way(path: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _alone_in(folder: str) -> AsyncIterator[None]:
-    """Keep others of us from opening sockets in a folder meanwhile.
+async def _lock(folder: str) -> AsyncIterator[None]:
+    """Lock a folder against other gateways that open sockets in it.
 
-    Two that find the same stale socket would else remove each other's. It is best effort: who may not read
-    the folder, or waits too long, goes on.
+    Without it two that find the same stale socket could remove each other's. Best effort: go on without
+    the lock if the folder is not readable or the wait too long.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -299,16 +299,16 @@ async def _alone_in(folder: str) -> AsyncIterator[None]:
         return
     try:
         with contextlib.suppress(OSError):
-            async with asyncio.timeout(_ALONE_S):
-                # The system tells nobody that a lock is free.
-                while not _is_locked(descriptor):  # noqa: ASYNC110
-                    await asyncio.sleep(_LOOK_S)
+            async with asyncio.timeout(_LOCK_S):
+                # No event reports a free lock.
+                while not _try_lock(descriptor):  # noqa: ASYNC110
+                    await asyncio.sleep(_TRY_S)
         yield
     finally:
         os.close(descriptor)
 
 
-def _is_locked(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Writing to a peer who may be slow: it is waited for as long as it takes something, and no longer."""
+"""Writing to a slow peer: wait as long as it makes progress."""
 
 from __future__ import annotations
 
@@ -10,82 +10,82 @@ import termios
 
 from aiohttp.base_protocol import BaseProtocol
 
-# How often in the time for nothing a peer is looked at.
-_LOOKS = 4
+# Progress checks per timeout.
+_CHECKS = 4
 
 
 def unsent_bytes(transport: asyncio.WriteTransport) -> int:
-    """Return how many bytes that were written have not reached the peer's machine yet.
+    """Return how many written bytes the peer's machine has not acknowledged.
 
-    Only an estimate over TLS: what is encrypted already and still here is not counted.
+    Only an estimate over TLS: encrypted bytes in user space are not counted.
     """
     unsent = transport.get_write_buffer_size()
     sock = transport.get_extra_info("socket")
     if sock is not None:
         with contextlib.suppress(OSError):
-            (kept,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))
-            unsent += kept
+            (queued,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))
+            unsent += queued
     return unsent
 
 
 async def drained(protocol: BaseProtocol, timeout_s: float) -> bool:
-    """Wait until a peer has taken enough for more to be written.
+    """Wait until writing may continue.
 
     Args:
-        protocol: of its connection.
-        timeout_s: how long it may take nothing.
+        protocol: of the connection.
+        timeout_s: longest time without progress.
 
     Returns:
-        Whether there was anything to wait for.
+        Whether it had to wait.
 
     Raises:
-        TimeoutError: it has taken nothing for that long, or up to a quarter longer.
-        ConnectionError: it has left.
+        TimeoutError: no progress for that long, or up to a quarter longer.
+        ConnectionError: the peer has closed the connection.
     """
     transport = protocol.transport
     if transport is None or not protocol.writing_paused:
         return False
     loop = asyncio.get_running_loop()
-    left_bytes = unsent_bytes(transport)
-    looking: asyncio.TimerHandle
+    remaining_bytes = unsent_bytes(transport)
+    check_handle: asyncio.TimerHandle
 
-    def look() -> None:
-        nonlocal left_bytes, looking
-        now_left_bytes = unsent_bytes(transport)
-        if now_left_bytes < left_bytes:
-            left_bytes = now_left_bytes
+    def check() -> None:
+        nonlocal remaining_bytes, check_handle
+        now_bytes = unsent_bytes(transport)
+        if now_bytes < remaining_bytes:
+            remaining_bytes = now_bytes
             deadline.reschedule(loop.time() + timeout_s)
-        looking = loop.call_later(timeout_s / _LOOKS, look)
+        check_handle = loop.call_later(timeout_s / _CHECKS, check)
 
     async with asyncio.timeout(timeout_s) as deadline:
-        looking = loop.call_later(timeout_s / _LOOKS, look)
+        check_handle = loop.call_later(timeout_s / _CHECKS, check)
         try:
             await BaseProtocol._drain_helper(protocol)
         finally:
-            looking.cancel()
+            check_handle.cancel()
     return True
 
 
 async def taken(protocol: BaseProtocol, timeout_s: float) -> None:
-    """Wait until a peer has taken all that was written, or takes nothing more, or has left.
+    """Wait until a peer has received everything, makes no progress, or has closed the connection.
 
     Args:
-        protocol: of its connection.
-        timeout_s: how long it may take nothing elsewhere; it is looked at several times in it.
+        protocol: of the connection.
+        timeout_s: longest time without progress elsewhere; here one check interval, a quarter of it.
     """
-    left_bytes = None
+    remaining_bytes = None
     while (transport := protocol.transport) is not None:
-        now_left_bytes = unsent_bytes(transport)
-        if not now_left_bytes or now_left_bytes == left_bytes:
+        now_bytes = unsent_bytes(transport)
+        if not now_bytes or now_bytes == remaining_bytes:
             return
-        left_bytes = now_left_bytes
-        await asyncio.sleep(timeout_s / _LOOKS)
+        remaining_bytes = now_bytes
+        await asyncio.sleep(timeout_s / _CHECKS)
 
 
 def cut_later(transport: asyncio.WriteTransport | None, timeout_s: float) -> None:
-    """Cut a connection that is being closed, if its peer has not taken the rest by then.
+    """Abort a closing connection if its write buffer is not empty by then.
 
-    Closing waits for ever for a peer who takes nothing.
+    Closing waits for ever for a peer that reads nothing.
     """
     if transport is not None and transport.get_write_buffer_size():
         asyncio.get_running_loop().call_later(timeout_s, transport.abort)

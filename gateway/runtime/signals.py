@@ -1,4 +1,4 @@
-"""Signals as something to wait for."""
+"""Signals as an awaitable queue."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 HELD = (signal.SIGHUP, signal.SIGUSR2)
-"""Without a handler these would end a process that is still starting."""
+"""Signals that would end a process which is still starting."""
 
 
 def hold() -> None:
-    """Have what comes before there are `Signals` wait for them."""
+    """Block these signals until `Signals` handles them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
 
 
 class Signals:
-    """The next of some signals as something to wait for; others stay as they are."""
+    """Handles some signals by queueing them.
+
+    Args:
+        numbers: the signals.
+    """
 
     def __init__(self, numbers: Sequence[signal.Signals] = STOPPING) -> None:
         self._numbers = numbers
-        self._seen: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._queue: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     async def __aenter__(self) -> Signals:
         loop = asyncio.get_running_loop()
         for number in self._numbers:
-            loop.add_signal_handler(number, self._seen.put_nowait, number)
-        # What came since `hold` arrives now. Not earlier: a process that is started would inherit the mask.
+            loop.add_signal_handler(number, self._queue.put_nowait, number)
+        # Deliver signals blocked since `hold`. Before any child process starts: it would inherit the mask.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
         return self
 
@@ -39,15 +43,15 @@ class Signals:
             loop.remove_signal_handler(number)
 
     async def next(self) -> signal.Signals:
-        """Wait for the next signal and return it."""
-        return await self._seen.get()
+        """Wait for the next signal."""
+        return await self._queue.get()
 
     async def wait(self) -> None:
-        """Wait for the next signal that says stop; others stay for `next`."""
+        """Wait for a signal to stop; others stay queued for `next`."""
         others: list[signal.Signals] = []
         try:
             while (number := await self.next()) not in STOPPING:
                 others.append(number)
         finally:
             for number in others:
-                self._seen.put_nowait(number)
+                self._queue.put_nowait(number)

@@ -1,4 +1,4 @@
-"""What systemd hands to a service and hears of it: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)."""
+"""systemd: socket activation, notification, watchdog (sd_listen_fds, sd_notify, sd_watchdog_enabled(3))."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gateway.runtime.listeners import address_of
 
 _FIRST_DESCRIPTOR = 3
 _ADMIN = "admin"
-# How often it is tried again to tell what systemd did not take.
+# Interval between attempts to send what systemd did not accept.
 _RETRY_S = 1.0
-_MOST_UNTOLD = 8
+_MOST_UNSENT = 8
 
 
 class Activation:
-    """Listening sockets that systemd has opened.
+    """Listening sockets opened by systemd.
 
     Attributes:
         listen: descriptors for callers: all but those named "admin".
@@ -29,34 +29,34 @@ class Activation:
     """
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
-        """Take what the environment tells, and take it out: it is not meant for other processes.
+        """Take the descriptors from the environment, and out of it: child processes must not see them.
 
         Args:
             environ: like `os.environ`.
             pid: of this process.
 
         Raises:
-            ConfigError: a descriptor is no listening stream socket.
+            ConfigError: a descriptor is not a listening stream socket.
         """
-        told_pid = environ.pop("LISTEN_PID", "")
+        listen_pid = environ.pop("LISTEN_PID", "")
         count = environ.pop("LISTEN_FDS", "")
         names = environ.pop("LISTEN_FDNAMES", "").split(":")
         self.listen: list[int] = []
         self.admin: list[int] = []
-        if told_pid != str(pid) or not count.isdecimal():
+        if listen_pid != str(pid) or not count.isdecimal():
             return
         for index in range(int(count)):
             descriptor = _FIRST_DESCRIPTOR + index
             _check(descriptor)
             is_admin = index < len(names) and names[index] == _ADMIN
             (self.admin if is_admin else self.listen).append(descriptor)
-        # The first one stands for all where it matters who can reach them.
+        # The most reachable first: it stands for all when the configuration is checked.
         self.listen.sort(key=_seclusion)
         self.admin.sort(key=_seclusion)
 
 
 def _seclusion(descriptor: int) -> int:
-    """Return 0 for a socket that the network reaches, more the fewer can."""
+    """Return 0 for a socket reachable over the network, 1 on loopback, 2 for a Unix socket."""
     address = address_of(descriptor)
     if isinstance(address, UnixAddress):
         return 2
@@ -65,9 +65,9 @@ def _seclusion(descriptor: int) -> int:
 
 def _check(descriptor: int) -> None:
     try:
-        with socket.socket(fileno=os.dup(descriptor)) as given:
-            is_stream = given.type == socket.SOCK_STREAM
-            is_listening = is_stream and given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        with socket.socket(fileno=os.dup(descriptor)) as sock:
+            is_stream = sock.type == socket.SOCK_STREAM
+            is_listening = is_stream and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError:
         is_listening = False
     if not is_listening:
@@ -79,67 +79,67 @@ def _check(descriptor: int) -> None:
 
 
 class Notifier:
-    """Tells systemd how the service is; silent where nobody listens.
+    """Reports the state of the service to systemd; does nothing without `NOTIFY_SOCKET`.
 
     Args:
-        environ: like `os.environ`; what is meant for this process alone is taken out.
+        environ: like `os.environ`; variables for this process alone are taken out.
         pid: of this process.
     """
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
-        # A process that takes over is watched as well; systemd does not know its id beforehand.
+        # The watchdog covers a successor too, whose id systemd does not know beforehand.
         watchdog_us = environ.get("WATCHDOG_USEC", "")
-        is_meant = environ.pop("WATCHDOG_PID", str(pid)) == str(pid)
-        self._watchdog_s = int(watchdog_us) / 1e6 if is_meant and watchdog_us.isdecimal() else 0.0
-        self._untold: deque[bytes] = deque(maxlen=_MOST_UNTOLD)
+        is_ours = environ.pop("WATCHDOG_PID", str(pid)) == str(pid)
+        self._watchdog_s = int(watchdog_us) / 1e6 if is_ours and watchdog_us.isdecimal() else 0.0
+        self._unsent: deque[bytes] = deque(maxlen=_MOST_UNSENT)
 
     @property
     def watchdog_s(self) -> float:
-        """How often it has to be told at least that the service lives; 0 for never."""
+        """The watchdog's timeout; 0 for none."""
         return self._watchdog_s
 
     def ready(self, *, main_pid: int | None = None) -> None:
-        """It serves.
+        """Report that the service is ready.
 
         Args:
-            main_pid: it is another process than the one that systemd has started.
+            main_pid: id of this process if systemd has not started it.
         """
-        self._tell("READY=1", *([f"MAINPID={main_pid}"] if main_pid is not None else []))
+        self._report("READY=1", *([f"MAINPID={main_pid}"] if main_pid is not None else []))
 
     def reloading(self) -> None:
-        """It reads its configuration; `ready` says that this is done."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Report a reload, which `ready` ends."""
+        self._report("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """It drains."""
-        self._tell("STOPPING=1")
+        """Report the drain."""
+        self._report("STOPPING=1")
 
     async def keep_alive(self) -> None:
-        """Tell that it lives, as long as the event loop does, and what is untold; runs until cancelled."""
+        """Send keep-alives, and unsent reports again, until cancelled."""
         while self._address:
-            self._tell_rest()
+            self._send_rest()
             if self._watchdog_s:
                 self._send(b"WATCHDOG=1")
             await asyncio.sleep(self._watchdog_s / 2 or _RETRY_S)
 
-    def _tell(self, *lines: str) -> None:
+    def _report(self, *lines: str) -> None:
         if self._address:
-            self._untold.append("\n".join(lines).encode())
-            self._tell_rest()
+            self._unsent.append("\n".join(lines).encode())
+            self._send_rest()
 
-    def _tell_rest(self) -> None:
-        while self._untold and self._send(self._untold[0]):
-            self._untold.popleft()
+    def _send_rest(self) -> None:
+        while self._unsent and self._send(self._unsent[0]):
+            self._unsent.popleft()
 
     def _send(self, message: bytes) -> bool:
-        """Send a message without waiting; ``False`` when systemd takes none now."""
+        """Send a message without waiting; ``False`` if systemd does not accept it now."""
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sending:
             sending.setblocking(False)
             try:
                 sending.sendto(message, address)
             except OSError:
-                # A service does not end because nobody listens to how it is.
+                # Not a reason to end the service.
                 return False
         return True

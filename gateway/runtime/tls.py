@@ -1,4 +1,4 @@
-"""TLS contexts of both sides, made of the configured files; made anew when the files have changed."""
+"""TLS contexts from the configured files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from gateway.config.model import Config, RedisConfig, ServerConfig, UpstreamConf
 
 
 def server_context(server: ServerConfig) -> ssl.SSLContext | None:
-    """Return the context for callers' connections; ``None`` when they are plain.
+    """Return the context for callers' connections; ``None`` for plain ones.
 
-    TLS 1.2 is the least. With ``tls_client_ca`` nobody connects without a certificate of that authority.
+    Requires TLS 1.2, and with ``tls_client_ca`` a client certificate of that authority.
 
     Raises:
         ConfigError: the files cannot be used.
@@ -20,7 +20,7 @@ def server_context(server: ServerConfig) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Whoever renegotiates costs more than he pays.
+    # Renegotiation costs the server more CPU than the client.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_alpn_protocols(["http/1.1"])
     _load_pair(context, "server.tls_cert", server.tls_cert, "server.tls_key", server.tls_key)
@@ -31,13 +31,13 @@ def server_context(server: ServerConfig) -> ssl.SSLContext | None:
 
 
 def upstream_context(upstream: UpstreamConfig) -> ssl.SSLContext | None:
-    """Return the context for connections to the upstream; ``None`` when they are plain.
+    """Return the context for connections to the upstream; ``None`` for plain ones.
 
     Raises:
         ConfigError: the files cannot be used.
     """
     if upstream.url.scheme != "https":
-        # It takes 20 ms to load the system's certificates.
+        # Loading the system's certificates takes 20 ms.
         return None
     context = _client_context("upstream.ca_file", upstream.ca_file)
     if upstream.client_cert:
@@ -50,7 +50,7 @@ def upstream_context(upstream: UpstreamConfig) -> ssl.SSLContext | None:
 
 
 def redis_context(redis: RedisConfig) -> ssl.SSLContext | None:
-    """Return the context for connections to Redis; ``None`` when they are plain.
+    """Return the context for connections to Redis; ``None`` for plain ones.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -61,7 +61,7 @@ def redis_context(redis: RedisConfig) -> ssl.SSLContext | None:
 
 
 def check_files(config: Config) -> None:
-    """Refuse certificates, keys and authorities that cannot be used.
+    """Check that certificates, keys and authorities can be used.
 
     Raises:
         ConfigError: one line that names the key and the remedy.
@@ -107,5 +107,5 @@ class _EncryptedError(Exception):
 
 
 def _no_password() -> str:
-    # OpenSSL would ask on the terminal.
+    # OpenSSL would prompt on the terminal.
     raise _EncryptedError

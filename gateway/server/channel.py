@@ -1,4 +1,4 @@
-"""What the parent and its workers tell each other, and how it crosses the pair of sockets between them."""
+"""Messages between the parent and its workers, and the socket pair that carries them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
 
 _LENGTH_BYTES = 4
-# Metrics are the longest; what is larger is no message.
+# Longer than any message; metrics are the longest.
 _MOST_BYTES = 16_777_216
-# Beyond it the other process takes nothing any more.
+# Beyond it the other process counts as hung.
 _MOST_UNSENT_BYTES = 8_388_608
 _FLUSH_S = 1.0
 
 
 class Invalidation(msgspec.Struct, frozen=True, gc=False):
-    """What a worker did that makes others' copies unusable.
+    """A stack invalidated or an entry dropped by one worker, to be applied by the others.
 
     Attributes:
-        stack: case-folded id of a forgotten stack; empty when one entry was dropped.
-        settles: the write takes effect after its answer.
-        entry: local key of the dropped entry; empty when a stack was forgotten.
-        name: its name in Redis, under which its changes are known.
+        stack: case-folded id of the stack; empty for an entry.
+        settles: the write takes effect after its response.
+        entry: local key of the entry; empty for a stack.
+        name: the entry's name in Redis.
     """
 
     stack: bytes = b""
@@ -38,12 +38,12 @@ class Invalidation(msgspec.Struct, frozen=True, gc=False):
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """To a worker, first of all.
+    """The first message to a worker.
 
     Attributes:
-        number: which of the workers it is.
-        settings: as `gateway.config.model.pack` has written them.
-        keeps_nothing: it has no copies in memory until `EnableMemory`.
+        number: index of the worker.
+        settings: from `gateway.config.model.pack`.
+        memory_disabled: the memory tier is off until `EnableMemory`.
     """
 
     number: int
@@ -52,22 +52,22 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
 
 class EnableMemory(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: have copies in memory from now on."""
+    """To a worker: turn the memory tier on."""
 
 
 class Reload(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: use these settings from now on; answered by `Response` with an error text or nothing."""
+    """To a worker: apply these settings; the `Response` holds an error text or nothing."""
 
-    question: int
+    request_id: int
     settings: bytes
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: end.
+    """To a worker: drain and end.
 
     Attributes:
-        is_gentle: another process accepts already, so idle connections may have one more request.
-        at_once: what is under way is cut.
+        is_handover: another process already accepts: idle connections may carry one more request.
+        at_once: abort requests in progress.
     """
 
     is_handover: bool = False
@@ -75,68 +75,68 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 
 
 class StateRequest(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: tell how it is; answered by `Response` with a packed `State`."""
+    """To a worker: the `Response` holds a packed `State`."""
 
-    question: int
+    request_id: int
 
 
 class Purge(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: forget a stack everywhere; answered by `Response`, empty when that is not done yet."""
+    """To a worker: invalidate a stack everywhere; the `Response` is empty while that is not done."""
 
-    question: int
+    request_id: int
     stack_id: str
 
 
 class Ping(msgspec.Struct, frozen=True, tag=True):
-    """Either way: still here."""
+    """To a worker, which sends it back: a sign of life."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """From a worker: it serves.
+    """From a worker: it needs the other workers' invalidations from now on.
 
     Attributes:
-        is_serving: false just before: from now on it has to hear what others forget.
+        is_serving: it accepts requests as well.
     """
 
     is_serving: bool
 
 
 class Invalidate(msgspec.Struct, frozen=True, tag=True):
-    """What one worker did, to the parent and from there to the others.
+    """From a worker to the parent, which forwards it to the others.
 
     Attributes:
-        teller: the worker's number.
-        number: what it has told, counted in `gateway.server.shared_counts`; 0 when it is not counted.
-        told: what it did.
+        sender: the worker's number.
+        number: sequence number, see `gateway.server.shared_counts`; 0 for none.
+        invalidations: to apply.
     """
 
-    teller: int
+    sender: int
     number: int
-    told: list[Invalidation]
+    invalidations: list[Invalidation]
 
 
 class Response(msgspec.Struct, frozen=True, tag=True):
-    """From a worker: the answer to a question."""
+    """From a worker: the response to the request with this id."""
 
-    question: int
+    request_id: int
     body: bytes
 
 
 class FinalState(msgspec.Struct, frozen=True, tag=True):
-    """From a worker that ends: what it counted, a packed `State`."""
+    """From a worker that ends: a packed `State`."""
 
     state: bytes
 
 
 class State(msgspec.Struct, frozen=True):
-    """How a worker is.
+    """State of a worker.
 
     Attributes:
         is_ready: it accepts requests.
-        health: what `/readyz` would report.
-        metrics: what it has counted.
-        executions: those that it fetches most.
-        throttled: its callers who are told to wait most.
+        health: see `gateway.operations.Operations.health`.
+        metrics: its counters and gauges.
+        executions: those requested most.
+        throttled: callers that receive the most 429 responses.
     """
 
     is_ready: bool
@@ -166,19 +166,19 @@ _states = msgspec.msgpack.Decoder(State)
 
 
 def pack_state(state: State) -> bytes:
-    """Return a state's bytes."""
+    """Encode a state."""
     return _encoder.encode(state)
 
 
 def read_state(data: bytes) -> State:
-    """Return the state in packed bytes."""
+    """Decode a state."""
     return _states.decode(data)
 
 
 class Channel:
-    """One end of the pair of sockets between the parent and a worker; use it inside one event loop.
+    """One end of the socket pair between the parent and a worker; use it inside one event loop.
 
-    Messages arrive whole and in order. It breaks when the other process ends.
+    Messages arrive whole and in order. The channel breaks when the other process ends.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -187,14 +187,14 @@ class Channel:
 
     @classmethod
     async def over(cls, connected: socket.socket) -> Channel:
-        """Take one of a pair of connected sockets."""
+        """Make a channel over one end of a socket pair."""
         return cls(*await asyncio.open_connection(sock=connected))
 
     def send(self, message: Message) -> bool:
-        """Send a message without waiting; when the channel is broken, nothing happens.
+        """Send a message without waiting; do nothing if the channel is broken.
 
         Returns:
-            ``False`` when it is not sent because the other end takes nothing any more.
+            ``False`` if it was not sent because the other end reads nothing.
         """
         if self._writer.is_closing():
             return True
@@ -205,7 +205,7 @@ class Channel:
         return True
 
     async def receive(self) -> Message | None:
-        """Return the next message; ``None`` when there will be none."""
+        """Return the next message; ``None`` at the end."""
         try:
             length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "big")
             if length > _MOST_BYTES:
@@ -216,43 +216,43 @@ class Channel:
             return None
 
     async def flush(self) -> None:
-        """Wait, not for long, until what was sent has gone out."""
-        # TimeoutError is one too.
+        """Wait for a moment until all messages have been written."""
+        # TimeoutError is an OSError.
         with contextlib.suppress(OSError):
             async with asyncio.timeout(_FLUSH_S):
                 await self._writer.drain()
 
     def close(self) -> None:
-        """Break it."""
+        """Close this end."""
         self._writer.close()
 
 
 class Pending:
-    """Questions that wait for their answers, by number."""
+    """Requests without a response yet, by id."""
 
     def __init__(self) -> None:
-        self._last = 0
-        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._last_id = 0
+        self._responses: dict[int, asyncio.Future[bytes]] = {}
 
     def new(self) -> tuple[int, asyncio.Future[bytes]]:
-        """Return a question's number and what its answer will be."""
-        self._last += 1
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting[self._last] = answer
-        return self._last, answer
+        """Return the id of a new request and the future of its response."""
+        self._last_id += 1
+        response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._responses[self._last_id] = response
+        return self._last_id, response
 
-    def answered(self, question: int, body: bytes) -> None:
-        """Pass an answer on to who waits for it."""
-        answer = self._waiting.pop(question, None)
-        if answer is not None and not answer.done():
-            answer.set_result(body)
+    def resolve(self, request_id: int, body: bytes) -> None:
+        """Set a response, if it is still awaited."""
+        response = self._responses.pop(request_id, None)
+        if response is not None and not response.done():
+            response.set_result(body)
 
-    def forget(self, question: int) -> None:
-        """Nobody waits any more."""
-        self._waiting.pop(question, None)
+    def discard(self, request_id: int) -> None:
+        """Stop waiting for a response."""
+        self._responses.pop(request_id, None)
 
     def close(self) -> None:
-        """No answer will come any more."""
-        waiting, self._waiting = self._waiting, {}
-        for answer in waiting.values():
-            answer.cancel()
+        """Cancel all: no response will come."""
+        responses, self._responses = self._responses, {}
+        for response in responses.values():
+            response.cancel()

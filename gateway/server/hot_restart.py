@@ -1,14 +1,15 @@
-"""A new process takes the listening sockets over while the one before drains.
+"""Hot restart: a new process inherits the listening sockets while the former one drains.
 
-On SIGUSR2 the running process starts its own command line again, which finds the code and the configuration
-as they are by then. The new process inherits the sockets, and says over a pipe that it serves; only then the
-old one stops accepting. Nothing that waits to be accepted is lost, because the sockets are never closed; and
-a new process that does not get that far leaves the old one as it was.
+On SIGUSR2 the running process executes its own command line again, with the code and configuration of that
+moment. The new process inherits the sockets and reports over a pipe that it serves; only then does the former
+one stop accepting. The sockets are never closed, so no connection in their backlog is lost. If the new
+process fails to start, the former one goes on as before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import sys
@@ -19,29 +20,30 @@ import msgspec
 from gateway.config.address import Address
 from gateway.runtime.listeners import ListeningSockets, SocketFile
 
+# This name and the fields of the structs below are read by other versions.
 _VARIABLE = "_AOSGW_TAKEOVER"
 _START_S = 60.0
 
 
-class LeftSockets(msgspec.Struct, frozen=True):
-    """The sockets of one address that a process leaves to the next one.
+class InheritedSockets(msgspec.Struct, frozen=True):
+    """The listening sockets of one address, for the next process.
 
     Attributes:
         descriptors: of the sockets.
-        address: where they were configured to be; empty when systemd has opened them.
-        file: of a Unix socket that goes with them.
+        address: as configured; empty if systemd opened them.
+        file: of a Unix socket.
     """
 
-    descriptors: list[int]
-    address: str
+    descriptors: list[int] = []
+    address: str = ""
     file: SocketFile | None = None
 
     def is_at(self, address: Address) -> bool:
-        """Tell whether they are those of an address."""
+        """Whether they belong to an address."""
         return bool(self.descriptors) and self.address in {"", str(address)}
 
-    def file_to(self, sockets: ListeningSockets) -> None:
-        """Give the file to those who have taken the sockets; when they were not taken, it is removed."""
+    def hand_over_file(self, sockets: ListeningSockets) -> None:
+        """Give the file to the sockets that use it; remove it if they are at another address."""
         if self.file is None:
             return
         if self.is_at(sockets.address):
@@ -50,74 +52,72 @@ class LeftSockets(msgspec.Struct, frozen=True):
             self.file.remove()
 
 
-class Former(msgspec.Struct, frozen=True):
-    """A process before, which may still drain.
+class FormerProcess(msgspec.Struct, frozen=True, rename={"invalidates_through": "tells"}):
+    """An earlier process, which may still drain.
 
     Attributes:
-        alive: the end of a pipe that nobody writes to; it breaks when the process and its workers have ended.
-        tells: the Redis through which it tells what it forgets; empty for none.
+        alive: read end of a pipe without writers; at its end the process and its workers have ended.
+        invalidates_through: the Redis that carries its invalidations; empty for none.
     """
 
     alive: int
-    tells: str
+    invalidates_through: str
 
 
 class Inheritance(msgspec.Struct, frozen=True):
-    """What a process leaves to the next one.
+    """What a process hands to the next one; empty for a fresh start.
 
     Attributes:
-        parent: the process that leaves it.
-        listen: the callers' sockets.
-        admin: the operators' sockets.
-        formers: itself, and those before it that still drain.
-        ready: descriptor to write one byte to when the next one serves.
+        parent: process id of the former process.
+        listen: sockets of ``server.listen``.
+        admin: sockets of ``server.admin_listen``.
+        formers: the former process, and earlier ones that still drain.
+        ready: descriptor for one byte when the next process serves.
     """
 
-    parent: int
-    listen: LeftSockets
-    admin: LeftSockets
-    formers: list[Former]
-    ready: int
+    parent: int = 0
+    listen: InheritedSockets = InheritedSockets()
+    admin: InheritedSockets = InheritedSockets()
+    formers: list[FormerProcess] = []
+    ready: int = -1
 
-    def tell_ready(self) -> None:
-        """Say that this process serves."""
-        try:
+    def report_ready(self) -> None:
+        """Report to the former process that this one serves."""
+        # Fails if that one has ended, and on a fresh start.
+        with contextlib.suppress(OSError):
             os.write(self.ready, b"1")
             os.close(self.ready)
-        except OSError:
-            # The one before is gone already.
-            return
 
     @property
     def descriptors(self) -> list[int]:
-        """All that has to be inherited."""
+        """All inherited descriptors."""
         alive = [former.alive for former in self.formers]
         return [*self.listen.descriptors, *self.admin.descriptors, *alive, self.ready]
 
 
 class Lineage:
-    """This process and those before it, whose ends matter to those after them.
+    """This process and the former ones that still run.
 
     Args:
-        formers: what the one before has left.
-        tells: see `Former`; of this process.
+        formers: inherited.
+        invalidates_through: see `FormerProcess`; of this process.
 
     Attributes:
-        held: a descriptor that workers inherit, so that they count as this process.
+        liveness: write end of this process's pipe, which workers keep open; see `FormerProcess.alive`.
     """
 
-    def __init__(self, formers: Iterable[Former], tells: str) -> None:
+    def __init__(self, formers: Iterable[FormerProcess], invalidates_through: str) -> None:
         self._formers = list(formers)
-        alive, self.held = os.pipe()
-        self._own = Former(alive, tells)
+        alive, self.liveness = os.pipe()
+        self._own = FormerProcess(alive, invalidates_through)
 
-    def unheard(self) -> list[Former]:
-        """Return those before that do not tell this process what they forget."""
-        own = self._own.tells
-        return [former for former in self._formers if not own or former.tells != own]
+    def unconnected(self) -> list[FormerProcess]:
+        """Return the former processes whose invalidations do not reach this one."""
+        own = self._own.invalidates_through
+        return [former for former in self._formers if not own or former.invalidates_through != own]
 
-    def living(self) -> list[Former]:
-        """Return this process and those before it that have not ended."""
+    def living(self) -> list[FormerProcess]:
+        """Return this process and the former ones that have not ended."""
         living = []
         for former in self._formers:
             if _has_ended(former.alive):
@@ -128,82 +128,79 @@ class Lineage:
         return [*living, self._own]
 
 
-async def ended(formers: Iterable[Former]) -> None:
+async def ended(formers: Iterable[FormerProcess]) -> None:
     """Wait until these processes and their workers have ended."""
     await asyncio.gather(*(_one_byte(os.dup(former.alive)) for former in formers))
 
 
 def _has_ended(alive: int) -> bool:
-    looking = select.poll()
-    looking.register(alive, 0)
-    return bool(looking.poll(0))
+    poll = select.poll()
+    poll.register(alive, 0)
+    return bool(poll.poll(0))
 
 
-def inheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
-    """Return what the process before has left, and take it out of the environment.
+def inheritance(environ: MutableMapping[str, str]) -> Inheritance:
+    """Take what the former process handed over out of the environment.
 
     Args:
         environ: like `os.environ`.
     """
-    told = environ.pop(_VARIABLE, "")
-    if not told:
-        return None
     try:
-        left = msgspec.json.decode(told, type=Inheritance)
+        inherited = msgspec.json.decode(environ.pop(_VARIABLE, ""), type=Inheritance)
     except msgspec.MsgspecError:
-        return None
-    if left.parent != os.getppid():
-        return None
-    for descriptor in left.descriptors:
+        return Inheritance()
+    if inherited.parent != os.getppid():
+        return Inheritance()
+    for descriptor in inherited.descriptors:
         os.set_inheritable(descriptor, False)
-    return left
+    return inherited
 
 
-class NotTakenOver(Exception):
+class HotRestartFailed(Exception):
     """The new process does not serve; the text is one line."""
 
 
-async def hand_over(listen: LeftSockets, admin: LeftSockets, formers: list[Former]) -> int:
+async def start_next(listen: InheritedSockets, admin: InheritedSockets, formers: list[FormerProcess]) -> int:
     """Start the next process on these sockets, wait until it serves, and return its process id.
 
     Args:
-        listen: the callers' sockets.
-        admin: the operators' sockets.
+        listen: sockets of ``server.listen``.
+        admin: sockets of ``server.admin_listen``.
         formers: see `Inheritance`.
 
     Raises:
-        NotTakenOver: it does not serve in time, or ended before.
+        HotRestartFailed: it ended, or does not serve in time.
     """
     ours, its = os.pipe()
     try:
-        left = Inheritance(os.getpid(), listen, admin, formers, its)
+        inherited = Inheritance(os.getpid(), listen, admin, formers, its)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *sys.orig_argv[1:]),
-            pass_fds=left.descriptors,
-            env={**os.environ, _VARIABLE: msgspec.json.encode(left).decode()},
+            pass_fds=inherited.descriptors,
+            env={**os.environ, _VARIABLE: msgspec.json.encode(inherited).decode()},
         )
     except OSError as error:
         os.close(ours)
-        raise NotTakenOver(f"it cannot be started: {error.strerror}") from error
+        raise HotRestartFailed(f"it cannot be started: {error.strerror}") from error
     finally:
         os.close(its)
     try:
         async with asyncio.timeout(_START_S):
             is_ready = await _one_byte(ours)
     except BaseException as error:
-        # Also when this one is told to stop meanwhile: then nobody is to serve.
+        # Also on cancellation: this process was stopped meanwhile, so nobody is to serve.
         process.kill()
         if not isinstance(error, TimeoutError):
             raise
         await process.wait()
-        raise NotTakenOver(f"it did not serve within {_START_S:g} s") from None
+        raise HotRestartFailed(f"it did not serve within {_START_S:g} s") from None
     if not is_ready:
-        raise NotTakenOver(f"it ended with exit code {await process.wait()}")
+        raise HotRestartFailed(f"it ended with exit code {await process.wait()}")
     return process.pid
 
 
 async def _one_byte(descriptor: int) -> bool:
-    """Read one byte from a pipe, which it closes; false at its end."""
+    """Read one byte from a pipe and close it; false at its end."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     transport, _ = await loop.connect_read_pipe(

@@ -1,4 +1,4 @@
-"""Which settings can change while the gateway runs, and what a change comes to."""
+"""Live settings, and rereading the configuration."""
 
 from __future__ import annotations
 
@@ -38,61 +38,60 @@ LIVE: Final = frozenset(
         "upstream.read_timeout_s",
     }
 )
-"""Settings that take effect while running; files are read anew even if their names stay."""
+"""Settings that a reload applies; files are reread even if their names stay."""
 
 FROM_ACTIVATION: Final = "LISTEN_FDS"
-"""The source of settings that follow from sockets which systemd has opened."""
+"""The source of settings that follow from sockets opened by systemd."""
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What reading the settings anew has come to.
+    """What a reload changes.
 
     Attributes:
-        config: the configuration from now on: new where that is possible, else as it was.
-        given: the settings it is made of.
-        changed: settings that take effect.
-        left: settings that were changed too and take effect with the next start.
+        config: the configuration from now on: live settings are new, others as they were.
+        raw: the settings it is made of.
+        changed: live settings that differ.
+        deferred: other settings that differ; they take effect with the next start.
     """
 
     config: Config
-    given: dict[str, RawSetting]
+    raw: dict[str, RawSetting]
     changed: tuple[str, ...]
-    left: tuple[str, ...]
+    deferred: tuple[str, ...]
 
 
-def read_anew(sources: Sources, given: Mapping[str, RawSetting]) -> Change:
-    """Read the settings anew.
+def reread(sources: Sources, raw: Mapping[str, RawSetting]) -> Change:
+    """Read the settings again.
 
     Args:
-        sources: where they are given.
-        given: those that are in use.
+        sources: of the settings.
+        raw: settings in use.
 
     Raises:
-        ConfigError: they cannot be used; the old ones stay.
+        ConfigError: they are invalid; the old ones stay.
     """
     fresh = sources.read()
-    fresh |= {name: setting for name, setting in given.items() if setting.source == FROM_ACTIVATION}
-    wanted = config_of(fresh)
-    former = config_of(given)
+    fresh |= {name: setting for name, setting in raw.items() if setting.source == FROM_ACTIVATION}
+    new, old = config_of(fresh), config_of(raw)
     live = LIVE
-    if same_redis(_value(former, "redis.url"), _value(wanted, "redis.url")):
+    if same_redis(_value(old, "redis.url"), _value(new, "redis.url")):
         # Another password for the same Redis.
         live |= {"redis.url"}
-    merged = {name: setting for name, setting in given.items() if name not in live}
+    merged = {name: setting for name, setting in raw.items() if name not in live}
     merged |= {name: setting for name, setting in fresh.items() if name in live}
     config = config_of(merged)
     check_files(config)
-    differing = tuple(name for name in RULES if _value(former, name) != _value(wanted, name))
+    differing = [name for name in RULES if _value(old, name) != _value(new, name)]
     return Change(
         config=config,
-        given=merged,
+        raw=merged,
         changed=tuple(name for name in differing if name in live),
-        left=tuple(name for name in differing if name not in live),
+        deferred=tuple(name for name in differing if name not in live),
     )
 
 
 class Reloads:
-    """How often the settings were read anew, for the metrics."""
+    """Counts reloads for the metrics."""
 
     def __init__(self) -> None:
         self._done = 0
@@ -100,13 +99,13 @@ class Reloads:
         self._is_last_done = True
 
     def count(self, *, is_done: bool) -> None:
-        """Note one."""
+        """Count one reload."""
         self._done += is_done
         self._failed += not is_done
         self._is_last_done = is_done
 
     def gauges(self) -> dict[str, float]:
-        """Return the counts by their names in the catalogue of metrics."""
+        """Return the values by their names in the catalogue of metrics."""
         return {
             "config_reloads": self._done,
             "config_reload_failures": self._failed,

@@ -1,4 +1,4 @@
-"""Runs a gateway until it is told to stop: loop, listening sockets, signals, change, drain."""
+"""Runs the service until it is stopped: sockets, signals, reload, hot restart, drain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -17,23 +17,25 @@ from gateway.config.redis_url import told_through
 from gateway.config.sources import RawSetting, unused_variables
 from gateway.runtime.cores import cores
 from gateway.runtime.event_loop import check_parser, loop_factory
-from gateway.runtime.file_limit import raise_limit, tell_limit
+from gateway.runtime.file_limit import log_limit, raise_limit
 from gateway.runtime.listeners import ListeningSockets, address_of, inherited_sockets, open_sockets, why_not
 from gateway.runtime.signals import HELD, STOPPING, Signals
 from gateway.runtime.systemd import Activation, Notifier
 from gateway.runtime.tls import check_files
 from gateway.server.hot_restart import (
+    HotRestartFailed,
     Inheritance,
-    LeftSockets,
+    InheritedSockets,
     Lineage,
-    NotTakenOver,
     ended,
-    hand_over,
     inheritance,
+    start_next,
 )
-from gateway.server.reload import FROM_ACTIVATION, Reloads, read_anew
-from gateway.server.service import Service, ServiceFailed, SingleProcess
+from gateway.server.reload import FROM_ACTIVATION, Reloads, reread
+from gateway.server.service import Service, ServiceFailed
+from gateway.server.single import SingleProcess
 from gateway.server.supervisor import Supervisor
+from gateway.tasks import TaskSet
 from gateway.telemetry.access_log import set_level, set_up_logging
 from gateway.telemetry.caller_digest import digest_key
 
@@ -42,95 +44,93 @@ _log = logging.getLogger("gateway")
 _SIGNALS = (*STOPPING, *HELD)
 _LISTEN = "server.listen"
 _ADMIN = "server.admin_listen"
-# The end of process 1 is the end of its container, so nobody could take over from it.
+# When process 1 ends, so does its container: no successor could go on.
 _CONTAINER_PID = 1
 
 
 class StartContext(msgspec.Struct, frozen=True):
-    """What this process was given by the one that has started it.
+    """What this process inherited.
 
     Attributes:
-        activation: sockets that systemd has opened.
-        left: sockets of a process that this one takes over from; ``None`` when it starts alone.
-        notifier: tells systemd how the service is.
+        activation: sockets opened by systemd.
+        inherited: from the former process of a hot restart.
+        notifier: reports the state of the service to systemd.
     """
 
     activation: Activation
-    left: Inheritance | None
+    inherited: Inheritance
     notifier: Notifier
 
 
 def run(sources: Sources) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second one ends at once.
 
-    SIGHUP reads the configuration anew, SIGUSR2 has a new process take over.
+    SIGHUP reloads the configuration, SIGUSR2 does a hot restart.
 
     Args:
-        sources: where the settings are.
+        sources: of the settings.
 
     Returns:
-        The exit code: 0 after a clean end, 1 when the workers end again and again.
+        The exit code: 0 after a clean end, 1 if the workers fail repeatedly.
 
     Raises:
-        ConfigError: the settings cannot be used, or an address cannot be bound.
+        ConfigError: the settings are invalid, or an address cannot be bound.
     """
-    origin = StartContext(
+    context = StartContext(
         Activation(os.environ, os.getpid()), inheritance(os.environ), Notifier(os.environ, os.getpid())
     )
-    given = sources.read()
-    given |= _places(origin)
-    config = config_of(given)
+    raw = sources.read()
+    raw |= _activated(context)
+    config = config_of(raw)
     set_up_logging(config.log.level, config.log.format)
     if (unused := unused_variables(sources.environ)) is not None:
         _log.warning("%s", unused)
     check_parser()
     check_files(config)
-    # Before there are workers: they inherit it.
+    # Before the workers start: they inherit it.
     digest_key(config.cache.secret.reveal().encode(), os.environ)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_serve(config, sources, given, origin))
+        return runner.run(_serve(config, sources, raw, context))
 
 
-def _places(origin: StartContext) -> dict[str, RawSetting]:
-    """Return the settings that follow from sockets which systemd has opened: they are where they are."""
-    listen, admin = origin.activation.listen, origin.activation.admin
-    if origin.left is not None:
-        listen = listen or ([] if origin.left.listen.address else origin.left.listen.descriptors)
-        admin = admin or ([] if origin.left.admin.address else origin.left.admin.descriptors)
-    found = ((_LISTEN, listen), (_ADMIN, admin))
+def _activated(context: StartContext) -> dict[str, RawSetting]:
+    """Return the settings that follow from sockets opened by systemd: the addresses they have."""
+    listen = context.activation.listen or _from_systemd(context.inherited.listen)
+    admin = context.activation.admin or _from_systemd(context.inherited.admin)
     return {
         name: RawSetting(value=str(address_of(descriptors[0])), is_text=True, source=FROM_ACTIVATION)
-        for name, descriptors in found
+        for name, descriptors in ((_LISTEN, listen), (_ADMIN, admin))
         if descriptors
     }
 
 
-async def _serve(config: Config, sources: Sources, given: dict[str, RawSetting], origin: StartContext) -> int:
-    activation, left = origin.activation, origin.left
+def _from_systemd(sockets: InheritedSockets) -> list[int]:
+    return [] if sockets.address else sockets.descriptors
+
+
+async def _serve(config: Config, sources: Sources, raw: dict[str, RawSetting], context: StartContext) -> int:
+    activation, inherited = context.activation, context.inherited
     server = config.server
     admin = await take_sockets(
-        *(_ADMIN, server.admin_listen, server.admin_listen_mode),
-        *(activation.admin, left.admin if left is not None else None),
+        _ADMIN, server.admin_listen, server.admin_listen_mode, activation.admin, inherited.admin
     )
     sockets = await take_sockets(
-        *(_LISTEN, server.listen, server.listen_mode),
-        *(activation.listen, left.listen if left is not None else None),
+        _LISTEN, server.listen, server.listen_mode, activation.listen, inherited.listen
     )
     count = server.workers or cores()
-    lineage = Lineage(
-        left.formers if left is not None else (), told_through(config.redis.url, config.redis.prefix)
-    )
+    lineage = Lineage(inherited.formers, told_through(config.redis.url, config.redis.prefix))
     reloads = Reloads()
     service: Service = (
         SingleProcess(config, reloads)
         if count == 1
-        else Supervisor(config, given, count, reloads, lineage.held)
+        else Supervisor(config, raw, count, reloads, lineage.liveness)
     )
-    if lineage.unheard():
+    if lineage.unconnected():
         service.disable_memory()
     try:
         async with Signals(_SIGNALS) as signals:
-            if not await _start(service, signals, sockets, admin):
+            _, is_stopped = await _first_of(service.start(sockets, admin), signals.wait())
+            if is_stopped:
                 return 0
             _log.info(
                 "serving %s on %s, admin on %s%s",
@@ -138,29 +138,24 @@ async def _serve(config: Config, sources: Sources, given: dict[str, RawSetting],
                 f", {count} workers" if count > 1 else "",
             )
             raise_limit(config)
-            tell_limit(config)
+            log_limit(config)
+            context.notifier.ready(main_pid=os.getpid() if inherited.parent else None)
+            inherited.report_ready()
+            # Not earlier: until now the former process served there.
+            inherited.listen.hand_over_file(sockets)
+            inherited.admin.hand_over_file(admin)
             running = _Running(
                 service,
+                sockets,
+                admin,
                 signals=signals,
                 sources=sources,
-                given=given,
-                notifier=origin.notifier,
+                raw=raw,
+                notifier=context.notifier,
                 reloads=reloads,
                 lineage=lineage,
             )
-            origin.notifier.ready(main_pid=os.getpid() if left is not None else None)
-            if left is not None:
-                left.tell_ready()
-                # Not earlier: until now it was the one before that served there.
-                left.listen.file_to(sockets)
-                left.admin.file_to(admin)
-            try:
-                is_taken_over = await running.until_stopped(sockets, admin)
-            except ServiceFailed:
-                # Those that do serve end what they have begun.
-                await running.drain(is_taken_over=False)
-                raise
-            await running.drain(is_taken_over=is_taken_over)
+            await running.until_stopped()
     except ServiceFailed as failure:
         _log.critical("%s: giving up", failure)
         return 1
@@ -171,95 +166,98 @@ async def _serve(config: Config, sources: Sources, given: dict[str, RawSetting],
 
 
 class _Running:
-    """A service that serves, and what may become of it.
+    """Runs a started service until a signal: reload, hot restart, drain.
 
     Args:
-        service: it.
-        signals: what it is told.
-        sources: where the settings are.
-        given: the settings that are in use.
-        notifier: tells systemd how it is.
+        service: the service.
+        sockets: of ``server.listen``.
+        admin: of ``server.admin_listen``.
+        signals: to this process.
+        sources: of the settings.
+        raw: settings in use.
+        notifier: reports to systemd.
         reloads: counts reloads.
-        lineage: this process and those before it.
+        lineage: this process and the former ones.
     """
 
     def __init__(
         self,
         service: Service,
+        sockets: ListeningSockets,
+        admin: ListeningSockets,
         *,
         signals: Signals,
         sources: Sources,
-        given: Mapping[str, RawSetting],
+        raw: dict[str, RawSetting],
         notifier: Notifier,
         reloads: Reloads,
         lineage: Lineage,
     ) -> None:
         self._service = service
-        self._lineage = lineage
+        self._sockets = sockets
+        self._admin = admin
         self._signals = signals
         self._sources = sources
-        self._given = given
-        self._config = config_of(given)
+        self._raw = raw
+        self._config = config_of(raw)
         self._notifier = notifier
         self._reloads = reloads
+        self._lineage = lineage
 
-    async def until_stopped(self, sockets: ListeningSockets, admin: ListeningSockets) -> bool:
-        """Serve until a signal says stop, or another process has taken over; tell whether that is it.
-
-        Args:
-            sockets: for callers.
-            admin: for operators.
+    async def until_stopped(self) -> None:
+        """Serve until a signal to stop or a hot restart, then drain.
 
         Raises:
-            ServiceFailed: it cannot go on.
+            ServiceFailed: the service cannot go on.
         """
-        failing = asyncio.ensure_future(self._service.failed())
-        alive = asyncio.ensure_future(self._notifier.keep_alive())
-        told = asyncio.ensure_future(self._signals.next())
-        keeping = asyncio.ensure_future(self._keep_again())
-        taking: asyncio.Future[int] | None = None
+        try:
+            is_handover = await self._serve()
+        except ServiceFailed:
+            # Requests in the remaining workers may end.
+            await self._drain(is_handover=False)
+            raise
+        await self._drain(is_handover=is_handover)
+
+    async def _serve(self) -> bool:
+        """Serve, and return whether another process has taken over."""
+        tasks = TaskSet()
+        failed = tasks.start(self._service.failed(), "service-failed", awaited=True)
+        signalled = tasks.start(self._signals.next(), "signal", awaited=True)
+        tasks.start(self._notifier.keep_alive(), "systemd-keep-alive")
+        tasks.start(self._enable_memory_when_alone(), "enable-memory")
+        next_process: asyncio.Task[int] | None = None
         try:
             while True:
-                waited: list[asyncio.Future[Any]] = [failing, told]
-                if taking is not None:
-                    waited.append(taking)
-                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-                if failing.done():
-                    raise ServiceFailed(failing.result())
-                if taking is not None and taking.done():
-                    if _is_taken_over(taking):
+                awaited: list[asyncio.Task[Any]] = [failed, signalled]
+                if next_process is not None:
+                    awaited.append(next_process)
+                await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+                if failed.done():
+                    raise ServiceFailed(failed.result())
+                if next_process is not None and next_process.done():
+                    if _has_taken_over(next_process):
                         return True
-                    taking = None
-                if told.done():
-                    number = told.result()
+                    next_process = None
+                if signalled.done():
+                    number = signalled.result()
                     if number in STOPPING:
                         return False
-                    told = asyncio.ensure_future(self._signals.next())
+                    signalled = tasks.start(self._signals.next(), "signal", awaited=True)
                     if number == signal.SIGHUP:
                         await self._reload()
-                    elif taking is None and os.getpid() != _CONTAINER_PID:
+                    elif next_process is None and os.getpid() != _CONTAINER_PID:
                         _log.info("SIGUSR2: starting a process that takes over")
-                        taking = asyncio.ensure_future(
-                            hand_over(
-                                self._left(_LISTEN, sockets),
-                                self._left(_ADMIN, admin),
-                                self._lineage.living(),
-                            )
-                        )
+                        next_process = tasks.start(self._start_next(), "hot-restart", awaited=True)
                     else:
-                        _log.error("SIGUSR2: not now: %s", "as process 1" if taking is None else "under way")
+                        why = "as process 1" if next_process is None else "under way"
+                        _log.error("SIGUSR2: not now: %s", why)
         finally:
-            tasks: list[asyncio.Future[Any]] = [failing, alive, told, keeping]
-            if taking is not None:
-                tasks.append(taking)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await tasks.cancel()
 
-    async def drain(self, *, is_taken_over: bool) -> None:
-        """End it; a signal to stop, or one more of them, ends it at once."""
-        if is_taken_over:
-            # The service goes on, so systemd is told nothing.
+    async def _drain(self, *, is_handover: bool) -> None:
+        """Drain; a signal to stop ends it at once."""
+        if is_handover:
+            # systemd is not notified: the service goes on.
             _log.info("another process serves: draining")
             self._service.hand_over()
             self._service.begin_drain()
@@ -275,76 +273,66 @@ class _Running:
         await asyncio.sleep(self._config.server.drain_grace_s)
         await self._service.drain(is_handover=False)
 
-    async def _keep_again(self) -> None:
-        """Have copies again once all have ended that forget without telling this process."""
-        if unheard := self._lineage.unheard():
-            await ended(unheard)
+    async def _enable_memory_when_alone(self) -> None:
+        """Enable the memory tier once all processes have ended whose invalidations are missed."""
+        if unconnected := self._lineage.unconnected():
+            await ended(unconnected)
             self._service.enable_memory()
 
     async def _reload(self) -> None:
         self._notifier.reloading()
         try:
-            change = read_anew(self._sources, self._given)
-            await self._service.reload(change.config, change.given)
+            change = reread(self._sources, self._raw)
+            await self._service.reload(change.config, change.raw)
         except ConfigError as error:
             self._reloads.count(is_done=False)
             _log.error("not reloaded, the old configuration stays: %s", error)
         else:
-            self._given, self._config = change.given, change.config
+            self._raw, self._config = change.raw, change.config
             self._reloads.count(is_done=True)
-            _log.info(
-                "reloaded; changed: %s",
-                ", ".join(change.changed) or "nothing but the content of files, perhaps",
-            )
-            if change.left:
-                _log.warning("these need a restart or SIGUSR2: %s", ", ".join(change.left))
+            _log.info("reloaded; changed: %s", ", ".join(change.changed) or "no setting, perhaps files")
+            if change.deferred:
+                _log.warning("these need a restart or SIGUSR2: %s", ", ".join(change.deferred))
             set_level(change.config.log.level)
             raise_limit(change.config)
-            tell_limit(change.config)
+            log_limit(change.config)
         self._notifier.ready()
 
-    def _left(self, name: str, sockets: ListeningSockets) -> LeftSockets:
-        """Return sockets for the next process, with where they were configured to be."""
-        given = self._given.get(name)
-        if given is not None and given.source == FROM_ACTIVATION:
-            return LeftSockets(sockets.descriptors, "")
+    async def _start_next(self) -> int:
         server = self._config.server
-        address = server.listen if name == _LISTEN else server.admin_listen
-        return LeftSockets(sockets.descriptors, str(address), sockets.file)
+        return await start_next(
+            self._to_inherit(_LISTEN, self._sockets, server.listen),
+            self._to_inherit(_ADMIN, self._admin, server.admin_listen),
+            self._lineage.living(),
+        )
+
+    def _to_inherit(self, name: str, sockets: ListeningSockets, address: Address) -> InheritedSockets:
+        setting = self._raw.get(name)
+        if setting is not None and setting.source == FROM_ACTIVATION:
+            return InheritedSockets(sockets.descriptors, "")
+        return InheritedSockets(sockets.descriptors, str(address), sockets.file)
 
 
-def _is_taken_over(taking: asyncio.Future[int]) -> bool:
+def _has_taken_over(next_process: asyncio.Task[int]) -> bool:
     try:
-        _log.info("process %d has taken over", taking.result())
-    except (NotTakenOver, OSError) as error:
+        _log.info("process %d has taken over", next_process.result())
+    except (HotRestartFailed, OSError) as error:
         _log.error("no process has taken over: %s", error)
         return False
     return True
 
 
-async def _start(
-    service: Service, signals: Signals, sockets: ListeningSockets, admin: ListeningSockets
-) -> bool:
-    """Start, and tell whether that is done; not so when a signal to stop comes before.
-
-    Raises:
-        ServiceFailed: it cannot start.
-    """
-    _, is_stopped = await _first_of(service.start(sockets, admin), signals.wait())
-    return not is_stopped
-
-
 async def take_sockets(
-    key: str, address: Address, mode: Mode, activated: list[int], left: LeftSockets | None
+    key: str, address: Address, mode: Mode, activated: list[int], inherited: InheritedSockets
 ) -> ListeningSockets:
-    """Take the sockets that another process has opened for this address, or open them.
+    """Return the activated or inherited sockets of this address, or open new ones.
 
     Args:
-        key: the setting, for what is said when it fails.
+        key: the setting, for the error.
         address: as configured.
-        mode: rights of the file of a Unix socket that systemd has not opened.
+        mode: rights of the file of a Unix socket not opened by systemd.
         activated: descriptors from systemd.
-        left: from the process before; closed unless they are taken.
+        inherited: from the former process; closed if they are at another address.
 
     Raises:
         ConfigError: the address cannot be bound.
@@ -352,12 +340,12 @@ async def take_sockets(
     if activated:
         return inherited_sockets(address, activated)
     try:
-        if left is not None and left.is_at(address):
-            if left.file is not None:
-                left.file.allow(mode)
-            return inherited_sockets(address, left.descriptors)
-        for descriptor in left.descriptors if left is not None else ():
-            # Kept open, it would have callers wait at an address where nobody accepts any more.
+        if inherited.is_at(address):
+            if inherited.file is not None:
+                inherited.file.allow(mode)
+            return inherited_sockets(address, inherited.descriptors)
+        for descriptor in inherited.descriptors:
+            # Left open, it would queue connections that nobody accepts.
             os.close(descriptor)
         return await open_sockets(address, mode)
     except OSError as error:
@@ -365,10 +353,10 @@ async def take_sockets(
 
 
 async def _first_of(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> tuple[bool, bool]:
-    """Run two until one of them ends, cancel the other, and tell which have ended by themselves.
+    """Run two coroutines until one ends, cancel the other, and return which have ended by themselves.
 
     Raises:
-        Exception: what one of them has raised.
+        Exception: raised by one of them.
     """
     tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
     try:

@@ -1,151 +1,58 @@
-"""What serves: one gateway in this process, or a parent with workers; and the one in this process."""
+"""What `gateway.server.run` runs: one gateway in this process, or a parent with workers."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
-from aiohttp import web
-
-from gateway.admin.app import build_admin
-from gateway.admin.server import AdminServer
-from gateway.app.gateway import Gateway
 from gateway.config.model import Config
 from gateway.config.sources import RawSetting
-from gateway.runtime.event_loop import settle_garbage_collector
 from gateway.runtime.listeners import ListeningSockets
-from gateway.server.reload import Reloads
-from gateway.telemetry.metrics_merge import merged
-from gateway.telemetry.snapshot import Snapshot
 
 
 class Service(Protocol):
-    """What `gateway.server.run` starts, changes and stops."""
+    """What `gateway.server.run` starts, reloads and stops."""
 
     async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
-        """Serve on these sockets, which are its own from now on.
+        """Serve on these sockets and own them.
 
         Raises:
-            ServiceFailed: it cannot.
+            ServiceFailed: it cannot start.
         """
 
     def disable_memory(self) -> None:
-        """Have no copies in memory until `enable_memory`; to be called before the start."""
+        """Turn the memory tier off; call it before `start`."""
 
     def enable_memory(self) -> None:
-        """Have copies in memory: no other process on these sockets forgets anything any more."""
+        """Turn the memory tier on: every former process whose invalidations were missed has ended."""
 
     async def failed(self) -> str:
-        """Wait until it cannot go on, and return one line that says why; usually that never happens."""
+        """Wait until it cannot go on, usually for ever; return the reason in one line."""
 
-    async def reload(self, config: Config, given: Mapping[str, RawSetting]) -> None:
-        """Use another configuration from now on, as far as that can be done while running.
+    async def reload(self, config: Config, raw: Mapping[str, RawSetting]) -> None:
+        """Apply a configuration that differs in live settings alone.
 
         Raises:
-            ConfigError: it keeps the old one.
+            ConfigError: the old one stays.
         """
 
     def begin_drain(self) -> None:
-        """Say that no more work is wanted."""
+        """Report not ready; requests are still accepted."""
 
     def hand_over(self) -> None:
-        """Leave the files of Unix sockets to the process that serves from now on."""
+        """Leave the files of Unix sockets to the successor."""
 
     async def drain(self, *, is_handover: bool) -> None:
-        """Accept nothing more and let requests end, within ``server.drain_timeout_s``.
+        """Stop accepting and let requests end, within ``server.drain_timeout_s``.
 
         Args:
-            is_gentle: another process accepts already, so there is time to end idle connections at a request.
+            is_handover: another process already accepts: close an idle connection after its next response,
+                not at once.
         """
 
     async def close(self) -> None:
-        """End, cutting what is under way."""
+        """End, aborting requests in progress."""
 
 
 class ServiceFailed(Exception):
-    """It cannot serve; the text is one line."""
-
-
-class SingleProcess:
-    """One gateway with its admin address, in this process.
-
-    Args:
-        config: the whole configuration.
-        reloads: counts reloads for the metrics.
-    """
-
-    def __init__(self, config: Config, reloads: Reloads) -> None:
-        self._gateway = Gateway(config)
-        self._operations = _Operations(self._gateway, reloads)
-        self._admin = AdminServer(self._operations.app(), config.server.admin_listen)
-
-    async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
-        """See `Service.start`."""
-        await self._admin.start(admin)
-        await self._gateway.start(sockets)
-        settle_garbage_collector()
-
-    def disable_memory(self) -> None:
-        """See `Service.keep_nothing`."""
-        self._gateway.tiers.disable_memory()
-
-    def enable_memory(self) -> None:
-        """See `Service.keep_again`."""
-        self._gateway.tiers.enable_memory()
-
-    async def failed(self) -> str:
-        """See `Service.failed`: its end is the process's."""
-        await asyncio.get_running_loop().create_future()
-        raise AssertionError
-
-    async def reload(self, config: Config, given: Mapping[str, RawSetting]) -> None:
-        """See `Service.reload`."""
-        del given
-        await self._gateway.apply(config)
-        await self._admin.replace(self._operations.app())
-
-    def begin_drain(self) -> None:
-        """See `Service.begin_drain`."""
-        self._gateway.begin_drain()
-
-    def hand_over(self) -> None:
-        """See `Service.hand_over`."""
-        self._gateway.hand_over()
-        self._admin.sockets.hand_over()
-
-    async def drain(self, *, is_handover: bool) -> None:
-        """See `Service.drain`."""
-        if is_handover:
-            # Who asks now must be answered by the process that accepts.
-            await self._admin.close()
-        await self._gateway.close(is_handover=is_handover)
-
-    async def close(self) -> None:
-        """See `Service.close`."""
-        await self._gateway.close(0)
-        await self._admin.close()
-
-
-class _Operations:
-    """What the admin side asks of one gateway, and the counts of its process."""
-
-    def __init__(self, gateway: Gateway, reloads: Reloads) -> None:
-        self._gateway = gateway
-        self._reloads = reloads
-        self.ready = gateway.ready
-        self.health = gateway.health
-        self.masked_config = gateway.masked_config
-        self.purge = gateway.purge
-        self.executions = gateway.executions
-        self.throttled = gateway.throttled
-
-    def app(self) -> web.Application:
-        """Make the admin application."""
-        server = self._gateway.config.server
-        return build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
-
-    def metrics_snapshot(self) -> Snapshot:
-        """Return the metrics of the gateway and of the service."""
-        service = {"workers": self._gateway.ready(), "worker_restarts": 0, **self._reloads.gauges()}
-        return merged([self._gateway.metrics_snapshot(), Snapshot.of(service)])
+    """The service cannot run; the text is one line."""

@@ -1,4 +1,4 @@
-"""Counters in memory that several processes share: how much each of them has told the others."""
+"""Counters in memory shared by all workers: how many invalidations each of them has sent."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _COUNT_BYTES = array(_TYPE).itemsize
 
 
 def open_shared_counts(count: int) -> int:
-    """Return the descriptor of that many counters, all 0, for processes that inherit it.
+    """Return the descriptor of that many counters, all 0, for child processes to inherit.
 
     Raises:
-        OSError: the system has no memory to give.
+        OSError: out of memory.
     """
     if sys.platform == "linux":
-        # A container may have no place for a file.
+        # A container may have no writable folder.
         descriptor = os.memfd_create("aos-gateway-counts")
     else:
         with tempfile.TemporaryFile() as file:
@@ -30,14 +30,14 @@ def open_shared_counts(count: int) -> int:
 
 
 class SharedCounts:
-    """What each process has told, and what of it this one has heard.
+    """How many messages each process has sent, and how many of them this one has received.
 
-    Each counter is written by one process alone, so no lock is needed: who has been answered after a counter
-    was raised finds it raised.
+    Each counter has one writer, so no lock is needed: a counter raised before a response is seen as raised by
+    every request that follows the response.
 
     Args:
         descriptor: from `open_shared_counts`; it is closed.
-        own: which counter is this process's.
+        own: index of this process's counter.
     """
 
     def __init__(self, descriptor: int, own: int) -> None:
@@ -47,41 +47,41 @@ class SharedCounts:
             os.close(descriptor)
         self._counts = memoryview(self._shared).cast(_TYPE)
         self._own = own
-        self._heard = self.read()
-        self._heard_bytes = self._heard.tobytes()
+        self._received = self.read()
+        self._received_bytes = self._received.tobytes()
 
     def is_current(self) -> bool:
-        """Tell whether everything that was told has been heard; never waits."""
-        return self._shared[:] == self._heard_bytes
+        """Whether every message sent has been received; never waits."""
+        return self._shared[:] == self._received_bytes
 
     def read(self) -> array[int]:
-        """Return what each process has told until now."""
+        """Return how many messages each process has sent."""
         return array(_TYPE, self._shared[:])
 
-    def covers(self, told: array[int]) -> bool:
-        """Tell whether everything that was told until `read` has been heard."""
-        return all(heard >= number for heard, number in zip(self._heard, told, strict=True))
+    def covers(self, sent: array[int]) -> bool:
+        """Whether every message sent before that `read` has been received."""
+        return all(received >= number for received, number in zip(self._received, sent, strict=True))
 
     def raise_own(self) -> int:
-        """Count one more thing that this process tells, and return its number."""
+        """Count a message of this process, and return its number."""
         number = self._counts[self._own] + 1
         self._counts[self._own] = number
-        self._hear(self._own, number)
+        self._set_received(self._own, number)
         return number
 
-    def hear(self, teller: int, number: int) -> bool:
-        """Note what another process told; ``False`` when something before it has not been heard."""
-        heard = self._heard[teller]
-        if number > heard + 1:
+    def receive(self, sender: int, number: int) -> bool:
+        """Count a message of another process; ``False`` if one before it is missing."""
+        received = self._received[sender]
+        if number > received + 1:
             return False
-        self._hear(teller, max(heard, number))
+        self._set_received(sender, max(received, number))
         return True
 
     def catch_up(self) -> None:
-        """Take everything that was told until now for heard."""
-        self._heard = self.read()
-        self._heard_bytes = self._heard.tobytes()
+        """Count every message sent so far as received."""
+        self._received = self.read()
+        self._received_bytes = self._received.tobytes()
 
-    def _hear(self, teller: int, number: int) -> None:
-        self._heard[teller] = number
-        self._heard_bytes = self._heard.tobytes()
+    def _set_received(self, sender: int, number: int) -> None:
+        self._received[sender] = number
+        self._received_bytes = self._received.tobytes()

@@ -1,4 +1,4 @@
-"""The parent of several workers: starts and replaces them, and passes on what they tell each other."""
+"""The parent of several workers: starts and replaces them, and forwards their invalidations."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _log = logging.getLogger("gateway")
 
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
-# A worker that ends sooner has not got over its start, unless somebody killed it.
+# A worker that ends sooner counts as unable to run, unless somebody killed it.
 _EARLY_S = 10.0
 _MOST_EARLY = 4
 _RELOAD_S = 5.0
-# Beyond the time to drain, for what a worker still owes Redis.
+# After the drain timeout, for a worker's pending invalidations.
 _LAST_S = 3.0
 
 
@@ -38,28 +38,28 @@ class Supervisor:
 
     Args:
         config: the whole configuration.
-        given: the settings it was made of, for the workers.
+        raw: the settings it was made of, for the workers.
         count: how many workers.
         reloads: counts reloads for the metrics.
-        held: a descriptor that each worker keeps open, so that its end can be seen.
+        liveness: descriptor that each worker keeps open; see `gateway.server.hot_restart.Lineage`.
     """
 
     def __init__(
-        self, config: Config, given: Mapping[str, RawSetting], count: int, reloads: Reloads, held: int
+        self, config: Config, raw: Mapping[str, RawSetting], count: int, reloads: Reloads, liveness: int
     ) -> None:
         self._config = config
-        self._settings = pack(given)
+        self._settings = pack(raw)
         self._count = count
         self._workers: dict[int, WorkerProcess] = {}
-        self._keeps_nothing = False
+        self._memory_disabled = False
         self._tasks = TaskSet()
-        self._keepers: list[asyncio.Task[None]] = []
+        self._runs: list[asyncio.Task[None]] = []
         self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._all_serve = asyncio.Event()
         self._stopping = asyncio.Event()
         self._sockets: ListeningSockets | None = None
         self._counts = -1
-        self._held = held
+        self._liveness = liveness
         self._operations = WorkersAdmin(config, lambda: list(self._workers.values()), reloads)
         self._admin = AdminServer(self._operations.app(), config.server.admin_listen)
 
@@ -72,104 +72,95 @@ class Supervisor:
             raise ServiceFailed(f"no memory for workers to share: {error.strerror}") from error
         await self._admin.start(admin)
         for number in range(self._count):
-            keeper = self._tasks.start(self._keep(number, sockets), f"worker-{number}")
-            self._keepers.append(keeper)
+            self._runs.append(self._tasks.start(self._run(number, sockets), f"worker-{number}"))
         served = self._tasks.start(self._all_serve.wait(), "workers-start")
         await asyncio.wait((served, self._failure), return_when=asyncio.FIRST_COMPLETED)
         if self._failure.done():
             raise ServiceFailed(self._failure.result())
 
     def disable_memory(self) -> None:
-        """See `gateway.server.service.Service.keep_nothing`."""
-        self._keeps_nothing = True
+        """See `Service.disable_memory`."""
+        self._memory_disabled = True
 
     def enable_memory(self) -> None:
-        """See `gateway.server.service.Service.keep_again`."""
-        self._keeps_nothing = False
+        """See `Service.enable_memory`."""
+        self._memory_disabled = False
         for worker in self._workers.values():
             worker.send(EnableMemory())
 
     async def failed(self) -> str:
-        """Wait until the workers end again and again."""
+        """Wait until a worker has failed too often."""
         return await asyncio.shield(self._failure)
 
-    async def reload(self, config: Config, given: Mapping[str, RawSetting]) -> None:
-        """Have every worker use another configuration; those that are started later use it too."""
-        settings = pack(given)
-        # Those that are still starting read it after the settings they were started with.
+    async def reload(self, config: Config, raw: Mapping[str, RawSetting]) -> None:
+        """Have every worker apply another configuration; those started later use it too."""
+        settings = pack(raw)
+        # A worker that is still starting reads it after its first settings.
         workers = list(self._workers.values())
-        answers = await asyncio.gather(*(worker.reload(settings, _RELOAD_S) for worker in workers))
-        for worker, answer in zip(workers, answers, strict=True):
-            if answer:
-                raise ConfigError(answer)
-            if answer is None and worker.is_serving:
-                raise ConfigError(f"worker {worker.number} did not say that it uses them; send SIGHUP again")
+        errors = await asyncio.gather(*(worker.reload(settings, _RELOAD_S) for worker in workers))
+        for worker, error in zip(workers, errors, strict=True):
+            if error:
+                raise ConfigError(error)
+            if error is None and worker.is_serving:
+                raise ConfigError(f"worker {worker.number} did not confirm; send SIGHUP again")
         self._settings = settings
         self._config = self._operations.config = config
         await self._admin.replace(self._operations.app())
 
     def begin_drain(self) -> None:
-        """Say that no more work is wanted."""
+        """See `Service.begin_drain`."""
         self._stopping.set()
         self._operations.is_draining = True
 
     def hand_over(self) -> None:
-        """Leave the files of Unix sockets to the process that serves from now on."""
+        """See `Service.hand_over`."""
         self._admin.sockets.hand_over()
         if self._sockets is not None:
             self._sockets.hand_over()
 
     async def drain(self, *, is_handover: bool) -> None:
         """Stop the workers and wait until they have ended."""
-        self._stopping.set()
-        if self._sockets is not None:
-            self._sockets.leave()
+        self._stop_accepting()
         if is_handover:
             await self._admin.close()
         for worker in self._workers.values():
             worker.stop(is_handover=is_handover)
-        if self._keepers:
-            await asyncio.wait(self._keepers, timeout=self._config.server.drain_timeout_s + _LAST_S)
+        if self._runs:
+            await asyncio.wait(self._runs, timeout=self._config.server.drain_timeout_s + _LAST_S)
 
     async def close(self) -> None:
         """End the workers at once."""
-        self._stopping.set()
-        if self._sockets is not None:
-            self._sockets.leave()
+        self._stop_accepting()
         for worker in self._workers.values():
             worker.stop(at_once=True)
-        if self._keepers:
-            await asyncio.wait(self._keepers, timeout=_LAST_S)
+        if self._runs:
+            await asyncio.wait(self._runs, timeout=_LAST_S)
         for worker in self._workers.values():
             worker.kill()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_S):
-                await asyncio.gather(*self._keepers, return_exceptions=True)
+                await asyncio.gather(*self._runs, return_exceptions=True)
         await self._tasks.cancel()
         await self._admin.close()
         if self._counts >= 0:
             os.close(self._counts)
             self._counts = -1
 
-    async def _keep(self, number: int, sockets: ListeningSockets) -> None:
-        """Have one worker run, whatever becomes of the ones before."""
+    def _stop_accepting(self) -> None:
+        self._stopping.set()
+        if self._sockets is not None:
+            self._sockets.leave()
+
+    async def _run(self, number: int, sockets: ListeningSockets) -> None:
+        """Run one worker, replacing it whenever it ends."""
         early = 0
         while not self._stopping.is_set():
-            start = Start(number, self._settings, self._keeps_nothing)
+            start = Start(number, self._settings, self._memory_disabled)
             try:
-                inherited = (self._counts, *sockets.descriptors)
-                worker = await WorkerProcess.spawn(
-                    inherited, self._held, start, self._tell_others, self._serves
-                )
+                worker = await self._spawn(start, sockets)
             except OSError as error:
                 self._fail(f"worker {number} cannot be started: {error.strerror}")
                 return
-            self._workers[number] = worker
-            # What has changed meanwhile was told to those that were known.
-            if start.settings is not self._settings:
-                worker.send(Reload(0, self._settings))
-            if start.memory_disabled and not self._keeps_nothing:
-                worker.send(EnableMemory())
             try:
                 code = await worker.run()
             finally:
@@ -181,10 +172,10 @@ class Supervisor:
             is_young = not worker.has_served or _served_s(worker) < _EARLY_S
             is_killed = worker.has_served and code == -signal.SIGKILL
             early = early + 1 if is_young and not is_killed else 0
-            _log.error("worker %d, process %d, ended: %s", number, worker.pid, _how(code))
+            _log.error("worker %d, process %d, ended: %s", number, worker.pid, _describe(code))
             if early >= _MOST_EARLY:
                 self._fail(
-                    f"worker {number} ended {early} times soon after its start, last with {_how(code)}; "
+                    f"worker {number} ended {early} times soon after its start, last with {_describe(code)}; "
                     "the lines above say why"
                 )
                 return
@@ -194,7 +185,18 @@ class Supervisor:
                     async with asyncio.timeout(min(pause_s, _LAST_RETRY_S)):
                         await self._stopping.wait()
 
-    def _serves(self, worker: WorkerProcess) -> None:
+    async def _spawn(self, start: Start, sockets: ListeningSockets) -> WorkerProcess:
+        inherited = (self._counts, *sockets.descriptors)
+        worker = await WorkerProcess.spawn(inherited, self._liveness, start, self._forward, self._on_serving)
+        self._workers[start.number] = worker
+        # Changes during the spawn were sent to the workers known then.
+        if start.settings is not self._settings:
+            worker.send(Reload(0, self._settings))
+        if start.memory_disabled and not self._memory_disabled:
+            worker.send(EnableMemory())
+        return worker
+
+    def _on_serving(self, worker: WorkerProcess) -> None:
         _log.info("worker %d serves, process %d", worker.number, worker.pid)
         if len(self._workers) == self._count and all(each.is_serving for each in self._workers.values()):
             self._all_serve.set()
@@ -203,17 +205,17 @@ class Supervisor:
         if not self._failure.done():
             self._failure.set_result(line)
 
-    def _tell_others(self, worker: WorkerProcess, message: Invalidate) -> None:
-        for each in self._workers.values():
-            if each is not worker and each.is_hearing:
-                each.send(message)
+    def _forward(self, sender: WorkerProcess, message: Invalidate) -> None:
+        for worker in self._workers.values():
+            if worker is not sender and worker.is_subscribed:
+                worker.send(message)
 
 
 def _served_s(worker: WorkerProcess) -> float:
     return asyncio.get_running_loop().time() - worker.served_since_s
 
 
-def _how(code: int) -> str:
+def _describe(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     try:

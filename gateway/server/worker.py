@@ -1,4 +1,4 @@
-"""One of several workers: a gateway on inherited sockets that tells the others what it forgets."""
+"""One of several workers: a gateway on inherited sockets that sends its invalidations to the others."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _log = logging.getLogger("gateway")
 
 _CONFIGURATION = 2
 _PING_S = 1.0
-# As with a subscription to Redis: longer, and what the others dropped may go unheard; writes are counted.
+# Without messages for longer, dropped entries may have been missed; invalidations are counted, so never.
 _SILENT_S = 2.0
-# The parent's business: it tells its workers what to do.
+# Handled by the parent alone.
 _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -51,8 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run a worker.
 
     Args:
-        arguments: descriptors: of the channel to the parent, of what all workers have told, then of the
-            listening sockets.
+        arguments: descriptors: the channel to the parent, the shared counts, then the listening sockets.
 
     Returns:
         The exit code: 0 after a clean end.
@@ -74,9 +73,9 @@ async def _work(descriptor: int, counts: int, listening: Sequence[int]) -> int:
     first = await channel.receive()
     if not isinstance(first, Start):
         return 1
-    given = unpack(first.settings)
+    raw = unpack(first.settings)
     set_up_logging("info")
-    config = config_of(given)
+    config = config_of(raw)
     set_up_logging(config.log.level, config.log.format)
     peers = WorkerPeers(first.number, channel.send, SharedCounts(counts, first.number))
     worker = Worker(config, channel, peers, memory_disabled=first.memory_disabled)
@@ -92,8 +91,8 @@ class Worker:
     Args:
         config: the whole configuration.
         channel: to the parent.
-        siblings: the other workers.
-        keeps_nothing: see `gateway.server.channel.Start`.
+        peers: the other workers.
+        memory_disabled: see `gateway.server.channel.Start`.
     """
 
     def __init__(
@@ -101,24 +100,23 @@ class Worker:
     ) -> None:
         self._channel = channel
         self._gateway = Gateway(config, peers=peers)
-        self._keeps_nothing = memory_disabled
+        self._memory_disabled = memory_disabled
         if memory_disabled:
             self._tiers.disable_memory()
         self._tasks = TaskSet()
         self._stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self._is_cut = asyncio.Event()
-        self._heard_s = 0.0
+        self._received_s = 0.0
 
     async def run(self, listening: Sequence[int]) -> int:
-        """Serve until the parent says stop, or is gone."""
+        """Serve until the parent sends `Stop` or ends; return the exit code."""
         loop = asyncio.get_running_loop()
         config = self._gateway.config
         raise_limit(config)
-        loop.add_signal_handler(signal.SIGTERM, self._terminated)
-        self._heard_s = loop.time()
-        self._tasks.start(self._listen(), "worker-channel")
+        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        self._received_s = loop.time()
+        self._tasks.start(self._receive(), "worker-channel")
         self._tasks.start(self._watch(), "worker-watch")
-        # From here on it has to hear what the others forget.
         self._channel.send(Ready(is_serving=False))
         try:
             await self._gateway.start(inherited_sockets(config.server.listen, listening))
@@ -139,16 +137,16 @@ class Worker:
             await self._tasks.cancel()
         return 0
 
-    async def _listen(self) -> None:
+    async def _receive(self) -> None:
         while (message := await self._channel.receive()) is not None:
-            self._heard_s = asyncio.get_running_loop().time()
-            self._take(message)
-        # The parent is gone: nobody would tell what the others forget, nor replace them.
+            self._received_s = asyncio.get_running_loop().time()
+            self._handle(message)
+        # Without the parent nobody forwards invalidations or replaces workers.
         _log.warning("the parent process is gone: draining")
         self._tiers.start_over()
-        self._stops(Stop())
+        self._request_stop(Stop())
 
-    def _take(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         send = self._channel.send
         match message:
             case Invalidate():
@@ -156,56 +154,56 @@ class Worker:
             case Ping():
                 send(message)
             case EnableMemory():
-                if self._keeps_nothing:
-                    self._keeps_nothing = False
+                if self._memory_disabled:
+                    self._memory_disabled = False
                     self._tiers.enable_memory()
-            case StateRequest(question=question):
-                send(Response(question, pack_state(self._state())))
-            case Purge(question=question, stack_id=stack_id):
-                self._tasks.start(self._purge(question, stack_id), "worker-purge")
-            case Reload(question=question, settings=settings):
-                self._tasks.start(self._reload(question, settings), "worker-reload")
+            case StateRequest(request_id=request_id):
+                send(Response(request_id, pack_state(self._state())))
+            case Purge(request_id=request_id, stack_id=stack_id):
+                self._tasks.start(self._purge(request_id, stack_id), "worker-purge")
+            case Reload(request_id=request_id, settings=settings):
+                self._tasks.start(self._reload(request_id, settings), "worker-reload")
             case Stop():
-                self._stops(message)
+                self._request_stop(message)
             case _:
                 pass
 
-    def _stops(self, stop: Stop) -> None:
+    def _request_stop(self, stop: Stop) -> None:
         if stop.at_once:
             self._is_cut.set()
         if not self._stop.done():
             self._stop.set_result(stop)
 
-    def _terminated(self) -> None:
-        """Take a SIGTERM: who sends it to all processes of the service wants the parent's grace to pass."""
+    def _on_sigterm(self) -> None:
+        """Stop after the parent's grace period: SIGTERM may go to all processes of the service."""
         grace_s = self._gateway.config.server.drain_grace_s
-        asyncio.get_running_loop().call_later(grace_s, self._stops, Stop())
+        asyncio.get_running_loop().call_later(grace_s, self._request_stop, Stop())
 
     async def _watch(self) -> None:
-        """Start over for as long as the parent is silent: what the others dropped may go unheard."""
+        """Clear the memory tier while the parent is silent: dropped entries may be missed."""
         loop = asyncio.get_running_loop()
         was_silent = False
         while True:
             await asyncio.sleep(_PING_S)
-            is_silent = loop.time() - self._heard_s > _SILENT_S
+            is_silent = loop.time() - self._received_s > _SILENT_S
             if is_silent or was_silent:
                 self._tiers.start_over()
             was_silent = is_silent
 
-    async def _purge(self, question: int, stack_id: str) -> None:
+    async def _purge(self, request_id: int, stack_id: str) -> None:
         is_done = await self._gateway.purge(stack_id)
-        self._channel.send(Response(question, b"done" if is_done else b""))
+        self._channel.send(Response(request_id, b"done" if is_done else b""))
 
-    async def _reload(self, question: int, settings: bytes) -> None:
+    async def _reload(self, request_id: int, settings: bytes) -> None:
         try:
             config = config_of(unpack(settings))
             await self._gateway.apply(config)
             set_level(config.log.level)
             raise_limit(config)
         except ConfigError as error:
-            self._channel.send(Response(question, str(error).encode()))
+            self._channel.send(Response(request_id, str(error).encode()))
         else:
-            self._channel.send(Response(question, b""))
+            self._channel.send(Response(request_id, b""))
 
     @property
     def _tiers(self) -> WorkerTiers:

@@ -7,28 +7,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from gateway.admin.app import build_admin
 from gateway.config.model import Config, masked
+from gateway.server.channel import State
 from gateway.server.reload import Reloads
 from gateway.server.worker_process import WorkerProcess
+from gateway.telemetry import metrics_merge, throttled, top_executions
 from gateway.telemetry.access_log import dropped_lines
-from gateway.telemetry.metrics_merge import merged as merged_counts
-from gateway.telemetry.metrics_merge import only_counts
 from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
-from gateway.telemetry.throttled import merged as merged_callers
-from gateway.telemetry.top_executions import TopExecution, merged
+from gateway.telemetry.top_executions import TopExecution
 
-_ASK_S = 1.0
+_STATE_S = 1.0
 _PURGE_S = 4.0
-# The page asks by itself, also when nobody looks.
-_ASKING = frozenset({"/metrics", "/readyz"})
 
 
 class WorkersAdmin:
-    """What the admin side asks, answered for all workers.
+    """`gateway.operations.Operations` of all workers.
 
     Args:
         config: the whole configuration.
@@ -50,35 +46,34 @@ class WorkersAdmin:
         self._workers = workers
         self._reloads = reloads
         self._ended = Snapshot({}, {})
-        self._asking: asyncio.Future[Any] | None = None
+        self._refreshing: asyncio.Future[Any] | None = None
 
     def app(self) -> web.Application:
         """Make the admin application."""
         server = self.config.server
-        app = build_admin(self, token=server.admin_token, hosts=server.admin_hosts, refresh=self._ask)
-        app.middlewares.append(self._ask_first)
-        return app
+        return build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
 
     def ended(self, worker: WorkerProcess) -> None:
-        """Keep what a worker has counted, as far as it told."""
+        """Keep the last reported counts of a worker that ended."""
         if worker.state is not None:
-            self._ended = merged_counts([self._ended, only_counts(worker.state.metrics)])
+            counts = metrics_merge.only_counts(worker.state.metrics)
+            self._ended = metrics_merge.merged([self._ended, counts])
 
     def ready(self) -> bool:
-        """Tell whether any worker accepts requests."""
+        """Whether any worker accepts requests."""
         return not self.is_draining and any(
-            worker.is_serving and worker.is_answering for worker in self._workers()
+            worker.is_serving and worker.is_responsive for worker in self._workers()
         )
 
     def health(self) -> dict[str, object]:
-        """Return how each worker is."""
+        """Return the health of each worker."""
         return {
             "workers": [
                 {
                     "worker": worker.number,
                     "pid": worker.pid,
                     "ready": worker.is_serving
-                    and worker.is_answering
+                    and worker.is_responsive
                     and worker.state is not None
                     and worker.state.is_ready,
                     **(worker.state.health if worker.state is not None else {}),
@@ -88,48 +83,42 @@ class WorkersAdmin:
         }
 
     def metrics_snapshot(self) -> Snapshot:
-        """Return the metrics of all workers as one, those of workers that have ended included."""
-        workers = self._workers()
+        """Return the sum of all workers' metrics, including workers that have ended."""
         service = {
-            "workers": sum(worker.is_serving for worker in workers),
+            "workers": sum(worker.is_serving for worker in self._workers()),
             "worker_restarts": self.restarts,
             "log_lines_dropped": dropped_lines(),
             **self._reloads.gauges(),
         }
-        counted = [worker.state.metrics for worker in workers if worker.state is not None]
-        return merged_counts([self._ended, *counted, Snapshot.of(service)])
+        states = (state.metrics for state in self._states())
+        return metrics_merge.merged([self._ended, *states, Snapshot.of(service)])
 
     def masked_config(self) -> dict[str, object]:
         """Return the effective configuration, secrets masked."""
         return masked(self.config)
 
     def executions(self) -> list[TopExecution]:
-        """Return the executions that are fetched most, through any worker."""
-        return merged(worker.state.executions for worker in self._workers() if worker.state is not None)
+        """Return the executions requested most, through any worker."""
+        return top_executions.merged(state.executions for state in self._states())
 
     def throttled(self) -> list[ThrottledCaller]:
-        """Return the callers who are told to wait most, by any worker."""
-        return merged_callers(
-            worker.state.throttled for worker in self._workers() if worker.state is not None
-        )
+        """Return the callers that receive the most 429 responses, from any worker."""
+        return throttled.merged(state.throttled for state in self._states())
+
+    async def refresh(self) -> None:
+        """Collect each worker's state; concurrent calls share one round."""
+        if self._refreshing is None or self._refreshing.done():
+            refreshes = (worker.refresh(_STATE_S) for worker in self._workers() if worker.is_subscribed)
+            self._refreshing = asyncio.gather(*refreshes)
+        await asyncio.shield(self._refreshing)
 
     async def purge(self, stack_id: str) -> bool:
-        """Make a stack's stored entries unusable everywhere; ``False`` when that is not done yet."""
+        """Invalidate a stack's stored responses everywhere; ``False`` while Redis has not confirmed."""
         for worker in self._workers():
-            # The one that is asked tells the others; should it end meanwhile, the next one is asked.
+            # The first worker to respond has informed the others.
             if worker.is_serving and (is_done := await worker.purge(stack_id, _PURGE_S)) is not None:
                 return is_done
         return False
 
-    @web.middleware
-    async def _ask_first(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Ask the workers before they are told about; who asks at the same time shares the answers."""
-        if request.path in _ASKING:
-            await self._ask()
-        return await handler(request)
-
-    async def _ask(self) -> None:
-        if self._asking is None or self._asking.done():
-            asking = (worker.refresh(_ASK_S) for worker in self._workers() if worker.is_hearing)
-            self._asking = asyncio.gather(*asking)
-        await asyncio.shield(self._asking)
+    def _states(self) -> list[State]:
+        return [worker.state for worker in self._workers() if worker.state is not None]

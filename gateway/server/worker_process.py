@@ -1,4 +1,4 @@
-"""One worker as its parent sees it: a process and a channel to it."""
+"""One worker from the parent's side: a child process and the channel to it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _log = logging.getLogger("gateway")
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PING_S = 1.0
-# The event loop of a healthy worker is never held up that long; heavy work has a thread of its own.
+# A healthy worker's event loop is never blocked that long: heavy work runs in a thread.
 _MOST_UNANSWERED = 30
 
 
@@ -43,13 +43,14 @@ class WorkerProcess:
     """A worker that runs, or has ended.
 
     Attributes:
-        number: which of the workers it is.
+        number: index of the worker.
         pid: its process id.
-        is_hearing: it has to hear what others forget.
+        is_subscribed: it must receive the other workers' invalidations.
         is_serving: it accepts requests.
-        has_served: it did so at some time.
-        is_answering: it has answered the last time it was asked how it is.
-        state: what it last told of itself.
+        has_served: it has accepted requests at some time.
+        is_responsive: it responded to the last `refresh`.
+        served_since_s: loop time at which it began to serve.
+        state: the last state it reported.
     """
 
     def __init__(
@@ -57,22 +58,22 @@ class WorkerProcess:
         number: int,
         process: asyncio.subprocess.Process,
         channel: Channel,
-        on_message: Callable[[WorkerProcess, Invalidate], None],
+        on_invalidate: Callable[[WorkerProcess, Invalidate], None],
         on_serving: Callable[[WorkerProcess], None],
     ) -> None:
         self.number = number
         self.pid = process.pid
-        self.is_hearing = False
+        self.is_subscribed = False
         self.is_serving = False
         self.has_served = False
-        self.is_answering = True
+        self.is_responsive = True
         self.served_since_s = 0.0
         self.state: State | None = None
         self._process = process
         self._channel = channel
-        self._on_message = on_message
+        self._on_invalidate = on_invalidate
         self._on_serving = on_serving
-        self._questions = Pending()
+        self._pending = Pending()
         # Counted, not timed: a parent that was stopped for a while must not take its workers for hung.
         self._unanswered = 0
         self._is_given_up = False
@@ -81,103 +82,103 @@ class WorkerProcess:
     async def spawn(
         cls,
         inherited: Sequence[int],
-        held: int,
+        liveness: int,
         start: Start,
-        on_message: Callable[[WorkerProcess, Invalidate], None],
+        on_invalidate: Callable[[WorkerProcess, Invalidate], None],
         on_serving: Callable[[WorkerProcess], None],
     ) -> WorkerProcess:
-        """Start one.
+        """Start a worker.
 
         Args:
-            inherited: descriptors, the first ones of `gateway.server.worker.main` apart from the channel.
-            held: a descriptor that it keeps open.
+            inherited: descriptors that `gateway.server.worker.main` takes after the channel.
+            liveness: descriptor that it keeps open; see `gateway.server.hot_restart.Lineage`.
             start: the first message to it.
-            on_message: takes what concerns the other workers.
-            on_serving: told when it begins to serve.
+            on_invalidate: forwards its invalidations to the other workers.
+            on_serving: called when it begins to serve.
         """
         ours, its = socket.socketpair()
         with its:
-            # It runs the same code whatever the working directory holds; in a session of its own, because a
-            # signal from the terminal is the parent's business.
+            # -P: the same code whatever the working directory holds. A session of its own: signals from the
+            # terminal go to the parent alone.
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "gateway.server.worker"),
                 *map(str, (its.fileno(), *inherited)),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(its.fileno(), held, *inherited),
+                pass_fds=(its.fileno(), liveness, *inherited),
                 env={**os.environ, "PYTHONPATH": _python_path()},
                 start_new_session=True,
             )
         ours.setblocking(False)
         channel = await Channel.over(ours)
         channel.send(start)
-        return cls(start.number, process, channel, on_message, on_serving)
+        return cls(start.number, process, channel, on_invalidate, on_serving)
 
     async def run(self) -> int:
-        """Look after it until it ends; return its exit code, negative for the signal that ended it."""
+        """Monitor it until it ends; return its exit code, negative for the signal that ended it."""
         tasks = TaskSet()
-        listening = tasks.start(self._listen(), "worker-channel")
+        receiving = tasks.start(self._receive(), "worker-channel")
         tasks.start(self._ping(), "worker-ping")
         try:
             code = await self._process.wait()
-            # What it said last is still to be read.
-            await asyncio.wait((listening,), timeout=_PING_S)
+            # Its last messages may still be unread.
+            await asyncio.wait((receiving,), timeout=_PING_S)
             return code
         finally:
-            self.is_hearing = self.is_serving = False
+            self.is_subscribed = self.is_serving = False
             await tasks.cancel()
-            self._questions.close()
+            self._pending.close()
             self._channel.close()
 
     def send(self, message: Message) -> None:
-        """Send it a message; one that takes nothing any more is ended."""
+        """Send a message; kill the worker if it reads none."""
         if not self._channel.send(message):
             self._give_up("takes no messages any more")
 
     def stop(self, *, is_handover: bool = False, at_once: bool = False) -> None:
-        """Tell it to end."""
+        """Have it drain and end; see `Stop`."""
         self.send(Stop(is_handover, at_once))
 
     def kill(self) -> None:
-        """End it without a word."""
+        """Send SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
 
     async def refresh(self, timeout_s: float) -> None:
-        """Ask how it is; what it told last stays when it does not answer."""
-        answer = await self._ask(StateRequest, timeout_s)
-        self.is_answering = answer is not None
-        if answer is not None:
-            self.state = read_state(answer)
+        """Request its state; without a response the last one stays."""
+        body = await self._request(StateRequest, timeout_s)
+        self.is_responsive = body is not None
+        if body is not None:
+            self.state = read_state(body)
 
     async def purge(self, stack_id: str, timeout_s: float) -> bool | None:
-        """Have it forget a stack everywhere; ``None`` when it did not answer."""
-        answer = await self._ask(lambda question: Purge(question, stack_id), timeout_s)
-        return None if answer is None else answer != b""
+        """Have it invalidate a stack everywhere; ``None`` without a response."""
+        body = await self._request(lambda request_id: Purge(request_id, stack_id), timeout_s)
+        return None if body is None else body != b""
 
     async def reload(self, settings: bytes, timeout_s: float) -> str | None:
-        """Have it use other settings; return what it has against them, "" when nothing."""
-        answer = await self._ask(lambda question: Reload(question, settings), timeout_s)
-        return None if answer is None else answer.decode()
+        """Have it apply settings; return its error, "" for none, ``None`` without a response."""
+        body = await self._request(lambda request_id: Reload(request_id, settings), timeout_s)
+        return None if body is None else body.decode()
 
-    async def _ask(self, ask: Callable[[int], Message], timeout_s: float) -> bytes | None:
-        question, answer = self._questions.new()
-        self.send(ask(question))
+    async def _request(self, message: Callable[[int], Message], timeout_s: float) -> bytes | None:
+        request_id, response = self._pending.new()
+        self.send(message(request_id))
         try:
-            done, _ = await asyncio.wait((answer,), timeout=timeout_s)
+            done, _ = await asyncio.wait((response,), timeout=timeout_s)
         finally:
-            self._questions.forget(question)
-        return answer.result() if done and not answer.cancelled() else None
+            self._pending.discard(request_id)
+        return response.result() if done and not response.cancelled() else None
 
-    async def _listen(self) -> None:
+    async def _receive(self) -> None:
         while (message := await self._channel.receive()) is not None:
             self._unanswered = 0
             match message:
                 case Invalidate():
-                    self._on_message(self, message)
-                case Response(question=question, body=body):
-                    self._questions.answered(question, body)
+                    self._on_invalidate(self, message)
+                case Response(request_id=request_id, body=body):
+                    self._pending.resolve(request_id, body)
                 case Ready(is_serving=is_serving):
-                    self.is_hearing = True
+                    self.is_subscribed = True
                     if is_serving:
                         self.is_serving = self.has_served = True
                         self.served_since_s = asyncio.get_running_loop().time()
@@ -198,7 +199,8 @@ class WorkerProcess:
         if not self._is_given_up:
             self._is_given_up = True
             _log.error("worker %d, process %d, %s: it is killed", self.number, self.pid, why)
-        self.kill()
+            # Once: a second signal could reap the process before asyncio reads its exit code.
+            self.kill()
 
 
 def _python_path() -> str:

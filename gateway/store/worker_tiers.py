@@ -87,7 +87,7 @@ class WorkerTiers(Tiers):
         may not have reached it yet.
         """
         now_s = self._clock.monotonic_s()
-        for each in message.told:
+        for each in message.invalidations:
             if each.entry:
                 self._dropped_elsewhere(each.name)
                 if self.memory is not None:
@@ -98,7 +98,7 @@ class WorkerTiers(Tiers):
             self._forget_here(each.stack)
             self._metrics.invalidations["note"] += 1
         self._wake_payments()
-        if not self._counts.hear(message.teller, message.number):
+        if not self._counts.receive(message.sender, message.number):
             self.start_over()
         self._has_heard.set()
         self._has_heard.clear()

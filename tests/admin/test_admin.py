@@ -62,6 +62,9 @@ class _Gateway:
     def throttled(self) -> list[ThrottledCaller]:
         return []
 
+    async def refresh(self) -> None:
+        pass
+
     async def purge(self, stack_id: str) -> bool:
         self.purged.append(stack_id)
         return self.is_confirmed

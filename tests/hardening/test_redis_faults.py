@@ -60,7 +60,7 @@ class Rig:
     seen: list[RawResponse] = field(default_factory=list)
 
     def changed(self) -> None:
-        """Let the record become another one, so that an answer tells which it is."""
+        """Let the record become another one, so that a response shows which it is."""
         self.current += 1
         self.aos.answer(settled(self.current))
 
@@ -88,7 +88,7 @@ class Rig:
         return str(self.gateway.app.health()["breaker"])
 
     @property
-    def debts(self) -> int:
+    def pending(self) -> int:
         return self.gateway.app.tiers.invalidations.owed
 
     def gauge(self, name: str) -> float:
@@ -105,9 +105,11 @@ class Rig:
         await until(is_open, "the breaker to open", OPENING_S)
 
     async def recovered(self) -> None:
-        """Wait until Redis is used again, everything is paid and notes are heard."""
+        """Wait until Redis is used again, no invalidation is pending and messages are received."""
         await until(
-            lambda: self.breaker == "closed" and self.debts == 0, "the breaker and the debts", RECOVERY_S
+            lambda: self.breaker == "closed" and self.pending == 0,
+            "the breaker and pending invalidations",
+            RECOVERY_S,
         )
         await self.hits()
 
@@ -213,7 +215,7 @@ OUTAGES = {
     "blocked by a script": Outage(loop_in_lua, stop_lua),
     "slow": by_mode(Mode(delay_down_s=0.3)),
     "dripping": by_mode(Mode(bytes_per_s=2000.0)),
-    # Short answers to forgets come in time, those to look-ups do not.
+    # Short replies to invalidations come in time, those to look-ups do not.
     "dripping less slowly": by_mode(Mode(bytes_per_s=9000.0)),
     "stalled": by_mode(STALL),
     "half-open": by_mode(HALF_OPEN),
@@ -225,7 +227,7 @@ OUTAGES = {
 async def test_an_outage_costs_no_error_no_waiting_and_ends_within_two_seconds(rig: Rig, name: str) -> None:
     outage = OUTAGES[name]
     await rig.write()
-    await until(lambda: rig.debts == 0, "the debt")
+    await until(lambda: rig.pending == 0, "pending invalidations")
     await rig.hits()
     await outage.begins(rig)
     await rig.opened()
@@ -289,7 +291,7 @@ async def test_connections_that_lead_nowhere_cost_one_probe_and_not_one_each(rig
     for wave in range(3):
         await asyncio.gather(*(rig.get(of_stack(wave * 20 + number)) for number in range(20)))
     assert rig.proxy.open_connections > 4
-    # Dead to both sides from here on, and nobody tells the gateway.
+    # Dead to both sides from here on, and the gateway gets no event.
     rig.proxy.mode = HALF_OPEN
     await rig.opened()
     rig.proxy.mode = PASS
@@ -329,17 +331,17 @@ async def test_a_gateway_started_without_redis_uses_it_once_it_is_there(
         await until(is_hit, "a hit", RECOVERY_S)
 
 
-# What is owed
+# Pending invalidations
 
 
 @pytest.mark.parametrize("name", ["killed", "stopped", "half-open"])
-async def test_the_debts_of_a_thousand_stacks_are_paid_within_two_seconds(rig: Rig, name: str) -> None:
+async def test_a_thousand_pending_invalidations_are_confirmed_within_two_seconds(rig: Rig, name: str) -> None:
     await OUTAGES[name].begins(rig)
     await rig.opened()
     app = rig.gateway.app
     for number in range(MANY_STACKS):
         assert await app.purge(f"stack-{number}") is False
-    assert rig.debts == MANY_STACKS
+    assert rig.pending == MANY_STACKS
     assert rig.gauge("redis_pending_invalidations") == MANY_STACKS
     assert app.health()["pending_invalidations"] == MANY_STACKS
     await OUTAGES[name].heals(rig)
@@ -347,7 +349,7 @@ async def test_the_debts_of_a_thousand_stacks_are_paid_within_two_seconds(rig: R
 
 
 @pytest.mark.parametrize("name", ["refused", "stopped", "half-open"])
-async def test_a_stack_forgotten_during_an_outage_stays_forgotten(rig: Rig, name: str) -> None:
+async def test_a_stack_invalidated_during_an_outage_stays_invalidated(rig: Rig, name: str) -> None:
     generation = [key for key in await rig.redis.keys() if b":entry" not in key]
     before = {key: await rig.redis.command("GET", key) for key in generation}
     await OUTAGES[name].begins(rig)
@@ -385,7 +387,7 @@ async def test_a_read_only_replica_costs_no_error_and_what_it_keeps_is_not_used_
         await rig.write()
         for _ in range(10):
             assert not await rig.is_hit()
-        assert rig.debts > 0
+        assert rig.pending > 0
         assert rig.breaker != "closed"
         assert rig.gateway.app.health()["redis"] == "down"
         await own_redis.command("REPLICAOF", "NO", "ONE")
@@ -398,7 +400,7 @@ async def test_a_full_redis_still_answers_and_forgets(rig: Rig) -> None:
     await rig.write()
     for _ in range(10):
         assert not await rig.is_hit()
-    await until(lambda: rig.debts == 0, "the debt", RECOVERY_S)
+    await until(lambda: rig.pending == 0, "pending invalidations", RECOVERY_S)
     assert rig.breaker == "closed"
     await rig.redis.command("CONFIG", "SET", "maxmemory", "0")
     await rig.recovered()
@@ -563,7 +565,7 @@ async def test_a_failover_that_loses_a_write_does_not_bring_its_stack_back(rig: 
         await rig.hits()
         await rig.redis.command("SAVE")
         await rig.write()
-        await until(lambda: rig.debts == 0, "the debt")
+        await until(lambda: rig.pending == 0, "pending invalidations")
         # The snapshot knows nothing of the write: the older record and its generation are there again.
         await rig.redis.restart()
         for _ in range(10):
@@ -580,7 +582,7 @@ async def test_a_failover_to_a_server_that_missed_the_last_second_does_not_bring
             assert isinstance(dump, bytes)
             await other.command("RESTORE", key, 0, dump)
         await rig.write()
-        await until(lambda: rig.debts == 0, "the debt")
+        await until(lambda: rig.pending == 0, "pending invalidations")
         rig.proxy.target = other.address
         rig.proxy.mode = RESET
         rig.proxy.mode = PASS

@@ -10,10 +10,11 @@ from importlib import resources
 import pytest
 from aiohttp import web
 
-from gateway.admin.app import Operations, build_admin
+from gateway.admin.app import build_admin
 from gateway.admin.connection import admin_connections
 from gateway.config.secret import Secret
-from gateway.page.page import POLICY, Refresh
+from gateway.operations import Operations
+from gateway.page.page import POLICY
 from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
@@ -29,9 +30,9 @@ _TOKEN = ("X-Auth-Token", "s3cret-token")
 
 
 @asynccontextmanager
-async def _serving(operations: Operations, refresh: Refresh | None = None) -> AsyncIterator[str]:
+async def _serving(operations: Operations) -> AsyncIterator[str]:
     """Serve the admin application and yield its address."""
-    app = build_admin(operations, token=Secret(""), hosts=[], refresh=refresh)
+    app = build_admin(operations, token=Secret(""), hosts=[])
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     try:
@@ -131,7 +132,7 @@ async def test_status_has_requests_executions_and_the_whole_state(
     assert "s3cret-token" not in str(found)
 
 
-@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast lane", "parser"])
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast path", "parser"])
 async def test_executions_that_are_mostly_hits_are_among_the_busiest(
     aos: ScriptedAos, *, fast_lane: bool
 ) -> None:
@@ -167,6 +168,8 @@ async def test_callers_that_share_a_fetch_are_counted_too(
 class _Workers:
     """Three workers, one of them not ready."""
 
+    refreshes = 0
+
     def ready(self) -> bool:
         return True
 
@@ -185,20 +188,18 @@ class _Workers:
     def throttled(self) -> list[ThrottledCaller]:
         return []
 
+    async def refresh(self) -> None:
+        self.refreshes += 1
+
     async def purge(self, stack_id: str) -> bool:
         raise AssertionError(stack_id)
 
 
 async def test_the_state_of_workers_is_refreshed_before_it_is_shown() -> None:
-    asked = 0
-
-    async def refresh() -> None:
-        nonlocal asked
-        asked += 1
-
-    async with _serving(_Workers(), refresh) as admin:
+    workers = _Workers()
+    async with _serving(workers) as admin:
         found = (await fetch(admin, "/status")).json()
-    assert asked >= 1
+    assert workers.refreshes >= 1
     assert found["workers"] == 3
     assert (found["level"], found["headline"]) == (
         "warn",

@@ -16,7 +16,7 @@ BOTH = "12:cpuset:/a\n4:cpu,cpuacct:/a\n0::/a\n"
 
 
 def proc(folder: Path, cgroup: str, *mounts: str, **files: str) -> Path:
-    """Write what is given as files; in the names of `files`, `__` stands for a slash and `x_` for a dot."""
+    """Write files; in their names `__` stands for a slash and `x_` for a dot."""
     (folder / "cgroup").write_text(cgroup)
     (folder / "mountinfo").write_text("21 20 0:19 / /sys rw - sysfs sysfs rw\nnonsense\n" + "".join(mounts))
     for name, text in files.items():

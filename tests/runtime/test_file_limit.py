@@ -7,13 +7,13 @@ import pytest
 
 _PROGRAM = """
 import logging, resource
-from gateway.config.config import load_config
-from gateway.runtime.descriptors import raise_limit, tell_limit
+from gateway.config.model import load_config
+from gateway.runtime.file_limit import log_limit, raise_limit
 logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}))
 config = load_config(None, {{}}, {{"upstream.url": "http://127.0.0.1:1"}} | {flags})
 raise_limit(config)
-tell_limit(config)
+log_limit(config)
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 

@@ -34,7 +34,7 @@ async def greeted(port: int) -> bytes:
         writer.close()
 
 
-async def test_what_waits_while_nobody_accepts_is_accepted_by_the_next() -> None:
+async def test_a_backlog_is_accepted_by_the_next_acceptor() -> None:
     sockets = await open_sockets(ANY_PORT)
     assert isinstance(sockets.address, TcpAddress)
     first = await sockets.accept(Greets)
@@ -94,7 +94,7 @@ async def test_a_stale_socket_is_replaced(socket_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["another socket", "a file", "a link to the socket", "nothing"])
-async def test_what_has_taken_the_place_of_a_socket_stays(socket_folder: Path, kind: str) -> None:
+async def test_a_file_that_replaced_a_socket_stays(socket_folder: Path, kind: str) -> None:
     path, other = socket_folder / "x.sock", socket_folder / "moved.sock"
     sockets = await open_sockets(UnixAddress(path=str(path)))
     path.rename(other)

@@ -1,4 +1,4 @@
-"""What systemd hands over and is told, with this test in its place."""
+"""Socket activation and notification, with this test in place of systemd."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ os.execv(command[0], command)
 
 
 class Manager:
-    """The socket on which a service tells how it is."""
+    """The notification socket."""
 
     def __init__(self, path: Path) -> None:
         self.address = str(path)
@@ -145,7 +145,7 @@ def test_what_is_meant_for_another_process_is_left_alone_and_taken_out() -> None
     assert "LISTEN_FDS" not in environ
 
 
-def test_a_descriptor_that_does_not_listen_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_descriptor_that_does_not_listen_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as silent:
         monkeypatch.setattr("gateway.runtime.systemd._FIRST_DESCRIPTOR", silent.fileno())
         with pytest.raises(ConfigError, match="is no listening stream socket"):
@@ -172,12 +172,12 @@ def test_the_socket_that_most_can_reach_stands_for_all(
                     os.close(descriptor)
 
 
-def test_nobody_who_listens_is_no_trouble(socket_folder: Path) -> None:
+def test_a_notification_socket_without_a_reader_is_ignored(socket_folder: Path) -> None:
     Notifier({}, 1).ready()
     Notifier({"NOTIFY_SOCKET": str(socket_folder / "nobody")}, 1).stopping()
 
 
-async def test_what_systemd_does_not_take_at_once_is_told_later(
+async def test_a_notification_that_systemd_does_not_accept_is_sent_again(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.runtime.systemd._RETRY_S", 0.01)

@@ -60,7 +60,7 @@ async def test_callers_are_served_over_tls_by_both_ways(
             answer = await client.request("GET", TARGET, TOKEN)
             assert (answer.status, answer.body) == (200, record())
         assert b"; hit" in (answer.get("Cache-Status") or b"")
-        assert (gateway.app.metrics.fast_hits > 0) is (lane == "fast lane")
+        assert (gateway.app.metrics.fast_hits > 0) is (lane == "fast path")
         assert (await client.request("POST", "/x", body=b"y" * 100_000)).body == b"made"
         assert aos.received[0].get("X-Forwarded-Proto") == b"https"
         refused = await client.request("GET", "/x y")
@@ -85,7 +85,7 @@ async def test_nothing_below_tls_1_2_is_spoken(
         with pytest.raises(OSError):
             async with over_tls(gateway.address, context):
                 pass
-        # Whoever speaks plainly gets no answer, and the log no traceback.
+        # Plain HTTP gets no response, and the log no traceback.
         async with await RawClient.connect(gateway.address) as plain:
             await plain.send(request_bytes("GET", TARGET, TOKEN))
             assert await plain.at_eof()
@@ -106,7 +106,7 @@ async def test_with_a_client_authority_only_its_certificates_get_in(
         certificate, key = stranger.files("mallory.example")
         strange.load_cert_chain(certificate, key)
         for context in (authority.client_context(), strange):
-            # In TLS 1.3 a client learns of the refusal with its first read.
+            # In TLS 1.3 a client sees the rejection at its first read.
             with contextlib.suppress(OSError):
                 async with over_tls(gateway.address, context) as client:
                     await client.send(request_bytes("GET", TARGET, TOKEN))
@@ -114,7 +114,7 @@ async def test_with_a_client_authority_only_its_certificates_get_in(
     assert aos.count() == 1
 
 
-async def test_connections_beyond_the_bound_are_refused_over_tls_too(
+async def test_connections_beyond_the_bound_are_rejected_over_tls_too(
     aos: ScriptedAos, authority: Authority, files: dict[str, Any]
 ) -> None:
     async with (

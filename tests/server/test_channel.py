@@ -1,4 +1,4 @@
-"""The pair of sockets between the parent and a worker."""
+"""The socket pair between the parent and a worker."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MESSAGES: tuple[Message, ...] = (
 )
 
 
-async def test_messages_arrive_whole_and_in_order_and_the_end_is_told() -> None:
+async def test_messages_arrive_whole_and_in_order_and_then_the_end() -> None:
     one, other = socket.socketpair()
     here, there = await Channel.over(one), await Channel.over(other)
     for message in MESSAGES:
@@ -60,7 +60,7 @@ async def test_messages_arrive_whole_and_in_order_and_the_end_is_told() -> None:
     there.send(Ping())
 
 
-async def test_what_is_sent_to_who_reads_nothing_has_a_bound_and_holds_up_nobody() -> None:
+async def test_a_peer_that_reads_nothing_bounds_the_buffer_and_blocks_nobody() -> None:
     one, other = socket.socketpair()
     with other:
         channel = await Channel.over(one)
@@ -75,7 +75,7 @@ async def test_what_is_sent_to_who_reads_nothing_has_a_bound_and_holds_up_nobody
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\0\0\0\2{}", b"\0\0\0\7abc", b"\0"])
-async def test_what_is_no_message_ends_it(data: bytes) -> None:
+async def test_malformed_data_ends_the_channel(data: bytes) -> None:
     one, other = socket.socketpair()
     channel = await Channel.over(other)
     with one:
@@ -85,28 +85,28 @@ async def test_what_is_no_message_ends_it(data: bytes) -> None:
     channel.close()
 
 
-async def test_an_answer_reaches_who_asked_and_nobody_else() -> None:
-    questions = Pending()
-    (one, first), (other, second) = questions.new(), questions.new()
-    questions.answered(other, b"second")
+async def test_a_response_reaches_its_request_alone() -> None:
+    pending = Pending()
+    (one, first), (other, second) = pending.new(), pending.new()
+    pending.resolve(other, b"second")
     assert (await second, first.done()) == (b"second", False)
-    questions.answered(other, b"again")
-    questions.forget(one)
-    questions.answered(one, b"late")
+    pending.resolve(other, b"again")
+    pending.discard(one)
+    pending.resolve(one, b"late")
     assert not first.done()
-    _, third = questions.new()
-    questions.close()
+    _, third = pending.new()
+    pending.close()
     with pytest.raises(asyncio.CancelledError):
         await third
 
 
-def test_a_state_crosses_as_it_is() -> None:
+def test_a_state_survives_encoding() -> None:
     counted = Metrics().snapshot({"connections": 3})
     state = State(is_ready=True, health={"redis": "up", "pending_invalidations": 0}, metrics=counted)
     assert read_state(pack_state(state)) == state
 
 
-async def test_a_worker_that_takes_no_messages_is_killed_and_told_of_once(
+async def test_a_worker_that_reads_no_messages_is_killed_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     one, other = socket.socketpair()

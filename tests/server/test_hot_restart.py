@@ -1,4 +1,4 @@
-"""SIGUSR2: a new process serves on the same sockets while the one before drains."""
+"""Hot restart by SIGUSR2: a new process serves on the same sockets while the former one drains."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.openloop.generator import offer
+from benchmarks.openloop.report import Report
 from benchmarks.openloop.targets import Target
 from gateway.config.address import OWNER_ONLY, TcpAddress, UnixAddress
 from gateway.runtime.listeners import open_sockets
-from gateway.server.hot_restart import LeftSockets
+from gateway.server.hot_restart import InheritedSockets
 from gateway.server.run import take_sockets
 from tests.store.kit import until
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
@@ -36,14 +37,14 @@ A = token("a")
 STACK = f"/v2/stacks/{STACK_ID}"
 NEW = Answer(headers=[("Content-Type", "application/json")], body=record(unknownField="new"))
 OLD = Answer(headers=[("Content-Type", "application/json")], body=record())
-TAKEOVERS = 3 if run_length() is RunLength.SHORT else 10
+RESTARTS = 3 if run_length() is RunLength.SHORT else 10
 
 Start = Callable[..., Awaitable[GatewayProcess]]
 
 
 @pytest.fixture
 async def start(aos: ScriptedAos) -> AsyncIterator[Start]:
-    """Starts gateways in front of the scripted AOS; those that took over are ended with them."""
+    """Starts gateways in front of the scripted AOS; their successors are ended with them."""
     started: list[GatewayProcess] = []
     aos.on("GET", "/", OLD)
 
@@ -64,46 +65,41 @@ def successors(gateway: GatewayProcess) -> list[int]:
     return [int(pid) for pid in re.findall(r"process (\d+) has taken over", gateway.output())]
 
 
-async def take_over(gateway: GatewayProcess, pid: int) -> int:
-    """Have a new process take over from one, and return its id once the one before has ended."""
+async def hot_restart(gateway: GatewayProcess, pid: int) -> int:
+    """Restart a process, and return the id of the new one once it serves."""
     count = len(successors(gateway))
     os.kill(pid, signal.SIGUSR2)
-    await until(lambda: len(successors(gateway)) > count, "the new process", timeout_s=8.0)
+    await until(lambda: len(successors(gateway)) > count, "the new process", timeout_s=20.0)
     return successors(gateway)[-1]
 
 
 async def gone(pid: int) -> None:
-    await until(lambda: not is_alive(pid), "the end of the one before", timeout_s=15.0)
+    await until(lambda: not is_alive(pid), "the end of the former process", timeout_s=15.0)
 
 
 async def stop(pid: int) -> None:
-    """End a process that is nobody's child here."""
+    """End a process that is not a child of the test."""
     os.kill(pid, signal.SIGTERM)
     await gone(pid)
 
 
+@pytest.mark.timeout(90)
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_under_load_takeovers_fail_no_request(start: Start, workers: str) -> None:
+async def test_under_load_hot_restarts_fail_no_request(start: Start, workers: str) -> None:
     gateway = await start("--workers", workers)
-    load = asyncio.create_task(
-        offer(
-            f"http://{gateway.address}",
-            [Target(target=TARGET)],
-            rate_per_s=200,
-            duration_s=TAKEOVERS * 1.3,
-            connections=8,
-            token=A.decode(),
-        )
-    )
+    is_over = asyncio.Event()
+    load = asyncio.create_task(load_until(is_over, gateway.address))
     pid, before = gateway.pid, [gateway.pid]
-    for _ in range(TAKEOVERS):
-        pid = await take_over(gateway, pid)
+    for _ in range(RESTARTS):
+        pid = await hot_restart(gateway, pid)
         before.append(pid)
-    assert not load.done()
-    report = await load
-    assert report.errors == {}
-    assert report.completed == report.scheduled
-    print(f"{TAKEOVERS} take-overs, {workers} workers: of {report.scheduled} requests none failed")
+    is_over.set()
+    reports = await load
+    for report in reports:
+        assert report.errors == {}
+        assert report.completed == report.scheduled
+    requests = sum(report.scheduled for report in reports)
+    print(f"{RESTARTS} hot restarts, {workers} workers: of {requests} requests none failed")
     for former in before[:-1]:
         await gone(former)
     assert await gateway.ended() == 0
@@ -112,7 +108,24 @@ async def test_under_load_takeovers_fail_no_request(start: Start, workers: str) 
     assert "Traceback" not in gateway.output()
 
 
-async def test_a_request_under_way_ends_in_the_process_that_began_it(aos: ScriptedAos, start: Start) -> None:
+async def load_until(is_over: asyncio.Event, address: str) -> list[Report]:
+    """Send 200 requests a second, however long that takes, in runs of a few hundred each."""
+    reports: list[Report] = []
+    while not is_over.is_set():
+        run = offer(
+            *(f"http://{address}", [Target(target=TARGET)]),
+            rate_per_s=200,
+            duration_s=1.5,
+            connections=8,
+            token=A.decode(),
+        )
+        reports.append(await run)
+    return reports
+
+
+async def test_a_request_in_progress_ends_in_the_process_that_began_it(
+    aos: ScriptedAos, start: Start
+) -> None:
     gate = aos.gate()
     aos.on("GET", "/v2/slow", gate.before(Answer(body=b"slow")))
     gateway = await start()
@@ -123,8 +136,8 @@ async def test_a_request_under_way_ends_in_the_process_that_began_it(aos: Script
         await hit(idle, A)
         await busy.send(request_bytes("GET", "/v2/slow"))
         await gate.wait_reached()
-        pid = await take_over(gateway, gateway.pid)
-        # An idle connection has one more request, and the record is asked for anew.
+        pid = await hot_restart(gateway, gateway.pid)
+        # An idle connection carries one more request, and the record is fetched again.
         asked = aos.count("GET", TARGET)
         last = await idle.request("GET", TARGET, [("X-Auth-Token", A)])
         while last.get("connection") is None:
@@ -149,13 +162,13 @@ async def test_a_new_process_that_cannot_start_changes_nothing(
         await hit(client, A)
         config.write_text("[server]\nnonsense = 1\n")
         os.kill(gateway.pid, signal.SIGUSR2)
-        await until(lambda: "no process has taken over" in gateway.output(), "the refusal")
+        await until(lambda: "no process has taken over" in gateway.output(), "the failed restart")
         assert "ended with exit code 2" in gateway.output()
         await hit(client, A)
     assert (await fetch(gateway.admin, "/readyz")).status == 200
-    # What was wrong is put right: it works, with settings that only a start can change.
+    # With a valid configuration it works, including settings that only a start can change.
     config.write_text("[cache]\nsettle_s = 5\n")
-    pid = await take_over(gateway, gateway.pid)
+    pid = await hot_restart(gateway, gateway.pid)
     assert (await fetch(gateway.admin, "/config")).json()["cache"]["settle_s"] == 5
     assert await gateway.ended() == 0
     await stop(pid)
@@ -171,8 +184,8 @@ async def test_a_write_that_ends_in_the_process_before_is_not_outlived_by_copies
     async with await RawClient.connect(gateway.address) as writer:
         await writer.send(request_bytes("DELETE", STACK))
         await gate.wait_reached()
-        pid = await take_over(gateway, gateway.pid)
-        # These go to the new process, which does not hear what the old one forgets.
+        pid = await hot_restart(gateway, gateway.pid)
+        # These go to the new process, which misses the former one's invalidations.
         async with asyncio.timeout(5):
             while (await fetch(gateway.address, TARGET, token=A)).get("connection") is not None:
                 pass
@@ -193,7 +206,7 @@ async def test_a_write_that_ends_in_the_process_before_is_not_outlived_by_copies
 
 
 @pytest.mark.parametrize(("workers", "count", "killed"), [("1", 3, False), ("2", 2, True)], ids=str)
-async def test_all_processes_before_are_waited_for_until_copies_are_kept(
+async def test_memory_stays_off_until_all_former_processes_have_ended(
     aos: ScriptedAos, start: Start, workers: str, count: int, killed: bool
 ) -> None:
     gate = aos.gate()
@@ -204,13 +217,13 @@ async def test_all_processes_before_are_waited_for_until_copies_are_kept(
         await writer.send(request_bytes("PUT", STACK, body=b"{}"))
         await gate.wait_reached()
         for _ in range(count):
-            former, pid = pid, await take_over(gateway, pid)
+            former, pid = pid, await hot_restart(gateway, pid)
             if killed:
-                # The workers of the first one go on with what they have begun.
+                # Its workers finish their requests.
                 os.kill(former, signal.SIGKILL)
             if former != gateway.pid:
                 await gone(former)
-        # Long enough to see that the process before is gone.
+        # Long enough to notice that the former process has ended.
         observed_until_s = time.monotonic() + 0.5
         while time.monotonic() < observed_until_s:
             answer = await fetch(gateway.address, TARGET, token=A)
@@ -228,7 +241,7 @@ async def test_all_processes_before_are_waited_for_until_copies_are_kept(
     await stop(pid)
 
 
-async def test_who_has_another_redis_keeps_nothing_there_while_the_one_before_drains(
+async def test_with_another_redis_nothing_is_kept_while_the_former_process_drains(
     aos: ScriptedAos, start: Start, tmp_path: Path, redis: RedisServer
 ) -> None:
     gate = aos.gate()
@@ -240,7 +253,7 @@ async def test_who_has_another_redis_keeps_nothing_there_while_the_one_before_dr
         await writer.send(request_bytes("PUT", STACK, body=b"{}"))
         await gate.wait_reached()
         config.write_text(f'[redis]\nurl = "{redis.url}"\n')
-        pid = await take_over(gateway, gateway.pid)
+        pid = await hot_restart(gateway, gateway.pid)
         for _ in range(8):
             assert not says_hit(await fetch(gateway.address, TARGET, token=A))
         aos.on("GET", "/", NEW)
@@ -261,13 +274,13 @@ async def test_unix_sockets_are_taken_over_with_their_files(aos: ScriptedAos, so
     )
     try:
         await gateway.ready()
-        # A new process that does not get as far as serving leaves the files where they are.
+        # A new process that fails to start leaves the files.
         config.write_text("[server]\nnonsense = 1\n")
         os.kill(gateway.pid, signal.SIGUSR2)
-        await until(lambda: "no process has taken over" in gateway.output(), "the refusal")
+        await until(lambda: "no process has taken over" in gateway.output(), "the failed restart")
         assert (await fetch(f"unix:{listen}", TARGET, token=A)).status == 200
         config.write_text('[server]\nlisten_mode = "0666"\n')
-        pid = await take_over(gateway, gateway.pid)
+        pid = await hot_restart(gateway, gateway.pid)
         assert await gateway.ended() == 0
         assert (await fetch(f"unix:{listen}", TARGET, token=A)).status == 200
         assert (await fetch(f"unix:{admin}", "/readyz")).status == 200
@@ -313,7 +326,7 @@ async def test_an_address_that_is_left_is_left_by_the_new_process_too() -> None:
     former.close()
     opened = await take_sockets(
         *("server.listen", TcpAddress(host="127.0.0.1", port=0), OWNER_ONLY),
-        *([], LeftSockets([left], f"127.0.0.1:{former_port}")),
+        *([], InheritedSockets([left], f"127.0.0.1:{former_port}")),
     )
     try:
         with pytest.raises(ConnectionRefusedError):
@@ -327,15 +340,15 @@ async def test_the_file_of_a_unix_socket_that_is_left_goes_when_the_new_process_
 ) -> None:
     former = await open_sockets(UnixAddress(path=str(socket_folder / "former.sock")))
     following = UnixAddress(path=str(socket_folder / "following.sock"))
-    left = LeftSockets([os.dup(former.descriptors[0])], str(former.address), former.file)
+    left = InheritedSockets([os.dup(former.descriptors[0])], str(former.address), former.file)
     opened = await take_sockets("server.listen", following, OWNER_ONLY, [], left)
     assert sorted(os.listdir(socket_folder)) == ["following.sock", "former.sock"]
-    left.file_to(opened)
+    left.hand_over_file(opened)
     former.hand_over()
     former.leave()
     assert os.listdir(socket_folder) == ["following.sock"]
-    # A file that somebody has removed stops nobody.
-    left = LeftSockets([os.dup(opened.descriptors[0])], str(following), opened.file)
+    # A removed file is no error.
+    left = InheritedSockets([os.dup(opened.descriptors[0])], str(following), opened.file)
     (socket_folder / "following.sock").unlink()
     (await take_sockets("server.listen", following, OWNER_ONLY, [], left)).leave()
     opened.leave()

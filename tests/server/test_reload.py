@@ -15,7 +15,7 @@ from benchmarks.openloop.generator import offer
 from benchmarks.openloop.targets import Target
 from gateway.config.model import Sources
 from gateway.config.rules import RULES
-from gateway.server.reload import LIVE, read_anew
+from gateway.server.reload import LIVE, reread
 from tests.store.kit import until
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawClient, fetch
@@ -164,7 +164,7 @@ async def test_new_connections_see_the_new_certificate_and_open_ones_go_on(
     assert await serial_of(gateway.address, context) == second
 
 
-async def test_secret_files_are_read_anew(start: Start, own_redis: RedisServer, tmp_path: Path) -> None:
+async def test_secret_files_are_reread(start: Start, own_redis: RedisServer, tmp_path: Path) -> None:
     url = tmp_path / "url"
     url.write_text(own_redis.url.replace("redis://", "redis://gw:one@"))
     await own_redis.command("ACL", "SETUSER", "gw", "on", ">one", "~*", "&*", "+@all")
@@ -234,20 +234,20 @@ async def test_a_signal_that_comes_while_it_starts_is_obeyed_when_it_serves(
         gateway.discard()
 
 
-def test_reading_anew_keeps_what_cannot_change(tmp_path: Path) -> None:
+def test_a_reload_keeps_settings_that_cannot_change(tmp_path: Path) -> None:
     file = tmp_path / "gateway.toml"
     file.write_text('[cache]\nsettle_s = 1\n[log]\nlevel = "error"\n')
     sources = Sources(path=str(file), environ={}, flags={"upstream.url": "http://aos.example"})
-    given = sources.read()
+    raw = sources.read()
     file.write_text("[cache]\nsettle_s = 2\n[upstream]\nmax_waiting = 9\n")
-    change = read_anew(sources, given)
+    change = reread(sources, raw)
     assert (change.config.cache.settle_s, change.config.upstream.max_waiting) == (1, 1024)
     assert change.config.log.level == "info"
     assert change.changed == ("log.level",)
-    assert change.left == ("upstream.max_waiting", "cache.settle_s")
-    again = read_anew(sources, change.given)
-    assert (again.changed, again.left) == ((), change.left)
+    assert change.deferred == ("upstream.max_waiting", "cache.settle_s")
+    again = reread(sources, change.raw)
+    assert (again.changed, again.deferred) == ((), change.deferred)
 
 
-def test_what_is_live_are_settings() -> None:
+def test_live_settings_exist() -> None:
     assert set(RULES) >= LIVE

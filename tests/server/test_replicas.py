@@ -1,4 +1,4 @@
-"""Whole gateways on one Redis: restarts, outages, writes, and what none of it may give away."""
+"""Whole gateways on one Redis: restarts, outages, writes, and no leak between callers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def is_hit(address: str, caller: bytes = A) -> bool:
 
 @asynccontextmanager
 async def gateway(aos: ScriptedAos, redis: RedisServer, **settings: object) -> AsyncIterator[RunningGateway]:
-    """Start one gateway on a Redis and wait until it hears the others."""
+    """Start one gateway on a Redis and wait until its subscription stands."""
     # A busy machine may be slow; the timeout itself is tested with the stores.
     timeout_s = settings.pop("redis__timeout_s", 1.0)
     async with running(
@@ -105,7 +105,7 @@ async def test_a_write_that_may_have_been_done_is_seen_by_both_within_a_second(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 429])
-async def test_a_write_that_was_refused_changes_nothing(
+async def test_a_failed_write_changes_nothing(
     aos: ScriptedAos, pair: tuple[RunningGateway, RunningGateway], status: int
 ) -> None:
     aos.answer(OLD)
@@ -171,7 +171,7 @@ async def test_a_fill_under_way_during_a_write_leaves_nothing_stale(
     await fetch(pair[0].address, STACK, method="DELETE", token=A)
     await until(lambda: pair[1].app.metrics.invalidations["note"] > 0, "the note", 1.0)
     joined = await fetch(pair[side].address, TARGET, token=A)
-    assert joined.body == NEW.body  # nobody joins a flight that a write has overtaken
+    assert joined.body == NEW.body  # no request joins a flight that a write has overtaken
     gate.open()
     late = await filling
     assert late.body == OLD.body
@@ -200,7 +200,7 @@ async def test_what_is_stored_soon_after_a_write_is_kept_briefly_by_both(
     await until(lambda: pair[1].app.metrics.invalidations["note"] > 0, "the note", 1.0)
     for number, one in enumerate(pair):
         caller = token(f"caller {number}")
-        # A connection opened meanwhile repeats the note, and what was stored before it is fetched again.
+        # A connection opened meanwhile repeats the invalidation; what was stored before is fetched again.
         await until(partial(is_hit, one.address, caller), "a hit")
         hit = await fetch(one.address, TARGET, token=caller)
         ttl_s = int((hit.get("Cache-Status") or b"; ttl=0").split(b"ttl=")[1].split(b";")[0])
@@ -333,7 +333,7 @@ async def test_when_redis_fails_requests_go_on_and_caching_resumes_by_itself(
         await until(lambda: is_hit(one.address), "caching to resume", 3.0)
 
 
-async def test_a_write_while_redis_is_away_is_told_when_it_is_back(
+async def test_a_write_while_redis_is_away_invalidates_when_it_is_back(
     aos: ScriptedAos, own_redis: RedisServer
 ) -> None:
     aos.answer(OLD)

@@ -1,4 +1,4 @@
-"""Counters in memory that several processes share."""
+"""Counters in memory shared by several processes."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ def pair() -> tuple[SharedCounts, SharedCounts]:
     return SharedCounts(os.dup(descriptor), 0), SharedCounts(descriptor, 1)
 
 
-def test_what_one_raises_the_other_sees_at_once_until_it_has_heard_it() -> None:
+def test_a_raised_count_makes_the_other_process_outdated_until_it_has_received_the_message() -> None:
     one, other = pair()
     number = one.raise_own()
     assert (one.is_current(), other.is_current()) == (True, False)
-    told = other.read()
-    assert not other.covers(told)
-    assert other.hear(0, number)
+    sent = other.read()
+    assert not other.covers(sent)
+    assert other.receive(0, number)
     assert other.is_current()
-    assert other.covers(told)
+    assert other.covers(sent)
 
 
-def test_what_was_missed_is_told_and_caught_up_with() -> None:
+def test_a_missed_message_is_detected_and_caught_up_with() -> None:
     one, other = pair()
     first, _, third = (one.raise_own() for _ in range(3))
-    assert other.hear(0, first)
-    assert not other.hear(0, third)
+    assert other.receive(0, first)
+    assert not other.receive(0, third)
     assert not other.is_current()
     other.catch_up()
     assert other.is_current()
-    # What comes late changes nothing, and what is not counted misses nothing.
-    assert other.hear(0, first)
-    assert other.hear(0, 0)
+    # A late message changes nothing; a message without a number cannot be missed.
+    assert other.receive(0, first)
+    assert other.receive(0, 0)
     assert other.is_current()
 
 
-def test_who_comes_later_has_missed_nothing_and_goes_on_counting_where_another_ended() -> None:
+def test_a_replacement_has_missed_nothing_and_continues_the_count() -> None:
     descriptor = open_shared_counts(1)
     assert SharedCounts(os.dup(descriptor), 0).raise_own() == 1
     later = SharedCounts(descriptor, 0)
@@ -47,11 +47,11 @@ def test_who_comes_later_has_missed_nothing_and_goes_on_counting_where_another_e
     assert later.raise_own() == 2
 
 
-def test_another_process_sees_it() -> None:
+def test_another_process_sees_a_raised_count() -> None:
     descriptor = open_shared_counts(1)
     counts = SharedCounts(os.dup(descriptor), 0)
     code = (
-        "import sys; from gateway.shared_counts import SharedCounts; "
+        "import sys; from gateway.server.shared_counts import SharedCounts; "
         "SharedCounts(int(sys.argv[1]), 0).raise_own()"
     )
     subprocess.run(

@@ -1,4 +1,4 @@
-"""Workers that end: what that takes along, who replaces them, and when it is too much."""
+"""Workers that end: what is lost, how they are replaced, and when the service gives up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several workers behind one socket and one admin address: what they share and tell each other."""
+"""Several workers behind one socket and one admin address: shared invalidations and metrics."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def store(request: pytest.FixtureRequest, redis: RedisServer) -> list[str]:
     return ["--redis", redis.url] if request.param == "with Redis" else []
 
 
-async def counted(admin: str, outcome: str = r'[^"]*') -> int:
-    """How many requests the metrics tell of."""
+async def request_count(admin: str, outcome: str = r'[^"]*') -> int:
+    """Sum of the request counters."""
     text = (await fetch(admin, "/metrics")).body.decode()
     values = re.findall(rf'^aos_gateway_requests_total{{outcome="{outcome}".* (\S+)$', text, re.MULTILINE)
     return int(sum(map(float, values)))
 
 
-async def test_a_write_through_one_worker_is_forgotten_by_the_other_before_its_answer(
+async def test_a_write_through_one_worker_invalidates_in_the_other_before_its_response(
     aos: ScriptedAos, start: Start, store: list[str]
 ) -> None:
     aos.on("GET", "/", OLD)
@@ -73,7 +73,9 @@ async def test_a_write_through_one_worker_is_forgotten_by_the_other_before_its_a
             assert response.body == NEW.body
 
 
-async def test_what_one_worker_is_refused_the_other_does_not_serve(aos: ScriptedAos, start: Start) -> None:
+async def test_an_entry_dropped_by_one_worker_is_not_served_by_the_other(
+    aos: ScriptedAos, start: Start
+) -> None:
     aos.on("GET", "/", OLD)
     gateway = await start()
     async with one_to_each(gateway.address, 2, A) as (one, other):
@@ -84,7 +86,7 @@ async def test_what_one_worker_is_refused_the_other_does_not_serve(aos: Scripted
         async def is_refused() -> bool:
             return (await other.request("GET", TARGET, [("X-Auth-Token", A)])).status == 403
 
-        await until(is_refused, "the other worker's own question", timeout_s=1.0)
+        await until(is_refused, "the other worker's own fetch", timeout_s=1.0)
 
 
 async def test_no_number_means_one_worker_for_each_core(start: Start) -> None:
@@ -112,20 +114,20 @@ async def test_one_scrape_counts_every_request_once(aos: ScriptedAos, start: Sta
     aos.on("GET", "/v2/other", Answer(429))
     gateway = await start()
     async with one_to_each(gateway.address, 2, A) as clients:
-        before, hits = await counted(gateway.admin), await counted(gateway.admin, "hit")
+        before, hits = await request_count(gateway.admin), await request_count(gateway.admin, "hit")
         for number, client in enumerate(clients):
             for _ in range(5 + number):
                 await client.request("GET", TARGET, [("X-Auth-Token", A)])
             await client.request("GET", "/v2/other", [("X-Auth-Token", A)])
-        assert await counted(gateway.admin) - before == 13
-        assert await counted(gateway.admin, "hit") - hits == 11
-        # Whom both have told to wait is one caller.
+        assert await request_count(gateway.admin) - before == 13
+        assert await request_count(gateway.admin, "hit") - hits == 11
+        # A caller throttled by both workers is one caller.
         [throttled] = (await fetch(gateway.admin, "/status")).json()["throttled"]
         assert throttled["upstream"] == 2
         # What a worker has counted outlives it.
         os.kill((await pids(gateway.admin))[0], signal.SIGKILL)
         await until(lambda: "ended: SIGKILL" in gateway.output(), "its end")
-        assert await counted(gateway.admin) - before == 13
+        assert await request_count(gateway.admin) - before == 13
 
 
 async def test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped(
@@ -149,7 +151,7 @@ async def test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped(
             os.kill(gateway.pid, signal.SIGCONT)
 
 
-async def test_a_fetch_from_before_a_write_is_joined_by_nobody_while_the_parent_is_stopped(
+async def test_a_fetch_from_before_a_write_is_not_joined_while_the_parent_is_stopped(
     aos: ScriptedAos, start: Start
 ) -> None:
     gate = aos.gate()
@@ -194,9 +196,7 @@ async def test_while_the_parent_is_silent_workers_start_over(aos: ScriptedAos, s
             os.kill(gateway.pid, signal.SIGCONT)
 
 
-async def test_a_worker_that_does_not_answer_is_told_and_holds_up_nobody(
-    aos: ScriptedAos, start: Start
-) -> None:
+async def test_a_hung_worker_is_reported_and_delays_nothing(aos: ScriptedAos, start: Start) -> None:
     aos.on("GET", "/", OLD)
     aos.on("DELETE", "/", Answer(202))
     gateway = await start()
@@ -216,7 +216,7 @@ async def test_a_worker_that_does_not_answer_is_told_and_holds_up_nobody(
         await asyncio.gather(*deleting)
 
 
-async def test_workers_that_all_stand_still_are_told_of_while_the_admin_side_goes_on(start: Start) -> None:
+async def test_the_admin_side_works_while_all_workers_hang(start: Start) -> None:
     gateway = await start()
     workers = await pids(gateway.admin)
     for pid in workers:
@@ -233,7 +233,7 @@ async def test_workers_that_all_stand_still_are_told_of_while_the_admin_side_goe
             os.kill(pid, signal.SIGCONT)
 
 
-async def test_a_worker_that_was_stopped_for_a_moment_does_not_serve_what_was_forgotten_meanwhile(
+async def test_a_worker_stopped_for_a_moment_does_not_serve_what_was_invalidated_meanwhile(
     aos: ScriptedAos, start: Start, store: list[str]
 ) -> None:
     aos.on("DELETE", "/", Answer(202))

@@ -31,7 +31,7 @@ def join(host: str, port: int) -> str:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Find a TCP port that nobody listens on and that no client will get as its own source port."""
+    """Find a TCP port without a listener that no client gets as its source port."""
     for port in random.sample(_PORTS, 200):
         if _can_bind(host, port):
             return port

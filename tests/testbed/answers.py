@@ -1,4 +1,4 @@
-"""What a scripted AOS answers: exact bytes, a described response, or a callable with full control."""
+"""Answers of a scripted AOS: exact bytes, a described response, or a callable with full control."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Received:
 
 
 class Conversation(Protocol):
-    """The connection that a request came on, as an answering callable sees it."""
+    """The connection that a request came on, as a callable answer sees it."""
 
     async def send(self, data: bytes) -> None: ...
     async def answer(self, answer: "AnyAnswer") -> None: ...
@@ -160,12 +160,12 @@ class Gate:
         """Arrive at the gate and wait until it is open (deadline in seconds)."""
         self.reached += 1
         self._watch.changed()
-        await self._watch.until(lambda: self.is_open, "a gate that nobody opened", timeout_s)
+        await self._watch.until(lambda: self.is_open, "a gate that was not opened", timeout_s)
 
     async def wait_reached(self, n: int = 1, timeout_s: float = 5.0) -> None:
-        """Wait until n arrivals were counted in total (deadline in seconds)."""
+        """Wait until n requests were counted in total (deadline in seconds)."""
         await self._watch.until(
-            lambda: self.reached >= n, lambda: f"{n} arrivals at a gate, {self.reached} came", timeout_s
+            lambda: self.reached >= n, lambda: f"{n} requests at a gate, {self.reached} came", timeout_s
         )
 
     def before(self, answer: AnyAnswer) -> AnswerCall:
@@ -193,17 +193,17 @@ def truncated(answer: Answer | bytes, keep_bytes: int, *, with_reset: bool = Fal
 
 
 async def close_unanswered(_: Received, conversation: Conversation) -> None:
-    """An answer that is none: the connection ends."""
+    """End the connection without a response."""
     conversation.close()
 
 
 async def reset_unanswered(_: Received, conversation: Conversation) -> None:
-    """An answer that is none: the connection is reset."""
+    """Reset the connection without a response."""
     conversation.abort()
 
 
 async def never(_: Received, conversation: Conversation) -> None:
-    """An answer that never comes: waits until the caller has gone."""
+    """Send no response; wait until the caller has gone."""
     await conversation.wait_closed(HOLD_S)
 
 

@@ -1,4 +1,4 @@
-"""A scripted AOS on a real socket: records every request exactly and answers by script."""
+"""A scripted AOS on a real socket: records every request and responds by script."""
 
 import asyncio
 import contextlib
@@ -67,7 +67,7 @@ class _Rule:
 
 
 class ScriptedAos:
-    """A real HTTP/1.1 server that answers by script and keeps every request as it came.
+    """A real HTTP/1.1 server that responds by script and records every request.
 
     Which answer: the latest fitting `on`, else the next one of `queue`, else the default `answer`.
     A request that nothing is scripted for gets 501 and counts as a violation.
@@ -171,7 +171,7 @@ class ScriptedAos:
         self._default = answer
 
     def queue(self, *answers: AnyAnswer) -> None:
-        """Add answers that are each given once, in order, before the default."""
+        """Add answers to be used once each, in order, before the default."""
         self._queue.extend(answers)
 
     def on(
@@ -190,7 +190,7 @@ class ScriptedAos:
             target: a beginning of the exact target, or a pattern that fits the whole.
             answer: the answer.
             at: "head" answers before the body is read, which the answer may then do by `read_body`.
-            times: how often it is given; None is always.
+            times: how often it is used; None is always.
         """
         self._rules.insert(0, _Rule(method, target, answer, at, float("inf") if times is None else times))
 
@@ -233,10 +233,10 @@ class ScriptedAos:
             self._serve(connection), name=f"scripted AOS connection {self.connections}"
         )
         self._open[task] = connection
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._ended)
         self._watch.changed()
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         del self._open[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             self.violations.append(f"an answer failed: {error!r}")
@@ -259,7 +259,7 @@ class ScriptedAos:
         except TimeoutError as error:
             self.violations.append(f"connection {connection.number}: {error or 'an answer took too long'}")
         except OSError:
-            # The caller reset the connection; what it left unfinished is all there is to tell.
+            # The caller reset the connection; only what it left unfinished is recorded.
             self.cut.extend(r for r in unfinished if not r.complete)
         finally:
             await connection.finished()

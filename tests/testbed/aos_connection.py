@@ -18,7 +18,7 @@ _SAYS_CLOSE = re.compile(
 
 
 class AosConnection:
-    """One connection to the scripted AOS; what an answering callable works with."""
+    """One connection to the scripted AOS; the argument of a callable answer."""
 
     def __init__(
         self, number: int, reader: WatchedReader, writer: asyncio.StreamWriter, watch: Watch

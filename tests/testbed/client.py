@@ -148,7 +148,7 @@ class RawClient:
         return response
 
     async def at_eof(self, timeout_s: float = 1.0) -> bool:
-        """Tell whether the peer has ended the connection with nothing left to read.
+        """Whether the peer has ended the connection with nothing left to read.
 
         Returns:
             True: ended, cleanly or by reset. False: there is a byte, or it is still open at the deadline.

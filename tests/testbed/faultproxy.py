@@ -179,8 +179,8 @@ class FaultProxy:
 
         Args:
             target: `host:port`, `[v6]:port` or `unix:/path`.
-            port: where clients connect; 0 takes a free one. Who is to be refused for a while should find it
-                by `address.free_port`: then nobody gets it meanwhile.
+            port: where clients connect; 0 takes a free one. To reject connections for a while, find it
+                by `address.free_port`: then it stays free meanwhile.
         """
         self.target = target
         self.tap: Tap | None = None
@@ -252,9 +252,9 @@ class FaultProxy:
         link = _Link(self, writer)
         task = asyncio.create_task(link.run(reader), name=f"fault proxy connection {self.connections}")
         self._links[task] = link
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._ended)
         self.watch.changed()
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         del self._links[task]
         self.watch.changed()

@@ -14,10 +14,10 @@ from .redis_server import RedisServer, find_valkey_server
 from .tls import Authority
 
 
-@pytest.fixture(params=["fast lane", "parser"])
+@pytest.fixture(params=["fast path", "parser"])
 def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a test twice: with the fast lane, and with the parser alone; the bytes must be the same."""
-    monkeypatch.setitem(gateway.DEFAULTS, "server.fast_lane", request.param == "fast lane")
+    """Run a test twice: with the fast path, and with the parser alone; the bytes must be the same."""
+    monkeypatch.setitem(gateway.DEFAULTS, "server.fast_lane", request.param == "fast path")
     return str(request.param)
 
 
@@ -95,7 +95,7 @@ def socket_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on."""
+    """A loopback TCP port without a listener."""
     return address.free_port()
 
 

@@ -19,7 +19,7 @@ from gateway.config.model import Config, load_config
 
 from .address import free_port
 
-DEFAULTS: dict[str, object] = {"server.fast_lane": os.environ.get("FAST_LANE") != "off"}
+DEFAULTS: dict[str, object] = {"server.fast_lane": os.environ.get("FAST_PATH") != "off"}
 """Settings of every gateway under test, by their dotted key, where a test says nothing else."""
 
 _START_S = 10.0
@@ -31,7 +31,7 @@ def loaded(upstream_url: str, **settings: object) -> Config:
 
     Args:
         upstream_url: of the scripted AOS.
-        settings: by ``section__key``; it listens on a free loopback port unless told otherwise.
+            settings: by ``section__key``; it listens on a free loopback port by default.
     """
     flags = {**DEFAULTS, "upstream.url": upstream_url, "server.listen": "127.0.0.1:0"}
     flags |= {name.replace("__", ".", 1): value for name, value in settings.items()}
@@ -60,7 +60,7 @@ async def running(
     Args:
         upstream_url: of the scripted AOS.
         clock: both clocks, to move time.
-        settings: configuration by ``section__key``; listens on a free loopback port unless told otherwise.
+            settings: configuration by ``section__key``; listens on a free loopback port by default.
     """
     gateway = Gateway(loaded(upstream_url, **settings), clock)
     address = await gateway.start()

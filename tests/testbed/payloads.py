@@ -17,7 +17,7 @@ TARGET: Final = f"/v2/stacks/{STACK_ID}/actions/{ACTION_ID}"
 """Where the example execution is fetched."""
 
 ABSENT: Final = object()
-"""Given to `record` as a value, it leaves the field out."""
+"""As a value for `record`: leave the field out."""
 
 
 def payload_names() -> list[str]:

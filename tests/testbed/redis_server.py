@@ -29,7 +29,7 @@ class RedisServer:
 
     Attributes:
         prefix: a key prefix that no other test has; `flush` makes a new one.
-        password: what clients must give; None is open.
+        password: of clients; None for none.
     """
 
     def __init__(
@@ -96,11 +96,11 @@ class RedisServer:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the process and wait until it answers PING (10 s at most).
+        """Start the process and wait until it responds to PING (10 s at most).
 
         Raises:
             RuntimeError: it ended at once; the text has the end of its log.
-            TimeoutError: it never answered.
+            TimeoutError: no response.
         """
         if self.is_running:
             raise RuntimeError("this Redis runs already")
@@ -111,7 +111,7 @@ class RedisServer:
             try:
                 self._launch()
             except RuntimeError as error:
-                # Somebody else may have taken the port between finding and using it.
+                # Another process may have taken the port meanwhile.
                 if fixed or "in use" not in str(error) or attempt + 1 == _ATTEMPTS:
                     raise
             else:
@@ -143,7 +143,7 @@ class RedisServer:
         self._process = None
 
     def pause(self) -> None:
-        """Stop the process without ending it (SIGSTOP): connections stay, nothing answers."""
+        """Stop the process without ending it (SIGSTOP): connections stay, without responses."""
         process = self._running()
         process.send_signal(signal.SIGSTOP)
         # The signal works a moment after it is sent; only when the kernel says so is it really silent.
@@ -181,7 +181,7 @@ class RedisServer:
             Simple strings as str, bulk strings as bytes, nil as None, numbers and lists as they are.
 
         Raises:
-            RedisReplyError: the server answered with an error.
+            RedisReplyError: the server replied with an error.
         """
         return await ask(self.address, self._commands(arguments), timeout_s)
 
@@ -245,7 +245,7 @@ class RedisServer:
                 raise RuntimeError(f"redis-server ended at once: {log.read_text()[-600:]}")
             if time.monotonic() > deadline:
                 raise TimeoutError(
-                    f"redis-server did not answer within {_START_S:g} s: {log.read_text()[-600:]}"
+                    f"redis-server did not respond within {_START_S:g} s: {log.read_text()[-600:]}"
                 )
             time.sleep(0.005)
 

@@ -13,7 +13,7 @@ Argument = str | bytes | int
 
 
 class RedisReplyError(Exception):
-    """The server answered with an error."""
+    """The server replied with an error."""
 
 
 class UnfinishedReply(Exception):
@@ -77,7 +77,7 @@ async def ask(address: str, commands: Sequence[bytes], timeout_s: float = 5.0) -
         timeout_s: deadline in seconds for all.
 
     Raises:
-        RedisReplyError: one of them was answered with an error.
+        RedisReplyError: the reply to one of them is an error.
         ConnectionError: the server closed the connection before the last reply.
     """
     async with asyncio.timeout(timeout_s):

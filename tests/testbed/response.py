@@ -1,4 +1,4 @@
-"""A response as a raw client saw it."""
+"""A response as a raw client received it."""
 
 import json
 from dataclasses import dataclass

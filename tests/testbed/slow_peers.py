@@ -1,4 +1,4 @@
-"""Peers who are slow in one of three ways, hundreds at once, driven by one steady clock."""
+"""Peers that are slow in one of three ways, hundreds at once, driven by one steady clock."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class SlowPeer(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(transport.pause_reading)
 
     def data_received(self, data: bytes) -> None:
-        """Keep the beginning; who reads slowly has had enough for now."""
+        """Keep the beginning; a slow reader pauses."""
         self.received += data[: _RECEIVE_BYTES - len(self.received)]
         if self.slow is Slow.READING and self._transport is not None:
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note the end."""
+        """Record the end."""
         self.is_gone = True
 
     def step(self) -> None:
@@ -97,7 +97,7 @@ async def slow_peers(
     Args:
         address: of the gateway, `host:port`.
         of_each: how many of each kind.
-        read: the request of those who read slowly; its answer should be long.
+        read: the request of slow readers; its response should be long.
         upload: the head of the request of those whose body is slow; its Content-Length should be large.
         step_s: the time between two steps of one peer, spread evenly over all; None takes no more steps.
     """

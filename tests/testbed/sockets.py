@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class WatchedReader(asyncio.StreamReader):
-    """A stream reader that tells at once when the peer has closed or reset, even when nobody reads."""
+    """A stream reader that reports at once when the peer has closed or reset, even when nobody reads."""
 
     def __init__(self, on_gone: Callable[[], None]) -> None:
         """Args: on_gone: called when the peer has ended its side; may be called more than once."""
@@ -18,12 +18,12 @@ class WatchedReader(asyncio.StreamReader):
         self.peer_gone = False
 
     def feed_eof(self) -> None:
-        """Note a clean end."""
+        """Record a clean end."""
         super().feed_eof()
         self._gone()
 
     def set_exception(self, exc: BaseException) -> None:
-        """Note a reset."""
+        """Record a reset."""
         super().set_exception(exc)  # type: ignore[arg-type]  # typeshed says Exception
         self._gone()
 

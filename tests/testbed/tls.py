@@ -21,11 +21,11 @@ class Authority:
         self._ca.cert_pem.write_to_path(self.ca_file)
 
     def server_context(self, *names: str, wants_client: bool = False) -> ssl.SSLContext:
-        """A server context for these host names or addresses (127.0.0.1 and localhost when none is given).
+        """A server context for these host names or addresses (127.0.0.1 and localhost by default).
 
         Args:
             names: what the certificate is for.
-            wants_client: refuse clients without a certificate of this authority.
+            wants_client: reject clients without a certificate of this authority.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._ca.issue_cert(*(names or ("127.0.0.1", "localhost"))).configure_cert(context)
@@ -38,7 +38,7 @@ class Authority:
         """A client context that trusts this authority alone.
 
         Args:
-            shows: whose certificate it shows to a server that asks for one; "" for none.
+            shows: whose certificate it shows to a server that requests one; "" for none.
         """
         context = ssl.create_default_context(cafile=self.ca_file)
         if shows:

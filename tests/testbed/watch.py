@@ -37,7 +37,7 @@ class Watch:
 
         Args:
             predicate: looked at now and after each change.
-            what: what is waited for, for the error text; a callable is asked when time is over.
+            what: what is waited for, for the error text; a callable is called on timeout.
             timeout_s: deadline in seconds.
 
         Raises:

@@ -126,7 +126,7 @@ class Browser:
         return [str(one["message"]) for one in entries if one["level"] in ("WARNING", "SEVERE")]
 
     def requested(self) -> list[str]:
-        """Return the addresses that were asked for since the last call."""
+        """Return the addresses requested since the last call."""
         entries = self._call("POST", f"{self._session}/se/log", {"type": "performance"})
         messages = [json.loads(one["message"])["message"] for one in entries]
         return [

@@ -13,12 +13,12 @@ _MOST_CONNECTIONS = 200
 
 
 def says_hit(response: RawResponse) -> bool:
-    """Tell whether an answer came from a stored record."""
+    """Whether a response came from a stored record."""
     return b"; hit" in (response.get("Cache-Status") or b"")
 
 
 async def hit(client: RawClient, token: bytes) -> RawResponse:
-    """Ask for the record until it is answered from memory; the second time at the latest."""
+    """Request the record until it is a hit, at the second request at the latest."""
     for _ in range(2):
         response = await client.request("GET", TARGET, [("X-Auth-Token", token)])
         if says_hit(response):
@@ -27,7 +27,7 @@ async def hit(client: RawClient, token: bytes) -> RawResponse:
 
 
 def worker_of(response: RawResponse) -> bytes:
-    """Tell which worker a hit came from: each has a beginning of its own for the request ids it makes."""
+    """Return which worker a hit came from: the prefix of its request ids."""
     return (response.get("X-Request-Id") or b"")[:_ID_OF_PROCESS]
 
 
