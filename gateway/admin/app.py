@@ -18,6 +18,7 @@ from aiohttp.typedefs import Handler
 
 from gateway.admin.errors import SECURITY_FIELDS, AdminError, AdminProblem, answer, of_status
 from gateway.config.address import is_loopback_host
+from gateway.config.model import masked
 from gateway.config.secret import Secret
 from gateway.core.aos.route import is_id
 from gateway.core.http.fields import accepts_gzip
@@ -127,7 +128,7 @@ class _Admin:
     async def _config(self, request: web.Request) -> web.StreamResponse:
         """The effective configuration, masked."""
         self._authorize(request)
-        return _json(self._operations.masked_config())
+        return _json(masked(self._operations.config))
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
         """The page and its files; protected, because it shows the configuration and more."""

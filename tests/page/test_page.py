@@ -22,7 +22,7 @@ from tests.end_to_end.kit import all_busy
 from tests.testbed.answers import Answer
 from tests.testbed.aos import ScriptedAos
 from tests.testbed.client import fetch
-from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.gateway import RunningGateway, loaded, running
 from tests.testbed.payloads import ACTION_ID, STACK_ID, TARGET, record
 
 _PATHS = ("/", "/page.css", "/page.js", "/icon.svg", "/status")
@@ -169,6 +169,7 @@ class _Workers:
     """Three workers, one of them not ready."""
 
     refreshes = 0
+    config = loaded("http://aos.invalid", server__workers=2)
 
     def ready(self) -> bool:
         return True
@@ -178,9 +179,6 @@ class _Workers:
 
     def metrics_snapshot(self) -> Snapshot:
         return Snapshot.of({"connections": 5.0})
-
-    def masked_config(self) -> dict[str, object]:
-        return {"server": {"max_connections": 10}, "redis": {"url": ""}}
 
     def executions(self) -> list[TopExecution]:
         return []
@@ -209,11 +207,10 @@ async def test_the_state_of_workers_is_refreshed_before_it_is_shown() -> None:
 
 async def test_a_worker_that_has_ended_is_missing_until_there_is_another() -> None:
     class _OneGone(_Workers):
+        config = loaded("http://aos.invalid", server__workers=3)
+
         def health(self) -> dict[str, object]:
             return {"workers": [{"worker": number, "pid": 10, "ready": True} for number in range(2)]}
-
-        def masked_config(self) -> dict[str, object]:
-            return {"server": {"max_connections": 10, "workers": 3}, "redis": {"url": ""}}
 
     async with _serving(_OneGone()) as admin:
         found = (await fetch(admin, "/status")).json()
