@@ -27,6 +27,7 @@ from gateway.core.caching.retry_after import retry_after_s
 from gateway.core.http import fields as headers
 from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Head, Request, first, names
+from gateway.core.http.target import is_write
 from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, Throttled, UpstreamError
 from gateway.store.lookup import EarlyLookup, LookupResult
 from gateway.store.tiers import Tiers
@@ -109,7 +110,7 @@ class Cache:
         cache_status = CacheStatus(forward=bypass.forward, reason=bypass.reason)
         if bypass.is_reading and read_directives(request.fields).only_if_cached:
             raise _with_member(NotCached(), cache_status)
-        if not route.is_write(request.method, names(request.fields)):
+        if not is_write(request.method, names(request.fields)):
             return await self._forward(request, body, cache_status, execution_call=False)
         stacks = route.written_stacks(request.target)
         try:

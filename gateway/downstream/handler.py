@@ -12,7 +12,6 @@ from aiohttp.streams import StreamReader
 
 from gateway.cache.cache import Cache
 from gateway.cache.results import Response
-from gateway.core.aos.route import is_write
 from gateway.core.caching.cache_status import CacheStatus
 from gateway.core.caching.eligibility import Eligible
 from gateway.core.caching.identity import Identity
@@ -22,6 +21,7 @@ from gateway.core.http.fields import MessageError
 from gateway.core.http.framing import head_bytes
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Fields, IndexedFields, Request, first, names
+from gateway.core.http.target import is_write
 from gateway.core.http.trace_context import parent
 from gateway.downstream.connection import DownstreamConnection
 from gateway.downstream.request_id import RequestIds

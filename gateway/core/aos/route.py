@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -12,20 +12,12 @@ import msgspec
 _ID = re.compile(rb"[A-Za-z0-9._~-]{1,64}")
 _ONLY_DOTS = re.compile(rb"\.+")
 _EXECUTION_PATH = re.compile(rb"/v2/stacks/([^/?]*)/actions/([^/?]*)")
-_TARGET = re.compile(rb"/[\x21-\x22\x24-\x7e]*")
-_ABSOLUTE_TARGET = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]+)(.*)")
 # More forms of one path than this only someone who hides something can need, and a deeper nesting
 # of percent-encodings is not something an upstream undoes.
 _MAX_FORMS = 64
 _DECODE_ROUNDS = 8
 
 _STACKS = b"/v2/stacks"
-SERVER_WIDE = b"*"
-"""The target of an ``OPTIONS`` about the whole server (RFC 9112 §3.2.4)."""
-
-READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-CACHEABLE_METHODS = frozenset({"GET", "HEAD"})
-METHOD_OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
 
 
 class ExecutionRef(msgspec.Struct, frozen=True, gc=False):
@@ -40,24 +32,6 @@ class ExecutionRef(msgspec.Struct, frozen=True, gc=False):
     stack_id: bytes
     action_id: bytes
     has_query: bool
-
-
-def origin_form(method: str, target: bytes) -> tuple[bytes, bytes | None] | None:
-    """Reduce a request target to origin-form, or to the asterisk-form of ``OPTIONS`` (RFC 9112 §3.2).
-
-    Returns:
-        The target from the path on and the authority of an absolute-form target (``None`` for
-        the other forms); ``None`` for anything else: authority-form, fragments, non-ASCII.
-    """
-    authority: bytes | None = None
-    if absolute := _ABSOLUTE_TARGET.fullmatch(target):
-        authority = absolute[1]
-        target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
-        if method == "OPTIONS" and not absolute[2]:
-            target = SERVER_WIDE
-    if method == "OPTIONS" and target == SERVER_WIDE:
-        return target, authority
-    return (target, authority) if _TARGET.fullmatch(target) else None
 
 
 def execution(target: bytes) -> ExecutionRef | None:
@@ -89,18 +63,6 @@ def route_name(target: bytes) -> str:
 def stack_key(stack_id: bytes) -> bytes:
     """Return the form of a stack id under which forgetting works: case folded."""
     return stack_id.lower()
-
-
-def is_write(method: str, field_names: Collection[bytes]) -> bool:
-    """Tell whether a request may change a stack.
-
-    Args:
-        method: the method token.
-        field_names: names of the request's fields, lower case.
-    """
-    if method not in READING_METHODS:
-        return True
-    return any(name.replace(b"_", b"-") in METHOD_OVERRIDES for name in field_names)
 
 
 def written_stacks(target: bytes) -> frozenset[bytes]:

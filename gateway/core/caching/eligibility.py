@@ -6,7 +6,7 @@ from collections.abc import Container
 
 import msgspec
 
-from gateway.core.aos.route import CACHEABLE_METHODS, ExecutionRef, execution
+from gateway.core.aos.route import ExecutionRef, execution
 from gateway.core.caching.cache_status import Forward, Reason
 from gateway.core.caching.freshness import unmet_vary, varies_on_accept
 from gateway.core.caching.identity import Identity, IdentityReader, Variant, variant
@@ -14,6 +14,7 @@ from gateway.core.caching.policy import FetchedResponse
 from gateway.core.caching.request_directives import RequestDirectives, read_directives
 from gateway.core.http.fields import end_to_end
 from gateway.core.http.messages import Fields, Request, first
+from gateway.core.http.target import CACHEABLE_METHODS
 
 _BYPASSING_CONDITIONS = (b"if-match", b"if-unmodified-since")
 

@@ -8,11 +8,11 @@ from hashlib import blake2b
 
 import msgspec
 
-from gateway.core.aos.route import METHOD_OVERRIDES
 from gateway.core.caching.cache_status import Reason
 from gateway.core.http import signature
 from gateway.core.http.fields import accepts_gzip
 from gateway.core.http.messages import Fields, first, names, values
+from gateway.core.http.target import METHOD_OVERRIDES
 
 TOKEN_FIELD = b"x-auth-token"
 _AUTHORIZATION = b"authorization"

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import msgspec
 
-from gateway.core.aos.route import METHOD_OVERRIDES
 from gateway.core.http import signature
 from gateway.core.http.messages import (
     Field,
@@ -20,6 +19,7 @@ from gateway.core.http.messages import (
     names,
     values,
 )
+from gateway.core.http.target import METHOD_OVERRIDES
 
 HOP_BY_HOP = frozenset(
     {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from gateway.core.aos.route import origin_form
 from gateway.core.http.fields import MessageError, nominated
 from gateway.core.http.messages import Fields, members, values
+from gateway.core.http.target import origin_form
 
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 # uri-host and port of RFC 3986 §3.2, without userinfo. No comma, though a name may have one: two Host

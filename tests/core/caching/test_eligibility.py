@@ -2,13 +2,14 @@
 
 import pytest
 
-from gateway.core.aos.route import METHOD_OVERRIDES, ExecutionRef
+from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching.cache_status import Forward, Reason
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility, may_share
 from gateway.core.caching.identity import Identity, IdentityReader, variant
 from gateway.core.caching.request_directives import RequestDirectives
 from gateway.core.http import fields as headers
 from gateway.core.http.messages import Fields, values
+from gateway.core.http.target import METHOD_OVERRIDES
 from tests.core.kit import TOKEN, fetched_response, request
 from tests.testbed.payloads import ACTION_ID, STACK_ID, TARGET
 
