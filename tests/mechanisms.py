@@ -78,13 +78,13 @@ MECHANISMS = (
     Mechanism(
         "complete body",
         "gateway/core/caching/policy.py",
-        "_when(Reason.INCOMPLETE, lambda case: not case.arrival.complete),",
+        "_when(Reason.INCOMPLETE, lambda case: not case.fetched_response.complete),",
         "",
         "tests/core/caching/test_policy.py",
     ),
     Mechanism(
         "bounded decompression",
-        "gateway/core/caching/policy.py",
+        "gateway/core/caching/content_coding.py",
         "plain = inflater.decompress(body, max_bytes + 1)",
         "plain = inflater.decompress(body)[:max_bytes]",
         "tests/core/caching/test_policy.py",
@@ -156,10 +156,10 @@ MECHANISMS = (
     ),
     Mechanism(
         "nominated fields",
-        "gateway/core/http/fields.py",
+        "gateway/core/http/proxy_identity.py",
         "if named & must_travel or any(",
         "if False and any(",
-        "tests/core/http/test_fields.py::test_connection_may_not_name_what_must_reach_the_upstream",
+        "tests/core/http/test_proxy_identity.py::test_connection_may_not_name_what_must_reach_the_upstream",
     ),
     Mechanism(
         "closed after chunks",
@@ -171,8 +171,8 @@ MECHANISMS = (
     ),
     Mechanism(
         "signed host",
-        "gateway/core/http/fields.py",
-        "        if _host(fields) not in hop.signed_hosts | {hop.authority.lower()}:\n",
+        "gateway/core/http/proxy_identity.py",
+        "        if host not in proxy.signed_hosts:\n",
         "        if False:\n",
         "tests/end_to_end/test_identity.py::test_a_request_signed_for_a_foreign_host_is_refused",
     ),
@@ -185,8 +185,8 @@ MECHANISMS = (
     ),
     Mechanism(
         "loop",
-        "gateway/core/http/fields.py",
-        "if any(found[1] == hop.via_hex for found in _VIA_HEX.finditer(value)):",
+        "gateway/core/http/proxy_identity.py",
+        "if any(found[1] == proxy.via_hex for found in _VIA_HEX.finditer(value)):",
         "if False:",
         "tests/end_to_end/test_requests.py::test_a_request_that_comes_back_is_a_loop",
     ),
@@ -200,8 +200,8 @@ MECHANISMS = (
     Mechanism(
         "head deadline",
         "gateway/downstream/connection.py",
-        "        if self._head.size:\n            self._refuse(BadRequest(408",
-        "        if False:\n            self._refuse(BadRequest(408",
+        "        if self._head.size:\n            self._refuse(MessageError(408",
+        "        if False:\n            self._refuse(MessageError(408",
         "tests/end_to_end/test_listeners.py::test_a_slow_head_is_answered_with_408",
     ),
     Mechanism(

@@ -20,15 +20,14 @@ from gateway.config.rules import FROM_FILE, RULES
 from gateway.config.secret import Secret
 from gateway.config.sources import sections, variable_of
 from gateway.config.types import Boolean, Enum, Integer, Number, Rule, String, StringList
+from gateway.core.http.errors import GatewayError, ProxyLoop
 from gateway.errors import (
     UPSTREAM_DETAILS,
     CallerGone,
     DeadlinePassed,
-    GatewayError,
     GaveWay,
     NotCached,
     Overloaded,
-    ProxyLoop,
     Throttled,
     TooManyConnections,
     UpstreamError,

@@ -7,9 +7,9 @@ from gateway.config.model import Config
 from gateway.core.caching.identity import TOKEN_FIELD
 from gateway.core.caching.key import upstream_digest, upstream_identity
 from gateway.core.caching.policy import Rules
-from gateway.core.http.fields import ProxyIdentity, make_proxy_identity
 from gateway.core.http.forwarded import TrustedProxies
 from gateway.core.http.host import OwnHosts
+from gateway.core.http.proxy_identity import ProxyIdentity, make_proxy_identity
 from gateway.downstream.handler import HandlerSettings
 from gateway.downstream.settings import ConnectionSettings
 from gateway.runtime.tls import redis_context, upstream_context

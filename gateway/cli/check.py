@@ -12,10 +12,10 @@ from gateway.core.caching import policy
 from gateway.core.caching.eligibility import Bypass, eligibility
 from gateway.core.caching.hints import hint
 from gateway.core.caching.identity import IdentityReader
-from gateway.core.http import fields as headers
+from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Request
-from gateway.errors import GatewayError
+from gateway.core.http.proxy_identity import upstream_fields
 from gateway.runtime.event_loop import check_parser
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.upstream import Upstream
@@ -54,7 +54,7 @@ async def _probe(config: Config, stack_id: str, action_id: str, token: Secret) -
     fetched_s = clock.wall_s()
     try:
         async with asyncio.timeout(config.upstream.total_timeout_s):
-            fields = headers.upstream_fields(request, proxy, execution_call=True)
+            fields = upstream_fields(request, proxy, execution_call=True)
             exchange = await upstream.send("GET", target, fields, None)
             body = b""
             while len(body) <= rules.max_body_bytes and (piece := await exchange.read()):

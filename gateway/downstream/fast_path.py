@@ -25,8 +25,8 @@ from gateway.core.caching.plain_request import (
     without_passing,
 )
 from gateway.core.caching.responses import hit_bytes
-from gateway.core.http.fields import ProxyIdentity
 from gateway.core.http.host import OwnHosts
+from gateway.core.http.proxy_identity import ProxyIdentity
 from gateway.core.http.trace_context import parent_in
 from gateway.downstream.connection import DownstreamConnection
 from gateway.downstream.connection_origin import Origin

@@ -11,6 +11,7 @@ import msgspec
 from gateway.clock import Clock
 from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching import policy
+from gateway.core.caching.content_coding import plain_body
 from gateway.core.caching.entry import Entry
 from gateway.core.http.messages import Fields
 
@@ -247,7 +248,7 @@ def _told(fields: Fields, body: bytes) -> tuple[str | None, int | None]:
     """Return the phase and the percentage a record tells; whatever is odd is unknown, it decides nothing."""
     if len(body) > _MAX_LOOK_BYTES:
         return None, None
-    plain = policy.plain_body(fields, body, _MAX_LOOK_BYTES)
+    plain = plain_body(fields, body, _MAX_LOOK_BYTES)
     if not isinstance(plain, bytes):
         return None, None
     try:

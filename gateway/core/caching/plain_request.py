@@ -15,10 +15,12 @@ from gateway.core.caching.eligibility import Bypass, Eligible, eligibility
 from gateway.core.caching.identity import Identity, IdentityReader, Variant
 from gateway.core.caching.key import KeySpace
 from gateway.core.caching.request_directives import NO_DIRECTIVES
-from gateway.core.http import fields as headers
 from gateway.core.http import request as incoming
+from gateway.core.http.errors import GatewayError
+from gateway.core.http.fields import end_to_end
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Field, Fields, IndexedFields, Request, first
+from gateway.core.http.proxy_identity import ProxyIdentity, check_request
 
 _METHOD = b"GET /v2/stacks/"
 _VERSION = b" HTTP/1.1"
@@ -146,7 +148,7 @@ def read_owner(
     *,
     identity_reader: IdentityReader,
     keys: KeySpace,
-    proxy: headers.ProxyIdentity,
+    proxy: ProxyIdentity,
     own_hosts: OwnHosts | None,
 ) -> Owner | None:
     """Return whose copies a GET with these field lines may be answered from.
@@ -175,8 +177,8 @@ def read_owner(
         incoming.check_fields(fields)
         incoming.check_host(fields, None, http_11=True)
         incoming.body_bytes(fields, http_11=True)
-        headers.check_request(request, proxy)
-    except headers.MessageError:
+        check_request(request, proxy)
+    except GatewayError:
         return None
     if own_hosts is not None and not own_hosts.has(first(fields, b"host") or b""):
         return None
@@ -209,4 +211,4 @@ def plain_request(
     if call is None or call.has_query or fields is None:
         return None
     request = Request("GET", target, fields, peer, scheme, 0, request_id)
-    return request, Eligible(call, owner.identity, owner.variant, NO_DIRECTIVES, headers.end_to_end(fields))
+    return request, Eligible(call, owner.identity, owner.variant, NO_DIRECTIVES, end_to_end(fields))

@@ -5,17 +5,17 @@ The first rule that says no names the reason.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 
 import msgspec
 
 from gateway.core.aos.execution import RecordSummary, Unreadable, decode_deciding, second_reading
 from gateway.core.caching.cache_status import Reason
+from gateway.core.caching.content_coding import plain_body
 from gateway.core.caching.freshness import OriginFreshness, origin_freshness, unmet_vary, upstream_age_s
 from gateway.core.caching.request_directives import entity_tag
 from gateway.core.http.fields import end_to_end
-from gateway.core.http.messages import Fields, Head, first, members
+from gateway.core.http.messages import Fields, Head, first
 
 SUCCEEDED = "Succeeded"
 FAILED = "Failed"
@@ -245,30 +245,6 @@ def drops_own_entry(status: int, decision: StoreDecision | None) -> bool:
 def received_age_s(head: Head) -> int:
     """Return the Age an arrival came with, in seconds; unreadable counts as 0."""
     return upstream_age_s(head.fields) or 0
-
-
-def plain_body(fields: Fields, body: bytes, max_bytes: int) -> bytes | Reason:
-    """Undo the content coding, at most to ``max_bytes``.
-
-    Returns:
-        The bytes, or `Reason.CONTENT_CODING` for a coding that is unknown, broken or not ended, or
-        `Reason.TOO_LARGE`.
-    """
-    codings = [coding.lower() for coding in members(fields, b"content-encoding")]
-    match [coding for coding in codings if coding != b"identity"]:
-        case []:
-            return body
-        case [b"gzip" | b"x-gzip"]:
-            inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-            try:
-                plain = inflater.decompress(body, max_bytes + 1)
-            except zlib.error:
-                return Reason.CONTENT_CODING
-            if len(plain) > max_bytes:
-                return Reason.TOO_LARGE
-            return plain if inflater.eof and not inflater.unused_data else Reason.CONTENT_CODING
-        case _:
-            return Reason.CONTENT_CODING
 
 
 def _plain(fetched_response: FetchedResponse, rules: Rules) -> bytes | Reason:

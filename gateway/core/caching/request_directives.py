@@ -8,7 +8,8 @@ from hashlib import blake2b
 import msgspec
 
 from gateway.core.caching.cache_status import Forward, Reason
-from gateway.core.caching.freshness import date_s, parse_directives, seconds, single_date_s
+from gateway.core.caching.freshness import parse_directives, seconds
+from gateway.core.http.dates import date_s, single_date_s
 from gateway.core.http.messages import Fields, members, values
 
 _ENTITY_TAG = re.compile(rb'[\s,]*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
-from gateway.core.caching.freshness import date_s
+from gateway.core.http.dates import date_s
 from gateway.core.http.messages import Fields, first
 
 LONGEST_S = 60.0

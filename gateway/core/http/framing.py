@@ -80,7 +80,7 @@ def request_bytes(method: str, target: bytes, fields: Fields, body_bytes: int | 
     Args:
         method: the method token.
         target: path and query as they go upstream.
-        fields: from `headers.upstream_fields`; its Content-Length, if any, stands as the caller sent it.
+        fields: from `proxy_identity.upstream_fields`; a Content-Length in it is kept as it is.
         body_bytes: length of the body, 0 for none; ``None`` sends it in chunks.
     """
     framing: Fields = ((b"Transfer-Encoding", b"chunked"),) if body_bytes is None else ()

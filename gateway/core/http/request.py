@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from gateway.core.http.fields import MessageError, nominated
+from gateway.core.http.errors import MessageError
+from gateway.core.http.fields import nominated
 from gateway.core.http.messages import Fields, members, values
 from gateway.core.http.target import origin_form
 
@@ -80,7 +81,7 @@ def check_target(method: str, target: bytes) -> tuple[bytes, bytes | None]:
         Refusal: 405 for a method that is never carried, 400 for a target that cannot be.
     """
     if method in _REFUSED_METHODS:
-        raise MessageError(405, "CONNECT and TRACE are not carried.")
+        raise MessageError(405, "CONNECT and TRACE are not carried.", allow=CARRIED_METHODS)
     reduced = origin_form(method, target)
     if reduced is None:
         raise MessageError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gateway.core.http.fields import MessageError
+from gateway.core.http.errors import MessageError
 from gateway.core.http.request import MAX_FIELDS, check_line
 
 _END = b"\r\n\r\n"

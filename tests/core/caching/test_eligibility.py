@@ -7,8 +7,9 @@ from gateway.core.caching.cache_status import Forward, Reason
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility, may_share
 from gateway.core.caching.identity import Identity, IdentityReader, variant
 from gateway.core.caching.request_directives import RequestDirectives
-from gateway.core.http import fields as headers
+from gateway.core.http.fields import HOP_BY_HOP, is_sent_unchanged, is_uniform
 from gateway.core.http.messages import Fields, values
+from gateway.core.http.proxy_identity import make_proxy_identity, upstream_fields
 from gateway.core.http.target import METHOD_OVERRIDES
 from tests.core.kit import TOKEN, fetched_response, request
 from tests.testbed.payloads import ACTION_ID, STACK_ID, TARGET
@@ -115,7 +116,7 @@ def test_a_caller_is_who_the_upstream_will_see() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *sorted(headers.HOP_BY_HOP | METHOD_OVERRIDES),
+        *sorted(HOP_BY_HOP | METHOD_OVERRIDES),
         *(b"accept", b"accept-encoding", b"authorization", b"baggage", b"cookie", b"expect", b"forwarded"),
         *(b"host", b"if-match", b"if-none-match", b"if-range", b"prefer", b"range", b"user-agent", b"via"),
         *(
@@ -132,12 +133,12 @@ def test_what_is_said_of_a_field_is_what_becomes_of_it_on_its_way_up(name: bytes
         asked = request(token, *(() if name == b"host" else ((b"Host", b"h"),)), *fields)
         if isinstance(eligibility(asked, RECOGNISER), Bypass):
             return None
-        proxy = headers.make_proxy_identity(b"0123", "aos.example", (), RECOGNISER.names)
-        return tuple(values(headers.upstream_fields(asked, proxy, execution_call=True), name))
+        proxy = make_proxy_identity(b"0123", "aos.example", (), RECOGNISER.names)
+        return tuple(values(upstream_fields(asked, proxy, execution_call=True), name))
 
     none, one, other = upstream_sees(), upstream_sees((name, b"gzip")), upstream_sees((name, b"other"))
-    assert headers.is_sent_unchanged(name) is ((none, one, other) == ((), (b"gzip",), (b"other",)))
-    assert headers.is_uniform(name) is (one is None or one == other == none)
+    assert is_sent_unchanged(name) is ((none, one, other) == ((), (b"gzip",), (b"other",)))
+    assert is_uniform(name) is (one is None or one == other == none)
 
 
 @pytest.mark.parametrize(

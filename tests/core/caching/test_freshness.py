@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.freshness import (
     OriginFreshness,
-    date_s,
     origin_freshness,
     parse_directives,
     seconds,
     unmet_vary,
     upstream_age_s,
 )
+from gateway.core.http.dates import date_s
 from gateway.core.http.messages import Fields
 from tests.core.kit import BOUNDED, NOW_S, texts
 

@@ -24,11 +24,11 @@ from gateway.core.caching.plain_request import (
     without_passing,
 )
 from gateway.core.caching.request_directives import NO_DIRECTIVES
-from gateway.core.http import fields as headers
 from gateway.core.http import request as incoming
-from gateway.core.http.fields import make_proxy_identity
+from gateway.core.http.fields import HOP_BY_HOP, VARIANT, is_sent_unchanged
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Fields, Request
+from gateway.core.http.proxy_identity import check_request, make_proxy_identity
 
 RECOGNISER = IdentityReader((b"x-project-id", b"cookie"), b"secret", shared=False)
 KEYS = KeySpace("aosgw", b"upstream")
@@ -133,9 +133,9 @@ def test_what_tells_callers_apart_does_not_pass_by(name: bytes) -> None:
 
 
 def test_nothing_that_decides_about_an_answer_passes_by() -> None:
-    deciding = headers.HOP_BY_HOP | headers.VARIANT | {b"cache-control", b"pragma", b"origin"}
+    deciding = HOP_BY_HOP | VARIANT | {b"cache-control", b"pragma", b"origin"}
     assert passing(RECOGNISER).isdisjoint(deciding)
-    assert all(map(headers.is_sent_unchanged, passing(RECOGNISER)))
+    assert all(map(is_sent_unchanged, passing(RECOGNISER)))
 
 
 def test_a_caller_has_the_owner_of_the_ordinary_way() -> None:
@@ -282,7 +282,7 @@ def test_what_is_taken_at_a_glance_means_the_same_to_the_parser(
     assert incoming.body_bytes(fields, http_11=True) == 0
     assert not incoming.expects_continue(fields)
     request = Request(message.method, target, fields, b"", b"http", 0, b"")
-    headers.check_request(request, HOP)
+    check_request(request, HOP)
     eligible = eligibility(request, RECOGNISER)
     assert isinstance(eligible, Eligible)
     assert eligible.directives == NO_DIRECTIVES

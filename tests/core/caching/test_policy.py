@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.caching.cache_status import Reason
+from gateway.core.caching.content_coding import plain_body
 from gateway.core.caching.policy import (
     DROPPING_STATUSES,
     StoreDecision,
     drops_own_entry,
     is_heavy,
-    plain_body,
     received_age_s,
 )
 from gateway.core.caching.request_directives import entity_tag

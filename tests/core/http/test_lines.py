@@ -2,7 +2,8 @@
 
 import pytest
 
-from gateway.core.http.fields import MessageError, is_sound_head, response_defect
+from gateway.core.http.errors import MessageError
+from gateway.core.http.fields import is_sound_head, response_defect
 from gateway.core.http.messages import Fields, Head
 from gateway.core.http.request import check_line
 

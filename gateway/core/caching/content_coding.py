@@ -1,0 +1,32 @@
+"""Content codings of stored bodies (RFC 9110 §8.4)."""
+
+from __future__ import annotations
+
+import zlib
+
+from gateway.core.caching.cache_status import Reason
+from gateway.core.http.messages import Fields, members
+
+
+def plain_body(fields: Fields, body: bytes, max_bytes: int) -> bytes | Reason:
+    """Undo the content coding, at most to ``max_bytes``.
+
+    Returns:
+        The bytes, or `Reason.CONTENT_CODING` for a coding that is unknown, broken or not ended, or
+        `Reason.TOO_LARGE`.
+    """
+    codings = [coding.lower() for coding in members(fields, b"content-encoding")]
+    match [coding for coding in codings if coding != b"identity"]:
+        case []:
+            return body
+        case [b"gzip" | b"x-gzip"]:
+            inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+            try:
+                plain = inflater.decompress(body, max_bytes + 1)
+            except zlib.error:
+                return Reason.CONTENT_CODING
+            if len(plain) > max_bytes:
+                return Reason.TOO_LARGE
+            return plain if inflater.eof and not inflater.unused_data else Reason.CONTENT_CODING
+        case _:
+            return Reason.CONTENT_CODING
