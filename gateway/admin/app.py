@@ -5,9 +5,7 @@ import base64
 import binascii
 import gzip
 import hmac
-import ipaddress
 import logging
-import re
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
@@ -21,6 +19,7 @@ from gateway.config.address import is_loopback_host
 from gateway.config.secret import Secret
 from gateway.core.aos.route import is_id
 from gateway.core.http.fields import accepts_gzip
+from gateway.core.http.host import OwnHosts
 from gateway.page.page import Page, Refresh
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
@@ -32,7 +31,6 @@ _BODY_TIMEOUT_S: Final = 5.0
 _GZIP_LEVEL: Final = 1
 _READING: Final = frozenset({"GET", "HEAD"})
 _VERSIONS: Final = frozenset({(1, 0), (1, 1)})
-_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(:[0-9]{0,5})?")
 
 
 class Operations(Protocol):
@@ -91,8 +89,7 @@ def build_admin(
         hosts: `server.admin_hosts`, lower-case names without port.
         refresh: see `Page`.
     """
-    own = frozenset(host.removesuffix(".") for host in hosts)
-    admin = _Admin(operations, token, own, refresh)
+    admin = _Admin(operations, token, OwnHosts.of(hosts), refresh)
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app.cleanup_ctx.append(admin.page.sampling)
     app.on_response_prepare.append(_finish_head)
@@ -105,7 +102,7 @@ class _Admin:
     """The handlers of the admin application."""
 
     def __init__(
-        self, operations: Operations, token: Secret, hosts: frozenset[str], refresh: Refresh | None = None
+        self, operations: Operations, token: Secret, hosts: OwnHosts, refresh: Refresh | None = None
     ) -> None:
         self._operations = operations
         self._token = token
@@ -193,18 +190,8 @@ class _Admin:
             if request.version >= (1, 1):
                 raise AdminError(AdminProblem.MALFORMED)
             return
-        match = _HOST.fullmatch(values[0])
-        if match is None or not self._is_own_host(match["name"].lower().removesuffix(".")):
+        if not self._hosts.has(values[0].encode("utf-8", "surrogateescape")):
             raise AdminError(AdminProblem.HOST)
-
-    def _is_own_host(self, name: str) -> bool:
-        if is_loopback_host(name) or name in self._hosts:
-            return True
-        try:
-            ipaddress.ip_address(name.strip("[]"))
-        except ValueError:
-            return False
-        return True
 
     def _authorize(self, request: web.Request) -> None:
         if _is_local(request.transport):

@@ -115,9 +115,9 @@ def own_hosts(config: Config) -> OwnHosts | None:
     if config.cache.scope != "shared" or not isinstance(config.server.listen, TcpAddress):
         return None
     # Entries are shared by all who can connect, so a web page must not be among them.
-    names = frozenset(name.encode("ascii") for name in config.server.admin_hosts)
-    authorities = {config.upstream.url.authority, *config.upstream.signed_hosts}
-    return OwnHosts(names, frozenset(name.lower().encode("ascii") for name in authorities))
+    return OwnHosts.of(
+        config.server.admin_hosts, (config.upstream.url.authority, *config.upstream.signed_hosts)
+    )
 
 
 def connection_settings(config: Config) -> ConnectionSettings:

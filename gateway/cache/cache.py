@@ -181,7 +181,7 @@ class Cache:
             forward, reason = absent, Reason.STORE_FAILED if found.lookup.has_failed else None
             if entry is not None:
                 now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
-                why_not = directives.refuse(entry.age_s(now_s), entry.ttl_s(now_s))
+                why_not = directives.unmet(entry.age_s(now_s), entry.ttl_s(now_s))
                 if why_not is None:
                     return self._hit(request, eligible, entry, now_s)
                 forward, reason = why_not
@@ -272,11 +272,11 @@ class Cache:
         exchange.close()
         decision = await self._decide_store(fetched_response, fill_token.key)
         self._top_executions.fetched(eligible.execution, fetched_response, decision)
-        if decision.refusal is not None:
+        if decision.reason is not None:
             self._hints.refused(fetched_response, decision)
             if policy.drops_own_entry(exchange.head.status, decision):
                 self._tiers.drop(fill_token, early_lookup.lookup)
-            return Fetched(fetched_response, decision, False, decision.refusal)
+            return Fetched(fetched_response, decision, False, decision.reason)
         if flight is None:
             return Fetched(fetched_response, decision, False, None)
         entry = answers.entry_of(

@@ -73,10 +73,10 @@ async def _probe(config: Config, stack_id: str, action_id: str, token: Secret) -
     decision = policy.decide_store(fetched_response, rules, settling=False, uncertain=False)
     print(f"{config.upstream.url} answered {exchange.head.status}, {len(body)} bytes in body")
     print(f"phase: {decision.phase if decision.phase is not None else 'none'}")
-    if decision.refusal is None:
+    if decision.reason is None:
         print(f"would be stored for {decision.ttl_s:.0f} s")
     else:
-        print(f"would not be stored: {decision.refusal.value}")
+        print(f"would not be stored: {decision.reason.value}")
         if (text := hint(fetched_response, decision, rules)) is not None:
             print(text)
     return 0

@@ -240,7 +240,7 @@ class DownstreamConnection(RequestHandler):
         if status >= 500:
             target = request.raw_path.encode("utf-8", "surrogateescape")
             return self.failure(exc, Begun(request.method.encode(), target))
-        begun = Begun(*self._head.told(), self._head.size, self._since_s)
+        begun = Begun(*self._head.method_and_target(), self._head.size, self._since_s)
         return self._error(self._refusal or _MALFORMED, begun)
 
     def failure(self, exc: BaseException | None, begun: Begun) -> PreparedResponse:

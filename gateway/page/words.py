@@ -45,8 +45,8 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.SUB_OBJECT: "A part of it still moves",
     Reason.DELETE: "The stack is being deleted",
     Reason.HEAD: "HEAD: there is no body to keep",
-    Reason.FORGOTTEN: "The stack was written to meanwhile",
-    Reason.NO_TIER: "Neither memory nor Redis could take it",
+    Reason.INVALIDATED: "The stack was written to meanwhile",
+    Reason.NOT_KEPT: "Neither memory nor Redis could take it",
 }
 
 

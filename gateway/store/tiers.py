@@ -223,13 +223,13 @@ class Tiers:
         """
         if self._is_forgotten(fill_token) or not fill_token.ends_in_order():
             self._metrics.not_stored["overtaken"] += 1
-            return Reason.FORGOTTEN
+            return Reason.INVALIDATED
         entry = entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
         # A look-up that began before may bring what stood there until now.
         self.invalidations.changes.change(fill_token.key.name)
         kept = self._keep_in_memory(fill_token, entry)
         queued = self._queue_store(fill_token, entry)
-        return None if kept or queued else Reason.NO_TIER
+        return None if kept or queued else Reason.NOT_KEPT
 
     def drop(self, fill_token: FillToken, lookup: LookupResult) -> None:
         """Remove a caller's own entry, which a fetch has shown to be over.

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from gateway.core.caching.cache_status import HIT, CacheStatus, Reason, outcome, refused
+from gateway.core.caching.cache_status import HIT, CacheStatus, Reason, outcome, stage
 from gateway.telemetry.metrics_catalogue import (
     ERROR,
     FAMILIES,
@@ -213,7 +213,7 @@ class Metrics:
         for (how, reason, _), count in requests.items():
             hits += count if how == HIT else 0
             if reason:
-                refusals[refused(Reason(reason)), reason] += count
+                refusals[stage(Reason(reason)), reason] += count
         return {
             "requests": dict(requests.items()),
             "refusals": refusals,

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from gateway.core.caching.cache_status import HIT, OUTCOMES, Reason, refused
+from gateway.core.caching.cache_status import HIT, OUTCOMES, Reason, stage
 from gateway.core.http.proxy_header import Unfit
 
 PREFIX = "aos_gateway_"
@@ -126,7 +126,7 @@ FAMILIES: tuple[Family, ...] = (
         "Answered requests that the cache said no to: lookup (not asked), serve (an entry was of no use), "
         "store (the record was not kept).",
         ("what", "reason"),
-        tuple((refused(reason), reason.value) for reason in Reason),
+        tuple((stage(reason), reason.value) for reason in Reason),
     ),
     _counter(
         "errors",

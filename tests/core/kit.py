@@ -82,8 +82,8 @@ def decided(
     return decide_store(came, rules, settling=settling, uncertain=uncertain)
 
 
-def refusal(
+def reason_not_stored(
     body: bytes = b"", *fields: tuple[bytes, bytes], rules: Rules = SHARED, **more: Any
 ) -> Reason | None:
     """Why a body, the example record by default, is not stored."""
-    return decided(fetched_response(body or record(), *fields, **more), rules).refusal
+    return decided(fetched_response(body or record(), *fields, **more), rules).reason

@@ -255,7 +255,7 @@ async def test_a_fetch_that_began_before_a_404_is_not_stored_any_more(
     await gate.wait_reached()
     assert (await get(gateway, TARGET, ("Cache-Control", "no-cache"))).status == 404
     gate.open()
-    assert cache_status(await older).endswith("detail=forgotten")
+    assert cache_status(await older).endswith("detail=invalidated")
     assert not is_hit(await get(gateway))
 
 
@@ -363,7 +363,7 @@ async def test_nothing_is_stored_without_any_tier(aos: ScriptedAos, free_port: i
     redis_url = f"redis://127.0.0.1:{free_port}/0"
     async with running(aos.url, cache__memory_bytes=0, redis__url=redis_url) as gateway:
         told = cache_status(await get(gateway))
-        assert told == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=no-tier"
+        assert told == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=not-kept"
         assert not is_hit(await get(gateway))
 
 

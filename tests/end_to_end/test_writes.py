@@ -196,7 +196,7 @@ async def test_a_fetch_under_way_during_a_write_answers_who_had_joined_and_is_no
     newer = await get(gateway)
     assert "collapsed" not in cache_status(newer)
     gate.open()
-    assert cache_status(await older) == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=forgotten"
+    assert cache_status(await older) == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=invalidated"
     assert aos.count("GET") == 2
 
 

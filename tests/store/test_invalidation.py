@@ -110,7 +110,7 @@ async def test_a_fill_under_way_during_a_forget_leaves_nothing_usable(
     fill_token = await filling.begin_fill(key)
     await forget(pair[0])
     await noted(pair[1])
-    assert filling.tiers.store(fill_token, filling.entry(OLD)) is Reason.FORGOTTEN
+    assert filling.tiers.store(fill_token, filling.entry(OLD)) is Reason.INVALIDATED
     assert [await replica.found(key) for replica in pair] == [None, None]
     await until(lambda: refilled(filling, pair), "the stack to be stored again")
 
@@ -292,7 +292,7 @@ async def test_a_subscription_confirmed_again_empties_memory_and_detaches_every_
     await until(lambda: len(one.started_over) == 2, "the second confirmation")
     assert not one.in_memory(key)
     assert await one.found(key) is not None  # Redis still knows what is usable
-    assert one.tiers.store(fill_token, one.entry()) is Reason.FORGOTTEN
+    assert one.tiers.store(fill_token, one.entry()) is Reason.INVALIDATED
     assert one.tiers.invalidations.is_uncertain(one.times.clock.monotonic_s())
 
 

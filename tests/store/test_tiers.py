@@ -95,7 +95,7 @@ async def test_without_any_tier_that_takes_it_the_reason_is_told(
 ) -> None:
     one = await replicas(redis.url, redis.prefix, memory_bytes=0)
     fill_token = one.tiers.fill_token(one.key())  # no generation
-    assert one.tiers.store(fill_token, one.entry()) is Reason.NO_TIER
+    assert one.tiers.store(fill_token, one.entry()) is Reason.NOT_KEPT
 
 
 async def test_memory_alone_takes_what_redis_has_no_generation_for(
@@ -114,7 +114,7 @@ async def test_what_is_queued_beyond_the_bound_is_not_stored_in_redis_and_counte
     body = b"x" * (12 << 20)  # larger than memory, so Redis is the only tier
     tickets = [await one.begin_fill(one.key(caller)) for caller in (b"a", b"b", b"c")]
     taken = [one.tiers.store(fill_token, one.entry(body)) for fill_token in tickets]
-    assert taken == [None, None, Reason.NO_TIER]
+    assert taken == [None, None, Reason.NOT_KEPT]
     assert one.metrics.not_stored == {"queue-full": 1}
 
 
@@ -170,7 +170,7 @@ async def test_a_fill_that_began_before_a_drop_is_not_stored(replicas: Replicas,
     key, neighbour = one.key(), one.key(b"b")
     fill_token, other = await one.begin_fill(key), await one.begin_fill(neighbour)
     one.drop(key)
-    assert one.tiers.store(fill_token, one.entry()) is Reason.FORGOTTEN
+    assert one.tiers.store(fill_token, one.entry()) is Reason.INVALIDATED
     assert one.tiers.store(other, one.entry()) is None
     assert await one.found(key) is None
     assert await one.found(neighbour) is not None
@@ -330,9 +330,9 @@ async def test_what_is_owed_is_neither_read_nor_minted_nor_stored_until_paid(
     lookup = await one.tiers.lookup(key)
     assert (lookup.entry, lookup.generation, lookup.has_failed) == (None, None, False)
     assert (await one.begin_fill(key)).generation is None
-    assert one.tiers.store(fill_token, one.entry()) is Reason.FORGOTTEN
+    assert one.tiers.store(fill_token, one.entry()) is Reason.INVALIDATED
     fresh = msgspec.structs.replace(one.tiers.fill_token(key), generation=fill_token.generation)
-    assert one.tiers.store(fresh, one.entry()) is Reason.NO_TIER
+    assert one.tiers.store(fresh, one.entry()) is Reason.NOT_KEPT
     own_redis.resume()
     await one.paid(2.0)
     assert await one.found(key) is None

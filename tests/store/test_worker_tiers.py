@@ -158,7 +158,7 @@ async def test_a_drop_heard_of_ends_the_copy_and_the_fetches_under_way(
     fill_token = await tiers.prepare_fill(tiers.fill_token(key), LookupResult(None))
     neighbour = await tiers.prepare_fill(tiers.fill_token(other), LookupResult(None))
     tiers.hear(Invalidate(1, 0, [Invalidation(entry=key.local, name=key.name)]))
-    assert tiers.store(fill_token, entry_of()) is Reason.FORGOTTEN
+    assert tiers.store(fill_token, entry_of()) is Reason.INVALIDATED
     assert tiers.store(neighbour, entry_of()) is None
     assert tiers.peek(key) is None
     assert (
@@ -172,5 +172,5 @@ async def test_a_forget_heard_of_voids_what_is_under_way_and_owes_nothing_withou
     tiers, key = workers[0].tiers, KEY
     fill_token = await tiers.prepare_fill(tiers.fill_token(key), LookupResult(None))
     tiers.hear(Invalidate(1, 1, [Invalidation(stack=FOLDED, settles=True)]))
-    assert tiers.store(fill_token, entry_of()) is Reason.FORGOTTEN
+    assert tiers.store(fill_token, entry_of()) is Reason.INVALIDATED
     assert tiers.invalidations.owed == 0

@@ -9,10 +9,15 @@ from gateway.core.http.messages import Fields, members
 
 
 def plain_body(fields: Fields, body: bytes, max_bytes: int) -> bytes | Reason:
-    """Undo the content coding, at most to ``max_bytes``.
+    """Undo the content coding of a body.
+
+    Args:
+        fields: of the response.
+        body: as received.
+        max_bytes: bound of the decoded body.
 
     Returns:
-        The bytes, or `Reason.CONTENT_CODING` for a coding that is unknown, broken or not ended, or
+        The decoded body; `Reason.CONTENT_CODING` for an unknown, invalid or incomplete coding, or
         `Reason.TOO_LARGE`.
     """
     codings = [coding.lower() for coding in members(fields, b"content-encoding")]

@@ -26,7 +26,7 @@ _DATES = tuple(
 
 
 def single_date_s(fields: Fields, name: bytes, now_s: float) -> float | None:
-    """Return the date in a field; ``None`` when it is absent, repeated or cannot be read.
+    """Return the date in a field; ``None`` when it is absent, repeated or unreadable.
 
     Args:
         fields: field lines.
@@ -41,14 +41,14 @@ def date_s(value: bytes, now_s: float) -> float | None:
     """Return an HTTP date as seconds since the epoch.
 
     The three formats of RFC 9110 §5.6.7 in any case, as RFC 9111 §4.2 asks of caches, and nothing
-    else: what is not one of them must count as over (RFC 9111 §5.3).
+    else: an invalid date counts as past (RFC 9111 §5.3).
 
     Args:
         value: the field's value.
-        now_s: wall clock, which tells the century of a two-digit year.
+        now_s: wall clock, for the century of a two-digit year.
 
     Returns:
-        Seconds, or ``None`` when it cannot be read.
+        Seconds, or ``None`` for an unreadable value.
     """
     found = next((match for form in _DATES if (match := form.fullmatch(value)) is not None), None)
     if found is None:
@@ -60,7 +60,7 @@ def date_s(value: bytes, now_s: float) -> float | None:
     month = _MONTHS.index(found["month"].lower()) + 1
     hour, minute, second = (int(part) for part in found["time"].split(b":"))
     try:
-        # A leap second is told as the one before it: the nearest time that is not later.
+        # A leap second becomes the second before it.
         date = datetime(
             year, month, int(found["day"]), hour, minute, 59 if second == 60 else second, tzinfo=UTC
         )

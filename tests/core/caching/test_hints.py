@@ -16,16 +16,20 @@ TOKEN_FOR_ALL = msgspec.structs.replace(SHARED, identity_headers=frozenset({b"x-
     [
         ((b"Cache-Control", b"no-store"), CALLER, "says no-store; cache.origin_cache_control"),
         ((b"Cache-Control", b"private"), CALLER, "says private; cache.origin_cache_control"),
-        ((b"Cache-Control", b"max-age=soon"), CALLER, "can't be read; cache.origin_cache_control"),
-        ((b"Set-Cookie", b"a=b"), CALLER, "leave Set-Cookie out"),
+        (
+            (b"Cache-Control", b"max-age=soon"),
+            CALLER,
+            "malformed Cache-Control, Expires or Age; cache.origin_cache_control",
+        ),
+        ((b"Set-Cookie", b"a=b"), CALLER, "remove Set-Cookie"),
         ((b"Vary", b"X-Tenant"), CALLER, "by x-tenant (Vary); add it to cache.identity_headers"),
-        ((b"Vary", b"*"), CALLER, "by * (Vary), in which requests for the same record can differ"),
-        ((b"Vary", b"X-Request-Id"), CALLER, "in which requests for the same record can differ"),
-        ((b"Vary", b"X-Tenant"), TOKEN_FOR_ALL, "in which requests for the same record can differ"),
+        ((b"Vary", b"*"), CALLER, "by * (Vary), which can differ between requests for one record"),
+        ((b"Vary", b"X-Request-Id"), CALLER, "which can differ between requests for one record"),
+        ((b"Vary", b"X-Tenant"), TOKEN_FOR_ALL, "which can differ between requests for one record"),
         (
             (b"Vary", b"X-Auth-Token"),
             TOKEN_FOR_ALL,
-            'which entries of cache.scope = "shared" do not keep apart',
+            'which cache.scope = "shared" does not separate',
         ),
     ],
 )

@@ -221,7 +221,7 @@ def test_variants_are_equal_only_when_every_negotiated_field_is(
         ([b"application/json, application/json;q=0.1"], False),
     ],
 )
-def test_who_prefers_json_is_told_from_who_does_not(accept: list[bytes], expected: bool) -> None:
+def test_an_accept_that_prefers_json_is_recognised(accept: list[bytes], expected: bool) -> None:
     assert prefers_json(accept) is expected
     given, none = variant(tuple((b"Accept", value) for value in accept)), variant(())
     assert given is not None

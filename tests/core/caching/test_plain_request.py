@@ -206,7 +206,7 @@ def test_too_many_fields_are_for_the_parser() -> None:
 
 @pytest.mark.parametrize(("host", "is_taken"), [(b"localhost:80", True), (b"evil.example", False)])
 def test_a_foreign_host_is_for_the_parser_where_hosts_are_checked(host: bytes, is_taken: bool) -> None:
-    own = OwnHosts(frozenset(), frozenset())
+    own = OwnHosts.of(())
     rest = rest_of(b"Host: %b\r\nX-Auth-Token: alice\r\n" % host)
     assert (owner(rest, own) is not None) is is_taken
 

@@ -78,7 +78,7 @@ def test_no_field_makes_the_readers_fail(control: bytes, matched: bytes) -> None
 def test_an_entry_over_or_too_old_or_too_near_its_end_is_refused(
     directives: RequestDirectives, age_s: int, ttl_s: float, why_not: tuple[Forward, Reason | None] | None
 ) -> None:
-    assert directives.refuse(age_s, ttl_s) == why_not
+    assert directives.unmet(age_s, ttl_s) == why_not
 
 
 @BOUNDED

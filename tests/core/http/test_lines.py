@@ -37,9 +37,9 @@ def test_a_request_line_of_http_1_passes(line: bytes) -> None:
     ],
 )
 def test_any_other_line_is_refused(line: bytes, status: int) -> None:
-    with pytest.raises(MessageError) as refused:
+    with pytest.raises(MessageError) as raised:
         check_line(line)
-    assert refused.value.status == status
+    assert raised.value.status == status
 
 
 @pytest.mark.parametrize(

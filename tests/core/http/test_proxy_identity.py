@@ -63,16 +63,16 @@ def test_no_hop_by_hop_or_nominated_field_is_sent_upstream(name: bytes) -> None:
     ],
 )
 def test_connection_may_not_name_what_must_reach_the_upstream(name: bytes) -> None:
-    with pytest.raises(MessageError, match="Connection") as refused:
+    with pytest.raises(MessageError, match="Connection") as raised:
         check_request(request((b"Connection", b"close, " + name.lower())), PROXY)
-    assert refused.value.status == 400
+    assert raised.value.status == 400
 
 
 def test_connection_may_not_name_a_signed_field() -> None:
     fields = (signed(b"host;x-own"), (b"Host", b"aos.example"), (b"Connection", b"X-Own"))
-    with pytest.raises(MessageError) as refused:
+    with pytest.raises(MessageError) as raised:
         check_request(request(*fields), PROXY)
-    assert refused.value.status == 400
+    assert raised.value.status == 400
 
 
 @pytest.mark.parametrize("name", [b"close", b"keep-alive", b"Upgrade", b"TE", b"X-Other"])
@@ -102,17 +102,17 @@ def test_a_signed_request_may_name_the_upstream_or_a_signed_host(host: bytes) ->
 
 @pytest.mark.parametrize("fields", [((b"Host", b"evil.example"),), ((b"Host", b"aos.example:8443"),), ()])
 def test_a_signed_request_to_a_foreign_host_is_misdirected(fields: Fields) -> None:
-    with pytest.raises(MessageError, match="Host") as refused:
+    with pytest.raises(MessageError, match="Host") as raised:
         check_request(request(signed(b"host"), *fields), PROXY)
-    assert refused.value.status == 421
+    assert raised.value.status == 421
 
 
 @pytest.mark.parametrize("name", [b"TE", b"Expect", b"Keep-Alive"])
 def test_a_signed_field_that_cannot_travel_is_refused(name: bytes) -> None:
     fields = (signed(b"host;" + name), (b"Host", b"aos.example"), (name, b"x"))
-    with pytest.raises(MessageError, match="SignedHeaders") as refused:
+    with pytest.raises(MessageError, match="SignedHeaders") as raised:
         check_request(request(*fields), PROXY)
-    assert refused.value.status == 400
+    assert raised.value.status == 400
 
 
 def test_a_signed_name_that_is_absent_harms_nothing() -> None:

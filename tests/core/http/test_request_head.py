@@ -25,8 +25,8 @@ def decided(data: bytes, cuts: list[int]) -> int | bytes | None:
             taken = head.take(data[:end], start)
             if head.is_whole:
                 return head.data() + b"|" + data[taken:]
-    except MessageError as refusal:
-        return refusal.status
+    except MessageError as error:
+        return error.status
     return None
 
 
@@ -88,13 +88,13 @@ def test_more_fields_than_anybody_needs_are_refused_while_they_come(step: int, e
         return head.size
 
     assert took(MAX_FIELDS) == len(GET) + MAX_FIELDS * 4 + len(end)
-    with pytest.raises(MessageError) as refused:
+    with pytest.raises(MessageError) as raised:
         took(MAX_FIELDS + 2)
-    assert refused.value.status == 431
+    assert raised.value.status == 431
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "expected"),
     [
         (b"\r\nGET /a?b HTTP/1.1\r\nA", (b"GET", b"/a?b")),
         (b"GET /a", (b"", b"")),
@@ -102,10 +102,10 @@ def test_more_fields_than_anybody_needs_are_refused_while_they_come(step: int, e
         (b"GET  /a HTTP/1.1\r\n", (b"", b"")),
     ],
 )
-def test_method_and_target_are_told_of_a_whole_and_sound_line_alone(
-    data: bytes, told: tuple[bytes, bytes]
+def test_method_and_target_are_those_of_a_complete_valid_line(
+    data: bytes, expected: tuple[bytes, bytes]
 ) -> None:
     head = RequestHead(MAX_BYTES)
     with contextlib.suppress(MessageError):
         head.take(data, 0)
-    assert head.told() == told
+    assert head.method_and_target() == expected
