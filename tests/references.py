@@ -9,16 +9,14 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from gateway.config.model import Config
-from gateway.config.rules import FROM_FILE, RULES
+from gateway.config.model import FROM_FILE, RULES, SECTIONS
 from gateway.config.secret import Secret
-from gateway.config.sources import sections, variable_of
+from gateway.config.sources import variable_of
 from gateway.config.types import Boolean, Enum, Integer, Number, Rule, String, StringList
 from gateway.core.http.errors import GatewayError, ProxyLoop
 from gateway.errors import (
@@ -81,7 +79,7 @@ def configuration() -> str:
         _MADE,
         *_ABOUT_CONFIGURATION,
     ]
-    for section, kind in _sections():
+    for section, kind in SECTIONS.items():
         about = attributes(kind)
         lines += ["", f"## `[{section}]`", "", "| key | meaning | value | default | SIGHUP | environment |"]
         lines += ["|---|---|---|---|---|---|"]
@@ -186,12 +184,6 @@ def attributes(kind: type) -> dict[str, str]:
         elif name and (more := _CONTINUED.match(line)):
             found[name] += f" {more[1]}"
     return found
-
-
-def _sections() -> Iterator[tuple[str, type[msgspec.Struct]]]:
-    kinds = {field.name: field.type for field in msgspec.structs.fields(Config)}
-    for section in sections():
-        yield section, kinds[section]
 
 
 def _values(rule: Rule) -> str:

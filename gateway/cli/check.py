@@ -7,7 +7,8 @@ import sys
 
 from gateway.app.settings import identity_headers, policy_rules, upstream_hop, upstream_settings
 from gateway.clock import Clock
-from gateway.config.model import Config, Secret
+from gateway.config.model import Config
+from gateway.config.secret import Secret
 from gateway.core.caching import policy
 from gateway.core.caching.eligibility import Bypass, eligibility
 from gateway.core.caching.hints import hint

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from gateway.config.errors import ConfigError, one_line, shorten
-from gateway.config.rules import FROM_FILE, RULES
+from gateway.config.model import FROM_FILE, RULES, SECTIONS
 from gateway.config.text import encoding_fault
 
 ENVIRONMENT_PREFIX: Final = "AOS_GATEWAY_"
@@ -65,9 +65,9 @@ def from_toml(path: str) -> dict[str, RawSetting]:
     for section, table in document.items():
         if not isinstance(table, dict):
             raise ConfigError(f"key {shorten(section)} in {path} stands outside a section{_hint(section)}")
-        if section not in sections():
-            near = _listed(difflib.get_close_matches(section.lower(), sections(), n=1))
-            hint = f"did you mean [{near}]?" if near else f"there are {_listed(sections())}"
+        if section not in SECTIONS:
+            near = _listed(difflib.get_close_matches(section.lower(), SECTIONS, n=1))
+            hint = f"did you mean [{near}]?" if near else f"there are {_listed(SECTIONS)}"
             raise ConfigError(f"unknown section [{section}] in {path}; {hint}")
         for key, value in table.items():
             name = f"{section}.{key}"
@@ -144,11 +144,6 @@ def variable_of(name: str) -> str:
     return ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
 
 
-def sections() -> tuple[str, ...]:
-    """Return the names of all sections in their order."""
-    return tuple(dict.fromkeys(name.partition(".")[0] for name in RULES))
-
-
 def _ours(environ: Mapping[str, str]) -> list[str]:
     return sorted(
         name for name in environ if name.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.fullmatch(name)
@@ -167,7 +162,7 @@ def _setting_of(variable: str) -> tuple[str | None, bool]:
 def _resembles_a_setting(variable: str) -> bool:
     """Tell whether somebody may have meant a setting: by its form, or by a section or key."""
     name = _dotted(variable.removesuffix(_FILE_SUFFIX)).strip("_.")
-    if "." in name or name.startswith(tuple(f"{section}_" for section in sections())):
+    if "." in name or name.startswith(tuple(f"{section}_" for section in SECTIONS)):
         return True
     words = {part for known in RULES for part in (known, *known.split("."))}
     return bool(difflib.get_close_matches(name, words, n=1, cutoff=_NEAR))

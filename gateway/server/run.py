@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 
 from gateway.config.address import Address, Mode
-from gateway.config.model import Config, ConfigError, Sources, cannot_listen, config_of
+from gateway.config.errors import ConfigError, cannot_listen
+from gateway.config.load import Sources, config_of
+from gateway.config.model import Config
 from gateway.config.redis_url import told_through
 from gateway.config.sources import RawSetting, unused_variables
 from gateway.runtime.cores import cores

@@ -10,7 +10,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gateway.admin.app import build_admin
-from gateway.config.model import Config, masked
+from gateway.config.load import masked
+from gateway.config.model import Config
 from gateway.server.reload import Reloads
 from gateway.server.worker_process import WorkerProcess
 from gateway.telemetry.access_log import dropped_lines

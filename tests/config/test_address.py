@@ -12,8 +12,7 @@ from gateway.config.address import (
     parse_address,
     upstream_url_of,
 )
-from gateway.config.errors import InvalidValue
-from gateway.config.model import ConfigError
+from gateway.config.errors import ConfigError, InvalidValue
 
 
 @pytest.mark.parametrize(

@@ -11,24 +11,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.config.address import Mode
+from gateway.config.address import Mode, TcpAddress, UnixAddress
+from gateway.config.errors import ConfigError
+from gateway.config.load import admin_token, load_config, masked
 from gateway.config.model import (
+    RULES,
     CacheConfig,
     Config,
-    ConfigError,
     LogConfig,
     RedisConfig,
-    Secret,
     ServerConfig,
-    TcpAddress,
     TracingConfig,
-    UnixAddress,
     UpstreamConfig,
-    admin_token,
-    load_config,
-    masked,
 )
-from gateway.config.rules import RULES
+from gateway.config.secret import Secret
 from gateway.config.sources import unused_variables, variable_of
 from gateway.core.caching.policy import IN_PROGRESS
 from tests.testbed.tls import Authority
