@@ -50,7 +50,7 @@ MECHANISMS = (
     Mechanism(
         "one credential",
         "gateway/core/caching/identity.py",
-        "if len(found) > 1 or (name == TOKEN_FIELD",
+        "if len(lines) > 1 or (name == TOKEN_FIELD",
         "if False or (name == TOKEN_FIELD",
         "tests/core/caching/test_identity.py::test_who_cannot_be_told_safely_bypasses_the_cache",
     ),
@@ -236,7 +236,7 @@ MECHANISMS = (
     Mechanism(
         "nothing of a caller passes by",
         "gateway/core/caching/plain_request.py",
-        "return _PASSING - recogniser.guarded",
+        "return _TRACE_FIELDS - identity_reader.guarded",
         "return _PASSING",
         "tests/end_to_end/test_both_ways.py::test_a_field_that_tells_callers_apart_never_passes_by",
     ),

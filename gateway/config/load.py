@@ -14,12 +14,12 @@ from gateway.config.sources import RawSetting, from_environment, from_flags, fro
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the settings are given; each reading looks into the files anew.
+    """The sources of the settings; files are read anew each time.
 
     Attributes:
         path: of the TOML file, None for none.
         environ: like `os.environ`; see `gateway.config.sources.from_environment`.
-        flags: command line settings by "section.key"; None means not given.
+        flags: command line settings by "section.key"; None for those not set.
     """
 
     path: str | None
@@ -27,17 +27,17 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     flags: Mapping[str, object]
 
     def read(self) -> dict[str, RawSetting]:
-        """Return the settings by "section.key": flags beat the environment, which beats the file.
+        """Return the settings by "section.key": flags override the environment, which overrides the file.
 
         Raises:
             ConfigError: one line that names the key and the remedy.
         """
-        given = from_toml(self.path) if self.path is not None else {}
-        return given | from_environment(self.environ) | from_flags(self.flags)
+        settings = from_toml(self.path) if self.path is not None else {}
+        return settings | from_environment(self.environ) | from_flags(self.flags)
 
 
 def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
-    """Read the configuration: what is given beats the defaults; see `Sources` for the arguments.
+    """Read the configuration; see `Sources` for the arguments.
 
     Raises:
         ConfigError: one line that names the key and the remedy.
@@ -45,19 +45,19 @@ def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str
     return config_of(Sources(path=path, environ=environ, flags=flags).read())
 
 
-def config_of(given: Mapping[str, RawSetting]) -> Config:
-    """Check settings and make the configuration of them.
+def config_of(settings: Mapping[str, RawSetting]) -> Config:
+    """Check settings and build the configuration from them.
 
     Raises:
         ConfigError: one line that names the key and the remedy.
     """
-    if "upstream.url" not in given:
+    if "upstream.url" not in settings:
         raise ConfigError(
             "upstream.url is missing; give serve --upstream URL, set AOS_GATEWAY_UPSTREAM__URL, "
             'or write url = "https://..." under [upstream] in the configuration file'
         )
     values: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
-    for name, setting in given.items():
+    for name, setting in settings.items():
         section, _, key = name.partition(".")
         values[section][key] = _read(name, setting)
     sections: dict[str, Any] = {section: kind(**values[section]) for section, kind in SECTIONS.items()}
@@ -66,18 +66,18 @@ def config_of(given: Mapping[str, RawSetting]) -> Config:
     return config
 
 
-def pack(given: Mapping[str, RawSetting]) -> bytes:
-    """Return settings as bytes for a process of our own; they hold the secrets."""
-    return msgspec.msgpack.encode(given)
+def pack(settings: Mapping[str, RawSetting]) -> bytes:
+    """Serialize settings for another process of the gateway, secrets included."""
+    return msgspec.msgpack.encode(settings)
 
 
 def unpack(packed: bytes) -> dict[str, RawSetting]:
-    """Return the settings in packed bytes."""
+    """Return the settings in bytes from `pack`."""
     return msgspec.msgpack.decode(packed, type=dict[str, RawSetting])
 
 
 def masked(config: Config) -> dict[str, object]:
-    """Return the configuration as plain data for people to read.
+    """Return the configuration as plain data for display.
 
     Returns:
         Sections of keys; secrets are "***" when set and "" when not, the Redis URL lacks user and password.
@@ -102,7 +102,7 @@ def _plain(value: object) -> object:
 
 
 def _check_together(config: Config) -> None:
-    """Refuse settings that are fine alone and impossible together."""
+    """Reject settings that contradict each other."""
     server, cache = config.server, config.cache
     for one, other in (
         ("server.tls_cert", "server.tls_key"),
@@ -134,17 +134,17 @@ def _value(config: Config, name: str) -> object:
 
 
 def admin_token(environ: Mapping[str, str]) -> Secret:
-    """Return the admin token of the environment, for a client of the admin address; empty when there is none.
+    """Return the admin token in the environment, for a client of the admin address; empty without one.
 
     Raises:
         ConfigError: it can't be read or used.
     """
     name = "server.admin_token"
     variable = variable_of(name)
-    found = from_environment({key: value for key, value in environ.items() if key.startswith(variable)})
-    if name not in found:
+    settings = from_environment({key: value for key, value in environ.items() if key.startswith(variable)})
+    if name not in settings:
         return Secret()
-    token = _read(name, found[name])
+    token = _read(name, settings[name])
     assert isinstance(token, Secret)
     return token
 

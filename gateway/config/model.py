@@ -29,30 +29,30 @@ AccessLog = Literal["all", "errors", "off"]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Section `[server]`: the listeners and what bounds a connection.
+    """Section `[server]`: listeners and bounds of connections.
 
     Attributes:
-        listen: where callers connect.
-        listen_mode: rights of the file of a Unix socket for callers.
-        admin_listen: where operators connect.
-        admin_listen_mode: rights of the file of a Unix socket for operators.
-        admin_token: opens the protected admin paths to peers from the network; empty: to nobody.
-        admin_hosts: names that a Host field on the admin address may have besides loopback and IP literals.
-        workers: processes that share the listener; 0: one for each core that may be used.
+        listen: address for callers.
+        listen_mode: permissions of a Unix socket for callers.
+        admin_listen: address for operators.
+        admin_listen_mode: permissions of a Unix socket for operators.
+        admin_token: gives peers from the network access to the protected admin paths; empty: to none.
+        admin_hosts: hosts that a request to the admin address may name besides loopback and IP literals.
+        workers: processes that share the listener; 0: one for each usable core.
         header_timeout_s: from the first byte of a request to the end of its head, seconds.
-        body_timeout_s: between two bytes of a request body, or taken of an answer, seconds.
+        body_timeout_s: between two reads of a request body or two writes of a response, seconds.
         keepalive_timeout_s: how long an idle connection stays open, seconds.
-        max_header_bytes: bound of a request's whole head.
+        max_header_bytes: bound of a request's head.
         max_connections: bound of open connections from callers.
-        max_connections_per_peer: bound of open connections from one address; 0 sets none.
+        max_connections_per_peer: bound of open connections from one address; 0 for none.
         proxy_protocol: each connection begins with a header of the PROXY protocol, version 1 or 2.
-        trusted_proxies: addresses and networks whose word about their callers is taken; "unix": Unix sockets.
-        drain_grace_s: how long to go on accepting after `/readyz` turned false, seconds.
-        drain_timeout_s: how long requests under way may take when stopping, seconds.
-        fast_lane: answer hits in memory without parsing what is plain.
+        trusted_proxies: addresses and networks whose X-Forwarded-For is trusted; "unix": Unix sockets.
+        drain_grace_s: how long to keep accepting after `/readyz` has turned false, seconds.
+        drain_timeout_s: how long running requests may take when stopping, seconds.
+        fast_lane: answer plain requests for records in memory without the full parser.
         tls_cert: PEM file with the certificate chain for callers over TLS; "" for plain connections.
         tls_key: PEM file with its key.
-        tls_client_ca: PEM file with the authorities of callers' certificates; "" asks for none.
+        tls_client_ca: PEM file with the authorities for client certificates; "" to require none.
     """
 
     listen: Listener = address.TcpAddress(host="127.0.0.1", port=8080)
@@ -83,17 +83,17 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         url: scheme, host, port and base path of AOS; the one key without a default.
-        connect_timeout_s: until a connection stands, TLS included, seconds.
-        read_timeout_s: to the first byte of an answer and between two, seconds.
+        connect_timeout_s: to establish a connection, TLS included, seconds.
+        read_timeout_s: to the first byte of a response and between two reads, seconds.
         total_timeout_s: of one fetch of an execution record, seconds.
         max_connections: bound of connections to the upstream.
-        max_waiting: bound of requests that wait for one of them.
-        connection_max_age_s: when a pooled connection is replaced, seconds.
+        max_waiting: bound of requests that wait for a connection.
+        connection_max_age_s: age at which a pooled connection is replaced, seconds.
         signed_hosts: lower-case `host` or `host:port` that a signed request may name besides the upstream's.
         ca_file: PEM file with the certificates to trust; "" for those of the system.
-        client_cert: PEM file with the certificate chain to show to an https upstream; "" for none.
+        client_cert: PEM file with the certificate chain for an https upstream; "" for none.
         client_key: PEM file with its key.
-        server_name: what the upstream's certificate has to be for; "" for the host of the URL.
+        server_name: name that the upstream's certificate must have; "" for the host of the URL.
     """
 
     url: Annotated[address.UpstreamUrl, String(address.upstream_url_of)]
@@ -111,23 +111,23 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Section `[cache]`: what is stored, for whom, for how long.
+    """Section `[cache]`: what is stored, for whom and for how long.
 
     Attributes:
-        scope: "caller": an entry belongs to one credential; "shared": to all who may connect.
-        allow_shared_on_network: accept "shared" on an address that others can reach.
-        access_ttl_s: longest life of a caller's entry, seconds.
-        identity_headers: fields that tell callers apart besides X-Auth-Token, which always does.
+        scope: "caller": an entry belongs to one credential; "shared": to everybody who can connect.
+        allow_shared_on_network: allow "shared" on an address that the network can reach.
+        access_ttl_s: longest time to live of a caller's entry, seconds.
+        identity_headers: fields that identify a caller, besides X-Auth-Token.
         terminal_phases: phases whose records may be stored, compared exactly.
-        ttl_succeeded_s: life of a Succeeded record, seconds.
-        ttl_failed_s: life of a record in any other terminal phase, seconds.
-        ttl_unsettled_s: life of a record that might still change, seconds.
-        settle_s: how long after a write a stack's records count as unsettled, seconds.
-        memory_bytes: bound of the memory tier; 0 switches it off.
-        memory_ttl_s: life of a copy in memory while Redis is configured, seconds.
+        ttl_succeeded_s: time to live of a Succeeded record, seconds.
+        ttl_failed_s: time to live of a record in any other terminal phase, seconds.
+        ttl_unsettled_s: time to live of a record that might still change, seconds.
+        settle_s: how long a stack's records count as unsettled after a write, seconds.
+        memory_bytes: bound of the memory tier; 0 disables it.
+        memory_ttl_s: time to live of a copy in memory when Redis is configured, seconds.
         max_body_bytes: largest record that is stored.
         origin_cache_control: whether the upstream's Cache-Control is obeyed.
-        secret: keys the digests and tags of entries; equal on all replicas; empty for none.
+        secret: key of the digests and tags of entries, equal on all replicas; empty for none.
     """
 
     scope: Scope = "caller"
@@ -160,11 +160,11 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Section `[redis]`: the tier that replicas share.
+    """Section `[redis]`: the tier shared by all replicas.
 
     Attributes:
-        url: where Redis is; secret because it may hold a password; empty: memory alone.
-        prefix: starts every key.
+        url: of Redis; secret because it may contain a password; empty: memory only.
+        prefix: of every key.
         timeout_s: of one operation, seconds.
         max_connections: bound of connections to Redis.
         ca_file: PEM file with the certificates to trust over TLS; "" for those of the system.
@@ -181,11 +181,11 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Section `[log]`.
 
     Attributes:
-        level: least severe level that is written.
-        format: how lines look; "auto": text on a terminal, else JSON.
+        level: lowest level that is written.
+        format: "auto": text on a terminal, else JSON.
         access: which requests get a line.
-        sample: which part of the hits gets a line; anything else gets one as `access` says.
-        caller: name the caller in access lines by a short keyed digest of the credential.
+        sample: fraction of the hits that get a line; other requests follow `access`.
+        caller: include a short keyed digest of the caller's credential in access lines.
     """
 
     level: LogLevel = "info"
@@ -199,8 +199,8 @@ class TracingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Section `[tracing]`: spans for OpenTelemetry; needs the extra `otel`.
 
     Attributes:
-        endpoint: URL to which spans go as OTLP over HTTP; "" makes none.
-        sample: which part of the traces is recorded; never one whose caller says that it is not.
+        endpoint: URL for spans as OTLP over HTTP; "" disables tracing.
+        sample: fraction of the traces that is recorded; never one that its caller marks as not sampled.
     """
 
     endpoint: Annotated[str, String(rules.endpoint_of)] = ""
@@ -208,7 +208,7 @@ class TracingConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole configuration, one attribute a section."""
+    """The whole configuration, one attribute for each section."""
 
     server: ServerConfig = ServerConfig()
     upstream: UpstreamConfig

@@ -24,7 +24,7 @@ _VISIBLE = re.compile(r"[\x21-\x7e]*")
 def phase_of(text: str) -> str:
     if not _PHASE.fullmatch(text):
         raise InvalidValue(shorten(text), 'is not a phase; write it as AOS does, like "Succeeded"')
-    # Whatever AOS calls ...ing is under way, and a paused execution can resume.
+    # In AOS every phase named ...ing is in progress, and a paused execution can resume.
     if text.lower().endswith("ing") or text.lower() == "paused":
         raise InvalidValue(shorten(text), "is a phase in progress, whose records still change; remove it")
     return text
@@ -42,24 +42,24 @@ def field_name_of(text: str) -> str:
     folded = text.lower().replace("_", "-")
     if folded == "authorization":
         raise InvalidValue(
-            shorten(text), "always bypasses the cache, so it tells no callers apart; remove it"
+            shorten(text), "always bypasses the cache, so it can't separate callers; remove it"
         )
-    # A field that the upstream does not see as it came can't be what its answer depends on.
+    # The response can't depend on a value that the upstream does not receive.
     if not is_sent_unchanged(folded.encode("ascii")):
         raise InvalidValue(shorten(text), "does not reach the upstream as the caller sent it; remove it")
     if folded == "x-auth-token" and text.lower() != folded:
-        raise InvalidValue(shorten(text), "is a look-alike of X-Auth-Token, which always counts; remove it")
+        raise InvalidValue(shorten(text), "looks like X-Auth-Token, which always counts; remove it")
     return text
 
 
 def distinct_fields(names: tuple[str, ...]) -> tuple[str, ...]:
     folded = [name.lower().replace("_", "-") for name in names]
-    for name, stack_key in zip(names, folded, strict=True):
-        if folded.count(stack_key) > 1:
+    for name, fold in zip(names, folded, strict=True):
+        if folded.count(fold) > 1:
             raise InvalidValue(
                 shorten(name), "differs from another name in the list by - and _ alone; remove one"
             )
-    # X-Auth-Token always counts; whoever lists it all the same means just that.
+    # X-Auth-Token always counts; listing it is harmless.
     return tuple(name for name in names if name.lower() != "x-auth-token")
 
 

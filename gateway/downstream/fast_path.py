@@ -18,11 +18,11 @@ from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.core.caching.plain_request import (
     Owner,
     PlainRequest,
-    passing,
     plain_request,
     read_owner,
     read_plain,
-    without_passing,
+    trace_fields,
+    without_fields,
 )
 from gateway.core.caching.responses import hit_bytes
 from gateway.core.http.host import OwnHosts
@@ -111,7 +111,7 @@ class FastPath:
         self._tiers = tiers
         self._memory = tiers.memory
         self._identity_reader = identity_reader
-        self._passing = passing(identity_reader)
+        self._passing = trace_fields(identity_reader)
         self._keys = keys
         self._proxy = proxy
         self._own_hosts = own_hosts
@@ -250,7 +250,7 @@ class FastPath:
         """Return who sent field lines that are not known as they are."""
         if rest in self._owners:
             return None
-        kept = without_passing(rest, self._passing)
+        kept = without_fields(rest, self._passing)
         if kept is None:
             return None
         owner = self._owners.get(kept)

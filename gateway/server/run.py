@@ -15,7 +15,7 @@ from gateway.config.address import Address, Mode
 from gateway.config.errors import ConfigError, cannot_listen
 from gateway.config.load import Sources, config_of
 from gateway.config.model import Config
-from gateway.config.redis_url import told_through
+from gateway.config.redis_url import invalidation_scope
 from gateway.config.sources import RawSetting, unused_variables
 from gateway.runtime.cores import cores
 from gateway.runtime.event_loop import check_parser, loop_factory
@@ -120,7 +120,7 @@ async def _serve(config: Config, sources: Sources, given: dict[str, RawSetting],
     )
     count = server.workers or cores()
     lineage = Lineage(
-        left.formers if left is not None else (), told_through(config.redis.url, config.redis.prefix)
+        left.formers if left is not None else (), invalidation_scope(config.redis.url, config.redis.prefix)
     )
     reloads = Reloads()
     service: Service = (

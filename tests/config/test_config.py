@@ -257,13 +257,13 @@ def test_other_variables_are_left_alone() -> None:
     ("text", "key", "remedy"),
     [
         ("[server\n", "gateway.toml", "is not TOML: "),
-        ("x = 1\n", "x", "stands outside a section; config/gateway.toml lists all keys"),
-        ('scope = "shared"\n', "scope", "stands outside a section; did you mean cache.scope?"),
+        ("x = 1\n", "x", "is outside a section; config/gateway.toml lists all keys"),
+        ('scope = "shared"\n', "scope", "is outside a section; did you mean cache.scope?"),
         ("[other]\n", "[other]", "there are server or upstream or cache or redis or log or tracing"),
         ("[sever]\n", "[sever]", "did you mean [server]?"),
         ("[Cache]\n", "[Cache]", "did you mean [cache]?"),
-        ("redis = 'redis://:s3cret@h'\n", "redis", "stands outside a section; did you mean redis.url or"),
-        ("[[cache]]\n", "cache", "stands outside a section"),
+        ("redis = 'redis://:s3cret@h'\n", "redis", "is outside a section; did you mean redis.url or"),
+        ("[[cache]]\n", "cache", "is outside a section"),
         ("[cache]\nsecrt = 's3cret'\n", "cache.secrt", "did you mean cache.secret?"),
         ("[cache]\nttl = 1\n", "cache.ttl", ""),
         ("[server]\nscope = 'shared'\n", "server.scope", "did you mean cache.scope?"),
@@ -320,15 +320,15 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         (
             "server.admin_listen_mode",
             "0444",
-            'lets nobody connect, which takes the right to write; write "0600"',
+            'lets nobody connect, which needs write permission; write "0600"',
         ),
         ("server.trusted_proxies", "10.0.0.1/8", 'write it like "10.0.0.1", "10.0.0.0/8" or "unix"'),
         ("server.trusted_proxies", "lb.example", "is no address or network"),
-        ("server.trusted_proxies", "10.0.0.1,::ffff:10.0.0.1", "stands in the list twice; remove one"),
+        ("server.trusted_proxies", "10.0.0.1,::ffff:10.0.0.1", "is in the list twice; remove one"),
         ("server.proxy_protocol", "v2", "is neither true nor false"),
         ("server.admin_hosts", "a.example:80", "write the name alone, without scheme and port"),
         ("server.admin_hosts", "a.example,,b.example", "is empty; write the name alone"),
-        ("server.admin_hosts", "a.example,A.example", "stands in the list twice; remove one"),
+        ("server.admin_hosts", "a.example,A.example", "is in the list twice; remove one"),
         ("server.admin_hosts", ",".join(f"h{i}" for i in range(65)), "is too long; write at most 64"),
         ("server.workers", "-1", "write a whole number of processes from 0 to 1024, without unit"),
         ("server.workers", "one", "is not a whole number"),
@@ -368,7 +368,7 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         ("cache.access_ttl_s", "86401", "is out of range"),
         ("cache.terminal_phases", "", 'is empty, so nothing could be stored; name at least "Succeeded"'),
         ("cache.terminal_phases", "Succeeded,", "is not a phase"),
-        ("cache.terminal_phases", "Succeeded,Succeeded", "stands in the list twice"),
+        ("cache.terminal_phases", "Succeeded,Succeeded", "is in the list twice"),
         ("cache.terminal_phases", "Suc ceeded", "is not a phase"),
         *(
             ("cache.terminal_phases", f"Succeeded,{phase}", "is a phase in progress")
@@ -395,8 +395,8 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         ),
         ("cache.identity_headers", "Range", "does not reach the upstream"),
         ("cache.identity_headers", "X-HTTP-Method-Override", "does not reach the upstream"),
-        ("cache.identity_headers", "X_Auth_Token", "is a look-alike of X-Auth-Token"),
-        ("cache.identity_headers", "X-Project-Id,x-project-id", "stands in the list twice"),
+        ("cache.identity_headers", "X_Auth_Token", "looks like X-Auth-Token"),
+        ("cache.identity_headers", "X-Project-Id,x-project-id", "is in the list twice"),
         ("cache.identity_headers", "X-Project-Id,X_Project_Id", "by - and _ alone"),
         (
             "cache.ttl_succeeded_s",
@@ -502,7 +502,7 @@ def test_a_secret_given_twice_is_refused(tmp_path: Path) -> None:
     environ = {"AOS_GATEWAY_CACHE__SECRET": "s3cret", "AOS_GATEWAY_CACHE__SECRET_FILE": str(tmp_path / "s")}
     line = _refusal(None, environ)
     assert line == (
-        "cache.secret is given by both AOS_GATEWAY_CACHE__SECRET and AOS_GATEWAY_CACHE__SECRET_FILE; "
+        "cache.secret is set by both AOS_GATEWAY_CACHE__SECRET and AOS_GATEWAY_CACHE__SECRET_FILE; "
         "unset one of them"
     )
 

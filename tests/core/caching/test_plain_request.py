@@ -16,12 +16,12 @@ from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import KeySpace
 from gateway.core.caching.plain_request import (
     PlainRequest,
-    passing,
     plain_fields,
     plain_request,
     read_owner,
     read_plain,
-    without_passing,
+    trace_fields,
+    without_fields,
 )
 from gateway.core.caching.request_directives import NO_DIRECTIVES
 from gateway.core.http import request as incoming
@@ -122,20 +122,20 @@ def test_blanks_around_a_value_go_and_those_inside_stay() -> None:
 
 def test_what_passes_by_is_left_out_when_it_is_plain() -> None:
     plain = b"\r\ntraceparent: 00-1-2-01\r\nHost: h\r\nTraceState: a=b\r\n\r\n"
-    assert without_passing(plain, passing(RECOGNISER)) == b"\r\nHost: h\r\n\r\n"
-    assert without_passing(b"\r\ntraceparent: a\x01\r\nHost: h\r\n\r\n", passing(RECOGNISER)) is None
+    assert without_fields(plain, trace_fields(RECOGNISER)) == b"\r\nHost: h\r\n\r\n"
+    assert without_fields(b"\r\ntraceparent: a\x01\r\nHost: h\r\n\r\n", trace_fields(RECOGNISER)) is None
 
 
-@pytest.mark.parametrize("name", sorted(passing(RECOGNISER)))
+@pytest.mark.parametrize("name", sorted(trace_fields(RECOGNISER)))
 def test_what_tells_callers_apart_does_not_pass_by(name: bytes) -> None:
     for configured in (name, name.replace(b"-", b"_")):
-        assert name not in passing(IdentityReader((configured,), b"", shared=False))
+        assert name not in trace_fields(IdentityReader((configured,), b"", shared=False))
 
 
 def test_nothing_that_decides_about_an_answer_passes_by() -> None:
     deciding = HOP_BY_HOP | VARIANT | {b"cache-control", b"pragma", b"origin"}
-    assert passing(RECOGNISER).isdisjoint(deciding)
-    assert all(map(is_sent_unchanged, passing(RECOGNISER)))
+    assert trace_fields(RECOGNISER).isdisjoint(deciding)
+    assert all(map(is_sent_unchanged, trace_fields(RECOGNISER)))
 
 
 def test_a_caller_has_the_owner_of_the_ordinary_way() -> None:
@@ -268,7 +268,7 @@ def test_what_is_taken_at_a_glance_means_the_same_to_the_parser(
 ) -> None:
     data = LINE + (ALICE if is_started else b"") + b"".join(pieces) + b"\r\n"
     seen = read_plain(data)
-    kept = without_passing(seen.rest, passing(RECOGNISER)) if seen is not None else None
+    kept = without_fields(seen.rest, trace_fields(RECOGNISER)) if seen is not None else None
     found = owner(kept) if kept is not None else None
     if seen is None or found is None:
         return
