@@ -52,14 +52,14 @@ MECHANISMS = (
         "gateway/core/caching/identity.py",
         "if len(lines) > 1 or (name == TOKEN_FIELD",
         "if False or (name == TOKEN_FIELD",
-        "tests/core/caching/test_identity.py::test_who_cannot_be_told_safely_bypasses_the_cache",
+        "tests/core/caching/test_identity.py::test_an_ambiguous_identity_bypasses_the_cache",
     ),
     Mechanism(
         "disguised credential",
         "gateway/core/caching/identity.py",
         "if plain in self.guarded and lower not in self.names:",
         "if False:",
-        "tests/core/caching/test_identity.py::test_who_cannot_be_told_safely_bypasses_the_cache",
+        "tests/core/caching/test_identity.py::test_an_ambiguous_identity_bypasses_the_cache",
     ),
     Mechanism(
         "tag",
@@ -195,7 +195,7 @@ MECHANISMS = (
         "gateway/core/http/request_head.py",
         "if self._lines > MAX_FIELDS + 2:",
         "if False:",
-        "tests/core/http/test_request_head.py::test_more_fields_than_anybody_needs_are_refused_while_they_come",
+        "tests/core/http/test_request_head.py::test_too_many_fields_are_rejected_while_they_arrive",
     ),
     Mechanism(
         "head deadline",
@@ -299,7 +299,7 @@ MECHANISMS = (
         "gateway/core/http/forwarded.py",
         "            if not self._has(address):\n                break\n",
         "",
-        "tests/core/http/test_forwarded.py::test_the_caller_is_the_right_most_one_that_is_no_trusted_proxy",
+        "tests/core/http/test_forwarded.py::test_the_caller_is_the_right_most_untrusted_address",
     ),
     Mechanism(
         "trusted header",

@@ -40,15 +40,15 @@ _ABOUT_CONFIGURATION = (
     "Options of the command line beat environment variables, those beat the file, the file beats the",
     "defaults. [`gateway.toml`](gateway.toml) is a file with all of it and the reasons. Times are seconds,",
     "sizes bytes, both without a unit; lists are comma-separated in the environment.",
-    "`aos-gateway check --config F` tells what is wrong with a file and what would be used. An unknown key",
-    "or a value that is not allowed stops the start. SIGHUP reads everything anew: where its column says",
-    "yes, a new value is used from then on, or a file of the same name read again; the others are named in",
+    "`aos-gateway check --config F` shows what is wrong with a file and what would be used. An unknown key",
+    "or a value that is not allowed prevents the start. SIGHUP reads everything again: where its column says",
+    "yes, a new value or a changed file of the same name takes effect; the other changes are listed in",
     "the log and need SIGUSR2 or a restart.",
 )
 _ABOUT_METRICS = (
-    "`/metrics` on the admin address tells them, one series for each combination of label values. Those",
-    "come from fixed lists: nothing that a caller sends makes a new series. Where one scrape tells about",
-    "several workers, counters and histograms add up, and a gauge becomes what the last column says.",
+    "`/metrics` on the admin address has one series for each combination of label values. The values",
+    "come from fixed lists: nothing that a caller sends makes a new series. Where one scrape covers",
+    "several workers, counters and histograms add up, and a gauge is merged as the last column says.",
 )
 _RULES = """\
 # Made from alerts.yml by `python -m tests.references`; a test compares.
@@ -128,16 +128,16 @@ def metrics() -> str:
         "|---|---|---|---|",
     ]
     for kind in sorted(_errors(), key=_code):
-        told = {_proxy_error(kind): kind.detail}
+        details = {_proxy_error(kind): kind.detail}
         if kind in {UpstreamError, UpstreamTimeout}:
-            told = {
+            details = {
                 error: detail
                 for error, detail in UPSTREAM_DETAILS.items()
                 if error.endswith("_timeout") == (kind is UpstreamTimeout)
             }
         lines += [
             f"| `{_code(kind)}` | {kind.status} | `{error}` | {_cell(detail)} |"
-            for error, detail in told.items()
+            for error, detail in details.items()
         ]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""The configuration: where settings come from, what is refused and how, that secrets stay masked."""
+"""The configuration: its sources, its errors, and that secrets stay masked."""
 
 import itertools
 import os
@@ -59,7 +59,7 @@ def _from_flags(**flags: object) -> Config:
     return load_config(None, {}, _URL | {name.replace("__", "."): value for name, value in flags.items()})
 
 
-def _refusal(path: str | None = None, environ: dict[str, str] | None = None, /, **flags: object) -> str:
+def _error_of(path: str | None = None, environ: dict[str, str] | None = None, /, **flags: object) -> str:
     named = {name.replace("__", "."): value for name, value in flags.items()}
     with pytest.raises(ConfigError) as caught:
         load_config(path, environ or {}, _URL | named)
@@ -222,7 +222,7 @@ def test_each_secret_key_can_come_from_a_file_and_beats_the_configuration_file(
     assert admin_token(environ).reveal() == "t0ken"
 
 
-def test_the_admin_token_of_a_client_is_read_without_judging_other_variables() -> None:
+def test_the_admin_token_of_a_client_is_read_without_checking_other_variables() -> None:
     assert (
         admin_token({"AOS_GATEWAY_SERVER__ADMIN_TOKEN": "t", "AOS_GATEWAY_OTHER__KEY": "x"}).reveal() == "t"
     )
@@ -250,7 +250,7 @@ def test_other_variables_are_left_alone() -> None:
     assert load_config(None, {"AOS_TOKEN": "x", "aos_gateway_x": "y", "PATH": "/bin"}, _URL) == _from_flags()
 
 
-# What is refused.
+# What is rejected.
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_other_variables_are_left_alone() -> None:
 def test_a_bad_file_gets_one_line_with_key_and_remedy(
     toml: TomlFile, text: str, key: str, remedy: str
 ) -> None:
-    line = _refusal(toml(text))
+    line = _error_of(toml(text))
     assert key in line
     assert remedy in line
     assert "s3cret" not in line
@@ -454,8 +454,8 @@ def test_a_bad_value_gets_one_line_with_key_variable_and_remedy(name: str, text:
         ("redis.url", "s3cret"),
     ],
 )
-def test_the_value_of_a_refused_secret_is_not_shown(name: str, text: str) -> None:
-    line = _refusal(None, {variable_of(name): text})
+def test_the_value_of_an_invalid_secret_is_not_shown(name: str, text: str) -> None:
+    line = _error_of(None, {variable_of(name): text})
     assert line.startswith(f"{name} = *** (from {variable_of(name)})")
     assert "s3cr" not in line
 
@@ -479,7 +479,7 @@ def test_the_value_of_a_refused_secret_is_not_shown(name: str, text: str) -> Non
     ],
 )
 def test_an_unknown_variable_is_named_without_its_value(variable: str, hint: str) -> None:
-    line = _refusal(None, {variable: "s3cret"})
+    line = _error_of(None, {variable: "s3cret"})
     assert f"unknown environment variable {variable}" in line
     assert hint in line
     assert "s3cret" not in line
@@ -497,10 +497,10 @@ def test_a_variable_that_resembles_no_setting_is_named_and_does_not_stop_the_sta
     assert unused_variables(used) is None
 
 
-def test_a_secret_given_twice_is_refused(tmp_path: Path) -> None:
+def test_a_secret_set_twice_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("s3cret")
     environ = {"AOS_GATEWAY_CACHE__SECRET": "s3cret", "AOS_GATEWAY_CACHE__SECRET_FILE": str(tmp_path / "s")}
-    line = _refusal(None, environ)
+    line = _error_of(None, environ)
     assert line == (
         "cache.secret is set by both AOS_GATEWAY_CACHE__SECRET and AOS_GATEWAY_CACHE__SECRET_FILE; "
         "unset one of them"
@@ -526,7 +526,7 @@ def test_a_secret_file_that_cannot_be_used_is_named(
     file = tmp_path / "secret"
     if content is not None:
         file.write_bytes(content)
-    line = _refusal(None, {"AOS_GATEWAY_CACHE__SECRET_FILE": str(file)})
+    line = _error_of(None, {"AOS_GATEWAY_CACHE__SECRET_FILE": str(file)})
     assert str(file) in line
     assert "AOS_GATEWAY_CACHE__SECRET_FILE" in line
     assert remedy in line
@@ -534,11 +534,11 @@ def test_a_secret_file_that_cannot_be_used_is_named(
 
 
 def test_a_configuration_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    assert "can't be read (No such file or directory)" in _refusal(str(tmp_path / "none.toml"))
-    assert "can't be read (Is a directory)" in _refusal(str(tmp_path))
-    assert "can't be read (no valid path)" in _refusal("a\0b")
+    assert "can't be read (No such file or directory)" in _error_of(str(tmp_path / "none.toml"))
+    assert "can't be read (Is a directory)" in _error_of(str(tmp_path))
+    assert "can't be read (no valid path)" in _error_of("a\0b")
     (tmp_path / "latin.toml").write_bytes(b'[cache]\nsecret = "s3cret\xff"\n')
-    line = _refusal(str(tmp_path / "latin.toml"))
+    line = _error_of(str(tmp_path / "latin.toml"))
     assert "is not UTF-8 text; save it as UTF-8" in line
     assert "s3cret" not in line
     for encoding, fault in (
@@ -548,9 +548,9 @@ def test_a_configuration_file_that_cannot_be_read_is_named(tmp_path: Path) -> No
         ("utf-16-be", "holds NUL bytes, as UTF-16 text does; save it as UTF-8"),
     ):
         (tmp_path / "marked.toml").write_text("[cache]\nsettle_s = 5\n", encoding=encoding)
-        assert f"marked.toml' {fault}" in _refusal(str(tmp_path / "marked.toml"))
+        assert f"marked.toml' {fault}" in _error_of(str(tmp_path / "marked.toml"))
     (tmp_path / "big.toml").write_bytes(b"#" * (1 << 20) + b"#")
-    assert "is longer than 1048576 bytes" in _refusal(str(tmp_path / "big.toml"))
+    assert "is longer than 1048576 bytes" in _error_of(str(tmp_path / "big.toml"))
 
 
 def test_a_missing_upstream_says_how_to_give_one() -> None:
@@ -558,8 +558,8 @@ def test_a_missing_upstream_says_how_to_give_one() -> None:
         load_config(None, {}, {})
 
 
-def test_an_unknown_flag_name_is_refused() -> None:
-    assert "unknown key server.lisen; did you mean server.listen?" in _refusal(server__lisen="x")
+def test_an_unknown_flag_name_is_rejected() -> None:
+    assert "unknown key server.lisen; did you mean server.listen?" in _error_of(server__lisen="x")
 
 
 @pytest.mark.parametrize(
@@ -587,8 +587,8 @@ def test_an_unknown_flag_name_is_refused() -> None:
         ),
     ],
 )
-def test_settings_that_are_impossible_together_are_refused(flags: dict[str, object], remedy: str) -> None:
-    assert _refusal(**flags).startswith(remedy)
+def test_settings_that_are_impossible_together_are_rejected(flags: dict[str, object], remedy: str) -> None:
+    assert _error_of(**flags).startswith(remedy)
 
 
 def test_settings_that_only_look_impossible_are_accepted() -> None:
@@ -610,12 +610,12 @@ def test_a_ca_file_has_to_hold_certificates(authority: Authority, tmp_path: Path
         b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     ):
         (tmp_path / "bad.pem").write_bytes(content)
-        line = _refusal(upstream__ca_file=str(tmp_path / "bad.pem"))
+        line = _error_of(upstream__ca_file=str(tmp_path / "bad.pem"))
         assert "holds no certificates; name a PEM file with the CA certificates" in line
     (tmp_path / "marked.pem").write_bytes(b"\xef\xbb\xbf" + authority.ca_file.read_bytes())
-    line = _refusal(upstream__ca_file=str(tmp_path / "marked.pem"))
+    line = _error_of(upstream__ca_file=str(tmp_path / "marked.pem"))
     assert "marked.pem' (from command line) starts with a byte order mark (BOM); save it as UTF-8" in line
-    assert "upstream.ca_file = 'a\\x00b'" in _refusal(upstream__ca_file="a\0b")
+    assert "upstream.ca_file = 'a\\x00b'" in _error_of(upstream__ca_file="a\0b")
 
 
 # Secrets stay masked.
@@ -639,15 +639,15 @@ def test_no_text_form_of_the_configuration_holds_a_secret(secretive: Config) -> 
 
 
 def test_the_masked_configuration_shows_what_is_set_and_where_redis_is(secretive: Config) -> None:
-    shorten: Any = masked(secretive)
-    assert shorten["server"]["admin_token"] == "***"
-    assert shorten["cache"]["secret"] == "***"
-    assert shorten["redis"]["url"] == "redis://***@redis.example:6380/5"
+    shown: Any = masked(secretive)
+    assert shown["server"]["admin_token"] == "***"
+    assert shown["cache"]["secret"] == "***"
+    assert shown["redis"]["url"] == "redis://***@redis.example:6380/5"
     empty: Any = masked(_from_flags())
     assert (empty["server"]["admin_token"], empty["cache"]["secret"], empty["redis"]["url"]) == ("", "", "")
     assert empty["upstream"]["url"] == "http://aos"
     assert empty["server"]["listen"] == "127.0.0.1:8080"
-    assert msgspec.json.decode(msgspec.json.encode(shorten)) == shorten
+    assert msgspec.json.decode(msgspec.json.encode(shown)) == shown
 
 
 def test_a_secret_shows_only_whether_it_is_set() -> None:

@@ -159,7 +159,7 @@ def test_both_action_names_count() -> None:
         b'{"kind": "Execution"}'.decode().encode("utf-16"),
     ],
 )
-def test_a_body_must_be_utf8_also_where_nobody_reads(body: bytes) -> None:
+def test_skipped_fields_must_be_utf8_too(body: bytes) -> None:
     assert decode_deciding(body) is Unreadable.NOT_UTF8
 
 

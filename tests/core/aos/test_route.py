@@ -147,7 +147,7 @@ def test_an_id_is_found_through_encodings_dots_slashes_and_case(hidden: tuple[by
 
 @BOUNDED
 @given(ids, ids)
-def test_a_write_to_the_execution_call_forgets_the_stack_of_the_read(stack: bytes, action: bytes) -> None:
+def test_a_write_to_the_execution_call_names_the_stack_of_the_read(stack: bytes, action: bytes) -> None:
     assert stack_key(stack) in written_stacks(b"/v2/stacks/" + stack + b"/actions/" + action)
 
 

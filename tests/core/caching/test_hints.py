@@ -1,4 +1,4 @@
-"""What an operator is told about settled records that are not stored."""
+"""Hints about settled records that are not stored."""
 
 import msgspec
 import pytest
@@ -34,8 +34,8 @@ TOKEN_FOR_ALL = msgspec.structs.replace(SHARED, identity_headers=frozenset({b"x-
     ],
 )
 def test_what_the_origin_forbids_has_a_remedy(field: tuple[bytes, bytes], rules: Rules, remedy: str) -> None:
-    came = fetched_response(record(), field)
-    text = hint(came, decided(came, rules), rules)
+    received = fetched_response(record(), field)
+    text = hint(received, decided(received, rules), rules)
     assert text is not None
     assert remedy in text
 
@@ -50,5 +50,5 @@ def test_what_the_origin_forbids_has_a_remedy(field: tuple[bytes, bytes], rules:
     ],
 )
 def test_what_is_stored_or_not_settled_needs_none(body: bytes, field: tuple[bytes, bytes]) -> None:
-    came = fetched_response(body, field)
-    assert hint(came, decided(came), SHARED) is None
+    received = fetched_response(body, field)
+    assert hint(received, decided(received), SHARED) is None

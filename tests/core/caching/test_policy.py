@@ -335,7 +335,7 @@ def test_the_dropping_statuses_are_those_of_the_design() -> None:
     st.sampled_from([200, 404, 500]),
     st.booleans(),
 )
-def test_no_arrival_makes_the_judge_fail_and_only_settled_records_are_stored(
+def test_no_response_raises_and_only_settled_records_are_stored(
     body: bytes, status: int, complete: bool
 ) -> None:
     decision = decided(fetched_response(body, status=status, complete=complete))
@@ -380,7 +380,7 @@ def test_slow_decisions_are_recognised_by_size(body: bytes, coding: Fields, expe
 
 def test_a_body_that_lies_about_its_inflated_size_does_not_decode() -> None:
     lying = gzip.compress(record() + b" " * _MIB)[:-4] + b"\0\0\0\0"
-    came = fetched_response(lying, (b"Content-Encoding", b"gzip"))
-    assert not is_heavy(came)
+    received = fetched_response(lying, (b"Content-Encoding", b"gzip"))
+    assert not is_heavy(received)
     rules = msgspec.structs.replace(SHARED, max_body_bytes=2 * _MIB)
-    assert decided(came, rules).reason is Reason.CONTENT_CODING
+    assert decided(received, rules).reason is Reason.CONTENT_CODING

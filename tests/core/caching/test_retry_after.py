@@ -75,7 +75,7 @@ def _reached(policy: str, window: str) -> bytes:
         (_reached("ip", "second"), UNREADABLE_S, Policy.IP),
         (_reached("tenant", "1 second"), 1.0, Policy.UNKNOWN),
         (_reached("unknown", "1 second"), 1.0, Policy.UNKNOWN),
-        # Nobody we know, or nothing that can be read.
+        # Unknown codes, or nothing readable.
         (_body("time:1 second, policy ip over ratelimit"), UNREADABLE_S, Policy.IP),
         (_body("policy ip over ratelimit,limit:5,time:1 second", "APIGW.0307"), UNREADABLE_S, Policy.UNKNOWN),
         (_body("too many requests"), UNREADABLE_S, Policy.UNKNOWN),

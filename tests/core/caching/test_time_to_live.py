@@ -173,12 +173,12 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("fields", "reason"), WORDS)
-def test_each_refusing_word_of_the_origin_is_obeyed(fields: Fields, reason: Reason) -> None:
+def test_what_the_origin_forbids_is_not_stored(fields: Fields, reason: Reason) -> None:
     assert reason_not_stored(record(), *fields) is reason
 
 
 @pytest.mark.parametrize(("fields", "reason"), WORDS)
-def test_each_refusing_word_of_the_origin_is_ignored_when_told_to(fields: Fields, reason: Reason) -> None:
+def test_what_the_origin_forbids_is_stored_if_configured(fields: Fields, reason: Reason) -> None:
     assert reason_not_stored(record(), *fields) is reason
     assert ttl_s(record(), *fields, rules=IGNORING) == DAY_S
 

@@ -36,7 +36,7 @@ def test_a_request_line_of_http_1_passes(line: bytes) -> None:
         (b"\r", 400),
     ],
 )
-def test_any_other_line_is_refused(line: bytes, status: int) -> None:
+def test_any_other_line_is_rejected(line: bytes, status: int) -> None:
     with pytest.raises(MessageError) as raised:
         check_line(line)
     assert raised.value.status == status

@@ -17,7 +17,7 @@ GET = b"GET / HTTP/1.1\r\n"
 
 
 def decided(data: bytes, cuts: list[int]) -> int | bytes | None:
-    """The status with which a head, cut at some places, is refused; the head when it is whole."""
+    """The status with which a head, cut into pieces, is rejected; the head when it is complete."""
     head = RequestHead(MAX_BYTES)
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     try:
@@ -55,7 +55,7 @@ def decided(data: bytes, cuts: list[int]) -> int | bytes | None:
 )
 @BOUNDED
 @given(cuts=st.lists(st.integers(0, 60), max_size=5))
-def test_a_head_is_judged_alike_however_it_is_cut(
+def test_the_result_does_not_depend_on_where_a_head_is_cut(
     data: bytes, expected: int | bytes | None, cuts: list[int]
 ) -> None:
     got = decided(data, cuts)
@@ -79,7 +79,7 @@ def test_the_next_request_has_a_head_of_its_own() -> None:
 
 @pytest.mark.parametrize("step", [1, 5, 100_000])
 @pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["unfinished", "whole"])
-def test_more_fields_than_anybody_needs_are_refused_while_they_come(step: int, end: bytes) -> None:
+def test_too_many_fields_are_rejected_while_they_arrive(step: int, end: bytes) -> None:
     def took(fields: int) -> int:
         head = RequestHead(100_000)
         data = GET + b"a:\r\n" * fields + end
