@@ -19,7 +19,8 @@ from benchmarks.load.targets import path, token
 from benchmarks.scenarios.scenario import Load
 from gateway.app.gateway import Gateway
 from gateway.app.settings import identity_headers, policy_rules
-from gateway.config.model import Config, load_config
+from gateway.config.load import load_config
+from gateway.config.model import Config
 from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.entry import Entry

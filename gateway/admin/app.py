@@ -5,9 +5,7 @@ import base64
 import binascii
 import gzip
 import hmac
-import ipaddress
 import logging
-import re
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -18,10 +16,11 @@ from aiohttp.typedefs import Handler
 
 from gateway.admin.errors import SECURITY_FIELDS, AdminError, AdminProblem, answer, of_status
 from gateway.config.address import is_loopback_host
-from gateway.config.model import masked
+from gateway.config.load import masked
 from gateway.config.secret import Secret
 from gateway.core.aos.route import is_id
 from gateway.core.http.fields import accepts_gzip
+from gateway.core.http.host import OwnHosts
 from gateway.operations import Operations
 from gateway.page.page import Page
 from gateway.telemetry.metrics_text import render
@@ -33,7 +32,6 @@ _BODY_TIMEOUT_S: Final = 5.0
 _GZIP_LEVEL: Final = 1
 _READING: Final = frozenset({"GET", "HEAD"})
 _VERSIONS: Final = frozenset({(1, 0), (1, 1)})
-_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(:[0-9]{0,5})?")
 
 
 class _Purge(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,8 +51,7 @@ def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) 
         token: `server.admin_token`; if empty, only loopback and Unix peers reach the protected paths.
         hosts: `server.admin_hosts`, lower-case names without port.
     """
-    own = frozenset(host.removesuffix(".") for host in hosts)
-    admin = _Admin(operations, token, own)
+    admin = _Admin(operations, token, OwnHosts.of(hosts))
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app.cleanup_ctx.append(admin.page.sampling)
     app.on_response_prepare.append(_finish_head)
@@ -66,7 +63,7 @@ def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) 
 class _Admin:
     """The handlers of the admin application."""
 
-    def __init__(self, operations: Operations, token: Secret, hosts: frozenset[str]) -> None:
+    def __init__(self, operations: Operations, token: Secret, hosts: OwnHosts) -> None:
         self._operations = operations
         self._token = token
         self._hosts = hosts
@@ -156,18 +153,8 @@ class _Admin:
             if request.version >= (1, 1):
                 raise AdminError(AdminProblem.MALFORMED)
             return
-        match = _HOST.fullmatch(values[0])
-        if match is None or not self._is_own_host(match["name"].lower().removesuffix(".")):
+        if not self._hosts.has(values[0].encode("utf-8", "surrogateescape")):
             raise AdminError(AdminProblem.HOST)
-
-    def _is_own_host(self, name: str) -> bool:
-        if is_loopback_host(name) or name in self._hosts:
-            return True
-        try:
-            ipaddress.ip_address(name.strip("[]"))
-        except ValueError:
-            return False
-        return True
 
     def _authorize(self, request: web.Request) -> None:
         if _is_local(request.transport):

@@ -6,7 +6,8 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from gateway.errors import GatewayError, problem
+from gateway.core.http.errors import GatewayError
+from gateway.errors import problem
 
 _REALM: Final = "aos-gateway admin"
 _BODY_SHAPE: Final = (

@@ -28,7 +28,8 @@ from gateway.cache.single_flight import Flights
 from gateway.cache.throttle import Throttle
 from gateway.clock import Clock
 from gateway.config.address import Address
-from gateway.config.model import Config, ConfigError
+from gateway.config.errors import ConfigError
+from gateway.config.model import Config
 from gateway.core.aos.route import stack_key
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import KeySpace

@@ -30,12 +30,12 @@ from gateway.clock import Clock
 from gateway.config.model import TracingConfig
 from gateway.core.aos.route import route_name
 from gateway.core.caching.cache_status import HIT, CacheStatus, outcome
+from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Fields, IndexedFields
 from gateway.core.http.trace_context import Parent, continued, parent, parent_in, state, state_in
 from gateway.downstream.connection_origin import Origin
 from gateway.downstream.fast_path import FastPath, PlainLookup
 from gateway.downstream.response import PreparedResponse
-from gateway.errors import GatewayError
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics_catalogue import ERROR
 from gateway.upstream.exchange import Exchange

@@ -24,7 +24,7 @@ class Hints:
 
     def refused(self, fetched_response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
         """Take note of a response that was not stored."""
-        reason = decision.refusal
+        reason = decision.reason
         if reason is None or reason in self._given:
             return
         text = hint(fetched_response, decision, self._rules)

@@ -13,7 +13,8 @@ from gateway.admin.app import build_admin
 from gateway.admin.server import AdminServer
 from gateway.app.gateway import Gateway
 from gateway.config.address import Address, TcpAddress
-from gateway.config.model import Config, load_config
+from gateway.config.load import load_config
+from gateway.config.model import Config
 from gateway.core.aos.execution import ExecutionRecord, decode_record
 from gateway.runtime.event_loop import check_parser, loop_factory
 from gateway.runtime.signals import Signals

@@ -12,10 +12,10 @@ import msgspec
 from gateway.core.aos.route import route_name
 from gateway.core.caching.cache_status import HIT, CacheStatus, outcome
 from gateway.core.caching.identity import Identity
+from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Fields
 from gateway.core.http.request import loggable_path
 from gateway.core.http.trace_context import Parent
-from gateway.errors import GatewayError
 from gateway.telemetry.caller_digest import CallerDigest
 from gateway.telemetry.line_writer import standard_error
 from gateway.telemetry.log_format import FIELDS, LineHandler, formatter

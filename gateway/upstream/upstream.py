@@ -19,11 +19,12 @@ from aiohttp.connector import Connection
 from yarl import URL
 
 from gateway.clock import Clock
-from gateway.core.aos.route import SERVER_WIDE, is_write
+from gateway.core.http.errors import GatewayError
 from gateway.core.http.fields import response_defect
 from gateway.core.http.framing import BodyFraming, request_bytes, response_framing
 from gateway.core.http.messages import Fields, Head, IndexedFields, names
-from gateway.errors import GatewayError, GaveWay, Overloaded, UpstreamError
+from gateway.core.http.target import SERVER_WIDE, is_write
+from gateway.errors import GaveWay, Overloaded, UpstreamError
 from gateway.runtime.progress import drained, taken
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics

@@ -19,6 +19,7 @@ from gateway.admin.server import AdminServer
 from gateway.config.address import parse_address
 from gateway.config.secret import Secret
 from gateway.core.caching.cache_status import Reason
+from gateway.core.http.host import OwnHosts
 from tests.references import ROOT
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, never, record
 from tests.testbed.client import Headers, fetch
@@ -94,7 +95,7 @@ def test_every_reason_is_written_down() -> None:
 
 
 async def test_every_admin_path_is_written_down_with_its_methods(both: Both) -> None:
-    paths = _Admin(both.gateway.app, Secret(), frozenset())._paths
+    paths = _Admin(both.gateway.app, Secret(), OwnHosts.of(()))._paths
     written = {path: item for path, item in _DESCRIPTION["paths"].items() if path != _EXECUTION}
     assert set(written) == set(paths)
     for path, (methods, _) in paths.items():

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from gateway.app.gateway import Gateway
 from gateway.clock import Clock
-from gateway.config.model import Config, load_config
+from gateway.config.load import load_config
+from gateway.config.model import Config
 
 from .address import free_port
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gateway.core.http.fields import MessageError, is_sound_head, response_defect
+from gateway.core.http.errors import MessageError
+from gateway.core.http.fields import is_sound_head, response_defect
 from gateway.core.http.messages import Fields, Head
 from gateway.core.http.request import check_line
 
@@ -35,10 +36,10 @@ def test_a_request_line_of_http_1_passes(line: bytes) -> None:
         (b"\r", 400),
     ],
 )
-def test_any_other_line_is_refused(line: bytes, status: int) -> None:
-    with pytest.raises(MessageError) as refused:
+def test_any_other_line_is_rejected(line: bytes, status: int) -> None:
+    with pytest.raises(MessageError) as raised:
         check_line(line)
-    assert refused.value.status == status
+    assert raised.value.status == status
 
 
 @pytest.mark.parametrize(
