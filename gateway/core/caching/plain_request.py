@@ -9,7 +9,7 @@ import re
 
 import msgspec
 
-from gateway.core.aos.route import execution
+from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility
 from gateway.core.caching.identity import Identity, IdentityReader, Variant
 from gateway.core.caching.key import KeySpace
@@ -18,7 +18,7 @@ from gateway.core.http import request as incoming
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.fields import end_to_end
 from gateway.core.http.host import OwnHosts
-from gateway.core.http.messages import Field, Fields, IndexedFields, Request, first
+from gateway.core.http.messages import Field, IndexedFields, Request, first
 from gateway.core.http.proxy_identity import ProxyIdentity, check_request
 
 _METHOD = b"GET /v2/stacks/"
@@ -53,11 +53,13 @@ class PlainRequest(msgspec.Struct, frozen=True, gc=False):
         path: what follows ``/v2/stacks/`` in the target.
         request_id: the caller's request id; ``None`` without one.
         rest: the field lines without the request id's; equal ones mean the same.
+        id_start: where in the head the line of the request id starts; 0 without one.
     """
 
     path: bytes
     request_id: bytes | None
     rest: bytes
+    id_start: int = 0
 
 
 def read_plain(data: bytes) -> PlainRequest | None:
@@ -80,11 +82,11 @@ def read_plain(data: bytes) -> PlainRequest | None:
             request_id = data[value:end]
             if not incoming.is_plain_request_id(request_id):
                 return None
-            return PlainRequest(path, request_id, data[line_end:start] + data[end:])
+            return PlainRequest(path, request_id, data[line_end:start] + data[end:], start)
     return PlainRequest(path, None, data[line_end:])
 
 
-def plain_fields(rest: bytes) -> Fields | None:
+def plain_fields(rest: bytes) -> IndexedFields | None:
     """Return the fields in a head, or ``None`` unless every line is plain.
 
     Args:
@@ -132,13 +134,20 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
         owner: `KeySpace.owner` of the two.
         identity: of the caller.
         variant: what was negotiated.
-        user_agent: value of ``User-Agent``; empty without one.
+        rest: the field lines.
+        fields: the same, parsed.
     """
 
     owner: bytes
     identity: Identity
     variant: Variant
-    user_agent: bytes
+    rest: bytes
+    fields: IndexedFields
+
+    @property
+    def user_agent(self) -> bytes:
+        """The program that asks; empty when it does not say."""
+        return first(self.fields, b"user-agent") or b""
 
 
 def read_owner(
@@ -184,11 +193,18 @@ def read_owner(
     if isinstance(eligible, Bypass) or eligible.directives != NO_DIRECTIVES:
         return None
     owner = keys.owner(eligible.identity.entry, eligible.variant.general)
-    return Owner(owner, eligible.identity, eligible.variant, first(fields, b"user-agent") or b"")
+    return Owner(owner, eligible.identity, eligible.variant, rest, fields)
 
 
 def plain_request(
-    data: bytes, plain: PlainRequest, owner: Owner, request_id: bytes, *, peer: bytes, scheme: bytes
+    data: bytes,
+    plain: PlainRequest,
+    owner: Owner,
+    call: ExecutionRef,
+    request_id: bytes,
+    *,
+    peer: bytes,
+    scheme: bytes,
 ) -> tuple[Request, Eligible] | None:
     """Return a plain request as the parser would, and its eligibility.
 
@@ -196,17 +212,23 @@ def plain_request(
         data: the whole head.
         plain: from `read_plain`.
         owner: from `read_owner`.
+        call: the execution that its path names.
         request_id: the caller's request id, or one generated for it.
         peer: the caller's address.
         scheme: as the caller connected.
 
     Returns:
-        ``None`` when the target is not an execution that may be stored.
+        ``None`` when a field line is not plain.
     """
-    target = b"/v2/stacks/" + plain.path
-    call = execution(target)
-    fields = plain_fields(data[data.find(b"\r\n") :])
-    if call is None or call.has_query or fields is None:
+    fields: IndexedFields | None = owner.fields
+    if plain.rest != owner.rest:
+        # It has trace fields, which do not change the response, but are forwarded too.
+        fields = plain_fields(data[data.find(b"\r\n") :])
+    elif plain.request_id is not None:
+        name = data[plain.id_start + 2 : data.find(b":", plain.id_start)]
+        before = data.count(b"\r\n", data.find(b"\r\n"), plain.id_start)
+        fields = owner.fields.with_field(before, (name, plain.request_id))
+    if fields is None:
         return None
-    request = Request("GET", target, fields, peer, scheme, 0, request_id)
+    request = Request("GET", b"/v2/stacks/" + plain.path, fields, peer, scheme, 0, request_id)
     return request, Eligible(call, owner.identity, owner.variant, NO_DIRECTIVES, end_to_end(fields))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gateway.core.http.messages import Fields, Head, IndexedFields, members, values
+from gateway.core.http.messages import Fields, IndexedFields, members, values
 from gateway.core.http.target import METHOD_OVERRIDES
 
 HOP_BY_HOP = frozenset(
@@ -68,15 +68,6 @@ _IN_NOT_MODIFIED = frozenset(
     }
 )
 
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_BAD_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_DIGITS = re.compile(rb"[0-9]{1,18}")
-# One status line and whole field lines: no folding, no bare CR or LF (RFC 9112 §4, §5.2, §2.2).
-_RESPONSE_HEAD = re.compile(
-    rb"HTTP/1\.[01] [1-5][0-9]{2}( [^\x00-\x08\x0a-\x1f\x7f]*)?\r\n"
-    rb"([^\x00- :\x7f]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n)*\r\n"
-)
-
 _NO_NAMES: frozenset[bytes] = frozenset()
 # Equal in every fetch for the cache: dropped, replaced by the gateway's own, or a reason not to look up.
 _UNIFORM = NOT_FORWARDED | METHOD_OVERRIDES | {b"authorization", b"prefer", b"range"}
@@ -124,42 +115,6 @@ def accepts_gzip(fields: Fields) -> bool:
             case b"*":
                 wildcard = accepted
     return wildcard
-
-
-def is_sound_head(raw: bytes) -> bool:
-    """Tell whether a response head, empty line included, is well-formed enough to be read one way only."""
-    return _RESPONSE_HEAD.fullmatch(raw) is not None
-
-
-def response_defect(head: Head, *, http_10: bool = False) -> str | None:
-    """Name what makes an upstream response unusable (RFC 9112 §6, RFC 9110 §5.5).
-
-    Args:
-        head: the response head as parsed.
-        http_10: the response's version is 1.0, where no transfer coding exists.
-
-    Returns:
-        A Proxy-Status error type (RFC 9209 §2.3), or ``None`` for a sound head.
-    """
-    if not 200 <= head.status <= 599 or _BAD_IN_VALUE.search(head.reason):
-        return "http_protocol_error"
-    field_names = [name for name, _ in head.fields]
-    # One match for all: which characters are allowed is the same in every name.
-    if field_names and not (all(field_names) and _TOKEN.fullmatch(b"".join(field_names))):
-        return "http_protocol_error"
-    if _BAD_IN_VALUE.search(b"".join([value for _, value in head.fields])):
-        return "http_protocol_error"
-    lengths = values(head.fields, b"content-length")
-    codings = values(head.fields, b"transfer-encoding")
-    if len(lengths) > 1 or not all(_DIGITS.fullmatch(length) for length in lengths):
-        return "http_protocol_error"
-    if head.status == 204 and (codings or any(int(length) for length in lengths)):
-        return "http_protocol_error"
-    if codings and (lengths or http_10):
-        return "http_protocol_error"
-    if [coding.lower() for coding in codings] not in ([], [b"chunked"]):
-        return "http_response_transfer_coding"
-    return None
 
 
 def kept_fields(fields: Fields) -> Fields:

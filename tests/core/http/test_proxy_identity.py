@@ -81,8 +81,9 @@ def test_connection_may_name_others(name: bytes) -> None:
 
 
 def test_its_own_via_is_a_loop() -> None:
-    with pytest.raises(ProxyLoop):
+    with pytest.raises(ProxyLoop) as raised:
         check_request(request((b"Via", b"1.1 a, " + PROXY.via + b", 1.1 b")), PROXY)
+    assert (raised.value.status, raised.value.code) == (502, "GATEWAY.5020002")
 
 
 def test_via_of_a_gateway_before_another_upstream_is_no_loop() -> None:
