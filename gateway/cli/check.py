@@ -7,15 +7,16 @@ import sys
 
 from gateway.app.settings import identity_headers, policy_rules, upstream_hop, upstream_settings
 from gateway.clock import Clock
-from gateway.config.model import Config, Secret
+from gateway.config.model import Config
+from gateway.config.secret import Secret
 from gateway.core.caching import policy
 from gateway.core.caching.eligibility import Bypass, eligibility
 from gateway.core.caching.hints import hint
 from gateway.core.caching.identity import IdentityReader
-from gateway.core.http.fields import upstream_fields
+from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Request
-from gateway.errors import GatewayError
+from gateway.core.http.proxy_identity import upstream_fields
 from gateway.runtime.event_loop import check_parser
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.upstream import Upstream
@@ -73,10 +74,10 @@ async def _probe(config: Config, stack_id: str, action_id: str, token: Secret) -
     decision = policy.decide_store(fetched_response, rules, settling=False, uncertain=False)
     print(f"{config.upstream.url} answered {exchange.head.status}, {len(body)} bytes in body")
     print(f"phase: {decision.phase if decision.phase is not None else 'none'}")
-    if decision.refusal is None:
+    if decision.reason is None:
         print(f"would be stored for {decision.ttl_s:.0f} s")
     else:
-        print(f"would not be stored: {decision.refusal.value}")
+        print(f"would not be stored: {decision.reason.value}")
         if (text := hint(fetched_response, decision, rules)) is not None:
             print(text)
     return 0

@@ -13,7 +13,8 @@ from gateway.admin.server import AdminServer
 from gateway.app.gateway import Gateway
 from gateway.cli.client import Client, Response
 from gateway.config.address import Address, TcpAddress
-from gateway.config.model import Config, load_config
+from gateway.config.load import load_config
+from gateway.config.model import Config
 from gateway.core.aos.execution import ExecutionRecord, decode_record
 from gateway.core.http.messages import first
 from gateway.runtime.event_loop import check_parser, loop_factory

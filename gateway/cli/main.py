@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 clean, 2 wrong usage, configuration or address, 1 anything else; `wait` has more.
     """
-    from gateway.config.model import ConfigError
+    from gateway.config.errors import ConfigError
 
     arguments = build_parser().parse_args(argv)
     if arguments.command in _UNTIL_STOPPED:
@@ -54,7 +54,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from gateway.runtime.signals import hold
 
     hold()
-    from gateway.config.model import Sources
+    from gateway.config.load import Sources
 
     flags = {
         "server.listen": arguments.listen,
@@ -71,7 +71,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _twin(arguments: argparse.Namespace) -> int:
-    from gateway.config.model import parse_address
+    from gateway.config.address import parse_address
 
     listen = parse_address(arguments.listen)
     control = None if arguments.control is None else parse_address(arguments.control)
@@ -87,7 +87,8 @@ def _demo(_arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from gateway.config.model import Secret, load_config, masked
+    from gateway.config.load import load_config, masked
+    from gateway.config.secret import Secret
     from gateway.config.sources import unused_variables
 
     config = load_config(arguments.config, os.environ, {})
@@ -113,8 +114,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _purge(arguments: argparse.Namespace) -> int:
     from gateway.cli.purge import run
+    from gateway.config.address import TcpAddress, parse_address
     from gateway.config.errors import shorten
-    from gateway.config.model import TcpAddress, admin_token, parse_address
+    from gateway.config.load import admin_token
     from gateway.core.aos.route import is_id
 
     address = parse_address(arguments.admin)

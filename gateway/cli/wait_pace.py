@@ -42,7 +42,7 @@ class Pace:
             now_s: wall clock.
         """
         if (asked := back_off(status, fields, body, now_s)) is not None:
-            jitter = 1.0 if asked.is_told else 1.0 + _JITTER * random.random()
+            jitter = 1.0 if asked.is_explicit else 1.0 + _JITTER * random.random()
             return max(_SHORTEST_S, asked.wait_s * jitter)
         if status < 400 and _has_waited(fields):
             return _WAITED_S

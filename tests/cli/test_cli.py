@@ -99,7 +99,7 @@ def test_the_profiles_in_the_help_of_the_twin_are_those_there_are() -> None:
 
 def test_importing_the_command_line_loads_nothing_heavy() -> None:
     code = (
-        "import sys, gateway.cli.main, gateway.config.model; "
+        "import sys, gateway.cli.main, gateway.config.load; "
         "heavy = {'aiohttp', 'redis', 'uvloop', 'asyncio', 'ssl'}; "
         "print([name for name in sys.modules if name.partition('.')[0] in heavy])"
     )

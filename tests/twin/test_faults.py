@@ -143,7 +143,7 @@ def test_a_throttle_refuses_in_the_words_that_the_gateway_understands(
         assert message.endswith(f"policy {per} over ratelimit,limit:1,time:{words}")
         fields = tuple((name.encode(), value.encode()) for name, value in reply.headers)
         assert back_off(reply.status, fields, reply.body, 0.0) == BackOff(
-            retry_after_s or wait_s, is_told=retry_after_s is not None, policy=Policy(per)
+            retry_after_s or wait_s, is_explicit=retry_after_s is not None, policy=Policy(per)
         )
 
 
