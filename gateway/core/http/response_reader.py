@@ -56,8 +56,8 @@ class ResponseReader:
         "_held",
         "_interim",
         "_is_persistent",
-        "_remaining_bytes",
         "_method",
+        "_remaining_bytes",
         "content",
         "framing",
         "head",
@@ -82,7 +82,7 @@ class ResponseReader:
 
     @property
     def is_reusable(self) -> bool:
-        """Exactly one response was received, and the connection may carry another exchange (RFC 9112 §9.3)."""
+        """Exactly one response was received, and the connection may be reused (RFC 9112 §9.3)."""
         return self.is_complete and self._is_persistent
 
     def feed(self, data: bytes) -> None:
