@@ -14,7 +14,7 @@ OWNER_BYTES = 24
 class EntryKey:
     """Where an entry is stored, and which request it answers.
 
-    What only Redis needs is made when it is asked for: a fetch that stores nothing needs none of it.
+    Keys for Redis are derived on first use, since a fetch that stores nothing needs none.
 
     Attributes:
         stack: the case-folded stack id, by which it is invalidated.
@@ -113,8 +113,8 @@ class KeySpace:
         Args:
             caller: `Identity.entry`.
             variant: what was negotiated.
-            execution: which record.
-            owner: what `owner` returns for caller and variant, where that is known already.
+            execution: the record.
+            owner: result of `owner` for caller and variant, if known already.
         """
         return EntryKey(self, caller, variant, execution, owner or self.owner(caller, variant))
 

@@ -33,7 +33,7 @@ class IndexedFields(tuple[Field, ...]):
         return self
 
     def with_field(self, position: int, field: Field) -> Self:
-        """Return the lines with one more, whose name occurs in none of them."""
+        """Return the lines with one more, whose name is new."""
         more = super().__new__(type(self), (*self[:position], field, *self[position:]))
         more.by_name = {**self.by_name, field[0].lower(): [field[1]]}
         return more
