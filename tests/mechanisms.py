@@ -142,15 +142,15 @@ MECHANISMS = (
     Mechanism(
         "no repeated write",
         "gateway/upstream/upstream.py",
-        "if body is not None or not is_reading:",
-        "if False:",
+        "if body is None and method in _RETRIED_METHODS and not is_write(method, names(fields)):",
+        "if body is None:",
         "tests/end_to_end/test_writes.py::test_a_request_that_is_read_and_cut_off_was_received_exactly_once",
     ),
     Mechanism(
         "watched idle connections",
         "gateway/upstream/connection.py",
-        "        if self._is_idle:\n",
-        "        if False:\n",
+        "        if self._sink is None:\n            self.close()\n        else:\n            self._sink.feed(data)\n",
+        "        if self._sink is not None:\n            self._sink.feed(data)\n",
         "tests/upstream/test_connection.py::test_half_a_head_on_an_idle_connection_closes_it",
     ),
     Mechanism(
@@ -206,7 +206,7 @@ MECHANISMS = (
     Mechanism(
         "bounded queue",
         "gateway/upstream/limiter.py",
-        "if self.waiting >= self._max_waiting:",
+        "if len(self._queue) >= self._max_waiting:",
         "if False:",
         "tests/end_to_end/test_upstream.py::test_requests_beyond_pool_and_queue_are_refused_and_the_queue_is_served",
     ),
@@ -220,7 +220,7 @@ MECHANISMS = (
     Mechanism(
         "held callers",
         "gateway/cache/cache.py",
-        "            raise _with_member(Throttled(wait_s), verdict)\n",
+        "            raise _with_member(Throttled(wait_s), cache_status)\n",
         "            pass\n",
         "tests/cache/test_throttle.py::"
         "test_a_throttled_callers_misses_stay_here_while_hits_and_other_callers_go_on",
@@ -241,7 +241,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "strict chunks",
-        "gateway/upstream/connection.py",
+        "gateway/core/http/response_reader.py",
         "            if taken is None:\n",
         "            if False:\n",
         "tests/hardening/test_upstream_framing.py::"
@@ -309,15 +309,15 @@ MECHANISMS = (
     ),
     Mechanism(
         "decoded beside the loop",
-        "gateway/cache/cache.py",
-        "if not policy.is_heavy(arrival):",
-        "if True:",
+        "gateway/cache/fetcher.py",
+        "if policy.is_heavy(response):",
+        "if False:",
         "tests/end_to_end/test_caching.py::test_judging_a_large_record_holds_up_nobody_else",
     ),
     Mechanism(
         "Vary for who joined",
         "gateway/cache/cache.py",
-        "if not may_share(planned, fetched.arrival, self._rules.identity_headers):",
+        "if not may_share(eligible, fetched.fetched_response, self._fetcher.rules.identity_headers):",
         "if False:",
         "tests/end_to_end/test_flights.py::test_a_shared_answer_chosen_by_a_field_is_not_for_who_sent_another_one",
     ),
