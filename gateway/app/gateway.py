@@ -23,8 +23,9 @@ from gateway.app.settings import (
     upstream_settings,
 )
 from gateway.cache.cache import Cache
-from gateway.cache.results import Fetched, abandon
-from gateway.cache.single_flight import Flights
+from gateway.cache.fetcher import Fetcher
+from gateway.cache.results import Fetched
+from gateway.cache.single_flight import SingleFlight
 from gateway.cache.throttle import Throttle
 from gateway.clock import Clock
 from gateway.config.address import Address
@@ -94,8 +95,8 @@ class Gateway:
         secret = config.cache.secret.reveal().encode("utf-8")
         rules = policy_rules(config)
         identity_reader = IdentityReader(identity_headers(config), secret, shared=rules.shared)
-        self.flights: Flights[Fetched] = Flights(
-            config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock, abandon
+        self.flights: SingleFlight[Fetched] = SingleFlight(
+            config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock
         )
         proxy = upstream_hop(config)
         self.tiers = Tiers(
@@ -117,18 +118,22 @@ class Gateway:
             config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle
         )
         self.top_executions = TopExecutions(clock)
-        cache = Cache(
+        self._fetcher = Fetcher(
             rules=rules,
-            identity_reader=identity_reader,
-            keys=keys,
             proxy=proxy,
             tiers=self.tiers,
-            flights=self.flights,
             upstream=self.upstream,
             throttle=throttle,
             clock=clock,
             executor=self.executor,
             top_executions=self.top_executions,
+        )
+        cache = Cache(
+            identity_reader=identity_reader,
+            keys=keys,
+            flights=self.flights,
+            fetcher=self._fetcher,
+            throttle=throttle,
         )
         self._caller_digest = CallerDigest(identity_reader, digest_key(secret, os.environ))
         self._throttled = ThrottledCallers(clock, self._caller_digest)
@@ -272,6 +277,7 @@ class Gateway:
             await asyncio.sleep(poll_s)
             poll_s = min(poll_s * 2, _LAST_POLL_S)
         await self.flights.close(max(0.0, ends_s - loop.time()))
+        await self._fetcher.close()
         # Cuts what is still under way; the writes among it are forgotten before the tiers close.
         await self.upstream.close()
         if self._proxied is not None:

@@ -35,7 +35,6 @@ from gateway.core.http.trace_context import Parent, continued, parent, parent_in
 from gateway.downstream.connection_origin import Origin
 from gateway.downstream.fast_path import FastPath, PlainLookup
 from gateway.downstream.response import PreparedResponse
-from gateway.errors import GatewayError
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics_catalogue import ERROR
 from gateway.upstream.exchange import Exchange
@@ -133,32 +132,25 @@ class Tracing:
         if status >= 500:
             span.set_status(otel.StatusCode.ERROR)
 
-    async def call(self, send: Callable[[Fields], Awaitable[Exchange]], fields: Fields) -> Exchange:
-        """Call the upstream in a span of its own, which what is sent names as its parent.
+    def call(self, fields: Fields) -> tuple[otel.Span | None, Fields]:
+        """Begin the span of a call to the upstream.
 
         A trace that begins here is named also when it is not recorded: then the upstream knows that and
         records nothing either.
 
         Args:
-            send: sends a request with the fields that it is given.
             fields: of the request.
+
+        Returns:
+            The span, ``None`` when the call is not recorded, and the fields, which name it as their parent.
         """
         of = self._current.get()
         if of is None:
-            return await send(fields)
+            return None, fields
         if not of.get_span_context().trace_flags.sampled:
-            return await send(fields if parent(fields) is not None else _naming(of, fields))
+            return None, fields if parent(fields) is not None else _naming(of, fields)
         span = self._tracer.start_span("upstream", otel.set_span_in_context(of), otel.SpanKind.CLIENT)
-        try:
-            exchange = await send(_naming(span, fields))
-            span.set_attribute("http.response.status_code", exchange.head.status)
-        except GatewayError as error:
-            span.set_attribute("error.type", error.proxy_error)
-            span.set_status(otel.StatusCode.ERROR)
-            raise
-        finally:
-            span.end()
-        return exchange
+        return span, _naming(span, fields)
 
     def took(self, name: str, took_s: float, attributes: dict[str, str | int]) -> None:
         """Make the span of something that was done for the present request and has just ended."""
@@ -227,11 +219,28 @@ class _TracedUpstream(Upstream):
     def __init__(self, tracing: Tracing, settings: UpstreamSettings, clock: Clock, metrics: Metrics) -> None:
         super().__init__(settings, clock, metrics)
         self._tracing = tracing
+        self._spans: dict[Exchange, otel.Span] = {}
 
-    async def send(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
-        """Send a request as the base does, in a span."""
-        send = super().send
-        return await self._tracing.call(lambda sent: send(method, target, sent, body), fields)
+    def begin(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
+        span, fields = self._tracing.call(fields)
+        exchange = super().begin(method, target, fields, body)
+        if span is not None:
+            self._spans[exchange] = span
+        return exchange
+
+    def has_head(self, exchange: Exchange) -> None:
+        super().has_head(exchange)
+        if (span := self._spans.pop(exchange, None)) is not None:
+            span.set_attribute("http.response.status_code", exchange.head.status)
+            span.end()
+
+    def is_over(self, exchange: Exchange) -> None:
+        super().is_over(exchange)
+        if (span := self._spans.pop(exchange, None)) is not None:
+            if exchange.error is not None:
+                span.set_attribute("error.type", exchange.error.proxy_error)
+                span.set_status(otel.StatusCode.ERROR)
+            span.end()
 
 
 class _TracedMetrics(Metrics):

@@ -46,9 +46,3 @@ class Fetched(msgspec.Struct, frozen=True):
     is_stored: bool
     reason: Reason | None
     exchange: Exchange | None = None
-
-
-def abandon(fetched: Fetched) -> None:
-    """Let go of a result that nobody takes."""
-    if fetched.exchange is not None:
-        fetched.exchange.close()

@@ -61,7 +61,7 @@ class DownstreamConnection(RequestHandler):
         "_server",
         "_settings",
         "_since_s",
-        "_stoppable",
+        "_stop",
         "origin",
         "peer",
         "scheme",
@@ -87,7 +87,7 @@ class DownstreamConnection(RequestHandler):
         self._refusal: GatewayError | None = None
         self._since_s = 0.0
         self._is_gone: asyncio.Future[None] = self._loop.create_future()
-        self._stoppable: asyncio.Task[Any] | None = None
+        self._stop: Callable[[], object] | None = None
         # The origin's address; None when it has none, and when it was not admitted.
         self._peer: str | None = None
         self.origin = Origin()
@@ -138,8 +138,8 @@ class DownstreamConnection(RequestHandler):
         self._stop_head_timer()
         if not self._is_gone.done():
             self._is_gone.set_result(None)
-        if self._stoppable is not None:
-            self._stoppable.cancel()
+        if self._stop is not None:
+            self._stop()
         self._server.admission.release(self._peer)
         super().connection_lost(exc)
 
@@ -275,9 +275,9 @@ class DownstreamConnection(RequestHandler):
         """Return the look-up that was made for the present request before it was parsed."""
         return None
 
-    def stop_with_caller(self, task: asyncio.Task[Any] | None) -> None:
-        """Say which task is cancelled when the caller leaves; ``None`` lets a write go on to its end."""
-        self._stoppable = task
+    def stop_with_caller(self, stop: Callable[[], object] | None) -> None:
+        """Say what is called when the caller leaves; ``None`` lets a write go on to its end."""
+        self._stop = stop
 
     def force_close(self) -> None:
         """Close the connection once the caller has taken what was written, for which he has a time."""

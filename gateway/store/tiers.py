@@ -165,10 +165,17 @@ class Tiers:
         if (entry := self.peek(key)) is not None:
             return LookupResult(entry)
         if self.redis is None or not self.redis.may_have(key):
-            # What Redis may not have is removed there before it is read again, unless all counts as pending.
-            return LookupResult(None) if self._invalidations.all_pending else ABSENT
+            return self._without_redis()
         fill_token = self.fill_token(key)
         return self._checked(fill_token, await self.redis.lookup(key))
+
+    def lookup_now(self, key: EntryKey) -> EarlyLookup | None:
+        """Look up what memory does not have, if that needs no wait; otherwise ``None``."""
+        if self._peers is not None and not self._peers.is_current():
+            return None
+        if self.redis is not None and self.redis.may_have(key):
+            return None
+        return EarlyLookup(self.fill_token(key), self._without_redis())
 
     def ask_redis(self, key: EntryKey, on_result: Callable[[EarlyLookup], None]) -> bool:
         """Start a look-up in Redis of what memory does not have.
@@ -189,6 +196,10 @@ class Tiers:
             key, lambda result: on_result(EarlyLookup(fill_token, self._checked(fill_token, result)))
         )
 
+    def _without_redis(self) -> LookupResult:
+        # What Redis may not have is removed there before it is read again, unless all counts as pending.
+        return LookupResult(None) if self._invalidations.all_pending else ABSENT
+
     def _checked(self, fill_token: FillToken, result: LookupResult) -> LookupResult:
         """Return what of a result from Redis is still valid; keep its entry in memory."""
         if result.has_failed:
@@ -201,30 +212,35 @@ class Tiers:
         self._keep_in_memory(fill_token, entry)
         return LookupResult(entry, result.generation)
 
-    async def prepare_fill(self, fill_token: FillToken, lookup: LookupResult) -> FillToken:
-        """Make sure, before a fetch, that there is a generation to store under.
+    def lacks_generation(self, found: EarlyLookup) -> bool:
+        """Whether a fill needs `mint` first: Redis was read, and the stack has no generation."""
+        lookup = found.lookup
+        return (
+            self.redis is not None
+            and lookup.generation is None
+            and not lookup.has_failed
+            and not self._invalidations.is_pending(found.fill_token.key.stack)
+        )
+
+    async def mint(self, key: EntryKey) -> bytes | None:
+        """Return the generation of a stack, a new one if there was none; ``None`` if Redis gave none."""
+        return await self.redis.mint(key) if self.redis is not None else None
+
+    def begin_fetch(self, fill_token: FillToken, generation: bytes | None = None) -> FillToken:
+        """Put a fetch that begins now in order with others of the same entry; `store` or `drop` ends it.
 
         Args:
             fill_token: taken before the look-up.
-            lookup: its result.
-
-        Returns:
-            The token with the generation; without one when Redis has none to give.
+            generation: of the stack, read before the fetch; ``None`` stores nothing in Redis.
         """
-        is_pending, stack = self._invalidations.is_pending, fill_token.key.stack
-        if self.redis is not None and not lookup.has_failed and not is_pending(stack):
-            generation = lookup.generation or await self.redis.mint(fill_token.key)
-            if not self._is_invalidated(fill_token) and not is_pending(stack):
-                fill_token = msgspec.structs.replace(fill_token, generation=generation)
-        return self.begin_fetch(fill_token)
-
-    def begin_fetch(self, fill_token: FillToken) -> FillToken:
-        """Put a fetch that begins now in order with others of the same entry; `store` or `drop` ends it."""
-        name = fill_token.key.name
-        fetches = self._fetches.get(name)
+        key = fill_token.key
+        if self._is_invalidated(fill_token) or self._invalidations.is_pending(key.stack):
+            generation = None
+        fetches = self._fetches.get(key.local)
         if fetches is None:
-            self._fetches[name] = fetches = Fetches()
-        return msgspec.structs.replace(fill_token, fetches=fetches, fetch=self._changes.next())
+            self._fetches[key.local] = fetches = Fetches()
+        number = self._changes.next()
+        return msgspec.structs.replace(fill_token, generation=generation, fetches=fetches, fetch=number)
 
     def store(self, fill_token: FillToken, entry: Entry) -> Reason | None:
         """Keep a record in every tier that may have it; the write to Redis is queued.
@@ -237,7 +253,7 @@ class Tiers:
             return Reason.INVALIDATED
         entry = entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
         # A look-up under way may still bring the entry that this one replaces.
-        self._changes.change(fill_token.key.name)
+        self._changes.change(fill_token.key.local)
         is_kept = self._keep_in_memory(fill_token, entry)
         is_queued = self.redis is not None and self.redis.store(fill_token, entry)
         return None if is_kept or is_queued else Reason.NOT_KEPT
@@ -253,18 +269,18 @@ class Tiers:
             lookup: before the fetch.
         """
         key = fill_token.key
-        is_absent = lookup.is_absent and not self._changes.has_changed(key.name, fill_token.since)
+        is_absent = lookup.is_absent and not self._changes.has_changed(key.local, fill_token.since)
         if fill_token.ends_in_order() and not is_absent:
             self._remove(key)
 
     def _remove(self, key: EntryKey) -> None:
-        self._changes.change(key.name)
+        self._changes.change(key.local)
         if self.memory is not None:
             self.memory.discard(key.local)
         if self.redis is not None:
             self.redis.remove(self.fill_token(key))
         if self._peers is not None:
-            self._peers.send_uncounted(Invalidation(entry=key.local, name=key.name))
+            self._peers.send_uncounted(Invalidation(entry=key.local))
 
     async def invalidate(self, stacks: Iterable[bytes], cause: str, *, settles: bool) -> bool:
         """Make every stored entry of these stacks unusable, on every replica.
@@ -330,7 +346,7 @@ class Tiers:
 
     def _has_changed(self, fill_token: FillToken) -> bool:
         return self._is_invalidated(fill_token) or self._changes.has_changed(
-            fill_token.key.name, fill_token.since
+            fill_token.key.local, fill_token.since
         )
 
     def _keep_in_memory(self, fill_token: FillToken, entry: Entry) -> bool:
@@ -349,8 +365,8 @@ class Tiers:
 
     def _dropped_elsewhere(self, dropped: Invalidation) -> None:
         """Void all fetches begun until now: the order of two processes' fetches is unknown."""
-        self._changes.change(dropped.name)
-        if (fetches := self._fetches.get(dropped.name)) is not None:
+        self._changes.change(dropped.entry)
+        if (fetches := self._fetches.get(dropped.entry)) is not None:
             fetches.end(self._changes.number)
         if self.memory is not None:
             self.memory.discard(dropped.entry)

@@ -148,7 +148,7 @@ async def test_a_stored_entry_that_is_dropped_is_sent_once(workers: tuple[Worker
     for _ in range(3):
         # The first request came without a look-up, as with no-cache; later ones know it is absent.
         tiers.drop(tiers.begin_fetch(tiers.fill_token(key)), LookupResult(None, is_absent=bool(sent)))
-    assert sent == [Invalidate(0, 0, [Invalidation(entry=key.local, name=key.name)])]
+    assert sent == [Invalidate(0, 0, [Invalidation(entry=key.local)])]
     assert tiers.peek(key) is None
 
 
@@ -158,7 +158,7 @@ async def test_a_received_drop_ends_the_copy_and_the_fetches_under_way(
     tiers, key, other = workers[0].tiers, KEY, key_of(PREFIX, b"b")
     fill_token = tiers.begin_fetch(tiers.fill_token(key))
     neighbour = tiers.begin_fetch(tiers.fill_token(other))
-    workers[0].receive(Invalidate(1, 0, [Invalidation(entry=key.local, name=key.name)]))
+    workers[0].receive(Invalidate(1, 0, [Invalidation(entry=key.local)]))
     assert tiers.store(fill_token, entry_of()) is Reason.INVALIDATED
     assert tiers.store(neighbour, entry_of()) is None
     assert tiers.peek(key) is None
