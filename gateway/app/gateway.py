@@ -72,7 +72,7 @@ class Gateway:
         config: the whole configuration.
         clock: both clocks.
         tracing: makes spans; ``None`` leaves that to the configuration.
-        peers: the other workers, ``None`` without any.
+        peers: the other workers; ``None`` without any.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Gateway:
         self._is_draining = False
         self._sockets: ListeningSockets | None = None
         self._acceptor: Acceptor | ProxiedAcceptor | None = None
-        self.fast_lane: FastPath | None = None
+        self.fast_path: FastPath | None = None
         keys = KeySpace(config.redis.prefix, identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
         rules = policy_rules(config)
@@ -110,7 +110,7 @@ class Gateway:
             peers=peers,
         )
         # One: more would only take the interpreter from the event loop.
-        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
+        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decide")
         make_upstream = Upstream if self.tracing is None else self.tracing.upstream
         self.upstream = make_upstream(upstream_settings(config), clock, self.metrics)
         throttle = Throttle(clock)
@@ -154,8 +154,8 @@ class Gateway:
             if (difference := why_closed()) is not None:
                 _log.warning("server.fast_lane is left off: %s", difference)
             else:
-                make = FastPath if self.tracing is None else self.tracing.lane
-                self.fast_lane = make(
+                make = FastPath if self.tracing is None else self.tracing.fast_path
+                self.fast_path = make(
                     tiers=self.tiers,
                     identity_reader=identity_reader,
                     keys=keys,
@@ -169,7 +169,7 @@ class Gateway:
                     handler=handler,
                     top_executions=self.top_executions,
                 )
-                connection = functools.partial(FastPathConnection, lane=self.fast_lane)
+                connection = functools.partial(FastPathConnection, fast_path=self.fast_path)
         self.server = DownstreamServer(
             handler if self.tracing is None else self.tracing.handler(handler),
             connection_settings(config),
@@ -260,8 +260,8 @@ class Gateway:
         self._is_ready = False
         self._is_draining = True
         self._gauges.event_loop_lag.stop()
-        if self.fast_lane is not None:
-            self.fast_lane.close()
+        if self.fast_path is not None:
+            self.fast_path.close()
         if self._acceptor is not None:
             self._acceptor.close()
         if self._sockets is not None:
@@ -278,7 +278,7 @@ class Gateway:
             poll_s = min(poll_s * 2, _LAST_POLL_S)
         await self.flights.close(max(0.0, ends_s - loop.time()))
         await self._fetcher.close()
-        # Cuts what is still under way; the writes among it are forgotten before the tiers close.
+        # Cuts what is still under way; the writes among it invalidate before the tiers close.
         await self.upstream.close()
         if self._proxied is not None:
             await self._proxied.close()
@@ -321,7 +321,7 @@ class Gateway:
         return self.top_executions.busiest()
 
     def throttled(self) -> list[ThrottledCaller]:
-        """Return the callers who are told to wait most."""
+        """Return the callers that get most 429s."""
         return self._throttled.most()
 
     async def refresh(self) -> None:

@@ -1,7 +1,7 @@
 """Spans for OpenTelemetry; imported only when ``tracing.endpoint`` is set.
 
-Nothing on the way of a request knows of it: it stands around the handler, the fast lane and the upstream, and
-listens where `Metrics` is told how long Redis took. A call to the upstream names its own span as
+Nothing on the way of a request knows of it: it wraps the handler, the fast path and the upstream, and
+hooks into `Metrics`, which gets the durations of Redis. A call to the upstream names its own span as
 ``traceparent``, so that the upstream's spans stand under it; a caller's goes up unchanged where nothing is
 recorded of its trace here.
 """
@@ -74,16 +74,16 @@ class Tracing:
         self._current: ContextVar[otel.Span | None] = ContextVar("span", default=None)
 
     def metrics(self) -> Metrics:
-        """Return counters that also make spans of what they are told."""
+        """Return counters that also make spans."""
         return _TracedMetrics(self)
 
     def handler(self, handle: Handle) -> Handle:
         """Put a span around each request that a handler answers."""
         return functools.partial(self._handle, handle)
 
-    def lane(self, **parts: Any) -> FastPath:
-        """Return a fast lane, made of these parts, that makes a span of each hit in memory."""
-        return _TracedLane(self, **parts)
+    def fast_path(self, **parts: Any) -> FastPath:
+        """Return a fast path, made of these parts, that makes a span of each hit in memory."""
+        return _TracedFastPath(self, **parts)
 
     def upstream(self, settings: UpstreamSettings, clock: Clock, metrics: Metrics) -> Upstream:
         """Return an upstream that makes a span of each call."""
@@ -106,7 +106,7 @@ class Tracing:
                 await done.wait()
 
     def hit(self, head: bytes, began_ns: int, sent_bytes: int) -> None:
-        """Make the span of a hit on the fast lane."""
+        """Make the span of a hit on the fast path."""
         span = self._start("GET", "execution", parent_in(head), state_in(head), began_ns)
         if span.is_recording():
             span.set_attributes(
@@ -193,8 +193,8 @@ class Tracing:
         context = None
         if given is not None:
             trace_id, span_id = int(given.trace_id, 16), int(given.span_id, 16)
-            flags, told = otel.TraceFlags(given.flags), otel.TraceState(members)
-            caller = otel.SpanContext(trace_id, span_id, True, flags, told)
+            flags, trace_state = otel.TraceFlags(given.flags), otel.TraceState(members)
+            caller = otel.SpanContext(trace_id, span_id, True, flags, trace_state)
             context = otel.set_span_in_context(otel.NonRecordingSpan(caller))
         attributes = {"http.request.method": method, "aos_gateway.route": route}
         if route in _ROUTES:
@@ -259,7 +259,7 @@ class _TracedMetrics(Metrics):
         )
 
 
-class _TracedLane(FastPath):
+class _TracedFastPath(FastPath):
     def __init__(self, tracing: Tracing, **parts: Any) -> None:
         super().__init__(**parts)
         self._tracing = tracing

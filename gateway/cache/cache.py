@@ -1,4 +1,4 @@
-"""The one place where decisions meet I/O: look up, fetch once, judge, store, answer."""
+"""Where decisions meet I/O: look up, fetch once, decide, store, respond."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Cache:
         Args:
             request: what was asked.
             body: its body; ``None`` without one.
-            looked_up: a look-up made for it already; ``None`` when none was.
+            early_lookup: a look-up made for it already; ``None`` when none was.
 
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
@@ -140,8 +140,8 @@ class Cache:
 
         Args:
             request: `headers.check_request` has accepted it.
-            planned: what `eligibility` makes of it.
-            looked_up: a look-up made for it already; ``None`` when none was.
+            eligible: what `eligibility` makes of it.
+            early_lookup: a look-up made for it already; ``None`` when none was.
             key: of its entry, where it is known.
 
         Raises:

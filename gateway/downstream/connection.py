@@ -146,7 +146,7 @@ class DownstreamConnection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Take bytes, one head or body at a time.
 
-        aiohttp's parser forgets the requests that it found in front of an error in the same bytes, and
+        aiohttp's parser drops the requests that it found in front of an error in the same bytes, and
         it doesn't tell how a request line was written.
         """
         if self._close or self._force_close:

@@ -52,7 +52,7 @@ class PlainLookup(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         data: its whole head.
-        seen: what it says at a glance.
+        seen: the request as it was split from its bytes.
         owner: who asks.
         origin: of the connection.
         asked_s: monotonic time at which memory had none.
@@ -75,9 +75,9 @@ class FastPath:
 
     Args:
         tiers: the stores.
-        recogniser: tells callers apart.
+        identity_reader: tells callers apart.
         keys: builds the keys.
-        hop: what the gateway says about itself.
+        proxy: what the gateway says about itself.
         own_hosts: what ``Host`` may say; ``None`` lets it say anything.
         max_header_bytes: bound of a whole head.
         clock: wall time.
@@ -85,7 +85,7 @@ class FastPath:
         access_log: writes a line for each.
         request_ids: names requests that bring no id.
         handler: answers what has to be fetched.
-        sightings: is told of some of the hits.
+        top_executions: counts some of the hits.
 
     Attributes:
         is_open: false leaves every request to the parser.
@@ -244,7 +244,7 @@ class FastPath:
         request_id = seen.request_id or self._request_ids.fresh()
         hits = self._metrics.fast_hits + 1
         self._metrics.fast_hits = hits
-        # One comparison: under load few hits are noted, see `HitSample`.
+        # One comparison: under load few hits are sampled, see `HitSample`.
         if hits >= self._sample.next:
             self._top_executions.fast_hit(seen.path, entry, hits)
         answer = hit_bytes(entry, request_id, self._proxy.via, now_s)

@@ -1,4 +1,4 @@
-"""Connections with a fast lane beside the parser.
+"""Connections with a fast path beside the parser.
 
 The one module that relies on how aiohttp's server waits for requests. `why_closed` compares that with what
 is installed; when it differs, or with ``server.fast_lane = false``, every request takes the parser's way.
@@ -48,13 +48,13 @@ def why_closed() -> str | None:
 
 
 class FastPathConnection(DownstreamConnection):
-    """A caller's connection with a fast lane beside the parser."""
+    """A caller's connection with a fast path beside the parser."""
 
-    __slots__ = ("_early_lookup", "_ends", "_held", "_is_answering", "_lane")
+    __slots__ = ("_early_lookup", "_ends", "_fast_path", "_held", "_is_answering")
 
-    def __init__(self, server: DownstreamServer, lane: FastPath, **options: Any) -> None:
+    def __init__(self, server: DownstreamServer, fast_path: FastPath, **options: Any) -> None:
         super().__init__(server, **options)
-        self._lane = lane
+        self._fast_path = fast_path
         # A plain request is being looked up or fetched; what comes behind it is held back.
         self._is_answering = False
         self._held = b""
@@ -92,7 +92,7 @@ class FastPathConnection(DownstreamConnection):
             # The caller takes its answers.
             and not self._paused
         ):
-            answer = self._lane.answer(data, self.origin)
+            answer = self._fast_path.answer(data, self.origin)
             if answer is not None:
                 self._stop_head_timer()
                 if isinstance(answer, bytes):
@@ -128,18 +128,18 @@ class FastPathConnection(DownstreamConnection):
 
     def _look_up(self, question: PlainLookup) -> None:
         self._is_answering = True
-        self._lane.look_up(question, functools.partial(self._looked_up, question))
+        self._fast_path.look_up(question, functools.partial(self._looked_up, question))
 
     def _looked_up(self, question: PlainLookup, found: EarlyLookup | None) -> None:
         """Answer from what Redis has, or fetch it."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        answer = None if found is None else self._lane.found(question, found)
+        answer = None if found is None else self._fast_path.found(question, found)
         if answer is not None:
             transport.write(answer)
             self._answered()
-        elif self._lane.fetch(question, self, found, functools.partial(self._respond, question)):
+        elif self._fast_path.fetch(question, self, found, functools.partial(self._respond, question)):
             self._server.requests_count += 1
         else:
             # The parser must see it; aiohttp's task goes on from there.
@@ -157,7 +157,7 @@ class FastPathConnection(DownstreamConnection):
             self.stop_with_caller(None)
             self._answered()
         else:
-            task = self._lane.start(self._write(question, response))
+            task = self._fast_path.start(self._write(question, response))
             self.stop_with_caller(task.cancel)
 
     async def _write(

@@ -93,7 +93,7 @@ class Handler:
         cache: decides and fetches.
         settings: bounds.
         metrics: counts answers.
-        throttled: notes who is told to wait.
+        throttled: counts callers that get a 429.
         access_log: writes a line for each.
         request_ids: names requests that bring no id.
         is_draining: no connection is kept any more.

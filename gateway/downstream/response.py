@@ -34,7 +34,7 @@ class PreparedResponse(web.StreamResponse):
         write_timeout_s: how long the caller may take nothing.
         exchange: source of a streamed body; closed here.
         prefix: what was read of it already.
-        sent: told, when all was written or that has failed, how many bytes went out; ``None`` is nobody.
+        sent: called with the number of bytes that went out, when all was written or that has failed.
         linger: waits, after the connection's last answer, for the caller to leave; ``None`` does not.
     """
 

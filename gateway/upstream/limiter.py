@@ -1,4 +1,4 @@
-"""How many exchanges with the upstream there may be, and who waits for one to end."""
+"""Bounds the exchanges with the upstream, and queues the requests beyond."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Slots:
             self._make_room()
 
     def go_on(self, slot: Slot) -> None:
-        """Note that the caller keeps an exchange waiting no longer; where it is, it stays."""
+        """The caller keeps an exchange waiting no longer; it stays where it is."""
         self._slow.pop(slot, None)
         self._staying.pop(slot, None)
 
@@ -180,7 +180,7 @@ class Slot:
         self._is_free = False
 
     def moves(self) -> None:
-        """Note a movement; its caller may keep it waiting from now on."""
+        """Record progress; its caller may keep it waiting from now on."""
         self.moved_s = asyncio.get_running_loop().time()
         self.slow_since_s = min(self.slow_since_s, self.moved_s)
 

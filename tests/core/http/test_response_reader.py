@@ -1,9 +1,13 @@
 """Responses of the upstream, read strictly and cut anywhere."""
 
+import asyncio
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpResponseParser
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.http.framing import BodyFraming
@@ -179,3 +183,41 @@ def test_chunks_give_the_body_that_was_cut_into_them(body: bytes, sizes: list[in
     reader = _read(data, cuts=tuple(cut for cut in cuts if cut < len(data)))
     assert reader.is_reusable
     assert reader.take() == body
+
+
+_SOUND = [data for data, method, *_ in _WHOLE if method == "GET" and b"103" not in data]
+# What may be put in anywhere: separators, odd characters, and pieces that frame a body.
+_PIECES = [
+    *(b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b";", b",", b"\x00", b"\x7f", b"\xe4", b"0", b"3", b"-"),
+    *(b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"X: y\r\n"),
+]
+
+
+@given(
+    data=st.sampled_from(_SOUND),
+    edits=st.lists(st.tuples(st.integers(0, 120), st.integers(0, 2), st.sampled_from(_PIECES)), max_size=3),
+)
+@settings(BOUNDED, max_examples=400)
+async def test_what_is_accepted_is_read_by_llhttp_in_the_same_way(
+    data: bytes, edits: list[tuple[int, int, bytes]]
+) -> None:
+    for place, dropped, piece in edits:
+        data = data[:place] + piece + data[place + dropped :]
+    try:
+        reader = _read(data)
+    except ResponseError:
+        return
+    if reader.head is None or not reader.is_complete or reader.head.status < 200:
+        return
+    protocol = BaseProtocol(asyncio.get_running_loop())
+    parser = HttpResponseParser(protocol, protocol._loop, 65_536, read_until_eof=True, auto_decompress=False)
+    try:
+        messages, _, _ = parser.feed_data(data)
+    except HttpProcessingError:
+        # It reads on behind the response, where this reader only sees that the connection is of no more use.
+        assert not reader.is_reusable
+        return
+    message, payload = messages[-1]
+    assert (message.code, tuple(message.raw_headers)) == (reader.head.status, tuple(reader.head.fields))
+    assert payload.is_eof()
+    assert await payload.read() == reader.take()
