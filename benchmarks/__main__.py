@@ -1,4 +1,4 @@
-"""`./dev bench`: measures the gateway beside its peers, or a running server, and writes what came of it."""
+"""`./dev bench`: measures the gateway beside its peers, or a running server, and writes the results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from benchmarks.harness.arguments import count, positive
 from benchmarks.harness.catalogue import KINDS, WRK, find_program, missing_packages
 from benchmarks.harness.descriptors import raise_limit
 from benchmarks.harness.progress import progress
-from benchmarks.harness.setting import Setting, begin
-from benchmarks.load.loads import Generator
-from benchmarks.measure.played import play
+from benchmarks.harness.run_context import RunContext, begin
+from benchmarks.load.generators import Generator
+from benchmarks.measure.behaviour import play
+from benchmarks.measure.collapse import measure_collapse
 from benchmarks.measure.rounds import measure
 from benchmarks.measure.running import measure_running
-from benchmarks.measure.special import measure_collapse, measure_start
+from benchmarks.measure.start import measure_start
 from benchmarks.report.results import Measured, Missing, Result
 from benchmarks.report.table import markdown
 from benchmarks.scenarios.scenario import Scenario, ScenarioError, choose, read_all
@@ -39,12 +40,10 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="./dev bench",
         description="Measure the gateway beside its peers, each pinned to a core, in interleaved rounds.",
-        epilog="A result is a JSON file, a Markdown report and plots, in benchmarks/results unless told "
-        "otherwise. benchmarks/README.md says what each number means.",
+        epilog="A result is a JSON file, a Markdown report and plots, in benchmarks/results unless "
+        "--out names another file. benchmarks/README.md says what each number means.",
     )
-    made.add_argument(
-        "scenario", nargs="*", help="those to measure, by name (default: all); --list tells them"
-    )
+    made.add_argument("scenario", nargs="*", help="those to measure, by name (default: all); see --list")
     made.add_argument(
         "--quick", action="store_true", help="what the goals are about, and a little more: two minutes"
     )
@@ -74,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument("--connections", type=count, metavar="N", help="at once (default: 32)")
     running.add_argument("--rate", type=positive, metavar="R", help="a second: an open loop instead")
     running.add_argument(
-        "--pid", type=count, metavar="PID", help="its process, to weigh its CPU time on this machine"
+        "--pid", type=count, metavar="PID", help="its process, to measure its CPU time on this machine"
     )
     return made
 
@@ -135,7 +134,7 @@ def _run_on_server(options: argparse.Namespace) -> int:
     running = measure_running(options, os.environ.get("AOS_TOKEN", ""))
     print(running.report, end="")
     if file is not None:
-        _tell_written(_write(running.result, file, plots=False))
+        _print_written(_write(running.result, file, plots=False))
     for problem in running.problems:
         print(f"./dev bench: {problem}", file=sys.stderr)
     return running.code
@@ -193,8 +192,8 @@ def _listing(scenarios: Sequence[Scenario], plays: Sequence[str]) -> str:
 
 
 def _generator(options: argparse.Namespace) -> Generator:
-    wished: Generator | None = options.generator
-    return wished or ("wrk" if find_program("wrk") else "python")
+    chosen_generator: Generator | None = options.generator
+    return chosen_generator or ("wrk" if find_program("wrk") else "python")
 
 
 def _run(scenarios: Sequence[Scenario], plays: Sequence[str], options: argparse.Namespace) -> int:
@@ -210,12 +209,12 @@ def _run(scenarios: Sequence[Scenario], plays: Sequence[str], options: argparse.
     try:
         with progress(len(scenarios) + len(plays)) as of:
             for place, scenario in enumerate(scenarios):
-                setting = Setting(generator, of(place), result.missing)
+                context = RunContext(generator, of(place), result.missing)
                 measured = begin(scenario)
                 result.scenarios.append(measured)
-                _MEASURES[scenario.measure](measured, scenario, setting)
+                _MEASURES[scenario.measure](measured, scenario, context)
             for place, name in enumerate(plays, len(scenarios)):
-                played = play(name, Setting(generator, of(place), result.missing))
+                played = play(name, RunContext(generator, of(place), result.missing))
                 result.behaviour += [played] if played else []
         result.is_partial = False
     except KeyboardInterrupt:
@@ -223,14 +222,14 @@ def _run(scenarios: Sequence[Scenario], plays: Sequence[str], options: argparse.
     result.seconds = time.monotonic() - began_s
     written = _write(result, file, plots=not options.no_plots)
     print(markdown(result))
-    _tell_written(written)
+    _print_written(written)
     if not code and (missed := unmeasured(result, plays)):
         print(f"./dev bench: nothing valid was measured of {', '.join(missed)}", file=sys.stderr)
         code = 1
     return code
 
 
-def _tell_written(files: Sequence[Path]) -> None:
+def _print_written(files: Sequence[Path]) -> None:
     print("\n".join(["Written:", *(f"  {file}" for file in files)]))
 
 
@@ -247,7 +246,7 @@ def unmeasured(result: Result, plays: Sequence[str]) -> list[str]:
 
 
 def _is_valid(measured: Measured) -> bool:
-    # Round 0 is what was weighed before.
+    # Round 0 holds the memory measured before.
     return any(one.number and not one.invalid for row in measured.rows for one in row.rounds)
 
 

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks.report.goals import judge
+from benchmarks.report.goals import assess
 from benchmarks.report.results import Measured, Result, load_result
 from benchmarks.report.summary import Spread, spread
 from benchmarks.report.table import FIGURES, number, table, unit, with_spread
 
-# By measure. Closed loops tell nothing about latency that could be compared.
+# By measure. Latencies of closed loops are not comparable.
 _FIGURES = MappingProxyType(
     {
         "cost": ("cost_us", "entry_bytes"),
@@ -28,7 +28,7 @@ _FIGURES = MappingProxyType(
 
 
 def differs(before: Spread, after: Spread) -> bool:
-    """Tell whether two figures differ beyond their spread: no round of one lies among those of the other."""
+    """Whether two figures differ beyond their spread: no round of one lies among those of the other."""
     return after.low > before.high or after.high < before.low
 
 
@@ -74,11 +74,11 @@ def _name(result: Result) -> str:
 
 def _goals(was: Measured, now: Measured) -> list[list[str]]:
     rows = []
-    for verdict in judge(was):
-        same = [other for other in judge(now) if other.goal == verdict.goal]
-        if verdict.is_ratio and same:
-            name = f"{verdict.goal.contestant} ÷ {verdict.goal.peer or verdict.goal.peer_figure}"
-            spreads = (verdict.judged, same[0].judged)
+    for assessment in assess(was):
+        same = [other for other in assess(now) if other.goal == assessment.goal]
+        if assessment.is_ratio and same:
+            name = f"{assessment.goal.contestant} ÷ {assessment.goal.peer or assessment.goal.peer_figure}"
+            spreads = (assessment.value, same[0].value)
             rows.append([name, *map(with_spread, spreads), change(*spreads)])
     return rows
 

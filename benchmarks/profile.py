@@ -20,7 +20,7 @@ from benchmarks.harness.arguments import count
 from benchmarks.harness.catalogue import find_program
 from benchmarks.harness.contestants import LONG_LIVED, setting_text
 from benchmarks.harness.processes import LOAD_CPU, ROOT, GatewayServer, Origin, Processes, Redis
-from benchmarks.load.loads import Generator, LoadError, closed, once, write_targets
+from benchmarks.load.generators import Generator, LoadError, closed, once, write_targets
 from benchmarks.load.targets import make_targets
 from benchmarks.report.results import FOLDER
 from benchmarks.report.table import table

@@ -1,4 +1,4 @@
-"""The kustomizations, built; and how a check says what is wrong."""
+"""Builds the kustomizations; and the error of a failed check."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TOOLS = Path(sys.executable).parent
 
 
 class Wrong(Exception):
-    """A file does not hold what it should."""
+    """A file is wrong; the text says where and why."""
 
 
 def need(where: str, is_so: bool, otherwise: str) -> None:
-    """Raise what is wrong unless it is so."""
+    """Raise `Wrong` unless a condition holds."""
     if not is_so:
         raise Wrong(f"{where}: {otherwise}")
 

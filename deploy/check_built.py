@@ -1,4 +1,4 @@
-"""What `deploy/check` asks of the built files: are they valid, and do they hold what the runbook says?
+"""The checks of `deploy/check` on built files: are they valid, and is the runbook true of them?
 
 python -m deploy.check_built compose | kubernetes FOLDER | promises | commands
 """
@@ -17,11 +17,11 @@ import yaml
 from deploy.built import DEPLOY, ROOT, TOOLS, Wrong, build, need
 from deploy.promises import DEFAULT_DRAIN_S, promises
 
-# The oldest where preStop can sleep, one in between, the newest that the validator knows.
+# The oldest with a sleeping preStop, one in between, the newest that the validator knows.
 VERSIONS = ("1.30", "1.33", "1.37")
-# Of the Prometheus operator, unknown to Kubernetes itself.
+# Kinds of the Prometheus operator, unknown to Kubernetes.
 FOREIGN = {"PodMonitor", "PrometheusRule"}
-# Options of Docker's commands, as its reference has them: there is no engine to ask.
+# Options of Docker's commands, from its reference: there is no engine here.
 DOCKER = {
     "docker build": {"--tag"},
     "up": {"--build", "--scale"},
@@ -36,7 +36,7 @@ TRIED_BY_TESTS = {
 
 
 def main(arguments: list[str]) -> int:
-    """Make one check; its name is the first argument."""
+    """Run one check; its name is the first argument."""
     match arguments:
         case ["compose"]:
             compose()
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 
 def compose() -> None:
-    """Read the compose file as the specification has it, references between its parts included."""
+    """Check the compose file against the specification, references between its parts included."""
     from compose_spec import PyCompose
 
     found = yaml.safe_load((DEPLOY / "container/compose.yaml").read_text("utf-8"))
@@ -65,10 +65,10 @@ def compose() -> None:
         need(where, service.get("cap_drop") == ["ALL"], "it keeps capabilities")
         need(where, "no-new-privileges:true" in service.get("security_opt", []), "it may gain privileges")
         need(where, {"mem_limit", "pids_limit", "logging"} <= set(service), "it has no bounds")
-        for other, wish in service.get("depends_on", {}).items():
+        for other, dependency in service.get("depends_on", {}).items():
             needed = found["services"][other]
-            need(where, wish["condition"] == "service_healthy", f"it does not wait for {other}")
-            need(where, "test" in needed.get("healthcheck", {}), f"nobody knows whether {other} is healthy")
+            need(where, dependency["condition"] == "service_healthy", f"it does not wait for {other}")
+            need(where, "test" in needed.get("healthcheck", {}), f"{other} has no health check")
     gateway = found["services"]["gateway"]
     grace_s = float(gateway["stop_grace_period"].removesuffix("s"))
     need("compose: gateway", grace_s > DEFAULT_DRAIN_S, "it is killed while it drains")
@@ -76,9 +76,9 @@ def compose() -> None:
         is_secret = re.search(r"SECRET|TOKEN|PASSWORD", name) is not None
         need("compose", not is_secret or name.endswith("_FILE"), f"{name} holds a secret itself")
         need("compose", "@" not in str(value), f"{name} holds credentials")
-    # Compose copies others into the container, which a read-only root does not take.
+    # Compose would copy others into the container, which fails with a read-only root.
     for secret in gateway["secrets"]:
-        need("compose: gateway", "file" in found["secrets"][secret], f"{secret} is no file")
+        need("compose: gateway", "file" in found["secrets"][secret], f"{secret} is not a file")
     for port in gateway["ports"]:
         need("compose: gateway", port.startswith("127.0.0.1:"), f"{port} is open to the network")
 
@@ -95,7 +95,7 @@ def kubernetes(folder: Path) -> None:
 
 
 def commands() -> None:
-    """Try each command of the runbook as far as that goes without engine, cluster and service manager."""
+    """Try each command of the runbook, as far as possible without engine, cluster and service manager."""
     text = (DEPLOY / "README.md").read_text("utf-8")
     for title, section in re.findall(r"^##+ (.*?)\n(.*?)(?=^##|\Z)", text, re.DOTALL | re.MULTILINE):
         for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL):
@@ -107,13 +107,13 @@ def commands() -> None:
 
 
 def _try(title: str, line: str) -> None:
-    """Try one command; raise when nobody has said how."""
+    """Try one command; raise when it is of an unknown kind."""
     if "kubectl " in line:
         _shell(_offline(line))
     elif "docker " in line:
         _docker(line)
     elif "systemctl " in line:
-        # The option is read after the others, and none of them may be unknown.
+        # --help is read after the other options, so unknown ones are errors.
         for part in line.removeprefix("sudo ").split(" && sudo "):
             _shell(f"{part} --help")
     elif line.startswith(("install ", "openssl ")) and " sudo " not in line:
@@ -121,14 +121,14 @@ def _try(title: str, line: str) -> None:
             (Path(folder) / "deploy/container/secrets").mkdir(parents=True)
             _shell(line, Path(folder))
     elif title == "systemd":
-        # deploy/fresh-machine does it.
+        # deploy/fresh-machine runs it.
         _shell(f"bash -n <<'LINE'\n{line}\nLINE")
     else:
-        need(line, line in TRIED_BY_TESTS, "nobody has said how to try it")
+        need(line, line in TRIED_BY_TESTS, "there is no rule to try it")
 
 
 def _docker(line: str) -> None:
-    """Check a command of an engine that is not here by its words: the subcommand, its options, its files."""
+    """Check a Docker command without an engine: the subcommand and its options."""
     words = shlex.split(re.sub(r"^[A-Z_]+=\S+ ", "", line))
     known = next((name for name in DOCKER if f" {name} " in f" {' '.join(words)} "), "")
     need(line, words[0] == "docker" and bool(known), "no such command")
@@ -137,12 +137,12 @@ def _docker(line: str) -> None:
 
 
 def _offline(line: str) -> str:
-    """Return what of a kubectl command can be tried without a cluster."""
+    """Return the part of a kubectl command that works without a cluster."""
     if " create secret " in line:
         return line + " --dry-run=client --output=yaml"
     if applied := re.fullmatch(r"kubectl apply -k (\S+)", line):
         return f"kubectl kustomize {applied[1]}"
-    # Its command and options are read all the same.
+    # This still parses the command and its options.
     return line.replace(" -- ", " --help -- ") if " -- " in line else f"{line} --help"
 
 

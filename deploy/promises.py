@@ -1,4 +1,4 @@
-"""What no schema knows of the built files, and the runbook says: drains, probes, ways, rights, secrets."""
+"""What the runbook promises and no schema checks: drain, probes, network, permissions, secrets."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _DNS = (
 )
 _AOS = (("0.0.0.0/0", ("TCP 443",)), ("::/0", ("TCP 443",)))
 _CALLERS = ("pods of this namespace", ("TCP http",))
-# For each network policy: who may come in, by which ports, and where it may go; all else is closed.
-WAYS: dict[str, tuple[set[object], set[object]]] = {
+# For each network policy: the allowed ingress and egress, with ports; everything else is closed.
+ALLOWED: dict[str, tuple[set[object], set[object]]] = {
     "aos-gateway": ({_CALLERS}, {*_DNS, *_AOS}),
     "aos-gateway-to-redis": (set(), {("pods app.kubernetes.io/component=redis", ("TCP 6379",))}),
     "aos-gateway-metrics": (
@@ -43,10 +43,10 @@ Document = dict[str, Any]
 
 
 def promises() -> None:
-    """Check all of it."""
+    """Run all checks."""
     for name in BUILT:
         documents = build(DEPLOY / "kubernetes" / name)
-        need(name, not _of(documents, "Secret"), "a Secret has no place among the files")
+        need(name, not _of(documents, "Secret"), "the files contain a Secret")
         for deployment in _of(documents, "Deployment"):
             pod = deployment["spec"]["template"]["spec"]
             where = f"{name}: {deployment['metadata']['name']}"
@@ -56,10 +56,10 @@ def promises() -> None:
                 if "aos-gateway:" in container["image"]:
                     _gateway_is_right(f"{where}: {container['name']}", documents, pod, container)
         _selectors_fit(name, documents)
-        _ways_are_few(name, documents)
-        _replicas_come_and_go(name, documents)
+        _network_is_closed(name, documents)
+        _replicas_can_change(name, documents)
     _sidecar_is_one()
-    _any_user_will_do()
+    _any_user_works()
     _image_leaves_settings_alone()
     _unit_is_right()
     _rules_are_the_tested_ones()
@@ -70,28 +70,28 @@ def _of(documents: list[Document], kind: str) -> list[Document]:
 
 
 def _pod_is_confined(where: str, pod: Document) -> None:
-    need(where, pod.get("automountServiceAccountToken") is False, "the pod holds a token of the cluster")
-    rights = pod.get("securityContext", {})
-    need(where, rights.get("runAsNonRoot") is True, "it may run as root")
-    need(where, rights.get("seccompProfile") == {"type": "RuntimeDefault"}, "it has no seccomp profile")
+    need(where, pod.get("automountServiceAccountToken") is False, "the pod has a token of the cluster")
+    context = pod.get("securityContext", {})
+    need(where, context.get("runAsNonRoot") is True, "it may run as root")
+    need(where, context.get("seccompProfile") == {"type": "RuntimeDefault"}, "it has no seccomp profile")
 
 
 def _container_is_confined(where: str, pod: Document, container: Document) -> None:
-    rights = container.get("securityContext", {})
-    need(where, rights.get("readOnlyRootFilesystem") is True, "its root can be written to")
-    need(where, rights.get("allowPrivilegeEscalation") is False, "it may gain privileges")
-    need(where, rights.get("capabilities") == {"drop": ["ALL"]}, "it keeps capabilities")
+    context = container.get("securityContext", {})
+    need(where, context.get("readOnlyRootFilesystem") is True, "its root can be written to")
+    need(where, context.get("allowPrivilegeEscalation") is False, "it may gain privileges")
+    need(where, context.get("capabilities") == {"drop": ["ALL"]}, "it keeps capabilities")
     resources = container.get("resources", {})
-    need(where, {"cpu", "memory"} <= set(resources.get("requests", {})), "it requests nothing")
+    need(where, {"cpu", "memory"} <= set(resources.get("requests", {})), "it requests no CPU or memory")
     need(where, "memory" in resources.get("limits", {}), "its memory has no limit")
     need(where, ":" in container["image"] and "latest" not in container["image"], "its image has no version")
     for variable in container.get("env", []):
         name = variable["name"]
         is_by_reference = name.endswith("_FILE") or "valueFrom" in variable
-        need(where, is_by_reference or not _SECRET.search(name), f"{name} holds a secret itself")
+        need(where, is_by_reference or not _SECRET.search(name), f"{name} contains a secret")
         if name.endswith("_FILE"):
             is_secret = _comes_from_secret(variable["value"], pod, container)
-            need(where, is_secret, f"{variable['value']} is no Secret")
+            need(where, is_secret, f"{variable['value']} is not from a Secret")
 
 
 def _comes_from_secret(path: str, pod: Document, container: Document) -> bool:
@@ -112,16 +112,16 @@ def _gateway_is_right(where: str, documents: list[Document], pod: Document, cont
     need(where, stop_s + drain_s < grace_s, f"{stop_s} s preStop and {drain_s} s drain exceed {grace_s} s")
     host, _, port = server["admin_listen"].rpartition(":")
     need(where, not host, f"the kubelet does not reach the admin address on {host} over IPv4 and IPv6")
-    need(where, not server["listen"].startswith(("0.0.0.0", "[::]")), "callers need one kind of IP")
+    need(where, not server["listen"].startswith(("0.0.0.0", "[::]")), "callers need one version of IP")
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     for kind in PROBES:
         probe = container[kind]["httpGet"]
         need(where, ports.get(probe["port"]) == int(port), f"{kind} is not on the admin port")
         wanted = "/healthz" if kind == "livenessProbe" else "/readyz"
-        need(where, probe["path"] == wanted, f"{kind} asks {probe['path']}")
+        need(where, probe["path"] == wanted, f"{kind} requests {probe['path']}")
     for section, keys in (("cache", ["secret"]), ("server", ["admin_token"]), ("redis", ["url"])):
         for key in keys:
-            need(where, not config.get(section, {}).get(key), f"{section}.{key} stands in a ConfigMap")
+            need(where, not config.get(section, {}).get(key), f"{section}.{key} is in a ConfigMap")
 
 
 def _config_of(documents: list[Document], pod: Document, container: Document) -> Document:
@@ -134,7 +134,7 @@ def _config_of(documents: list[Document], pod: Document, container: Document) ->
 
 
 def _selectors_fit(name: str, documents: list[Document]) -> None:
-    """Check that whatever selects pods selects some, and that ports go by names that these have."""
+    """Check that each selector matches one kind of pod, and that named ports exist there."""
     templates = [each["spec"]["template"] for each in _of(documents, "Deployment")]
     for document in documents:
         spec = document.get("spec", {})
@@ -158,26 +158,28 @@ def _selectors_fit(name: str, documents: list[Document]) -> None:
         need(where, set(ports) <= there, f"its ports {ports} are not all among {there}")
         if document["kind"] == "PodMonitor":
             job = pods[0]["metadata"]["labels"][spec["jobLabel"]]
-            need(where, job == "aos-gateway", f"the alert rules do not go by the job {job}")
+            need(where, job == "aos-gateway", f"the alert rules do not know the job {job}")
 
 
-def _ways_are_few(name: str, documents: list[Document]) -> None:
-    """Check that each policy opens exactly what WAYS says, and that each Deployment has one both ways."""
+def _network_is_closed(name: str, documents: list[Document]) -> None:
+    """Check that each policy allows what ALLOWED says, and that one restricts each Deployment both ways."""
     policies = _of(documents, "NetworkPolicy")
     for policy in policies:
         spec, called = policy["spec"], policy["metadata"]["name"]
-        for rules, peers, expected in zip(("ingress", "egress"), ("from", "to"), WAYS[called], strict=True):
-            found = {way for rule in spec.get(rules, []) for way in _ways(rule, peers)}
+        for rules, peers, expected in zip(
+            ("ingress", "egress"), ("from", "to"), ALLOWED[called], strict=True
+        ):
+            found = {each for rule in spec.get(rules, []) for each in _allowed(rule, peers)}
             need(f"{name}: {called}", found == expected, f"{rules} is {found}")
     closed = [each["spec"] for each in policies if len(each["spec"]["policyTypes"]) == 2]
     for deployment in _of(documents, "Deployment"):
         if deployment["metadata"]["name"] != "application":
             labels = deployment["spec"]["template"]["metadata"]["labels"].items()
             is_closed = any(each["podSelector"]["matchLabels"].items() <= labels for each in closed)
-            need(f"{name}: {deployment['metadata']['name']}", is_closed, "no policy closes it")
+            need(f"{name}: {deployment['metadata']['name']}", is_closed, "no policy restricts it")
 
 
-def _ways(rule: Document, peers: str) -> list[object]:
+def _allowed(rule: Document, peers: str) -> list[object]:
     ports = tuple(f"{port['protocol']} {port['port']}" for port in rule["ports"])
     return [(_peer(peer), ports) for peer in rule[peers]]
 
@@ -185,47 +187,53 @@ def _ways(rule: Document, peers: str) -> list[object]:
 def _peer(peer: Document) -> str:
     if "ipBlock" in peer:
         return str(peer["ipBlock"]["cidr"])
-    labels = [f"{key}={value}" for key, value in _wanted(peer.get("podSelector", {}))]
+    labels = [f"{key}={value}" for key, value in _required(peer.get("podSelector", {}))]
     if "namespaceSelector" in peer:
-        ((_, namespace),) = _wanted(peer["namespaceSelector"])
+        ((_, namespace),) = _required(peer["namespaceSelector"])
         return " ".join(["pods", *labels, "in", namespace])
     return " ".join(["pods", *labels]) if labels else "pods of this namespace"
 
 
-def _wanted(selector: Document) -> list[tuple[str, str]]:
-    """Return the labels that a selector wants, with the values that will do."""
+def _required(selector: Document) -> list[tuple[str, str]]:
+    """Return the labels that a selector requires, with the accepted values."""
     found = list(selector.get("matchLabels", {}).items())
     for each in selector.get("matchExpressions", []):
-        need(each["key"], each["operator"] == "In", f"{each['operator']} leaves open who is meant")
+        need(each["key"], each["operator"] == "In", f"the operator {each['operator']} is not understood")
         found.append((each["key"], "|".join(each["values"])))
     return found
 
 
-def _replicas_come_and_go(name: str, documents: list[Document]) -> None:
-    """Check that there are always two, that one may leave, and that there is something to scale by."""
+def _replicas_can_change(name: str, documents: list[Document]) -> None:
+    """Check that there are always two replicas, that one can be removed, and that scaling has a metric."""
     deployments = {each["metadata"]["name"]: each["spec"] for each in _of(documents, "Deployment")}
     for autoscaler in _of(documents, "HorizontalPodAutoscaler"):
         spec, where = autoscaler["spec"], f"{name}: the autoscaler"
         scaled = deployments[spec["scaleTargetRef"]["name"]]
         need(where, "replicas" not in scaled, "the Deployment sets replicas too")
-        need(where, spec["minReplicas"] >= 2, "nobody is left when one leaves")
+        need(where, spec["minReplicas"] >= 2, "no replica is left when one is removed")
         for metric in spec["metrics"]:
             requested = [
                 each["resources"]["requests"].get(metric["resource"]["name"])
                 for each in scaled["template"]["spec"]["containers"]
             ]
-            need(where, all(requested), "it goes by what is not requested")
+            need(where, all(requested), "it scales by a resource that is not requested")
     for budget in _of(documents, "PodDisruptionBudget"):
-        need(f"{name}: the budget", budget["spec"]["maxUnavailable"] == 1, "more than one may leave at once")
+        need(
+            f"{name}: the budget",
+            budget["spec"]["maxUnavailable"] == 1,
+            "more than one may be removed at once",
+        )
     if "aos-gateway" in deployments:
         rolling = deployments["aos-gateway"]["strategy"]["rollingUpdate"]
-        need(name, rolling["maxUnavailable"] == 0, "a roll-out leaves fewer than there should be")
+        need(
+            name, rolling["maxUnavailable"] == 0, "a rollout removes a replica before its successor is ready"
+        )
         kinds = {each["kind"] for each in documents}
         need(name, kinds >= {"HorizontalPodAutoscaler", "PodDisruptionBudget"}, f"there are only {kinds}")
 
 
 def _sidecar_is_one() -> None:
-    """Check that the sidecar starts before its application, ends after it and is nobody else's."""
+    """Check that the sidecar starts before its application, ends after it and only serves it."""
     documents = build(DEPLOY / "kubernetes/overlays/sidecar")
     (deployment,) = _of(documents, "Deployment")
     pod = deployment["spec"]["template"]["spec"]
@@ -237,14 +245,14 @@ def _sidecar_is_one() -> None:
     need("sidecar", config["cache"]["scope"] == "shared", "its application's tokens do not share records")
 
 
-def _any_user_will_do() -> None:
-    """Check that on OpenShift no pod names its user, since only those of its namespace are admitted."""
+def _any_user_works() -> None:
+    """Check that on OpenShift no pod names its user, since OpenShift assigns one."""
     kubernetes = DEPLOY / "kubernetes"
     with tempfile.TemporaryDirectory() as made:
         for name in BUILT:
             folder = Path(made) / name
             folder.mkdir(parents=True)
-            # kustomize takes no absolute paths.
+            # kustomize accepts no absolute paths.
             built, component = (os.path.relpath(kubernetes / each, folder) for each in (name, _OPENSHIFT))
             text = yaml.safe_dump({"resources": [built], "components": [component]})
             (folder / "kustomization.yaml").write_text(text, "utf-8")
@@ -260,7 +268,7 @@ def _any_user_will_do() -> None:
 
 
 def _image_leaves_settings_alone() -> None:
-    """Check that the image's environment, which beats every file, sets nothing."""
+    """Check that the image's environment, which overrides every file, sets nothing."""
     dockerfile = (DEPLOY / "container/Dockerfile").read_text("utf-8")
     need("Dockerfile", not re.search(r"AOS_GATEWAY_\w+=", dockerfile), "it overrides configuration files")
 
@@ -271,14 +279,16 @@ def _unit_is_right() -> None:
     need(where, float(_setting(text, "TimeoutStopSec")) > DEFAULT_DRAIN_S, "it is killed while it drains")
     need(where, int(_setting(text, "LimitNOFILE")) > 20_000, "too few descriptors")
     need(where, _setting(text, "RestartPreventExitStatus") == "2", "it restarts for ever")
-    need(where, _setting(text, "Type") == "notify", "systemd does not hear when it is ready")
-    need(where, int(_setting(text, "WatchdogSec")) > 0, "one that hangs is left alone")
+    need(where, _setting(text, "Type") == "notify", "systemd is not notified when it is ready")
+    need(where, int(_setting(text, "WatchdogSec")) > 0, "there is no watchdog")
     need(where, _setting(text, "ExecReload") == "/bin/kill -HUP $MAINPID", "it cannot be reloaded")
     need(where, "aos-gateway.socket" in _setting(text, "Requires"), "it may start without its socket")
     for path in (DEPLOY / "systemd").glob("*"):
         for line in re.findall(r"^Environment=(\S+)", path.read_text("utf-8"), re.MULTILINE):
             name, _, value = line.partition("=")
-            need(path.name, value.startswith("%d/") or not _SECRET.search(name), f"{name} is no credential")
+            need(
+                path.name, value.startswith("%d/") or not _SECRET.search(name), f"{name} is not a credential"
+            )
 
 
 def _setting(text: str, name: str) -> str:
@@ -288,7 +298,7 @@ def _setting(text: str, name: str) -> str:
 
 
 def _rules_are_the_tested_ones() -> None:
-    """Check that the operator gets the rules whose cases promtool tries."""
+    """Check that the operator gets the rules that promtool tests."""
     tested = yaml.safe_load((DEPLOY / "monitoring/alerts.yml").read_text("utf-8"))
     (rule,) = _of(build(DEPLOY / "kubernetes/overlays/monitoring"), "PrometheusRule")
     need("monitoring", rule["spec"] == tested, "run python -m tests.references: the rules have changed")

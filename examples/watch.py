@@ -20,20 +20,20 @@ SHORTEST_S, LONGEST_S = 2.0, 10.0
 TIMEOUT_S = 80.0
 MAX_BYTES = 16 * 1024 * 1024
 
-Answer = tuple[int, http.client.HTTPMessage, bytes]
+Response = tuple[int, http.client.HTTPMessage, bytes]
 
 
-def ask(url: str, fields: dict[str, str]) -> Answer:
-    """Make one request; redirects are not followed. Status 0 stands for no answer."""
+def send(url: str, fields: dict[str, str]) -> Response:
+    """Send one request; redirects are not followed. Status 0 means no response."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.netloc, timeout=TIMEOUT_S)
     try:
         connection.request("GET", parts.path, headers=fields)
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read(MAX_BYTES)
+        response = connection.getresponse()
+        return response.status, response.headers, response.read(MAX_BYTES)
     except (OSError, http.client.HTTPException) as exc:
-        print(f"no answer: {exc or type(exc).__name__}", file=sys.stderr)
+        print(f"no response: {exc or type(exc).__name__}", file=sys.stderr)
         return 0, http.client.HTTPMessage(), b""
     finally:
         connection.close()
@@ -46,12 +46,12 @@ def watch(url: str, token: str) -> int:
     while True:
         began_s = time.monotonic()
         fields = {"X-Auth-Token": token}
-        # The first request is an ordinary one; the next ones wait for another record than the one known.
+        # The first request is plain; the next ones wait until the record changes.
         if known:
             fields["Prefer"] = "wait=50"
         if etag:
             fields["If-None-Match"] = etag
-        status, told, body = ask(url, fields)
+        status, head, body = send(url, fields)
         if status == 200:
             text = body.decode()
             phase = json.loads(text).get("status", {}).get("objectStatus", {}).get("phase")
@@ -60,19 +60,19 @@ def watch(url: str, token: str) -> int:
                 pause_s = SHORTEST_S
             if phase in ENDS:
                 return ENDS[phase]
-            known, etag = text, told.get("ETag", "")
+            known, etag = text, head.get("ETag", "")
         elif status in (0, 429) or status >= 500:
-            print(f"{time.strftime('%X')} no record ({status}), asking again", file=sys.stderr)
+            print(f"{time.strftime('%X')} no record ({status}), retrying", file=sys.stderr)
         elif status != 304:
-            print(f"the answer is {status}", file=sys.stderr)
+            print(f"unexpected status {status}", file=sys.stderr)
             return 1
-        # Who has waited is asked again at once; anything else is polled, ever more slowly.
-        applied = told.get("Preference-Applied", "")
+        # After a response that waited, the next request is due at once; otherwise poll, more and more slowly.
+        applied = head.get("Preference-Applied", "")
         if 200 <= status < 400 and applied.startswith("wait=") and applied != "wait=0":
             next_s = 1.0
         else:
             next_s, pause_s = pause_s, min(pause_s * 1.5, LONGEST_S)
-        retry = told.get("Retry-After", "")
+        retry = head.get("Retry-After", "")
         if retry.isdecimal():
             next_s = max(next_s, min(int(retry[:4]), 60))
         time.sleep(max(0.0, began_s + next_s - time.monotonic()))

@@ -17,14 +17,14 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 trap 'exit 1' INT TERM
 
-# The first request is an ordinary one; the next ones wait until there is another record than the one known.
+# The first request is plain; the next ones wait until the record changes.
 etag='' known='' pause=$shortest
 
 header() {
     printf '%s\n' "$1" | sed 's/["\\]/\\&/g; s/.*/header = "&"/'
 }
 
-# The token comes to curl in a file: others on this machine can see its options.
+# curl reads the token from standard input: other users of this machine can see its options.
 ask() {
     {
         header "X-Auth-Token: $AOS_TOKEN"
@@ -34,7 +34,7 @@ ask() {
         --dump-header "$folder/head" --output "$folder/body" --write-out '%{http_code}' "$url"
 }
 
-# The last value of a field of the answer, without its line end.
+# The last value of a response field, without its line end.
 field() {
     tr -d '\r' < "$folder/head" | grep -i "^$1:" | tail -n 1 | sed 's/^[^:]*: *//'
 }
@@ -60,13 +60,13 @@ while :; do
         esac
         ;;
     304) ;;
-    000 | 429 | 5??) echo "$(date +%T) no record ($status), asking again" >&2 ;;
+    000 | 429 | 5??) echo "$(date +%T) no record ($status), retrying" >&2 ;;
     *)
-        echo "the answer is $status" >&2
+        echo "unexpected status $status" >&2
         exit 1
         ;;
     esac
-    # Who has waited is asked again at once; anything else is polled, ever more slowly while nothing changes.
+    # After a response that waited, the next request is due at once; otherwise poll, more slowly while nothing changes.
     retry=$(field retry-after)
     case $status,$(field preference-applied) in
     [23]??,wait=[1-9]*) next=1 ;;

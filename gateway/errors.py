@@ -1,7 +1,4 @@
-"""Errors of the gateway itself: no usable upstream response, or a request it cannot carry.
-
-An upstream error status is data and never an exception.
-"""
+"""Errors of fetching and of connections, and the response that the gateway makes of any error."""
 
 from __future__ import annotations
 
@@ -12,82 +9,39 @@ from http import HTTPStatus
 import msgspec
 
 from gateway.core.caching.cache_status import Reason
+from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Field, Head
-from gateway.core.http.request import CARRIED_METHODS
 
 UPSTREAM_DETAILS = {
     "connection_read_timeout": "The upstream did not answer in time.",
     "connection_refused": "The upstream refused the connection.",
-    "connection_terminated": "The upstream ended the connection before it had answered.",
-    "connection_timeout": "The connection to the upstream did not stand in time.",
-    "destination_ip_unroutable": "There is no way through the network to the upstream.",
+    "connection_terminated": "The upstream closed the connection before it answered.",
+    "connection_timeout": "The connection to the upstream was not established in time.",
+    "destination_ip_unroutable": "There is no route to the upstream.",
     "destination_unavailable": "No connection to the upstream could be made.",
     "dns_error": "The upstream's name could not be resolved.",
-    "http_protocol_error": "The upstream's answer is not well-formed HTTP.",
-    "http_response_incomplete": "The upstream's answer broke off.",
-    "http_response_transfer_coding": "The upstream's answer has a transfer coding that is not known here.",
+    "http_protocol_error": "The upstream's response is not well-formed HTTP.",
+    "http_response_incomplete": "The upstream's response ended before it was complete.",
+    "http_response_transfer_coding": "The upstream's response has an unknown transfer coding.",
     "proxy_internal_error": "The gateway lacks sockets or memory for a connection to the upstream.",
     "tls_certificate_error": "The upstream's certificate is not trusted, not valid now, or for another name.",
     "tls_protocol_error": "The upstream and the gateway could not agree on a TLS connection.",
 }
-"""What a caller is told of an upstream without a usable answer, by the error type of ``Proxy-Status``."""
+"""The detail for a missing or unusable upstream response, by the error type of ``Proxy-Status``."""
 
 
-class GatewayError(Exception):
-    """The gateway answers for itself.
+class FetchError(GatewayError):
+    """Nothing usable was fetched.
 
     Attributes:
-        status: the status to answer with.
-        number: tells apart errors of one status in ``code``, at most four digits.
-        detail: fixed text for the caller.
-        proxy_error: error type of ``Proxy-Status`` (RFC 9209 §2.3).
-        retry_after_s: told in ``Retry-After``; ``None`` leaves it out.
-        allow: told in ``Allow``, which a 405 has to have; ``None`` leaves it out.
-        closes: the connection must not carry another request.
-        reason: why nothing went upstream; ``None`` when something did, or may have.
-        cache_member: the gateway's ``Cache-Status`` member; ``None`` when the cache was not asked.
+        reason: why nothing was sent upstream; ``None`` when something was, or may have been.
     """
 
-    status = 500
-    number = 1
-    detail = "The gateway failed."
-    proxy_error = "proxy_internal_error"
-    retry_after_s: int | None = None
-    allow: str | None = None
-    closes = False
     reason: Reason | None = None
-    cache_member: bytes | None = None
-
-    @property
-    def code(self) -> str:
-        """What the answer calls it: ``GATEWAY.<status><number>``."""
-        return f"GATEWAY.{self.status}{self.number:04d}"
 
 
-class BadRequest(GatewayError):
-    """The request cannot be carried as it is meant; ``detail`` is one of our own fixed texts."""
-
-    proxy_error = "http_request_error"
-
-    def __init__(self, status: int, detail: str, *, closes: bool = True) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.allow = CARRIED_METHODS if status == HTTPStatus.METHOD_NOT_ALLOWED else None
-        self.closes = closes
-
-
-class ProxyLoop(GatewayError):
-    """The request has been here before."""
-
-    status = 502
-    number = 2
-    detail = "The request came back to this gateway: upstream.url leads in a circle."
-    proxy_error = "proxy_loop_detected"
-
-
-class UpstreamError(GatewayError):
-    """There was no usable upstream response; `UPSTREAM_DETAILS` says why in words.
+class UpstreamError(FetchError):
+    """There was no usable upstream response; ``detail`` comes from `UPSTREAM_DETAILS`.
 
     Attributes:
         was_sent: the request may have reached the upstream, so its effect is unknown.
@@ -114,7 +68,7 @@ class UpstreamTimeout(UpstreamError):
 
 
 class Overloaded(UpstreamError):
-    """More requests wait for an upstream connection than configured."""
+    """The queue for upstream connections is full."""
 
     status = 503
     detail = "The gateway has too many requests waiting for the upstream."
@@ -126,7 +80,7 @@ class Overloaded(UpstreamError):
 
 
 class GaveWay(UpstreamError):
-    """The caller sent so slowly that its exchange was ended for requests that waited for a connection."""
+    """The caller sent its body so slowly that its connection was given to a waiting request."""
 
     status = 503
     number = 3
@@ -138,7 +92,7 @@ class GaveWay(UpstreamError):
 
 
 class TooManyConnections(GatewayError):
-    """There are as many connections as there may be, in all or from one address."""
+    """The bound of connections is reached, in total or for one address."""
 
     status = 503
     number = 2
@@ -149,7 +103,7 @@ class TooManyConnections(GatewayError):
 
 
 class DeadlinePassed(GatewayError):
-    """A shared fetch took longer than this caller may wait."""
+    """A shared fetch took longer than a follower may wait."""
 
     status = 504
     number = 2
@@ -157,8 +111,8 @@ class DeadlinePassed(GatewayError):
     proxy_error = "http_response_timeout"
 
 
-class Throttled(GatewayError):
-    """The upstream asked this caller to wait, and the time is not over."""
+class Throttled(FetchError):
+    """The upstream asked this caller to wait, and that time has not passed."""
 
     status = 429
     detail = "The upstream asked this caller to wait; nothing was sent to it."
@@ -170,8 +124,8 @@ class Throttled(GatewayError):
         self.retry_after_s = math.ceil(wait_s)
 
 
-class NotCached(GatewayError):
-    """The caller asked for a stored answer only, and there is none."""
+class NotCached(FetchError):
+    """The request is ``only-if-cached`` and nothing usable is stored."""
 
     status = 504
     number = 3
@@ -181,7 +135,7 @@ class NotCached(GatewayError):
 
 
 class CallerGone(GatewayError):
-    """The caller left or stalled before its request body was complete."""
+    """The caller disconnected or stalled before its request body was complete."""
 
     status = 408
     number = 2
@@ -191,7 +145,7 @@ class CallerGone(GatewayError):
 
 
 class _Problem(msgspec.Struct, frozen=True):
-    """One body for two readers: RFC 9457 members and AOS's own error members."""
+    """One body for two kinds of clients: members of RFC 9457 and of AOS's own errors."""
 
     type: str
     title: str
@@ -208,13 +162,13 @@ _encoder = msgspec.json.Encoder()
 
 
 def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
-    """Return head and body with which the gateway answers for itself.
+    """Return the head and body of the gateway's own response to an error.
 
     Args:
-        error: what happened; only its fixed texts are told.
-        request_id: names the request in the log.
+        error: what happened; only its fixed texts are sent.
+        request_id: the id under which the log has the request.
     """
-    reason = _reason(error.status)
+    reason = HTTPStatus(error.status).phrase
     body = _encoder.encode(
         _Problem(
             type=f"urn:aos-gateway:problem:{error.code}",
@@ -227,7 +181,7 @@ def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
         )
     )
     fields: list[Field] = [
-        # Whoever makes an answer and has a clock says when (RFC 9110 §6.6.1).
+        # RFC 9110 §6.6.1: an origin with a clock sends Date.
         (b"Date", formatdate(usegmt=True).encode("ascii")),
         (b"Content-Type", b"application/problem+json"),
         (b"Content-Length", b"%d" % len(body)),
@@ -242,7 +196,3 @@ def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
     if error.cache_member is not None:
         fields.append((b"Cache-Status", error.cache_member))
     return Head(error.status, reason.encode("ascii"), tuple(fields)), body
-
-
-def _reason(status: int) -> str:
-    return HTTPStatus(status).phrase

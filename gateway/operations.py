@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from gateway.config.model import Config
 from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
@@ -21,8 +22,9 @@ class Operations(Protocol):
     def metrics_snapshot(self) -> Snapshot:
         """Return the metrics of all processes."""
 
-    def masked_config(self) -> dict[str, object]:
-        """Return the effective configuration as plain JSON data, secrets masked."""
+    @property
+    def config(self) -> Config:
+        """The effective configuration."""
 
     def executions(self) -> list[TopExecution]:
         """Return the executions requested most."""

@@ -1,4 +1,4 @@
-"""Removes one protecting mechanism after the other from a copy of the project and shows a test failing.
+"""Removes one protecting mechanism after another from a copy of the project, and shows its test failing.
 
     python -m tests.mechanisms            # all of them
     python -m tests.mechanisms owner tag  # some
@@ -44,22 +44,21 @@ MECHANISMS = (
         "gateway/core/caching/identity.py",
         "return Identity(flight=caller, entry=_SHARED if self._shared else caller)",
         "return Identity(flight=_SHARED, entry=_SHARED)",
-        "tests/end_to_end/test_identity.py::"
-        "test_a_stranger_sees_nothing_of_what_alice_was_told_nor_she_of_what_he_was",
+        "tests/end_to_end/test_identity.py::test_two_callers_see_nothing_of_each_others_responses",
     ),
     Mechanism(
         "one credential",
         "gateway/core/caching/identity.py",
-        "if len(found) > 1 or (name == TOKEN_FIELD",
+        "if len(lines) > 1 or (name == TOKEN_FIELD",
         "if False or (name == TOKEN_FIELD",
-        "tests/core/caching/test_identity.py::test_who_cannot_be_told_safely_bypasses_the_cache",
+        "tests/core/caching/test_identity.py::test_an_ambiguous_identity_bypasses_the_cache",
     ),
     Mechanism(
         "disguised credential",
         "gateway/core/caching/identity.py",
         "if plain in self.guarded and lower not in self.names:",
         "if False:",
-        "tests/core/caching/test_identity.py::test_who_cannot_be_told_safely_bypasses_the_cache",
+        "tests/core/caching/test_identity.py::test_an_ambiguous_identity_bypasses_the_cache",
     ),
     Mechanism(
         "tag",
@@ -78,26 +77,26 @@ MECHANISMS = (
     Mechanism(
         "complete body",
         "gateway/core/caching/policy.py",
-        "_when(Reason.INCOMPLETE, lambda case: not case.arrival.complete),",
+        "_when(Reason.INCOMPLETE, lambda case: not case.fetched_response.complete),",
         "",
         "tests/core/caching/test_policy.py",
     ),
     Mechanism(
         "bounded decompression",
-        "gateway/core/caching/policy.py",
+        "gateway/core/caching/content_coding.py",
         "plain = inflater.decompress(body, max_bytes + 1)",
         "plain = inflater.decompress(body)[:max_bytes]",
         "tests/core/caching/test_policy.py",
     ),
     Mechanism(
-        "forget before the answer",
+        "invalidated before the response",
         "gateway/cache/cache.py",
         "        if not 400 <= answer.head.status < 500:\n            await self._forget(stacks)\n",
         "",
-        "tests/end_to_end/test_writes.py::test_a_write_is_forgotten_before_the_first_byte_of_its_answer",
+        "tests/end_to_end/test_writes.py::test_a_write_invalidates_before_the_first_byte_of_its_response",
     ),
     Mechanism(
-        "forget counts",
+        "invalidation counts",
         "gateway/store/tiers.py",
         "if self._is_invalidated(fill_token) or not fill_token.ends_in_order():",
         "if not fill_token.ends_in_order():",
@@ -119,7 +118,7 @@ MECHANISMS = (
         "tests/store/test_tiers.py::test_a_new_connection_repeats_the_recent_invalidations",
     ),
     Mechanism(
-        "refused apart",
+        "separate retries",
         "gateway/store/invalidation_sender.py",
         "self._invalidations.refused(pending, is_published=reply.is_published)",
         "self._invalidations.failed(pending)",
@@ -156,10 +155,10 @@ MECHANISMS = (
     ),
     Mechanism(
         "nominated fields",
-        "gateway/core/http/fields.py",
+        "gateway/core/http/proxy_identity.py",
         "if named & must_travel or any(",
         "if False and any(",
-        "tests/core/http/test_fields.py::test_connection_may_not_name_what_must_reach_the_upstream",
+        "tests/core/http/test_proxy_identity.py::test_connection_may_not_name_what_must_reach_the_upstream",
     ),
     Mechanism(
         "closed after chunks",
@@ -171,8 +170,8 @@ MECHANISMS = (
     ),
     Mechanism(
         "signed host",
-        "gateway/core/http/fields.py",
-        "        if _host(fields) not in hop.signed_hosts | {hop.authority.lower()}:\n",
+        "gateway/core/http/proxy_identity.py",
+        "        if host not in proxy.signed_hosts:\n",
         "        if False:\n",
         "tests/end_to_end/test_identity.py::test_a_request_signed_for_a_foreign_host_is_refused",
     ),
@@ -185,8 +184,8 @@ MECHANISMS = (
     ),
     Mechanism(
         "loop",
-        "gateway/core/http/fields.py",
-        "if any(found[1] == hop.via_hex for found in _VIA_HEX.finditer(value)):",
+        "gateway/core/http/proxy_identity.py",
+        "if any(found[1] == proxy.via_hex for found in _VIA_HEX.finditer(value)):",
         "if False:",
         "tests/end_to_end/test_requests.py::test_a_request_that_comes_back_is_a_loop",
     ),
@@ -195,13 +194,13 @@ MECHANISMS = (
         "gateway/core/http/request_head.py",
         "if self._lines > MAX_FIELDS + 2:",
         "if False:",
-        "tests/core/http/test_request_head.py::test_more_fields_than_anybody_needs_are_refused_while_they_come",
+        "tests/core/http/test_request_head.py::test_too_many_fields_are_rejected_while_they_arrive",
     ),
     Mechanism(
         "head deadline",
         "gateway/downstream/connection.py",
-        "        if self._head.size:\n            self._refuse(BadRequest(408",
-        "        if False:\n            self._refuse(BadRequest(408",
+        "        if self._head.size:\n            self._refuse(MessageError(408",
+        "        if False:\n            self._refuse(MessageError(408",
         "tests/end_to_end/test_listeners.py::test_a_slow_head_is_answered_with_408",
     ),
     Mechanism(
@@ -227,18 +226,18 @@ MECHANISMS = (
         "test_a_throttled_callers_misses_stay_here_while_hits_and_other_callers_go_on",
     ),
     Mechanism(
-        "plain at a glance",
+        "plain requests only",
         "gateway/core/caching/plain_request.py",
         'if lower in _NOT_PLAIN or lower.startswith(b"if-"):',
         "if False:",
         "tests/core/caching/test_plain_request.py::test_what_asks_for_more_than_a_look_up_is_for_the_parser",
     ),
     Mechanism(
-        "nothing of a caller passes by",
+        "every identity field compared",
         "gateway/core/caching/plain_request.py",
-        "return _PASSING - recogniser.guarded",
+        "return _TRACE_FIELDS - identity_reader.guarded",
         "return _PASSING",
-        "tests/end_to_end/test_both_ways.py::test_a_field_that_tells_callers_apart_never_passes_by",
+        "tests/end_to_end/test_both_ways.py::test_a_field_that_identifies_callers_never_passes_by",
     ),
     Mechanism(
         "strict chunks",
@@ -253,14 +252,14 @@ MECHANISMS = (
         "gateway/downstream/connection.py",
         "if self._chunks is not None and body is not None and self._chunks.feed(data[start:end]) is None:",
         "if False:",
-        "tests/hardening/test_downstream_more.py::test_chunks_without_bound_are_refused",
+        "tests/hardening/test_downstream.py::test_a_raw_request_is_refused_or_forwarded_in_one_clean_form",
     ),
     Mechanism(
         "parked exchanges",
         "gateway/upstream/limiter.py",
         "        if self.parked < self._places:\n",
         "        if False:\n",
-        "tests/hardening/test_downstream_more.py::"
+        "tests/hardening/test_connection_ends.py::"
         "test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection",
     ),
     Mechanism(
@@ -268,7 +267,7 @@ MECHANISMS = (
         "gateway/upstream/limiter.py",
         "            slowest.give_way()\n",
         "",
-        "tests/hardening/test_downstream_more.py::"
+        "tests/hardening/test_connection_ends.py::"
         "test_slow_bodies_and_slow_readers_do_not_take_every_upstream_connection",
     ),
     Mechanism(
@@ -276,7 +275,7 @@ MECHANISMS = (
         "gateway/admin/connection.py",
         "if len(self._others) > MOST_CONNECTIONS:",
         "if False:",
-        "tests/admin/test_admin.py::test_silent_connections_are_bounded_and_keep_nobody_out",
+        "tests/admin/test_admin.py::test_idle_connections_are_bounded_and_keep_no_other_out",
     ),
     Mechanism(
         "cut after closing",
@@ -299,7 +298,7 @@ MECHANISMS = (
         "gateway/core/http/forwarded.py",
         "            if not self._has(address):\n                break\n",
         "",
-        "tests/core/http/test_forwarded.py::test_the_caller_is_the_right_most_one_that_is_no_trusted_proxy",
+        "tests/core/http/test_forwarded.py::test_the_caller_is_the_right_most_untrusted_address",
     ),
     Mechanism(
         "trusted header",
@@ -309,7 +308,7 @@ MECHANISMS = (
         "tests/end_to_end/test_proxy_protocol.py::test_who_begins_otherwise_is_closed_counted_and_named",
     ),
     Mechanism(
-        "judged beside the loop",
+        "decoded beside the loop",
         "gateway/cache/cache.py",
         "if not policy.is_heavy(arrival):",
         "if True:",
@@ -345,7 +344,7 @@ MECHANISMS = (
         "tests/store/test_redis_connection.py::test_a_redis_that_reads_nothing_keeps_no_socket",
     ),
     Mechanism(
-        "told before the answer",
+        "acknowledged before the response",
         "gateway/store/tiers.py",
         "send([Invalidation(stack=stack, settles=settles) for stack in stacks])",
         "send([])",
@@ -359,7 +358,7 @@ MECHANISMS = (
         "tests/server/test_workers.py::test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped",
     ),
     Mechanism(
-        "start over in silence",
+        "cleared in silence",
         "gateway/server/worker.py",
         "if is_silent or was_silent:",
         "if False:",
@@ -405,7 +404,7 @@ MECHANISMS = (
         "gateway/telemetry/log_format.py",
         "self._writer.write(self.format(record))",
         "print(self.format(record), file=sys.__stderr__, flush=True)",
-        "tests/telemetry/test_line_writer.py::test_a_log_that_nobody_reads_stops_no_answer_no_look_and_no_end",
+        "tests/telemetry/test_line_writer.py::test_an_unread_log_blocks_no_response_no_scrape_and_no_exit",
     ),
 )
 

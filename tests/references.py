@@ -9,26 +9,23 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from gateway.config.model import Config
-from gateway.config.rules import FROM_FILE, RULES
+from gateway.config.model import FROM_FILE, RULES, SECTIONS
 from gateway.config.secret import Secret
-from gateway.config.sources import sections, variable_of
+from gateway.config.sources import variable_of
 from gateway.config.types import Boolean, Enum, Integer, Number, Rule, String, StringList
+from gateway.core.http.errors import GatewayError, ProxyLoop
 from gateway.errors import (
     UPSTREAM_DETAILS,
     CallerGone,
     DeadlinePassed,
-    GatewayError,
     GaveWay,
     NotCached,
     Overloaded,
-    ProxyLoop,
     Throttled,
     TooManyConnections,
     UpstreamError,
@@ -43,15 +40,15 @@ _ABOUT_CONFIGURATION = (
     "Options of the command line beat environment variables, those beat the file, the file beats the",
     "defaults. [`gateway.toml`](gateway.toml) is a file with all of it and the reasons. Times are seconds,",
     "sizes bytes, both without a unit; lists are comma-separated in the environment.",
-    "`aos-gateway check --config F` tells what is wrong with a file and what would be used. An unknown key",
-    "or a value that is not allowed stops the start. SIGHUP reads everything anew: where its column says",
-    "yes, a new value is used from then on, or a file of the same name read again; the others are named in",
+    "`aos-gateway check --config F` shows what is wrong with a file and what would be used. An unknown key",
+    "or a value that is not allowed prevents the start. SIGHUP reads everything again: where its column says",
+    "yes, a new value or a changed file of the same name takes effect; the other changes are listed in",
     "the log and need SIGUSR2 or a restart.",
 )
 _ABOUT_METRICS = (
-    "`/metrics` on the admin address tells them, one series for each combination of label values. Those",
-    "come from fixed lists: nothing that a caller sends makes a new series. Where one scrape tells about",
-    "several workers, counters and histograms add up, and a gauge becomes what the last column says.",
+    "`/metrics` on the admin address has one series for each combination of label values. The values",
+    "come from fixed lists: nothing that a caller sends makes a new series. Where one scrape covers",
+    "several workers, counters and histograms add up, and a gauge is merged as the last column says.",
 )
 _RULES = """\
 # Made from alerts.yml by `python -m tests.references`; a test compares.
@@ -82,7 +79,7 @@ def configuration() -> str:
         _MADE,
         *_ABOUT_CONFIGURATION,
     ]
-    for section, kind in _sections():
+    for section, kind in SECTIONS.items():
         about = attributes(kind)
         lines += ["", f"## `[{section}]`", "", "| key | meaning | value | default | SIGHUP | environment |"]
         lines += ["|---|---|---|---|---|---|"]
@@ -131,16 +128,16 @@ def metrics() -> str:
         "|---|---|---|---|",
     ]
     for kind in sorted(_errors(), key=_code):
-        told = {_proxy_error(kind): kind.detail}
+        details = {_proxy_error(kind): kind.detail}
         if kind in {UpstreamError, UpstreamTimeout}:
-            told = {
+            details = {
                 error: detail
                 for error, detail in UPSTREAM_DETAILS.items()
                 if error.endswith("_timeout") == (kind is UpstreamTimeout)
             }
         lines += [
             f"| `{_code(kind)}` | {kind.status} | `{error}` | {_cell(detail)} |"
-            for error, detail in told.items()
+            for error, detail in details.items()
         ]
     return "\n".join(lines) + "\n"
 
@@ -187,12 +184,6 @@ def attributes(kind: type) -> dict[str, str]:
         elif name and (more := _CONTINUED.match(line)):
             found[name] += f" {more[1]}"
     return found
-
-
-def _sections() -> Iterator[tuple[str, type[msgspec.Struct]]]:
-    kinds = {field.name: field.type for field in msgspec.structs.fields(Config)}
-    for section in sections():
-        yield section, kinds[section]
 
 
 def _values(rule: Rule) -> str:

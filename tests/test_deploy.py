@@ -1,4 +1,4 @@
-"""The deployment files by what they do; deploy/check has tools for what they are."""
+"""What the deployment files do; deploy/check has tools for their syntax."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _read(name: str) -> str:
 
 @pytest.fixture
 def gateway() -> Iterator[GatewayProcess]:
-    """A gateway as a process; its upstream is never asked."""
+    """A gateway as a process; its upstream gets no request."""
     process = GatewayProcess("--upstream", "http://127.0.0.1:9")
     try:
         yield process
@@ -62,7 +62,7 @@ def test_the_image_runs_what_the_command_line_knows(capsys: pytest.CaptureFixtur
     assert "--config" in capsys.readouterr().out
 
 
-def test_the_image_is_not_roots_and_holds_what_is_locked_alone() -> None:
+def test_the_image_does_not_run_as_root_and_contains_locked_packages_only() -> None:
     dockerfile = _read("container/Dockerfile")
     last = dockerfile.rpartition("\nFROM ")[2]
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", last, re.MULTILINE)
@@ -152,7 +152,7 @@ def test_pods_are_reached_over_both_kinds_of_ip(name: str) -> None:
     assert server["listen"] in {":8080", "127.0.0.1:8080"}
 
 
-def test_a_pod_runs_as_whoever_the_cluster_says() -> None:
+def test_a_pod_runs_as_any_user_of_the_cluster() -> None:
     pod = yaml.safe_load(_read("kubernetes/base/deployment.yaml"))["spec"]["template"]["spec"]
     assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(pod["securityContext"])
     (secret,) = [each["secret"] for each in pod["volumes"] if "secret" in each]
@@ -166,7 +166,7 @@ def test_the_unit_starts_what_the_command_line_knows() -> None:
     assert arguments == ["serve", "--config", "/etc/aos-gateway/gateway.toml"]
 
 
-def test_each_alert_stands_in_the_runbook_with_what_to_do() -> None:
+def test_the_runbook_has_each_alert_with_an_action() -> None:
     rows = re.findall(r"^\| `(AosGateway\w+)` \| (.+?) \| (.+?) \|$", _read("README.md"), re.MULTILINE)
     described = {name for name, meaning, action in rows if meaning and action}
     alerts = {

@@ -147,13 +147,13 @@ def test_a_changed_project_file_is_noticed(tree: Path, dev: ModuleType, file: st
 
 
 @pytest.mark.parametrize("lost", [".dev-stamp.json", "bin/python", "bin/aos-gateway"])
-def test_a_half_made_venv_is_made_anew(tree: Path, dev: ModuleType, lost: str) -> None:
+def test_an_incomplete_venv_is_made_again(tree: Path, dev: ModuleType, lost: str) -> None:
     pretend_ready(tree, dev, "dev")
     (tree / ".venv" / lost).unlink()
     assert dev.steps_missing("dev", None) == ANEW
 
 
-def test_a_wish_for_another_python_makes_the_venv_anew(tree: Path, dev: ModuleType) -> None:
+def test_another_requested_python_makes_the_venv_again(tree: Path, dev: ModuleType) -> None:
     pretend_ready(tree, dev, "dev")
     assert dev.steps_missing("dev", dev.Python(str(tree / ".venv/bin/python"), "3.11.7")) == []
     assert dev.steps_missing("dev", dev.Python("/other/python3.13", "3.13.0")) == ANEW
@@ -190,7 +190,7 @@ def test_a_start_waits_for_another_that_is_setting_up(tree: Path, dev: ModuleTyp
     assert (start.returncode, output, errors) == (0, "aos-gateway demo\n", "")
 
 
-def test_a_failed_installation_is_told_with_its_last_lines_and_leaves_no_stamp(tree: Path) -> None:
+def test_a_failed_installation_shows_its_last_lines_and_leaves_no_stamp(tree: Path) -> None:
     half_made = write_program(tree / ".venv/bin/left-over", "")
     done = call(tree, "setup", PIP_NO_INDEX="1", PIP_NO_CACHE_DIR="1")
     assert (done.returncode, done.stdout) == (1, "")
@@ -216,7 +216,7 @@ def test_a_missing_project_file_is_named(tree: Path) -> None:
     assert "requirements.lock" in done.stderr
 
 
-def test_a_broken_shim_is_passed_over(
+def test_a_broken_shim_is_skipped(
     tree: Path, dev: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write_program(tmp_path / "shims/python3.11", "echo 'not selected' >&2\nexit 127\n")
@@ -256,7 +256,7 @@ def answer(version: str, *missing: str, implementation: str = "cpython") -> str:
         (answer("3.12.1", "_ssl"), "is 3.12.1 without _ssl"),
     ],
 )
-def test_a_python_that_will_not_do_is_told_in_one_line(tree: Path, program: str, said: str) -> None:
+def test_an_unsuitable_python_is_one_line(tree: Path, program: str, said: str) -> None:
     path = write_program(tree / "python", program)
     done = call(tree, "run", AOS_GATEWAY_PYTHON=str(path))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
@@ -288,7 +288,7 @@ def test_a_lock_file_holds_pins_and_hashes_and_nothing_else(lock: str) -> None:
     assert [line for line in text.splitlines() if not form.fullmatch(line)] == []
 
 
-def test_the_locks_are_whole() -> None:
+def test_the_locks_are_complete() -> None:
     # Nothing that they leave out would be installed; this runs in what was installed from one.
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "No broken requirements found.\n")

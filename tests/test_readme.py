@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _START_S = 15.0
 _RUN_S = 15.0
 
-# What would start a whole run of its own inside this one: said to be the same as what CI runs.
+# These would start a whole run inside this one: CI runs them.
 RUN_BY_CI = {
     "./dev test": "./dev test",
     "./dev test -m operation": "./dev test -m operation",
@@ -36,7 +36,7 @@ RUN_BY_CI = {
     "./dev browser": "./dev browser",
     "deploy/check": "deploy/check",
 }
-# Those that take minutes: only that they would be understood is tried.
+# These take minutes: only their options are checked.
 ASKED_FOR_HELP = {"./dev bench --quick"}
 COLLECTED = {"./dev test tests/core", "./dev test --long"}
 
@@ -222,12 +222,12 @@ def test_every_command_of_the_readme_does_what_it_says(stage: Stage) -> None:
             assert (done.code, done.err) == (0, ""), line
             assert done.out
         else:
-            pytest.fail(f"nobody has said how to try {line!r}")
+            pytest.fail(f"there is no rule to try {line!r}")
     assert hits[0].startswith("aos-gateway; fwd=uri-miss; fwd-status=200; stored")
     assert hits[1].startswith("aos-gateway; hit; ttl=")
 
 
-def test_the_runbooks_question_to_aos_is_answered(stage: Stage) -> None:
+def test_the_runbooks_probe_of_aos_works(stage: Stage) -> None:
     text = (ROOT / "deploy/README.md").read_text("utf-8")
     (line,) = re.findall(r"^AOS_TOKEN=.*$", text, re.MULTILINE)
     line = line.replace("/etc/aos-gateway/gateway.toml", "my.toml")
@@ -283,9 +283,17 @@ def test_the_commands_of_the_measurements_are_known(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "SECURITY.md", "deploy/README.md", "benchmarks/README.md", "examples/README.md"]
+    "page",
+    [
+        "README.md",
+        "SECURITY.md",
+        "benchmarks/README.md",
+        "deploy/README.md",
+        "examples/README.md",
+        "gateway/README.md",
+    ],
 )
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_exist(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     here = (ROOT / page).parent
     for target in re.findall(r"\]\(([^)#]+)", text):

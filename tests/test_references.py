@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.config.rules import RULES
-from gateway.errors import GatewayError
+from gateway.config.model import RULES
+from gateway.core.http.errors import GatewayError
 from gateway.telemetry.metrics_catalogue import FAMILIES
 from tests.references import REFERENCES, ROOT
 

@@ -1,4 +1,4 @@
-"""SECURITY.md names tests that exist, and a mechanism for each way of removing one."""
+"""SECURITY.md names tests and rooms that exist, and every mechanism that tests/mechanisms.py removes."""
 
 import re
 from pathlib import Path
@@ -33,3 +33,13 @@ def test_every_mechanism_stands_where_the_script_looks_for_it() -> None:
     for mechanism in MECHANISMS:
         module = Path(ROOT, mechanism.module).read_text("utf-8")
         assert module.count(mechanism.present) == 1, mechanism.name
+
+
+def test_every_room_that_is_named_exists() -> None:
+    rooms = {
+        name
+        for line in re.findall(r"^\|.*\|$", _text(), re.MULTILINE)
+        for name in re.findall(r"`([\w/]+)`", line.split("|")[3])
+    }
+    assert "core/caching" in rooms
+    assert [room for room in rooms if not (ROOT / "gateway" / room / "__init__.py").exists()] == []

@@ -93,14 +93,14 @@ async def _mixed(scenario: Mixed) -> tuple[list[Side], str]:
         with Stage(scenario, has_gateway=name != "direct") as stage:
             report = await stage.offer(scenario.load)
             sides.append(Side.of(name, report, stage.calls()))
-    hits = sides[1].by_verdict["hit"] / max(sides[1].answered, 1)
+    hits = sides[1].by_outcome["hit"] / max(sides[1].answered, 1)
     return sides, f"{hits:.0%} hits from an empty cache on, {errors_in_words(sides[1].errors)}"
 
 
 async def _cold_start(scenario: ColdStart) -> tuple[list[Side], str]:
     with Stage(scenario, has_gateway=True) as stage:
         sides = [await _offered(stage, name, scenario.load) for name in ("cold", "again")]
-    cold, again = (side.by_verdict["hit"] / max(side.answered, 1) for side in sides)
+    cold, again = (side.by_outcome["hit"] / max(side.answered, 1) for side in sides)
     errors = errors_in_words(sides[0].errors)
     return sides, f"{cold:.0%} hits while it fills, {again:.0%} in the second run; {errors}"
 
@@ -116,7 +116,7 @@ async def _redis_dies(scenario: RedisDies) -> tuple[list[Side], str]:
             back = both.create_task(_offered(stage, "Redis comes back", scenario.load))
             both.create_task(_later(scenario.at_s, stage.restart_redis))
     sides = [before, dies.result(), back.result()]
-    hits = " → ".join(f"{side.by_verdict['hit'] / max(side.answered, 1):.0%}" for side in sides)
+    hits = " → ".join(f"{side.by_outcome['hit'] / max(side.answered, 1):.0%}" for side in sides)
     errors: Counter[str] = sum((Counter(side.errors) for side in sides), Counter())
     return sides, f"hits {hits}; {errors_in_words(errors)}"
 
@@ -128,7 +128,7 @@ async def _slow_upstream(scenario: SlowUpstream) -> tuple[list[Side], str]:
             await _offered(stage, "warming", scenario.load)
             stage.fault(kind="latency", delay_s=scenario.slower_by_s)
             sides.append(await _offered(stage, name, scenario.load))
-    hits = sides[1].by_verdict["hit"] / max(sides[1].answered, 1)
+    hits = sides[1].by_outcome["hit"] / max(sides[1].answered, 1)
     return sides, f"{hits:.0%} hits wait for nothing, {errors_in_words(sides[1].errors)}"
 
 
@@ -161,7 +161,7 @@ async def _herd_side(scenario: Herd, name: str) -> Side:
             for poller in pollers:
                 group.create_task(wait_and_read(poller))
             await asyncio.sleep(scenario.before_s)
-            # Calls under way at the end tell of it too: what counts is when they are answered.
+            # Calls under way at the end count too, by the time of their response.
             answers_before = stage.answers()
             stage.end_executions()
             ended_s = time.monotonic()
@@ -267,7 +267,7 @@ def _side(name: str, counts: Counts, calls: int, **figures: float) -> Side:
         requests=counts.asked,
         answered=sum(counts.by_status.values()),
         errors=dict(counts.errors),
-        by_verdict={verdict: counts.by_verdict[verdict] for verdict in ("hit", "miss", "bypass", "none")},
+        by_outcome={outcome: counts.by_outcome[outcome] for outcome in ("hit", "miss", "bypass", "none")},
         upstream_calls=calls,
         latency_ms=Quantiles.of(counts.latency),
         figures=figures,

@@ -44,7 +44,7 @@ class Counts:
         asked: requests.
         latency: of whole answers, from the moment of the request.
         by_status: whole answers by status.
-        by_verdict: whole answers by what ``Cache-Status`` says.
+        by_outcome: whole answers by what ``Cache-Status`` says.
         errors: requests without a whole answer by the name of the exception, and statuses 4xx and 5xx.
     """
 
@@ -52,7 +52,7 @@ class Counts:
         self.asked = 0
         self.latency = Histogram()
         self.by_status: Counter[int] = Counter()
-        self.by_verdict: Counter[str] = Counter()
+        self.by_outcome: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
 
@@ -61,7 +61,7 @@ class Poller:
 
     Attributes:
         answered_s: when it got an answer of status 200, each time (`time.monotonic`).
-        noticed_s: when it saw a terminal phase; ``None`` if it has not.
+        noticed_s: when it received a terminal phase; ``None`` if it has not.
     """
 
     def __init__(self, url: str, targets: Sequence[str], token: str, counts: Counts) -> None:
@@ -87,7 +87,7 @@ class Poller:
     async def poll(self, interval_s: float, rng: Random, *, until_s: float, stops_at_end: bool) -> None:
         """Ask again and again, from a random moment of the first interval on.
 
-        It waits as told in ``Retry-After`` (at least an interval) before it asks again after 429.
+        It waits as ``Retry-After`` says (at least an interval) before it asks again after 429.
 
         Args:
             interval_s: between two requests.
@@ -104,8 +104,8 @@ class Poller:
                 return
             next_s = max(next_s + interval_s, now_s)
             if response is not None and response.status == 429:
-                told = _RETRY_AFTER.search(response.head)
-                next_s = now_s + max(interval_s, float(told[1]) if told else 0.0)
+                wait = _RETRY_AFTER.search(response.head)
+                next_s = now_s + max(interval_s, float(wait[1]) if wait else 0.0)
 
     async def ask(self) -> Response | None:
         """Ask once, and count; ``None`` when there was no whole answer."""
@@ -122,7 +122,7 @@ class Poller:
         now_s = time.monotonic()
         counts.latency.record(now_s - began_s)
         counts.by_status[response.status] += 1
-        counts.by_verdict[response.verdict] += 1
+        counts.by_outcome[response.outcome] += 1
         if response.status >= 400:
             counts.errors[f"status-{response.status // 100}xx"] += 1
         if response.is_last:

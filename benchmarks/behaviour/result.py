@@ -18,7 +18,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
         requests: how many were due.
         answered: whole answers, of any status.
         errors: by name; answers of status 4xx and 5xx too.
-        by_verdict: answers by what ``Cache-Status`` says.
+        by_outcome: answers by what ``Cache-Status`` says.
         upstream_calls: records that the upstream was asked for, as it counted.
         latency_ms: see `Report`; for pollers, from the moment of the request.
         figures: what this scenario is about, by name with its unit.
@@ -29,7 +29,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     answered: int
     errors: dict[str, int]
-    by_verdict: dict[str, int]
+    by_outcome: dict[str, int]
     upstream_calls: int
     latency_ms: Quantiles
     figures: dict[str, float] = {}
@@ -43,7 +43,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
             requests=report.scheduled,
             answered=report.completed,
             errors=report.errors,
-            by_verdict=report.by_verdict,
+            by_outcome=report.by_outcome,
             upstream_calls=upstream_calls,
             latency_ms=report.latency_ms,
             figures=figures,

@@ -126,7 +126,7 @@ class Throttled(_Scenario, frozen=True, kw_only=True, tag="throttled"):
         dashboard_interval_s: of their reads.
         waiters: pollers of a running execution each.
         waiter_interval_s: of their polls.
-        before_s: until the executions end; who makes progress is judged in its second half.
+        before_s: until the executions end; progress is assessed in its second half.
         after_s: how long the waiters then have to notice.
     """
 

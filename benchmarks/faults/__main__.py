@@ -99,7 +99,7 @@ class Row:
 
 
 async def ask(stage: Stage, fault: Fault, phase: Phase, client: RawClient, *, faulty: bool) -> bool:
-    """Ask once, note what came of it, and tell whether it was the right answer."""
+    """Send one request, record its result and return whether it was right."""
     target = HITS if fault.path == "hits" else FORWARDED
     began_s = time.perf_counter()
     response = await client.request("GET", target, HEADERS, timeout_s=10.0)

@@ -16,7 +16,7 @@ from tests.testbed.process import health
 from tests.testbed.redis_server import RedisServer
 
 UPSTREAM_S = 0.002
-OWED_STACKS = 1000
+PENDING_STACKS = 1000
 WRITERS = 8
 # How long Redis is blocked beyond the phase: the breaker opens and the stacks are written to as well.
 BLOCKED_BEYOND_S = 4.0
@@ -48,27 +48,27 @@ class Stage:
     phase_s: float
 
     async def breaker_is_open(self) -> bool:
-        """Tell whether Redis is given up."""
+        """Whether the circuit breaker to Redis is open."""
         return bool((await health(self.gateway.admin))["breaker"] != "closed")
 
     async def is_settled(self) -> bool:
-        """Tell whether Redis is in use and has been told everything."""
+        """Whether Redis is in use and no invalidation is pending."""
         found = await health(self.gateway.admin)
         return bool(found["breaker"] == "closed" and found["pending_invalidations"] == 0)
 
     async def is_subscribed(self) -> bool:
-        """Tell whether the forgets of others are heard."""
+        """Whether invalidations of other replicas are received."""
         return bool((await health(self.gateway.admin))["subscription"] == "up")
 
     async def write_to_many_stacks(self) -> None:
         """Write to many stacks, a few at a time."""
-        stacks = iter(range(OWED_STACKS))
+        stacks = iter(range(PENDING_STACKS))
 
         async def writer() -> None:
             async with await RawClient.connect(self.gateway.address) as client:
                 for number in stacks:
                     answer = await client.request(
-                        "DELETE", f"/v2/stacks/owed-{number}", HEADERS, timeout_s=10.0
+                        "DELETE", f"/v2/stacks/pending-{number}", HEADERS, timeout_s=10.0
                     )
                     if answer.status != 202:
                         raise RuntimeError(f"a write was answered with {answer.status}")
@@ -176,14 +176,14 @@ def aos_mode(mode: Mode) -> Step:
     return sets
 
 
-def told(*commands: tuple[str, ...]) -> Step:
+def redis_commands(*commands: tuple[str, ...]) -> Step:
     """Return the step that gives Redis some commands."""
 
-    async def tells(stage: Stage) -> None:
+    async def run(stage: Stage) -> None:
         for command in commands:
             await stage.redis.command(*command)
 
-    return tells
+    return run
 
 
 async def kill(stage: Stage) -> None:
@@ -219,14 +219,14 @@ async def unblock(stage: Stage) -> None:
 
 async def lock(stage: Stage) -> None:
     """Ask for a password from now on."""
-    await told(("CONFIG", "SET", "requirepass", "sesame"))(stage)
+    await redis_commands(("CONFIG", "SET", "requirepass", "sesame"))(stage)
     stage.redis.password = "sesame"
-    await told(("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))(stage)
+    await redis_commands(("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))(stage)
 
 
 async def unlock(stage: Stage) -> None:
     """Ask for none again."""
-    await told(("CONFIG", "SET", "requirepass", ""))(stage)
+    await redis_commands(("CONFIG", "SET", "requirepass", ""))(stage)
     stage.redis.password = None
 
 
@@ -248,9 +248,9 @@ FAULTS = (
     Fault("Redis stalled", "forwarded", redis_mode(STALL), redis_mode(PASS), opens=True),
     Fault("Redis half-open", "forwarded", redis_mode(HALF_OPEN), redis_mode(PASS), opens=True),
     Fault("Redis wants a password", "forwarded", lock, unlock, opens=True),
-    Fault("Redis read-only", "hits", told(READ_ONLY), told(MASTER)),
-    Fault("Redis full", "hits", told(FULL), told(ROOMY)),
-    Fault("Redis flushed", "hits", told(("FLUSHALL",)), told()),
+    Fault("Redis read-only", "hits", redis_commands(READ_ONLY), redis_commands(MASTER)),
+    Fault("Redis full", "hits", redis_commands(FULL), redis_commands(ROOMY)),
+    Fault("Redis flushed", "hits", redis_commands(("FLUSHALL",)), redis_commands()),
     Fault("upstream refused", "forwarded", aos_mode(RESET), aos_mode(PASS), unavoidable=STALE),
     Fault("upstream silent", "forwarded", ill(never), cured, unavoidable=STALE),
     Fault("upstream slow (100 ms)", "forwarded", aos_mode(Mode(delay_down_s=0.1)), aos_mode(PASS)),

@@ -30,7 +30,7 @@ class Need:
     module: str = ""
 
     def is_met(self) -> bool:
-        """Tell whether it is there."""
+        """Whether it is installed."""
         if self.program:
             return find_program(self.program) is not None
         if self.module:

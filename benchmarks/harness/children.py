@@ -174,7 +174,7 @@ class Processes:
         log = self.folder / f"{len(list(self.folder.glob('*.log'))):02d}-{name.replace('/', '_')}.log"
         kept = {key: value for key, value in os.environ.items() if not key.startswith("AOS_GATEWAY_")}
         began_s = time.monotonic()
-        # An interruption between start and note would leave it behind.
+        # An interruption between start and registration would leave it behind.
         with log.open("wb") as output, pinned(cpu), uninterrupted():
             process = subprocess.Popen(
                 [str(part) for part in argv],

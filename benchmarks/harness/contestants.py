@@ -154,7 +154,7 @@ def _filled(place: Place, settings: Mapping[str, str]) -> Child:
     argv: list[str | Path] = [
         sys.executable,
         "-m",
-        "benchmarks.harness.filled",
+        "benchmarks.harness.prefilled_gateway",
         "--records",
         str(place.load.records),
     ]

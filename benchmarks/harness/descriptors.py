@@ -12,7 +12,7 @@ def raise_limit(wanted: int = _WANTED) -> int:
     """Raise the soft limit of open descriptors as far as it goes, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        # Root may raise the hard limit too; some systems have a lower one than they tell.
+        # Root may raise the hard limit too; some systems allow less than they report.
         for limits in ((wanted, max(hard, wanted)), (min(wanted, hard), hard)):
             with suppress(OSError, ValueError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)

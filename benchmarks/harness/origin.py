@@ -5,7 +5,7 @@ pipelined or cut anywhere, and answers each by its path alone:
 
 | path | answer |
 |---|---|
-| ``/v2/stacks/{stack}/actions/{action}`` | a Succeeded record of that name, 1.25 kB unless told otherwise |
+| ``/v2/stacks/{stack}/actions/{action}`` | a Succeeded record of that name, 1.25 kB unless set otherwise |
 | the same with a stack that begins with ``running`` | a Running record |
 | the same with an action that ends in ``.N`` | a record of N bytes |
 | ``/-/requests`` | how many others there were |

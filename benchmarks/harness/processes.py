@@ -225,7 +225,7 @@ class GatewayServer:
 
 
 def gateway_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return settings, given as ``section.key``, as the gateway's environment variables."""
+    """Return settings (``section.key``) as the gateway's environment variables."""
     return {f"AOS_GATEWAY_{name.upper().replace('.', '__')}": value for name, value in settings.items()}
 
 

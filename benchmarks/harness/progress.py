@@ -1,4 +1,4 @@
-"""Tells how far a run is: a bar with rich where that is installed and somebody looks, else plain lines."""
+"""Progress of a run: a bar if rich is installed and standard error is a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Invalidate = Callable[[str, float], None]
+OnProgress = Callable[[str, float], None]
 
 
 @contextmanager
-def progress(scenarios: int) -> Iterator[Callable[[int], Invalidate]]:
+def progress(scenarios: int) -> Iterator[Callable[[int], OnProgress]]:
     """Show progress inside the block.
 
     Args:
         scenarios: how many there will be.
 
     Yields:
-        What gives, for the scenario of a number, the function to tell a line and the share that is done.
+        Takes the number of a scenario and returns the callback for a line and the completed share.
     """
     if sys.stderr.isatty() and importlib.util.find_spec("rich"):
         with _bar(scenarios) as show:
@@ -29,7 +29,7 @@ def progress(scenarios: int) -> Iterator[Callable[[int], Invalidate]]:
 
 
 @contextmanager
-def _bar(scenarios: int) -> Iterator[Callable[[int], Invalidate]]:
+def _bar(scenarios: int) -> Iterator[Callable[[int], OnProgress]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -37,24 +37,24 @@ def _bar(scenarios: int) -> Iterator[Callable[[int], Invalidate]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=scenarios)
 
-        def of(place: int) -> Invalidate:
-            def tell(text: str, share: float) -> None:
+        def of(place: int) -> OnProgress:
+            def show_line(text: str, share: float) -> None:
                 bar.update(task, description=text, completed=place + share)
 
-            return tell
+            return show_line
 
         yield of
 
 
-def _lines(place: int) -> Invalidate:
+def _lines(place: int) -> OnProgress:
     began_s = time.monotonic()
     last = ""
 
-    def tell(text: str, share: float) -> None:
+    def show_line(text: str, share: float) -> None:
         nonlocal last
         # One line for each round is enough for a log.
         if (what := text.rpartition(",")[0] or text) != last:
             last = what
             print(f"{time.monotonic() - began_s:6.1f} s  {what}", file=sys.stderr, flush=True)
 
-    return tell
+    return show_line

@@ -13,7 +13,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Stat:
-    """One process as the kernel tells of it (man 5 proc, /proc/PID/stat).
+    """One process, from /proc/PID/stat (man 5 proc).
 
     Attributes:
         pid: its id.
@@ -57,7 +57,7 @@ def stat(pid: int) -> Stat | None:
 
 
 def lives(one: Stat) -> bool:
-    """Tell whether a process seen before is still there, and not another one under its id."""
+    """Whether a process seen before still runs, and not another one under its id."""
     now = stat(one.pid)
     return now is not None and now.began == one.began and not now.has_ended
 

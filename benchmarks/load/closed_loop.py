@@ -39,7 +39,7 @@ class Run:
         ends_s: no request begins later, by the loop's clock.
         interval_s: between two requests of a connection.
         statuses: of the answers.
-        verdicts: the second word of the gateway's Cache-Status, such as ``hit`` or ``fwd=uri-miss``.
+        cache_statuses: the second word of the gateway's Cache-Status, such as ``hit`` or ``fwd=uri-miss``.
         errors: by name.
         times_s: of each answer, from the sending of its request.
         open: connections that have not ended.
@@ -51,7 +51,7 @@ class Run:
         self.ends_s = ends_s
         self.interval_s = interval_s
         self.statuses: Counter[str] = Counter()
-        self.verdicts: Counter[str] = Counter()
+        self.cache_statuses: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.times_s: list[float] = []
         self.open = 0
@@ -112,9 +112,9 @@ class Caller(asyncio.Protocol):
             self._fail("no length")
             return
         self._run.statuses[lines[0][9:12].decode("latin-1")] += 1
-        verdict = fields.get(b"cache-status", b"").rpartition(b"aos-gateway;")[2].strip()
-        if verdict:
-            self._run.verdicts[verdict.split(b";")[0].decode("latin-1")] += 1
+        cache_status = fields.get(b"cache-status", b"").rpartition(b"aos-gateway;")[2].strip()
+        if cache_status:
+            self._run.cache_statuses[cache_status.split(b";")[0].decode("latin-1")] += 1
         self._missing = int(length) - len(body)
         if not self._missing:
             self._answered()
@@ -190,7 +190,7 @@ async def drive(options: argparse.Namespace) -> dict[str, object]:
         # Where nobody can connect, it is over at once; rates are shares of it.
         "duration_s": max(loop.time() - began_s, 1e-6),
         "statuses": dict(run.statuses),
-        "verdicts": dict(run.verdicts),
+        "cache_statuses": dict(run.cache_statuses),
         "errors": dict(run.errors),
         "latency_ms": percentiles([time_s * 1000 for time_s in run.times_s]),
     }

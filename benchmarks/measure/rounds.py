@@ -10,9 +10,9 @@ from benchmarks.harness.catalogue import KINDS
 from benchmarks.harness.contestants import Contestant, settle, start
 from benchmarks.harness.origin import RUNNING, answer
 from benchmarks.harness.processes import SERVER_CPU, Origin, Processes, StartError
-from benchmarks.harness.setting import Setting, add, turns
+from benchmarks.harness.run_context import RunContext, add, turns
 from benchmarks.harness.tree import busy_s
-from benchmarks.load.loads import Asked, LoadError, Outcome, closed, once, open_loop, write_targets
+from benchmarks.load.generators import Asked, LoadError, Outcome, closed, once, open_loop, write_targets
 from benchmarks.load.targets import make_targets
 from benchmarks.report.results import Measured, Missing, Round
 from benchmarks.scenarios.scenario import Load, Scenario
@@ -34,7 +34,7 @@ class _Under:
         x: the value of the series; `None` without one.
         load: the load.
         asked: its targets.
-        where: what tells it from the others, for those who watch.
+        where: where it differs from the others, for the progress line.
     """
 
     x: float | None
@@ -43,25 +43,25 @@ class _Under:
     where: str
 
 
-def measure(measured: Measured, scenario: Scenario, setting: Setting) -> None:
+def measure(measured: Measured, scenario: Scenario, context: RunContext) -> None:
     """Let all contestants of a scenario have their turns under each of its loads.
 
     Args:
         measured: gets what comes of it, turn by turn, so that an interruption leaves what there is.
         scenario: what is measured.
-        setting: of the run.
+        context: of the run.
     """
-    _Measurement(measured, scenario, setting).run()
+    _Measurement(measured, scenario, context).run()
 
 
 class _Measurement:
     """A scenario under way."""
 
-    def __init__(self, measured: Measured, scenario: Scenario, setting: Setting) -> None:
+    def __init__(self, measured: Measured, scenario: Scenario, context: RunContext) -> None:
         self._measured = measured
         self._scenario = scenario
-        self._setting = setting
-        self._entries = setting.present(scenario)
+        self._context = context
+        self._entries = context.present(scenario)
 
     def run(self) -> None:
         """Measure under every load; processes stay for all of them, unless each load has its own filling."""
@@ -88,7 +88,7 @@ class _Measurement:
                 ready = [one for one in contestants if self._prepare(one, under)]
                 order = turns(ready, self._scenario.rounds) if ready else []
                 for done, (number, one) in enumerate(order):
-                    self._tell(
+                    self._show(
                         f"{under.where}: round {number}, {one.entry.name}",
                         (place + done / len(order)) / total,
                     )
@@ -99,7 +99,7 @@ class _Measurement:
         by_store = self._scenario.fill == "store"
         contestants = []
         for entry in self._entries:
-            self._tell(f": starting {entry.name}", 0.0)
+            self._show(f": starting {entry.name}", 0.0)
             try:
                 one = start(processes, upstream, entry, load, by_store=by_store)
             except StartError as error:
@@ -113,7 +113,7 @@ class _Measurement:
 
     def _prepare(self, one: Contestant, under: _Under) -> bool:
         """Fill and warm one contestant; a wrong answer is named, and keeps it out of this load."""
-        self._tell(f"{under.where}: filling {one.entry.name}", 0.0)
+        self._show(f"{under.where}: filling {one.entry.name}", 0.0)
         load, targets = under.load, under.asked.targets
         path, token = targets[0]
         status, body = settle(one, path, token)
@@ -160,7 +160,7 @@ class _Measurement:
             if self._scenario.measure == "latency":
                 outcome = open_loop(processes, one.url, under.asked, under.load)
             else:
-                outcome = closed(processes, one.url, under.asked, under.load, self._setting.generator)
+                outcome = closed(processes, one.url, under.asked, under.load, self._context.generator)
         except LoadError as error:
             return Round(number, {}, str(error))
         cpu_s = one.child.cpu_s() - cpu_s
@@ -182,11 +182,11 @@ class _Measurement:
             number, figures, objection(outcome, figures["upstream_calls"], counted, hits=hits_wanted)
         )
 
-    def _tell(self, text: str, share: float) -> None:
-        self._setting.tell(f"{self._scenario.name}{text}", share)
+    def _show(self, text: str, share: float) -> None:
+        self._context.on_progress(f"{self._scenario.name}{text}", share)
 
     def _leave_out(self, name: str, why: str) -> None:
-        self._setting.missing.append(Missing(name, self._scenario.name, why))
+        self._context.missing.append(Missing(name, self._scenario.name, why))
 
 
 def flaw(one: Contestant) -> str:

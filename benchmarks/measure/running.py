@@ -14,7 +14,7 @@ import msgspec
 from benchmarks.harness import tree
 from benchmarks.harness.catalogue import find_program
 from benchmarks.harness.processes import Processes
-from benchmarks.load.loads import Asked, Generator, LoadError, closed, open_loop, write_targets
+from benchmarks.load.generators import Asked, Generator, LoadError, closed, open_loop, write_targets
 from benchmarks.load.targets import Target, read_jsonl
 from benchmarks.openloop.targets import BadTargetsError, RequestPath, Token
 from benchmarks.report import results
@@ -42,7 +42,7 @@ class Running:
         result: all rounds, to be kept.
         report: the figures as Markdown.
         problems: what stands against them, a line each.
-        code: the exit code: 0, 1 when a round tells nothing of the server, 3 when the generator was late,
+        code: the exit code: 0, 1 when a round says nothing about the server, 3 when the generator was late,
             130 after an interruption.
     """
 
@@ -57,7 +57,7 @@ def measure_running(options: argparse.Namespace, token: str) -> Running:
 
     Args:
         options: of the command line.
-        token: for those targets that are given without one.
+        token: for targets without one.
 
     Raises:
         ScenarioError: the options cannot be used.
@@ -69,8 +69,8 @@ def measure_running(options: argparse.Namespace, token: str) -> Running:
     if options.pid and tree.stat(options.pid) is None:
         raise ScenarioError(f"--pid {options.pid}: there is no such process")
     if without := sum(not own for _, own in targets):
-        told = f"{without} of {len(targets)} targets are asked for without a token"
-        print(f"./dev bench: AOS_TOKEN is not set: {told}", file=sys.stderr)
+        text = f"{without} of {len(targets)} targets are asked for without a token"
+        print(f"./dev bench: AOS_TOKEN is not set: {text}", file=sys.stderr)
     result, row = _begin(options, generator, len(targets))
     sampled = look(url, targets)
     if not any(answer.startswith("200") for answer in sampled):
@@ -223,7 +223,7 @@ def _targets(options: argparse.Namespace, token: str) -> list[Target]:
 
 
 def _check(name: str, text: str, kind: object) -> str:
-    """Return a text that can stand in a request; what it holds is not told, since it may be a secret."""
+    """Return a text that can stand in a request; errors do not show it: it may be a secret."""
     try:
         msgspec.convert(text, kind)
     except msgspec.ValidationError as error:

@@ -2,7 +2,7 @@
 
 from benchmarks.openloop.generator import offer
 from benchmarks.openloop.report import Report
-from benchmarks.openloop.response import Answer
+from benchmarks.openloop.response import TimedResponse
 from benchmarks.openloop.targets import Target, read_targets
 
-__all__ = ["Answer", "Report", "Target", "offer", "read_targets"]
+__all__ = ["Report", "Target", "TimedResponse", "offer", "read_targets"]

@@ -27,7 +27,7 @@ HIT: Final = "/v2/stacks/stack-hit/actions/action-hit"
 # A query goes past the cache: equal requests under way at the same time would share one fetch.
 FORWARDED: Final = "/v2/stacks/running-check/actions/action-run?past=cache"
 _SLACK_S: Final = 60.0
-# Its own runs that were not valid are made again; the other one cannot tell.
+# Its own invalid runs are repeated; the other generator does not report validity.
 _NOT_VALID: Final = 3
 _TRIES: Final = 8
 _INVALID: Final = "no valid run"

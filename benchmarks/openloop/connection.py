@@ -28,7 +28,7 @@ class Exchange:
 
 
 class Owner(Protocol):
-    """Whom a connection tells what happens on it."""
+    """Callbacks of a connection."""
 
     def answered(self, connection: Connection, exchange: Exchange, response: Response) -> None:
         """A request was answered; the connection is free, or closed."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.openloop.connection import Connection, Exchange
 from benchmarks.openloop.report import Report, Tally
-from benchmarks.openloop.response import Answer, Response
+from benchmarks.openloop.response import Response, TimedResponse
 from benchmarks.openloop.schedule import constant, poisson
 from benchmarks.openloop.targets import Chooser, Target
 from benchmarks.openloop.timer import make_timer
@@ -25,7 +25,7 @@ _HOPELESS_S: Final = 1.0
 # Between now and the first request, so that a slow start of the timer is no lag.
 _LEAD_S: Final = 0.02
 
-Check = Callable[[Answer], str | None]
+Check = Callable[[TimedResponse], str | None]
 
 
 class BadUrlError(ValueError):
@@ -147,7 +147,7 @@ class _Generator:
         tally = self.tally
         tally.latency.record(latency_s)
         tally.by_status[response.status] += 1
-        tally.by_verdict[response.verdict] += 1
+        tally.by_outcome[response.outcome] += 1
         tally.collapsed += response.is_collapsed
         if response.status >= 400:
             tally.errors[f"status-{response.status // 100}xx"] += 1
@@ -161,7 +161,7 @@ class _Generator:
         self.tally.errors[error] += 1
 
     def lost(self, connection: Connection) -> None:
-        """Forget a connection, and open another if it is missed."""
+        """Drop a connection, and open another if one is needed."""
         self._open.discard(connection)
         if connection in self._free:
             self._free.remove(connection)
@@ -287,7 +287,7 @@ class _Generator:
     def _ask_check(self, check: Check, exchange: Exchange, response: Response, latency_s: float) -> None:
         target = self._targets[exchange.index]
         try:
-            error = check(Answer(target, response.status, response.head, response.body, latency_s))
+            error = check(TimedResponse(target, response.status, response.head, response.body, latency_s))
         except BaseException as exc:
             self._give_up(exc)
             return
@@ -309,7 +309,7 @@ async def offer(
     seed: int = 1,
     check: Check | None = None,
 ) -> Report:
-    """Offer requests on a schedule, and tell what became of them.
+    """Send requests on a schedule and report the results.
 
     Args:
         url: ``http://host:port[/base]`` or ``unix:/path``.

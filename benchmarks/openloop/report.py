@@ -10,7 +10,7 @@ import msgspec
 from benchmarks.openloop.histogram import Histogram
 
 _MIN_LAG_MS: Final = 1.0
-# Below a twentieth of what was measured, the generator's own lateness does not change what it tells.
+# Below a twentieth of what was measured, the generator's own lateness does not change the result.
 _LAG_SHARE: Final = 0.05
 
 
@@ -40,7 +40,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         completed: whole answers, of any status.
         errors: what went wrong by name; answers of status 4xx and 5xx stand here too, as ``status-4xx``.
         by_status: whole answers by status.
-        by_verdict: whole answers by what ``Cache-Status`` says: hit, miss, bypass, none.
+        by_outcome: whole answers by what ``Cache-Status`` says: hit, miss, bypass, none.
         collapsed: whole answers that another request's fetch brought.
         connections: connections that were opened.
         latency_ms: from the scheduled time to the last byte of the answer. Time-outs are in it with the time
@@ -48,7 +48,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         histogram: the same, encoded.
         lag_ms: how late the generator came to a request whose time had come, for reasons of its own.
         loop_lag_ms: how late it woke at all, looked at every few milliseconds whatever the rate.
-        is_valid: whether the latencies tell of the other side, and not of the generator.
+        is_valid: whether the latencies are those of the other side, not of the generator.
         why_not: the reasons, in words; empty when it is valid.
     """
 
@@ -58,7 +58,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     completed: int
     errors: dict[str, int]
     by_status: dict[str, int]
-    by_verdict: dict[str, int]
+    by_outcome: dict[str, int]
     collapsed: int
     connections: int
     latency_ms: Quantiles
@@ -78,7 +78,7 @@ class Tally:
     """Counts while a run is under way.
 
     Attributes:
-        scheduled, sent, collapsed, connections, errors, by_status, by_verdict: as in `Report`.
+        scheduled, sent, collapsed, connections, errors, by_status, by_outcome: as in `Report`.
         latency, lag, loop_lag: as in `Report`.
         flaws: reasons against the run that were seen on the way.
     """
@@ -90,7 +90,7 @@ class Tally:
         self.connections = 0
         self.errors: Counter[str] = Counter()
         self.by_status: Counter[int] = Counter()
-        self.by_verdict: Counter[str] = Counter()
+        self.by_outcome: Counter[str] = Counter()
         self.latency = Histogram()
         self.lag = Histogram()
         self.loop_lag = Histogram()
@@ -119,7 +119,7 @@ class Tally:
             completed=sum(self.by_status.values()),
             errors=dict(+self.errors),
             by_status={str(status): count for status, count in sorted(self.by_status.items())},
-            by_verdict={name: self.by_verdict[name] for name in ("hit", "miss", "bypass", "none")},
+            by_outcome={name: self.by_outcome[name] for name in ("hit", "miss", "bypass", "none")},
             collapsed=self.collapsed,
             connections=self.connections,
             latency_ms=latency,

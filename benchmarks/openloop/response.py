@@ -22,8 +22,8 @@ class MalformedError(Exception):
     """What came is no HTTP/1.1 response, or more than was asked for."""
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """One whole answer.
+class TimedResponse(msgspec.Struct, frozen=True, gc=False):
+    """One whole response with its latency, as a check gets it.
 
     Attributes:
         target: what had been asked for.
@@ -45,7 +45,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         status: its status.
-        verdict: ``hit``, ``miss``, ``bypass`` or ``none``, from ``Cache-Status``.
+        outcome: ``hit``, ``miss``, ``bypass`` or ``none``, from ``Cache-Status``.
         is_collapsed: another request's fetch answered it.
         is_last: the connection takes no further request.
         head: status line and fields as they came.
@@ -53,15 +53,15 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     """
 
     status: int
-    verdict: str
+    outcome: str
     is_collapsed: bool
     is_last: bool
     head: bytes
     body: bytes
 
 
-def verdict_of(cache_status: bytes) -> tuple[str, bool]:
-    """Read ``Cache-Status`` (RFC 9211): the verdict of the gateway's member, and whether it was collapsed.
+def outcome_of(cache_status: bytes) -> tuple[str, bool]:
+    """Read ``Cache-Status`` (RFC 9211): the outcome in the gateway's member, and whether it was collapsed.
 
     Without a member of the gateway's name the last one counts: the cache nearest to the caller.
     """
@@ -156,8 +156,8 @@ class ResponseReader:
             length, is_chunked = 0, False
         self._is_chunked = is_chunked
         self._missing = 0 if is_chunked else length
-        verdict, is_collapsed = verdict_of(cache_status.rstrip())
-        self._head = (status, verdict, is_collapsed, is_last or (length is None and not is_chunked), head)
+        outcome, is_collapsed = outcome_of(cache_status.rstrip())
+        self._head = (status, outcome, is_collapsed, is_last or (length is None and not is_chunked), head)
         return True
 
     def _plain(self, data: bytes) -> Response | None:
@@ -207,7 +207,7 @@ class ResponseReader:
 
     def _whole(self) -> Response:
         assert self._head is not None
-        status, verdict, is_collapsed, is_last, head = self._head
-        response = Response(status, verdict, is_collapsed, is_last, head, b"".join(self._body))
+        status, outcome, is_collapsed, is_last, head = self._head
+        response = Response(status, outcome, is_collapsed, is_last, head, b"".join(self._body))
         self._begin()
         return response

@@ -18,7 +18,7 @@ _TTL_S = 3600
 
 
 async def is_settled(response: CachedResponse) -> bool:
-    """Tell whether the record will not change any more."""
+    """Whether the record is settled."""
     try:
         record = json.loads(await response.read())
         return record["status"]["objectStatus"]["phase"] in _TERMINAL
@@ -36,7 +36,7 @@ def serve(upstream: str, redis: str) -> Serve:
         session = CachedSession(cache=backend)
 
         async def handle(request: web.Request) -> web.Response:
-            # With headers in the key, only those which tell callers apart may be there.
+            # Only the header that identifies the caller may be part of the key.
             headers = {"X-Auth-Token": request.headers.get("X-Auth-Token", "")}
             async with session.get(upstream + request.path_qs, headers=headers) as response:
                 body = await response.read()

@@ -27,10 +27,10 @@ local function is_settled(body)
     return type(object) == "table" and TERMINAL[object.phase] or false
 end
 
-local function send(body, verdict)
+local function send(body, status)
     ngx.header["Content-Type"] = "application/json"
     ngx.header["Content-Length"] = #body
-    ngx.header["X-Cache"] = verdict
+    ngx.header["X-Cache"] = status
     ngx.print(body)
 end
 

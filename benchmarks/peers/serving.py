@@ -16,7 +16,7 @@ def main(serve: Callable[[str, str], Serve], what: str) -> None:
     """Read the command line and serve.
 
     Args:
-        serve: given the URLs of upstream and Redis, returns what starts the server on a host and port.
+        serve: takes the URLs of upstream and Redis, returns what starts the server on a host and port.
         what: what it is, for the help text.
     """
     parser = argparse.ArgumentParser(description=f"Run {what}.")

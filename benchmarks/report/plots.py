@@ -8,11 +8,11 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 
 from .chart import Bar, Line, bars, lines, short
-from .goals import judge
+from .goals import assess
 from .results import Measured, Result
 from .table import FIGURES, number
 
-# Told apart also by those who see colours differently; the gateway stands out.
+# Distinguishable with colour blindness too; the gateway stands out.
 _GATEWAY: Final = "#d55e00"
 _PEERS: Final = ("#0072b2", "#009e73", "#56b4e9", "#cc79a7", "#999999", "#e69f00", "#332288", "#117733")
 _MARKS: Final = ("o", "s", "^", "D", "v", "P", "X")
@@ -96,12 +96,12 @@ def _bar_panel(axes: Any, measured: Measured, peers: list[str]) -> None:
     axes.set_xlabel("CPU per request, µs (median; whiskers: least and greatest round)")
     axes.set_title(measured.title, loc="left", fontsize=11)
     axes.xaxis.grid(True, color="#dddddd")
-    for verdict in judge(measured):
-        if verdict.goal.figure == "cost_us" and verdict.other is not None:
+    for assessment in assess(measured):
+        if assessment.goal.figure == "cost_us" and assessment.other is not None:
             axes.axvline(
-                verdict.goal.at_most * verdict.other.median, color=_GREY, linestyle="--", linewidth=1.2
+                assessment.goal.at_most * assessment.other.median, color=_GREY, linestyle="--", linewidth=1.2
             )
-            said = f"dashed: goal, {verdict.goal.at_most:g} × {verdict.goal.peer}"
+            said = f"dashed: goal, {assessment.goal.at_most:g} × {assessment.goal.peer}"
             axes.set_title(said, loc="right", fontsize=9, color=_GREY)
     _tidy(axes)
 
@@ -174,7 +174,7 @@ def _latency(measured: Measured) -> Figure:
 
 
 def _saved(measured: Measured) -> Figure:
-    """Polls and what the upstream heard of them, beside what one call after the other would come to."""
+    """Polls and the upstream calls they caused, beside as many as fit one after the other."""
     shown = [
         Bar(f"{one.name}: {label}", one.spread)
         for figure, label in (("polls", "polls"), ("upstream_calls", "upstream calls"))
@@ -198,7 +198,7 @@ def _saved(measured: Measured) -> Figure:
 
 
 def _played(behaviour: list[dict[str, Any]]) -> Figure:
-    """What the upstream heard of with and without the gateway, as shares of what it would have heard."""
+    """Upstream calls with the gateway as shares of those without."""
     figure = Figure(figsize=(9.0, 1.4 + 0.62 * len(behaviour)), layout="constrained")
     axes = figure.subplots()
     for place, one in enumerate(behaviour):

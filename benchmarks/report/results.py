@@ -1,4 +1,4 @@
-"""The results of a run: one JSON file with everything that is needed to judge and to repeat it."""
+"""The results of a run: one JSON file with everything needed to assess and to repeat it."""
 
 from __future__ import annotations
 
@@ -284,5 +284,5 @@ def _said(*command: str) -> str:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    # Some programs tell their version on one side, some on the other.
+    # Some programs print their version to standard output, some to standard error.
     return (done.stdout.strip() or done.stderr.strip()) if done.returncode in (0, 1) else ""

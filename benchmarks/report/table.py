@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from .goals import Verdict, judge
+from .goals import Assessment, assess
 from .results import Measured, Result, Row
 from .summary import Spread, ratios, spread
 
@@ -72,9 +72,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def markdown(result: Result) -> str:
     """Return the whole report."""
     parts = [_head(result)]
-    verdicts = [verdict for measured in result.scenarios for verdict in judge(measured)]
-    if verdicts:
-        parts += ["## Goals", _goals(verdicts)]
+    assessments = [assessment for measured in result.scenarios for assessment in assess(measured)]
+    if assessments:
+        parts += ["## Goals", _goals(assessments)]
     parts += [part for measured in result.scenarios for part in (f"## {measured.title}", _rows(measured))]
     if result.behaviour:
         parts += ["## With and without the gateway", _behaviour(result.behaviour)]
@@ -115,17 +115,17 @@ def _behaviour(played: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _goals(verdicts: Sequence[Verdict]) -> str:
+def _goals(assessments: Sequence[Assessment]) -> str:
     heads = ["path", "goal", "measured", "gateway", "peer", "reached"]
-    return table(heads, [_goal(verdict) for verdict in verdicts])
+    return table(heads, [_goal(assessment) for assessment in assessments])
 
 
-def _goal(verdict: Verdict) -> list[str]:
-    goal = verdict.goal
+def _goal(assessment: Assessment) -> list[str]:
+    goal = assessment.goal
     unit_ = unit(goal.figure)
     peer_figure = goal.peer_figure or goal.figure
-    bound = f"≤ {goal.at_most:g}" + ("" if verdict.is_ratio else f" {unit_}".rstrip())
-    if verdict.is_ratio:
+    bound = f"≤ {goal.at_most:g}" + ("" if assessment.is_ratio else f" {unit_}".rstrip())
+    if assessment.is_ratio:
         bound += f" × {goal.peer or FIGURES.get(peer_figure, peer_figure)}"
     if goal.stretch is not None:
         bound += f", stretch ≤ {goal.stretch:g}"
@@ -138,12 +138,12 @@ def _goal(verdict: Verdict) -> list[str]:
         else [FIGURES.get(goal.figure, goal.figure)]
     )
     return [
-        "; ".join([verdict.measured.title, *about]),
+        "; ".join([assessment.measured.title, *about]),
         bound,
-        with_spread(verdict.judged, "" if verdict.is_ratio else unit_),
-        with_spread(verdict.own, unit_),
-        with_spread(verdict.other, unit(peer_figure)) if verdict.is_ratio else _NONE,
-        verdict.word,
+        with_spread(assessment.value, "" if assessment.is_ratio else unit_),
+        with_spread(assessment.own, unit_),
+        with_spread(assessment.other, unit(peer_figure)) if assessment.is_ratio else _NONE,
+        assessment.word,
     ]
 
 

@@ -54,7 +54,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         kind: one of `catalogue.KINDS`.
-        name: what it is called in tables; its kind's title unless given.
+        name: what it is called in tables; its kind's title by default.
         settings: more configuration of the gateway, by ``section.key``.
         quick: takes part in quick runs.
         redis: has a Redis of its own.
@@ -75,7 +75,7 @@ class Goal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         figure: its name; the unit is its ending.
         at_most: the bound, of the ratio when there is something to compare with, else of the figure itself.
         peer: the contestant whose figure it is compared with.
-        peer_figure: the figure it is compared with, of the same contestant unless `peer` is given.
+        peer_figure: the figure it is compared with, of the same contestant unless `peer` is set.
         stretch: a bound that would be better still.
         note: a few words for the table.
     """
@@ -112,7 +112,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         contestant: who takes part.
         measure: how it is measured.
         quick: part of quick runs.
-        hits: answers come out of the cache: the upstream must not hear of them.
+        hits: answers come out of the cache: the upstream must not receive them.
         fill: how records get in beforehand: by asking for each ("requests"), or through the gateway's store
             interface ("store", for more than requests could fill in reasonable time; gateway only).
         load: what is asked for.

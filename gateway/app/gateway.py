@@ -29,7 +29,8 @@ from gateway.cache.single_flight import SingleFlight
 from gateway.cache.throttle import Throttle
 from gateway.clock import Clock
 from gateway.config.address import Address
-from gateway.config.model import Config, ConfigError, masked
+from gateway.config.errors import ConfigError
+from gateway.config.model import Config
 from gateway.core.aos.route import stack_key
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import KeySpace
@@ -311,10 +312,6 @@ class Gateway:
     def metrics_snapshot(self) -> Snapshot:
         """Return what this process has counted, to be put together with what others have."""
         return self._gauges.snapshot(self.server, len(self.flights), is_ready=self._is_ready)
-
-    def masked_config(self) -> dict[str, object]:
-        """Return the effective configuration, secrets masked."""
-        return masked(self.config)
 
     def executions(self) -> list[TopExecution]:
         """Return the executions that are asked for most."""

@@ -7,9 +7,9 @@ from gateway.config.model import Config
 from gateway.core.caching.identity import TOKEN_FIELD
 from gateway.core.caching.key import upstream_digest, upstream_identity
 from gateway.core.caching.policy import Rules
-from gateway.core.http.fields import ProxyIdentity, make_proxy_identity
 from gateway.core.http.forwarded import TrustedProxies
 from gateway.core.http.host import OwnHosts
+from gateway.core.http.proxy_identity import ProxyIdentity, make_proxy_identity
 from gateway.downstream.handler import HandlerSettings
 from gateway.downstream.settings import ConnectionSettings
 from gateway.runtime.tls import redis_context, upstream_context
@@ -115,9 +115,9 @@ def own_hosts(config: Config) -> OwnHosts | None:
     if config.cache.scope != "shared" or not isinstance(config.server.listen, TcpAddress):
         return None
     # Entries are shared by all who can connect, so a web page must not be among them.
-    names = frozenset(name.encode("ascii") for name in config.server.admin_hosts)
-    authorities = {config.upstream.url.authority, *config.upstream.signed_hosts}
-    return OwnHosts(names, frozenset(name.lower().encode("ascii") for name in authorities))
+    return OwnHosts.of(
+        config.server.admin_hosts, (config.upstream.url.authority, *config.upstream.signed_hosts)
+    )
 
 
 def connection_settings(config: Config) -> ConnectionSettings:

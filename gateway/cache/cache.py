@@ -23,9 +23,11 @@ from gateway.core.caching.entry import Entry
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.core.caching.request_directives import read_directives
-from gateway.core.http import fields as headers
+from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Head, Request, first, names
-from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, Throttled, UpstreamError
+from gateway.core.http.proxy_identity import check_request, upstream_fields
+from gateway.core.http.target import is_write
+from gateway.errors import FetchError, NotCached, Throttled, UpstreamError
 from gateway.store.lookup import EarlyLookup, LookupResult
 from gateway.tasks import guarded
 from gateway.upstream.upstream import RequestBody
@@ -78,12 +80,7 @@ class Cache:
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
         """
-        try:
-            headers.check_request(request, self._proxy)
-        except headers.MessageError as refusal:
-            if refusal.status == ProxyLoop.status:
-                raise ProxyLoop from refusal
-            raise BadRequest(refusal.status, refusal.about) from refusal
+        check_request(request, self._proxy)
         eligible = eligibility(request, self._identity_reader)
         if isinstance(eligible, Bypass):
             cache_log.decided(request, "bypasses the cache: %s", eligible.reason)
@@ -94,7 +91,7 @@ class Cache:
         cache_status = CacheStatus(forward=bypass.forward, reason=bypass.reason)
         if bypass.is_reading and read_directives(request.fields).only_if_cached:
             raise _with_member(NotCached(), cache_status)
-        if not route.is_write(request.method, names(request.fields)):
+        if not is_write(request.method, names(request.fields)):
             return await self._forward(request, body, cache_status, execution_call=False)
         stacks = route.written_stacks(request.target)
         try:
@@ -117,7 +114,7 @@ class Cache:
         self, request: Request, body: RequestBody | None, cache_status: CacheStatus, *, execution_call: bool
     ) -> Response:
         """Stream a request and its response through, alone."""
-        fields = headers.upstream_fields(request, self._proxy, execution_call=execution_call)
+        fields = upstream_fields(request, self._proxy, execution_call=execution_call)
         sending = self._upstream.send(request.method, request.target, fields, body)
         try:
             exchange = await (self._flights.in_time(sending) if execution_call else sending)
@@ -139,7 +136,7 @@ class Cache:
         """Answer the execution call of a caller that can be recognised again.
 
         Args:
-            request: `headers.check_request` has accepted it.
+            request: `check_request` has accepted it.
             eligible: what `eligibility` makes of it.
             early_lookup: a look-up made for it already; ``None`` when none was.
             key: of its entry, where it is known.
@@ -169,7 +166,7 @@ class Cache:
             forward, reason = absent, Reason.STORE_FAILED if found.lookup.has_failed else None
             if entry is not None:
                 now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
-                why_not = directives.refuse(entry.age_s(now_s), entry.ttl_s(now_s))
+                why_not = directives.unmet(entry.age_s(now_s), entry.ttl_s(now_s))
                 if why_not is None:
                     return self._hit(request, eligible, entry, now_s)
                 forward, reason = why_not
@@ -370,7 +367,8 @@ def _because(cache_status: CacheStatus, reason: Reason) -> CacheStatus:
 
 def _with_member(error: GatewayError, cache_status: CacheStatus) -> GatewayError:
     """Let an error tell what the cache did before it, or why nothing was forwarded."""
-    error.cache_member = (cache_status if error.reason is None else CacheStatus(reason=error.reason)).member()
+    reason = error.reason if isinstance(error, FetchError) else None
+    error.cache_member = (cache_status if reason is None else CacheStatus(reason=reason)).member()
     return error
 
 

@@ -19,10 +19,10 @@ from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.eligibility import Eligible
 from gateway.core.caching.responses import entry_of
 from gateway.core.caching.retry_after import retry_after_s
-from gateway.core.http.fields import ProxyIdentity, upstream_fields
+from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Head, Request
-from gateway.errors import GatewayError
+from gateway.core.http.proxy_identity import ProxyIdentity, upstream_fields
 from gateway.store.lookup import EarlyLookup, FillToken
 from gateway.store.tiers import Tiers
 from gateway.tasks import TaskSet
@@ -197,7 +197,7 @@ class _Fetch:
         """Store what may be stored, and answer all who wait."""
         by = self._by
         by.top_executions.fetched(self._eligible.execution, response, decision)
-        refusal = decision.refusal
+        refusal = decision.reason
         if refusal is not None:
             by.hints.refused(response, decision)
             if policy.drops_own_entry(response.head.status, decision):

@@ -24,7 +24,7 @@ class Hints:
 
     def refused(self, fetched_response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
         """Log the reason of a response that was not stored, unless it was logged before."""
-        reason = decision.refusal
+        reason = decision.reason
         if reason is None or reason in self._given:
             return
         text = hint(fetched_response, decision, self._rules)

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from gateway.clock import Clock
-from gateway.errors import DeadlinePassed, GatewayError
+from gateway.core.http.errors import GatewayError
+from gateway.errors import DeadlinePassed
 
 _log = logging.getLogger(__name__)
 

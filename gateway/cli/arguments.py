@@ -1,4 +1,4 @@
-"""What the command line accepts and how its help explains it."""
+"""The arguments of the command line, and their help."""
 
 import argparse
 import difflib
@@ -19,15 +19,14 @@ first steps:
   aos-gateway serve --upstream https://aos.example.com    stand in front of a real one
   aos-gateway COMMAND --help                              more about one command
 
-exit codes: 0 clean, 2 wrong usage or configuration or an address that cannot be used, 1 anything else
+exit codes: 0 clean, 2 wrong usage, configuration or address, 1 anything else
 (wait: see its help)
 """
 _SERVE_EPILOG: Final = """\
-Every key of the configuration file can also be set by an environment variable AOS_GATEWAY_<SECTION>__<KEY>,
-such as AOS_GATEWAY_CACHE__ACCESS_TTL_S=60; lists are comma-separated. A secret may come from a file that a
-variable names: AOS_GATEWAY_CACHE__SECRET_FILE, AOS_GATEWAY_REDIS__URL_FILE or
-AOS_GATEWAY_SERVER__ADMIN_TOKEN_FILE.
-Options beat the environment, the environment beats the file, the file beats the defaults.
+Environment variables AOS_GATEWAY_<SECTION>__<KEY> set the same keys as the configuration file, such as
+AOS_GATEWAY_CACHE__ACCESS_TTL_S=60; lists are comma-separated. A secret may stand in a file that
+AOS_GATEWAY_CACHE__SECRET_FILE, AOS_GATEWAY_REDIS__URL_FILE or AOS_GATEWAY_SERVER__ADMIN_TOKEN_FILE names.
+Options override the environment, the environment overrides the file, the file overrides the defaults.
 config/gateway.toml explains every key.
 
 examples:
@@ -37,12 +36,12 @@ examples:
   aos-gateway serve --config config/gateway.toml
 
 It is ready when http://127.0.0.1:9901/readyz (the admin address) answers 200.
-SIGTERM and Ctrl-C end it cleanly, SIGHUP reads the configuration anew, SIGUSR2 has a new process take over.
+SIGTERM and Ctrl-C end it cleanly, SIGHUP reloads the configuration, SIGUSR2 is a hot restart.
 """
 _TWIN_EPILOG: Final = """\
 examples:
   aos-gateway twin                                     listen on 127.0.0.1:8090
-  aos-gateway twin --profile realistic --seed 7        slower, with failures, the same ones on every start
+  aos-gateway twin --profile realistic --seed 7        slower, with failures, the same on every start
   aos-gateway twin --control 127.0.0.1:8091            faults on demand
 """
 _CHECK_EPILOG: Final = """\
@@ -51,22 +50,22 @@ examples:
   AOS_TOKEN=... aos-gateway check --config gateway.toml --probe my-stack my-stack-1
 """
 _PURGE_EPILOG: Final = """\
-Over the network the gateway wants its server.admin_token: set AOS_GATEWAY_SERVER__ADMIN_TOKEN, or name a file
-that holds it by AOS_GATEWAY_SERVER__ADMIN_TOKEN_FILE. From the same machine no token is needed.
+Over the network the gateway requires its server.admin_token: set AOS_GATEWAY_SERVER__ADMIN_TOKEN, or
+AOS_GATEWAY_SERVER__ADMIN_TOKEN_FILE to a file that holds it. On the same machine no token is needed.
 
 examples:
   aos-gateway purge my-stack
   aos-gateway purge --admin unix:/run/aos/admin.sock my-stack
 """
 _WAIT_EPILOG: Final = """\
-The token comes from AOS_TOKEN or the file that --token-file names. A gateway that waits (Prefer: wait)
-answers when something changes; AOS itself, and anything else that ignores the wish, is polled every 2 to 10
-seconds. Failed connections, 429 and 5xx are waited out, as long as the answer asks for it.
+The token comes from AOS_TOKEN or --token-file. A gateway that supports Prefer: wait answers when something
+changes; AOS itself, and anything else that ignores it, is polled every 2 to 10 seconds. Failed connections,
+429 and 5xx are retried, after the time that the response names.
 
 exit codes:
-  0  Succeeded, or gone (404) after it was seen to be a delete
-  1  anything else    3  Failed                       5  time over    7  token refused (401, 403)
-  2  wrong usage      4  Cancelled, ForceCancelled    6  gone (404)
+  0  Succeeded, or a delete whose stack is gone (404)
+  1  anything else    3  Failed                       5  timed out         7  token refused (401, 403)
+  2  wrong usage      4  Cancelled, ForceCancelled    6  not found (404)
 
 examples:
   AOS_TOKEN=... aos-gateway wait my-stack my-stack-1
@@ -75,7 +74,7 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and which says what an unknown option was meant to be.
+    """An argument parser whose errors are one line and suggest the option that was probably meant.
 
     Attributes:
         commands: the parsers of all commands by their names.
@@ -86,21 +85,21 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse as the base does; whatever is unknown is refused here, where the known options are known."""
-        given = sys.argv[1:] if args is None else args
-        # Before the base takes the value of an option that stands before its command for a command.
-        if given and _is_option(given[0]) and not self._has(given[0]):
-            self._refuse(given[:1])
-        known, unknown = super().parse_known_args(given, namespace)
+        """Parse as the base does, but reject what is unknown here, where the command's options are known."""
+        arguments = sys.argv[1:] if args is None else args
+        # The base would take the value of an option before the command for the command.
+        if arguments and _is_option(arguments[0]) and not self._has(arguments[0]):
+            self._reject(arguments[:1])
+        known, unknown = super().parse_known_args(arguments, namespace)
         if unknown:
-            self._refuse(unknown)
+            self._reject(unknown)
         return known, unknown
 
     def _has(self, option: str) -> bool:
         return option.partition("=")[0] in self._option_string_actions
 
-    def _refuse(self, unknown: Sequence[str]) -> NoReturn:
-        # Neither values nor further arguments are shown: a URL among them may hold a password.
+    def _reject(self, unknown: Sequence[str]) -> NoReturn:
+        # Values and positional arguments are not shown: a URL among them may hold a password.
         option = next((each.partition("=")[0] for each in unknown if _is_option(each)), None)
         if option is None:
             self.error("1 argument too many" if len(unknown) == 1 else f"{len(unknown)} arguments too many")
@@ -127,10 +126,10 @@ def complain(line: str) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Make the parser; what it returns has the attribute `command`, the command's name."""
+    """Build the parser; the parsed arguments have the attribute `command`, the command's name."""
     parser = _Parser(
         prog=PROG,
-        description="A proxy for Huawei Cloud AOS that keeps settled execution records.",
+        description="A caching proxy for Huawei Cloud AOS: stores settled execution records.",
         epilog=_MAIN_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -153,7 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve = add(
         "serve",
         "run the gateway",
-        "Run the gateway in front of one AOS. Only the upstream has to be given.",
+        "Run the gateway in front of one AOS. Only the upstream is required.",
         _SERVE_EPILOG,
     )
     _add_config(serve)
@@ -162,27 +161,27 @@ def build_parser() -> argparse.ArgumentParser:
         "--listen", metavar="A", help=f"where callers connect: {address} (default: 127.0.0.1:8080)"
     )
     serve.add_argument("--admin", metavar="A", help="where operators connect (default: 127.0.0.1:9901)")
-    serve.add_argument("--upstream", metavar="URL", help="the AOS to stand in front of, http:// or https://")
+    serve.add_argument("--upstream", metavar="URL", help="URL of AOS, http:// or https://")
     serve.add_argument(
         "--redis",
         metavar="URL",
-        help="share stored records through Redis: redis://, rediss:// or unix:// (default: memory alone); "
-        "others on this machine can see options, so give a password by AOS_GATEWAY_REDIS__URL_FILE instead",
+        help="share stored records through Redis: redis://, rediss:// or unix:// (default: memory only); "
+        "other users of this machine can see options, so use AOS_GATEWAY_REDIS__URL_FILE for a password",
     )
     serve.add_argument(
         "--scope",
         metavar="caller|shared",
-        help="whom a stored record is given to: only the caller it was fetched for, or all who may connect "
+        help="who gets a stored record: only the caller it was fetched for, or all who can connect "
         "(default: caller)",
     )
     serve.add_argument(
-        "--workers", metavar="N", help="number of processes, 0: one for each core (default: 1)"
+        "--workers", metavar="N", help="number of processes; 0: one for each core (default: 1)"
     )
 
     twin = add(
         "twin",
         "run a simulated AOS to develop and measure against",
-        "Run a simulated AOS: stacks can be made, changed and deleted, executions take their modelled time.",
+        "Run a simulated AOS: stacks can be created, changed and deleted, executions take a modelled time.",
         _TWIN_EPILOG,
     )
     twin.add_argument(
@@ -191,7 +190,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="127.0.0.1:8090",
         help=f"where it listens: {address} (default: %(default)s)",
     )
-    twin.add_argument("--control", metavar="A", help="loopback address to order faults on (default: off)")
+    twin.add_argument("--control", metavar="A", help="loopback address that accepts faults (default: off)")
     twin.add_argument(
         "--profile",
         metavar="NAME",
@@ -206,13 +205,13 @@ def build_parser() -> argparse.ArgumentParser:
         "demo",
         "watch the gateway work against a simulated AOS",
         "Start a simulated AOS and the gateway, poll one execution to its end with one line per poll, then "
-        "keep\nboth running and say what to try with curl. Ctrl-C ends it.",
+        "keep\nboth running and print curl commands to try. Ctrl-C ends it.",
     )
 
     check = add(
         "check",
         "validate the configuration",
-        "Validate the configuration of file and environment and print the effective one, secrets masked.",
+        "Validate file and environment, and print the effective configuration with secrets masked.",
         _CHECK_EPILOG,
     )
     _add_config(check)
@@ -226,7 +225,7 @@ def build_parser() -> argparse.ArgumentParser:
     purge = add(
         "purge",
         "make a stack's stored records unusable",
-        "Tell a running gateway to forget a stack, so that its records are fetched anew.",
+        "Invalidate a stack in a running gateway, so that its records are fetched again.",
         _PURGE_EPILOG,
     )
     purge.add_argument(
@@ -235,12 +234,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="127.0.0.1:9901",
         help="the gateway's admin address (default: %(default)s)",
     )
-    purge.add_argument("stack_id", metavar="STACK_ID", help="the stack to forget")
+    purge.add_argument("stack_id", metavar="STACK_ID", help="the id of the stack")
 
     wait = add(
         "wait",
         "wait until an execution has ended",
-        "Watch an execution until it has ended, and tell what changes. The exit code says how it ended.",
+        "Poll an execution until it has ended, and print what changes. The exit code says how it ended.",
         _WAIT_EPILOG,
     )
     wait.add_argument(
@@ -253,13 +252,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--timeout",
         metavar="T",
         default="20m",
-        help="how long to wait at most, like 90s, 20m or 1h30m (default: %(default)s)",
+        help="time limit, like 90s, 20m or 1h30m (default: %(default)s)",
     )
-    wait.add_argument("--token-file", metavar="F", help="file that holds the token (default: AOS_TOKEN)")
+    wait.add_argument("--token-file", metavar="F", help="file with the token (default: AOS_TOKEN)")
     wait.add_argument(
         "--json",
         action="store_true",
-        help="print the result with the record as one JSON object, all else to standard error",
+        help="print result and record as one JSON object, everything else to standard error",
     )
     wait.add_argument("stack_id", metavar="STACK", help="the id of the stack")
     wait.add_argument("action_id", metavar="ACTION", help="the id of the execution")

@@ -1,4 +1,4 @@
-"""``check --probe``: fetch one record as the gateway would, and say why it would be stored or not."""
+"""``check --probe``: fetch one record as the gateway would, and say whether it would be stored."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import sys
 
 from gateway.app.settings import identity_headers, policy_rules, upstream_hop, upstream_settings
 from gateway.clock import Clock
-from gateway.config.model import Config, Secret
+from gateway.config.model import Config
+from gateway.config.secret import Secret
 from gateway.core.caching import policy
 from gateway.core.caching.eligibility import Bypass, eligibility
 from gateway.core.caching.hints import hint
 from gateway.core.caching.identity import IdentityReader
-from gateway.core.http import fields as headers
+from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Request
-from gateway.errors import GatewayError
+from gateway.core.http.proxy_identity import upstream_fields
 from gateway.runtime.event_loop import check_parser
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.upstream import Upstream
 
 
 def run(config: Config, stack_id: str, action_id: str, token: Secret) -> int:
-    """Fetch a record and tell the verdict in plain words.
+    """Fetch a record, and print whether it would be stored and why.
 
     Args:
         config: the effective configuration.
@@ -54,7 +55,7 @@ async def _probe(config: Config, stack_id: str, action_id: str, token: Secret) -
     fetched_s = clock.wall_s()
     try:
         async with asyncio.timeout(config.upstream.total_timeout_s):
-            fields = headers.upstream_fields(request, proxy, execution_call=True)
+            fields = upstream_fields(request, proxy, execution_call=True)
             exchange = await upstream.send("GET", target, fields, None)
             body = b""
             while len(body) <= rules.max_body_bytes and (piece := await exchange.read()):
@@ -73,10 +74,10 @@ async def _probe(config: Config, stack_id: str, action_id: str, token: Secret) -
     decision = policy.decide_store(fetched_response, rules, settling=False, uncertain=False)
     print(f"{config.upstream.url} answered {exchange.head.status}, {len(body)} bytes in body")
     print(f"phase: {decision.phase if decision.phase is not None else 'none'}")
-    if decision.refusal is None:
+    if decision.reason is None:
         print(f"would be stored for {decision.ttl_s:.0f} s")
     else:
-        print(f"would not be stored: {decision.refusal.value}")
+        print(f"would not be stored: {decision.reason.value}")
         if (text := hint(fetched_response, decision, rules)) is not None:
             print(text)
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import http.client
 import time
 
 import msgspec
@@ -12,10 +11,14 @@ import msgspec
 from gateway.admin.app import build_admin
 from gateway.admin.server import AdminServer
 from gateway.app.gateway import Gateway
+from gateway.cli.client import Client, Response
 from gateway.config.address import Address, TcpAddress
-from gateway.config.model import Config, load_config
+from gateway.config.load import load_config
+from gateway.config.model import Config
 from gateway.core.aos.execution import ExecutionRecord, decode_record
+from gateway.core.http.messages import first
 from gateway.runtime.event_loop import check_parser, loop_factory
+from gateway.runtime.listeners import ListeningSockets, open_sockets
 from gateway.runtime.signals import Signals
 from gateway.telemetry.access_log import set_up_logging
 from gateway.twin.profiles import profile_named
@@ -25,16 +28,10 @@ _TOKEN = "demo:alice"
 _POLL_S = 0.5
 _HITS = 3
 _MOST_POLLS = 120
-_CALL_S = 5.0
+_TIMEOUT_S = 5.0
 _LISTEN = TcpAddress(host="127.0.0.1", port=8080)
 _ADMIN = TcpAddress(host="127.0.0.1", port=9901)
 _ANY_PORT = TcpAddress(host="127.0.0.1", port=0)
-
-
-class _Called(msgspec.Struct, frozen=True):
-    status: int
-    cache_status: str
-    body: bytes
 
 
 def run() -> int:
@@ -67,9 +64,16 @@ async def _show(stopped: asyncio.Future[None]) -> None:
     twin = Twin(profile_named("demo"))
     await twin.start(_ANY_PORT)
     assert twin.url is not None
-    gateway, address = await _start_gateway(twin.url)
-    admin, admin_address = await _start_admin(gateway)
+    sockets, admin_sockets = await _open(_LISTEN), await _open(_ADMIN)
+    address, admin_address = sockets.address, admin_sockets.address
+    gateway = Gateway(_config(twin.url, address, admin_address))
+    server = gateway.config.server
+    admin = AdminServer(
+        build_admin(gateway, token=server.admin_token, hosts=server.admin_hosts), admin_address
+    )
     try:
+        await gateway.start(sockets)
+        await admin.start(admin_sockets)
         print(f"A simulated AOS runs on {twin.url}, the gateway in front of it on http://{address}.\n")
         await _poll(address)
         print(_farewell(address, admin_address), flush=True)
@@ -80,62 +84,49 @@ async def _show(stopped: asyncio.Future[None]) -> None:
         await twin.close()
 
 
-async def _start_gateway(upstream_url: str) -> tuple[Gateway, Address]:
-    """Start on the usual address, or on a free one when somebody is there."""
-    for listen in (_LISTEN, _ANY_PORT):
-        gateway = Gateway(_config(upstream_url, listen))
-        try:
-            return gateway, await gateway.start()
-        except OSError as error:
-            await gateway.close(0)
-            if error.errno != errno.EADDRINUSE:
-                raise
-    raise AssertionError("no free port")
+async def _open(usual: TcpAddress) -> ListeningSockets:
+    """Open the usual address, or a free port when it is taken."""
+    try:
+        return await open_sockets(usual)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return await open_sockets(_ANY_PORT)
 
 
-async def _start_admin(gateway: Gateway) -> tuple[AdminServer, Address]:
-    for listen in (_ADMIN, _ANY_PORT):
-        server = gateway.config.server
-        admin = AdminServer(build_admin(gateway, token=server.admin_token, hosts=server.admin_hosts), listen)
-        try:
-            return admin, await admin.start()
-        except OSError as error:
-            await admin.close()
-            if error.errno != errno.EADDRINUSE:
-                raise
-    raise AssertionError("no free port")
-
-
-def _config(upstream_url: str, listen: Address) -> Config:
+def _config(upstream_url: str, listen: Address, admin_listen: Address) -> Config:
     flags: dict[str, object] = {
         "upstream.url": upstream_url,
         "server.listen": str(listen),
-        "server.admin_listen": str(_ADMIN),
+        "server.admin_listen": str(admin_listen),
         "log.access": "off",
+        # The twin's executions settle in seconds, and stay as they are.
+        "cache.settle_s": "0",
     }
-    # The twin settles in seconds, so what it says is settled at once.
-    return load_config(None, {}, flags | {"cache.settle_s": "0"})
+    return load_config(None, {}, flags)
 
 
 async def _poll(address: Address) -> None:
     """Make a stack, run its first execution and poll it: first from AOS, then from the gateway."""
-    stack = b'{"name":"demo","template_id":"demo-template","cluster_id":"demo-cluster"}'
-    stack_id = str(_json(await _call(address, "POST", "/v2/stacks", stack))["guid"])
-    action = b'{"lifecycle":"create"}'
-    started = _json(await _call(address, "PUT", f"/v2/stacks/{stack_id}/actions", action))
-    path = f"/v2/stacks/{stack_id}/actions/{started['action_id']}"
-    print(f"Polling GET {path}\n\n   time  phase      progress  verdict", flush=True)
-    started_s = time.monotonic()
-    hits = 0
-    for _ in range(_MOST_POLLS):
-        called = await _call(address, "GET", path)
-        record = decode_record(called.body) if called.status == 200 else ExecutionRecord()
-        is_hit = "; hit" in called.cache_status
-        print(_line(time.monotonic() - started_s, record, called.cache_status, is_hit=is_hit), flush=True)
-        hits += is_hit
-        if hits == _HITS:
-            break
-        await asyncio.sleep(_POLL_S)
+    async with Client(address) as client:
+        stack = b'{"name":"demo","template_id":"demo-template","cluster_id":"demo-cluster"}'
+        stack_id = _json(await _send(client, "POST", "/v2/stacks", stack))["guid"]
+        action = b'{"lifecycle":"create"}'
+        started = _json(await _send(client, "PUT", f"/v2/stacks/{stack_id}/actions", action))
+        path = f"/v2/stacks/{stack_id}/actions/{started['action_id']}"
+        print(f"Polling GET {path}\n\n   time  phase      progress  response", flush=True)
+        started_s = time.monotonic()
+        hits = 0
+        for _ in range(_MOST_POLLS):
+            response = await _send(client, "GET", path)
+            record = decode_record(response.body) if response.status == 200 else ExecutionRecord()
+            cache_status = (first(response.fields, b"cache-status") or b"").decode("latin-1")
+            is_hit = "; hit" in cache_status
+            print(_line(time.monotonic() - started_s, record, cache_status, is_hit=is_hit), flush=True)
+            hits += is_hit
+            if hits == _HITS:
+                break
+            await asyncio.sleep(_POLL_S)
     print(f"\nTry it yourself:\n\n  curl -i -H 'X-Auth-Token: {_TOKEN}' http://{address}{path}")
 
 
@@ -143,9 +134,9 @@ def _line(after_s: float, record: ExecutionRecord, cache_status: str, *, is_hit:
     status = record.status
     phase = status.object_status.phase if status is not None and status.object_status is not None else None
     progress = f"{status.progress} %" if status is not None and status.progress is not None else "-"
-    told = cache_status.removeprefix("aos-gateway; ")
-    who = "the gateway" if is_hit else "AOS"
-    return f"{after_s:6.1f}s  {phase or '-':<10} {progress:>7}  from {who}: {told}"
+    source = "the gateway" if is_hit else "AOS"
+    about = cache_status.removeprefix("aos-gateway; ")
+    return f"{after_s:6.1f}s  {phase or '-':<10} {progress:>7}  from {source}: {about}"
 
 
 def _farewell(address: Address, admin: Address) -> str:
@@ -157,25 +148,13 @@ How it is doing: open http://{admin}/ in a browser.
 The gateway listens on http://{address}. Ctrl-C ends everything."""
 
 
-async def _call(address: Address, method: str, path: str, body: bytes | None = None) -> _Called:
-    return await asyncio.to_thread(_call_now, address, method, path, body)
+async def _send(client: Client, method: str, path: str, body: bytes | None = None) -> Response:
+    # Without a content coding, as curl asks, so that the commands to try are hits.
+    fields = {"X-Auth-Token": _TOKEN, "Accept-Encoding": "identity"}
+    return await client.send(method, path, fields, _TIMEOUT_S, body)
 
 
-def _call_now(address: Address, method: str, path: str, body: bytes | None) -> _Called:
-    assert isinstance(address, TcpAddress)
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=_CALL_S)
-    try:
-        fields = {"X-Auth-Token": _TOKEN, "Connection": "close"}
-        if body is not None:
-            fields["Content-Type"] = "application/json"
-        connection.request(method, path, body, fields)
-        response = connection.getresponse()
-        return _Called(response.status, response.getheader("Cache-Status", ""), response.read())
-    finally:
-        connection.close()
-
-
-def _json(called: _Called) -> dict[str, object]:
-    if called.status >= 300:
-        raise RuntimeError(f"the simulated AOS answered {called.status}")
-    return msgspec.json.decode(called.body, type=dict[str, object])
+def _json(response: Response) -> dict[str, object]:
+    if response.status >= 300:
+        raise RuntimeError(f"the simulated AOS answered {response.status}")
+    return msgspec.json.decode(response.body, type=dict[str, object])

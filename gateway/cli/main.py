@@ -16,7 +16,7 @@ _ERROR: Final = 1
 
 
 class _UsageError(Exception):
-    """The command can't be run as it was called; the text is one line."""
+    """Wrong arguments; the text is one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 clean, 2 wrong usage, configuration or address, 1 anything else; `wait` has more.
     """
-    from gateway.config.model import ConfigError
+    from gateway.config.errors import ConfigError
 
     arguments = build_parser().parse_args(argv)
     if arguments.command in _UNTIL_STOPPED:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(exc))
         return USAGE
     except BrokenPipeError:
-        # Whoever read the output has left; without this, Python complains once more while it exits.
+        # The reader of the output has left; without this, Python prints a second error while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _ERROR
     except KeyboardInterrupt:
@@ -54,7 +54,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from gateway.runtime.signals import hold
 
     hold()
-    from gateway.config.model import Sources
+    from gateway.config.load import Sources
 
     flags = {
         "server.listen": arguments.listen,
@@ -71,7 +71,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _twin(arguments: argparse.Namespace) -> int:
-    from gateway.config.model import parse_address
+    from gateway.config.address import parse_address
 
     listen = parse_address(arguments.listen)
     control = None if arguments.control is None else parse_address(arguments.control)
@@ -87,7 +87,8 @@ def _demo(_arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from gateway.config.model import Secret, load_config, masked
+    from gateway.config.load import load_config, masked
+    from gateway.config.secret import Secret
     from gateway.config.sources import unused_variables
 
     config = load_config(arguments.config, os.environ, {})
@@ -113,8 +114,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _purge(arguments: argparse.Namespace) -> int:
     from gateway.cli.purge import run
+    from gateway.config.address import TcpAddress, parse_address
     from gateway.config.errors import shorten
-    from gateway.config.model import TcpAddress, admin_token, parse_address
+    from gateway.config.load import admin_token
     from gateway.core.aos.route import is_id
 
     address = parse_address(arguments.admin)
@@ -124,17 +126,17 @@ def _purge(arguments: argparse.Namespace) -> int:
         )
     if not is_id(os.fsencode(arguments.stack_id)):
         raise _UsageError(
-            f"STACK_ID = {shorten(arguments.stack_id)} is no id of a stack; write one stack's whole id, "
+            f"STACK_ID = {shorten(arguments.stack_id)} is not a stack id; write one stack's whole id, "
             "1 to 64 of A-Z a-z 0-9 . _ ~ -"
         )
     return run(address, arguments.stack_id, admin_token(os.environ))
 
 
 def _wait(arguments: argparse.Namespace) -> int:
-    from gateway.cli.wait import read_asked, run
+    from gateway.cli.wait import read_options, run
 
     return run(
-        read_asked(
+        read_options(
             arguments.gateway,
             (arguments.stack_id, arguments.action_id),
             arguments.timeout,
@@ -175,5 +177,5 @@ _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "purge": _purge,
     "wait": _wait,
 }
-# Ctrl-C is how these end; the others did not do what they were asked.
+# Ctrl-C is how these end; the others are cut short by it.
 _UNTIL_STOPPED: Final = frozenset({"serve", "twin", "demo"})

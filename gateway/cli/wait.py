@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
-from gateway.cli.wait_client import Client, Look, NoAnswerError, TooLargeError
+from gateway.cli.client import Client, NoResponseError, Response, TooLargeError
 from gateway.cli.wait_pace import Pace
 from gateway.cli.wait_report import Progress, Report, elapsed, progress_of
 from gateway.config.address import UnixAddress, UpstreamUrl, address_of, upstream_url_of
@@ -27,7 +28,7 @@ from gateway.core.http.messages import first
 
 # nginx and most balancers cut at 60 seconds.
 _LONGEST_WAIT_S: Final = 50
-_ANSWER_S: Final = 30.0
+_RESPONSE_S: Final = 30.0
 _MAX_ID_CHARACTERS: Final = 64
 _MAX_TIMEOUT_S: Final = 30 * 86_400.0
 _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,3})?)s?)?", re.ASCII)
@@ -55,8 +56,8 @@ _ENDS: Final = {
 _ENDED: Final = frozenset(_ENDS.values())
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What to wait for.
+class WaitOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What to wait for, and how.
 
     Attributes:
         gateway: a gateway, or AOS itself.
@@ -72,7 +73,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     as_json: bool
 
 
-def read_asked(
+def read_options(
     gateway: str,
     ids: tuple[str, str],
     timeout: str,
@@ -80,8 +81,8 @@ def read_asked(
     environ: Mapping[str, str],
     *,
     as_json: bool,
-) -> Asked:
-    """Check what the command line and the environment say.
+) -> WaitOptions:
+    """Check the arguments and the environment.
 
     Args:
         gateway: http or https URL, or `unix:/path`.
@@ -89,7 +90,7 @@ def read_asked(
         timeout: like "20m", "1h30m", "90s" or "90".
         token_file: holds the token; beats the variable AOS_TOKEN.
         environ: like `os.environ`.
-        as_json: see `Asked`.
+        as_json: see `WaitOptions`.
 
     Raises:
         ConfigError: one line with the option and the remedy, without the token.
@@ -110,7 +111,7 @@ def read_asked(
     if not _TOKEN.fullmatch(token):
         where = "AOS_TOKEN" if token_file is None else "the file of --token-file"
         raise ConfigError(f"{where} holds a character that no token has; write the token alone into it")
-    return Asked(
+    return WaitOptions(
         gateway=url,
         stack_id=ids[0],
         action_id=ids[1],
@@ -120,38 +121,41 @@ def read_asked(
     )
 
 
-def run(asked: Asked) -> int:
-    """Wait, tell what changes, and tell the end.
+def run(options: WaitOptions) -> int:
+    """Wait for the end; print what changes, and the end.
 
     Returns:
         The exit code, a value of `Outcome`.
     """
-    report = Report(sys.stderr if asked.as_json else sys.stdout)
-    watch = Watch(asked, report)
+    report = Report(sys.stderr if options.as_json else sys.stdout)
+    watch = Watch(options, report)
     try:
         outcome, line = asyncio.run(watch.until_end())
     finally:
         report.close()
-    if asked.as_json:
+    if options.as_json:
         print(msgspec.json.encode(watch.result(outcome, line)).decode())
     if outcome not in _ENDED:
         print(one_line(f"aos-gateway: {line}"), file=sys.stderr)
-    elif not asked.as_json:
+    elif not options.as_json:
         print(one_line(line))
     return outcome.value
 
 
 class Watch:
-    """Looks at one execution again and again.
+    """Polls one execution until it has ended.
 
     Args:
-        asked: what to wait for.
-        report: is told what changes.
+        options: what to wait for.
+        report: shows what changes.
     """
 
-    def __init__(self, asked: Asked, report: Report) -> None:
-        self._asked = asked
+    def __init__(self, options: WaitOptions, report: Report) -> None:
+        self._options = options
         self._report = report
+        self._path = (
+            f"/v2/stacks/{quote(options.stack_id, safe='')}/actions/{quote(options.action_id, safe='')}"
+        )
         self._pace = Pace()
         self._body = b""
         self._record: Any = None
@@ -166,21 +170,16 @@ class Watch:
         Returns:
             How it ended, and a line about it.
         """
-        asked = self._asked
+        timeout_s = self._options.timeout_s
         clock = asyncio.create_task(self._report.keep_time())
         try:
-            async with (
-                asyncio.timeout(asked.timeout_s),
-                Client(asked.gateway, asked.stack_id, asked.action_id, asked.token) as client,
-            ):
-                while (end := await self._look(client)) is None:
+            async with asyncio.timeout(timeout_s), Client(self._options.gateway) as client:
+                while (end := await self._poll(client)) is None:
                     pass
                 return end
         except TimeoutError:
             last = self._trouble or str(self._progress or "no answer")
-            return Outcome.TIME_OVER, f"time over after {elapsed(asked.timeout_s)}; last: {last}"
-        except TooLargeError as exc:
-            return Outcome.ERROR, f"{exc}; check --gateway"
+            return Outcome.TIME_OVER, f"time over after {elapsed(timeout_s)}; last: {last}"
         finally:
             clock.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -190,8 +189,8 @@ class Watch:
         """Return what `--json` prints."""
         progress = self._progress or Progress()
         return {
-            "stack_id": self._asked.stack_id,
-            "action_id": self._asked.action_id,
+            "stack_id": self._options.stack_id,
+            "action_id": self._options.action_id,
             "outcome": outcome.name.lower(),
             "exit_code": outcome.value,
             "text": line,
@@ -201,31 +200,41 @@ class Watch:
             "record": self._record,
         }
 
-    async def _look(self, client: Client) -> tuple[Outcome, str] | None:
-        """Ask once and sleep until it is time to ask again; not ``None`` when the end is there."""
+    async def _poll(self, client: Client) -> tuple[Outcome, str] | None:
+        """Send one request and sleep until the next is due; ``None`` while the execution has not ended."""
         began_s = time.monotonic()
-        # A delete execution has to be seen before its 404, so until there is a record nobody waits.
-        left_s = self._asked.timeout_s - self._report.elapsed_s
-        wait_s = min(_LONGEST_WAIT_S, int(left_s)) if self._body else 0
         try:
-            look = await client.look(wait_s + _ANSWER_S, wait_s, self._etag)
-        except NoAnswerError as exc:
+            response = await self._get(client)
+        except TooLargeError as exc:
+            return Outcome.ERROR, f"{exc}; check --gateway"
+        except NoResponseError as exc:
             self._trouble = f"no connection: {exc}"
             pause_s = self._pace.after_failure()
         else:
-            end = self._decide_store(look)
+            end = self._end_by(response)
             if end is not None:
                 return end
-            pause_s = self._pace.after(look.status, look.fields, look.body, time.time())
+            pause_s = self._pace.after(response.status, response.fields, response.body, time.time())
         self._report.show(self._progress, self._trouble)
         await asyncio.sleep(max(0.0, began_s + pause_s - time.monotonic()))
         return None
 
-    def _decide_store(self, look: Look) -> tuple[Outcome, str] | None:
-        """Take in an answer; not ``None`` when there is nothing more to wait for."""
-        match look.status:
+    async def _get(self, client: Client) -> Response:
+        fields = {"X-Auth-Token": self._options.token.reveal(), "Accept": "application/json"}
+        # A delete's record has to be read before its 404, so nothing waits until there is one (RFC 7240).
+        left_s = self._options.timeout_s - self._report.elapsed_s
+        wait_s = min(_LONGEST_WAIT_S, int(left_s)) if self._body else 0
+        if wait_s:
+            fields["Prefer"] = f"wait={wait_s}"
+        if self._etag:
+            fields["If-None-Match"] = self._etag
+        return await client.send("GET", self._path, fields, wait_s + _RESPONSE_S)
+
+    def _end_by(self, response: Response) -> tuple[Outcome, str] | None:
+        """Take in a response; ``None`` while the execution has not ended."""
+        match response.status:
             case 200:
-                return self._judge_record(look)
+                return self._end_by_record(response)
             case 304 if self._body:
                 self._trouble = ""
                 return None
@@ -233,38 +242,35 @@ class Watch:
                 return Outcome.SUCCEEDED, f"deleted after {elapsed(self._report.elapsed_s)}"
             case 404:
                 return Outcome.GONE, "there is no such execution (404)"
-            case 401 | 403:
-                return Outcome.REFUSED, f"the token is refused ({look.status}); it may have expired"
-            case 429:
-                self._trouble = "429 Too Many Requests"
-                return None
-            case status if status >= 500:
+            case 401 | 403 as status:
+                return Outcome.REFUSED, f"the token is refused ({status}); it may have expired"
+            case status if status == 429 or status >= 500:
                 self._trouble = _status_line(status)
                 return None
             case status:
-                told = "; a redirect is not followed" if 300 <= status < 400 else ""
-                return Outcome.ERROR, f"unexpected answer: {_status_line(status)}{told}; check --gateway"
+                hint = "; a redirect is not followed" if 300 <= status < 400 else ""
+                return Outcome.ERROR, f"unexpected answer: {_status_line(status)}{hint}; check --gateway"
 
-    def _judge_record(self, look: Look) -> tuple[Outcome, str] | None:
-        record = decode_deciding(look.body)
+    def _end_by_record(self, response: Response) -> tuple[Outcome, str] | None:
+        record = decode_deciding(response.body)
         if isinstance(record, Unreadable):
             return Outcome.ERROR, f"the answer is no execution record ({record.value}); check --gateway"
-        if look.body != self._body:
+        if response.body != self._body:
             self._pace.start_over()
         try:
-            self._record = msgspec.json.decode(look.body)
+            self._record = msgspec.json.decode(response.body)
         except (msgspec.DecodeError, RecursionError):
             self._record = None
-        self._body = look.body
-        self._etag = (first(look.fields, b"etag") or b"").decode("latin-1")
-        self._progress = progress_of(look.body, record.phase)
+        self._body = response.body
+        self._etag = (first(response.fields, b"etag") or b"").decode("latin-1")
+        self._progress = progress_of(response.body, record.phase)
         self._is_delete = DELETE in record.action_names
         self._trouble = ""
         outcome = _ENDS.get(record.phase or "")
         if outcome is None:
             return None
-        told = f": {self._progress.message}" if self._progress.message else ""
-        return outcome, f"{record.phase} after {elapsed(self._report.elapsed_s)}{told}"
+        message = f": {self._progress.message}" if self._progress.message else ""
+        return outcome, f"{record.phase} after {elapsed(self._report.elapsed_s)}{message}"
 
 
 def _status_line(status: int) -> str:

@@ -1,4 +1,4 @@
-"""How long `aos-gateway wait` lets pass between two requests."""
+"""The pauses of `aos-gateway wait` between two requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from gateway.core.caching.retry_after import back_off, retry_after_s
 from gateway.core.http.messages import Fields, members
 
-# Between the beginnings of two requests: where nobody waits for us, and where somebody does.
+# From the start of one request to the start of the next. `_WAITED_S` applies after a response that waited.
 _SHORTEST_S: Final = 2.0
 _LONGEST_S: Final = 10.0
 _GROWTH: Final = 1.5
@@ -17,32 +17,32 @@ _JITTER: Final = 0.5
 
 
 class Pace:
-    """The pauses, each from the beginning of one request to the beginning of the next, in seconds."""
+    """Computes the pauses, each from the start of one request to the start of the next, in seconds."""
 
     def __init__(self) -> None:
         self.start_over()
 
     def start_over(self) -> None:
-        """Something has changed: what comes next may come soon."""
+        """Begin with the shortest pause again, because the record has changed."""
         self._next_s = _SHORTEST_S
 
     def after_failure(self) -> float:
-        """Return the pause after a request without an answer; it grows from one to the next."""
+        """Return the pause after a request without a response; each is longer than the one before."""
         pause_s = self._next_s
         self._next_s = min(pause_s * _GROWTH, _LONGEST_S)
         return pause_s
 
     def after(self, status: int, fields: Fields, body: bytes, now_s: float) -> float:
-        """Return the pause after an answer.
+        """Return the pause after a response.
 
         Args:
-            status: of the answer.
-            fields: of the answer.
-            body: of the answer, without content coding.
+            status: of the response.
+            fields: of the response.
+            body: of the response, without content coding.
             now_s: wall clock.
         """
         if (asked := back_off(status, fields, body, now_s)) is not None:
-            jitter = 1.0 if asked.is_told else 1.0 + _JITTER * random.random()
+            jitter = 1.0 if asked.is_explicit else 1.0 + _JITTER * random.random()
             return max(_SHORTEST_S, asked.wait_s * jitter)
         if status < 400 and _has_waited(fields):
             return _WAITED_S
@@ -50,7 +50,7 @@ class Pace:
 
 
 def _has_waited(fields: Fields) -> bool:
-    """Tell whether the answer waited for a change, as was preferred (RFC 7240 section 3)."""
+    """Tell whether the response waited for a change, as `Prefer` asked (RFC 7240 section 3)."""
     for member in members(fields, b"preference-applied"):
         name, _, value = member.partition(b";")[0].partition(b"=")
         if name.strip().lower() == b"wait":

@@ -1,4 +1,4 @@
-"""What `aos-gateway wait` shows: a line that is drawn anew on a terminal, plain lines elsewhere."""
+"""What `aos-gateway wait` prints: one line that is redrawn on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from gateway.core.caching.policy import IN_PROGRESS
 
 _TICK_S: Final = 1.0
 _MAX_TEXT: Final = 200
-# Clears what stood on the line before.
+# Clears the line.
 _AGAIN: Final = "\r\x1b[K"
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far an execution is; made to be shown, so each text is one bounded line.
+    """How far an execution is; for display, so each text is one bounded line.
 
     Attributes:
         phase: "" while there is none.
-        percent: ``None`` when it is not told.
-        moving: the sub-object that is worked on, with its phase; "" when there is none.
-        message: what AOS says about the whole; "" for nothing.
+        percent: ``None`` when it is unknown.
+        moving: a sub-object in progress, with its phase; "" when there is none.
+        message: AOS's message or reason for the whole execution; "" for none.
     """
 
     phase: str = ""
@@ -40,10 +40,10 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 def progress_of(body: bytes, phase: str | None) -> Progress:
-    """Return what a record tells about its progress.
+    """Return how far a record's execution is.
 
     Args:
-        body: the record; where its fields have other types than AOS's, the phase alone is told.
+        body: the record; where its fields have other types than AOS's, only the phase is used.
         phase: of the whole.
     """
     try:
@@ -67,7 +67,7 @@ def progress_of(body: bytes, phase: str | None) -> Progress:
 
 
 class Report:
-    """Tells what changes.
+    """Prints what changes.
 
     Args:
         out: a terminal or anything else.
@@ -85,11 +85,11 @@ class Report:
         return time.monotonic() - self._started_s
 
     def show(self, progress: Progress | None, trouble: str = "") -> None:
-        """Tell where things stand, if that has changed.
+        """Print the progress, if it has changed.
 
         Args:
-            progress: as last seen; ``None`` before that.
-            trouble: why there is nothing newer; "" when there is.
+            progress: of the last record; ``None`` before the first.
+            trouble: why the last request brought no record; "" when it did.
         """
         parts = (str(progress) if progress else "", f"({one_line(trouble)}; asking again)" if trouble else "")
         line = "  ".join(filter(None, parts))
@@ -102,13 +102,13 @@ class Report:
             print(self._timed(), file=self._out, flush=True)
 
     async def keep_time(self) -> None:
-        """Draw the line anew each second, on a terminal; until cancelled."""
+        """Redraw the line each second, on a terminal; until cancelled."""
         while self._is_live:
             self._draw()
             await asyncio.sleep(_TICK_S)
 
     def close(self) -> None:
-        """Leave the line, so that what comes next begins on one of its own."""
+        """End the line that is redrawn."""
         if self._is_live and self._line:
             print(file=self._out, flush=True)
 
@@ -122,7 +122,7 @@ class Report:
 
 
 def elapsed(seconds: float) -> str:
-    """Return a time as people write it: 9s, 3m05s, 1h00m07s."""
+    """Return a duration as 9s, 3m05s or 1h00m07s."""
     minutes, rest_s = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

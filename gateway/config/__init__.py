@@ -1,1 +1,1 @@
-"""The configuration: its settings, their types and rules, and where they come from."""
+"""The configuration: settings, their types and rules, and their sources."""

@@ -1,4 +1,4 @@
-"""Where something can be reached: addresses to listen on and the upstream's URL."""
+"""Addresses to listen on, and the upstream's URL."""
 
 import ipaddress
 import re
@@ -55,10 +55,10 @@ Address = TcpAddress | UnixAddress
 
 
 class Mode(msgspec.Struct, frozen=True):
-    """Rights of the file of a Unix socket.
+    """Permissions of a Unix socket's file.
 
     Attributes:
-        bits: as chmod(2) takes them.
+        bits: as for chmod(2).
     """
 
     bits: int
@@ -71,12 +71,12 @@ OWNER_ONLY: Final = Mode(0o600)
 
 
 class UpstreamUrl(msgspec.Struct, frozen=True, kw_only=True):
-    """The upstream's URL in the one form that all replicas agree on.
+    """The upstream's URL in normal form, equal on all replicas.
 
     Attributes:
         scheme: "http" or "https".
         host: lower-case name or IP address without brackets.
-        port: always a number, the scheme's default included.
+        port: explicit, even if it is the scheme's default.
         base_path: "" or a path that starts with a slash and does not end with one.
     """
 
@@ -87,7 +87,7 @@ class UpstreamUrl(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def authority(self) -> str:
-        """The value for the Host field (RFC 9110 section 7.2); the scheme's default port is left out."""
+        """The value for Host (RFC 9110 section 7.2), without the scheme's default port."""
         host = _bracketed(self.host)
         return host if self.port == _DEFAULT_PORTS.get(self.scheme) else f"{host}:{self.port}"
 
@@ -102,7 +102,7 @@ def address_of(text: str) -> Address:
         text: `host:port`, `[v6]:port`, `:port` for all interfaces, or `unix:/path`.
 
     Raises:
-        Refused: when it is none of these.
+        InvalidValue: it is none of these.
     """
     if text.startswith("unix:"):
         return UnixAddress(path=_socket_path(text))
@@ -114,26 +114,26 @@ def address_of(text: str) -> Address:
 
 
 def mode_of(text: str) -> Mode:
-    """Read the rights of a Unix socket's file.
+    """Read the permissions of a Unix socket's file.
 
     Args:
         text: octal digits.
 
     Raises:
-        Refused: when it is something else, or nobody could connect.
+        InvalidValue: it is something else, or nobody could connect.
     """
     if not _MODE.fullmatch(text):
         raise InvalidValue(shorten(text), 'is no file mode; write three octal digits, like "0660"')
     mode = Mode(int(text, 8))
     if not mode.bits & _ANY_WRITE:
         raise InvalidValue(
-            shorten(text), 'lets nobody connect, which takes the right to write; write "0600" or more'
+            shorten(text), 'lets nobody connect, which needs write permission; write "0600" or more'
         )
     return mode
 
 
 def parse_address(text: str) -> Address:
-    """Read a listening address that was given outside the configuration.
+    """Read a listening address from outside the configuration.
 
     Args:
         text: as for `address_of`.
@@ -148,15 +148,15 @@ def parse_address(text: str) -> Address:
 
 
 def is_loopback(address: Address) -> bool:
-    """Tell whether only this machine can reach an address; a Unix socket counts as such."""
+    """Tell whether only this machine can reach an address; true of Unix sockets."""
     return isinstance(address, UnixAddress) or is_loopback_host(address.host)
 
 
 def is_loopback_host(host: str) -> bool:
-    """Tell whether a host is this machine: localhost, 127.0.0.0/8, ::1 or such an address mapped into IPv6.
+    """Tell whether a host is this machine: localhost, 127.0.0.0/8, ::1 or an IPv4-mapped loopback address.
 
     Args:
-        host: name or IP address without brackets; "" means all interfaces, so it is not.
+        host: name or IP address without brackets; "" (all interfaces) is not.
     """
     if host.lower().removesuffix(".") == "localhost":
         return True
@@ -175,7 +175,7 @@ def upstream_url_of(text: str) -> UpstreamUrl:
         text: http or https URL with an optional base path; no userinfo, query or fragment.
 
     Raises:
-        Refused: with the userinfo, query and fragment left out of the shown value.
+        InvalidValue: the value shown has no userinfo, query or fragment.
     """
     value = shorten(_without_secrets(text))
     if not text.isascii():
@@ -183,7 +183,7 @@ def upstream_url_of(text: str) -> UpstreamUrl:
     match = _URL.fullmatch(text) if _VISIBLE.fullmatch(text) else None
     if match is None:
         raise InvalidValue(
-            value, "is not a URL; write http://host:port or https://host, with a base path if need be"
+            value, "is not a URL; write http://host:port or https://host, with an optional base path"
         )
     scheme = match["scheme"].lower()
     if scheme not in _DEFAULT_PORTS:
@@ -209,7 +209,7 @@ def host_and_port_of(text: str) -> str:
     """Check a Host value, with or without port, and return it in lower case.
 
     Raises:
-        Refused: when it is not `host` or `host:port`.
+        InvalidValue: it is not `host` or `host:port`.
     """
     _host_and_port(text, shorten(text), 0)
     return text.lower()
@@ -219,7 +219,7 @@ def host_name_of(text: str) -> str:
     """Check a host name without port and return it in lower case.
 
     Raises:
-        Refused: when it is not a name.
+        InvalidValue: it is not a name.
     """
     remedy = "write the name alone, without scheme and port"
     if not text:
@@ -251,7 +251,7 @@ def _host_of(host: str, text: str, remedy: str, *, is_shown: bool = False) -> st
     value = text if is_shown else shorten(text)
     if host.startswith("[") and host.endswith("]"):
         try:
-            # inet_ntop, because the text of a mapped address differs between Python versions.
+            # Not ipaddress: its text of a mapped address differs between Python versions.
             return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host[1:-1]))
         except (OSError, ValueError) as exc:
             raise InvalidValue(value, "has a bad IPv6 address; write it like [::1]") from exc
@@ -282,7 +282,7 @@ def _bracketed(host: str) -> str:
 
 
 def _without_secrets(url: str) -> str:
-    """Leave out everything a URL may hide a secret in: userinfo, query, fragment."""
+    """Leave out what may hold a secret: userinfo, query, fragment."""
     before, at, after = url.rpartition("@")
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", before)
     start = (scheme[0] if scheme else "") + "***@" if at else ""

@@ -1,12 +1,12 @@
-"""What is raised when the configuration cannot be used."""
+"""Errors of the configuration."""
 
 _SHOWN_CHARACTERS = 80
 
 
 class ConfigError(Exception):
-    """A setting that stops the start; its text is one line with the key, the value and the remedy.
+    """A setting that prevents the start; its text is one line with the key, the value and the remedy.
 
-    The text never holds the value of a secret: whoever raises this leaves it out.
+    The text never contains a secret: the code that raises it leaves the value out.
     """
 
     def __init__(self, line: str) -> None:
@@ -30,13 +30,13 @@ def cannot_listen(where: str, reason: str) -> ConfigError:
 
 
 class InvalidValue(ValueError):
-    """A value that a rule does not accept, told without the key, which only the caller knows."""
+    """A value that a rule does not accept; the key is added by `gateway.config.load`."""
 
     def __init__(self, value: str, remedy: str) -> None:
-        """Make the refusal.
+        """Make the error.
 
         Args:
-            value: the value as it may be shown (see `shorten`); "" when it has to stay secret.
+            value: the value as it may be shown (see `shorten`); "***" for a secret.
             remedy: what is wrong with it and what to write instead.
         """
         super().__init__(remedy)
@@ -45,7 +45,7 @@ class InvalidValue(ValueError):
 
 
 def one_line(text: str) -> str:
-    """Return a text with "?" for whatever would not print, so that it stays one line on a terminal."""
+    """Return a text with "?" for every unprintable character, so that it stays one line on a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -57,7 +57,7 @@ def shorten(value: object, at_most: int = _SHOWN_CHARACTERS) -> str:
         at_most: characters.
 
     Returns:
-        Its `repr`, as much as is allowed of it and "...".
+        Its `repr`, cut to the bound and followed by "...".
     """
     try:
         text = repr(value)

@@ -1,52 +1,26 @@
-"""The configuration: what it holds, how it is read, how it is shown."""
+"""Every setting: its section, meaning, type, rule and default."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
-from gateway.config.address import (
-    OWNER_ONLY,
-    Address,
-    Mode,
-    TcpAddress,
-    UnixAddress,
-    UpstreamUrl,
-    is_loopback,
-    parse_address,
-)
-from gateway.config.errors import ConfigError, InvalidValue, cannot_listen, shorten
-from gateway.config.redis_url import masked_redis_url
-from gateway.config.rules import RULES
+from gateway.config import address, rules
+from gateway.config.redis_url import redis_url_of
 from gateway.config.secret import Secret
-from gateway.config.sources import RawSetting, from_environment, from_flags, from_toml, sections, variable_of
+from gateway.config.types import Boolean, Enum, Integer, Number, Rule, String, StringList
 
-__all__ = [
-    "Address",
-    "CacheConfig",
-    "Config",
-    "ConfigError",
-    "LogConfig",
-    "RedisConfig",
-    "Secret",
-    "ServerConfig",
-    "Sources",
-    "TcpAddress",
-    "TracingConfig",
-    "UnixAddress",
-    "UpstreamConfig",
-    "UpstreamUrl",
-    "admin_token",
-    "cannot_listen",
-    "config_of",
-    "is_loopback",
-    "load_config",
-    "masked",
-    "pack",
-    "parse_address",
-    "unpack",
-]
+_DAY_S: Final = 86_400
+_MEBIBYTE: Final = 1_048_576
 
+Seconds = Annotated[float, Number(0.01, _DAY_S)]
+Life = Annotated[float, Number(0.01, 365 * _DAY_S)]
+DrainTime = Annotated[float, Number(0, 3_600)]
+Share = Annotated[float, Number(0, 1, unit="")]
+File = Annotated[str, String(rules.file_of)]
+CaFile = Annotated[str, String(rules.ca_file_of)]
+Listener = Annotated[address.Address, String(address.address_of)]
+SocketMode = Annotated[address.Mode, String(address.mode_of)]
 Scope = Literal["caller", "shared"]
 OriginCacheControl = Literal["obey", "ignore"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -54,112 +28,112 @@ LogFormat = Literal["auto", "json", "text"]
 AccessLog = Literal["all", "errors", "off"]
 
 
-class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Section `[server]`: the listeners and what bounds a connection.
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Section `[server]`: listeners and bounds of connections.
 
     Attributes:
-        listen: where callers connect.
-        listen_mode: rights of the file of a Unix socket for callers.
-        admin_listen: where operators connect.
-        admin_listen_mode: rights of the file of a Unix socket for operators.
-        admin_token: opens the protected admin paths to peers from the network; empty: to nobody.
-        admin_hosts: names that a Host field on the admin address may have besides loopback and IP literals.
-        workers: processes that share the listener; 0: one for each core that may be used.
+        listen: address for callers.
+        listen_mode: permissions of a Unix socket for callers.
+        admin_listen: address for operators.
+        admin_listen_mode: permissions of a Unix socket for operators.
+        admin_token: gives peers from the network access to the protected admin paths; empty: to none.
+        admin_hosts: hosts that a request to the admin address may name besides loopback and IP literals.
+        workers: processes that share the listener; 0: one for each usable core.
         header_timeout_s: from the first byte of a request to the end of its head, seconds.
-        body_timeout_s: between two bytes of a request body, or taken of an answer, seconds.
+        body_timeout_s: between two reads of a request body or two writes of a response, seconds.
         keepalive_timeout_s: how long an idle connection stays open, seconds.
-        max_header_bytes: bound of a request's whole head.
+        max_header_bytes: bound of a request's head.
         max_connections: bound of open connections from callers.
-        max_connections_per_peer: bound of open connections from one address; 0 sets none.
+        max_connections_per_peer: bound of open connections from one address; 0 for none.
         proxy_protocol: each connection begins with a header of the PROXY protocol, version 1 or 2.
-        trusted_proxies: addresses and networks whose word about their callers is taken; "unix": Unix sockets.
-        drain_grace_s: how long to go on accepting after `/readyz` turned false, seconds.
-        drain_timeout_s: how long requests under way may take when stopping, seconds.
-        fast_lane: answer hits in memory without parsing what is plain.
+        trusted_proxies: addresses and networks whose X-Forwarded-For is trusted; "unix": Unix sockets.
+        drain_grace_s: how long to keep accepting after `/readyz` has turned false, seconds.
+        drain_timeout_s: how long running requests may take when stopping, seconds.
+        fast_lane: answer plain requests for records in memory without the full parser.
         tls_cert: PEM file with the certificate chain for callers over TLS; "" for plain connections.
         tls_key: PEM file with its key.
-        tls_client_ca: PEM file with the authorities of callers' certificates; "" asks for none.
+        tls_client_ca: PEM file with the authorities for client certificates; "" to require none.
     """
 
-    listen: Address = TcpAddress(host="127.0.0.1", port=8080)
-    listen_mode: Mode = OWNER_ONLY
-    admin_listen: Address = TcpAddress(host="127.0.0.1", port=9901)
-    admin_listen_mode: Mode = OWNER_ONLY
-    admin_token: Secret = Secret()
-    admin_hosts: tuple[str, ...] = ()
-    workers: int = 1
-    header_timeout_s: float = 15.0
-    body_timeout_s: float = 30.0
-    keepalive_timeout_s: float = 75.0
-    max_header_bytes: int = 65_536
-    max_connections: int = 20_000
-    max_connections_per_peer: int = 0
+    listen: Listener = address.TcpAddress(host="127.0.0.1", port=8080)
+    listen_mode: SocketMode = address.OWNER_ONLY
+    admin_listen: Listener = address.TcpAddress(host="127.0.0.1", port=9901)
+    admin_listen_mode: SocketMode = address.OWNER_ONLY
+    admin_token: Annotated[Secret, String(rules.admin_token_of, is_secret=True)] = Secret()
+    admin_hosts: Annotated[tuple[str, ...], StringList(address.host_name_of)] = ()
+    workers: Annotated[int, Integer(0, 1_024, "processes")] = 1
+    header_timeout_s: Seconds = 15.0
+    body_timeout_s: Seconds = 30.0
+    keepalive_timeout_s: Seconds = 75.0
+    max_header_bytes: Annotated[int, Integer(1_024, _MEBIBYTE, "bytes")] = 65_536
+    max_connections: Annotated[int, Integer(1, 1_000_000, "connections")] = 20_000
+    max_connections_per_peer: Annotated[int, Integer(0, 1_000_000, "connections")] = 0
     proxy_protocol: bool = False
-    trusted_proxies: tuple[str, ...] = ()
-    drain_grace_s: float = 0.0
-    drain_timeout_s: float = 25.0
+    trusted_proxies: Annotated[tuple[str, ...], StringList(rules.proxy_of)] = ()
+    drain_grace_s: DrainTime = 0.0
+    drain_timeout_s: DrainTime = 25.0
     fast_lane: bool = True
-    tls_cert: str = ""
-    tls_key: str = ""
-    tls_client_ca: str = ""
+    tls_cert: File = ""
+    tls_key: File = ""
+    tls_client_ca: CaFile = ""
 
 
-class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Section `[upstream]`: the AOS behind the gateway.
 
     Attributes:
         url: scheme, host, port and base path of AOS; the one key without a default.
-        connect_timeout_s: until a connection stands, TLS included, seconds.
-        read_timeout_s: to the first byte of an answer and between two, seconds.
+        connect_timeout_s: to establish a connection, TLS included, seconds.
+        read_timeout_s: to the first byte of a response and between two reads, seconds.
         total_timeout_s: of one fetch of an execution record, seconds.
         max_connections: bound of connections to the upstream.
-        max_waiting: bound of requests that wait for one of them.
-        connection_max_age_s: when a pooled connection is replaced, seconds.
+        max_waiting: bound of requests that wait for a connection.
+        connection_max_age_s: age at which a pooled connection is replaced, seconds.
         signed_hosts: lower-case `host` or `host:port` that a signed request may name besides the upstream's.
         ca_file: PEM file with the certificates to trust; "" for those of the system.
-        client_cert: PEM file with the certificate chain to show to an https upstream; "" for none.
+        client_cert: PEM file with the certificate chain for an https upstream; "" for none.
         client_key: PEM file with its key.
-        server_name: what the upstream's certificate has to be for; "" for the host of the URL.
+        server_name: name that the upstream's certificate must have; "" for the host of the URL.
     """
 
-    url: UpstreamUrl
-    connect_timeout_s: float = 3.0
-    read_timeout_s: float = 30.0
-    total_timeout_s: float = 60.0
-    max_connections: int = 256
-    max_waiting: int = 1_024
-    connection_max_age_s: float = 300.0
-    signed_hosts: tuple[str, ...] = ()
-    ca_file: str = ""
-    client_cert: str = ""
-    client_key: str = ""
-    server_name: str = ""
+    url: Annotated[address.UpstreamUrl, String(address.upstream_url_of)]
+    connect_timeout_s: Seconds = 3.0
+    read_timeout_s: Seconds = 30.0
+    total_timeout_s: Seconds = 60.0
+    max_connections: Annotated[int, Integer(1, 65_536, "connections")] = 256
+    max_waiting: Annotated[int, Integer(0, 1_000_000, "requests")] = 1_024
+    connection_max_age_s: Seconds = 300.0
+    signed_hosts: Annotated[tuple[str, ...], StringList(address.host_and_port_of)] = ()
+    ca_file: CaFile = ""
+    client_cert: File = ""
+    client_key: File = ""
+    server_name: Annotated[str, String(rules.server_name_of)] = ""
 
 
-class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Section `[cache]`: what is stored, for whom, for how long.
+class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Section `[cache]`: what is stored, for whom and for how long.
 
     Attributes:
-        scope: "caller": an entry belongs to one credential; "shared": to all who may connect.
-        allow_shared_on_network: accept "shared" on an address that others can reach.
-        access_ttl_s: longest life of a caller's entry, seconds.
-        identity_headers: fields that tell callers apart besides X-Auth-Token, which always does.
+        scope: "caller": an entry belongs to one credential; "shared": to everybody who can connect.
+        allow_shared_on_network: allow "shared" on an address that the network can reach.
+        access_ttl_s: longest time to live of a caller's entry, seconds.
+        identity_headers: fields that identify a caller, besides X-Auth-Token.
         terminal_phases: phases whose records may be stored, compared exactly.
-        ttl_succeeded_s: life of a Succeeded record, seconds.
-        ttl_failed_s: life of a record in any other terminal phase, seconds.
-        ttl_unsettled_s: life of a record that might still change, seconds.
-        settle_s: how long after a write a stack's records count as unsettled, seconds.
-        memory_bytes: bound of the memory tier; 0 switches it off.
-        memory_ttl_s: life of a copy in memory while Redis is configured, seconds.
+        ttl_succeeded_s: time to live of a Succeeded record, seconds.
+        ttl_failed_s: time to live of a record in any other terminal phase, seconds.
+        ttl_unsettled_s: time to live of a record that might still change, seconds.
+        settle_s: how long a stack's records count as unsettled after a write, seconds.
+        memory_bytes: bound of the memory tier; 0 disables it.
+        memory_ttl_s: time to live of a copy in memory when Redis is configured, seconds.
         max_body_bytes: largest record that is stored.
         origin_cache_control: whether the upstream's Cache-Control is obeyed.
-        secret: keys the digests and tags of entries; equal on all replicas; empty for none.
+        secret: key of the digests and tags of entries, equal on all replicas; empty for none.
     """
 
     scope: Scope = "caller"
     allow_shared_on_network: bool = False
-    access_ttl_s: float = 300.0
-    identity_headers: tuple[str, ...] = (
+    access_ttl_s: Seconds = 300.0
+    identity_headers: Annotated[tuple[str, ...], StringList(rules.field_name_of, rules.distinct_fields)] = (
         "X-Project-Id",
         "X-Domain-Id",
         "X-Security-Token",
@@ -168,221 +142,103 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         "X-Apig-AppCode",
         "Cookie",
     )
-    terminal_phases: tuple[str, ...] = ("Succeeded", "Failed", "Cancelled", "ForceCancelled")
-    ttl_succeeded_s: float = 86_400.0
-    ttl_failed_s: float = 3_600.0
-    ttl_unsettled_s: float = 30.0
-    settle_s: float = 600.0
-    memory_bytes: int = 67_108_864
-    memory_ttl_s: float = 30.0
-    max_body_bytes: int = 4_194_304
+    terminal_phases: Annotated[tuple[str, ...], StringList(rules.phase_of, rules.some_phases)] = (
+        "Succeeded",
+        "Failed",
+        "Cancelled",
+        "ForceCancelled",
+    )
+    ttl_succeeded_s: Life = 86_400.0
+    ttl_failed_s: Life = 3_600.0
+    ttl_unsettled_s: Life = 30.0
+    settle_s: Annotated[float, Number(0, _DAY_S)] = 600.0
+    memory_bytes: Annotated[int, Integer(0, 1_048_576 * _MEBIBYTE, "bytes")] = 67_108_864
+    memory_ttl_s: Seconds = 30.0
+    max_body_bytes: Annotated[int, Integer(1, 256 * _MEBIBYTE, "bytes")] = 4_194_304
     origin_cache_control: OriginCacheControl = "obey"
-    secret: Secret = Secret()
+    secret: Annotated[Secret, String(Secret, is_secret=True)] = Secret()
 
 
-class RedisConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Section `[redis]`: the tier that replicas share.
+class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Section `[redis]`: the tier shared by all replicas.
 
     Attributes:
-        url: where Redis is; secret because it may hold a password; empty: memory alone.
-        prefix: starts every key.
+        url: of Redis; secret because it may contain a password; empty: memory only.
+        prefix: of every key.
         timeout_s: of one operation, seconds.
         max_connections: bound of connections to Redis.
         ca_file: PEM file with the certificates to trust over TLS; "" for those of the system.
     """
 
-    url: Secret = Secret()
-    prefix: str = "aosgw"
-    timeout_s: float = 0.1
-    max_connections: int = 32
-    ca_file: str = ""
+    url: Annotated[Secret, String(redis_url_of, is_secret=True)] = Secret()
+    prefix: Annotated[str, String(rules.prefix_of)] = "aosgw"
+    timeout_s: Annotated[float, Number(0.001, 60)] = 0.1
+    max_connections: Annotated[int, Integer(1, 10_000, "connections")] = 32
+    ca_file: CaFile = ""
 
 
-class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Section `[log]`.
 
     Attributes:
-        level: least severe level that is written.
-        format: how lines look; "auto": text on a terminal, else JSON.
+        level: lowest level that is written.
+        format: "auto": text on a terminal, else JSON.
         access: which requests get a line.
-        sample: which part of the hits gets a line; anything else gets one as `access` says.
-        caller: name the caller in access lines by a short keyed digest of the credential.
+        sample: fraction of the hits that get a line; other requests follow `access`.
+        caller: include a short keyed digest of the caller's credential in access lines.
     """
 
     level: LogLevel = "info"
     format: LogFormat = "auto"
     access: AccessLog = "all"
-    sample: float = 1.0
+    sample: Share = 1.0
     caller: bool = True
 
 
-class TracingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TracingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Section `[tracing]`: spans for OpenTelemetry; needs the extra `otel`.
 
     Attributes:
-        endpoint: URL to which spans go as OTLP over HTTP; "" makes none.
-        sample: which part of the traces is recorded; never one whose caller says that it is not.
+        endpoint: URL for spans as OTLP over HTTP; "" disables tracing.
+        sample: fraction of the traces that is recorded; never one that its caller marks as not sampled.
     """
 
-    endpoint: str = ""
-    sample: float = 0.1
+    endpoint: Annotated[str, String(rules.endpoint_of)] = ""
+    sample: Share = 0.1
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole configuration, one attribute a section."""
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole configuration, one attribute for each section."""
 
-    upstream: UpstreamConfig
     server: ServerConfig = ServerConfig()
+    upstream: UpstreamConfig
     cache: CacheConfig = CacheConfig()
     redis: RedisConfig = RedisConfig()
     log: LogConfig = LogConfig()
     tracing: TracingConfig = TracingConfig()
 
 
-class Sources(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the settings are given; each reading looks into the files anew.
-
-    Attributes:
-        path: of the TOML file, None for none.
-        environ: like `os.environ`; see `gateway.config.sources.from_environment`.
-        flags: command line settings by "section.key"; None means not given.
-    """
-
-    path: str | None
-    environ: Mapping[str, str]
-    flags: Mapping[str, object]
-
-    def read(self) -> dict[str, RawSetting]:
-        """Return the settings by "section.key": flags beat the environment, which beats the file.
-
-        Raises:
-            ConfigError: one line that names the key and the remedy.
-        """
-        given = from_toml(self.path) if self.path is not None else {}
-        return given | from_environment(self.environ) | from_flags(self.flags)
+SECTIONS: Final[Mapping[str, type[msgspec.Struct]]] = Config.__annotations__
 
 
-def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
-    """Read the configuration: what is given beats the defaults; see `Sources` for the arguments.
-
-    Raises:
-        ConfigError: one line that names the key and the remedy.
-    """
-    return config_of(Sources(path=path, environ=environ, flags=flags).read())
-
-
-def config_of(given: Mapping[str, RawSetting]) -> Config:
-    """Check settings and make the configuration of them.
-
-    Raises:
-        ConfigError: one line that names the key and the remedy.
-    """
-    if "upstream.url" not in given:
-        raise ConfigError(
-            "upstream.url is missing; give serve --upstream URL, set AOS_GATEWAY_UPSTREAM__URL, "
-            'or write url = "https://..." under [upstream] in the configuration file'
-        )
-    values: dict[str, dict[str, Any]] = {section: {} for section in sections()}
-    for name, setting in given.items():
-        section, _, key = name.partition(".")
-        values[section][key] = _read(name, setting)
-    config = Config(
-        server=ServerConfig(**values["server"]),
-        upstream=UpstreamConfig(**values["upstream"]),
-        cache=CacheConfig(**values["cache"]),
-        redis=RedisConfig(**values["redis"]),
-        log=LogConfig(**values["log"]),
-        tracing=TracingConfig(**values["tracing"]),
-    )
-    _check_together(config)
-    return config
+def _rule(annotation: Any) -> Rule:
+    """Return the rule of a field: from its type if that says all, else from its annotation."""
+    if annotation is bool:
+        return Boolean()
+    if get_origin(annotation) is Literal:
+        return Enum(get_args(annotation))
+    rule: Rule = annotation.__metadata__[0]
+    return rule
 
 
-def pack(given: Mapping[str, RawSetting]) -> bytes:
-    """Return settings as bytes for a process of our own; they hold the secrets."""
-    return msgspec.msgpack.encode(given)
+RULES: Final[Mapping[str, Rule]] = {
+    f"{section}.{key}": _rule(annotation)
+    for section, kind in SECTIONS.items()
+    for key, annotation in kind.__annotations__.items()
+}
+"""The rules of all settings by "section.key", in order."""
 
-
-def unpack(packed: bytes) -> dict[str, RawSetting]:
-    """Return the settings in packed bytes."""
-    return msgspec.msgpack.decode(packed, type=dict[str, RawSetting])
-
-
-def masked(config: Config) -> dict[str, object]:
-    """Return the configuration as plain data for people to read.
-
-    Returns:
-        Sections of keys; secrets are "***" when set and "" when not, the Redis URL lacks user and password.
-    """
-    return {
-        section: {
-            key: masked_redis_url(value) if (section, key) == ("redis", "url") else _plain(value)
-            for key, value in msgspec.structs.asdict(getattr(config, section)).items()
-        }
-        for section in sections()
-    }
-
-
-def _plain(value: object) -> object:
-    match value:
-        case bool() | int() | float() | str():
-            return value
-        case tuple():
-            return list(value)
-        case _:
-            return str(value)
-
-
-def _check_together(config: Config) -> None:
-    """Refuse settings that are fine alone and impossible together."""
-    server, cache = config.server, config.cache
-    for one, other in (
-        ("server.tls_cert", "server.tls_key"),
-        ("server.tls_key", "server.tls_cert"),
-        ("server.tls_client_ca", "server.tls_cert"),
-        ("upstream.client_cert", "upstream.client_key"),
-        ("upstream.client_key", "upstream.client_cert"),
-    ):
-        if _value(config, one) and not _value(config, other):
-            raise ConfigError(f"{one} = {shorten(_value(config, one))} needs {other}; name that file too")
-    if server.listen == server.admin_listen and getattr(server.listen, "port", 1) != 0:
-        raise ConfigError(
-            f"server.admin_listen = {server.admin_listen} is server.listen too; give each its own address"
-        )
-    if cache.scope == "shared" and not is_loopback(server.listen) and not cache.allow_shared_on_network:
-        raise ConfigError(
-            f'cache.scope = "shared" on server.listen = {server.listen} gives stored records to everybody '
-            "who can connect; use 127.0.0.1 or unix:/path, or set cache.allow_shared_on_network = true"
-        )
-    if cache.memory_bytes == 0 and not config.redis.url:
-        raise ConfigError(
-            "cache.memory_bytes = 0 without redis.url leaves no cache at all; set redis.url or a memory size"
-        )
-
-
-def _value(config: Config, name: str) -> object:
-    section, _, key = name.partition(".")
-    return getattr(getattr(config, section), key)
-
-
-def admin_token(environ: Mapping[str, str]) -> Secret:
-    """Return the admin token of the environment, for a client of the admin address; empty when there is none.
-
-    Raises:
-        ConfigError: it can't be read or used.
-    """
-    name = "server.admin_token"
-    variable = variable_of(name)
-    found = from_environment({key: value for key, value in environ.items() if key.startswith(variable)})
-    if name not in found:
-        return Secret()
-    token = _read(name, found[name])
-    assert isinstance(token, Secret)
-    return token
-
-
-def _read(name: str, setting: RawSetting) -> object:
-    try:
-        return RULES[name].read(setting.value, is_text=setting.is_text)
-    except InvalidValue as exc:
-        raise ConfigError(f"{name} = {exc.value} (from {setting.source}) {exc.remedy}") from exc
+FROM_FILE: Final = frozenset(
+    name for name, rule in RULES.items() if isinstance(rule, String) and rule.is_secret
+)
+"""Settings that the environment may also give as the name of a file that holds them."""

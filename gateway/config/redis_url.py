@@ -1,4 +1,4 @@
-"""The Redis URL, checked by hand: redis-py accepts what it does not know and fails at the first use."""
+"""The Redis URL, checked at start: redis-py ignores unknown parts and fails at first use."""
 
 import re
 from typing import Final
@@ -10,9 +10,9 @@ from gateway.config.secret import Secret
 
 _REMEDY: Final = "write redis://host:port/db, rediss://host:port/db or unix:///path?db=N"
 _SHOWN: Final = "***"
-# They end the authority of a URL, or a host (RFC 3986 section 3.2), wherever they were meant to stand.
+# Each ends the authority or the host of a URL (RFC 3986 section 3.2).
 _RESERVED: Final = "/?#[]"
-# The same cuts as urllib.parse.urlsplit makes, which redis-py uses.
+# Splits as urllib.parse.urlsplit does, which redis-py uses.
 _URL = re.compile(
     r"(?P<scheme>redis|rediss|unix)://((?P<userinfo>[^/?#\[\]]*)@)?(?P<host>[^/?#@]*)"
     r"(?P<path>(/[^?#]*)?)(\?(?P<query>[^#]*))?"
@@ -29,10 +29,10 @@ def redis_url_of(text: str) -> Secret:
         text: `redis://`, `rediss://` or `unix://` URL, "" for no Redis; the only query argument is `db`.
 
     Returns:
-        The URL as it came, secret because it may hold a password.
+        The URL unchanged; secret because it may hold a password.
 
     Raises:
-        Refused: the URL is not shown, because it can't be told where its password stands.
+        InvalidValue: without the URL, since its password can't be located reliably.
     """
     if not text:
         return Secret()
@@ -65,15 +65,15 @@ def masked_redis_url(url: Secret) -> str:
 
 
 def _check_reserved(text: str) -> None:
-    """Say so when a reserved character in user or password would end the authority before its host."""
+    """Reject reserved characters in user or password, which would end the authority before the host."""
     scheme, _, rest = text.partition("://")
     userinfo = rest.rpartition("@")[0]
     # unix:///path@name has no userinfo, only a path.
     if scheme == "unix" and rest.startswith("/"):
         return
-    if found := [character for character in _RESERVED if character in userinfo]:
-        written = ", ".join(f"%{ord(character):02X} for {character}" for character in found)
-        raise InvalidValue(_SHOWN, f"has {' '.join(found)} in its user or password; write {written}")
+    if reserved := [character for character in _RESERVED if character in userinfo]:
+        written = ", ".join(f"%{ord(character):02X} for {character}" for character in reserved)
+        raise InvalidValue(_SHOWN, f"has {' '.join(reserved)} in its user or password; write {written}")
 
 
 def _database_in_query(query: str | None) -> str | None:
@@ -109,12 +109,12 @@ def _check_server(authority: str, path: str, *, has_database: bool) -> None:
 
 
 def same_redis(one: object, other: object) -> bool:
-    """Tell whether two checked Redis URLs differ in user and password at most."""
+    """Tell whether two checked Redis URLs differ at most in user and password."""
     return isinstance(one, Secret) and isinstance(other, Secret) and _place(one) == _place(other)
 
 
-def told_through(url: Secret, prefix: str) -> str:
-    """Return where replicas tell what they forget, without user and password; empty without Redis."""
+def invalidation_scope(url: Secret, prefix: str) -> str:
+    """Return what identifies the replicas that share invalidations, without password; empty without Redis."""
     place = _place(url)
     return "" if place is None else repr((*place, prefix))
 

@@ -1,16 +1,16 @@
-"""A configured text that must not be seen."""
+"""A configured text that must not be shown."""
 
 from typing import Final, final
 
 
 @final
 class Secret:
-    """Holds a secret; only `reveal` gives it away, and it is false when empty."""
+    """A text that only `reveal` returns; false when empty."""
 
     __slots__ = ("_value",)
 
     def __init__(self, value: str = "") -> None:
-        """Keep the value.
+        """Wrap a value.
 
         Args:
             value: the secret, "" for none.
@@ -18,7 +18,7 @@ class Secret:
         self._value: Final = value
 
     def reveal(self) -> str:
-        """Return the secret itself; call this only where it is used."""
+        """Return the secret itself; call it only where the secret is used."""
         return self._value
 
     def __bool__(self) -> bool:

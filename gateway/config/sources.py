@@ -1,4 +1,4 @@
-"""Where settings come from: a TOML file, the environment, the command line."""
+"""Sources of settings: a TOML file, the environment, the command line."""
 
 import difflib
 import re
@@ -10,12 +10,12 @@ from typing import Final
 import msgspec
 
 from gateway.config.errors import ConfigError, one_line, shorten
-from gateway.config.rules import FROM_FILE, RULES
+from gateway.config.model import FROM_FILE, RULES, SECTIONS
 from gateway.config.text import encoding_fault
 
 ENVIRONMENT_PREFIX: Final = "AOS_GATEWAY_"
 _FILE_SUFFIX: Final = "_FILE"
-# Least similarity of a name to the setting that was meant by it (`difflib`).
+# Least similarity for a suggestion (`difflib`).
 _NEAR: Final = 0.8
 _MAX_CONFIG_BYTES: Final = 1_048_576
 _MAX_SECRET_BYTES: Final = 65_536
@@ -27,12 +27,12 @@ _SERVICE_LINK = re.compile(
 
 
 class RawSetting(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting as it was given, not yet checked.
+    """One unchecked setting.
 
     Attributes:
-        value: what TOML gave, or a text.
-        is_text: numbers, booleans and lists are still to be read from the text.
-        source: where it was given, for an error text; "" where the reader knows anyway.
+        value: a TOML value, or a text.
+        is_text: numbers, booleans and lists are still to be parsed from the text.
+        source: where it was set, for error texts.
     """
 
     value: object
@@ -52,7 +52,7 @@ def from_toml(path: str) -> dict[str, RawSetting]:
     Raises:
         ConfigError: the file can't be read or holds something unknown.
     """
-    # A path is of use only as a whole.
+    # A shortened path would be useless.
     named = f"configuration file {shorten(path, _PATH_CHARACTERS)}"
     text = _read(path, _MAX_CONFIG_BYTES, named)
     try:
@@ -60,21 +60,21 @@ def from_toml(path: str) -> dict[str, RawSetting]:
     except RecursionError as exc:
         raise ConfigError(f"{named} is nested too deeply; write plain values") from exc
     except ValueError as exc:
-        raise ConfigError(f"{named} is not TOML: {exc}; mend that place") from exc
-    found: dict[str, RawSetting] = {}
+        raise ConfigError(f"{named} is not TOML: {exc}; correct that place") from exc
+    settings: dict[str, RawSetting] = {}
     for section, table in document.items():
         if not isinstance(table, dict):
-            raise ConfigError(f"key {shorten(section)} in {path} stands outside a section{_hint(section)}")
-        if section not in sections():
-            near = _listed(difflib.get_close_matches(section.lower(), sections(), n=1))
-            hint = f"did you mean [{near}]?" if near else f"there are {_listed(sections())}"
+            raise ConfigError(f"key {shorten(section)} in {path} is outside a section{_hint(section)}")
+        if section not in SECTIONS:
+            near = _listed(difflib.get_close_matches(section.lower(), SECTIONS, n=1))
+            hint = f"did you mean [{near}]?" if near else f"there are {_listed(SECTIONS)}"
             raise ConfigError(f"unknown section [{section}] in {path}; {hint}")
         for key, value in table.items():
             name = f"{section}.{key}"
             if name not in RULES:
                 raise ConfigError(f"unknown key {name} in {path}{_hint(name)}")
-            found[name] = RawSetting(value=value, is_text=False, source=path)
-    return found
+            settings[name] = RawSetting(value=value, is_text=False, source=path)
+    return settings
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, RawSetting]:
@@ -87,9 +87,9 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, RawSetting]:
         The settings by "section.key".
 
     Raises:
-        ConfigError: a variable looks like one of them and is none, or its file can't be used.
+        ConfigError: a variable resembles a setting but is none, or its file can't be used.
     """
-    found: dict[str, RawSetting] = {}
+    settings: dict[str, RawSetting] = {}
     for variable in _ours(environ):
         name, is_file = _setting_of(variable)
         if name is None:
@@ -98,16 +98,16 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, RawSetting]:
                     f"unknown environment variable {variable}{_hint(_dotted(variable), as_variable=True)}"
                 )
             continue
-        if name in found:
+        if name in settings:
             both = f"{variable_of(name)} and {variable_of(name)}{_FILE_SUFFIX}"
-            raise ConfigError(f"{name} is given by both {both}; unset one of them")
+            raise ConfigError(f"{name} is set by both {both}; unset one of them")
         value = secret_in_file(variable, environ[variable]) if is_file else environ[variable]
-        found[name] = RawSetting(value=value, is_text=True, source=variable)
-    return found
+        settings[name] = RawSetting(value=value, is_text=True, source=variable)
+    return settings
 
 
 def unused_variables(environ: Mapping[str, str]) -> str | None:
-    """Name the variables that have our prefix and resemble no setting.
+    """List the variables with the gateway's prefix that resemble no setting.
 
     Returns:
         One line; ``None`` when there are none.
@@ -124,10 +124,10 @@ def from_flags(flags: Mapping[str, object]) -> dict[str, RawSetting]:
     """Read the settings of the command line.
 
     Args:
-        flags: by "section.key"; None means not given.
+        flags: by "section.key"; None for those not set.
 
     Raises:
-        ConfigError: a name is no setting.
+        ConfigError: a name is not a setting.
     """
     for name in flags:
         if name not in RULES:
@@ -144,11 +144,6 @@ def variable_of(name: str) -> str:
     return ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
 
 
-def sections() -> tuple[str, ...]:
-    """Return the names of all sections in their order."""
-    return tuple(dict.fromkeys(name.partition(".")[0] for name in RULES))
-
-
 def _ours(environ: Mapping[str, str]) -> list[str]:
     return sorted(
         name for name in environ if name.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.fullmatch(name)
@@ -156,7 +151,7 @@ def _ours(environ: Mapping[str, str]) -> list[str]:
 
 
 def _setting_of(variable: str) -> tuple[str | None, bool]:
-    """Return the setting that a variable gives, if any, and whether it names a file that holds the value."""
+    """Return the setting that a variable sets, if any, and whether its value is the name of a file."""
     for whole, names in ((variable, RULES), (variable.removesuffix(_FILE_SUFFIX), FROM_FILE)):
         name = _dotted(whole)
         if name in names and whole == variable_of(name):
@@ -165,9 +160,9 @@ def _setting_of(variable: str) -> tuple[str | None, bool]:
 
 
 def _resembles_a_setting(variable: str) -> bool:
-    """Tell whether somebody may have meant a setting: by its form, or by a section or key."""
+    """Tell whether a variable is probably a misspelled setting, by its form or by a section or key."""
     name = _dotted(variable.removesuffix(_FILE_SUFFIX)).strip("_.")
-    if "." in name or name.startswith(tuple(f"{section}_" for section in sections())):
+    if "." in name or name.startswith(tuple(f"{section}_" for section in SECTIONS)):
         return True
     words = {part for known in RULES for part in (known, *known.split("."))}
     return bool(difflib.get_close_matches(name, words, n=1, cutoff=_NEAR))
@@ -178,7 +173,7 @@ def _dotted(variable: str) -> str:
 
 
 def secret_in_file(variable: str, path: str) -> str:
-    """Return what stands in a file, without the end of its line.
+    """Return the content of a file without its final line end.
 
     Args:
         variable: the variable or option that names the file.
@@ -215,7 +210,7 @@ def _read(path: str, max_bytes: int, what: str, remedy: str = "save it as UTF-8"
 
 
 def _hint(name: str, *, as_variable: bool = False) -> str:
-    """Return "; did you mean ...?" with the settings that come nearest, or where to find them all."""
+    """Return "; did you mean ...?" with the nearest settings, or where to find them all."""
     key = name.rpartition(".")[2]
     keys = [known.partition(".")[2] for known in RULES]
     near = (

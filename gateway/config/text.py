@@ -1,4 +1,4 @@
-"""What editors make of a text file that has to be plain UTF-8."""
+"""Encodings that editors write where plain UTF-8 is needed."""
 
 import codecs
 from typing import Final
@@ -14,7 +14,7 @@ _MARKS: Final = (
 
 
 def encoding_fault(content: bytes) -> str | None:
-    """Return what a mark at its beginning says against a file, and what to do; ``None`` without one.
+    """Return what is wrong with a file that starts with a byte order mark, and the remedy, or ``None``.
 
     Args:
         content: the file, or its beginning.

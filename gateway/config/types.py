@@ -1,4 +1,4 @@
-"""The kinds of values that settings have: each checks a raw value and converts it."""
+"""Types of settings: each checks and converts a raw value."""
 
 import re
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import msgspec
 from gateway.config.errors import InvalidValue, shorten
 
 _MAX_LIST: Final = 64
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _DECIMAL = re.compile(r"[+-]?([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})([eE][+-]?[0-9]{1,3})?")
 
 
@@ -20,11 +20,11 @@ class Rule(Protocol):
         """Check and convert one value.
 
         Args:
-            value: what TOML gave, or a text from the environment or the command line.
-            is_text: the value is such a text, so numbers, booleans and lists are still to be read from it.
+            value: a TOML value, or a text from the environment or the command line.
+            is_text: the value is such a text, from which numbers, booleans and lists are parsed.
 
         Raises:
-            Refused: with the remedy.
+            InvalidValue: with the remedy.
         """
 
 
@@ -34,7 +34,7 @@ class Number(msgspec.Struct, frozen=True):
     Attributes:
         low: least value.
         high: greatest value.
-        unit: what is counted; empty for a share of something.
+        unit: of the value; empty for a fraction.
     """
 
     low: float
@@ -50,7 +50,7 @@ class Number(msgspec.Struct, frozen=True):
             remedy = f"write a number of {self.unit} from {self.low:g} to {self.high:.10g}, without unit"
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidValue(shorten(value), f"is not a number; {remedy}")
-        # NaN compares false, so it ends here like the infinities.
+        # Also true of NaN, which compares false.
         if not self.low <= value <= self.high:
             raise InvalidValue(shorten(value), f"is out of range; {remedy}")
         return float(value)
@@ -71,7 +71,7 @@ class Integer(msgspec.Struct, frozen=True):
 
     def read(self, value: object, *, is_text: bool) -> object:
         """Check and convert one value (see `Rule.read`)."""
-        if is_text and isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        if is_text and isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
             value = int(value)
         remedy = f"write a whole number of {self.unit} from {self.low} to {self.high}, without unit"
         if isinstance(value, bool) or not isinstance(value, int):
@@ -112,10 +112,10 @@ class Enum(msgspec.Struct, frozen=True):
 
 
 class String(msgspec.Struct, frozen=True):
-    """A text that a function reads.
+    """A text converted by a function.
 
     Attributes:
-        of: reads it; raises `InvalidValue`.
+        of: converts it; raises `InvalidValue`.
         is_secret: its value is never shown.
     """
 
@@ -124,13 +124,13 @@ class String(msgspec.Struct, frozen=True):
 
     def read(self, value: object, *, is_text: bool) -> object:
         """Check and convert one value (see `Rule.read`)."""
-        value_shown = "***" if self.is_secret else shorten(value)
+        shown = "***" if self.is_secret else shorten(value)
         if not isinstance(value, str):
-            raise InvalidValue(value_shown, "is not a text; write it in quotes")
+            raise InvalidValue(shown, "is not a text; write it in quotes")
         try:
             value.encode()
         except UnicodeEncodeError as exc:
-            raise InvalidValue(value_shown, "is not valid UTF-8; write it as UTF-8 text") from exc
+            raise InvalidValue(shown, "is not valid UTF-8; write it as UTF-8 text") from exc
         return self.of(value)
 
 
@@ -138,8 +138,8 @@ class StringList(msgspec.Struct, frozen=True):
     """A list of distinct texts.
 
     Attributes:
-        of: reads one of them; raises `InvalidValue`.
-        whole: checks the list that came out, raises `InvalidValue`.
+        of: converts one of them; raises `InvalidValue`.
+        whole: checks and converts the list; raises `InvalidValue`.
     """
 
     of: Callable[[str], str]
@@ -163,5 +163,5 @@ class StringList(msgspec.Struct, frozen=True):
         folded = [item.lower() for item in items]
         for item, low in zip(items, folded, strict=True):
             if folded.count(low) > 1:
-                raise InvalidValue(shorten(item), "stands in the list twice; remove one")
+                raise InvalidValue(shorten(item), "is in the list twice; remove one")
         return self.whole(tuple(items))

@@ -1,1 +1,1 @@
-"""Pure decisions: no I/O, no clock, no logging; the time comes in as ``now_s``."""
+"""Pure decisions: no I/O, no clock, no logging; time is passed in as ``now_s``."""

@@ -15,7 +15,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.core.http.chunked import ChunkedFraming
-from gateway.core.http.fields import MessageError
+from gateway.core.http.errors import GatewayError, MessageError
 from gateway.core.http.proxy_header import ProxyHeader
 from gateway.core.http.request import MAX_FIELDS
 from gateway.core.http.request_head import RequestHead
@@ -25,7 +25,6 @@ from gateway.downstream.connection_refusals import Refusals
 from gateway.downstream.request_id import RequestIds
 from gateway.downstream.response import PreparedResponse
 from gateway.downstream.settings import ConnectionSettings
-from gateway.errors import BadRequest, GatewayError
 from gateway.runtime.progress import cut_later
 from gateway.store.lookup import EarlyLookup
 from gateway.telemetry.access_log import AccessLog, Begun
@@ -33,7 +32,7 @@ from gateway.telemetry.metrics import Metrics
 
 # No byte of a head may be NUL: the parser refuses it wherever it stands.
 _POISON = b"\x00"
-_MALFORMED = BadRequest(400, "The request is not well-formed HTTP.")
+_MALFORMED = MessageError(400, "The request is not well-formed HTTP.")
 
 
 class DownstreamConnection(RequestHandler):
@@ -201,8 +200,8 @@ class DownstreamConnection(RequestHandler):
             self._start_head_timer()
         try:
             end = self._head.take(data, start)
-        except MessageError as refusal:
-            self._refuse(_answer_to(refusal))
+        except MessageError as error:
+            self._refuse(error)
             return len(data)
         if self._head.is_whole:
             self._stop_head_timer()
@@ -241,7 +240,7 @@ class DownstreamConnection(RequestHandler):
         if status >= 500:
             target = request.raw_path.encode("utf-8", "surrogateescape")
             return self.failure(exc, Begun(request.method.encode(), target))
-        begun = Begun(*self._head.told(), self._head.size, self._since_s)
+        begun = Begun(*self._head.method_and_target(), self._head.size, self._since_s)
         return self._error(self._refusal or _MALFORMED, begun)
 
     def failure(self, exc: BaseException | None, begun: Begun) -> PreparedResponse:
@@ -265,6 +264,8 @@ class DownstreamConnection(RequestHandler):
         """
         self._close = True
         if self.transport is not None and self.transport.can_write_eof():
+            # A pipelined request has paused it: neither the rest nor the caller's end would be seen.
+            self.transport.resume_reading()
             # The caller may be gone, and asyncio's loop not know it yet.
             with contextlib.suppress(OSError):
                 self.transport.write_eof()
@@ -298,6 +299,9 @@ class DownstreamConnection(RequestHandler):
         if self._close or not is_whole or not self.is_busy or self.ssl_context is not None:
             return None
         self._is_last = True
+        if not self._is_gone.done():
+            # Nothing more can come: there is nothing to linger for.
+            self._is_gone.set_result(None)
         self._loop.call_later(LINGER_S, self.force_close)
         return True
 
@@ -321,7 +325,7 @@ class DownstreamConnection(RequestHandler):
     def _head_too_slow(self) -> None:
         self._head_timer = None
         if self._head.size:
-            self._refuse(BadRequest(408, "The request head did not arrive in time."))
+            self._refuse(MessageError(408, "The request head did not arrive in time."))
         else:
             self.force_close()
 
@@ -389,7 +393,3 @@ class DownstreamServer(web.Server):
         for connection in self.connections:
             if isinstance(connection, DownstreamConnection):
                 connection.close_when_idle()
-
-
-def _answer_to(refusal: MessageError) -> BadRequest:
-    return BadRequest(refusal.status, refusal.about)

@@ -56,7 +56,7 @@ def origin_of(
         header: what it began with; ``None`` when nothing was to come before HTTP.
         trusted: the trusted proxies.
     """
-    if header is not None and header.is_told:
+    if header is not None and header.has_source:
         name = header.address or UNKNOWN
     else:
         name = peer_of(transport.get_extra_info("socket"), transport.get_extra_info("peername"))

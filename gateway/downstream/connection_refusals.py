@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from gateway.core.http.errors import GatewayError
 from gateway.downstream.request_id import RequestIds
 from gateway.downstream.response import PreparedResponse
-from gateway.errors import GatewayError, problem
+from gateway.errors import problem
 from gateway.telemetry.access_log import AccessLog, Begun
 from gateway.telemetry.metrics import Metrics
 

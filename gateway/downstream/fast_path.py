@@ -18,15 +18,15 @@ from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.core.caching.plain_request import (
     Owner,
     PlainRequest,
-    passing,
     plain_request,
     read_owner,
     read_plain,
-    without_passing,
+    trace_fields,
+    without_fields,
 )
 from gateway.core.caching.responses import hit_bytes
-from gateway.core.http.fields import ProxyIdentity
 from gateway.core.http.host import OwnHosts
+from gateway.core.http.proxy_identity import ProxyIdentity
 from gateway.core.http.trace_context import parent_in
 from gateway.downstream.connection import DownstreamConnection
 from gateway.downstream.connection_origin import Origin
@@ -111,7 +111,7 @@ class FastPath:
         self._tiers = tiers
         self._memory = tiers.memory
         self._identity_reader = identity_reader
-        self._passing = passing(identity_reader)
+        self._passing = trace_fields(identity_reader)
         self._keys = keys
         self._proxy = proxy
         self._own_hosts = own_hosts
@@ -271,7 +271,7 @@ class FastPath:
         """Return who sent field lines that are not known as they are."""
         if rest in self._owners:
             return None
-        kept = without_passing(rest, self._passing)
+        kept = without_fields(rest, self._passing)
         if kept is None:
             return None
         owner = self._owners.get(kept)

@@ -14,20 +14,20 @@ from aiohttp.streams import StreamReader
 
 from gateway.cache.cache import Cache
 from gateway.cache.results import Response
-from gateway.core.aos.route import is_write
 from gateway.core.caching.cache_status import CacheStatus
 from gateway.core.caching.eligibility import Eligible
 from gateway.core.caching.identity import Identity
 from gateway.core.http import request as incoming
-from gateway.core.http.fields import MessageError
+from gateway.core.http.errors import GatewayError, MessageError
 from gateway.core.http.framing import head_bytes
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Fields, IndexedFields, Request, first, names
+from gateway.core.http.target import is_write
 from gateway.core.http.trace_context import parent
 from gateway.downstream.connection import DownstreamConnection
 from gateway.downstream.request_id import RequestIds
 from gateway.downstream.response import PreparedResponse
-from gateway.errors import BadRequest, CallerGone, GatewayError, problem
+from gateway.errors import CallerGone, problem
 from gateway.store.lookup import EarlyLookup
 from gateway.tasks import guarded, raising
 from gateway.telemetry.access_log import ABORTED, AccessLog, AccessRecord
@@ -308,18 +308,15 @@ class Handler:
         self, message: web.BaseRequest, path: bytes, fields: Fields, request_id: bytes
     ) -> tuple[Request, RequestBody | None]:
         http_11 = message.version >= (1, 1)
-        try:
-            incoming.check_version(message.version.major)
-            target, authority = incoming.check_target(message.method, path)
-            incoming.check_host(fields, authority, http_11=http_11)
-            length = incoming.body_bytes(fields, http_11=http_11)
-            expects = incoming.expects_continue(fields)
-        except MessageError as refusal:
-            raise BadRequest(refusal.status, refusal.about) from refusal
+        incoming.check_version(message.version.major)
+        target, authority = incoming.check_target(message.method, path)
+        incoming.check_host(fields, authority, http_11=http_11)
+        length = incoming.body_bytes(fields, http_11=http_11)
+        expects = incoming.expects_continue(fields)
         host = first(fields, b"host")
         own_hosts = self._settings.own_hosts
         if own_hosts is not None and host is not None and not own_hosts.has(host):
-            raise BadRequest(421, _FOREIGN_HOST, closes=False)
+            raise MessageError(421, _FOREIGN_HOST, closes=False)
         connection = message.protocol
         assert isinstance(connection, DownstreamConnection)
         request = Request(
@@ -333,7 +330,7 @@ class Handler:
         )
         if message.content.exception() is not None:
             # Its body broke off before the upstream has heard of it, and it need not.
-            raise BadRequest(400, "The request body is malformed.")
+            raise MessageError(400, "The request body is malformed.")
         if length == 0:
             return request, None
         return request, RequestBody(self._chunks(message, expects=expects and http_11), length)
@@ -353,7 +350,7 @@ class Handler:
                 raise CallerGone from error
             except Exception as error:
                 # Whatever aiohttp calls a body that broke off or has bad chunks, it is the caller's.
-                raise BadRequest(400, "The request body is malformed.") from error
+                raise MessageError(400, "The request body is malformed.") from error
             if not data:
                 return
             yield data

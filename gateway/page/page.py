@@ -99,21 +99,21 @@ class Page:
         now_s = asyncio.get_running_loop().time()
         if self._history.is_empty or now_s - self._history.newest.at_s > _FRESH_S:
             await self._sample(is_step=False)
-        config = self._operations.masked_config()
+        config = self._operations.config
         health = self._operations.health()
-        workers, workers_ready = _workers(health, _setting(config, "server", "workers"))
+        workers, workers_ready = _workers(health, config.server.workers)
         self._most_workers = workers = max(self._most_workers, workers)
         facts = Facts(
             is_ready=self._operations.ready(),
-            has_redis=bool(_setting(config, "redis", "url")),
-            max_connections=int(str(_setting(config, "server", "max_connections") or 1)),
+            has_redis=bool(config.redis.url),
+            max_connections=config.server.max_connections,
             workers=workers,
             workers_ready=workers_ready,
         )
         passed_on: dict[str, object] = {
             "version": gateway.__version__,
-            "upstream_url": str(_setting(config, "upstream", "url") or ""),
-            "scope": str(_setting(config, "cache", "scope") or ""),
+            "upstream_url": str(config.upstream.url),
+            "scope": config.cache.scope,
             "workers": workers,
             "health": health,
             "throttled": self._operations.throttled(),
@@ -123,15 +123,10 @@ class Page:
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json"})
 
 
-def _setting(config: Mapping[str, object], section: str, key: str) -> object:
-    values = config.get(section)
-    return values.get(key) if isinstance(values, dict) else None
-
-
-def _workers(health: Mapping[str, object], wanted: object) -> tuple[int, int]:
+def _workers(health: Mapping[str, object], configured: int) -> tuple[int, int]:
     """Return how many processes run or are configured, whichever is more, and how many are ready."""
     workers = health.get("workers")
     if not isinstance(workers, list):
         return 1, 1
     ready = sum(isinstance(one, dict) and bool(one.get("ready")) for one in workers)
-    return max(len(workers), wanted if isinstance(wanted, int) else 1), ready
+    return max(len(workers), configured), ready

@@ -44,9 +44,9 @@ async def drained(peer: Peer, timeout_s: float, drain: Callable[[], Awaitable[No
     """Wait until writing may continue.
 
     Args:
-        peer: its connection.
+        peer: the connection.
         timeout_s: longest time without progress.
-        drain: waits until the transport lets more be written.
+        drain: waits until the transport takes more.
 
     Returns:
         Whether it had to wait.
@@ -83,7 +83,7 @@ async def taken(peer: Peer, timeout_s: float) -> None:
     """Wait until a peer has received everything, makes no progress, or has closed the connection.
 
     Args:
-        peer: its connection.
+        peer: the connection.
         timeout_s: longest time without progress elsewhere; here one check interval, a quarter of it.
     """
     remaining_bytes = None

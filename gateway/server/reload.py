@@ -7,9 +7,9 @@ from typing import Final
 
 import msgspec
 
-from gateway.config.model import Config, Sources, config_of
+from gateway.config.load import Sources, config_of
+from gateway.config.model import RULES, Config
 from gateway.config.redis_url import same_redis
-from gateway.config.rules import RULES
 from gateway.config.sources import RawSetting
 from gateway.runtime.tls import check_files
 

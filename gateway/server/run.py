@@ -12,8 +12,10 @@ from typing import Any
 import msgspec
 
 from gateway.config.address import Address, Mode
-from gateway.config.model import Config, ConfigError, Sources, cannot_listen, config_of
-from gateway.config.redis_url import told_through
+from gateway.config.errors import ConfigError, cannot_listen
+from gateway.config.load import Sources, config_of
+from gateway.config.model import Config
+from gateway.config.redis_url import invalidation_scope
 from gateway.config.sources import RawSetting, unused_variables
 from gateway.runtime.cores import cores
 from gateway.runtime.event_loop import check_parser, loop_factory
@@ -118,7 +120,7 @@ async def _serve(config: Config, sources: Sources, raw: dict[str, RawSetting], c
         _LISTEN, server.listen, server.listen_mode, activation.listen, inherited.listen
     )
     count = server.workers or cores()
-    lineage = Lineage(inherited.formers, told_through(config.redis.url, config.redis.prefix))
+    lineage = Lineage(inherited.formers, invalidation_scope(config.redis.url, config.redis.prefix))
     reloads = Reloads()
     service: Service = (
         SingleProcess(config, reloads)

@@ -87,15 +87,19 @@ class _Operations:
         self._reloads = reloads
         self.ready = gateway.ready
         self.health = gateway.health
-        self.masked_config = gateway.masked_config
         self.executions = gateway.executions
         self.throttled = gateway.throttled
         self.refresh = gateway.refresh
         self.purge = gateway.purge
 
+    @property
+    def config(self) -> Config:
+        """The effective configuration."""
+        return self._gateway.config
+
     def app(self) -> web.Application:
         """Make the admin application."""
-        server = self._gateway.config.server
+        server = self.config.server
         return build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
 
     def metrics_snapshot(self) -> Snapshot:

@@ -10,7 +10,9 @@ import signal
 from collections.abc import Mapping
 
 from gateway.admin.server import AdminServer
-from gateway.config.model import Config, ConfigError, pack
+from gateway.config.errors import ConfigError
+from gateway.config.load import pack
+from gateway.config.model import Config
 from gateway.config.sources import RawSetting
 from gateway.runtime.listeners import ListeningSockets
 from gateway.server.channel import EnableMemory, Invalidate, Reload, Start

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Sequence
 
 from gateway.app.gateway import Gateway
-from gateway.config.model import Config, ConfigError, config_of, unpack
+from gateway.config.errors import ConfigError
+from gateway.config.load import config_of, unpack
+from gateway.config.model import Config
 from gateway.runtime.event_loop import loop_factory, settle_garbage_collector
 from gateway.runtime.file_limit import raise_limit
 from gateway.runtime.listeners import inherited_sockets

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway.admin.app import build_admin
-from gateway.config.model import Config, masked
+from gateway.config.model import Config
 from gateway.server.channel import State
 from gateway.server.reload import Reloads
 from gateway.server.worker_process import WorkerProcess
@@ -92,10 +92,6 @@ class WorkersAdmin:
         }
         states = (state.metrics for state in self._states())
         return metrics_merge.merged([self._ended, *states, Snapshot.of(service)])
-
-    def masked_config(self) -> dict[str, object]:
-        """Return the effective configuration, secrets masked."""
-        return masked(self.config)
 
     def executions(self) -> list[TopExecution]:
         """Return the executions requested most, through any worker."""

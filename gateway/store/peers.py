@@ -13,7 +13,7 @@ class Invalidation(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         stack: case-folded id of the stack; empty for an entry.
         settles: the write takes effect after its response.
-        entry: local key of the entry; empty for a stack.
+        entry: `EntryKey.local` of the entry; empty for a stack.
     """
 
     stack: bytes = b""

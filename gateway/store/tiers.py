@@ -231,7 +231,7 @@ class Tiers:
 
         Args:
             fill_token: taken before the look-up.
-            generation: of the stack, read before the fetch; ``None`` stores nothing in Redis.
+            generation: of the stack, from before the fetch; ``None`` stores nothing in Redis.
         """
         key = fill_token.key
         if self._is_invalidated(fill_token) or self._invalidations.is_pending(key.stack):

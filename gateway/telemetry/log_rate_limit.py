@@ -1,4 +1,4 @@
-"""A bound on the log lines that callers can cause: a bucket of lines that fills again with time."""
+"""Rate limit for log lines that callers can cause: a token bucket."""
 
 from __future__ import annotations
 
@@ -10,16 +10,43 @@ _LINES_PER_S = 20.0
 _BURST = 100.0
 
 
-class LogLimit(logging.Filter):
-    """Drops lines beyond a rate; the first one that passes again tells how many were dropped.
+class TokenBucket:
+    """Allows events at a rate, and bursts of them.
 
     Args:
-        lines_per_s: how fast the bucket fills.
-        burst: how many lines may come at once.
-        monotonic_s: the time.
+        per_s: refill rate.
+        burst: size of the bucket, which starts full.
+        monotonic_s: the clock.
+    """
+
+    def __init__(self, per_s: float, burst: float, monotonic_s: Callable[[], float]) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._monotonic_s = monotonic_s
+        self._tokens = burst
+        self._filled_s = monotonic_s()
+
+    def take(self) -> bool:
+        """Take a token; ``False`` when there is none."""
+        now_s = self._monotonic_s()
+        self._tokens = min(self._burst, self._tokens + (now_s - self._filled_s) * self._per_s)
+        self._filled_s = now_s
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class LogLimit(logging.Filter):
+    """Drops lines beyond a rate; the next line written says how many.
+
+    Args:
+        lines_per_s: refill rate of the bucket.
+        burst: size of the bucket.
+        monotonic_s: the clock.
 
     Attributes:
-        dropped: lines that were dropped since the start.
+        dropped: lines dropped since the start.
     """
 
     def __init__(
@@ -29,25 +56,17 @@ class LogLimit(logging.Filter):
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        self._lines_per_s = lines_per_s
-        self._burst = burst
-        self._monotonic_s = monotonic_s
-        self._left = burst
-        self._filled_s = monotonic_s()
+        self._bucket = TokenBucket(lines_per_s, burst, monotonic_s)
         self.dropped = 0
-        self._told = 0
+        self._reported = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a line is written."""
-        now_s = self._monotonic_s()
-        self._left = min(self._burst, self._left + (now_s - self._filled_s) * self._lines_per_s)
-        self._filled_s = now_s
-        if self._left < 1:
+        """Return whether a line is written."""
+        if not self._bucket.take():
             self.dropped += 1
             return False
-        self._left -= 1
-        if self.dropped > self._told:
-            record.msg = f"{record.getMessage()} ({self.dropped - self._told} such lines were left out)"
+        if self.dropped > self._reported:
+            record.msg = f"{record.getMessage()} ({self.dropped - self._reported} such lines were dropped)"
             record.args = ()
-            self._told = self.dropped
+            self._reported = self.dropped
         return True

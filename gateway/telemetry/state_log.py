@@ -1,4 +1,4 @@
-"""One log line for each change of state of something that the gateway depends on."""
+"""One log line for each change of state of a dependency."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import time
 
 from gateway.clock import Clock
 from gateway.telemetry.log_format import FIELDS
+from gateway.telemetry.log_rate_limit import TokenBucket
 
 _log = logging.getLogger("gateway")
 
-# One that fails every other time changes its state with each request.
+# Bounds the lines of a dependency that fails every other time.
 _LINES_PER_S = 0.1
 _BURST = 6.0
 _MAX_REASON = 200
 
 
 class StateLog:
-    """Logs that something fails and why, once for each reason, and that it works again.
+    """Logs when a dependency fails, once for each reason, and when it works again.
 
-    Report every outcome: what is in the log already costs a comparison. Lines are bounded; a state whose
-    line had to be left out is logged with the next outcome that may have one.
+    Report every outcome: an unchanged state costs one comparison. Lines are rate limited; a state whose line
+    was dropped is logged with a later outcome.
 
     Args:
-        name: what it is about, such as ``upstream``.
+        name: of the dependency, such as ``upstream``.
         clock: both clocks.
     """
 
@@ -34,20 +35,19 @@ class StateLog:
         self._began_s = 0.0
         self._began_wall_s = 0.0
         self._failures = 0
-        self._left = _BURST
-        self._filled_s = clock.monotonic_s()
+        self._bucket = TokenBucket(_LINES_PER_S, _BURST, clock.monotonic_s)
 
     def down(self, reason: str) -> None:
         """Report a failure.
 
         Args:
-            reason: in the other side's words; any text, but no secret.
+            reason: any text without secrets.
         """
         if not self._failures:
             self._began_s, self._began_wall_s = self._clock.monotonic_s(), self._clock.wall_s()
         self._failures += 1
         reason = _printable(reason)
-        if reason != self._logged and self._may_log():
+        if reason != self._logged and self._bucket.take():
             self._logged = reason
             self._write("down", f"down: {reason}", reason=reason)
 
@@ -56,28 +56,19 @@ class StateLog:
         if not self._failures:
             return
         if not self._logged:
-            # Nobody was told that it was down.
+            # No line said that it was down.
             self._failures = 0
-        elif self._may_log():
+        elif self._bucket.take():
             lasted_s = round(self._clock.monotonic_s() - self._began_s, 1)
             text = f"up again after {lasted_s} s and {self._failures} failures"
             self._write("up", text, lasted_s=lasted_s, failures=self._failures)
             self._logged = ""
             self._failures = 0
 
-    def _write(self, state: str, text: str, **told: object) -> None:
+    def _write(self, state: str, text: str, **more: object) -> None:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._began_wall_s))
-        fields = {"dependency": self._name, "state": state, "down_since": since, **told}
+        fields = {"dependency": self._name, "state": state, "down_since": since, **more}
         _log.warning("%s %s", self._name, text, extra={FIELDS: fields})
-
-    def _may_log(self) -> bool:
-        now_s = self._clock.monotonic_s()
-        self._left = min(_BURST, self._left + (now_s - self._filled_s) * _LINES_PER_S)
-        self._filled_s = now_s
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 def _printable(text: str) -> str:

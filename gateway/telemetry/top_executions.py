@@ -12,6 +12,7 @@ from gateway.clock import Clock
 from gateway.core.aos.execution import RecordSummary, decode_deciding
 from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching import policy
+from gateway.core.caching.content_coding import plain_body
 from gateway.core.caching.entry import Entry
 from gateway.core.http.messages import Fields
 
@@ -230,7 +231,7 @@ def _progress(fields: Fields, body: bytes) -> tuple[str | None, int | None]:
     """Return phase and percentage of a record; ``None`` for what can't be read."""
     if len(body) > _MAX_DECODED_BYTES:
         return None, None
-    plain = policy.plain_body(fields, body, _MAX_DECODED_BYTES)
+    plain = plain_body(fields, body, _MAX_DECODED_BYTES)
     record = decode_deciding(plain) if isinstance(plain, bytes) else None
     if not isinstance(record, RecordSummary):
         return None, None

@@ -1,4 +1,4 @@
-"""The twin's API: from a request to an answer."""
+"""The twin's API: from a request to a response."""
 
 import asyncio
 import gzip
@@ -36,13 +36,13 @@ _TOO_LARGE: Final = replies.bad_request("The request body is too large.", "SVCST
 
 
 class Api:
-    """Answers the calls of AOS out of a world."""
+    """Responds to the calls of AOS from a world."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request, with what waiting faults make of the answer."""
+        """Respond to one request, with the effects of waiting faults."""
         world = self._world
         path = path_of(request.raw_path)
         found = match(request.method, path)
@@ -69,7 +69,7 @@ class Api:
     def _answer(
         self, request: web.BaseRequest, found: Match, token: str, body: bytes | None, request_id: str
     ) -> Reply:
-        """Return the model's answer; what the caller got wrong becomes an answer too."""
+        """Return the model's response, or the error for a wrong request."""
         if found.route is Route.UNKNOWN:
             return replies.unknown_api(request_id)
         if not token:
@@ -87,7 +87,7 @@ class Api:
         except RefusedError as exc:
             return _REFUSALS[exc.why]
         except Exception as exc:
-            # The type alone: a message could hold what the caller sent.
+            # Only the type: a message could contain what the caller sent.
             logging.getLogger("gateway.twin").error("twin: %s in %s", type(exc).__name__, found.route.value)
             return replies.server_error()
 
@@ -107,12 +107,12 @@ class Api:
                 return self._ok(stack_records.single_stack(stack, now_s))
             case Route.DELETE_STACK:
                 order = Order(lifecycle=Lifecycle.DELETE)
-                force = requests.read_force(request.query.get("force"))
+                force = requests.read_flag("force", request.query.get("force"))
                 return self._started(world.model.delete(stack, order, now_s, force=force))
             case Route.RUN_LIFECYCLE:
                 return self._run_lifecycle(stack, body, now_s)
             case Route.LIST_EXECUTIONS:
-                count = 1 if requests.read_last(request.query.get("last")) else _LISTED_EXECUTIONS
+                count = 1 if requests.read_flag("last", request.query.get("last")) else _LISTED_EXECUTIONS
                 found_executions = stack.newest(count)
                 return self._ok(
                     [records.listed(stack, one, now_s, world.profile) for one in found_executions]

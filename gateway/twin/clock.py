@@ -1,4 +1,4 @@
-"""The twin's time: it starts at a fixed moment, runs with the real one and can jump ahead."""
+"""The twin's time: starts at a fixed moment, runs at real speed and can jump ahead."""
 
 import time
 
@@ -31,7 +31,7 @@ class Clock:
         self._frozen_at_s = self.now_s()
 
     def thaw(self) -> None:
-        """Let the time run on from where it stands."""
+        """Let the time run again."""
         if self._frozen_at_s is not None:
             self._origin_s = self._frozen_at_s - time.monotonic()
             self._frozen_at_s = None

@@ -1,14 +1,14 @@
-"""The control address: look into the twin and make it misbehave. JSON in, JSON out.
+"""The control address: shows the twin's state and makes it misbehave. JSON in, JSON out.
 
 GET    /state       counts, waiting faults, time
 GET    /executions  project, stack, action and phase of at most 1000 (?limit=) records, newest stacks first
 POST   /faults      one fault, such as {"kind": "status", "status": 503, "count": 5} (see `faults`); as
                     Huawei's gateway throttles: {"kind": "throttle", "limit": 200, "window_s": 300}
-DELETE /faults      no more faults, nor throttles of the profile
+DELETE /faults      removes all faults, and the throttles of the profile
 POST   /clock       {"advance_s": 60}, {"frozen": true} or both
 POST   /revoke      {"token": "..."}: answered with 401 from now on
 POST   /outcome     {"outcome": "Failed", "count": 2, "duration_s": 3}: how the next executions end
-POST   /reset       as it was at the start
+POST   /reset       back to the start
 """
 
 import re
@@ -57,7 +57,7 @@ class _Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Control:
-    """Answers the calls on the control address."""
+    """Responds to the calls on the control address."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -73,7 +73,7 @@ class Control:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
+        """Respond to one request."""
         if not _is_local(request):
             return _response(
                 403, {"error": "the control address is not for web pages: use a loopback Host, no Origin"}
@@ -173,7 +173,7 @@ def _decoded(body: bytes, kind: type[_T]) -> _T:
 
 
 def _is_local(request: web.BaseRequest) -> bool:
-    """Tell whether no web page has sent the request: a rebound name shows in Host, a page in Origin."""
+    """Tell whether the request is not from a web page: DNS rebinding shows in Host, a page in Origin."""
     host = _HOST.fullmatch(request.headers.get("Host", "localhost"))
     return host is not None and is_loopback_host(host["name"].strip("[]")) and "Origin" not in request.headers
 

@@ -1,4 +1,4 @@
-"""From an answer to the wire, with the faults that spoil it on the way."""
+"""From a reply to the wire, with the effects of faults."""
 
 import asyncio
 from typing import Final
@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 from gateway.twin.effects import Effects
 from gateway.twin.replies import Reply
 
-# What the API gateway in front of AOS adds to every answer.
+# What the API gateway in front of AOS adds to every response.
 _COMMON_HEADERS: Final = (
     ("Server", "api-gateway"),
     ("Strict-Transport-Security", "max-age=31536000; includeSubdomains;"),
@@ -24,14 +24,14 @@ _TICK_S: Final = 0.02
 async def deliver(
     request: web.BaseRequest, reply: Reply, effects: Effects, request_id: str, *, closes: bool
 ) -> web.StreamResponse:
-    """Return the response that carries an answer, its body sent already where a fault wants it so.
+    """Return the response for a reply; where a fault needs it, its body has been sent already.
 
     Args:
-        request: what is answered.
-        reply: the answer.
-        effects: what faults make of it.
+        request: the request.
+        reply: what to send.
+        effects: of faults.
         request_id: for X-Request-Id.
-        closes: whether the connection ends with it.
+        closes: close the connection after it.
     """
     if effects.cut_before_head:
         return _cut(request)
@@ -56,7 +56,7 @@ async def deliver(
     try:
         await _send(response, body[:end], effects.bytes_per_s)
     except ConnectionError:
-        # The caller has left: there is nobody to send the rest to.
+        # The caller has closed the connection.
         return response
     if effects.cut_share is not None:
         return _cut(request, response)
@@ -78,7 +78,7 @@ async def _send(response: web.StreamResponse, body: bytes, bytes_per_s: int | No
 
 
 def _cut(request: web.BaseRequest, response: web.StreamResponse | None = None) -> web.StreamResponse:
-    """End the connection in the middle: what has been written goes out first, then it is closed."""
+    """Close the connection after what has been written."""
     if request.transport is not None:
         request.transport.close()
     return response or web.Response()

@@ -1,4 +1,4 @@
-"""What faults look at and what they do to an answer."""
+"""What faults match on, and their effects on a response."""
 
 import msgspec
 
@@ -6,10 +6,10 @@ from gateway.twin.replies import Headers, Reply
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a fault may look at.
+    """The request, as faults see it.
 
     Attributes:
-        user: digest of whom the token belongs to; "" without a token.
+        user: digest of the token's user; "" without a token.
         peer: address of the other side.
     """
 
@@ -21,15 +21,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Effects(msgspec.Struct, kw_only=True):
-    """What becomes of one answer.
+    """What faults do to one response.
 
     Attributes:
-        delay_s: to wait before it, real seconds.
+        delay_s: before the response, real seconds.
         reply: to send instead of the model's; None for the model's.
         headers: to add.
         keep_share: of the body to send, framed as whole; None for all.
         cut_share: of the body to send before the connection is cut; None for no cut.
-        cut_before_head: cut without any answer.
+        cut_before_head: cut without any response.
         bytes_per_s: rate of the body; None for no limit.
     """
 

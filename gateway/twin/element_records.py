@@ -18,7 +18,7 @@ _DEPENDS_ON: Final = "HuaweiCloud.Relationships.DependsOn"
 
 
 def elements(stack: Stack, now_s: float) -> list[Json]:
-    """Return the answer to `GET /v2/stacks/{id}/elements`: what the newest execution has come to so far."""
+    """Return the answer to `GET /v2/stacks/{id}/elements`: as far as the newest execution has come."""
     last = stack.last
     if last is None:
         return []
@@ -57,7 +57,7 @@ def inputs(stack: Stack) -> Json:
 
 
 def masked(values: dict[str, Any]) -> Json:
-    """Return inputs as AOS shows them: those whose name speaks of a secret as "******"."""
+    """Return inputs as AOS shows them: secrets, by their names, as "******"."""
     return {
         name: "******" if any(word in name.lower() for word in _SECRET_WORDS) else value
         for name, value in values.items()
@@ -88,5 +88,5 @@ def _element(stack: Stack, execution: Execution, sub: SubView, before: str | Non
 
 
 def runtime_properties(stack: Stack, name: str) -> Json:
-    """Return what an element has come to be at run time; made up from the names."""
+    """Return the run-time properties of an element, made up from the names."""
     return {"refID": f"{name}-{stack.guid}", "refName": f"{stack.new.name}-{name}"}

@@ -1,6 +1,6 @@
-"""The faults that wait for requests, and what becomes of each answer; no I/O.
+"""The faults that wait for requests, and their effects on each response; no I/O.
 
-Several faults can spoil one answer: delays add up, of two replies the older fault's is sent.
+Several faults can act on one response: delays add up; of two replies the older fault's is sent.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ _MAX_COUNTED: Final = 10_000
 
 
 class TooManyFaultsError(Exception):
-    """As many faults wait as may wait at the same time."""
+    """No more faults can wait at the same time."""
 
 
 class _Waiting(msgspec.Struct, kw_only=True):
@@ -52,32 +52,32 @@ class FaultBook:
         self._waiting: list[_Waiting] = []
 
     def add(self, fault: Fault, now_s: float) -> None:
-        """Let a fault wait.
+        """Add a fault.
 
         Raises:
             TooManyFaultsError: when `limit` faults wait already.
         """
-        self.forget_past(now_s)
+        self.drop_expired(now_s)
         if len(self._waiting) >= self._limit:
             raise TooManyFaultsError
         ends_s = None if fault.duration_s is None else now_s + fault.duration_s
         self._waiting.append(_Waiting(fault=fault, ends_s=ends_s, left=fault.count))
 
     def clear(self) -> None:
-        """Forget all faults."""
+        """Remove all faults."""
         self._waiting.clear()
 
-    def forget_past(self, now_s: float) -> None:
-        """Forget the faults whose count or time is used up."""
+    def drop_expired(self, now_s: float) -> None:
+        """Remove the faults whose count or time is used up."""
         self._waiting = [waiting for waiting in self._waiting if not waiting.is_over(now_s)]
 
     def waiting(self, now_s: float) -> list[Fault]:
         """Return the faults that can still act, oldest first."""
-        self.forget_past(now_s)
+        self.drop_expired(now_s)
         return [waiting.fault for waiting in self._waiting]
 
     def take(self, facts: Facts, now_s: float) -> Effects:
-        """Return what becomes of one answer, and count it.
+        """Return the effects on one response, and count it.
 
         Args:
             facts: the request.
@@ -86,7 +86,7 @@ class FaultBook:
         effects = Effects()
         if not self._waiting:
             return effects
-        self.forget_past(now_s)
+        self.drop_expired(now_s)
         for waiting in self._waiting:
             fault = waiting.fault
             matches = fnmatchcase(facts.path, fault.path) and fnmatchcase(facts.method, fault.method)
@@ -96,7 +96,7 @@ class FaultBook:
 
 
 def _apply(waiting: _Waiting, facts: Facts, effects: Effects, now_s: float) -> bool:
-    """Let one fault act on an answer; False when it has nothing to add."""
+    """Apply one fault to a response; False when it has no effect."""
     match waiting.fault:
         case Latency(delay_s=delay_s):
             effects.delay_s += delay_s

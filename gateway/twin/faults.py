@@ -1,7 +1,7 @@
 """Faults on demand: how they are described.
 
-A fault waits until a request matches it. `count` bounds how many answers it spoils, `duration_s` how long it
-waits (modelled time); without either it stays until the faults are cleared.
+A fault waits until a request matches it. `count` bounds how many responses it affects, `duration_s` how
+long it waits (modelled time); without either it stays until the faults are cleared.
 """
 
 from typing import Annotated, Final, Literal, get_args
@@ -23,7 +23,7 @@ class _Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         path: shell pattern over the path as sent, without the query.
         method: shell pattern over the method.
-        count: how many answers to spoil; None for all.
+        count: how many responses to affect; None for all.
         duration_s: how long to wait for matching requests, modelled seconds; None for ever.
     """
 
@@ -34,13 +34,13 @@ class _Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Latency(_Fault, frozen=True, kw_only=True, tag="latency"):
-    """Wait before the answer, real seconds."""
+    """Delay the response, real seconds."""
 
     delay_s: _Seconds
 
 
 class Status(_Fault, frozen=True, kw_only=True, tag="status"):
-    """Answer with an error in one of the shapes that real callers see."""
+    """Respond with an error in one of the shapes that real callers see."""
 
     status: _Status
     shape: Literal["aos", "apigw", "html"] = "aos"
@@ -48,16 +48,16 @@ class Status(_Fault, frozen=True, kw_only=True, tag="status"):
 
 
 class RateLimited(_Fault, frozen=True, kw_only=True, tag="rate_limited"):
-    """Answer 429 as the API gateway does."""
+    """Respond with 429 as the API gateway does."""
 
     retry_after_s: Annotated[int, msgspec.Meta(ge=0)] | None = 1
 
 
 class Throttle(_Fault, frozen=True, kw_only=True, tag="throttle"):
-    """Answer 429 as the API gateway does beyond `limit` calls in a window.
+    """Respond with 429 as the API gateway does beyond `limit` calls in a window.
 
     Attributes:
-        limit: calls that are answered in each window.
+        limit: calls that are served in each window.
         window_s: length of a window, modelled seconds; windows begin at its multiples.
         per: whose calls are counted together: one user's, one peer address's, or everybody's.
         retry_after_s: value of Retry-After; None to leave it out, as Huawei's gateway does.

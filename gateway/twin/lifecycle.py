@@ -132,10 +132,10 @@ def draw_plan(
 
 
 def cancelled(plan: Plan, now_s: float, linger_s: float) -> Plan:
-    """Return the plan of an execution that is told at `now_s` to stop.
+    """Return the plan of an execution that is cancelled at `now_s`.
 
     Args:
-        plan: what it was about to do; it must not have ended.
+        plan: before the cancel; it must not have ended.
         now_s: modelled Unix seconds.
         linger_s: how long it stays in Cancelling, seconds.
     """
@@ -200,7 +200,7 @@ def _sub_at(sub: SubPlan, now_s: float) -> SubView:
 def _draw_subs(
     rng: Random, names: Sequence[str], outcome: Phase, *, running_s: float, work_s: float, stop_s: float
 ) -> tuple[SubPlan, ...]:
-    """Let the sub-objects start one after the other, overlapping; the last settles with the work."""
+    """Draw sub-objects that start one after another, overlapping; the last settles with the execution."""
     subs = []
     for i, name in enumerate(names):
         starts_s = running_s + work_s * i / (len(names) + 1)

@@ -14,7 +14,7 @@ from gateway.twin.phases import Phase
 from gateway.twin.profiles import Preset, Profile
 from gateway.twin.stack import Ending, Execution, Lifecycle, NewStack, Order, Stack
 
-# Names of deleted stacks that are remembered, so that a stack made again under its name gets another id.
+# How many names of deleted stacks are kept, so that a new stack of the same name gets another id.
 _MAX_REMEMBERED_NAMES: Final = 100_000
 # Elements a modelled template may consist of; the first ones are those of the published record.
 ELEMENT_NAMES: Final = (
@@ -31,7 +31,7 @@ _AT_ONCE: Final = Ending(outcome=Phase.SUCCEEDED, duration_s=0.001)
 
 
 class Refusal(StrEnum):
-    """Why the model does not do what it is asked."""
+    """Why the model rejects a request."""
 
     NAME_TAKEN = "name_taken"
     TOO_MANY_STACKS = "too_many_stacks"
@@ -40,7 +40,7 @@ class Refusal(StrEnum):
 
 
 class RefusedError(Exception):
-    """The request makes no sense at this moment; `why` names the reason."""
+    """The model rejects a request in its present state; `why` names the reason."""
 
     def __init__(self, why: Refusal) -> None:
         super().__init__(why.value)
@@ -123,37 +123,37 @@ class Model:
         """Start an execution.
 
         Raises:
-            RefusedError: BUSY while another one is under way.
+            RefusedError: BUSY while another one is running.
         """
         if stack.last is not None and stack.last.is_under_way(now_s):
             raise RefusedError(Refusal.BUSY)
         return self._start(stack, order, now_s)
 
     def cancel(self, stack: Stack, now_s: float) -> Execution:
-        """Let the execution under way come to its end as Cancelled; it keeps its record.
+        """Cancel the running execution; it keeps its record.
 
         Raises:
-            RefusedError: IDLE when none is under way.
+            RefusedError: IDLE when none is running.
         """
         last = stack.last
         if last is None or not last.is_under_way(now_s):
             raise RefusedError(Refusal.IDLE)
         if last.view(now_s).phase in (Phase.CANCELLING, Phase.FORCE_CANCELLING):
-            # A repeated cancel must not put off the end.
+            # A repeated cancel must not postpone the end.
             return last
         return self._replan(stack, last, cancelled(last.plan, now_s, self._profile.cancel_s), now_s)
 
     def delete(self, stack: Stack, order: Order, now_s: float, *, force: bool) -> Execution:
-        """Start to delete a stack; what is under way is cancelled first.
+        """Start to delete a stack; a running execution is cancelled first.
 
         Args:
             stack: a stack that is not gone.
             order: its lifecycle is DELETE.
             now_s: modelled Unix seconds.
-            force: end a delete that is under way at once.
+            force: end a running delete at once.
 
         Raises:
-            RefusedError: BUSY when it is being deleted already and `force` is not given.
+            RefusedError: BUSY when it is being deleted already, without `force`.
         """
         last = stack.last
         if last is not None and last.is_under_way(now_s):
@@ -165,18 +165,18 @@ class Model:
         return self._start(stack, order, now_s)
 
     def force_ending(self, ending: Ending, count: int) -> None:
-        """Let the next `count` executions of any stack end like this, unless their callers say how."""
+        """Let the next `count` executions of any stack end like this, unless their requests choose an end."""
         self._forced = [ending] * count
 
     @property
     def forced_endings(self) -> int:
-        """How many executions still to come have an end that was forced."""
+        """How many executions to come have a forced end."""
         return len(self._forced)
 
     def _replan(self, stack: Stack, execution: Execution, plan: Plan, now_s: float) -> Execution:
-        # The version goes on from where it is, although the new plan counts its changes from the start.
-        seen = view_at(plan, now_s).changes
-        first_version = execution.version(now_s) + 1 - seen
+        # The version continues, although the new plan counts its changes from the start.
+        past = view_at(plan, now_s).changes
+        first_version = execution.version(now_s) + 1 - past
         changed = msgspec.structs.replace(execution, plan=plan, first_version=first_version)
         stack.executions[execution.name] = changed
         stack.next_version = max(stack.next_version, first_version + len(plan.changes_s) + 1)
@@ -187,7 +187,7 @@ class Model:
         number = rng.getrandbits(32)
         while f"{stack.new.name}-{number}" in stack.executions:
             number = rng.getrandbits(32)
-        # Drawn even when it is not needed, so that a forced end changes nothing else.
+        # Drawn even if not needed, so that a forced end changes nothing else.
         drawn = _drawn(rng, self._profile.outcome_shares)
         ending = self._forced.pop() if self._forced and order.ending.outcome is None else order.ending
         pace = self._profile.delete_pace if order.lifecycle is Lifecycle.DELETE else self._profile.pace
@@ -221,13 +221,13 @@ class Model:
     def _remove(self, stack: Stack) -> None:
         del self._stacks[stack.guid]
         del self._by_name[stack.project, stack.new.name]
-        siblings = self._by_project[stack.project]
-        del siblings[stack.guid]
-        if not siblings:
+        remaining = self._by_project[stack.project]
+        del remaining[stack.guid]
+        if not remaining:
             del self._by_project[stack.project]
 
     def _make_preset(self, preset: Preset) -> None:
-        """Make the history that lies before the start: each execution is over before the next begins."""
+        """Make the history before the start: each execution ends before the next begins."""
         longest_s = 2 * (self._profile.pace.pending_s[1] + self._profile.pace.running_s[1])
         begin_s = self._profile.epoch_s - longest_s * (preset.executions_per_stack + 1)
         template_id = str(UUID(bytes=blake2b(preset.project.encode(), digest_size=16).digest()))

@@ -20,7 +20,7 @@ class Phase(StrEnum):
     PAUSED = "Paused"
 
 
-# How an execution may end, and how the sub-objects end that were still at work then.
+# How an execution may end, and how its sub-objects end that were still running.
 SUB_OUTCOMES: Final = {
     Phase.SUCCEEDED: Phase.SUCCEEDED,
     Phase.FAILED: Phase.FAILED,
@@ -29,7 +29,7 @@ SUB_OUTCOMES: Final = {
     Phase.CANCEL_FAILED: Phase.FAILED,
     Phase.PAUSED: Phase.PAUSED,
 }
-# What the object shows between Running and an end that was asked for.
+# The phase between Running and a requested end.
 BEFORE_END: Final = {
     Phase.CANCELLED: Phase.CANCELLING,
     Phase.FORCE_CANCELLED: Phase.FORCE_CANCELLING,

@@ -1,4 +1,4 @@
-"""Named settings of the twin: how long modelled work takes, how it ends, what bounds the twin."""
+"""Named profiles of the twin: how long executions take, how they end, and the twin's bounds."""
 
 from typing import Final
 
@@ -26,7 +26,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
         stacks: how many stacks.
         executions_per_stack: finished executions of each stack.
         running_stacks: how many of the stacks have one more execution that is still running.
-        running_s: how long those go on from the start of the twin, seconds.
+        running_s: how long those continue from the start of the twin, seconds.
     """
 
     project: str
@@ -47,18 +47,18 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         cancel_s: from a cancel call to the end of the execution, seconds.
         outcome_shares: how executions end; the shares need not add up to 1.
         sub_objects: least and greatest number of elements of a stack.
-        latency_s: added to every answer, drawn evenly from this range, seconds.
+        latency_s: added to every response, drawn uniformly from this range, seconds.
         status_delay_s: a record younger than this has no `status` yet, seconds.
         with_kind: whether records have `kind` and `apiVersion` (published examples differ).
         compact: JSON without white space; otherwise indented by two.
         object_data_bytes: length of `spec.objectData`; 0 for the masked "*****".
-        gzip_min_bytes: records from this size on are sent as gzip to those who accept it; None for never.
+        gzip_min_bytes: records from this size on are sent as gzip if accepted; None for never.
         max_stacks: bound of stacks over all projects.
         max_executions_per_stack: bound of records kept for a stack; the oldest go first.
-        max_listed_stacks: bound of one list answer.
+        max_listed_stacks: bound of one list.
         max_body_bytes: bound of a request body.
         max_faults: bound of faults that wait at the same time.
-        max_revoked_tokens: bound of remembered revocations; the oldest go first.
+        max_revoked_tokens: bound of revocations; the oldest go first.
         throttles: limits of the API gateway from the start, faults like any other.
         preset: what exists at the start; None for nothing.
     """
@@ -119,7 +119,7 @@ REALISTIC: Final = Profile(
     compact=True,
 )
 
-# Both limits have been seen of the real one, which sends no Retry-After.
+# Limits of the real API gateway, which sends no Retry-After.
 THROTTLED: Final = msgspec.structs.replace(
     DEMO,
     name="throttled",

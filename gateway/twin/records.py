@@ -1,7 +1,7 @@
 """Execution records in the shapes of the published examples, field for field and in their order.
 
 A single record has the shape of API page aos_02_0033, a listed one that of aos_02_0034; they differ in the
-order of their keys, in annotations, in `objectReference` and in the precision of times, and so they do here.
+order of keys, in annotations, in `objectReference` and in the precision of times.
 """
 
 from hashlib import blake2b
@@ -127,7 +127,7 @@ def last_status(execution: Execution, now_s: float) -> Json:
 
 
 def last_status_listed(execution: Execution, now_s: float) -> Json:
-    """Return the `lastExecutionStatus` of a listed stack, which tells less (API page aos_02_0026)."""
+    """Return the `lastExecutionStatus` of a listed stack, which has less detail (API page aos_02_0026)."""
     return _status(execution, execution.view(now_s))
 
 

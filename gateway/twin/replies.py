@@ -1,4 +1,4 @@
-"""What the twin answers, and the error bodies in the shapes of AOS, its API gateway and its load balancer."""
+"""The twin's replies, and error bodies in the shapes of AOS, its API gateway and its load balancer."""
 
 from http import HTTPStatus
 from typing import Final
@@ -14,10 +14,10 @@ _UNITS_S: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer before it meets the wire.
+    """A response before it is sent.
 
     Attributes:
-        headers: besides Content-Type, Content-Length and what every answer carries.
+        headers: besides Content-Type, Content-Length and those of every response.
     """
 
     status: int
@@ -49,7 +49,7 @@ def apigw_error(status: int, code: str, message: str, request_id: str, headers: 
 
 
 def html_error(status: int) -> Reply:
-    """Return the page of a load balancer, which is no JSON at all."""
+    """Return the error page of a load balancer, which is HTML."""
     text = f"{status} {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else str(status)
     page = (
         f"<html>\r\n<head><title>{text}</title></head>\r\n<body>\r\n<center><h1>{text}</h1></center>\r\n"
@@ -59,11 +59,11 @@ def html_error(status: int) -> Reply:
 
 
 def throttled(request_id: str, retry_after_s: int | None, policy: str, limit: int, window_s: int) -> Reply:
-    """Return the API gateway's 429 (seen as APIGW.0308 in the wild).
+    """Return the API gateway's 429 (APIGW.0308).
 
     Args:
         request_id: as in the answer's X-Request-Id.
-        retry_after_s: value of Retry-After; None to leave it out, as happens.
+        retry_after_s: value of Retry-After; None to omit it, as the real one does.
         policy: what the limit counts: "user", "ip" or "api".
         limit: calls in a window.
         window_s: length of the window, seconds.
@@ -82,7 +82,7 @@ def unknown_api(request_id: str) -> Reply:
 
 
 def unauthorized(request_id: str, why: str) -> Reply:
-    """Return the answer to a missing or refused token."""
+    """Return the response to a missing or invalid token."""
     return apigw_error(401, "APIGW.0301", f"Incorrect IAM authentication information: {why}", request_id)
 
 
@@ -92,7 +92,7 @@ def not_found() -> Reply:
 
 
 def bad_request(detail: str, code: str = "SVCSTG.AOS.4000010") -> Reply:
-    """Return AOS's answer to a bad parameter; `detail` tells what is wrong with it."""
+    """Return AOS's answer to a bad parameter; `detail` says what is wrong with it."""
     return aos_error(400, code, "Bad request, the request parameter is invalid, please check.", detail)
 
 

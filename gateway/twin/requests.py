@@ -21,7 +21,7 @@ _TimeoutMin = Annotated[int, msgspec.Meta(ge=0, le=1_440)]
 _FailureStrategy = Literal["DoNothing", "Rollback"]
 _Inputs = dict[str, Any] | str | None
 
-# Inputs with these names tell the twin how the execution has to end; AOS does not know them.
+# Inputs with these names choose how the execution ends; AOS does not know them.
 OUTCOME_INPUT: Final = "twin_outcome"
 DURATION_INPUT: Final = "twin_duration_s"
 MAX_DURATION_S: Final = 604_800.0
@@ -29,11 +29,11 @@ CANCEL: Final = "cancel"
 
 
 class BadBodyError(ValueError):
-    """A body that AOS would refuse; the text says why."""
+    """A body that AOS would reject; the text says why."""
 
 
 class _ActionParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """How to go on after the creation (API page aos_02_0021, table 2)."""
+    """What follows the creation (API page aos_02_0021, table 2)."""
 
     auto_create: bool = False
     failure_strategy: _FailureStrategy = "DoNothing"
@@ -70,17 +70,17 @@ _RUN_LIFECYCLE: Final = msgspec.json.Decoder(_RunLifecycle)
 
 
 def read_new_stack(body: bytes, project: str) -> tuple[NewStack, Order | None]:
-    """Read what stack to make, and the create execution to start with it.
+    """Read a stack to create, and the create execution to start with it.
 
     Args:
         body: JSON.
-        project: the caller's; `project_id` has to be the same when it is given.
+        project: the caller's; `project_id`, if present, has to be the same.
 
     Returns:
         The order is None unless `action_parameters.auto_create` is true: AOS then leaves the stack idle.
 
     Raises:
-        BadBodyError: when AOS would refuse it.
+        BadBodyError: when AOS would reject it.
     """
     wanted = _decoded(_CREATE_STACK, body)
     if wanted.project_id not in ("", project):
@@ -110,10 +110,10 @@ def read_order(body: bytes) -> Order | None:
     """Read what lifecycle to run.
 
     Returns:
-        None for "cancel", which makes no execution but ends the one under way.
+        None for "cancel", which starts no execution but ends the running one.
 
     Raises:
-        BadBodyError: when AOS would refuse it.
+        BadBodyError: when AOS would reject it.
     """
     wanted = _decoded(_RUN_LIFECYCLE, body)
     if wanted.lifecycle == CANCEL:
@@ -131,22 +131,15 @@ def read_order(body: bytes) -> Order | None:
     )
 
 
-def read_force(text: str | None) -> bool:
-    """Read the query parameter `force` of a delete.
+def read_flag(name: str, text: str | None) -> bool:
+    """Read a query parameter; absent means false.
 
     Raises:
         BadBodyError: when it is neither true nor false.
     """
-    return _read_flag("force", text)
-
-
-def read_last(text: str | None) -> bool:
-    """Read the query parameter `last` of a list of executions.
-
-    Raises:
-        BadBodyError: when it is neither true nor false.
-    """
-    return _read_flag("last", text)
+    if text is None or re.fullmatch("true|false", text):
+        return text == "true"
+    raise BadBodyError(f"{name} must be true or false")
 
 
 def outcome_of(text: object) -> Phase:
@@ -161,12 +154,6 @@ def outcome_of(text: object) -> Phase:
     raise BadBodyError(f"the outcome must be one of {', '.join(SUB_OUTCOMES)}")
 
 
-def _read_flag(name: str, text: str | None) -> bool:
-    if text is None or re.fullmatch("true|false", text):
-        return text == "true"
-    raise BadBodyError(f"{name} must be true or false")
-
-
 def _decoded(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
     try:
         return decoder.decode(body)
@@ -174,13 +161,15 @@ def _decoded(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
         raise BadBodyError(str(exc)) from exc
 
 
-def _inputs_of(given: _Inputs) -> dict[str, Any]:
-    """Return the inputs as a dict; documented as text, shown as an object, taken as both."""
+def _inputs_of(inputs: _Inputs) -> dict[str, Any]:
+    """Return the inputs as a dict; documented as text, shown as an object, both accepted."""
     try:
         values = (
-            msgspec.json.decode(given or "{}", type=dict[str, Any]) if isinstance(given, str) else given or {}
+            msgspec.json.decode(inputs or "{}", type=dict[str, Any])
+            if isinstance(inputs, str)
+            else inputs or {}
         )
-        # Whatever is taken has to be shown again: numbers beyond 64 bits and deep nesting cannot be.
+        # They are shown again later: numbers beyond 64 bits and deep nesting cannot be.
         orjson.dumps(values)
     except (msgspec.DecodeError, orjson.JSONEncodeError, RecursionError) as exc:
         raise BadBodyError(f"the inputs are not a plain JSON object: {exc}") from exc

@@ -19,10 +19,10 @@ from gateway.twin.world import World
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-# IAM tokens are several KB long, more than 8 KB happens.
+# IAM tokens are several KB long, some more than 8 KB.
 _MAX_FIELD_BYTES: Final = 131_072
 _KEEPALIVE_S: Final = 75.0
-# Who still waits for a slow answer when the twin stops is cut off.
+# Slow responses are cut off when the twin stops.
 _SHUTDOWN_S: Final = 0.05
 _BACKLOG: Final = 1_024
 
@@ -35,7 +35,7 @@ class Twin:
     """A running simulated AOS.
 
     Attributes:
-        world: what it knows, for those who run it in their own process.
+        world: its state, for those who run it in their own process.
         url: where its API is, "http://host:port" or "unix:/path"; "" before `start`.
         control_url: where its control address is, alike; None without one.
     """
@@ -85,7 +85,7 @@ class Twin:
             await runner.cleanup()
 
     async def _listen(self, handler: _Handler, address: Address) -> str:
-        # aiohttp logs what it cannot parse, tokens included: it gets a logger that says nothing.
+        # aiohttp logs what it cannot parse, tokens included: it gets a silent logger.
         silent = logging.Logger("gateway.twin.http", level=logging.CRITICAL + 1)
         server = web.Server(
             handler,
@@ -154,7 +154,7 @@ async def _serve(listen: Address, control: Address | None, profile: Profile, see
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's where there is one: the twin must not be the slowest part of a measurement."""
+    """Return uvloop's if installed: the twin must not be the slowest part of a measurement."""
     try:
         import uvloop
     except ImportError:

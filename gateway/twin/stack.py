@@ -1,4 +1,4 @@
-"""The values the model is made of: stacks, executions and what callers say about them."""
+"""The values of the model: stacks, executions and what requests say about them."""
 
 from collections import OrderedDict
 from enum import StrEnum
@@ -26,7 +26,7 @@ class Lifecycle(StrEnum):
 
 
 class NewStack(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller says about a stack (API page aos_02_0021, table 1)."""
+    """A stack as requested (API page aos_02_0021, table 1)."""
 
     name: str
     template_id: str
@@ -51,7 +51,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller says about an execution.
+    """An execution as requested.
 
     Attributes:
         timeout_min: copied to the record; the model never times out.
@@ -126,7 +126,7 @@ class Stack(msgspec.Struct, kw_only=True, eq=False):
         return list(islice(reversed(self.executions.values()), count))
 
     def is_gone(self, now_s: float) -> bool:
-        """Tell whether a delete has come to its good end."""
+        """Tell whether a delete has succeeded."""
         last = self.last
         return (
             last is not None

@@ -46,15 +46,7 @@ def created(stack: Stack) -> Json:
     """Return the answer to `POST /v2/stacks`."""
     new = stack.new
     return {
-        "force": new.force,
-        "guid": stack.guid,
-        "namespace": new.namespace,
-        "project_id": stack.project,
-        "cluster_name": "",
-        "cluster_id": new.cluster_id,
-        "domain_id": domain_id(stack.project),
-        "name": new.name,
-        "description": new.description,
+        **_identity(stack),
         "status": "",
         "template_id": new.template_id,
         "previous_template_id": "",
@@ -76,15 +68,7 @@ def single_stack(stack: Stack, now_s: float) -> Json:
     new = stack.new
     reference = f"{new.name}-{stack.guid}"
     return {
-        "force": new.force,
-        "guid": stack.guid,
-        "namespace": new.namespace,
-        "project_id": stack.project,
-        "cluster_name": "",
-        "cluster_id": new.cluster_id,
-        "domain_id": domain_id(stack.project),
-        "name": new.name,
-        "description": new.description,
+        **_identity(stack),
         "status": _status(stack, now_s),
         "template_id": new.template_id,
         "template_name": "tosca-hello",
@@ -127,15 +111,7 @@ def listed_stack(stack: Stack, now_s: float) -> Json:
     new = stack.new
     last = stack.last
     return {
-        "force": new.force,
-        "guid": stack.guid,
-        "namespace": new.namespace,
-        "project_id": stack.project,
-        "cluster_name": "",
-        "cluster_id": new.cluster_id,
-        "domain_id": domain_id(stack.project),
-        "name": new.name,
-        "description": new.description,
+        **_identity(stack),
         "status": _status(stack, now_s),
         "template_id": new.template_id,
         "previous_template_id": "",
@@ -173,12 +149,28 @@ def listed_stack(stack: Stack, now_s: float) -> Json:
     }
 
 
+def _identity(stack: Stack) -> Json:
+    """Return the members that all three shapes begin with."""
+    new = stack.new
+    return {
+        "force": new.force,
+        "guid": stack.guid,
+        "namespace": new.namespace,
+        "project_id": stack.project,
+        "cluster_name": "",
+        "cluster_id": new.cluster_id,
+        "domain_id": domain_id(stack.project),
+        "name": new.name,
+        "description": new.description,
+    }
+
+
 def _status(stack: Stack, now_s: float) -> str:
     phase = stack_phase(stack, now_s)
     return "Running" if phase.endswith(Phase.SUCCEEDED) else phase
 
 
-def _object_status(stack: Stack, now_s: float, told: Callable[[Execution, float], Json]) -> Json:
+def _object_status(stack: Stack, now_s: float, last_status_of: Callable[[Execution, float], Json]) -> Json:
     last = stack.last
     if last is None:
         return {"phase": ""}
@@ -188,7 +180,7 @@ def _object_status(stack: Stack, now_s: float, told: Callable[[Execution, float]
             sub.name: {"runtimeProperties": runtime_properties(stack, sub.name)}
             for sub in last.view(now_s).subs
         },
-        "lastExecutionStatus": told(last, now_s),
+        "lastExecutionStatus": last_status_of(last, now_s),
     }
 
 

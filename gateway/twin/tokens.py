@@ -1,4 +1,4 @@
-"""Who a token stands for; the twin keeps digests only."""
+"""The user and project of a token; the twin keeps digests only."""
 
 import re
 from collections import OrderedDict
@@ -37,7 +37,7 @@ def user_of(token: str) -> str:
 
 
 class Revoked:
-    """The tokens that are not accepted any more, bounded; the oldest revocations are forgotten first."""
+    """Revoked tokens, bounded; the oldest revocations are dropped first."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -1,4 +1,4 @@
-"""Everything the twin knows: one object that the API and the control address share."""
+"""The twin's state, shared by the API and the control address."""
 
 from collections import Counter
 from hashlib import blake2b
@@ -13,11 +13,11 @@ from gateway.twin.tokens import Revoked
 
 
 class World:
-    """The model with its clock, faults and revoked tokens, and what the API has seen.
+    """The model with its clock, faults and revoked tokens, and counts of requests.
 
     Attributes:
-        received: requests by route, counted when their head has come.
-        answered: answers by route and status, faults included.
+        received: requests by route, counted when their head is complete.
+        answered: responses by route and status, faults included.
     """
 
     clock: Clock
@@ -32,7 +32,7 @@ class World:
 
         Args:
             profile: how it behaves.
-            seed: all chance comes from it.
+            seed: of all random values.
         """
         self.profile = profile
         self.seed = seed
@@ -57,6 +57,6 @@ class World:
         return blake2b(f"{self.seed}/{self._request_count}".encode(), digest_size=16).hexdigest()
 
     def latency_s(self) -> float:
-        """Return how long the next answer takes by itself, real seconds."""
+        """Return the latency of the next response, real seconds."""
         low_s, high_s = self.profile.latency_s
         return self._rng.uniform(low_s, high_s) if high_s else 0.0

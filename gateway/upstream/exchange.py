@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from gateway.clock import Clock
+from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import BodyFraming, content_length
 from gateway.core.http.messages import Head
 from gateway.core.http.response_reader import ResponseError, ResponseReader
-from gateway.errors import GatewayError, GaveWay, UpstreamError, UpstreamTimeout
+from gateway.errors import GaveWay, UpstreamError, UpstreamTimeout
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.failure import words_of
 from gateway.upstream.limiter import Slot

@@ -11,10 +11,11 @@ import msgspec
 from yarl import URL
 
 from gateway.clock import Clock
-from gateway.core.aos.route import SERVER_WIDE, is_write
+from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import request_bytes
 from gateway.core.http.messages import Fields, names
-from gateway.errors import GatewayError, GaveWay, Overloaded, UpstreamError
+from gateway.core.http.target import SERVER_WIDE, is_write
+from gateway.errors import GaveWay, Overloaded, UpstreamError
 from gateway.runtime.progress import drained, taken
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics

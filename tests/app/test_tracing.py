@@ -20,7 +20,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 from gateway.app.gateway import Gateway
 from gateway.app.tracing import Tracing
 from gateway.config import rules as config_rules
-from gateway.config.model import ConfigError, TracingConfig, load_config
+from gateway.config.errors import ConfigError
+from gateway.config.load import load_config
+from gateway.config.model import TracingConfig
 from tests.store.kit import until
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, never, record
 from tests.testbed.client import Headers, fetch

@@ -74,10 +74,10 @@ async def test_a_mixed_load_is_offered_by_a_process_of_its_own_with_and_without_
     result = await play("small", Mixed(title="small", with_redis=False, load=load))
     direct, gateway = result.sides
     assert direct.upstream_calls == direct.requests == direct.answered == gateway.answered > 40
-    assert gateway.by_verdict["hit"] > 0
+    assert gateway.by_outcome["hit"] > 0
     # Misses that shared a fetch are no calls.
-    assert gateway.upstream_calls <= gateway.by_verdict["miss"]
-    assert gateway.by_verdict["hit"] + gateway.by_verdict["miss"] == gateway.answered
+    assert gateway.upstream_calls <= gateway.by_outcome["miss"]
+    assert gateway.by_outcome["hit"] + gateway.by_outcome["miss"] == gateway.answered
     assert 0 < result.calls_with < result.calls_without
 
 
@@ -111,7 +111,7 @@ async def test_a_poller_goes_on_until_the_phase_is_terminal(aos: ScriptedAos) ->
     assert len(aos.received) == counts.asked == 5
     assert counts.by_status == {200: 3, 503: 1}
     assert counts.errors == {"EOFError": 1, "status-5xx": 1}
-    assert counts.by_verdict == {"none": 3, "hit": 1}
+    assert counts.by_outcome == {"none": 3, "hit": 1}
     assert poller.noticed_s == poller.answered_s[-1]
     began_s, *_, ended_s = poller.answered_s
     assert 0 < poller.longest_silence_s(began_s, ended_s) < ended_s - began_s

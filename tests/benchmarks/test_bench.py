@@ -16,7 +16,7 @@ from benchmarks.harness import tree
 from benchmarks.harness.contestants import filled
 from benchmarks.harness.processes import Origin, Processes, get
 from benchmarks.load.closed_loop import requests
-from benchmarks.load.loads import closed, once, write_targets
+from benchmarks.load.generators import closed, once, write_targets
 from benchmarks.load.targets import make_targets
 from benchmarks.report.results import Round, Row, load_result
 from benchmarks.scenarios.scenario import Load
@@ -170,10 +170,10 @@ def test_wrong_usage_is_one_line_and_code_2(arguments: tuple[str, ...], problem:
     ("arguments", "problem"),
     [
         (("faults", "--only", "no such fault"), "no fault has this in its name"),
-        (("slow_peers", "--peers", "0"), "0 is not a positive whole number"),
+        (("faults.slow_peers", "--peers", "0"), "0 is not a positive whole number"),
         (("profile", "hit", "--seconds", "0"), "0 is not a positive whole number"),
         (
-            ("closedloop", "--url", "http://h", "--targets", "/none", "--json", "/none/x"),
+            ("load.closed_loop", "--url", "http://h", "--targets", "/none", "--json", "/none/x"),
             "/none: No such file",
         ),
     ],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness.catalogue import Need, missing_packages
-from benchmarks.harness.setting import Setting
+from benchmarks.harness.run_context import RunContext
 from benchmarks.report.results import Missing
 from benchmarks.scenarios.scenario import parse
 
@@ -41,10 +41,10 @@ def test_a_peer_that_is_not_installed_is_left_out_by_name_and_with_its_packages(
 ) -> None:
     monkeypatch.setattr("benchmarks.harness.catalogue.find_program", lambda name: None)
     monkeypatch.setattr("benchmarks.harness.catalogue.glob.glob", lambda pattern: [])
-    setting = Setting("python", lambda text, share: None)
-    assert [entry.name for entry in setting.present(parse(TEXT, "small"))] == ["gateway"]
+    context = RunContext("python", lambda text, share: None)
+    assert [entry.name for entry in context.present(parse(TEXT, "small"))] == ["gateway"]
     lua = "nginx, libnginx-mod-http-lua, lua-resty-core, lua-cjson, lua-nginx-redis"
-    assert setting.missing == [
+    assert context.missing == [
         Missing("nginx + Lua + Redis", "small", f"install {lua}"),
         Missing("Varnish", "small", "install varnish"),
     ]

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.openloop import Answer as AccessRecord
-from benchmarks.openloop import Report, Target, offer
+from benchmarks.openloop import Report, Target, TimedResponse, offer
 from benchmarks.openloop.generator import BadUrlError
 from benchmarks.openloop.histogram import Histogram
 from tests.testbed.address import free_port
@@ -31,7 +30,7 @@ TARGETS = [Target(target="/v2/stacks/a/actions/b", token="t")]
 
 
 async def run(url: str, **changes: Any) -> Report:
-    """Offer ten requests on one connection, unless told otherwise."""
+    """Offer ten requests on one connection, by default."""
     plan: dict[str, Any] = {"rate_per_s": 100.0, "duration_s": 0.1, "connections": 1, "timeout_s": 5.0}
     return await offer(url, changes.pop("targets", TARGETS), **(plan | changes))
 
@@ -125,7 +124,7 @@ async def test_statuses_are_counted_as_answers_and_by_class(aos: ScriptedAos) ->
     assert report.completed == 10
 
 
-async def test_verdicts_are_read_from_cache_status(aos: ScriptedAos) -> None:
+async def test_outcomes_are_read_from_cache_status(aos: ScriptedAos) -> None:
     values = [
         "aos-gateway; hit; ttl=3",
         "aos-gateway; fwd=uri-miss; fwd-status=200; stored; collapsed",
@@ -134,7 +133,7 @@ async def test_verdicts_are_read_from_cache_status(aos: ScriptedAos) -> None:
     aos.answer(OK)
     aos.queue(*(Answer(headers=[("Cache-Status", value)], body=b"{}") for value in values))
     report = await run(aos.url)
-    assert report.by_verdict == {"hit": 1, "miss": 1, "bypass": 1, "none": 7}
+    assert report.by_outcome == {"hit": 1, "miss": 1, "bypass": 1, "none": 7}
     assert report.collapsed == 1
 
 
@@ -153,7 +152,7 @@ async def test_bytes_that_nobody_asked_for_answer_no_later_request(aos: Scripted
         await got.wait()
         await conversation.answer(Answer(500, body=b"stray"))
 
-    def check(_: AccessRecord) -> None:
+    def check(_: TimedResponse) -> None:
         got.set()
 
     aos.answer(OK)
@@ -198,9 +197,9 @@ async def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
 async def test_a_check_sees_whole_answers_and_its_errors_are_counted(aos: ScriptedAos) -> None:
     aos.answer(Answer(body=b"right", framing="chunked", chunks=[b"ri", b"ght"]))
     aos.queue(Answer(body=b"wrong"))
-    seen: list[AccessRecord] = []
+    seen: list[TimedResponse] = []
 
-    def check(answer: AccessRecord) -> str | None:
+    def check(answer: TimedResponse) -> str | None:
         seen.append(answer)
         return None if answer.body == b"right" else "wrong-body"
 
@@ -214,7 +213,7 @@ async def test_a_check_sees_whole_answers_and_its_errors_are_counted(aos: Script
 async def test_a_check_that_raises_ends_the_run(aos: ScriptedAos) -> None:
     aos.answer(OK)
 
-    def check(answer: AccessRecord) -> str | None:
+    def check(answer: TimedResponse) -> str | None:
         raise LookupError(answer.status)
 
     with pytest.raises(LookupError, match="200"):
@@ -224,7 +223,7 @@ async def test_a_check_that_raises_ends_the_run(aos: ScriptedAos) -> None:
 async def test_a_run_whose_loop_was_blocked_is_not_valid(aos: ScriptedAos) -> None:
     aos.answer(OK)
 
-    def block(_: AccessRecord) -> None:
+    def block(_: TimedResponse) -> None:
         time.sleep(0.03)  # what a generator must not do
 
     report = await run(aos.url, check=block)

@@ -81,7 +81,7 @@ def test_cpu_time_counts_children_that_have_ended() -> None:
         deadline_s = time.monotonic() + 10
         while "done" not in child.output() and time.monotonic() < deadline_s:
             time.sleep(0.01)
-        # The system tells ticks of 10 ms, rounded down for each of four numbers.
+        # The system counts ticks of 10 ms, rounded down for each of four numbers.
         assert child.cpu_s() >= 0.1
 
 

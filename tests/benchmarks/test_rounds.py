@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks.harness.contestants import Contestant
 from benchmarks.harness.processes import GatewayServer, Origin, Processes
-from benchmarks.harness.setting import turns
-from benchmarks.load.loads import Outcome
+from benchmarks.harness.run_context import turns
+from benchmarks.load.generators import Outcome
 from benchmarks.measure.rounds import flaw, objection
 from benchmarks.profile import top_table
 from benchmarks.scenarios.scenario import Entry

@@ -1,4 +1,4 @@
-"""Load on a server that runs already: what counts, which exit code tells so, what is refused."""
+"""Load on a server that runs already: what counts, exit codes, usage errors."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import pytest
 from benchmarks.__main__ import check, parser
 from benchmarks.harness.arguments import count, positive
 from benchmarks.harness.processes import Origin, Processes
-from benchmarks.load.loads import Outcome
+from benchmarks.load.generators import Outcome
 from benchmarks.measure.running import measure_running
 from benchmarks.report.results import check_writable, load_result
 from benchmarks.scenarios.scenario import ScenarioError
@@ -40,7 +40,7 @@ async def bench(*arguments: str, token: str = TOKEN) -> tuple[int, str, str]:
     return process.returncode, output.decode(), errors.decode()
 
 
-def refusal(*arguments: str, token: str = TOKEN) -> str:
+def usage_error(*arguments: str, token: str = TOKEN) -> str:
     """Return why a command line is refused."""
     options = parser().parse_args(arguments)
     try:
@@ -205,7 +205,7 @@ def test_a_line_of_targets_that_says_something_else_is_refused_by_its_number(
 ) -> None:
     file = tmp_path / "targets.jsonl"
     file.write_text(f'{{"target": "{TARGET}"}}\n\n{line}\n')
-    assert refusal("--url", "http://127.0.0.1:1", "--targets", str(file)).startswith(
+    assert usage_error("--url", "http://127.0.0.1:1", "--targets", str(file)).startswith(
         f"--targets: {file}, {problem}"
     )
 
@@ -227,7 +227,7 @@ def test_a_line_of_targets_that_says_something_else_is_refused_by_its_number(
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(arguments: tuple[str, ...], problem: str) -> None:
-    assert problem in refusal("--url", "http://127.0.0.1:1", *arguments)
+    assert problem in usage_error("--url", "http://127.0.0.1:1", *arguments)
 
 
 @pytest.mark.parametrize("option", ["--targets", "--target", "--connections", "--rate", "--pid"])
@@ -237,7 +237,7 @@ def test_options_of_a_running_server_are_not_ignored_without_one(option: str) ->
 
 
 def test_a_token_that_cannot_be_sent_is_refused_and_not_told() -> None:
-    said = refusal("--url", "http://127.0.0.1:1", "--target", TARGET, token="two lines\nof it")
+    said = usage_error("--url", "http://127.0.0.1:1", "--target", TARGET, token="two lines\nof it")
     assert said.startswith("AOS_TOKEN ")
     assert "lines" not in said
 

@@ -13,7 +13,7 @@ about = "a"
 kind = "gateway"
 [[contestant]]
 kind = "gateway"
-name = "fast lane off"
+name = "fast path off"
 settings = { "server.fast_lane" = false }
 """
 
@@ -45,7 +45,7 @@ def test_no_two_of_many_callers_share_a_fetch_in_a_quick_run() -> None:
 
 def test_a_contestant_is_named_after_its_kind_and_may_have_settings_of_its_own() -> None:
     scenario = parse(SMALL, "small")
-    assert [one.name for one in scenario.contestant] == ["gateway", "fast lane off"]
+    assert [one.name for one in scenario.contestant] == ["gateway", "fast path off"]
     assert scenario.contestant[1].settings == {"server.fast_lane": False}
 
 

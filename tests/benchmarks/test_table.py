@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import compare
 from benchmarks.report.chart import bars, lines, short
-from benchmarks.report.goals import judge
+from benchmarks.report.goals import assess
 from benchmarks.report.results import Missing, Round, Row, load_result, save
 from benchmarks.report.summary import Spread
 from benchmarks.report.table import markdown, number, table, unit, with_spread
@@ -30,17 +30,17 @@ NGINX = Goal(contestant="gateway", peer="nginx", at_most=1.2, stretch=0.8)
 def test_a_goal_is_judged_by_the_median_ratio_of_paired_rounds(
     costs_us: list[float | None], word: str
 ) -> None:
-    cache_status = judge(measured(row("gateway", costs_us), row("nginx", [10.0, 10.0, 10.0]), goals=[NGINX]))[
+    assessment = assess(measured(row("gateway", costs_us), row("nginx", [10.0, 10.0, 10.0]), goals=[NGINX]))[
         0
     ]
-    assert cache_status.word == word
+    assert assessment.word == word
 
 
 def test_what_disturbs_both_contestants_of_a_round_goes_out_of_the_ratio() -> None:
-    cache_status = judge(
+    assessment = assess(
         measured(row("gateway", [10.0, 50.0, None]), row("nginx", [10.0, 50.0, 10.0]), goals=[NGINX])
     )[0]
-    assert cache_status.judged == Spread(1.0, 1.0, 1.0, 2)
+    assert assessment.value == Spread(1.0, 1.0, 1.0, 2)
 
 
 def test_a_goal_may_be_about_a_figure_itself_or_another_of_the_same_contestant() -> None:
@@ -50,7 +50,7 @@ def test_a_goal_may_be_about_a_figure_itself_or_another_of_the_same_contestant()
         Goal(contestant="gateway", figure="rss_mb", at_most=60),
         Goal(contestant="gateway", figure="ready_s", peer="import", at_most=1.6),
     ]
-    words = [cache_status.word for cache_status in judge(measured(calls, goals=goals, measure="collapse"))]
+    words = [assessment.word for assessment in assess(measured(calls, goals=goals, measure="collapse"))]
     assert words == ["yes", "no", "not measured"]
 
 

@@ -45,10 +45,10 @@ async def _watched(aos: ScriptedAos, browser: Browser, end: str) -> list[str]:
     return await asyncio.to_thread(look)
 
 
-def _asked(aos: ScriptedAos) -> list[tuple[bytes | None, bytes | None]]:
-    asked = [r for r in aos.received if r.target == TARGET]
-    assert {r.get("X-Auth-Token") for r in asked} == {b"t0ken"}
-    return [(r.get("Prefer"), r.get("If-None-Match")) for r in asked]
+def _requests(aos: ScriptedAos) -> list[tuple[bytes | None, bytes | None]]:
+    received = [r for r in aos.received if r.target == TARGET]
+    assert {r.get("X-Auth-Token") for r in received} == {b"t0ken"}
+    return [(r.get("Prefer"), r.get("If-None-Match")) for r in received]
 
 
 async def test_the_page_waits_for_another_record_where_it_may(aos: ScriptedAos, chromium: Browser) -> None:
@@ -58,10 +58,10 @@ async def test_the_page_waits_for_another_record_where_it_may(aos: ScriptedAos, 
         Answer(headers=[_JSON, ("ETag", '"2"'), _APPLIED], body=record("Succeeded")),
     )
     assert await _watched(aos, chromium, "Succeeded") == ["Running", "Succeeded"]
-    assert _asked(aos) == [(None, None), (b"wait=50", b'"1"'), (b"wait=50", b'"1"')]
+    assert _requests(aos) == [(None, None), (b"wait=50", b'"1"'), (b"wait=50", b'"1"')]
 
 
-async def test_the_page_polls_where_nobody_waits(aos: ScriptedAos, chromium: Browser) -> None:
+async def test_the_page_polls_without_support_for_prefer(aos: ScriptedAos, chromium: Browser) -> None:
     aos.queue(
         Answer(headers=[_JSON], body=record("Running")),
         Answer(503),
@@ -72,15 +72,15 @@ async def test_the_page_polls_where_nobody_waits(aos: ScriptedAos, chromium: Bro
     began_s = asyncio.get_running_loop().time()
     assert await _watched(aos, chromium, "Failed") == ["Running", "Failed"]
     assert asyncio.get_running_loop().time() - began_s > 2 + 3 + 4
-    assert _asked(aos) == [(None, None)] + [(b"wait=50", None)] * 3
+    assert _requests(aos) == [(None, None)] + [(b"wait=50", None)] * 3
 
 
 @pytest.mark.parametrize(
     ("answer", "end"),
     [
-        (Answer(403), "the answer is 403"),
-        (Answer(404), "the answer is 404"),
-        (Answer(302, headers=[("Location", "/elsewhere")]), "the answer is a redirect"),
+        (Answer(403), "unexpected status 403"),
+        (Answer(404), "unexpected status 404"),
+        (Answer(302, headers=[("Location", "/elsewhere")]), "unexpected redirect"),
     ],
 )
 async def test_the_page_says_what_ends_it(
@@ -88,4 +88,4 @@ async def test_the_page_says_what_ends_it(
 ) -> None:
     aos.queue(answer)
     assert await _watched(aos, chromium, end) == []
-    assert len(_asked(aos)) == 1
+    assert len(_requests(aos)) == 1

@@ -99,7 +99,7 @@ def test_the_profiles_in_the_help_of_the_twin_are_those_there_are() -> None:
 
 def test_importing_the_command_line_loads_nothing_heavy() -> None:
     code = (
-        "import sys, gateway.cli.main, gateway.config.config; "
+        "import sys, gateway.cli.main, gateway.config.load; "
         "heavy = {'aiohttp', 'redis', 'uvloop', 'asyncio', 'ssl'}; "
         "print([name for name in sys.modules if name.partition('.')[0] in heavy])"
     )
@@ -116,7 +116,7 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
 
 def test_serving_and_checking_never_load_the_twin() -> None:
     code = (
-        "import sys, gateway.cli, gateway.server, gateway.probe, gateway.purge, gateway.wait; "
+        "import sys, gateway.cli.check, gateway.cli.purge, gateway.cli.wait, gateway.server.run; "
         "print([m for m in sys.modules if m.startswith('gateway.twin')])"
     )
     result = subprocess.run(
@@ -190,7 +190,7 @@ def test_serving_and_checking_never_load_the_twin() -> None:
         (["wait", "s"], ["required: ACTION", "see aos-gateway wait --help"]),
         (["purge"], ["required: STACK_ID", "see aos-gateway purge --help"]),
         *(
-            (["purge", wrong], [f"STACK_ID = {wrong!r} is no id of a stack; write one stack's whole id"])
+            (["purge", wrong], [f"STACK_ID = {wrong!r} is not a stack id; write one stack's whole id"])
             for wrong in ("", "s" * 65, "*", "my-*", "..", "a/b", "http://aos", "栈")
         ),
         (["purge", "--admin", "x", "s"], ["address 'x': has no port"]),
@@ -387,7 +387,7 @@ def test_a_served_gateway_is_purged_over_its_unix_socket_and_ends_cleanly(tmp_pa
     with _serving(*_UPSTREAM, "--listen", "127.0.0.1:0", admin=admin) as process:
         result = _run("purge", "--admin", f"unix:{admin}", "my-stack")
         assert (result.returncode, result.stderr) == (0, "")
-        assert result.stdout == "forgotten: every stored entry of stack my-stack\n"
+        assert result.stdout == "invalidated: every stored entry of stack my-stack\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 0
     result = _run("purge", "--admin", f"unix:{admin}", "my-stack")

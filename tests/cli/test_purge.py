@@ -1,4 +1,4 @@
-"""The client of `POST /purge`: what it sends, what it makes of each answer."""
+"""The client of `POST /purge`: what it sends, and what it prints for each response."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,12 +12,12 @@ from gateway.config.address import Address, TcpAddress, UnixAddress, parse_addre
 from gateway.config.secret import Secret
 from tests.testbed.address import free_port
 
-_FORGOTTEN = (
+_INVALIDATED = (
     b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n{"forgotten": true}'
 )
 
 
-class _Answering:
+class _Server:
     """Gives every request one answer and keeps what came."""
 
     def __init__(self, answer: bytes) -> None:
@@ -34,16 +34,16 @@ class _Answering:
 
 
 @asynccontextmanager
-async def _listening(answer: bytes, path: str | None = None) -> AsyncIterator[tuple[_Answering, Address]]:
-    answering = _Answering(answer)
+async def _listening(answer: bytes, path: str | None = None) -> AsyncIterator[tuple[_Server, Address]]:
+    server_side = _Server(answer)
     if path is not None:
-        server: asyncio.Server = await asyncio.start_unix_server(answering.serve, path)
+        server: asyncio.Server = await asyncio.start_unix_server(server_side.serve, path)
         address: Address = UnixAddress(path=path)
     else:
-        server = await asyncio.start_server(answering.serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(server_side.serve, "127.0.0.1", 0)
         address = TcpAddress(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
     async with server:
-        yield answering, address
+        yield server_side, address
 
 
 def _json(status: str, body: bytes) -> bytes:
@@ -51,24 +51,24 @@ def _json(status: str, body: bytes) -> bytes:
 
 
 async def test_a_purge_over_tcp_sends_the_id_and_the_token(capsys: pytest.CaptureFixture[str]) -> None:
-    async with _listening(_FORGOTTEN) as (answering, address):
+    async with _listening(_INVALIDATED) as (server_side, address):
         assert await asyncio.to_thread(purge.run, address, "my-stäck", Secret("t0ken")) == 0
-    head, _, body = answering.received.partition(b"\r\n\r\n")
+    head, _, body = server_side.received.partition(b"\r\n\r\n")
     assert head.startswith(b"POST /purge HTTP/1.1\r\n")
     assert b"\r\nAuthorization: Bearer t0ken\r\n" in head + b"\r\n"
     assert b"\r\nContent-Type: application/json\r\n" in head + b"\r\n"
     assert f"\r\nHost: {address}\r\n".encode() in head
     assert body == b'{"stack_id": "my-st\\u00e4ck"}'
     out, err = capsys.readouterr()
-    assert out == "forgotten: every stored entry of stack my-stäck\n"
+    assert out == "invalidated: every stored entry of stack my-stäck\n"
     assert err == ""
 
 
 async def test_a_purge_over_a_unix_socket_calls_it_localhost_and_sends_no_empty_token(tmp_path: Path) -> None:
-    async with _listening(_FORGOTTEN, str(tmp_path / "admin.sock")) as (answering, address):
+    async with _listening(_INVALIDATED, str(tmp_path / "admin.sock")) as (server_side, address):
         assert await asyncio.to_thread(purge.run, address, "my-stack", Secret()) == 0
-    assert b"\r\nHost: localhost\r\n" in answering.received
-    assert b"Authorization" not in answering.received
+    assert b"\r\nHost: localhost\r\n" in server_side.received
+    assert b"Authorization" not in server_side.received
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,11 @@ async def test_any_other_answer_is_one_line_and_exit_code_1(
     assert "t0ken" not in err
 
 
-def test_nobody_there_is_one_line_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    nobody = (f"127.0.0.1:{free_port()}", f"unix:{tmp_path / 'none.sock'}")
-    for text, reason in zip(nobody, ("Connection refused", "No such file or directory"), strict=True):
+def test_a_refused_connection_is_one_line_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = (f"127.0.0.1:{free_port()}", f"unix:{tmp_path / 'none.sock'}")
+    for text, reason in zip(closed, ("Connection refused", "No such file or directory"), strict=True):
         assert purge.run(parse_address(text), "my-stack", Secret()) == 1
         assert capsys.readouterr().err == (
             f"aos-gateway: cannot purge over {text}: {reason}; "
@@ -110,7 +112,7 @@ def test_nobody_there_is_one_line_and_exit_code_1(tmp_path: Path, capsys: pytest
         )
 
 
-def test_a_silent_gateway_is_given_up(
+def test_a_silent_gateway_times_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import socket

@@ -1,4 +1,4 @@
-"""The command `wait`: what it asks, what it makes of each answer, and what is seen of it."""
+"""The command `wait`: its requests, how it treats each response, and its output."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import wait, wait_client, wait_pace
-from gateway.cli.wait import Outcome, read_asked
+from gateway.cli import client, wait, wait_pace
+from gateway.cli.wait import Outcome, read_options
 from gateway.cli.wait_pace import Pace
 from gateway.core.http.messages import Fields
 from tests.testbed.address import free_port
@@ -57,8 +57,8 @@ def _ok(phase: str = "Succeeded", *fields: tuple[str, str], **changes: object) -
 
 async def _waited(url: str, timeout: str = "10s", *, as_json: bool = False) -> int:
     ids = (STACK_ID, ACTION_ID)
-    asked = read_asked(url, ids, timeout, None, {"AOS_TOKEN": _TOKEN}, as_json=as_json)
-    return await asyncio.to_thread(wait.run, asked)
+    options = read_options(url, ids, timeout, None, {"AOS_TOKEN": _TOKEN}, as_json=as_json)
+    return await asyncio.to_thread(wait.run, options)
 
 
 async def _start(
@@ -82,11 +82,11 @@ async def _command(
     return process.returncode, (out or b"").decode(), err.decode()
 
 
-# What it asks.
+# Requests.
 
 
 @pytest.mark.usefixtures("fast")
-async def test_the_first_look_is_ordinary_and_the_next_ones_wait_for_a_change(aos: ScriptedAos) -> None:
+async def test_the_first_request_is_plain_and_the_next_ones_wait_for_a_change(aos: ScriptedAos) -> None:
     aos.queue(
         _ok("Running", ("ETag", '"1"')),
         Answer(304, headers=[("ETag", '"1"'), _APPLIED]),
@@ -106,7 +106,7 @@ async def test_the_first_look_is_ordinary_and_the_next_ones_wait_for_a_change(ao
 
 
 @pytest.mark.usefixtures("fast")
-async def test_nobody_is_asked_to_wait_longer_than_there_is_time(aos: ScriptedAos) -> None:
+async def test_no_request_waits_longer_than_the_time_that_is_left(aos: ScriptedAos) -> None:
     aos.queue(_ok("Running"), _ok("Running"), _ok("Succeeded"))
     assert await _waited(aos.url, "9s") == 0
     first, *others = [r.get("Prefer") for r in aos.received]
@@ -114,16 +114,16 @@ async def test_nobody_is_asked_to_wait_longer_than_there_is_time(aos: ScriptedAo
     assert {*others} <= {b"wait=%d" % s for s in range(1, 9)}
 
 
-async def test_ids_are_encoded_and_a_unix_socket_is_asked_too(socket_folder: Path) -> None:
+async def test_ids_are_encoded_and_a_unix_socket_works(socket_folder: Path) -> None:
     async with ScriptedAos(unix_path=socket_folder / "gateway.sock") as aos:
         aos.answer(_ok())
         ids = ("a b/c?", "ä")
-        asked = read_asked(aos.address, ids, "9s", None, {"AOS_TOKEN": _TOKEN}, as_json=False)
-        assert await asyncio.to_thread(wait.run, asked) == 0
+        options = read_options(aos.address, ids, "9s", None, {"AOS_TOKEN": _TOKEN}, as_json=False)
+        assert await asyncio.to_thread(wait.run, options) == 0
         assert aos.received[0].target == "/v2/stacks/a%20b%2Fc%3F/actions/%C3%A4"
 
 
-# What it makes of each answer.
+# Responses.
 
 
 _ENDS: list[tuple[AnyAnswer, int, str]] = [
@@ -144,14 +144,14 @@ _ENDS: list[tuple[AnyAnswer, int, str]] = [
 
 
 @pytest.mark.parametrize(("answer", "code", "line"), _ENDS)
-async def test_an_end_is_told_by_the_exit_code_and_a_line(
+async def test_an_end_has_its_exit_code_and_line(
     aos: ScriptedAos, capsys: pytest.CaptureFixture[str], answer: AnyAnswer, code: int, line: str
 ) -> None:
     aos.answer(answer)
     assert await _waited(aos.url) == code
     out, err = capsys.readouterr()
-    told = err if code not in (0, 3, 4) else out
-    assert re.search(line, told)
+    printed = err if code not in (0, 3, 4) else out
+    assert re.search(line, printed)
     assert err.count("\n") == (code not in (0, 3, 4))
     assert _TOKEN not in out + err
     assert len(aos.received) == 1
@@ -172,7 +172,7 @@ async def test_a_delete_that_fails_has_failed(aos: ScriptedAos) -> None:
 
 
 @pytest.mark.usefixtures("fast")
-async def test_what_passes_is_waited_out_and_told_once(
+async def test_passing_failures_are_retried_and_printed_once(
     aos: ScriptedAos, capsys: pytest.CaptureFixture[str]
 ) -> None:
     aos.queue(
@@ -208,7 +208,7 @@ async def test_what_passes_is_waited_out_and_told_once(
 async def test_an_answer_that_is_too_large_ends_it(
     aos: ScriptedAos, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wait_client, "_MAX_BODY_BYTES", 100_000)
+    monkeypatch.setattr(client, "_MAX_BODY_BYTES", 100_000)
     aos.answer(Answer(chunks=[b" " * 60_000] * 20, framing="chunked"))
     assert await _waited(aos.url) == 1
     assert capsys.readouterr().err == (
@@ -217,7 +217,7 @@ async def test_an_answer_that_is_too_large_ends_it(
 
 
 @pytest.mark.parametrize("answer", [never, _ok("Running"), Answer(429, headers=[("Retry-After", "60")])])
-async def test_when_the_time_is_over_it_ends_whatever_is_under_way(
+async def test_a_timeout_ends_it_whatever_is_in_progress(
     aos: ScriptedAos, capsys: pytest.CaptureFixture[str], answer: AnyAnswer
 ) -> None:
     aos.answer(answer)
@@ -227,7 +227,7 @@ async def test_when_the_time_is_over_it_ends_whatever_is_under_way(
 
 
 @pytest.mark.usefixtures("fast")
-async def test_nobody_there_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_refused_connection_is_retried(capsys: pytest.CaptureFixture[str]) -> None:
     assert await _waited(f"http://127.0.0.1:{free_port()}", "0.3s") == 5
     out, err = capsys.readouterr()
     assert out.endswith("(no connection: Connection refused; asking again)\n")
@@ -256,19 +256,21 @@ def test_pauses_grow_from_2_to_10_seconds_until_something_changes() -> None:
     ("applied", "pause_s"),
     [(b"wait=50", 1.0), (b"respond-async, WAIT = 7", 1.0), (b"wait=0", 2.0), (b"wait", 2.0), (b"", 2.0)],
 )
-def test_only_who_has_waited_is_asked_again_at_once(applied: bytes, pause_s: float) -> None:
+def test_only_after_a_response_that_waited_the_next_request_is_due_at_once(
+    applied: bytes, pause_s: float
+) -> None:
     fields = ((b"Preference-Applied", applied),)
     assert _pauses((200, fields, b"")) == _pauses((304, fields, b"")) == [pause_s]
     assert _pauses((503, fields, b"")) == [2.0]
 
 
-def test_what_an_answer_asks_for_is_obeyed() -> None:
+def test_retry_after_and_a_throttling_body_are_obeyed() -> None:
     limit = b'{"error_code":"APIG.0308","error_msg":"policy user over ratelimit,limit:200,time:5 minute"}'
-    told = ((b"Retry-After", b"30"),)
-    assert _pauses((429, told, limit), (503, told, b"")) == [30.0, 30.0]
+    stated = ((b"Retry-After", b"30"),)
+    assert _pauses((429, stated, limit), (503, stated, b"")) == [30.0, 30.0]
     assert _pauses((429, ((b"Retry-After", b"0"),), b"")) == [2.0]
-    untold = [_pauses((429, (), limit))[0] for _ in range(50)]
-    assert 5.0 <= min(untold) < max(untold) <= 7.5
+    unstated = [_pauses((429, (), limit))[0] for _ in range(50)]
+    assert 5.0 <= min(unstated) < max(unstated) <= 7.5
     assert 2.0 <= _pauses((429, (), b""))[0] <= 3.0
 
 
@@ -314,7 +316,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize("ids", [("", "a"), ("s", "a" * 65), ("..", "a"), ("s", ".")])
-def test_an_id_that_is_none_is_refused(ids: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_id_is_wrong_usage(ids: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     from gateway.cli import main as cli
 
     assert cli.main(["wait", *ids]) == 2
@@ -325,10 +327,10 @@ def test_an_id_that_is_none_is_refused(ids: tuple[str, str], capsys: pytest.Capt
     ("text", "seconds"),
     [("90", 90), ("90s", 90), ("20m", 1_200), ("1h30m", 5_400), ("0.5", 0.5), ("720h", 2_592_000)],
 )
-def test_a_time_is_written_as_people_do(text: str, seconds: float) -> None:
-    asked = read_asked("http://aos", ("s", "a"), text, None, {"AOS_TOKEN": _TOKEN}, as_json=False)
-    assert asked.timeout_s == seconds
-    assert _TOKEN not in repr(asked)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    options = read_options("http://aos", ("s", "a"), text, None, {"AOS_TOKEN": _TOKEN}, as_json=False)
+    assert options.timeout_s == seconds
+    assert _TOKEN not in repr(options)
 
 
 # The command as a process.
@@ -342,8 +344,8 @@ async def test_the_exit_code_of_the_command_says_how_it_ended(aos: ScriptedAos, 
     for status in (404, 403, 302):
         aos.on("GET", f"/v2/stacks/{status}/", Answer(status))
     expected = {"Succeeded": 0, "302": 1, "Failed": 3, "ForceCancelled": 4, "Running": 5, "404": 6, "403": 7}
-    given = ("--gateway", aos.url, "--timeout", "3s", "--token-file", str(file))
-    done = await asyncio.gather(*(_command(*given, stack, "a", AOS_TOKEN="other") for stack in expected))
+    options = ("--gateway", aos.url, "--timeout", "3s", "--token-file", str(file))
+    done = await asyncio.gather(*(_command(*options, stack, "a", AOS_TOKEN="other") for stack in expected))
     assert dict(zip(expected, [code for code, _, _ in done], strict=True)) == expected
     assert {r.get("X-Auth-Token") for r in aos.received} == {_TOKEN.encode()}
     assert [out + err for _, out, err in done if _TOKEN in out + err] == []
@@ -363,7 +365,7 @@ async def test_a_pipeline_gets_one_json_object_and_the_rest_as_plain_lines(aos: 
     assert "\x1b" not in err
 
 
-async def test_a_terminal_gets_a_line_that_is_drawn_anew(aos: ScriptedAos) -> None:
+async def test_a_terminal_gets_a_line_that_is_redrawn(aos: ScriptedAos) -> None:
     aos.queue(_ok("Running", **_RUNNING), _ok("Succeeded"))
     ours, theirs = pty.openpty()
     try:
@@ -386,10 +388,10 @@ async def test_a_terminal_gets_a_line_that_is_drawn_anew(aos: ScriptedAos) -> No
 async def test_a_certificate_is_checked_against_the_authorities_of_this_machine(authority: Authority) -> None:
     async with ScriptedAos(tls=authority.server_context()) as aos:
         aos.answer(_ok())
-        given = ("--gateway", aos.url, "--timeout", "2s", STACK_ID, ACTION_ID)
+        options = ("--gateway", aos.url, "--timeout", "2s", STACK_ID, ACTION_ID)
         trusting, doubting = await asyncio.gather(
-            _command(*given, AOS_TOKEN=_TOKEN, SSL_CERT_FILE=str(authority.ca_file)),
-            _command(*given, AOS_TOKEN=_TOKEN),
+            _command(*options, AOS_TOKEN=_TOKEN, SSL_CERT_FILE=str(authority.ca_file)),
+            _command(*options, AOS_TOKEN=_TOKEN),
         )
         assert (trusting[0], trusting[2]) == (0, "")
         assert doubting[0] == 5
@@ -397,7 +399,7 @@ async def test_a_certificate_is_checked_against_the_authorities_of_this_machine(
         assert len(aos.received) == 1
 
 
-async def test_who_is_interrupted_ends_without_a_traceback(aos: ScriptedAos) -> None:
+async def test_an_interrupt_ends_it_without_a_traceback(aos: ScriptedAos) -> None:
     aos.answer(never)
     process = await _start("--gateway", aos.url, STACK_ID, ACTION_ID, AOS_TOKEN=_TOKEN)
     await aos.wait_heads(1, 15)

@@ -1,4 +1,4 @@
-"""Addresses and the upstream's URL: what is understood, what is refused and how."""
+"""Addresses and the upstream's URL."""
 
 import pytest
 
@@ -12,8 +12,7 @@ from gateway.config.address import (
     parse_address,
     upstream_url_of,
 )
-from gateway.config.errors import InvalidValue
-from gateway.config.model import ConfigError
+from gateway.config.errors import ConfigError, InvalidValue
 
 
 @pytest.mark.parametrize(
@@ -159,7 +158,7 @@ def test_an_upstream_url_has_one_form_on_all_replicas(
         ("http://aos/a|b", "percent-encode it"),
     ],
 )
-def test_a_bad_upstream_url_is_refused_with_the_remedy(text: str, remedy: str) -> None:
+def test_a_bad_upstream_url_is_rejected_with_the_remedy(text: str, remedy: str) -> None:
     with pytest.raises(InvalidValue) as caught:
         upstream_url_of(text)
     assert remedy in caught.value.remedy
@@ -181,7 +180,7 @@ def test_a_bad_upstream_url_is_refused_with_the_remedy(text: str, remedy: str) -
         "http://user:s3cret@aos:99999",
     ],
 )
-def test_a_refused_upstream_url_does_not_show_what_may_be_secret(text: str) -> None:
+def test_an_invalid_upstream_url_does_not_show_what_may_be_secret(text: str) -> None:
     with pytest.raises(InvalidValue) as caught:
         upstream_url_of(text)
     for piece in ("s3cret", "s3", "cret"):

@@ -1,4 +1,4 @@
-"""The configuration: where settings come from, what is refused and how, that secrets stay masked."""
+"""The configuration: its sources, its errors, and that secrets stay masked."""
 
 import itertools
 import os
@@ -11,24 +11,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.config.address import Mode
+from gateway.config.address import Mode, TcpAddress, UnixAddress
+from gateway.config.errors import ConfigError
+from gateway.config.load import admin_token, load_config, masked
 from gateway.config.model import (
+    RULES,
     CacheConfig,
     Config,
-    ConfigError,
     LogConfig,
     RedisConfig,
-    Secret,
     ServerConfig,
-    TcpAddress,
     TracingConfig,
-    UnixAddress,
     UpstreamConfig,
-    admin_token,
-    load_config,
-    masked,
 )
-from gateway.config.rules import RULES
+from gateway.config.secret import Secret
 from gateway.config.sources import unused_variables, variable_of
 from gateway.core.caching.policy import IN_PROGRESS
 from tests.testbed.tls import Authority
@@ -63,7 +59,7 @@ def _from_flags(**flags: object) -> Config:
     return load_config(None, {}, _URL | {name.replace("__", "."): value for name, value in flags.items()})
 
 
-def _refusal(path: str | None = None, environ: dict[str, str] | None = None, /, **flags: object) -> str:
+def _error_of(path: str | None = None, environ: dict[str, str] | None = None, /, **flags: object) -> str:
     named = {name.replace("__", "."): value for name, value in flags.items()}
     with pytest.raises(ConfigError) as caught:
         load_config(path, environ or {}, _URL | named)
@@ -226,7 +222,7 @@ def test_each_secret_key_can_come_from_a_file_and_beats_the_configuration_file(
     assert admin_token(environ).reveal() == "t0ken"
 
 
-def test_the_admin_token_of_a_client_is_read_without_judging_other_variables() -> None:
+def test_the_admin_token_of_a_client_is_read_without_checking_other_variables() -> None:
     assert (
         admin_token({"AOS_GATEWAY_SERVER__ADMIN_TOKEN": "t", "AOS_GATEWAY_OTHER__KEY": "x"}).reveal() == "t"
     )
@@ -254,20 +250,20 @@ def test_other_variables_are_left_alone() -> None:
     assert load_config(None, {"AOS_TOKEN": "x", "aos_gateway_x": "y", "PATH": "/bin"}, _URL) == _from_flags()
 
 
-# What is refused.
+# What is rejected.
 
 
 @pytest.mark.parametrize(
     ("text", "key", "remedy"),
     [
         ("[server\n", "gateway.toml", "is not TOML: "),
-        ("x = 1\n", "x", "stands outside a section; config/gateway.toml lists all keys"),
-        ('scope = "shared"\n', "scope", "stands outside a section; did you mean cache.scope?"),
+        ("x = 1\n", "x", "is outside a section; config/gateway.toml lists all keys"),
+        ('scope = "shared"\n', "scope", "is outside a section; did you mean cache.scope?"),
         ("[other]\n", "[other]", "there are server or upstream or cache or redis or log or tracing"),
         ("[sever]\n", "[sever]", "did you mean [server]?"),
         ("[Cache]\n", "[Cache]", "did you mean [cache]?"),
-        ("redis = 'redis://:s3cret@h'\n", "redis", "stands outside a section; did you mean redis.url or"),
-        ("[[cache]]\n", "cache", "stands outside a section"),
+        ("redis = 'redis://:s3cret@h'\n", "redis", "is outside a section; did you mean redis.url or"),
+        ("[[cache]]\n", "cache", "is outside a section"),
         ("[cache]\nsecrt = 's3cret'\n", "cache.secrt", "did you mean cache.secret?"),
         ("[cache]\nttl = 1\n", "cache.ttl", ""),
         ("[server]\nscope = 'shared'\n", "server.scope", "did you mean cache.scope?"),
@@ -302,7 +298,7 @@ def test_other_variables_are_left_alone() -> None:
 def test_a_bad_file_gets_one_line_with_key_and_remedy(
     toml: TomlFile, text: str, key: str, remedy: str
 ) -> None:
-    line = _refusal(toml(text))
+    line = _error_of(toml(text))
     assert key in line
     assert remedy in line
     assert "s3cret" not in line
@@ -324,15 +320,15 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         (
             "server.admin_listen_mode",
             "0444",
-            'lets nobody connect, which takes the right to write; write "0600"',
+            'lets nobody connect, which needs write permission; write "0600"',
         ),
         ("server.trusted_proxies", "10.0.0.1/8", 'write it like "10.0.0.1", "10.0.0.0/8" or "unix"'),
         ("server.trusted_proxies", "lb.example", "is no address or network"),
-        ("server.trusted_proxies", "10.0.0.1,::ffff:10.0.0.1", "stands in the list twice; remove one"),
+        ("server.trusted_proxies", "10.0.0.1,::ffff:10.0.0.1", "is in the list twice; remove one"),
         ("server.proxy_protocol", "v2", "is neither true nor false"),
         ("server.admin_hosts", "a.example:80", "write the name alone, without scheme and port"),
         ("server.admin_hosts", "a.example,,b.example", "is empty; write the name alone"),
-        ("server.admin_hosts", "a.example,A.example", "stands in the list twice; remove one"),
+        ("server.admin_hosts", "a.example,A.example", "is in the list twice; remove one"),
         ("server.admin_hosts", ",".join(f"h{i}" for i in range(65)), "is too long; write at most 64"),
         ("server.workers", "-1", "write a whole number of processes from 0 to 1024, without unit"),
         ("server.workers", "one", "is not a whole number"),
@@ -372,7 +368,7 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         ("cache.access_ttl_s", "86401", "is out of range"),
         ("cache.terminal_phases", "", 'is empty, so nothing could be stored; name at least "Succeeded"'),
         ("cache.terminal_phases", "Succeeded,", "is not a phase"),
-        ("cache.terminal_phases", "Succeeded,Succeeded", "stands in the list twice"),
+        ("cache.terminal_phases", "Succeeded,Succeeded", "is in the list twice"),
         ("cache.terminal_phases", "Suc ceeded", "is not a phase"),
         *(
             ("cache.terminal_phases", f"Succeeded,{phase}", "is a phase in progress")
@@ -399,8 +395,8 @@ def test_a_bad_file_gets_one_line_with_key_and_remedy(
         ),
         ("cache.identity_headers", "Range", "does not reach the upstream"),
         ("cache.identity_headers", "X-HTTP-Method-Override", "does not reach the upstream"),
-        ("cache.identity_headers", "X_Auth_Token", "is a look-alike of X-Auth-Token"),
-        ("cache.identity_headers", "X-Project-Id,x-project-id", "stands in the list twice"),
+        ("cache.identity_headers", "X_Auth_Token", "looks like X-Auth-Token"),
+        ("cache.identity_headers", "X-Project-Id,x-project-id", "is in the list twice"),
         ("cache.identity_headers", "X-Project-Id,X_Project_Id", "by - and _ alone"),
         (
             "cache.ttl_succeeded_s",
@@ -458,8 +454,8 @@ def test_a_bad_value_gets_one_line_with_key_variable_and_remedy(name: str, text:
         ("redis.url", "s3cret"),
     ],
 )
-def test_the_value_of_a_refused_secret_is_not_shown(name: str, text: str) -> None:
-    line = _refusal(None, {variable_of(name): text})
+def test_the_value_of_an_invalid_secret_is_not_shown(name: str, text: str) -> None:
+    line = _error_of(None, {variable_of(name): text})
     assert line.startswith(f"{name} = *** (from {variable_of(name)})")
     assert "s3cr" not in line
 
@@ -483,7 +479,7 @@ def test_the_value_of_a_refused_secret_is_not_shown(name: str, text: str) -> Non
     ],
 )
 def test_an_unknown_variable_is_named_without_its_value(variable: str, hint: str) -> None:
-    line = _refusal(None, {variable: "s3cret"})
+    line = _error_of(None, {variable: "s3cret"})
     assert f"unknown environment variable {variable}" in line
     assert hint in line
     assert "s3cret" not in line
@@ -501,12 +497,12 @@ def test_a_variable_that_resembles_no_setting_is_named_and_does_not_stop_the_sta
     assert unused_variables(used) is None
 
 
-def test_a_secret_given_twice_is_refused(tmp_path: Path) -> None:
+def test_a_secret_set_twice_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("s3cret")
     environ = {"AOS_GATEWAY_CACHE__SECRET": "s3cret", "AOS_GATEWAY_CACHE__SECRET_FILE": str(tmp_path / "s")}
-    line = _refusal(None, environ)
+    line = _error_of(None, environ)
     assert line == (
-        "cache.secret is given by both AOS_GATEWAY_CACHE__SECRET and AOS_GATEWAY_CACHE__SECRET_FILE; "
+        "cache.secret is set by both AOS_GATEWAY_CACHE__SECRET and AOS_GATEWAY_CACHE__SECRET_FILE; "
         "unset one of them"
     )
 
@@ -530,7 +526,7 @@ def test_a_secret_file_that_cannot_be_used_is_named(
     file = tmp_path / "secret"
     if content is not None:
         file.write_bytes(content)
-    line = _refusal(None, {"AOS_GATEWAY_CACHE__SECRET_FILE": str(file)})
+    line = _error_of(None, {"AOS_GATEWAY_CACHE__SECRET_FILE": str(file)})
     assert str(file) in line
     assert "AOS_GATEWAY_CACHE__SECRET_FILE" in line
     assert remedy in line
@@ -538,11 +534,11 @@ def test_a_secret_file_that_cannot_be_used_is_named(
 
 
 def test_a_configuration_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    assert "can't be read (No such file or directory)" in _refusal(str(tmp_path / "none.toml"))
-    assert "can't be read (Is a directory)" in _refusal(str(tmp_path))
-    assert "can't be read (no valid path)" in _refusal("a\0b")
+    assert "can't be read (No such file or directory)" in _error_of(str(tmp_path / "none.toml"))
+    assert "can't be read (Is a directory)" in _error_of(str(tmp_path))
+    assert "can't be read (no valid path)" in _error_of("a\0b")
     (tmp_path / "latin.toml").write_bytes(b'[cache]\nsecret = "s3cret\xff"\n')
-    line = _refusal(str(tmp_path / "latin.toml"))
+    line = _error_of(str(tmp_path / "latin.toml"))
     assert "is not UTF-8 text; save it as UTF-8" in line
     assert "s3cret" not in line
     for encoding, fault in (
@@ -552,9 +548,9 @@ def test_a_configuration_file_that_cannot_be_read_is_named(tmp_path: Path) -> No
         ("utf-16-be", "holds NUL bytes, as UTF-16 text does; save it as UTF-8"),
     ):
         (tmp_path / "marked.toml").write_text("[cache]\nsettle_s = 5\n", encoding=encoding)
-        assert f"marked.toml' {fault}" in _refusal(str(tmp_path / "marked.toml"))
+        assert f"marked.toml' {fault}" in _error_of(str(tmp_path / "marked.toml"))
     (tmp_path / "big.toml").write_bytes(b"#" * (1 << 20) + b"#")
-    assert "is longer than 1048576 bytes" in _refusal(str(tmp_path / "big.toml"))
+    assert "is longer than 1048576 bytes" in _error_of(str(tmp_path / "big.toml"))
 
 
 def test_a_missing_upstream_says_how_to_give_one() -> None:
@@ -562,8 +558,8 @@ def test_a_missing_upstream_says_how_to_give_one() -> None:
         load_config(None, {}, {})
 
 
-def test_an_unknown_flag_name_is_refused() -> None:
-    assert "unknown key server.lisen; did you mean server.listen?" in _refusal(server__lisen="x")
+def test_an_unknown_flag_name_is_rejected() -> None:
+    assert "unknown key server.lisen; did you mean server.listen?" in _error_of(server__lisen="x")
 
 
 @pytest.mark.parametrize(
@@ -591,8 +587,8 @@ def test_an_unknown_flag_name_is_refused() -> None:
         ),
     ],
 )
-def test_settings_that_are_impossible_together_are_refused(flags: dict[str, object], remedy: str) -> None:
-    assert _refusal(**flags).startswith(remedy)
+def test_settings_that_are_impossible_together_are_rejected(flags: dict[str, object], remedy: str) -> None:
+    assert _error_of(**flags).startswith(remedy)
 
 
 def test_settings_that_only_look_impossible_are_accepted() -> None:
@@ -614,12 +610,12 @@ def test_a_ca_file_has_to_hold_certificates(authority: Authority, tmp_path: Path
         b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     ):
         (tmp_path / "bad.pem").write_bytes(content)
-        line = _refusal(upstream__ca_file=str(tmp_path / "bad.pem"))
+        line = _error_of(upstream__ca_file=str(tmp_path / "bad.pem"))
         assert "holds no certificates; name a PEM file with the CA certificates" in line
     (tmp_path / "marked.pem").write_bytes(b"\xef\xbb\xbf" + authority.ca_file.read_bytes())
-    line = _refusal(upstream__ca_file=str(tmp_path / "marked.pem"))
+    line = _error_of(upstream__ca_file=str(tmp_path / "marked.pem"))
     assert "marked.pem' (from command line) starts with a byte order mark (BOM); save it as UTF-8" in line
-    assert "upstream.ca_file = 'a\\x00b'" in _refusal(upstream__ca_file="a\0b")
+    assert "upstream.ca_file = 'a\\x00b'" in _error_of(upstream__ca_file="a\0b")
 
 
 # Secrets stay masked.
@@ -643,15 +639,15 @@ def test_no_text_form_of_the_configuration_holds_a_secret(secretive: Config) -> 
 
 
 def test_the_masked_configuration_shows_what_is_set_and_where_redis_is(secretive: Config) -> None:
-    shorten: Any = masked(secretive)
-    assert shorten["server"]["admin_token"] == "***"
-    assert shorten["cache"]["secret"] == "***"
-    assert shorten["redis"]["url"] == "redis://***@redis.example:6380/5"
+    shown: Any = masked(secretive)
+    assert shown["server"]["admin_token"] == "***"
+    assert shown["cache"]["secret"] == "***"
+    assert shown["redis"]["url"] == "redis://***@redis.example:6380/5"
     empty: Any = masked(_from_flags())
     assert (empty["server"]["admin_token"], empty["cache"]["secret"], empty["redis"]["url"]) == ("", "", "")
     assert empty["upstream"]["url"] == "http://aos"
     assert empty["server"]["listen"] == "127.0.0.1:8080"
-    assert msgspec.json.decode(msgspec.json.encode(shorten)) == shorten
+    assert msgspec.json.decode(msgspec.json.encode(shown)) == shown
 
 
 def test_a_secret_shows_only_whether_it_is_set() -> None:

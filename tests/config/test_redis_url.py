@@ -1,4 +1,4 @@
-"""The Redis URL: understood as redis-py understands it, refused where redis-py would fail later."""
+"""The Redis URL: read as redis-py reads it, rejected where redis-py would fail later."""
 
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_a_rediss_url_speaks_tls() -> None:
         (f"unix:///{'a' * 107}", "has a path too long for a socket; use at most 107 bytes"),
     ],
 )
-def test_a_bad_redis_url_is_refused_without_being_shown(text: str, remedy: str) -> None:
+def test_a_bad_redis_url_is_rejected_without_being_shown(text: str, remedy: str) -> None:
     with pytest.raises(InvalidValue) as caught:
         redis_url_of(text)
     assert remedy in caught.value.remedy

@@ -1,4 +1,4 @@
-"""What the tests of the core share: rules, arrivals, requests."""
+"""Shared by the tests of the core: rules, responses, requests."""
 
 import json
 from typing import Any
@@ -71,19 +71,19 @@ def request(
 
 
 def minimal(**members: Any) -> bytes:
-    """A record of which only the given members exist."""
+    """A record with only these members."""
     return json.dumps(members).encode()
 
 
 def decided(
-    came: FetchedResponse, rules: Rules = SHARED, *, settling: bool = False, uncertain: bool = False
+    received: FetchedResponse, rules: Rules = SHARED, *, settling: bool = False, uncertain: bool = False
 ) -> StoreDecision:
-    """What becomes of an arrival."""
-    return decide_store(came, rules, settling=settling, uncertain=uncertain)
+    """The decision about a response."""
+    return decide_store(received, rules, settling=settling, uncertain=uncertain)
 
 
-def refusal(
+def reason_not_stored(
     body: bytes = b"", *fields: tuple[bytes, bytes], rules: Rules = SHARED, **more: Any
 ) -> Reason | None:
     """Why a body, the example record by default, is not stored."""
-    return decided(fetched_response(body or record(), *fields, **more), rules).refusal
+    return decided(fetched_response(body or record(), *fields, **more), rules).reason

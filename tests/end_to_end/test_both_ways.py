@@ -1,4 +1,4 @@
-"""Who is answered from what: the same through the fast lane and through the parser."""
+"""Who is answered from what: the same through the fast path and through the parser."""
 
 import asyncio
 import logging
@@ -19,9 +19,9 @@ from .kit import ALICE, BOB, MovableTime, all_busy, cache_status, settled, until
 _Field = tuple[str, str]
 
 
-@pytest.fixture(params=[True, False], ids=["fast lane", "parser"])
+@pytest.fixture(params=[True, False], ids=["fast path", "parser"])
 def fast_lane(request: pytest.FixtureRequest) -> bool:
-    """Whether the gateway has a fast lane."""
+    """Whether the gateway has a fast path."""
     return bool(request.param)
 
 
@@ -56,7 +56,7 @@ async def gateway(aos: ScriptedAos, fast_lane: bool) -> AsyncIterator[RunningGat
         ("X_Tenant", "X-Tenant"),
     ],
 )
-async def test_a_field_that_tells_callers_apart_never_passes_by(
+async def test_a_field_that_identifies_callers_never_passes_by(
     aos: ScriptedAos, fast_lane: bool, configured: str, sent: str
 ) -> None:
     aos.answer(settled())
@@ -94,7 +94,7 @@ async def test_vary_that_a_shared_entry_cannot_meet_is_said_once(
 
 
 @pytest.mark.parametrize("scope", ["caller", "shared"])
-async def test_who_joins_a_fetch_has_what_tells_callers_apart_in_common(
+async def test_only_callers_with_the_same_identity_share_a_fetch(
     aos: ScriptedAos, fast_lane: bool, scope: str
 ) -> None:
     gate = aos.gate()
@@ -103,8 +103,8 @@ async def test_who_joins_a_fetch_has_what_tells_callers_apart_in_common(
         asked = [asyncio.create_task(_ask(gateway, token=token)) for token in (ALICE, ALICE, BOB)]
         await all_busy(gateway, 3)
         gate.open()
-        verdicts = await asyncio.gather(*asked)
-    assert ["collapsed" in found for found in verdicts].count(True) == 1
+        statuses = await asyncio.gather(*asked)
+    assert ["collapsed" in found for found in statuses].count(True) == 1
     assert sorted(received.get("x-auth-token") or b"" for received in aos.received) == sorted([ALICE, BOB])
 
 
@@ -171,8 +171,8 @@ async def test_who_joins_a_fetch_gets_nothing_chosen_by_another_accept(
     asked += [asyncio.create_task(_ask(gateway, *_accepting(accept))) for accept in (None, "*/*")]
     await all_busy(gateway, 3)
     gate.open()
-    verdicts = await asyncio.gather(*asked)
-    assert ["collapsed" in found for found in verdicts].count(True) == 1
+    statuses = await asyncio.gather(*asked)
+    assert ["collapsed" in found for found in statuses].count(True) == 1
     assert sorted(received.get("accept") or b"" for received in aos.received) == [b"", b"*/*"]
 
 
@@ -208,7 +208,7 @@ async def test_an_entry_that_is_over_by_the_wall_clock_is_called_stale(
 
 
 @pytest.mark.parametrize("wish", [None, "no-cache", "no-store"])
-async def test_who_is_held_back_is_told_that_nothing_was_forwarded(
+async def test_the_response_to_a_throttled_caller_says_that_nothing_was_forwarded(
     aos: ScriptedAos, gateway: RunningGateway, wish: str | None
 ) -> None:
     aos.answer(Answer(429, headers=[("Retry-After", "20")]))

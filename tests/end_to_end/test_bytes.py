@@ -48,15 +48,15 @@ _BODIES = {
 }
 
 
-def _told_by_upstream(response: RawResponse) -> list[Field]:
+def _upstream_fields(response: RawResponse) -> list[Field]:
     """The response's fields without what the gateway appends."""
     fields = list(response.headers)
     own = [field for field in fields if field[0] == b"Via" and _VIA.fullmatch(field[1])]
     assert len(own) == 1
     # A 200 that reads as a record gets an ETag; nothing in these tests has one of this form.
     made = re.compile(rb'"[0-9a-f]{32}"')
-    told = [field for field in fields if not (field[0] == b"ETag" and made.fullmatch(field[1]))]
-    return [field for field in told if field not in own and not _is_ours(field)]
+    found = [field for field in fields if not (field[0] == b"ETag" and made.fullmatch(field[1]))]
+    return [field for field in found if field not in own and not _is_ours(field)]
 
 
 def _is_ours(field: Field) -> bool:
@@ -113,7 +113,7 @@ async def test_status_head_and_body_pass_unchanged(
         answer = await get(gateway, target)
         assert (answer.version, answer.status, answer.reason) == (b"HTTP/1.1", status, b"As It Came")
         length = (b"Content-Length", b"%d" % len(body))
-        assert _told_by_upstream(answer) == [*_pairs(_ODD_FIELDS), length]
+        assert _upstream_fields(answer) == [*_pairs(_ODD_FIELDS), length]
         assert answer.body == body
         assert answer.all("cache-status")[0] == b"elsewhere; hit, other; fwd=miss"
         assert answer.get("proxy-status") is None
@@ -141,8 +141,8 @@ async def test_a_hit_has_the_kept_fields_in_order_and_case_and_the_same_bytes(
     assert is_hit(hit)
     assert hit.body == record()
     length = (b"Content-Length", b"%d" % len(record()))
-    told = [field for field in _told_by_upstream(hit) if field[0] not in {b"Age", b"X-Request-Id"}]
-    assert told == [*_pairs(kept), (b"ETag", b'"own"'), length]
+    found = [field for field in _upstream_fields(hit) if field[0] not in {b"Age", b"X-Request-Id"}]
+    assert found == [*_pairs(kept), (b"ETag", b'"own"'), length]
     assert hit.get("x-request-id") == b"mine"
 
 

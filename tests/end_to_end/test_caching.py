@@ -1,4 +1,4 @@
-"""What is stored and served, and how Cache-Status tells it."""
+"""What is stored and served, and its Cache-Status."""
 
 import asyncio
 import gzip
@@ -155,7 +155,7 @@ async def test_the_origins_max_age_caps_the_time_to_live(aos: ScriptedAos, gatew
 
 
 @pytest.mark.parametrize("word", ["no-store", "private", "no-cache", "max-age=0", "max-age=soon"])
-async def test_the_origins_word_is_ignored_when_told_to(aos: ScriptedAos, word: str) -> None:
+async def test_the_origins_freshness_is_ignored_when_configured_so(aos: ScriptedAos, word: str) -> None:
     aos.answer(settled(("Cache-Control", word)))
     async with running(aos.url, cache__origin_cache_control="ignore") as gateway:
         await get(gateway)
@@ -267,8 +267,8 @@ async def test_a_body_beyond_the_bound_streams_through_and_is_not_stored(aos: Sc
             for _ in range(2):
                 answer = await get(gateway)
                 assert sha256(answer.body).digest() == sha256(body).digest()
-                told = "aos-gateway; fwd=uri-miss; fwd-status=200; detail=too-large"
-                assert cache_status(answer) == told
+                found = "aos-gateway; fwd=uri-miss; fwd-status=200; detail=too-large"
+                assert cache_status(answer) == found
         assert gateway.app.upstream.slots.in_use == 0
     assert aos.connections == 1
 
@@ -362,8 +362,8 @@ async def test_nothing_is_stored_without_any_tier(aos: ScriptedAos, free_port: i
     aos.answer(settled())
     redis_url = f"redis://127.0.0.1:{free_port}/0"
     async with running(aos.url, cache__memory_bytes=0, redis__url=redis_url) as gateway:
-        told = cache_status(await get(gateway))
-        assert told == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=not-kept"
+        found = cache_status(await get(gateway))
+        assert found == "aos-gateway; fwd=uri-miss; fwd-status=200; detail=not-kept"
         assert not is_hit(await get(gateway))
 
 

@@ -87,7 +87,7 @@ async def test_what_outlasts_the_drain_is_cut(aos: ScriptedAos) -> None:
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-async def test_a_write_that_outlasts_the_drain_is_forgotten(
+async def test_a_write_that_outlasts_the_drain_invalidates(
     aos: ScriptedAos, redis: RedisServer, leaves: bool
 ) -> None:
     aos.on("GET", "/", settled())

@@ -317,7 +317,7 @@ async def test_an_older_fetch_does_not_replace_what_a_newer_one_has_stored(
     assert hit.body == newer.body
 
 
-@pytest.mark.parametrize("body", [record(), record("Running")], ids=["a record", "a refusal"])
+@pytest.mark.parametrize("body", [record(), record("Running")], ids=["a record", "not storable"])
 async def test_a_fetch_that_was_replaced_is_stored_while_the_newer_one_is_under_way(
     aos: ScriptedAos, body: bytes
 ) -> None:
@@ -337,7 +337,7 @@ async def test_a_fetch_that_was_replaced_is_stored_while_the_newer_one_is_under_
         newer.open()
         await waits[1]
         aos.answer(settled())
-        # A refusal of what began later ends the entry, although it had seen none.
+        # A later fetch that is not storable ends the entry, although it had seen none.
         assert is_hit(await get(gateway)) is (body == record())
 
 
@@ -350,12 +350,12 @@ async def test_a_shared_answer_chosen_by_a_field_is_not_for_who_sent_another_one
     asked = [asyncio.create_task(get(gateway, TARGET, (field, value))) for value in ("one", "other")]
     await all_busy(gateway, 2)
     gate.open()
-    verdicts = [cache_status(response) for response in await asyncio.gather(*asked)]
-    assert [found for found in verdicts if "collapsed" in found] == []
+    statuses = [cache_status(response) for response in await asyncio.gather(*asked)]
+    assert [found for found in statuses if "collapsed" in found] == []
     assert sorted(received.get(field.lower()) or b"" for received in aos.received) == [b"one", b"other"]
 
 
-async def test_a_head_that_tells_another_validator_ends_the_stored_record(
+async def test_a_head_with_another_validator_ends_the_stored_record(
     aos: ScriptedAos, gateway: RunningGateway
 ) -> None:
     aos.answer(settled(("ETag", '"a"')))

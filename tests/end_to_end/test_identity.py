@@ -1,4 +1,4 @@
-"""Nobody is answered with what the upstream told somebody else."""
+"""No caller gets what the upstream sent to another."""
 
 import asyncio
 import logging
@@ -53,25 +53,25 @@ _STRANGERS: dict[str, list[tuple[str, str | bytes]]] = {
 }
 
 
-class Teller:
-    """Answers every request with a settled record and remembers what it told in which answer."""
+class MarkedUpstream:
+    """Answers every request with a settled record and marks each response."""
 
     def __init__(self, *, equal_bodies: bool) -> None:
-        self.told = 0
+        self.answered = 0
         self._equal_bodies = equal_bodies
 
     def marks(self, number: int) -> list[bytes]:
         """What stands in the answer of this number and in no other."""
-        head = [b"told-%d-" % number, b"req-%d-" % number, b"left-%d-" % number, b"trace-%d-" % number]
+        head = [b"mark-%d-" % number, b"req-%d-" % number, b"left-%d-" % number, b"trace-%d-" % number]
         return head if self._equal_bodies else [*head, b"body-%d-" % number]
 
     async def __call__(self, received: Received, conversation: Conversation) -> None:
         """Answer one request."""
-        self.told += 1
-        number = self.told
+        self.answered += 1
+        number = self.answered
         body = record() if self._equal_bodies else record(status__progress=f"body-{number}-")
         fields = [
-            ("X-Told", f"told-{number}-"),
+            ("X-Mark", f"mark-{number}-"),
             ("X-Request-Id", f"req-{number}-"),
             ("X-RateLimit-Remaining", f"left-{number}-"),
             ("RateLimit", f"left-{number}-"),
@@ -80,11 +80,11 @@ class Teller:
         await conversation.answer(Answer(headers=fields, body=body))
 
 
-def _tells_only(response: RawResponse, teller: Teller, number: int) -> None:
+def _holds_only(response: RawResponse, upstream: MarkedUpstream, number: int) -> None:
     seen = response.raw_head + response.body
-    for other in range(1, teller.told + 1):
+    for other in range(1, upstream.answered + 1):
         if other != number:
-            assert not any(mark in seen for mark in teller.marks(other))
+            assert not any(mark in seen for mark in upstream.marks(other))
 
 
 async def _ask(gateway: RunningGateway, headers: Headers, method: str = "GET") -> RawResponse:
@@ -93,53 +93,53 @@ async def _ask(gateway: RunningGateway, headers: Headers, method: str = "GET") -
 
 @pytest.mark.parametrize("equal_bodies", [False, True])
 @pytest.mark.parametrize("stranger", _STRANGERS.values(), ids=_STRANGERS.keys())
-async def test_a_stranger_sees_nothing_of_what_alice_was_told_nor_she_of_what_he_was(
+async def test_two_callers_see_nothing_of_each_others_responses(
     aos: ScriptedAos,
     gateway: RunningGateway,
     stranger: list[tuple[str, str | bytes]],
     equal_bodies: bool,
 ) -> None:
-    teller = Teller(equal_bodies=equal_bodies)
-    aos.answer(teller)
-    _tells_only(await _ask(gateway, stranger), teller, 1)
+    upstream = MarkedUpstream(equal_bodies=equal_bodies)
+    aos.answer(upstream)
+    _holds_only(await _ask(gateway, stranger), upstream, 1)
 
     first = await _ask(gateway, [_TOKEN])
-    _tells_only(first, teller, 2)
-    assert teller.told == 2
+    _holds_only(first, upstream, 2)
+    assert upstream.answered == 2
     assert is_hit(await _ask(gateway, [_TOKEN]))
 
-    # What he was told himself may come from his own entry.
+    # His own response may come from his own entry.
     again = await _ask(gateway, stranger)
-    _tells_only(again, teller, 1 if is_hit(again) else teller.told)
+    _holds_only(again, upstream, 1 if is_hit(again) else upstream.answered)
     fresh = await _ask(gateway, [*stranger, ("Cache-Control", "no-cache")])
-    _tells_only(fresh, teller, teller.told)
+    _holds_only(fresh, upstream, upstream.answered)
     head = await _ask(gateway, stranger, "HEAD")
-    assert not any(mark in head.raw_head for mark in teller.marks(2))
+    assert not any(mark in head.raw_head for mark in upstream.marks(2))
 
     own = await _ask(gateway, [_TOKEN])
     assert is_hit(own)
-    _tells_only(own, teller, 2)
+    _holds_only(own, upstream, 2)
 
 
 @pytest.mark.parametrize("stranger", _STRANGERS.values(), ids=_STRANGERS.keys())
 async def test_a_stranger_does_not_join_the_fetch_of_alice(
     aos: ScriptedAos, gateway: RunningGateway, stranger: list[tuple[str, str | bytes]]
 ) -> None:
-    teller = Teller(equal_bodies=False)
+    upstream = MarkedUpstream(equal_bodies=False)
     gate = aos.gate()
-    aos.answer(gate.before(teller))
+    aos.answer(gate.before(upstream))
     asked = [asyncio.create_task(_ask(gateway, headers)) for headers in ([_TOKEN], stranger)]
     await aos.wait_received(2)
     gate.open()
     answers = await asyncio.gather(*asked)
-    told = [response.get("x-told") for response in answers]
-    assert sorted(told, key=repr) == [b"told-1-", b"told-2-"]
+    found = [response.get("x-mark") for response in answers]
+    assert sorted(found, key=repr) == [b"mark-1-", b"mark-2-"]
 
 
-async def test_an_entity_tag_of_alice_tells_a_stranger_nothing(
+async def test_an_entity_tag_of_alice_reveals_nothing_to_a_stranger(
     aos: ScriptedAos, gateway: RunningGateway
 ) -> None:
-    aos.answer(Teller(equal_bodies=False))
+    aos.answer(MarkedUpstream(equal_bodies=False))
     tag = (await get(gateway)).get("etag")
     assert tag is not None
     answer = await get(gateway, TARGET, ("If-None-Match", tag), token=BOB)
@@ -158,17 +158,17 @@ async def test_a_stranger_who_asks_for_stored_answers_only_gets_none(
     assert aos.count() == 1
 
 
-async def test_shared_scope_shares_the_record_but_not_what_was_told_about_one_exchange(
+async def test_shared_scope_shares_the_record_but_not_the_fields_of_one_exchange(
     aos: ScriptedAos,
 ) -> None:
-    teller = Teller(equal_bodies=False)
-    aos.answer(teller)
+    upstream = MarkedUpstream(equal_bodies=False)
+    aos.answer(upstream)
     async with running(aos.url, cache__scope="shared") as gateway:
         await get(gateway)
         shared = await get(gateway, TARGET, ("X-Request-Id", "mine"), token=BOB)
     assert is_hit(shared)
     assert b"body-1-" in shared.body
-    assert shared.get("x-told") == b"told-1-"
+    assert shared.get("x-mark") == b"mark-1-"
     assert shared.get("x-request-id") == b"mine"
     for mark in (b"req-1-", b"left-1-", b"trace-1-"):
         assert mark not in shared.raw_head
@@ -182,13 +182,13 @@ async def test_shared_scope_shares_the_record_but_not_what_was_told_about_one_ex
 async def test_shared_scope_asks_for_a_credential_that_can_be_recognised(
     aos: ScriptedAos, stranger: list[tuple[str, str | bytes]]
 ) -> None:
-    teller = Teller(equal_bodies=False)
-    aos.answer(teller)
+    upstream = MarkedUpstream(equal_bodies=False)
+    aos.answer(upstream)
     async with running(aos.url, cache__scope="shared") as gateway:
         await get(gateway)
         answer = await _ask(gateway, stranger)
     assert cache_status(answer) == "aos-gateway; fwd=bypass; fwd-status=200; detail=identity"
-    _tells_only(answer, teller, 2)
+    _holds_only(answer, upstream, 2)
 
 
 async def test_in_shared_scope_one_callers_refusal_is_not_anothers(aos: ScriptedAos) -> None:
@@ -211,8 +211,8 @@ async def test_in_shared_scope_one_callers_refusal_is_not_anothers(aos: Scripted
 async def test_a_signed_request_bypasses_and_arrives_as_it_was_signed(
     aos: ScriptedAos, gateway: RunningGateway, scheme: str
 ) -> None:
-    teller = Teller(equal_bodies=False)
-    aos.answer(teller)
+    upstream = MarkedUpstream(equal_bodies=False)
+    aos.answer(upstream)
     await get(gateway)
     names = "content-type;host;x-forwarded-for;x-forwarded-host;via;x-project-id;x-sdk-date;accept-encoding"
     signed = [
@@ -230,7 +230,7 @@ async def test_a_signed_request_bypasses_and_arrives_as_it_was_signed(
     for times in (1, 2):
         answer = await _ask(gateway, signed)
         assert cache_status(answer) == "aos-gateway; fwd=bypass; fwd-status=200; detail=signed"
-        _tells_only(answer, teller, 1 + times)
+        _holds_only(answer, upstream, 1 + times)
         came = aos.received[-1]
         for name, value in signed:
             assert came.all(name) == [value.encode()]
@@ -251,10 +251,10 @@ async def test_a_request_signed_for_a_foreign_host_is_refused(
 ) -> None:
     answer = await fetch(gateway.address, TARGET, headers=[("Host", "aos.example"), _signature()])
     assert answer.status == 421
-    told = answer.json()
-    assert told["code"] == "GATEWAY.4210001"
-    assert "signed" in told["detail"]
-    assert "upstream.signed_hosts" in told["detail"]
+    found = answer.json()
+    assert found["code"] == "GATEWAY.4210001"
+    assert "signed" in found["detail"]
+    assert "upstream.signed_hosts" in found["detail"]
     assert aos.count() == 0
 
 
@@ -301,15 +301,15 @@ async def _cut(conversation: Conversation) -> None:
     conversation.abort()
 
 
-async def test_callers_who_wait_for_one_fetch_are_told_the_same(
+async def test_callers_who_wait_for_one_fetch_get_the_same_response(
     aos: ScriptedAos, gateway: RunningGateway
 ) -> None:
-    teller = Teller(equal_bodies=False)
+    upstream = MarkedUpstream(equal_bodies=False)
     gate = aos.gate()
-    aos.answer(gate.before(teller))
+    aos.answer(gate.before(upstream))
     asked = [asyncio.create_task(get(gateway)) for _ in range(3)]
     await all_busy(gateway, 3)
     gate.open()
     for response in await asyncio.gather(*asked):
-        _tells_only(response, teller, 1)
-    assert teller.told == 1
+        _holds_only(response, upstream, 1)
+    assert upstream.answered == 1

@@ -1,4 +1,4 @@
-"""The side towards callers: listeners, keep-alive, bounds, refusals and the drain."""
+"""The side towards callers: listeners, keep-alive, bounds, rejections and the drain."""
 
 import asyncio
 import logging
@@ -293,7 +293,7 @@ async def test_connections_of_one_address_beyond_its_bound_are_refused_and_other
             await RawClient.connect(gateway.address) as second,
         ):
             async with await RawClient.connect(gateway.address) as third:
-                # Bytes that nobody reads would reset the connection and lose the refusal.
+                # Bytes that nobody reads would reset the connection and lose the response.
                 await third.send(_GET + b"x" * 100_000)
                 _is_problem(await third.read_response(), 503)
                 assert await third.at_eof()

@@ -92,9 +92,9 @@ def files(authority: Authority) -> dict[str, Any]:
     return {"server__tls_cert": str(certificate), "server__tls_key": str(key)}
 
 
-@pytest.mark.parametrize(("header", "told"), _HEADERS.values(), ids=_HEADERS.keys())
-async def test_the_upstream_is_told_whom_the_header_names(
-    aos: ScriptedAos, lane: str, header: bytes, told: bytes
+@pytest.mark.parametrize(("header", "xff"), _HEADERS.values(), ids=_HEADERS.keys())
+async def test_the_upstream_gets_the_address_of_the_header(
+    aos: ScriptedAos, lane: str, header: bytes, xff: bytes
 ) -> None:
     aos.answer(settled())
     async with running(aos.url, server__proxy_protocol=True) as gateway:
@@ -105,8 +105,8 @@ async def test_the_upstream_is_told_whom_the_header_names(
             await client.request("GET", OTHER_ROUTE, [("X-Forwarded-For", "203.0.113.9")])
         assert (gateway.app.metrics.fast_hits > 0) is (lane == "fast path")
         assert gateway.app.metrics.connections_unfit.total() == 0
-    assert aos.received[0].get("X-Forwarded-For") == told
-    assert aos.received[1].get("X-Forwarded-For") == b"203.0.113.9, " + told
+    assert aos.received[0].get("X-Forwarded-For") == xff
+    assert aos.received[1].get("X-Forwarded-For") == b"203.0.113.9, " + xff
 
 
 @pytest.mark.parametrize("header", [_v1(), _v2(0x21, 0x11, _INET + b"\x04\x00\x01x")], ids=["1", "2"])
@@ -212,7 +212,7 @@ async def test_connections_are_bounded_by_whom_the_header_names(aos: ScriptedAos
             assert (await again.read_response()).status == 200
 
 
-async def test_connections_beyond_the_bound_are_told_so_and_silent_ones_do_not_pile_up(
+async def test_connections_beyond_the_bound_get_an_error_and_silent_ones_do_not_pile_up(
     aos: ScriptedAos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proxy_protocol, "_MOST_BEYOND", 2)
@@ -231,9 +231,9 @@ async def test_connections_beyond_the_bound_are_told_so_and_silent_ones_do_not_p
             await client.close()
 
 
-def _callers(gateway: RunningGateway, *told: bytes) -> list[bytes]:
+def _callers(gateway: RunningGateway, *xff: bytes) -> list[bytes]:
     """Who asks over the one connection there is, by a parsed head and by one that was not."""
-    lines: Fields = tuple((b"X-Forwarded-For", value) for value in told)
+    lines: Fields = tuple((b"X-Forwarded-For", value) for value in xff)
     head = b"GET / HTTP/1.1\r\n" + b"".join(b"%s: %s\r\n" % line for line in lines) + b"\r\n"
     (connection,) = gateway.app.server.connections
     assert isinstance(connection, DownstreamConnection)
@@ -243,22 +243,22 @@ def _callers(gateway: RunningGateway, *told: bytes) -> list[bytes]:
 async def test_the_caller_is_whom_trusted_proxies_name(aos: ScriptedAos, lane: str) -> None:
     aos.answer(settled())
 
-    async def seen(*told: bytes, header: bytes, **settings: Any) -> list[bytes]:
+    async def seen(*xff: bytes, header: bytes, **settings: Any) -> list[bytes]:
         async with running(aos.url, **settings) as gateway, await _connect(gateway, header + _GET) as client:
             assert (await client.read_response()).status == 200
-            return _callers(gateway, *told)
+            return _callers(gateway, *xff)
 
-    told = (b"1.1.1.1, 203.0.113.9", b"10.0.0.2")
+    xff = (b"1.1.1.1, 203.0.113.9", b"10.0.0.2")
     trusted: dict[str, Any] = {"server__trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]}
     proxied: dict[str, Any] = {"server__proxy_protocol": True}
-    assert await seen(*told, header=b"") == [b"127.0.0.1"] * 2
-    assert await seen(*told, header=b"", **trusted) == [b"203.0.113.9"] * 2
-    assert await seen(*told, header=b"", server__trusted_proxies=["127.0.0.2"]) == [b"127.0.0.1"] * 2
-    assert await seen(*told, header=_v1(), **proxied, **trusted) == [b"192.0.2.7"] * 2
-    assert await seen(*told, header=_v1("10.0.0.3"), **proxied, **trusted) == [b"203.0.113.9"] * 2
-    assert await seen(*told, header=_v1("10.0.0.3"), **proxied) == [b"10.0.0.3"] * 2
-    assert await seen(*told, header=_HEADERS["2, LOCAL"][0], **proxied, **trusted) == [b"203.0.113.9"] * 2
-    # Told to the upstream is each hop's own peer, whoever is trusted.
+    assert await seen(*xff, header=b"") == [b"127.0.0.1"] * 2
+    assert await seen(*xff, header=b"", **trusted) == [b"203.0.113.9"] * 2
+    assert await seen(*xff, header=b"", server__trusted_proxies=["127.0.0.2"]) == [b"127.0.0.1"] * 2
+    assert await seen(*xff, header=_v1(), **proxied, **trusted) == [b"192.0.2.7"] * 2
+    assert await seen(*xff, header=_v1("10.0.0.3"), **proxied, **trusted) == [b"203.0.113.9"] * 2
+    assert await seen(*xff, header=_v1("10.0.0.3"), **proxied) == [b"10.0.0.3"] * 2
+    assert await seen(*xff, header=_HEADERS["2, LOCAL"][0], **proxied, **trusted) == [b"203.0.113.9"] * 2
+    # The upstream gets each hop's own peer, whoever is trusted.
     assert {received.get("X-Forwarded-For") for received in aos.received} <= {
         b"127.0.0.1",
         b"192.0.2.7",
@@ -386,7 +386,7 @@ async def test_a_unix_socket_takes_headers_from_whoever_may_connect(
 ) -> None:
     aos.answer(settled())
     listen = f"unix:{socket_folder / 'g.sock'}"
-    for trusted, told in (([], b"192.0.2.7"), (["unix"], b"192.0.2.7"), (["10.0.0.1"], None)):
+    for trusted, xff in (([], b"192.0.2.7"), (["unix"], b"192.0.2.7"), (["10.0.0.1"], None)):
         async with running(
             aos.url,
             server__listen=listen,
@@ -394,12 +394,12 @@ async def test_a_unix_socket_takes_headers_from_whoever_may_connect(
             server__trusted_proxies=trusted,
         ) as gateway:
             async with await _connect(gateway, _v1() + _GET) as client:
-                if told is None:
+                if xff is None:
                     assert await client.at_eof(3)
                 else:
                     assert (await client.read_response()).status == 200
-                    assert aos.received[-1].get("X-Forwarded-For") == told
-            assert gateway.app.metrics.connections_unfit["untrusted"] == (told is None)
+                    assert aos.received[-1].get("X-Forwarded-For") == xff
+            assert gateway.app.metrics.connections_unfit["untrusted"] == (xff is None)
 
 
 def test_asyncios_own_loop_takes_headers_too(
@@ -439,7 +439,7 @@ def test_asyncios_own_loop_takes_headers_too(
         runner.run(check(over_tls, **files))
 
 
-async def test_workers_take_headers_and_a_plain_request_is_told_in_metrics_and_log(aos: ScriptedAos) -> None:
+async def test_workers_take_headers_and_a_plain_request_is_counted_and_logged(aos: ScriptedAos) -> None:
     aos.answer(settled())
     gateway = GatewayProcess(
         *("--upstream", aos.url, "--workers", "2"), environ={"AOS_GATEWAY_SERVER__PROXY_PROTOCOL": "true"}

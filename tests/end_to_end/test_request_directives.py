@@ -56,7 +56,7 @@ async def test_other_answers_get_no_etag(aos: ScriptedAos, gateway: RunningGatew
 async def test_if_none_match_is_answered_from_entry_and_from_fetch(
     aos: ScriptedAos, gateway: RunningGateway, own: str, condition: str, status: int
 ) -> None:
-    aos.answer(settled(("ETag", own), ("X-Told", "1"), ("Vary", "Accept")))
+    aos.answer(settled(("ETag", own), ("X-Old", "1"), ("Vary", "Accept")))
     fetched = await get(gateway, TARGET, ("If-None-Match", condition))
     hit = await get(gateway, TARGET, ("If-None-Match", condition), ("X-Request-Id", "mine"))
     assert [fetched.status, hit.status] == [status, status]
@@ -175,11 +175,11 @@ async def test_max_age_and_min_fresh_are_obeyed_and_max_stale_ignored(aos: Scrip
         time.ahead_s = 100
         assert _HIT.fullmatch(await wish("max-age=150"))
         assert _HIT.fullmatch(await wish("min-fresh=150, max-stale"))
-        told = "aos-gateway; fwd=request; fwd-status=200; stored; detail=request-"
-        assert await wish("max-age=50") == told + "max-age"
+        expected = "aos-gateway; fwd=request; fwd-status=200; stored; detail=request-"
+        assert await wish("max-age=50") == expected + "max-age"
         assert _HIT.fullmatch(await wish("max-age=50"))
         time.ahead_s = 250
-        assert await wish("min-fresh=200") == told + "min-fresh"
+        assert await wish("min-fresh=200") == expected + "min-fresh"
         time.ahead_s = 600
         assert await wish("max-stale=10000") == _STORED
 
@@ -226,13 +226,13 @@ async def test_what_the_cache_does_not_take_part_in_bypasses_and_says_why(
     detail: str,
 ) -> None:
     aos.answer(settled())
-    told = (
+    expected = (
         "aos-gateway; fwd=bypass" + ("" if detail == "route" else "; fwd-status=200") + f"; detail={detail}"
     )
     await get(gateway)
     for _ in range(2):
         answer = await get(gateway, target, *fields, body=b"{}" if detail == "body" else None)
-        assert cache_status(answer) == told
+        assert cache_status(answer) == expected
     assert aos.count() == 3
     for name, value in fields:
         assert aos.received[-1].get(name) == value.encode()
@@ -240,5 +240,5 @@ async def test_what_the_cache_does_not_take_part_in_bypasses_and_says_why(
 
 async def test_another_method_on_the_execution_bypasses(aos: ScriptedAos, gateway: RunningGateway) -> None:
     aos.answer(Answer(200))
-    told = cache_status(await get(gateway, method="OPTIONS"))
-    assert told == "aos-gateway; fwd=method; fwd-status=200; detail=method"
+    expected = cache_status(await get(gateway, method="OPTIONS"))
+    assert expected == "aos-gateway; fwd=method; fwd-status=200; detail=method"

@@ -35,16 +35,16 @@ from .kit import OTHER_ROUTE, MovableTime, cache_status, get, is_hit, running_re
 _OK = Answer(200, body=b"fine")
 _ERROR_MEMBERS = {"type", "title", "status", "detail", "instance", "code", "message", "extend", "showdetail"}
 
-# What a caller is told of it, in words.
+# What the caller's error says.
 _SAYS = {
     "connection_read_timeout": "did not answer in time",
     "connection_refused": "refused the connection",
-    "connection_terminated": "ended the connection",
-    "connection_timeout": "connection to the upstream did not stand in time",
-    "destination_ip_unroutable": "no way through the network",
+    "connection_terminated": "closed the connection before",
+    "connection_timeout": "connection to the upstream was not established in time",
+    "destination_ip_unroutable": "no route to the upstream",
     "dns_error": "name could not be resolved",
     "http_protocol_error": "not well-formed HTTP",
-    "http_response_incomplete": "broke off",
+    "http_response_incomplete": "ended before it was complete",
     "http_response_transfer_coding": "transfer coding",
     "tls_certificate_error": "certificate is not trusted",
     "tls_protocol_error": "could not agree on a TLS connection",
@@ -56,19 +56,19 @@ def _is_our_problem(response: RawResponse, status: int, proxy_error: str) -> Non
     assert response.get("proxy-status") == b"aos-gateway; error=" + proxy_error.encode()
     assert response.get("content-type") == b"application/problem+json"
     assert response.get("cache-control") == b"no-store"
-    told = response.json()
-    assert set(told) == _ERROR_MEMBERS
-    assert told["status"] == status
-    assert told["code"].startswith(f"GATEWAY.{status}")
-    assert len(told["code"]) == len("GATEWAY.5020001")
-    assert told["message"] == told["detail"]
-    assert _SAYS.get(proxy_error, "") in told["detail"]
+    found = response.json()
+    assert set(found) == _ERROR_MEMBERS
+    assert found["status"] == status
+    assert found["code"].startswith(f"GATEWAY.{status}")
+    assert len(found["code"]) == len("GATEWAY.5020001")
+    assert found["message"] == found["detail"]
+    assert _SAYS.get(proxy_error, "") in found["detail"]
     date = parsedate_to_datetime((response.get("date") or b"").decode())
     assert abs(date.timestamp() - time.time()) < 5
-    assert (told["extend"], told["showdetail"]) == ("", False)
+    assert (found["extend"], found["showdetail"]) == ("", False)
     request_id = response.get("x-request-id")
     assert request_id is not None
-    assert request_id.decode() in told["instance"]
+    assert request_id.decode() in found["instance"]
 
 
 async def test_an_https_upstream_is_trusted_by_the_ca_file(authority: Authority) -> None:
@@ -138,12 +138,10 @@ async def test_an_upstream_that_cannot_be_found_is_a_502(url: str, proxy_error: 
         (OSError("several"), 502, "destination_unavailable"),
     ],
 )
-def test_why_there_is_no_connection_is_told_by_the_systems_word(
-    error: OSError, status: int, proxy_error: str
-) -> None:
-    told = connect_failure(error)
-    assert (told.status, told.proxy_error, told.was_sent) == (status, proxy_error, False)
-    assert told.detail == UPSTREAM_DETAILS[proxy_error]
+def test_a_failed_connection_has_the_systems_reason(error: OSError, status: int, proxy_error: str) -> None:
+    found = connect_failure(error)
+    assert (found.status, found.proxy_error, found.was_sent) == (status, proxy_error, False)
+    assert found.detail == UPSTREAM_DETAILS[proxy_error]
 
 
 def _states(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -207,7 +205,7 @@ async def test_the_log_gives_the_reason_why_a_certificate_is_not_trusted(
         ("http://127.0.0.1:{port}", "http_protocol_error"),
     ],
 )
-async def test_the_log_tells_names_that_are_unknown_and_peers_that_speak_something_else(
+async def test_the_log_names_unknown_hosts_and_peers_that_speak_something_else(
     caplog: pytest.LogCaptureFixture, url: str, reason: str
 ) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -520,12 +518,12 @@ async def test_a_caller_who_leaves_a_stream_frees_its_connection(aos: ScriptedAo
 
 
 @pytest.mark.parametrize("target", [TARGET, OTHER_ROUTE, f"/v2/stacks/{STACK_ID}/actions/x?y"])
-async def test_a_gateways_own_error_tells_what_the_cache_did(
+async def test_a_gateways_own_error_has_a_cache_status(
     aos: ScriptedAos, gateway: RunningGateway, target: str
 ) -> None:
     aos.answer(close_unanswered)
-    told = cache_status(await get(gateway, target))
-    assert told in {
+    found = cache_status(await get(gateway, target))
+    assert found in {
         "aos-gateway; fwd=uri-miss",
         "aos-gateway; fwd=bypass; detail=route",
         "aos-gateway; fwd=bypass; detail=query",

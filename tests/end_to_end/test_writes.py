@@ -1,4 +1,4 @@
-"""Writes are sent once, and what they may have changed is forgotten."""
+"""Writes are sent once, and what they may have changed is invalidated."""
 
 import asyncio
 
@@ -119,7 +119,7 @@ async def test_a_write_that_never_reached_the_upstream_changes_nothing(free_port
         assert is_hit(await get(gateway))
 
 
-async def test_a_write_is_forgotten_before_the_first_byte_of_its_answer(
+async def test_a_write_invalidates_before_the_first_byte_of_its_response(
     aos: ScriptedAos, gateway: RunningGateway
 ) -> None:
     gate = aos.gate()
@@ -300,10 +300,10 @@ async def test_what_is_stored_soon_after_a_write_lives_briefly(aos: ScriptedAos)
 async def test_an_upload_that_the_upstream_refuses_early_gets_that_answer(
     aos: ScriptedAos, gateway: RunningGateway
 ) -> None:
-    refusal = Answer(413, headers=[("Connection", "close")], body=b"too much")
+    rejection = Answer(413, headers=[("Connection", "close")], body=b"too much")
 
     async def refuse(_: Received, conversation: Conversation) -> None:
-        await conversation.answer(refusal)
+        await conversation.answer(rejection)
 
     aos.on("POST", "/v2/templates", refuse, at="head")
     async with await RawClient.connect(gateway.address) as client:

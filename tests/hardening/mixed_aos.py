@@ -30,7 +30,7 @@ BIG_STACK = STACKS[1]
 
 ACCESS_TTL_S = 10.0
 MEMORY_TTL_S = 6.0
-"""Long beside the second in which replicas tell each other of a write, so that it shows when they don't."""
+"""Long beside the second in which replicas send each other an invalidation, so that it shows when they don't."""
 
 UNSETTLED_S = 3.0
 
@@ -113,7 +113,7 @@ class MixedAos:
         if self.revoked is not None and self.revoked[0] == tenant:
             await conversation.answer(Answer(401, body=b'{"code": "token"}'))
             return
-        fields = [("Content-Type", "application/json"), ("X-Told-To", tenant)]
+        fields = [("Content-Type", "application/json"), ("X-Tenant", tenant)]
         if received.method in {"PUT", "DELETE"}:
             self._take(stack, replica, (received.get("X-Write") or b"").decode())
             await conversation.answer(Answer(202, headers=fields, body=b"{}"))
@@ -130,33 +130,33 @@ class MixedAos:
         self.writes[write] += 1
         if self.writes[write] > 1:
             self.wrong.append(f"{write} was received again")
-        # A way that was stalled may bring it long after its caller was told that nobody knows.
+        # A stalled connection may bring it long after its caller got a 504.
         change = Change(self.now_s(), replica, self._answered.get(write))
         self._changes[stack].append(change)
         self._by_write[write] = change
 
     def answered(self, write: str) -> None:
-        """Note that the caller of a write has its answer, whatever it is."""
+        """Record that the caller of a write has its answer, whatever it is."""
         self._answered[write] = self.now_s()
         if (change := self._by_write.pop(write, None)) is not None:
             change.answered_s = self._answered[write]
 
-    def judge_record(
+    def check_record(
         self, response: RawResponse, stack: str, action: str, tenant: str, replica: int, began_s: float
     ) -> None:
-        """Note what is wrong with a 200 for a record that was asked for at `began_s`."""
+        """Record what is wrong with a 200 for a record that was asked for at `began_s`."""
         where = f"{tenant} {stack}/{action} at {began_s:.2f} s"
         found = _MARKS.search(response.body)
         version = int(found[1]) if found else -1
         changes = self._changes[stack]
         if not 0 <= version <= len(changes) or response.body != self.body(stack, action, tenant, version):
             self.wrong.append(f"{where}: a wrong body of {len(response.body)} bytes")
-        if response.get("X-Told-To") != tenant.encode():
-            self.wrong.append(f"{where}: what was told to {response.get('X-Told-To')!r}")
+        if response.get("X-Tenant") != tenant.encode():
+            self.wrong.append(f"{where}: what was sent to {response.get('X-Tenant')!r}")
         is_running = action == RUNNING
         if is_running and b"; hit" in response.all("Cache-Status")[-1]:
             self.wrong.append(f"{where}: a record in progress was stored")
-        self._judge_revoked(where, tenant, began_s, ACCESS_TTL_S + _SLACK_S)
+        self._check_revoked(where, tenant, began_s, ACCESS_TTL_S + _SLACK_S)
         for newer in changes[max(version, 0) :]:
             late_s = began_s - self._usable_until_s(newer, replica, began_s, is_running=is_running)
             if late_s > 0:
@@ -165,25 +165,25 @@ class MixedAos:
                 )
                 return
 
-    def judge_stack(self, response: RawResponse, stack: str, tenant: str, began_s: float) -> None:
-        """Note what is wrong with a 200 for a stack, which is never stored."""
+    def check_stack(self, response: RawResponse, stack: str, tenant: str, began_s: float) -> None:
+        """Record what is wrong with a 200 for a stack, which is never stored."""
         where = f"{tenant} {stack} at {began_s:.2f} s"
-        told = response.json()
-        if told["stack"] != stack or response.get("X-Told-To") != tenant.encode():
-            self.wrong.append(f"{where}: {told} told to {response.get('X-Told-To')!r}")
-        if any(change.came_s < began_s for change in self._changes[stack][told["version"] :]):
+        content = response.json()
+        if content["stack"] != stack or response.get("X-Tenant") != tenant.encode():
+            self.wrong.append(f"{where}: {content} sent to {response.get('X-Tenant')!r}")
+        if any(change.came_s < began_s for change in self._changes[stack][content["version"] :]):
             self.wrong.append(f"{where}: an old version")
-        self._judge_revoked(where, tenant, began_s, 0.0)
+        self._check_revoked(where, tenant, began_s, 0.0)
 
-    def judge_write(self, stack: str, tenant: str, began_s: float) -> None:
-        """Note what is wrong with a write that was accepted."""
-        self._judge_revoked(f"{tenant} writes to {stack} at {began_s:.2f} s", tenant, began_s, 0.0)
+    def check_write(self, stack: str, tenant: str, began_s: float) -> None:
+        """Record what is wrong with a write that was accepted."""
+        self._check_revoked(f"{tenant} writes to {stack} at {began_s:.2f} s", tenant, began_s, 0.0)
 
     def is_over(self, now_s: float) -> bool:
-        """Whether nothing that the revoked tenant was told may be repeated any more."""
+        """Whether nothing sent to the revoked tenant may be repeated any more."""
         return self.revoked is not None and now_s > self.revoked[1] + ACCESS_TTL_S + _SLACK_S
 
-    def _judge_revoked(self, where: str, tenant: str, began_s: float, grace_s: float) -> None:
+    def _check_revoked(self, where: str, tenant: str, began_s: float, grace_s: float) -> None:
         if self.revoked is not None and self.revoked[0] == tenant and began_s > self.revoked[1] + grace_s:
             self.wrong.append(f"{where}: {began_s - self.revoked[1]:.2f} s after the token was revoked")
 
@@ -191,7 +191,7 @@ class MixedAos:
         """Until when a request may begin that is answered with the version before a change."""
         bounds_s = [newer.came_s + ACCESS_TTL_S + _SLACK_S]
         if is_running:
-            # Nothing but a flight that was under way may still tell it.
+            # Nothing but a flight that was under way may still hold it.
             bounds_s.append(newer.came_s + MEMORY_TTL_S + _SLACK_S)
         if newer.answered_s is not None:
             if newer.came_s > newer.answered_s:

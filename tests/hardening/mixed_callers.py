@@ -73,7 +73,7 @@ class Callers:
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     async def run(self, until: asyncio.Event) -> None:
-        """Ask until told to stop; each ends with the answer to his last request."""
+        """Ask until stopped; each ends with the answer to his last request."""
         async with asyncio.TaskGroup() as group:
             for number in range(CALLERS_PER_TENANT * len(TENANTS)):
                 tenant = TENANTS[number % len(TENANTS)]
@@ -97,7 +97,7 @@ class Callers:
                 await client.close()
 
     async def _ask(self, client: RawClient, tenant: str, replica: int, chooser: random.Random) -> bool:
-        """Make one request and judge its answer; tells whether the connection can go on."""
+        """Make one request and check its response; returns whether the connection can go on."""
         fields = [("X-Auth-Token", token(tenant)), ("X-Through", str(replica))]
         method, write, action, body = "GET", "", "", None
         # Some stacks are asked for much more often than others.
@@ -123,9 +123,9 @@ class Callers:
             client.abort()
             self.tally.left += 1
             return False
-        return await self._judged(client, request, kind, (stack, action, tenant, replica, write))
+        return await self._checked(client, request, kind, (stack, action, tenant, replica, write))
 
-    async def _judged(
+    async def _checked(
         self, client: RawClient, request: bytes, kind: str, about: tuple[str, str, str, int, str]
     ) -> bool:
         stack, action, tenant, replica, write = about
@@ -155,11 +155,11 @@ class Callers:
         if response.status == 401:
             self._refused(tenant)
         elif kind == "write":
-            self.aos.judge_write(stack, tenant, began_s)
+            self.aos.check_write(stack, tenant, began_s)
         elif kind == "stack":
-            self.aos.judge_stack(response, stack, tenant, began_s)
+            self.aos.check_stack(response, stack, tenant, began_s)
         else:
-            self.aos.judge_record(response, stack, action, tenant, replica, began_s)
+            self.aos.check_record(response, stack, action, tenant, replica, began_s)
             if b"; hit" in response.all("Cache-Status")[-1]:
                 self.tally.hits += 1
                 self.tally.hits_without_upstream += self.turns.fails("upstream")

@@ -25,7 +25,7 @@ _FLUSH_S = 0.2
 
 @dataclass
 class Stage:
-    """What fails, and those who have to bear it.
+    """What fails, and the gateways.
 
     Attributes:
         redis: the server; `redis_proxy` is on the way to it.
@@ -39,7 +39,7 @@ class Stage:
     gateways: Sequence[GatewayProcess]
 
     async def is_well(self) -> bool:
-        """Whether all replicas use Redis, hear each other and owe nothing."""
+        """Whether all replicas use Redis, receive each other's invalidations, with none pending."""
         wanted = {"ready": True, "breaker": "closed", "subscription": "up", "pending_invalidations": 0}
         return all([(await health(gateway.admin)).items() >= wanted.items() for gateway in self.gateways])
 

@@ -1,7 +1,7 @@
 """The rules of RFC 9111 for shared caches, through the real gateway: what came first, what is asked next, hit
 or not.
 
-`cache-suite.md` beside this file tells how the public suite fared and why the gateway differs where it does.
+`cache-suite.md` beside this file says which tests of the public suite fail and why the gateway differs where it does.
 """
 
 import time
@@ -102,7 +102,7 @@ async def stage(aos: ScriptedAos, scope: str) -> AsyncIterator[Stage]:
 
 async def _play(stage: Stage, case: Case) -> None:
     second = await stage.twice(case)
-    # What is fetched anew is told as it came, an error too: nothing stale is ever served.
+    # What is fetched anew passes as it came, an error too: nothing stale is ever served.
     assert (second.status, second.body) == ((200, record()) if case.is_hit else (503, b"second"))
     assert is_hit(second) is case.is_hit
     assert stage.aos.count() == (1 if case.is_hit else 2)
@@ -431,7 +431,7 @@ async def test_conditions_are_answered_from_the_entry_and_from_the_fetch_alike(
 
 @pytest.mark.parametrize("scope", ["caller"])
 async def test_a_304_carries_what_a_cache_further_down_needs_and_nothing_of_the_body(stage: Stage) -> None:
-    told: _Lines = (
+    sent: _Lines = (
         ("Date", "Sun, 06 Nov 1994 08:49:37 GMT"),
         ("ETag", '"abc"'),
         ("Cache-Control", "max-age=3600"),
@@ -441,14 +441,14 @@ async def test_a_304_carries_what_a_cache_further_down_needs_and_nothing_of_the_
         ("Vary", "Accept"),
         ("Age", "30"),
     )
-    stage.aos.answer(_answer((*told, *_MODIFIED, ("X-Own", "1"))))
+    stage.aos.answer(_answer((*sent, *_MODIFIED, ("X-Own", "1"))))
     fetched = await stage.ask(((_NONE_MATCH, '"abc"'),))
     stage.time.ahead_s = 5
     hit = await stage.ask(((_NONE_MATCH, '"abc"'),))
     own = ["Via", "Cache-Status"]
-    assert [name.decode() for name in fetched.names()] == [*(name for name, _ in told), *own]
+    assert [name.decode() for name in fetched.names()] == [*(name for name, _ in sent), *own]
     assert [name.decode() for name in hit.names()] == [
-        *(name for name, _ in told if name != "Age"),
+        *(name for name, _ in sent if name != "Age"),
         *("Age", "X-Request-Id", *own),
     ]
     assert (fetched.get("age"), hit.get("age")) == (b"30", b"35")

@@ -1,6 +1,8 @@
 """Raw requests that break or bend HTTP: each is refused, or reaches the upstream in one clean form."""
 
+import asyncio
 import logging
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -131,7 +133,17 @@ _CHUNKS = [
     b"0\r\nTransfer-Encoding: gzip\r\n\r\n",
     b"0\r\nno colon\r\n\r\n",
     b"0\r\nX-Evil: a\n\r\n",
+    # Whose size or number has no bound.
+    b"FFFFFFFFFFFFFFFF\r\nabc\r\n0\r\n\r\n",
+    b"8000000000000003\r\nabc\r\n0\r\n\r\n",
+    b"3\r\nabc\r\n8000000000000003\r\nabc\r\n0\r\n\r\n",
 ]
+_LONG_CHUNKS = {
+    "extension": b"3;" + b"a" * 100_000 + b"\r\nabc\r\n0\r\n\r\n",
+    "extensions": (b"1;" + b"a" * 4000 + b"\r\na\r\n") * 20 + b"0\r\n\r\n",
+    "zeros": b"0" * 100_000 + b"3\r\nabc\r\n0\r\n\r\n",
+    "trailers": b"3\r\nabc\r\n0\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+}
 _HEADERS = [
     b"Host: h\nX-A: b\r\n",
     b"Host: h\r\nX-A: a\rb\r\n",
@@ -168,6 +180,12 @@ _HEADERS = [
     b"Host: [::1\r\n",
     b"Host: ::1\r\n",
     b"Host: \xe9\r\n",
+    b"Host: h:65536\r\n",
+    b"Host: h,h\r\n",
+    b"Host: :80\r\n",
+    b"Host: [1::2::3]\r\n",
+    b"Host: [::ffff:999.1.1.1]\r\n",
+    b"Host: [::1]x\r\n",
     b"Host: http://h\r\n",
     b"Host: h\r\nTransfer_Encoding: chunked\r\n",
     b"Host: h\r\nContent_Length: 3\r\n",
@@ -224,6 +242,8 @@ _LINES = [
     (b"GET http://z/zqxj HTTP/1.1", 400),
     (b"GET http://u@h/zqxj HTTP/1.1", 400),
     (b"GET http://h#y/zqxj HTTP/1.1", 400),
+    (b"GET http://h:65536/zqxj HTTP/1.0", 400),
+    (b"GET http://[::1]x/zqxj HTTP/1.0", 400),
     (b"GET http:///zqxj HTTP/1.1", 400),
     (b"GET ftp://h/zqxj HTTP/1.1", 400),
 ]
@@ -237,6 +257,10 @@ _OTHER = [
     Case("TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
     Case("proxy protocol", b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n" + _AFTER),
     Case("NUL bytes", b"\x00" * 20),
+    *(
+        Case(f"{start!r} before a request", start + b"GET /zqxj HTTP/1.1\r\nHost: h\r\n\r\n")
+        for start in (b"\r", b"\n", b"\r\n\r", b"\r\n\n", b"\n\r\n")
+    ),
     Case("coding over 1.0", b"POST /zqxj HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     Case(
         "coding over 1.0 with length",
@@ -360,6 +384,7 @@ _CASES = [
         for value in _CODINGS
     ),
     *(_chunks(f"chunks {rest!r}", rest) for rest in _CHUNKS),
+    *(_chunks(f"long {name} of chunks", rest) for name, rest in _LONG_CHUNKS.items()),
     *(_get(f"fields {fields!r}", fields) for fields in _HEADERS),
     *(_line(f"line {line!r}", line, status) for line, status in _LINES),
     *_OTHER,
@@ -373,9 +398,9 @@ def _is_problem(answer: RawResponse, status: int) -> None:
     assert answer.get("content-type") == b"application/problem+json"
     assert answer.json()["status"] == status
     assert answer.get("connection") == b"close"
-    told = (answer.raw_head + answer.body).lower()
+    text = (answer.raw_head + answer.body).lower()
     for word in (_SECRET, b"aiohttp", b"python", b"traceback", b"server:"):
-        assert word not in told
+        assert word not in text
 
 
 @pytest.mark.parametrize("case", _CASES, ids=lambda case: case.name)
@@ -444,7 +469,7 @@ async def test_a_raw_request_is_refused_or_forwarded_in_one_clean_form(
         (b"GET /second HTTP/1.1\r\nHost: h\r\n\r\n", 200),
     ],
 )
-async def test_bytes_behind_a_request_are_judged_alone_and_after_it(
+async def test_bytes_behind_a_request_are_read_alone_and_after_it(
     aos: ScriptedAos, gateway: RunningGateway, first: bytes, second: bytes, status: int, way: str
 ) -> None:
     async with await RawClient.connect(gateway.address) as client:
@@ -506,3 +531,56 @@ async def test_a_refused_request_that_expects_100_continue_gets_none(
         assert (answer.status, answer.interim) == (400, ())
         assert await client.at_eof(3)
     assert aos.heads == []
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"A /x HTTP/1.1", 400),
+        (b"GET /x HTTP/3.0", 505),
+        (b"GET /x HTTP/9.9", 505),
+        (b"GET /x HTTP/1.10", 400),
+    ],
+)
+async def test_a_request_line_has_one_status_however_it_is_cut(
+    gateway: RunningGateway, line: bytes, status: int
+) -> None:
+    data = line + b"\r\n" + _HOST + b"\r\n"
+    for end in range(1, len(line) + 3):
+        async with await RawClient.connect(gateway.address) as client:
+            await client.send(data[:end])
+            # A turn for its parts to be read apart.
+            for _ in range(4):
+                await asyncio.sleep(0)
+            await client.send(data[end:])
+            assert ((await client.read_response()).status, end) == (status, end)
+
+
+async def test_every_byte_in_every_place_of_a_head_is_refused_or_carried_exactly(
+    aos: ScriptedAos, gateway: RunningGateway
+) -> None:
+    token = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
+    wanted = 0
+    for number in range(256):
+        byte = bytes([number])
+        if byte == b":":
+            continue  # ends a name wherever it stands
+        places = {
+            b"GET /a" + byte + b"b HTTP/1.1\r\n" + _HOST + b"\r\n": b"!" <= byte <= b"~" and byte != b"#",
+            b"GET /a?" + byte + b" HTTP/1.1\r\n" + _HOST + b"\r\n": b"!" <= byte <= b"~" and byte != b"#",
+            b"GET /a HTTP/1.1\r\n" + _HOST + b"A: b" + byte + b"c\r\n\r\n": byte == b"\t"
+            or (byte >= b" " and byte != b"\x7f"),
+            b"GET /a HTTP/1.1\r\n" + _HOST + b"A" + byte + b"c: d\r\n\r\n": bool(token.match(byte)),
+        }
+        for data, is_carried in places.items():
+            async with await RawClient.connect(gateway.address) as client:
+                await client.send(data)
+                answer = await client.read_response()
+            assert (answer.status, data) == (200 if is_carried else 400, data)
+            if is_carried:
+                wanted += 1
+                got = aos.received[-1]
+                kept = [line for line in data.split(b"\r\n")[2:] if line]
+                assert got.target == data.split(b" ")[1].decode()
+                assert all(line in got.raw_head.split(b"\r\n") for line in kept)
+    assert len(aos.received) == wanted

@@ -1,4 +1,4 @@
-"""The fast lane and the parser's way give the same bytes, whatever comes and however it is cut."""
+"""The fast path and the parser's way give the same bytes, whatever comes and however it is cut."""
 
 import asyncio
 import os
@@ -61,7 +61,7 @@ def _with_the_fast_lane(monkeypatch: pytest.MonkeyPatch) -> None:
 async def pair(
     aos: ScriptedAos, request: pytest.FixtureRequest, redis: RedisServer
 ) -> AsyncIterator[tuple[RunningGateway, RunningGateway]]:
-    """Two gateways for whom time stands still, with the fast lane and without, that know alice's record.
+    """Two gateways for whom time stands still, with the fast path and without, that know alice's record.
 
     In memory, or in a Redis alone.
     """
@@ -93,7 +93,7 @@ async def _stored(gateway: RunningGateway, redis: RedisServer) -> None:
             await asyncio.sleep(0.005)  # there is no event to wait for
 
 
-async def _told(gateway: RunningGateway, data: bytes, seed: int) -> bytes:
+async def _bytes_of(gateway: RunningGateway, data: bytes, seed: int) -> bytes:
     """Everything a connection says to some bytes, cut by the seed and mostly between heads, until it is closed."""
     reader, writer = await address.connect(gateway.address)
     sizes = random.Random(seed)
@@ -130,7 +130,7 @@ async def test_both_ways_give_the_same_bytes(pair: tuple[RunningGateway, Running
             data = mutate(dice, [data, *_REQUESTS])
         data += _CLOSING
         cut = seed * _ROUNDS + number
-        said, expected = await asyncio.gather(_told(fast, data, cut), _told(slow, data, cut))
+        said, expected = await asyncio.gather(_bytes_of(fast, data, cut), _bytes_of(slow, data, cut))
         assert said == expected, data
     assert fast.app.metrics.fast_hits > _ROUNDS // 8
     assert slow.app.metrics.fast_hits == 0

@@ -1,6 +1,6 @@
 """Random damage on both sides: never a 500, never silence, never a request that nobody sent.
 
-`--long` makes the runs fifteen times as long. What fails is shown as bytes,
+`--long` makes the runs thirty times as long. What fails is shown as bytes,
 to be put among the kept ones.
 """
 
@@ -21,7 +21,7 @@ from .mutation import mutate
 from .segments import send_split
 
 _IS_LONG = run_length() is not RunLength.SHORT
-_ROUNDS = 3000 if _IS_LONG else 200
+_ROUNDS = 3000 if _IS_LONG else 100
 _SEEDS = range(8)
 _TIME_LIMIT_S = 1200 if _IS_LONG else 30
 _DEADLINE_S = 0.1

@@ -37,3 +37,23 @@ async def test_bad_requests_cost_a_bounded_number_of_short_lines_without_their_t
     assert all(len(line) < 600 and line.isprintable() for line in lines)
     assert "Traceback" not in output
     assert "zqxj" not in "".join(lines).replace("/x#zqxj", "").replace('"path":"/zqxj"', "")
+
+
+async def test_no_password_of_a_target_is_logged(aos: ScriptedAos) -> None:
+    aos.answer(Answer())
+    process = GatewayProcess("--upstream", aos.url)
+    try:
+        await process.ready()
+        for line in (
+            b"GET http://u:zqxjpassword@h/x HTTP/1.1",
+            b"CONNECT u:zqxjpassword@h:443 HTTP/1.1",
+            b"GET /x?t=zqxjpassword HTTP/1.1",
+            b"GET /x#zqxjpassword HTTP/1.1",
+        ):
+            async with await RawClient.connect(process.address) as client:
+                await client.send(line + b"\r\nHost: h\r\nConnection: close\r\n\r\n")
+                await client.read_response()
+        assert await process.stop() == 0
+        assert "zqxjpassword" not in process.output()
+    finally:
+        process.discard()

@@ -21,7 +21,7 @@ from tests.testbed.faultproxy import PASS, RESET, FaultProxy
 from tests.testbed.gateway import GatewayProcess
 from tests.testbed.process import descriptors, gauges, rss_bytes
 from tests.testbed.redis_server import RedisServer
-from tests.testbed.run_length import run_length
+from tests.testbed.run_length import RunLength, run_length
 
 from .mixed_aos import (
     ACCESS_TTL_S,
@@ -38,11 +38,12 @@ from .mixed_callers import Callers
 from .mixed_turns import RECOVERY_S, TURNS, Stage, Turns
 
 _LENGTH_S = run_length().value
-_ROUND_S = 60.0
+# The shortest run has one turn of every fault.
+_ROUND_S = float(RunLength.SHORT.value)
 _SEED = 20
-_TOTAL_S = 3.0
+_TOTAL_S = 1.5
 _REVOKED = TENANTS[-1]
-# Redis connections that the pool may keep when all has been told.
+# Redis connections that the pool may keep when no invalidation is pending.
 _KEPT_DESCRIPTORS = 2
 # What the allocator and the pools may still take after the warm-up, however long the rest goes on.
 _GROWTH_BYTES = 8 << 20
@@ -55,8 +56,8 @@ _SETTINGS = {
     "CACHE__TTL_UNSETTLED_S": str(UNSETTLED_S),
     # Less than there is to keep, so that it is full and stays so.
     "CACHE__MEMORY_BYTES": "2000000",
-    "UPSTREAM__CONNECT_TIMEOUT_S": "1",
-    "UPSTREAM__READ_TIMEOUT_S": "1.5",
+    "UPSTREAM__CONNECT_TIMEOUT_S": "0.5",
+    "UPSTREAM__READ_TIMEOUT_S": "1",
     "UPSTREAM__TOTAL_TIMEOUT_S": str(_TOTAL_S),
     "LOG__ACCESS": "errors",
 }
@@ -116,7 +117,7 @@ async def _rested(stage: Stage, at_most: Sequence[float]) -> list[int]:
 
 
 async def _sample(stage: Stage, aos: ScriptedAos, samples: list[list[int]]) -> None:
-    """Note what the gateways have resident, and let go of what the scripted AOS keeps."""
+    """Record the gateways' resident memory, and drop what the scripted AOS keeps."""
     while True:
         samples.append([rss_bytes(gateway.pid) for gateway in stage.gateways])
         aos.received.clear()
@@ -142,7 +143,7 @@ async def _kept(stage: Stage, upstream: MixedAos) -> list[int]:
         response = await fetch(gateway.address, target, headers=fields, token=token(_REVOKED))
         statuses.append(response.status)
         if response.status == 200:
-            upstream.judge_record(response, KEPT_STACK, action, _REVOKED, replica, began_s)
+            upstream.check_record(response, KEPT_STACK, action, _REVOKED, replica, began_s)
     return statuses
 
 
@@ -174,7 +175,7 @@ async def _play(turns: Turns, upstream: MixedAos) -> tuple[list[int], list[int]]
 
 @pytest.fixture
 def debug_redis() -> Iterator[RedisServer]:
-    """A Redis of this test alone, which can be told to be busy."""
+    """A Redis of this test alone, with the DEBUG command."""
     with RedisServer(settings={"enable-debug-command": "yes"}) as server:
         yield server
 

@@ -196,7 +196,7 @@ async def test_a_silent_stream_whose_caller_leaves_stops_upstream(aos: ScriptedA
 @pytest.mark.parametrize(
     "fields", [[], [("X-HTTP-Method-Override", "DELETE")]], ids=["DELETE", "GET that overrides"]
 )
-async def test_a_write_whose_caller_leaves_goes_on_and_is_forgotten(
+async def test_a_write_whose_caller_leaves_goes_on_and_invalidates(
     aos: ScriptedAos, fields: list[tuple[str, str]]
 ) -> None:
     aos.answer(Answer(body=record()))

@@ -83,7 +83,7 @@ async def _read(reader: asyncio.StreamReader, size: int) -> int:
 
 
 async def _read_all(address: str, tls: ssl.SSLContext | None = None) -> dict[str, bool]:
-    """Read every answer slowly at once; tell which have come whole."""
+    """Read every response slowly at once; return which have come whole."""
     async with await RawClient.connect(address, tls=tls) as client:
         assert (await client.request("GET", TARGET, [("X-Auth-Token", "alice")])).body == _RECORD
     asked = {way: await _ask(address, way, tls) for way in _WAYS}

@@ -157,7 +157,7 @@ _HALF_BODIES = [
     Fault("a bad chunk size", _CHUNKED + b"3\r\nabc\r\nzz\r\n\r\n"),
     Fault("a negative chunk size", _CHUNKED + b"3\r\nabc\r\n-1\r\n\r\n"),
     Fault("a huge chunk size", _CHUNKED + b"3\r\nabc\r\nFFFFFFFFFFFFFFFFF\r\nabc"),
-    Fault("a chunk longer than told", _CHUNKED + b"3\r\nabcd\r\n0\r\n\r\n"),
+    Fault("a chunk longer than its size", _CHUNKED + b"3\r\nabcd\r\n0\r\n\r\n"),
     Fault("a bad trailer", _CHUNKED + b"3\r\nabc\r\n0\r\nno colon\r\n\r\n"),
 ]
 

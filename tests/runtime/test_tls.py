@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from gateway.config.model import ConfigError
+from gateway.config.errors import ConfigError
 from gateway.runtime.tls import check_files
 from tests.store.kit import until
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record

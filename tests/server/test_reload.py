@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.openloop.generator import offer
 from benchmarks.openloop.targets import Target
-from gateway.config.model import Sources
-from gateway.config.rules import RULES
+from gateway.config.load import Sources
+from gateway.config.model import RULES
 from gateway.server.reload import LIVE, reread
 from tests.store.kit import until
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record

@@ -132,7 +132,7 @@ def test_a_module_without_a_docstring_is_named(tmp_path: Path) -> None:
     assert faults(tmp_path) == ["gateway/errors.py: has no docstring"]
 
 
-# A loop opens a pair of sockets, so the audit events of sockets tell of loops too.
+# A loop opens a pair of sockets, so the audit events of sockets show loops too.
 IMPORT_THEM = """
 import importlib, json, sys, threading
 started = []

@@ -163,9 +163,9 @@ class Gate:
         await self._watch.until(lambda: self.is_open, "a gate that was not opened", timeout_s)
 
     async def wait_reached(self, n: int = 1, timeout_s: float = 5.0) -> None:
-        """Wait until n requests have reached the gate in total (deadline in seconds)."""
+        """Wait until n requests were counted in total (deadline in seconds)."""
         await self._watch.until(
-            lambda: self.reached >= n, lambda: f"{n} requests at a gate, {self.reached} reached it", timeout_s
+            lambda: self.reached >= n, lambda: f"{n} requests at a gate, {self.reached} came", timeout_s
         )
 
     def before(self, answer: AnyAnswer) -> AnswerCall:

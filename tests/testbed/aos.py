@@ -259,7 +259,7 @@ class ScriptedAos:
         except TimeoutError as error:
             self.violations.append(f"connection {connection.number}: {error or 'an answer took too long'}")
         except OSError:
-            # The caller reset the connection: nothing but the unfinished request to record.
+            # The caller reset the connection; only what it left unfinished is recorded.
             self.cut.extend(r for r in unfinished if not r.complete)
         finally:
             await connection.finished()

@@ -16,7 +16,7 @@ from .tls import Authority
 
 @pytest.fixture(params=["fast path", "parser"])
 def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a test twice: on the fast path, and with the parser alone; the bytes must be the same."""
+    """Run a test twice: with the fast path, and with the parser alone; the bytes must be the same."""
     monkeypatch.setitem(gateway.DEFAULTS, "server.fast_lane", request.param == "fast path")
     return str(request.param)
 

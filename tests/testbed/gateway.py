@@ -15,11 +15,12 @@ from pathlib import Path
 
 from gateway.app.gateway import Gateway
 from gateway.clock import Clock
-from gateway.config.model import Config, load_config
+from gateway.config.load import load_config
+from gateway.config.model import Config
 
 from .address import free_port
 
-DEFAULTS: dict[str, object] = {"server.fast_lane": os.environ.get("FAST_LANE") != "off"}
+DEFAULTS: dict[str, object] = {"server.fast_lane": os.environ.get("FAST_PATH") != "off"}
 """Settings of every gateway under test, by their dotted key, where a test says nothing else."""
 
 _START_S = 10.0
@@ -31,7 +32,7 @@ def loaded(upstream_url: str, **settings: object) -> Config:
 
     Args:
         upstream_url: of the scripted AOS.
-        settings: by ``section__key``; a free loopback port by default.
+            settings: by ``section__key``; it listens on a free loopback port by default.
     """
     flags = {**DEFAULTS, "upstream.url": upstream_url, "server.listen": "127.0.0.1:0"}
     flags |= {name.replace("__", ".", 1): value for name, value in settings.items()}
@@ -60,7 +61,7 @@ async def running(
     Args:
         upstream_url: of the scripted AOS.
         clock: both clocks, to move time.
-        settings: configuration by ``section__key``; a free loopback port by default.
+            settings: configuration by ``section__key``; listens on a free loopback port by default.
     """
     gateway = Gateway(loaded(upstream_url, **settings), clock)
     address = await gateway.start()

@@ -12,7 +12,7 @@ import pytest
 class RunLength(Enum):
     """How long; the value is how long the mixed load goes on, in seconds."""
 
-    SHORT = 60
+    SHORT = 36
     LONG = 300
     SOAK = 1800
 

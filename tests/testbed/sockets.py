@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class WatchedReader(asyncio.StreamReader):
-    """A stream reader that reports at once when the peer has closed or reset, even without a read."""
+    """A stream reader that reports at once when the peer has closed or reset, even when nobody reads."""
 
     def __init__(self, on_gone: Callable[[], None]) -> None:
         """Args: on_gone: called when the peer has ended its side; may be called more than once."""

@@ -13,7 +13,7 @@ _MOST_CONNECTIONS = 200
 
 
 def says_hit(response: RawResponse) -> bool:
-    """Whether a response came from the cache."""
+    """Whether a response came from a stored record."""
     return b"; hit" in (response.get("Cache-Status") or b"")
 
 

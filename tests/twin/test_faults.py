@@ -1,4 +1,4 @@
-"""Which faults spoil which answers, without sockets and clock."""
+"""Which faults affect which responses, without sockets and clock."""
 
 import json
 from typing import Literal
@@ -44,7 +44,7 @@ def test_without_faults_nothing_happens() -> None:
     assert FaultBook(64).take(facts(), 0.0) == Effects()
 
 
-def test_a_fault_with_a_count_spoils_that_many_answers() -> None:
+def test_a_fault_with_a_count_affects_that_many_responses() -> None:
     book = book_of(Status(status=503, count=2))
     assert [status_of(book.take(facts(), 0.0)) for _ in range(3)] == [503, 503, None]
     assert book.waiting(0.0) == []
@@ -62,7 +62,7 @@ def test_a_fault_acts_on_matching_requests_alone_and_counts_them_alone() -> None
     assert status_of(book.take(facts(), 0.0)) == 500
 
 
-def test_several_faults_spoil_one_answer_together() -> None:
+def test_several_faults_act_on_one_response_together() -> None:
     book = book_of(
         Latency(delay_s=1),
         Latency(delay_s=2),
@@ -103,14 +103,14 @@ def test_a_status_comes_in_the_shape_of_its_sender(status: int) -> None:
     assert aos.headers == (("Retry-After", "7"),)
 
 
-def test_rate_limiting_says_when_to_come_back_unless_told_not_to() -> None:
-    told = book_of(RateLimited(retry_after_s=30)).take(facts(), 0.0).reply
-    untold = book_of(RateLimited(retry_after_s=None)).take(facts(), 0.0).reply
-    assert told is not None
-    assert untold is not None
-    assert told.headers == (("Retry-After", "30"),)
-    assert untold.headers == ()
-    assert json.loads(told.body)["error_code"] == "APIGW.0308"
+def test_rate_limiting_has_retry_after_unless_switched_off() -> None:
+    with_field = book_of(RateLimited(retry_after_s=30)).take(facts(), 0.0).reply
+    without_field = book_of(RateLimited(retry_after_s=None)).take(facts(), 0.0).reply
+    assert with_field is not None
+    assert without_field is not None
+    assert with_field.headers == (("Retry-After", "30"),)
+    assert without_field.headers == ()
+    assert json.loads(with_field.body)["error_code"] == "APIGW.0308"
 
 
 def test_a_throttle_counts_each_user_in_each_second() -> None:
@@ -143,7 +143,7 @@ def test_a_throttle_refuses_in_the_words_that_the_gateway_understands(
         assert message.endswith(f"policy {per} over ratelimit,limit:1,time:{words}")
         fields = tuple((name.encode(), value.encode()) for name, value in reply.headers)
         assert back_off(reply.status, fields, reply.body, 0.0) == BackOff(
-            retry_after_s or wait_s, is_told=retry_after_s is not None, policy=Policy(per)
+            retry_after_s or wait_s, is_explicit=retry_after_s is not None, policy=Policy(per)
         )
 
 
@@ -171,7 +171,7 @@ def test_the_number_of_waiting_faults_is_bounded() -> None:
     assert book.waiting(5.0) == []
 
 
-def test_every_kind_can_be_told_as_json() -> None:
+def test_every_kind_can_be_written_as_json() -> None:
     decoder: msgspec.json.Decoder[Fault] = msgspec.json.Decoder(Fault)
     least = {"latency": {"delay_s": 1}, "status": {"status": 500}, "throttle": {"limit": 1}}
     least |= {"slow_body": {"bytes_per_s": 1}}

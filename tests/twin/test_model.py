@@ -338,7 +338,7 @@ def test_a_record_of_the_load_profile_is_about_a_kilobyte_and_a_quarter() -> Non
     assert 1_150 < sum(sizes) / len(sizes) < 1_350
 
 
-def test_an_unknown_profile_is_told_with_those_there_are() -> None:
+def test_the_error_for_an_unknown_profile_lists_the_known_ones() -> None:
     assert profile_named("demo") is DEMO
     with pytest.raises(UnknownProfileError) as unknown:
         profile_named("fast\n")

@@ -190,7 +190,7 @@ def test_elements_have_the_shapes_of_the_published_ones(stack: Stack, execution:
     assert shape(element_records.element(stack, "hello-app", DONE_S)) == shape(example("stack-element_"))
 
 
-def test_inputs_that_speak_of_secrets_are_masked() -> None:
+def test_inputs_with_secret_names_are_masked() -> None:
     inputs = {"mysql-Password": "hush", "count": 3, "API_TOKEN": {"a": 1}}
     assert element_records.masked(inputs) == {"mysql-Password": "******", "count": 3, "API_TOKEN": "******"}
 

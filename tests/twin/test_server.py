@@ -276,7 +276,7 @@ async def test_a_body_beyond_the_limit_is_refused_and_one_at_the_limit_is_read(c
     assert refused.headers["Connection"] == "close"
 
 
-async def test_a_caller_who_asks_first_is_told_to_send_its_body(twin: Twin) -> None:
+async def test_expect_100_continue_gets_100(twin: Twin) -> None:
     body = b'{"name": "web", "template_id": "template"}'
     head = (
         f"POST /v2/stacks HTTP/1.1\r\nHost: twin\r\nX-Auth-Token: {ALICE}\r\nContent-Length: {len(body)}\r\n"
@@ -313,7 +313,7 @@ async def test_head_answers_like_get_without_a_body(caller: Caller) -> None:
 @pytest.mark.parametrize(
     ("accepted", "is_packed"), [("gzip, br", True), ("br, gzip;q=0", False), ("identity", False)]
 )
-async def test_a_record_is_packed_for_those_who_accept_it(
+async def test_a_record_is_compressed_if_gzip_is_accepted(
     caller: Caller, accepted: str, is_packed: bool
 ) -> None:
     record = await caller.create()
@@ -341,7 +341,7 @@ async def test_two_twins_with_the_same_seed_answer_with_the_same_bytes() -> None
     assert seen[0] == seen[1]
 
 
-async def test_a_status_burst_spoils_as_many_answers_as_asked_and_changes_nothing(caller: Caller) -> None:
+async def test_a_status_fault_affects_count_responses_and_no_state(caller: Caller) -> None:
     record = await caller.create()
     stack = record.partition("/actions/")[0]
     await caller.fault(kind="status", status=503, shape="html", count=2)
@@ -369,7 +369,7 @@ async def test_a_throttle_refuses_each_user_beyond_its_rate_whatever_the_token(c
     assert (await caller.get("/v2/stacks")).status == 200
 
 
-async def test_a_profile_throttles_from_the_start_until_it_is_told_not_to() -> None:
+async def test_a_profile_throttles_from_the_start_until_its_faults_are_cleared() -> None:
     twin = Twin(THROTTLED)
     twin.world.clock.freeze()
     await twin.start(LOOPBACK, LOOPBACK)
@@ -551,9 +551,7 @@ async def test_records_are_listed_for_load_generators() -> None:
         ("/outcome", {"count": 10_001}, "$.count"),
     ],
 )
-async def test_a_wrong_control_call_is_told_in_one_line(
-    caller: Caller, path: str, body: Any, named: str
-) -> None:
+async def test_a_wrong_control_call_gets_one_line(caller: Caller, path: str, body: Any, named: str) -> None:
     answer = await caller.control("POST", path, body)
     assert answer.status == 400
     assert named in answer.json["error"]
@@ -588,7 +586,7 @@ async def test_the_control_address_must_be_this_machines_own(text: str) -> None:
         await Twin(DEMO).start(LOOPBACK, parse_address(text))
 
 
-async def test_a_taken_port_is_told_with_its_address_and_nothing_stays_open(twin: Twin) -> None:
+async def test_the_error_for_a_taken_port_has_its_address_and_nothing_stays_open(twin: Twin) -> None:
     taken = parse_address(twin.url.removeprefix("http://"))
     with pytest.raises(TwinError, match=f"cannot listen on {taken}: Address already in use") as refused:
         await Twin(DEMO).start(LOOPBACK, taken)

@@ -1,1 +1,1 @@
-"""What the gateway knows of AOS: its routes and its execution record."""
+"""AOS: its routes and its execution record."""

@@ -1,7 +1,7 @@
-"""The execution record of AOS as msgspec structs, and what of it decides.
+"""The execution record of AOS, and the fields of it that decide about storing.
 
-Field names are those of tables 2 to 9 of the API page "query one execution record of a stack";
-types are those of real payloads. Every field is optional and unknown ones are ignored.
+Field names come from tables 2 to 9 of the API page "query one execution record of a stack", types from real
+payloads. Every field is optional; unknown ones are ignored.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class SpecMetadata(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Spec(msgspec.Struct, frozen=True, rename="camel"):
-    """What an execution was asked to do (table 4)."""
+    """Specification of an execution (table 4)."""
 
     action_name: str | None = None
     changed_object_data: str | None = None
@@ -98,7 +98,7 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ExecutionRecord(msgspec.Struct, frozen=True, rename="camel"):
-    """One execution record, whole (table 2)."""
+    """One execution record (table 2)."""
 
     kind: str | None = None
     api_version: str | None = None
@@ -136,7 +136,7 @@ class _DecidingRecord(msgspec.Struct, frozen=True):
 
 
 class RecordSummary(msgspec.Struct, frozen=True, gc=False):
-    """What of a record decides whether and how long it is stored.
+    """The fields of a record that decide whether and how long it is stored.
 
     Attributes:
         kind: ``kind``; ``None`` when absent.
@@ -162,7 +162,6 @@ class Unreadable(enum.Enum):
 
     NOT_UTF8 = "not-utf8"
     UNDECODABLE = "undecodable"
-    DUPLICATE_KEY = "duplicate-key"
 
 
 _record_decoder = msgspec.json.Decoder(ExecutionRecord)
@@ -170,18 +169,18 @@ _deciding_decoder = msgspec.json.Decoder(_DecidingRecord)
 
 
 def decode_record(body: bytes) -> ExecutionRecord:
-    """Decode a whole record, for tools that show it; the request path uses `decode_deciding`.
+    """Decode a whole record, for commands that show it; serving uses `decode_deciding`.
 
     Raises:
-        msgspec.DecodeError: when the body is not a record.
-        UnicodeDecodeError: when one of its texts is not UTF-8.
+        msgspec.DecodeError: the body is not a record.
+        UnicodeDecodeError: one of its strings is not UTF-8.
     """
     return _record_decoder.decode(body)
 
 
 def decode_deciding(body: bytes) -> RecordSummary | Unreadable:
-    """Decode what decides, and nothing else, from a body without content coding."""
-    # msgspec does not look into fields it skips; a body with stray bytes there is still no JSON.
+    """Decode only the deciding fields of a body without content coding."""
+    # msgspec does not validate fields that it skips, but stray bytes there make the body invalid JSON.
     try:
         body.decode("utf-8")
     except UnicodeDecodeError:
@@ -208,50 +207,50 @@ def _percent(raw: bytes) -> int | None:
     return int(raw) if len(raw) <= 3 and raw.isdigit() and int(raw) <= 100 else None
 
 
-# A bracket, or a text with the colon that makes it a key. Runs without backslash are matched at once:
-# a text may be megabytes long.
+# A bracket, or a string and the colon that makes it a key. Runs without backslash are matched at once:
+# a string may be megabytes long.
 _TOKEN = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"([ \t\r\n]*:)?|[\[\]{}]', re.DOTALL)
 
 
-def second_reading(body: bytes) -> Unreadable | None:
-    """Return why another reader might take a body that `decode_deciding` took for something else.
+def has_duplicate_key(body: bytes) -> bool:
+    """Tell whether a key on the path to a deciding field occurs twice.
+
+    msgspec takes the last one, another parser may take the first. Slower than the decoder above, so only for
+    records that would be stored. A Python loop on purpose: a thread that scans megabytes in it releases the
+    interpreter for the event loop.
 
     Args:
-        body: what `decode_deciding` has read, so it is known to be well-formed.
-
-    Of two equal keys on the way to a deciding field msgspec takes the last, another reader may take
-    the first. Slower than the decoder above, so only records that would be stored come here. The walk is
-    a Python loop on purpose: a thread that reads megabytes so lets the event loop have its turns.
+        body: read by `decode_deciding`, so well-formed.
     """
-    on_the_way: list[tuple[_Tree, set[str]]] = []
+    path: list[tuple[_Tree, set[str]]] = []
     below: _Tree | None = _DECIDING
-    depth_aside = 0
+    skipped_depth = 0
     for token in _TOKEN.finditer(body):
         match token[0]:
-            case b"{" if below is not None and not depth_aside:
-                on_the_way.append((below, set()))
+            case b"{" if below is not None and not skipped_depth:
+                path.append((below, set()))
                 below = None
             case b"{" | b"[":
-                depth_aside += 1
+                skipped_depth += 1
             case b"}" | b"]":
-                if depth_aside:
-                    depth_aside -= 1
+                if skipped_depth:
+                    skipped_depth -= 1
                 else:
-                    on_the_way.pop()
+                    path.pop()
                 below = None
-            case _ if token[2] is not None and not depth_aside:
-                tree, seen = on_the_way[-1]
+            case _ if token[2] is not None and not skipped_depth:
+                tree, seen = path[-1]
                 key = _text(token[1])
                 if key in tree or "*" in tree:
                     if key in seen:
-                        return Unreadable.DUPLICATE_KEY
+                        return True
                     seen.add(key)
                 below = tree.get(key, tree.get("*"))
-    return None
+    return False
 
 
 def _text(raw: bytes) -> str:
-    """Return what stands between quotes, escapes undone."""
+    """Return a string without its quotes, escapes undone."""
     return json.loads(b'"%s"' % raw) if b"\\" in raw else raw.decode("utf-8")
 
 

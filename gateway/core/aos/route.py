@@ -1,10 +1,10 @@
-"""Which target is the execution call, and which stacks a write touches."""
+"""Routes of AOS: the execution call, and the stacks that a write may touch."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -12,29 +12,20 @@ import msgspec
 _ID = re.compile(rb"[A-Za-z0-9._~-]{1,64}")
 _ONLY_DOTS = re.compile(rb"\.+")
 _EXECUTION_PATH = re.compile(rb"/v2/stacks/([^/?]*)/actions/([^/?]*)")
-_TARGET = re.compile(rb"/[\x21-\x22\x24-\x7e]*")
-_ABSOLUTE_TARGET = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]+)(.*)")
-# More forms of one path than this only someone who hides something can need, and a deeper nesting
-# of percent-encodings is not something an upstream undoes.
+# Only obfuscation makes more forms of one path than this, and no upstream decodes deeper nesting.
 _MAX_FORMS = 64
 _DECODE_ROUNDS = 8
 
 _STACKS = b"/v2/stacks"
-SERVER_WIDE = b"*"
-"""The target of an ``OPTIONS`` about the whole server (RFC 9112 §3.2.4)."""
-
-READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-CACHEABLE_METHODS = frozenset({"GET", "HEAD"})
-METHOD_OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
 
 
 class ExecutionRef(msgspec.Struct, frozen=True, gc=False):
-    """The execution call of a target.
+    """The execution that a target names.
 
     Attributes:
-        stack_id: raw id as it stands in the path.
-        action_id: raw id as it stands in the path; the record's ``metadata.name``.
-        has_query: a ``?`` follows, even with nothing behind it.
+        stack_id: raw id in the path.
+        action_id: raw id in the path; the record's ``metadata.name``.
+        has_query: a ``?`` follows, even an empty query.
     """
 
     stack_id: bytes
@@ -42,29 +33,11 @@ class ExecutionRef(msgspec.Struct, frozen=True, gc=False):
     has_query: bool
 
 
-def origin_form(method: str, target: bytes) -> tuple[bytes, bytes | None] | None:
-    """Reduce a request target to origin-form, or to the asterisk-form of ``OPTIONS`` (RFC 9112 §3.2).
-
-    Returns:
-        The target from the path on and the authority of an absolute-form target (``None`` for
-        the other forms); ``None`` for anything else: authority-form, fragments, non-ASCII.
-    """
-    authority: bytes | None = None
-    if absolute := _ABSOLUTE_TARGET.fullmatch(target):
-        authority = absolute[1]
-        target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
-        if method == "OPTIONS" and not absolute[2]:
-            target = SERVER_WIDE
-    if method == "OPTIONS" and target == SERVER_WIDE:
-        return target, authority
-    return (target, authority) if _TARGET.fullmatch(target) else None
-
-
 def execution(target: bytes) -> ExecutionRef | None:
-    """Return the execution a target names, or ``None`` when it is any other call.
+    """Return the execution that a target names, or ``None`` for any other call.
 
-    ``GET /v2/stacks/{stack_id}/actions/{action_id}`` of the AOS API; ids that could mean anything
-    else after decoding or dot removal are left to AOS.
+    ``GET /v2/stacks/{stack_id}/actions/{action_id}`` of the AOS API; ids that decoding or dot removal could
+    change are not among them.
     """
     path, mark, _ = target.partition(b"?")
     match = _EXECUTION_PATH.fullmatch(path)
@@ -74,12 +47,12 @@ def execution(target: bytes) -> ExecutionRef | None:
 
 
 def is_id(raw: bytes) -> bool:
-    """Tell whether stored entries can have such an id; the API's own ids are among them."""
+    """Tell whether an id has the form that entries are stored under; all ids of the API have."""
     return _ID.fullmatch(raw) is not None and _ONLY_DOTS.fullmatch(raw) is None
 
 
 def route_name(target: bytes) -> str:
-    """Return what kind of call a target is, for logs and traces: ``execution``, ``stack`` or ``other``."""
+    """Return the kind of call for logs and traces: ``execution``, ``stack`` or ``other``."""
     path = target.partition(b"?")[0]
     if execution(path) is not None:
         return "execution"
@@ -87,40 +60,28 @@ def route_name(target: bytes) -> str:
 
 
 def stack_key(stack_id: bytes) -> bytes:
-    """Return the form of a stack id under which forgetting works: case folded."""
+    """Return the form of a stack id that is invalidated: case folded."""
     return stack_id.lower()
-
-
-def is_write(method: str, field_names: Collection[bytes]) -> bool:
-    """Tell whether a request may change a stack.
-
-    Args:
-        method: the method token.
-        field_names: names of the request's fields, lower case.
-    """
-    if method not in READING_METHODS:
-        return True
-    return any(name.replace(b"_", b"-") in METHOD_OVERRIDES for name in field_names)
 
 
 def written_stacks(target: bytes) -> frozenset[bytes]:
     """Return the case-folded ids of every stack a write to this target may touch.
 
-    An upstream may decode, merge slashes and remove dots before it routes, in any combination;
-    so every id behind a segment ``stacks`` counts, in each form that can be reached so. Ids that no
-    stored entry can have are left out. Empty when the target names no stack.
+    An upstream may decode, merge slashes and remove dots before it routes, in any combination; so every id
+    after a segment ``stacks`` counts, in each form that can result. Ids that no stored entry can have are
+    left out. Empty when the target names no stack.
     """
     first = target.partition(b"?")[0].lower()
     forms = {first}
-    waiting = [first]
-    while waiting:
+    pending = [first]
+    while pending:
         if len(forms) > _MAX_FORMS:
-            # Nobody means well with such a path: whatever looks like an id in it counts.
+            # Obfuscated: everything in it that looks like an id counts.
             return _all_ids(first) if b"stacks" in _decoded(first) else frozenset()
-        form = waiting.pop()
+        form = pending.pop()
         further = {rewrite(form) for rewrite in _REWRITES} - forms
         forms |= further
-        waiting += further
+        pending += further
     return frozenset().union(*map(_ids_after_stacks, forms))
 
 
@@ -138,7 +99,7 @@ _REWRITES: tuple[Callable[[bytes], bytes], ...] = (
     lambda path: unquote_to_bytes(path).lower(),
     lambda path: path.replace(b"\\", b"/"),
     lambda path: re.sub(rb"/{2,}", b"/", path),
-    # Parameters of a segment, then a query or fragment that was encoded.
+    # Path parameters, then an encoded query or fragment.
     lambda path: re.sub(rb";[^/]*", b"", path),
     lambda path: re.split(rb"[?#]", path, maxsplit=1)[0],
     _without_dots,

@@ -1,4 +1,4 @@
-"""Why the cache did or did not take part, and how ``Cache-Status`` says it (RFC 9211)."""
+"""What the cache did with a request, and why: ``Cache-Status`` (RFC 9211)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ CACHE_NAME = b"aos-gateway"
 
 
 class Reason(enum.Enum):
-    """Every "no" of the gateway, by the name that stands in ``Cache-Status``, metrics and log."""
+    """Why the cache was not used, by its name in ``Cache-Status``, metrics and log."""
 
-    # Not looked up: the request is not one the cache may answer.
+    # Not looked up: the cache may not answer the request.
     ROUTE = "route"
     QUERY = "query"
     RANGE = "range"
@@ -24,16 +24,16 @@ class Reason(enum.Enum):
     PRECONDITION = "precondition"
     REQUEST_NO_STORE = "request-no-store"
     REQUEST_NO_CACHE = "request-no-cache"
-    # Not served: an entry was found, but not one for this request.
+    # Not served: the look-up gave nothing usable.
     REQUEST_MAX_AGE = "request-max-age"
     REQUEST_MIN_FRESH = "request-min-fresh"
     STORE_FAILED = "store-failed"
-    # Not forwarded: the gateway answers for itself.
+    # Not forwarded either: the gateway answers for itself.
     REQUEST_ONLY_IF_CACHED = "request-only-if-cached"
     THROTTLED = "throttled"
     UPSTREAM_BUSY = "upstream-busy"
     UNREACHABLE = "unreachable"
-    # Not stored: the response said so, or is not a settled record.
+    # Not stored: the response forbids it, or is not a settled record.
     STATUS = "status"
     SET_COOKIE = "set-cookie"
     NO_STORE = "no-store"
@@ -54,7 +54,7 @@ class Reason(enum.Enum):
     SUB_OBJECT = "sub-object"
     DELETE = "delete"
     HEAD = "head"
-    # Not stored: something happened between the fetch and the store.
+    # Not stored: invalidated during the fetch, or no tier could take it.
     INVALIDATED = "invalidated"
     NOT_KEPT = "not-kept"
 
@@ -75,11 +75,11 @@ class CacheStatus(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         forward: why it went upstream; ``None`` when it did not.
-        fwd_status: the upstream's status; ``None`` when there was none or it is not told.
-        ttl_s: the whole seconds the entry that answers is still fresh; ``None`` when none does.
+        fwd_status: the upstream's status; ``None`` without one, or when it is left out.
+        ttl_s: time to live of the entry that answers, whole seconds; ``None`` when it is not a hit.
         stored: handed to at least one tier.
-        collapsed: answered by a fetch that another request had begun.
-        reason: why it was not looked up, served or stored; ``None`` when there is nothing to say.
+        collapsed: answered by the fetch of another request.
+        reason: why it was not looked up, served or stored; ``None`` when it was.
     """
 
     forward: Forward | None = None
@@ -90,7 +90,7 @@ class CacheStatus(msgspec.Struct, frozen=True, gc=False):
     reason: Reason | None = None
 
     def member(self) -> bytes:
-        """Return the gateway's own list member of ``Cache-Status`` (RFC 9211 §2)."""
+        """Return the gateway's own member of ``Cache-Status`` (RFC 9211 §2)."""
         parts = [CACHE_NAME]
         if self.ttl_s is not None:
             parts.append(b"hit")
@@ -113,9 +113,6 @@ HIT = "hit"
 MISS = "miss"
 BYPASS = "bypass"
 OUTCOMES = (HIT, MISS, BYPASS)
-STAGES = ("lookup", "serve", "store")
-"""Where a request falls out of the cache, by `stage`."""
-
 _NOT_LOOKED_UP = frozenset(
     {
         Reason.ROUTE,
@@ -145,7 +142,7 @@ _NOT_SERVED = frozenset(
 
 
 def stage(reason: Reason) -> str:
-    """Return where the cache was not used for this reason: ``lookup``, ``serve`` or ``store``."""
+    """Return the stage at which the cache was not used: ``lookup``, ``serve`` or ``store``."""
     if reason in _NOT_LOOKED_UP:
         return "lookup"
     return "serve" if reason in _NOT_SERVED else "store"

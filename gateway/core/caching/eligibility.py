@@ -1,4 +1,4 @@
-"""Whether the cache may take part in a request at all, and under which identity."""
+"""Whether the cache may take part in a request, and under which identity."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Container
 
 import msgspec
 
-from gateway.core.aos.route import CACHEABLE_METHODS, ExecutionRef, execution
+from gateway.core.aos.route import ExecutionRef, execution
 from gateway.core.caching.cache_status import Forward, Reason
 from gateway.core.caching.freshness import unmet_vary, varies_on_accept
 from gateway.core.caching.identity import Identity, IdentityReader, Variant, variant
@@ -14,17 +14,18 @@ from gateway.core.caching.policy import FetchedResponse
 from gateway.core.caching.request_directives import RequestDirectives, read_directives
 from gateway.core.http.fields import end_to_end
 from gateway.core.http.messages import Fields, Request, first
+from gateway.core.http.target import CACHEABLE_METHODS
 
 _BYPASSING_CONDITIONS = (b"if-match", b"if-unmodified-since")
 
 
 class Bypass(msgspec.Struct, frozen=True, gc=False):
-    """The request goes upstream as it is: no look-up, no store, no flight.
+    """The request goes upstream as it is: no look-up, no storing, no shared fetch.
 
     Attributes:
-        forward: how ``Cache-Status`` calls it.
+        forward: ``fwd`` of ``Cache-Status``.
         reason: why.
-        is_reading: GET or HEAD, so ``only-if-cached`` has a meaning.
+        is_reading: GET or HEAD, to which ``only-if-cached`` applies.
     """
 
     forward: Forward
@@ -33,13 +34,13 @@ class Bypass(msgspec.Struct, frozen=True, gc=False):
 
 
 class Eligible(msgspec.Struct, frozen=True, gc=False):
-    """The execution call of a caller that can be recognised again.
+    """An execution call whose caller can be identified.
 
     Attributes:
-        execution: which record.
-        identity: whose.
+        execution: the record asked for.
+        identity: the caller's.
         variant: what was negotiated.
-        wishes: the caller's directives.
+        directives: of the request's ``Cache-Control``.
         fields: end-to-end fields of the request.
     """
 
@@ -51,14 +52,14 @@ class Eligible(msgspec.Struct, frozen=True, gc=False):
 
 
 def eligibility(request: Request, identity_reader: IdentityReader) -> Eligible | Bypass:
-    """Decide whether the cache takes part; the first rule that says no names the reason."""
+    """Decide whether the cache takes part; the first rule that excludes the request gives the reason."""
     is_reading = request.method in CACHEABLE_METHODS
     call = execution(request.target)
     if call is None:
         return Bypass(Forward.BYPASS, Reason.ROUTE, is_reading)
     if not is_reading:
         return Bypass(Forward.METHOD, Reason.METHOD, is_reading)
-    # As it will be sent: what is hop-by-hop must not tell callers apart.
+    # As they will be sent: hop-by-hop fields must not distinguish callers.
     fields = end_to_end(request.fields)
     for applies, reason in (
         (call.has_query, Reason.QUERY),
@@ -80,12 +81,12 @@ def eligibility(request: Request, identity_reader: IdentityReader) -> Eligible |
 def may_share(
     eligible: Eligible, fetched_response: FetchedResponse, identity_headers: Container[bytes]
 ) -> bool:
-    """Tell whether what a fetch brought suits who joined it: no other field's value chose it (RFC 9111 §4.1).
+    """Tell whether a follower of a fetch may get its response, by ``Vary`` (RFC 9111 §4.1).
 
     Args:
-        planned: the request that joined, of the same caller and `Variant.general`.
-        arrival: what the fetch brought, stored or not.
-        identity_headers: lower-case names of the fields that tell who a caller is.
+        eligible: the follower's request, of the same caller and `Variant.general`.
+        fetched_response: the response, stored or not.
+        identity_headers: lower-case names of the fields that identify a caller.
     """
     if (
         varies_on_accept(fetched_response.head.fields)

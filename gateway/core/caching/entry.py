@@ -1,4 +1,4 @@
-"""The stored entry and its versioned bytes, sealed with a tag over key and content."""
+"""The stored entry, and its serialized form with a tag over key and content."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ GENERATION_BYTES = 16
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A settled record as it is kept, its head as it will be written.
+    """A stored record, its head in the form in which it is sent.
 
     Attributes:
-        lines: status line and the kept field lines, ETag and Content-Length included, each with its end.
+        lines: status line and stored field lines, ETag and Content-Length included, each with CRLF.
         body: body bytes as the upstream sent them.
         fetched_s: wall clock at the start of the fetch.
-        expires_s: wall clock at which it stops being fresh.
-        upstream_age_s: the Age it came with.
-        clock_offset_s: by how much the wall clock was ahead of this process's monotonic one when it took the
-            entry in; not stored.
-        accept: the `Variant.accept` it was chosen by; empty where the origin does not choose by ``Accept``.
+        expires_s: wall clock at which it becomes stale.
+        upstream_age_s: the Age it was received with.
+        accept: the `Variant.accept` that selected it; empty unless the response varies on ``Accept``.
+        clock_offset_s: how far the wall clock was ahead of this process's monotonic clock when the entry
+            was taken in; not stored.
     """
 
     lines: bytes
@@ -40,41 +40,41 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     clock_offset_s: float = -math.inf
 
     def taken_in(self, wall_s: float, monotonic_s: float) -> Entry:
-        """Return the entry as this process keeps it.
+        """Return the entry bound to this process's clocks.
 
         Args:
-            wall_s: wall clock when what brought it began.
+            wall_s: wall clock at the start of the fetch or look-up that returned it.
             monotonic_s: monotonic clock at the same moment.
         """
-        # A fetch that began in the future, by a clock that differs, began now.
+        # A start in the future, by another replica's clock, counts as now.
         offset_s = max(wall_s, self.fetched_s) - monotonic_s
         return msgspec.structs.replace(self, clock_offset_s=offset_s)
 
     def now_s(self, wall_s: float, monotonic_s: float) -> float:
-        """Return the time by which the entry is judged, as wall clock.
+        """Return the wall clock time to use for the entry's freshness.
 
-        The later one of both clocks: when the wall clock is set back, its life goes on.
+        The later of both clocks, so that setting the wall clock back does not extend its life.
         """
         steady_s = monotonic_s + self.clock_offset_s
         return wall_s if wall_s > steady_s else steady_s
 
     def suits(self, accept: bytes) -> bool:
-        """Tell whether it may answer a request with this `Variant.accept` (RFC 9111 §4.1)."""
+        """Tell whether it matches a request with this `Variant.accept` (RFC 9111 §4.1)."""
         return not self.accept or self.accept == accept
 
     def head(self) -> Head:
-        """Return the head in parts; without anything that is told on a hit only."""
+        """Return the stored head, without the fields that a hit adds."""
         status_line, *lines = self.lines.removesuffix(b"\r\n").split(b"\r\n")
         _, status, reason = status_line.split(b" ", 2)
         fields = tuple((name, value) for name, _, value in (line.partition(b": ") for line in lines))
         return Head(int(status), reason, fields)
 
     def age_s(self, now_s: float) -> int:
-        """Return the ``Age`` to tell, whole seconds (RFC 9111 §4.2.3)."""
+        """Return its ``Age``, whole seconds (RFC 9111 §4.2.3)."""
         return self.upstream_age_s + max(0, math.floor(now_s - self.fetched_s))
 
     def ttl_s(self, now_s: float) -> float:
-        """Return the seconds it is still fresh; zero or less when it is not."""
+        """Return the seconds for which it stays fresh; zero or less when it is stale."""
         return self.expires_s - now_s
 
 
@@ -95,13 +95,13 @@ _decoder = msgspec.msgpack.Decoder(_Stored)
 
 
 def seal(key: EntryKey, generation: bytes, entry: Entry, secret: bytes) -> bytes:
-    """Return the bytes under which an entry is stored.
+    """Return the serialized form of an entry.
 
     Args:
-        key: where it will stand; name and identity are sealed in.
+        key: where it will be stored; name and identity become part of the tag.
         generation: the stack's generation, read before the fetch.
         entry: the record.
-        secret: ``cache.secret``; empty gives an unkeyed tag, which guards against accidents only.
+        secret: ``cache.secret``; an empty one makes an unkeyed tag, which detects accidents only.
     """
     content = _encoder.encode(
         _Stored(
@@ -120,10 +120,10 @@ def seal(key: EntryKey, generation: bytes, entry: Entry, secret: bytes) -> bytes
 
 
 def unseal(key: EntryKey, generation: bytes, sealed: bytes, secret: bytes, now_s: float) -> Entry | None:
-    """Return the entry that stands in the bytes, or ``None`` when they are not to be trusted.
+    """Return the entry in serialized bytes, or ``None`` when they can't be trusted.
 
-    Refused are: a wrong tag, another version, key, identity or generation, times that make no sense
-    and a fetch more than 5 s in the future. An entry past its end is returned; `Entry.ttl_s` tells.
+    Rejected are: a wrong tag, another version, key, identity or generation, invalid times, and a fetch more
+    than 5 s in the future. A stale entry is returned; see `Entry.ttl_s`.
     """
     content, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
     if not hmac.compare_digest(tag, _tag(key, content, secret)):

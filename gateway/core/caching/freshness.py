@@ -1,57 +1,40 @@
-"""The origin's word on storing (RFC 9111): Cache-Control and its like, Expires, Pragma, Age, Vary."""
+"""Freshness as the origin declares it (RFC 9111): Cache-Control, Expires, Pragma, Age, Vary."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Container, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
 from gateway.core.caching.cache_status import Reason
+from gateway.core.http.dates import single_date_s
 from gateway.core.http.fields import VARIANT, is_uniform
 from gateway.core.http.messages import Fields, first, members, names, values
 
-# Nothing in it gives back what it took: a field of blanks costs its length, not the square of it.
+# Possessive quantifiers: no backtracking, so matching is linear.
 _DIRECTIVE = re.compile(
     rb"""([!#$%&'*+.^_`|~0-9A-Za-z-]++)(?:=("(?:[^"\\]|\\.)*+"|[^\s",;]++))?[ \t]*+(?:,[ \t,]*+|\Z)"""
 )
 _SECONDS = re.compile(rb"[0-9]+")
 _LONGEST_S = 2**31
 _CACHE_CONTROL = b"cache-control"
-# What an origin says to proxies like this one alone: RFC 9213, and the W3C note that came before it.
-_AIMED_AT_PROXIES = (b"cdn-cache-control", b"surrogate-control")
-_FIFTY_YEARS_S = 50 * 365.2425 * 86_400
-
-_MONTHS = (b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec")
-_DAY = rb"(?:mon|tue|wed|thu|fri|sat|sun)"
-_LONG_DAY = rb"(?:mon|tues|wednes|thurs|fri|satur|sun)day"
-_MONTH = rb"(?P<month>" + b"|".join(_MONTHS) + rb")"
-_TIME = rb"(?P<time>[0-9]{2}:[0-9]{2}:[0-9]{2})"
-# IMF-fixdate, and the obsolete forms of RFC 850 and of asctime.
-_DATES = tuple(
-    re.compile(form, re.IGNORECASE)
-    for form in (
-        _DAY + rb", (?P<day>[0-9]{2}) " + _MONTH + rb" (?P<year>[0-9]{4}) " + _TIME + rb" GMT",
-        _LONG_DAY + rb", (?P<day>[0-9]{2})-" + _MONTH + rb"-(?P<year>[0-9]{2}) " + _TIME + rb" GMT",
-        _DAY + rb" " + _MONTH + rb" (?P<day>[0-9]{2}| [0-9]) " + _TIME + rb" (?P<year>[0-9]{4})",
-    )
-)
+# Cache-Control for intermediaries only: RFC 9213, and its predecessor, a W3C note.
+_TARGETED = (b"cdn-cache-control", b"surrogate-control")
 
 Directives = dict[bytes, list[bytes | None]]
 """Lower-case directive names with their arguments, unquoted; ``None`` without one."""
 
 
 class OriginFreshness(msgspec.Struct, frozen=True, gc=False):
-    """What the upstream's head says about storing.
+    """What a response's fields say about storing it.
 
     Attributes:
-        refusal: why not to store; ``None`` when nothing forbids it.
-        lifetime_s: how long it may be called fresh, the Age it came with taken off; ``None`` when
-            the origin names no time.
+        reason: why it must not be stored; ``None`` when it may be.
+        lifetime_s: freshness lifetime minus the received Age; ``None`` when the origin gives no time.
     """
 
-    refusal: Reason | None
+    reason: Reason | None
     lifetime_s: float | None
 
 
@@ -59,8 +42,8 @@ _SILENT = OriginFreshness(None, None)
 
 
 def parse_directives(lines: Sequence[bytes]) -> Directives | None:
-    """Parse ``Cache-Control`` lines (RFC 9111 §5.2); ``None`` when they cannot be read."""
-    found: Directives = {}
+    """Parse ``Cache-Control`` lines (RFC 9111 §5.2); ``None`` when they are malformed."""
+    directives: Directives = {}
     for line in lines:
         rest = line.lstrip(b" \t,")
         position = 0
@@ -72,44 +55,44 @@ def parse_directives(lines: Sequence[bytes]) -> Directives | None:
             argument = match[2]
             if argument is not None and argument.startswith(b'"'):
                 argument = re.sub(rb"\\(.)", rb"\1", argument[1:-1])
-            found.setdefault(match[1].lower(), []).append(argument)
-    return found
+            directives.setdefault(match[1].lower(), []).append(argument)
+    return directives
 
 
 def seconds(arguments: list[bytes | None]) -> int | None:
-    """Return the smallest of a directive's delta-seconds; ``None`` when one cannot be read."""
+    """Return the smallest of a directive's delta-seconds; ``None`` when one is malformed."""
     if not all(argument is not None and _SECONDS.fullmatch(argument) for argument in arguments):
         return None
     return min(_delta(argument) for argument in arguments if argument is not None)
 
 
 def upstream_age_s(fields: Fields) -> int | None:
-    """Return the Age a response came with, 0 without one; ``None`` when it cannot be read."""
-    found = members(fields, b"age")
-    if not found:
+    """Return the received ``Age``, 0 without one; ``None`` when it is malformed."""
+    ages = members(fields, b"age")
+    if not ages:
         return 0
-    return _delta(found[0]) if _SECONDS.fullmatch(found[0]) else None
+    return _delta(ages[0]) if _SECONDS.fullmatch(ages[0]) else None
 
 
 def origin_freshness(fields: Fields, now_s: float) -> OriginFreshness:
-    """Judge what the origin says (``origin_cache_control = "obey"``).
+    """Evaluate the origin's fields (``origin_cache_control = "obey"``).
 
     Args:
-        fields: the response's fields, hop-by-hop ones included, so that none can hide another.
+        fields: the response's fields, hop-by-hop ones included, so that ``Connection`` can't hide one.
         now_s: wall clock of the fetch, in place of a missing ``Date``.
     """
-    if _SPEAKING.isdisjoint(names(fields)):
+    if _DECIDING.isdisjoint(names(fields)):
         return _SILENT
     age_s = upstream_age_s(fields)
     if age_s is None:
         return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
     limits: list[float] = []
-    for name in (_CACHE_CONTROL, *_AIMED_AT_PROXIES):
+    for name in (_CACHE_CONTROL, *_TARGETED):
         lines = values(fields, name)
         directives = parse_directives(lines)
         if directives is None:
             return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
-        for directive, reason in _REFUSING.items():
+        for directive, reason in _FORBIDDING.items():
             if directive in directives:
                 return OriginFreshness(reason, None)
         named: list[int] = []
@@ -119,37 +102,37 @@ def origin_freshness(fields: Fields, now_s: float) -> OriginFreshness:
                 if limit is None:
                     return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
                 named.append(limit)
-        # ``s-maxage`` is meant for shared caches and stands above ``max-age``.
+        # ``s-maxage`` overrides ``max-age`` in a shared cache.
         limits.extend(named[:1])
         if name != _CACHE_CONTROL:
             continue
         if not lines and b"no-cache" in _pragma(fields):
             return OriginFreshness(Reason.NO_CACHE, None)
-        # Only a time in Cache-Control itself stands above Expires; the strictest of the fields wins.
+        # Only a time in Cache-Control itself overrides Expires; of several fields the shortest time wins.
         if not named and first(fields, b"expires") is not None:
             lifetime_s = _expires_s(fields, now_s)
             if lifetime_s is None:
                 return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
             limits.append(lifetime_s)
     if not limits:
-        return OriginFreshness(None, None)
+        return _SILENT
     lifetime_s = min(limits) - age_s
     return OriginFreshness(None if lifetime_s > 0 else Reason.EXPIRED, lifetime_s)
 
 
 def unmet_vary(response: Fields, request: Fields, covered: Container[bytes]) -> bytes | None:
-    """Return what of ``Vary`` keeps an answer from other requests for the same (RFC 9111 §4.1).
+    """Return a name in ``Vary`` by which requests with the same key may differ (RFC 9111 §4.1).
 
-    Met are the fields that the variant covers, ``Origin`` where the request has none, which the variant
-    covers too, and those that the upstream sees alike in every fetch for the cache.
+    Not counted are the fields that the variant covers (``Origin`` if the request has none), and those that
+    are equal in every fetch for the cache.
 
     Args:
         response: the response's fields.
         request: the end-to-end fields of the request it answers.
-        covered: names of further fields that the requests in question have in common.
+        covered: lower-case names of further fields that are equal in those requests.
 
     Returns:
-        The first name that is not met, in lower case, or ``*``; ``None`` when all are.
+        The first such name in lower case, or ``*``; ``None`` without one.
     """
     for member in members(response, b"vary"):
         name = member.lower()
@@ -161,14 +144,14 @@ def unmet_vary(response: Fields, request: Fields, covered: Container[bytes]) -> 
 
 
 def varies_on_accept(response: Fields) -> bool:
-    """Tell whether ``Vary`` names ``Accept``, so that not even those that prefer JSON are alike."""
+    """Tell whether ``Vary`` names ``Accept``, so that all values of it count as different."""
     return any(member.lower() == b"accept" for member in members(response, b"vary"))
 
 
-# Without any of these the origin has said nothing.
-_SPEAKING = frozenset({_CACHE_CONTROL, *_AIMED_AT_PROXIES, b"pragma", b"expires", b"age"})
-# ``must-understand`` asks for a cache that knows the status code; only 200 is ever stored, and known.
-_REFUSING = {b"no-store": Reason.NO_STORE, b"private": Reason.PRIVATE, b"no-cache": Reason.NO_CACHE}
+# Without any of these the origin says nothing about freshness.
+_DECIDING = frozenset({_CACHE_CONTROL, *_TARGETED, b"pragma", b"expires", b"age"})
+# ``must-understand`` needs no rule: only 200 is ever stored.
+_FORBIDDING = {b"no-store": Reason.NO_STORE, b"private": Reason.PRIVATE, b"no-cache": Reason.NO_CACHE}
 
 
 def _pragma(fields: Fields) -> set[bytes]:
@@ -176,58 +159,12 @@ def _pragma(fields: Fields) -> set[bytes]:
 
 
 def _delta(digits: bytes) -> int:
-    # Longer numbers than this are past the range anyway, and int() refuses thousands of digits.
+    # Longer numbers exceed the range anyway, and int() rejects thousands of digits.
     return min(int(digits), _LONGEST_S) if len(digits) < 16 else _LONGEST_S
 
 
 def _expires_s(fields: Fields, now_s: float) -> float | None:
-    """Return the seconds from ``Date`` to ``Expires``; ``None`` when they cannot be read."""
+    """Return the seconds from ``Date`` to ``Expires``; ``None`` when either is malformed."""
     expires_s = single_date_s(fields, b"expires", now_s)
     sent_s = now_s if first(fields, b"date") is None else single_date_s(fields, b"date", now_s)
     return None if expires_s is None or sent_s is None else expires_s - sent_s
-
-
-def single_date_s(fields: Fields, name: bytes, now_s: float) -> float | None:
-    """Return the date in a field; ``None`` when it is absent, repeated or cannot be read.
-
-    Args:
-        fields: field lines.
-        name: the field's name in lower case.
-        now_s: wall clock, for `date_s`.
-    """
-    lines = values(fields, name)
-    return date_s(lines[0], now_s) if len(lines) == 1 else None
-
-
-def date_s(value: bytes, now_s: float) -> float | None:
-    """Return an HTTP date as seconds since the epoch.
-
-    The three formats of RFC 9110 §5.6.7 in any case, as RFC 9111 §4.2 asks of caches, and nothing
-    else: what is not one of them must count as over (RFC 9111 §5.3).
-
-    Args:
-        value: the field's value.
-        now_s: wall clock, which tells the century of a two-digit year.
-
-    Returns:
-        Seconds, or ``None`` when it cannot be read.
-    """
-    found = next((match for form in _DATES if (match := form.fullmatch(value)) is not None), None)
-    if found is None:
-        return None
-    year = int(found["year"])
-    two_digits = len(found["year"]) == 2
-    if two_digits:
-        year += datetime.fromtimestamp(now_s, UTC).year // 100 * 100
-    month = _MONTHS.index(found["month"].lower()) + 1
-    hour, minute, second = (int(part) for part in found["time"].split(b":"))
-    try:
-        # A leap second is told as the one before it: the nearest time that is not later.
-        date = datetime(
-            year, month, int(found["day"]), hour, minute, 59 if second == 60 else second, tzinfo=UTC
-        )
-        if two_digits and date.timestamp() > now_s + _FIFTY_YEARS_S:
-            date = date.replace(year=year - 100)
-    except ValueError:
-        return None
-    return date.timestamp()

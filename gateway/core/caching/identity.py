@@ -1,4 +1,4 @@
-"""Who asks, in which variant: the digests that keep one caller's entries from another's."""
+"""Identity and variant of a caller: the digests that separate the entries of callers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from hashlib import blake2b
 
 import msgspec
 
-from gateway.core.aos.route import METHOD_OVERRIDES
 from gateway.core.caching.cache_status import Reason
 from gateway.core.http import signature
 from gateway.core.http.fields import accepts_gzip
 from gateway.core.http.messages import Fields, first, names, values
+from gateway.core.http.target import METHOD_OVERRIDES
 
 TOKEN_FIELD = b"x-auth-token"
 _AUTHORIZATION = b"authorization"
@@ -34,11 +34,11 @@ _SHARED = b"shared"
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
-    """Who a request comes from.
+    """The caller of a request.
 
     Attributes:
-        flight: digest of the credential; fetches are shared under it in every scope.
-        entry: whom a stored entry belongs to: the same digest, or one constant in shared scope.
+        flight: digest of the credential; only requests with the same one share a fetch, in every scope.
+        entry: owner of stored entries: the same digest, or one constant in shared scope.
     """
 
     flight: bytes
@@ -46,21 +46,21 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
 
 
 def keyed(secret: bytes) -> bytes:
-    """Return a BLAKE2b key (at most 64 bytes) for a secret of any length; empty stays empty."""
+    """Return a BLAKE2b key (at most 64 bytes) for a secret of any length; empty for an empty one."""
     return secret if len(secret) <= 64 else blake2b(secret).digest()
 
 
 class IdentityReader:
-    """Tells one caller from another without keeping what they sent.
+    """Derives the identity of a caller from its request, as a digest.
 
     Args:
-        identity_headers: lower-case names beside ``X-Auth-Token`` that tell who a caller is.
-        secret: ``cache.secret``; empty digests are unkeyed.
-        shared: the scope: one owner for all entries.
+        identity_headers: lower-case names of the fields, besides ``X-Auth-Token``, that identify a caller.
+        secret: ``cache.secret``; an empty one makes unkeyed digests.
+        shared: scope "shared": one owner for all entries.
 
     Attributes:
-        names: lower-case names of the fields that tell who a caller is.
-        guarded: what no other field may be named, nor look like: the names with ``-`` for ``_``.
+        names: lower-case names of the fields that identify a caller.
+        guarded: those names with ``-`` for ``_``; no other field's name may look like one of them.
     """
 
     def __init__(self, identity_headers: tuple[bytes, ...], secret: bytes, *, shared: bool) -> None:
@@ -71,13 +71,13 @@ class IdentityReader:
         self._shared = shared
 
     def identify(self, fields: Fields) -> Identity | Reason:
-        """Return who asks, or why that cannot be told safely.
+        """Return the caller's identity, or why it can't be derived safely.
 
         Args:
             fields: the request's end-to-end fields, as they will be sent upstream.
 
         Returns:
-            `Reason.SIGNED` for an access-key signature, `Reason.IDENTITY` for a missing, empty,
+            The identity; `Reason.SIGNED` for an access-key signature, `Reason.IDENTITY` for a missing, empty,
             repeated or disguised credential or a method override.
         """
         if signature.is_signed(fields):
@@ -88,25 +88,25 @@ class IdentityReader:
                 return Reason.IDENTITY
             if plain in self.guarded and lower not in self.names:
                 return Reason.IDENTITY
-        told: list[bytes] = []
+        parts: list[bytes] = []
         for name, label in self._labelled:
-            found = values(fields, name)
-            if len(found) > 1 or (name == TOKEN_FIELD and not (found and found[0])):
+            lines = values(fields, name)
+            if len(lines) > 1 or (name == TOKEN_FIELD and not (lines and lines[0])):
                 return Reason.IDENTITY
-            told.append(label)
-            told.append(b"%d:%s" % (len(found[0]), found[0]) if found else b"-")
+            parts.append(label)
+            parts.append(b"%d:%s" % (len(lines[0]), lines[0]) if lines else b"-")
         caller = blake2b(
-            b"".join(told), digest_size=_DIGEST_BYTES, key=self._key, person=b"aosgw-caller"
+            b"".join(parts), digest_size=_DIGEST_BYTES, key=self._key, person=b"aosgw-caller"
         ).digest()
         return Identity(flight=caller, entry=_SHARED if self._shared else caller)
 
 
 class Variant(msgspec.Struct, frozen=True, gc=False):
-    """What a caller negotiates.
+    """The result of content negotiation.
 
     Attributes:
-        general: digest of it, in which every ``Accept`` that prefers JSON is the same.
-        accept: which of those it was, for what the upstream chooses by ``Accept``; empty for any other one.
+        general: digest of the negotiating fields; every ``Accept`` that prefers JSON counts as the same.
+        accept: the ``Accept`` that prefers JSON, for responses that vary on it; empty for any other.
     """
 
     general: bytes
@@ -114,42 +114,42 @@ class Variant(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def exact(self) -> bytes:
-        """What stands for all of it, ``Accept`` as it was sent; not what `general` is of any variant."""
+        """The variant with ``Accept`` as it was sent; never equal to the `general` of any variant."""
         return self.general + self.accept
 
 
 def variant(fields: Fields) -> Variant | None:
-    """Return what a caller negotiates; ``None`` when a field of it is over 64 bytes.
+    """Return a request's variant; ``None`` when one of its fields is longer than 64 bytes.
 
-    Covers gzip accepted or not, an ``Origin`` sent or not (what is stored may vary on it while there is
-    none), ``Accept``, ``Accept-Language`` and ``X-Language``.
+    Covers whether gzip is accepted, whether there is an ``Origin`` (a stored response may vary on it if the
+    request had none), ``Accept``, ``Accept-Language`` and ``X-Language``.
     """
     coding = b"gzip" if accepts_gzip(fields) else b"identity"
     if first(fields, _ORIGIN) is not None:
         coding += b"|origin"
-    told = [coding]
+    parts = [coding]
     accept = b""
     for name in _VARIANT_FIELDS:
-        found = values(fields, name)
-        if sum(map(len, found)) > _VARIANT_FIELD_BYTES:
+        lines = values(fields, name)
+        if sum(map(len, lines)) > _VARIANT_FIELD_BYTES:
             return None
-        lines = b"|%d" % len(found) + b"".join([b"%d:%s" % (len(value), value) for value in found])
-        if name == _ACCEPT and prefers_json(found):
-            accept, lines = lines, b"|json"
-        told.append(lines)
-    digest = blake2b(b"".join(told), digest_size=16, person=b"aosgw-variant").digest()
+        part = b"|%d" % len(lines) + b"".join([b"%d:%s" % (len(value), value) for value in lines])
+        if name == _ACCEPT and prefers_json(lines):
+            accept, part = part, b"|json"
+        parts.append(part)
+    digest = blake2b(b"".join(parts), digest_size=16, person=b"aosgw-variant").digest()
     return Variant(digest, accept)
 
 
 def prefers_json(accept: Sequence[bytes]) -> bool:
-    """Tell whether nothing is more welcome than ``application/json`` (RFC 9110 §12.5.1).
+    """Tell whether no media type is preferred to ``application/json`` (RFC 9110 §12.5.1).
 
     Args:
-        accept: the lines of ``Accept``; without any, everything is equally welcome.
+        accept: the lines of ``Accept``; none accept everything.
 
     Returns:
-        ``False`` also for what cannot be read, is said twice, or has parameters that could choose among
-        kinds of JSON.
+        ``False`` also for a malformed or repeated range, or one with parameters that could select a kind of
+        JSON.
     """
     if not accept or accept in _PLAINLY_JSON:
         return True
@@ -161,6 +161,6 @@ def prefers_json(accept: Sequence[bytes]) -> bool:
         if match is None or match[1].lower() in weights:
             return False
         weights[match[1].lower()] = float(match[2] or 1)
-    # The most specific range that matches tells how welcome it is.
+    # The most specific matching range gives the weight.
     weight = next((weights[name] for name in _JSON_RANGES if name in weights), 0.0)
     return 0.0 < weight == max(weights.values(), default=0.0)

@@ -1,4 +1,4 @@
-"""The only place where keys are built: injective, versioned, one hash tag per stack."""
+"""Keys of entries and generations: injective, versioned, one hash tag per stack."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from hashlib import blake2b
 
 from gateway.core.aos.route import ExecutionRef, stack_key
 
-# Raised when the stored bytes or what the key covers change.
+# Increase it when the serialized form or what the key covers changes.
 ENTRY_VERSION = 3
 OWNER_BYTES = 24
 
 
 class EntryKey:
-    """Where an entry is kept and what it must be the answer to.
+    """Where an entry is stored, and which request it answers.
 
-    What only Redis needs is made when it is asked for: a fetch that stores nothing needs none of it.
+    Keys for Redis are derived on first use, since a fetch that stores nothing needs none.
 
     Attributes:
-        stack: the case-folded stack id, under which it is invalidated.
-        local: key of the copy in this process: `KeySpace.owner` and `local_path`.
+        stack: the case-folded stack id, by which it is invalidated.
+        local: key of the copy in memory: `KeySpace.owner` and `local_path`.
     """
 
     __slots__ = ("_caller", "_execution", "_identity", "_name", "_space", "_variant", "local", "stack")
@@ -66,11 +66,11 @@ class EntryKey:
 
 
 def upstream_identity(scheme: str, host: str, port: int, base_path: str) -> bytes:
-    """Return what makes two replicas serve the same upstream.
+    """Return the identity of an upstream, equal on all replicas that serve it.
 
     Args:
         scheme: ``http`` or ``https``.
-        host: host name or address; case does not count.
+        host: host name or address in any case.
         port: always explicit.
         base_path: path prefix without trailing slash, or empty.
     """
@@ -79,7 +79,7 @@ def upstream_identity(scheme: str, host: str, port: int, base_path: str) -> byte
 
 
 def upstream_digest(upstream: bytes) -> bytes:
-    """Return 16 bytes that stand for an upstream identity."""
+    """Return a 16-byte digest of an upstream identity."""
     return blake2b(upstream, digest_size=16, person=b"aosgw-upstream").digest()
 
 
@@ -97,11 +97,11 @@ class KeySpace:
         self.channel = b"%s:notes:%s" % (self._prefix, upstream_digest(upstream).hex().encode("ascii"))
 
     def generation(self, stack: bytes) -> bytes:
-        """Return the key of a stack's generation: prefix, upstream and folded id, nothing else."""
+        """Return the key of a stack's generation, from prefix, upstream and folded id alone."""
         return b"%s:generation:%s" % (self._prefix, self._tag(stack))
 
     def owner(self, caller: bytes, variant: bytes) -> bytes:
-        """Return `OWNER_BYTES` that stand for a caller and a variant in the keys of this process."""
+        """Return the digest of caller and variant, `OWNER_BYTES` long, used in keys in memory."""
         joined = _joined(caller, variant)
         return blake2b(joined, digest_size=OWNER_BYTES, person=b"aosgw-owner").digest()
 
@@ -113,8 +113,8 @@ class KeySpace:
         Args:
             caller: `Identity.entry`.
             variant: what was negotiated.
-            execution: which record.
-            owner: what `owner` returns for caller and variant, where that is known already.
+            execution: the record.
+            owner: result of `owner` for caller and variant, if known already.
         """
         return EntryKey(self, caller, variant, execution, owner or self.owner(caller, variant))
 
@@ -123,7 +123,7 @@ class KeySpace:
         return b"%s:entry%d:%s:%s" % (self._prefix, ENTRY_VERSION, self._tag(stack), digest)
 
     def flight(self, caller: bytes, variant: bytes, execution: ExecutionRef) -> bytes:
-        """Return what two requests must have in common to share a fetch, in every scope."""
+        """Return the key under which requests share a fetch, in every scope."""
         return _joined(caller, variant, execution.stack_id, execution.action_id)
 
     def _tag(self, stack: bytes) -> bytes:
@@ -132,15 +132,15 @@ class KeySpace:
 
 
 def local_path(execution: ExecutionRef) -> bytes:
-    """Return what stands behind ``/v2/stacks/`` in the one target that names this execution."""
+    """Return what follows ``/v2/stacks/`` in the target of this execution."""
     return execution.stack_id + b"/actions/" + execution.action_id
 
 
 def stack_of(local: bytes) -> bytes:
-    """Return the case-folded stack id of a key of this process."""
+    """Return the case-folded stack id in a key in memory."""
     return stack_key(local[OWNER_BYTES:].partition(b"/")[0])
 
 
 def _joined(*parts: bytes) -> bytes:
-    """Join parts so that no two lists give the same bytes."""
+    """Join parts so that different lists give different bytes."""
     return b"".join([b"%d:%s" % (len(part), part) for part in parts])

@@ -1,7 +1,6 @@
-"""A whole plain GET of the execution call, told from its bytes alone; the rest is for the parser.
+"""A plain GET of the execution call, read from its bytes without the parser; anything else is left to it.
 
-A glance takes less than the parser does, and can only say "this, exactly" or nothing. What it takes must
-mean the same to both: tests compare them on many heads.
+Whatever is accepted here must mean the same to the parser: tests compare both on many heads.
 """
 
 from __future__ import annotations
@@ -15,20 +14,22 @@ from gateway.core.caching.eligibility import Bypass, Eligible, eligibility
 from gateway.core.caching.identity import Identity, IdentityReader, Variant
 from gateway.core.caching.key import KeySpace
 from gateway.core.caching.request_directives import NO_DIRECTIVES
-from gateway.core.http import fields as headers
 from gateway.core.http import request as incoming
+from gateway.core.http.errors import GatewayError
+from gateway.core.http.fields import end_to_end
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Field, IndexedFields, Request, first
+from gateway.core.http.proxy_identity import ProxyIdentity, check_request
 
 _METHOD = b"GET /v2/stacks/"
 _VERSION = b" HTTP/1.1"
 _HEAD_END = b"\r\n\r\n"
 _SOME_TARGET = b"/v2/stacks/s/actions/a"
-# Names of the field that carries the request id, as callers write it, with what stands before and behind.
+# Common spellings of the request id's field name, with the bytes around it.
 _REQUEST_ID_NAMES = (b"\r\nX-Request-Id: ", b"\r\nx-request-id: ", b"\r\nX-Request-ID: ")
-# A field line without folding, tabs or anything beyond visible ASCII and blanks; blanks around a value go.
+# A field line of visible ASCII and spaces, without folding or tabs.
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): *((?:[!-~]+(?: +[!-~]+)*)?) *")
-# Each of them asks for more than a look-up, or frames a body; a second request id is none.
+# They ask for more than a look-up or frame a body; a request id here would be a second one.
 _NOT_PLAIN = frozenset(
     {
         b"content-length",
@@ -41,18 +42,17 @@ _NOT_PLAIN = frozenset(
         b"trailer",
     }
 )
-# Told about one request only, and without a meaning for what it is answered with, unless they are configured
-# to tell who asks: see `passing`.
-_PASSING = frozenset({b"traceparent", b"tracestate", b"baggage", b"x-b3-traceid", b"x-b3-spanid", b"b3"})
+# Differ in each request without changing the response.
+_TRACE_FIELDS = frozenset({b"traceparent", b"tracestate", b"baggage", b"x-b3-traceid", b"x-b3-spanid", b"b3"})
 
 
 class PlainRequest(msgspec.Struct, frozen=True, gc=False):
-    """What a head says at first sight.
+    """The parts of an unchecked head.
 
     Attributes:
-        path: what stands behind ``/v2/stacks/`` in the target, unchecked.
-        request_id: the id the request brought; ``None`` when it brought none.
-        rest: its field lines without the request id's, unchecked: where they are equal, so is what they say.
+        path: what follows ``/v2/stacks/`` in the target.
+        request_id: the caller's request id; ``None`` without one.
+        rest: the field lines without the request id's; equal ones mean the same.
         id_start: where in the head the line of the request id starts; 0 without one.
     """
 
@@ -63,9 +63,9 @@ class PlainRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_plain(data: bytes) -> PlainRequest | None:
-    """Look at what was read; ``None`` when it is not one whole GET of something under ``/v2/stacks/``.
+    """Split a head; ``None`` unless the bytes are exactly one GET of something under ``/v2/stacks/``.
 
-    Only a reader who knows `rest` (see `plain_fields`) may rely on what is returned.
+    The result is valid only if `PlainRequest.rest` is (see `plain_fields`).
     """
     if not (data.startswith(_METHOD) and data.endswith(_HEAD_END)):
         return None
@@ -87,10 +87,10 @@ def read_plain(data: bytes) -> PlainRequest | None:
 
 
 def plain_fields(rest: bytes) -> IndexedFields | None:
-    """Return the field lines of a glance, or ``None`` unless every one is plain.
+    """Return the fields in a head, or ``None`` unless every line is plain.
 
     Args:
-        rest: from the end of the request line on, the empty line included.
+        rest: the head after the request line, empty line included.
     """
     if rest.find(_HEAD_END) != len(rest) - len(_HEAD_END):
         return None
@@ -103,24 +103,24 @@ def plain_fields(rest: bytes) -> IndexedFields | None:
     return IndexedFields(fields)
 
 
-def passing(identity_reader: IdentityReader) -> frozenset[bytes]:
-    """Return the lower-case names of fields that each request may have its own of, whatever the answer."""
-    return _PASSING - identity_reader.guarded
+def trace_fields(identity_reader: IdentityReader) -> frozenset[bytes]:
+    """Return the lower-case names of trace fields that do not identify a caller."""
+    return _TRACE_FIELDS - identity_reader.guarded
 
 
-def without_passing(rest: bytes, passing: frozenset[bytes]) -> bytes | None:
-    """Return field lines without those that pass by.
+def without_fields(rest: bytes, removed: frozenset[bytes]) -> bytes | None:
+    """Remove fields from field lines.
 
     Args:
         rest: from `read_plain`.
-        passing: their names, from the function of that name.
+        removed: lower-case names.
 
     Returns:
-        ``None`` when one of those left out is not plain.
+        ``None`` when a removed line is not plain.
     """
     kept: list[bytes] = []
     for line in rest.split(b"\r\n"):
-        if line.partition(b":")[0].lower() not in passing:
+        if line.partition(b":")[0].lower() not in removed:
             kept.append(line)
         elif _LINE.fullmatch(line) is None:
             return None
@@ -128,14 +128,14 @@ def without_passing(rest: bytes, passing: frozenset[bytes]) -> bytes | None:
 
 
 class Owner(msgspec.Struct, frozen=True, gc=False):
-    """Who asks, and in which variant.
+    """The caller and variant that field lines stand for.
 
     Attributes:
         owner: `KeySpace.owner` of the two.
         identity: of the caller.
         variant: what was negotiated.
-        rest: the field lines that say so.
-        fields: the same, read.
+        rest: the field lines.
+        fields: the same, parsed.
     """
 
     owner: bytes
@@ -155,20 +155,20 @@ def read_owner(
     *,
     identity_reader: IdentityReader,
     keys: KeySpace,
-    proxy: headers.ProxyIdentity,
+    proxy: ProxyIdentity,
     own_hosts: OwnHosts | None,
 ) -> Owner | None:
-    """Return whose copies a GET with these field lines may be answered from.
+    """Return whose entries may answer a GET with these field lines.
 
     Args:
         rest: from `read_plain`.
-        recogniser: tells callers apart.
+        identity_reader: derives the caller's identity.
         keys: builds the keys.
-        hop: what the gateway says about itself.
-        own_hosts: what ``Host`` may say; ``None`` lets it say anything.
+        proxy: the gateway's own identity.
+        own_hosts: hosts that a request may name; ``None`` for any.
 
     Returns:
-        ``None`` when the request wants anything but a plain look-up, or may be refused.
+        ``None`` when the request needs more than a plain look-up, or must be rejected.
     """
     fields = plain_fields(rest)
     if fields is None:
@@ -184,8 +184,8 @@ def read_owner(
         incoming.check_fields(fields)
         incoming.check_host(fields, None, http_11=True)
         incoming.body_bytes(fields, http_11=True)
-        headers.check_request(request, proxy)
-    except headers.MessageError:
+        check_request(request, proxy)
+    except GatewayError:
         return None
     if own_hosts is not None and not own_hosts.has(first(fields, b"host") or b""):
         return None
@@ -198,7 +198,7 @@ def read_owner(
 
 def plain_request(
     data: bytes,
-    seen: PlainRequest,
+    plain: PlainRequest,
     owner: Owner,
     call: ExecutionRef,
     request_id: bytes,
@@ -206,14 +206,14 @@ def plain_request(
     peer: bytes,
     scheme: bytes,
 ) -> tuple[Request, Eligible] | None:
-    """Return the request that `read_plain` saw, and what `eligibility` makes of it.
+    """Return a plain request as the parser would, and its eligibility.
 
     Args:
         data: the whole head.
-        seen: what `read_plain` saw.
-        owner: what `read_owner` made of its field lines.
+        plain: from `read_plain`.
+        owner: from `read_owner`.
         call: the execution that its path names.
-        request_id: the request's own id, or one made for it.
+        request_id: the caller's request id, or one generated for it.
         peer: the caller's address.
         scheme: as the caller connected.
 
@@ -221,14 +221,14 @@ def plain_request(
         ``None`` when a field line is not plain.
     """
     fields: IndexedFields | None = owner.fields
-    if seen.rest != owner.rest:
-        # It has fields of its own, which mean nothing for the response, but go upstream too.
+    if plain.rest != owner.rest:
+        # It has trace fields, which do not change the response, but are forwarded too.
         fields = plain_fields(data[data.find(b"\r\n") :])
-    elif seen.request_id is not None:
-        name = data[seen.id_start + 2 : data.find(b":", seen.id_start)]
-        before = data.count(b"\r\n", data.find(b"\r\n"), seen.id_start)
-        fields = owner.fields.with_field(before, (name, seen.request_id))
+    elif plain.request_id is not None:
+        name = data[plain.id_start + 2 : data.find(b":", plain.id_start)]
+        before = data.count(b"\r\n", data.find(b"\r\n"), plain.id_start)
+        fields = owner.fields.with_field(before, (name, plain.request_id))
     if fields is None:
         return None
-    request = Request("GET", b"/v2/stacks/" + seen.path, fields, peer, scheme, 0, request_id)
-    return request, Eligible(call, owner.identity, owner.variant, NO_DIRECTIVES, headers.end_to_end(fields))
+    request = Request("GET", b"/v2/stacks/" + plain.path, fields, peer, scheme, 0, request_id)
+    return request, Eligible(call, owner.identity, owner.variant, NO_DIRECTIVES, end_to_end(fields))

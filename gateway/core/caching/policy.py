@@ -1,21 +1,18 @@
-"""What is stored and for how long: the rules of RFC 9111 and of AOS as tables.
-
-The first rule that says no names the reason.
-"""
+"""What is stored and for how long: the rules of RFC 9111 and of AOS, as tables."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 
 import msgspec
 
-from gateway.core.aos.execution import RecordSummary, Unreadable, decode_deciding, second_reading
+from gateway.core.aos.execution import RecordSummary, Unreadable, decode_deciding, has_duplicate_key
 from gateway.core.caching.cache_status import Reason
+from gateway.core.caching.content_coding import plain_body
 from gateway.core.caching.freshness import OriginFreshness, origin_freshness, unmet_vary, upstream_age_s
 from gateway.core.caching.request_directives import entity_tag
 from gateway.core.http.fields import end_to_end
-from gateway.core.http.messages import Fields, Head, first, members
+from gateway.core.http.messages import Fields, Head, first
 
 SUCCEEDED = "Succeeded"
 FAILED = "Failed"
@@ -24,10 +21,10 @@ _KIND = "Execution"
 DELETE = "delete"
 IN_PROGRESS = frozenset({"Running", "Pending", "Pausing", "Cancelling", "ForceCancelling", "Retrying"})
 
-# What is judged in well under a millisecond.
+# Decided in well under a millisecond.
 _HEAVY_BYTES = 65_536
 
-# These tell that the caller may no longer see the record, or that it is gone.
+# The caller may no longer see the record, or it is gone.
 DROPPING_STATUSES = frozenset({401, 403, 404, 410})
 
 
@@ -38,7 +35,7 @@ class Rules(msgspec.Struct, frozen=True):
         shared: entries belong to all callers instead of one each.
         obey_origin: ``origin_cache_control = "obey"``.
         terminal_phases: phases, exactly spelled, that are stored.
-        identity_headers: lower-case names of the fields that tell who a caller is.
+        identity_headers: lower-case names of the fields that identify a caller.
     """
 
     shared: bool
@@ -53,12 +50,12 @@ class Rules(msgspec.Struct, frozen=True):
 
     @property
     def covered(self) -> frozenset[bytes]:
-        """Names of the fields that all who may get an entry have in common."""
+        """Lower-case names of the fields that are equal in all requests an entry may answer."""
         return frozenset() if self.shared else self.identity_headers
 
     @property
     def longest_ttl_s(self) -> float:
-        """The longest time to live any entry can get, in seconds."""
+        """The longest time to live that an entry can get, seconds."""
         longest = max(self.ttl_succeeded_s, self.ttl_failed_s, self.ttl_unsettled_s)
         return longest if self.shared else min(longest, self.access_ttl_s)
 
@@ -69,11 +66,11 @@ class FetchedResponse(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         head: as received, hop-by-hop fields included.
         body: body bytes as received.
-        complete: its framing says that nothing is missing; a close-delimited body never is.
+        complete: complete by its framing; never true of a close-delimited body.
         request: the end-to-end fields of the request it answers.
         action_id: the execution asked for.
         fetched_s: wall clock at the start of the fetch.
-        upstream_s: how long its head took, for the log; ``None`` when nobody measured it.
+        upstream_s: seconds until its head arrived, for the log; ``None`` if not measured.
     """
 
     head: Head
@@ -86,17 +83,17 @@ class FetchedResponse(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoreDecision(msgspec.Struct, frozen=True, gc=False):
-    """What becomes of an arrival.
+    """Whether a response is stored.
 
     Attributes:
-        refusal: why it is not stored; ``None`` when it is.
-        ttl_s: seconds from the start of the fetch that it stays fresh; 0 when refused.
+        reason: why it is not stored; ``None`` when it is.
+        ttl_s: seconds from the start of the fetch for which it stays fresh; 0 when it is not stored.
         is_record: the body decodes as a record, stored or not.
-        phase: the record's phase; ``None`` when there is none.
-        etag: the record's validator: the upstream's, or one made from the body; ``None`` without either.
+        phase: the record's phase; ``None`` without one.
+        etag: the upstream's ``ETag``, or one made from a record's body; ``None`` without either.
     """
 
-    refusal: Reason | None
+    reason: Reason | None
     ttl_s: float
     is_record: bool
     phase: str | None = None
@@ -114,7 +111,6 @@ class _Case(msgspec.Struct, frozen=True):
 _UNREADABLE = {
     Unreadable.NOT_UTF8: Reason.NOT_UTF8,
     Unreadable.UNDECODABLE: Reason.UNDECODABLE,
-    Unreadable.DUPLICATE_KEY: Reason.DUPLICATE_KEY,
 }
 
 _Rule = Callable[[_Case], Reason | None]
@@ -124,29 +120,24 @@ def _undecoded(case: _Case) -> Reason | None:
     return case.record if isinstance(case.record, Reason) else None
 
 
-def _when(reason: Reason, refuses: Callable[[_Case], bool]) -> _Rule:
-    return lambda case: reason if refuses(case) else None
+def _when(reason: Reason, applies: Callable[[_Case], bool]) -> _Rule:
+    return lambda case: reason if applies(case) else None
 
 
-def _record_rule(reason: Reason, refuses: Callable[[RecordSummary, _Case], bool]) -> _Rule:
+def _record_rule(reason: Reason, applies: Callable[[RecordSummary, _Case], bool]) -> _Rule:
     def rule(case: _Case) -> Reason | None:
-        return reason if isinstance(case.record, RecordSummary) and refuses(case.record, case) else None
+        return reason if isinstance(case.record, RecordSummary) and applies(case.record, case) else None
 
     return rule
 
 
-def _reread(case: _Case) -> Reason | None:
-    defect = second_reading(case.plain)
-    return None if defect is None else _UNREADABLE[defect]
-
-
-# The first no wins. Rules further down may rely on those above.
+# The first rule that applies gives the reason, so each may rely on those above it.
 STORABLE: tuple[_Rule, ...] = (
     _when(Reason.STATUS, lambda case: case.fetched_response.head.status != 200),
     _when(
         Reason.SET_COOKIE, lambda case: first(case.fetched_response.head.fields, b"set-cookie") is not None
     ),
-    lambda case: case.origin.refusal if case.rules.obey_origin else None,
+    lambda case: case.origin.reason if case.rules.obey_origin else None,
     _when(Reason.VARY, lambda case: blocking_vary(case.fetched_response, case.rules) is not None),
     _when(Reason.INCOMPLETE, lambda case: not case.fetched_response.complete),
     _when(Reason.TOO_LARGE, lambda case: len(case.fetched_response.body) > case.rules.max_body_bytes),
@@ -161,35 +152,35 @@ STORABLE: tuple[_Rule, ...] = (
     _record_rule(Reason.PHASE, lambda record, case: record.phase not in case.rules.terminal_phases),
     _record_rule(Reason.SUB_OBJECT, lambda record, _: bool(record.sub_phases & IN_PROGRESS)),
     _record_rule(Reason.DELETE, lambda record, _: DELETE in record.action_names),
-    # Last, since it is the dearest: only a record that would be stored is read twice.
-    _reread,
+    # Last, since it is the slowest.
+    _when(Reason.DUPLICATE_KEY, lambda case: has_duplicate_key(case.plain)),
 )
 
 
 def decide_store(
     fetched_response: FetchedResponse, rules: Rules, *, settling: bool, uncertain: bool
 ) -> StoreDecision:
-    """Decide whether an arrival is stored, and for how long.
+    """Decide whether a response is stored, and for how long.
 
     Args:
-        arrival: the whole response.
+        fetched_response: the whole response.
         rules: the configured part.
-        settling: a write to the stack was seen within ``settle_s``: AOS's writes take effect minutes
-            after their answer.
-        uncertain: writes may have gone unseen within ``settle_s`` (start, or a lost subscription).
+        settling: the stack was written to within ``settle_s``; AOS's writes take effect up to minutes after
+            their response.
+        uncertain: writes within ``settle_s`` may have been missed (after a start or a lost subscription).
     """
     plain = _plain(fetched_response, rules)
     record = plain if isinstance(plain, Reason) else _decoded(plain)
     origin = origin_freshness(fetched_response.head.fields, fetched_response.fetched_s)
     case = _Case(fetched_response, rules, origin, b"" if isinstance(plain, Reason) else plain, record)
-    refusal = next((reason for rule in STORABLE if (reason := rule(case)) is not None), None)
+    reason = next((reason for rule in STORABLE if (reason := rule(case)) is not None), None)
     etag = first(end_to_end(fetched_response.head.fields), b"etag")
     if not isinstance(record, RecordSummary):
-        return StoreDecision(refusal, 0.0, is_record=False, etag=etag)
+        return StoreDecision(reason, 0.0, is_record=False, etag=etag)
     if etag is None:
         etag = entity_tag(fetched_response.body)
-    if refusal is not None:
-        return StoreDecision(refusal, 0.0, is_record=True, phase=record.phase, etag=etag)
+    if reason is not None:
+        return StoreDecision(reason, 0.0, is_record=True, phase=record.phase, etag=etag)
     age_s = received_age_s(fetched_response.head) if rules.obey_origin else 0
     ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
     if rules.obey_origin and case.origin.lifetime_s is not None:
@@ -200,15 +191,15 @@ def decide_store(
 
 
 def blocking_vary(fetched_response: FetchedResponse, rules: Rules) -> bytes | None:
-    """Return the name in ``Vary`` that keeps an arrival from being stored; ``None`` without one."""
+    """Return the name in ``Vary`` that prevents storing a response; ``None`` without one."""
     return unmet_vary(fetched_response.head.fields, fetched_response.request, rules.covered)
 
 
 def is_heavy(fetched_response: FetchedResponse) -> bool:
-    """Tell whether judging takes long enough to be felt by everybody else on the event loop."""
+    """Tell whether `decide_store` would block the event loop for a noticeable time."""
     sizes = [len(fetched_response.body)]
     if first(fetched_response.head.fields, b"content-encoding") is not None:
-        # gzip tells at its end how long the plain bytes are (RFC 1952 §2.3.1); a lie does not decode.
+        # gzip ends with the decoded size (RFC 1952 §2.3.1); a wrong one fails to decode.
         sizes.append(int.from_bytes(fetched_response.body[-4:], "little"))
     return max(sizes) > _HEAVY_BYTES
 
@@ -216,10 +207,10 @@ def is_heavy(fetched_response: FetchedResponse) -> bool:
 def time_to_live_s(
     record: RecordSummary, rules: Rules, *, age_s: int, settling: bool, uncertain: bool
 ) -> float:
-    """Return how long a storable record stays fresh, the origin's word aside, in seconds.
+    """Return how long a storable record stays fresh, seconds, the origin's freshness not considered.
 
-    The Age it came with counts for what is said about the record (RFC 9111 §4.2), not for how long its
-    caller may see it: that began with this fetch.
+    The received Age counts against the life of the record (RFC 9111 §4.2), not against the caller's right to
+    see it, which was checked by this fetch.
     """
     reopens = record.phase == FAILED and record.on_failure_strategy != _SETTLED_STRATEGY
     limits = (
@@ -231,44 +222,20 @@ def time_to_live_s(
 
 
 def drops_own_entry(status: int, decision: StoreDecision | None) -> bool:
-    """Tell whether an answer ends the caller's own stored entry for the execution.
+    """Tell whether a response invalidates the caller's own stored entry for the execution.
 
     Args:
         status: the upstream's status.
-        judgement: of a whole 200; ``None`` when the body was not judged.
+        decision: about a whole 200; ``None`` when the body was not read.
     """
     if status == 200:
-        return decision is None or decision.refusal is not None
+        return decision is None or decision.reason is not None
     return status in DROPPING_STATUSES
 
 
 def received_age_s(head: Head) -> int:
-    """Return the Age an arrival came with, in seconds; unreadable counts as 0."""
+    """Return the received ``Age``, seconds; a malformed one counts as 0."""
     return upstream_age_s(head.fields) or 0
-
-
-def plain_body(fields: Fields, body: bytes, max_bytes: int) -> bytes | Reason:
-    """Undo the content coding, at most to ``max_bytes``.
-
-    Returns:
-        The bytes, or `Reason.CONTENT_CODING` for a coding that is unknown, broken or not ended, or
-        `Reason.TOO_LARGE`.
-    """
-    codings = [coding.lower() for coding in members(fields, b"content-encoding")]
-    match [coding for coding in codings if coding != b"identity"]:
-        case []:
-            return body
-        case [b"gzip" | b"x-gzip"]:
-            inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-            try:
-                plain = inflater.decompress(body, max_bytes + 1)
-            except zlib.error:
-                return Reason.CONTENT_CODING
-            if len(plain) > max_bytes:
-                return Reason.TOO_LARGE
-            return plain if inflater.eof and not inflater.unused_data else Reason.CONTENT_CODING
-        case _:
-            return Reason.CONTENT_CODING
 
 
 def _plain(fetched_response: FetchedResponse, rules: Rules) -> bytes | Reason:
@@ -278,5 +245,5 @@ def _plain(fetched_response: FetchedResponse, rules: Rules) -> bytes | Reason:
 
 
 def _decoded(plain: bytes) -> RecordSummary | Reason:
-    found = decode_deciding(plain)
-    return found if isinstance(found, RecordSummary) else _UNREADABLE[found]
+    summary = decode_deciding(plain)
+    return summary if isinstance(summary, RecordSummary) else _UNREADABLE[summary]

@@ -1,4 +1,4 @@
-"""What a caller asks of the cache: request directives and conditions (RFC 9111 §5.2.1, RFC 9110 §13)."""
+"""Request directives and conditions (RFC 9111 §5.2.1, RFC 9110 §13)."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from hashlib import blake2b
 import msgspec
 
 from gateway.core.caching.cache_status import Forward, Reason
-from gateway.core.caching.freshness import date_s, parse_directives, seconds, single_date_s
+from gateway.core.caching.freshness import parse_directives, seconds
+from gateway.core.http.dates import date_s, single_date_s
 from gateway.core.http.messages import Fields, members, values
 
 _ENTITY_TAG = re.compile(rb'[\s,]*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
 
 class RequestDirectives(msgspec.Struct, frozen=True, gc=False):
-    """Request directives that the gateway obeys; ``max-stale`` is not among them.
+    """The request directives that the gateway obeys: all but ``max-stale``.
 
     Attributes:
         no_store: neither read nor write the cache.
-        no_cache: fetch anew.
-        only_if_cached: never go upstream.
-        max_age_s: oldest acceptable answer; ``None`` for any.
-        min_fresh_s: it must stay fresh at least this long.
+        no_cache: do not answer from the cache.
+        only_if_cached: do not go upstream.
+        max_age_s: greatest acceptable age; ``None`` for any.
+        min_fresh_s: least acceptable time to live.
     """
 
     no_store: bool = False
@@ -31,8 +32,8 @@ class RequestDirectives(msgspec.Struct, frozen=True, gc=False):
     max_age_s: int | None = None
     min_fresh_s: int = 0
 
-    def refuse(self, age_s: int, ttl_s: float) -> tuple[Forward, Reason | None] | None:
-        """Return why an entry of this age and time to live does not answer; ``None`` when it does."""
+    def unmet(self, age_s: int, ttl_s: float) -> tuple[Forward, Reason | None] | None:
+        """Return why an entry of this age and time to live is unacceptable; ``None`` when it is not."""
         if ttl_s <= 0:
             return Forward.STALE, None
         if self.max_age_s is not None and age_s > self.max_age_s:
@@ -48,7 +49,7 @@ NO_DIRECTIVES = RequestDirectives()
 def read_directives(fields: Fields) -> RequestDirectives:
     """Read a request's ``Cache-Control``, or its ``Pragma`` when there is none.
 
-    What cannot be read counts as ``no-cache``: the caller asked for something the gateway cannot promise.
+    Malformed directives count as ``no-cache``.
     """
     lines = values(fields, b"cache-control")
     if not lines:
@@ -59,10 +60,10 @@ def read_directives(fields: Fields) -> RequestDirectives:
         return RequestDirectives(no_cache=True)
     max_age_s = seconds(directives[b"max-age"]) if b"max-age" in directives else None
     min_fresh_s = seconds(directives[b"min-fresh"]) if b"min-fresh" in directives else 0
-    unreadable = (b"max-age" in directives and max_age_s is None) or min_fresh_s is None
+    is_malformed = (b"max-age" in directives and max_age_s is None) or min_fresh_s is None
     return RequestDirectives(
         no_store=b"no-store" in directives,
-        no_cache=b"no-cache" in directives or max_age_s == 0 or unreadable,
+        no_cache=b"no-cache" in directives or max_age_s == 0 or is_malformed,
         only_if_cached=b"only-if-cached" in directives,
         max_age_s=max_age_s,
         min_fresh_s=min_fresh_s or 0,
@@ -77,8 +78,8 @@ def entity_tag(body: bytes) -> bytes:
 def is_not_modified(request: Fields, etag: bytes | None, last_modified: bytes | None, now_s: float) -> bool:
     """Tell whether a caller already has the representation with these validators (RFC 9111 §4.3.2).
 
-    ``If-None-Match`` is compared weakly and stands above ``If-Modified-Since``. That one is held against
-    ``Last-Modified`` alone, never against ``Date``: two clocks must not hide that a record has settled.
+    ``If-None-Match`` is compared weakly and overrides ``If-Modified-Since``, which is compared with
+    ``Last-Modified`` only: with ``Date``, clock differences could hide that a record has settled.
 
     Args:
         request: the request's end-to-end fields.

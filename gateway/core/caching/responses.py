@@ -1,4 +1,4 @@
-"""The heads that callers get: hits, fetched records, forwarded responses, and the 304s in their place."""
+"""Response heads: of hits, fetched records and forwarded responses, and of the 304s in their place."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _NOT_MODIFIED = (304, b"Not Modified")
 _REQUEST_ID = b"x-request-id"
 _ETAG = b"etag"
 _LAST_MODIFIED = b"last-modified"
-# Tells about the exchange, not about the representation.
+# About the exchange, not about the representation.
 _OF_THE_EXCHANGE = frozenset({_REQUEST_ID, b"set-cookie"})
 
 
 def entry_of(
     fetched_response: FetchedResponse, decision: StoreDecision, upstream_age_s: int, accept: bytes
 ) -> Entry:
-    """Return the entry to store for a storable arrival.
+    """Return the entry to store.
 
     Args:
-        arrival: the whole response.
-        judgement: what became of it.
-        upstream_age_s: the Age it came with.
+        fetched_response: the whole response.
+        decision: to store it.
+        upstream_age_s: the received Age.
         accept: the `Variant.accept` of the request it answers.
     """
     head = fetched_response.head
@@ -38,7 +38,7 @@ def entry_of(
     if decision.etag is not None and first(fields, _ETAG) is None:
         fields = (*fields, (b"ETag", decision.etag))
     if first(fields, b"content-length") is None:
-        # It came in chunks; a HEAD tells the length as well.
+        # Received in chunks; the response to a HEAD needs the length too.
         fields = (*fields, (b"Content-Length", b"%d" % len(fetched_response.body)))
     return Entry(
         lines=head_lines(Head(head.status, head.reason, fields)),
@@ -51,10 +51,10 @@ def entry_of(
 
 
 def hit_head(entry: Entry, request: Fields, request_id: bytes, via: bytes, now_s: float) -> Head:
-    """Return the head with which an entry answers: its own 200, or a 304 when the caller has it.
+    """Return the head of a hit: the entry's 200, or a 304 when the caller has it already.
 
     Args:
-        entry: the usable entry.
+        entry: the entry that answers.
         request: the request's end-to-end fields.
         request_id: the request's own id.
         via: the gateway's ``Via`` member.
@@ -74,23 +74,23 @@ def hit_head(entry: Entry, request: Fields, request_id: bytes, via: bytes, now_s
 
 
 def hit_bytes(entry: Entry, request_id: bytes, via: bytes, now_s: float) -> bytes:
-    """Return the whole answer to an unconditional GET over HTTP/1.1: what `hit_head` tells, and the body."""
-    told = b"Age: %d\r\nX-Request-Id: %b\r\nVia: %b\r\nCache-Status: aos-gateway; hit; ttl=%d\r\n\r\n" % (
+    """Return the bytes of a hit for an unconditional GET over HTTP/1.1, with the same head as `hit_head`."""
+    added = b"Age: %d\r\nX-Request-Id: %b\r\nVia: %b\r\nCache-Status: aos-gateway; hit; ttl=%d\r\n\r\n" % (
         entry.age_s(now_s),
         request_id,
         via,
         entry.expires_s - now_s,
     )
-    return b"".join((entry.lines, told, entry.body))
+    return b"".join((entry.lines, added, entry.body))
 
 
 def fetched_head(
     fetched_response: FetchedResponse, decision: StoreDecision, via: bytes, cache_status: CacheStatus
 ) -> Head:
-    """Return the head for a response that was buffered whole.
+    """Return the head of a response that was buffered whole.
 
-    A 200 that is a record gets an ``ETag`` if it has none; a caller who has it already is answered with 304,
-    which tells of the exchange what the 200 would have told: its request id and its cookies.
+    A record without ``ETag`` gets one; if the caller has that record already, the response becomes a 304 that
+    keeps the 200's request id and cookies.
     """
     head = fetched_response.head
     fields = end_to_end(head.fields)
@@ -100,18 +100,18 @@ def fetched_head(
     if head.status == 200 and is_not_modified(
         fetched_response.request, etag, first(fields, _LAST_MODIFIED), fetched_response.fetched_s
     ):
-        told = tuple(field for field in fields if field[0].lower() in _OF_THE_EXCHANGE)
-        if first(told, _REQUEST_ID) is None and (own := own_request_id(fetched_response.request)) is not None:
-            told = (*told, (b"X-Request-Id", own))
-        fields = (*not_modified_fields(fields), *told)
+        kept = tuple(field for field in fields if field[0].lower() in _OF_THE_EXCHANGE)
+        if first(kept, _REQUEST_ID) is None and (own := own_request_id(fetched_response.request)) is not None:
+            kept = (*kept, (b"X-Request-Id", own))
+        fields = (*not_modified_fields(fields), *kept)
         head = Head(*_NOT_MODIFIED, fields)
-    return Head(head.status, head.reason, (*fields, *_told(via, cache_status)))
+    return Head(head.status, head.reason, (*fields, *_added(via, cache_status)))
 
 
 def forwarded_head(head: Head, via: bytes, cache_status: CacheStatus) -> Head:
-    """Return the head for a response that is streamed on."""
-    return Head(head.status, head.reason, (*end_to_end(head.fields), *_told(via, cache_status)))
+    """Return the head of a response that is streamed."""
+    return Head(head.status, head.reason, (*end_to_end(head.fields), *_added(via, cache_status)))
 
 
-def _told(via: bytes, cache_status: CacheStatus) -> tuple[Field, ...]:
+def _added(via: bytes, cache_status: CacheStatus) -> tuple[Field, ...]:
     return ((b"Via", via), (b"Cache-Status", cache_status.member()))

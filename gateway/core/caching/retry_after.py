@@ -1,4 +1,4 @@
-"""What a throttled caller was told (RFC 9110 §10.2.3)."""
+"""How long a 429 asks its caller to wait (RFC 9110 §10.2.3)."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from enum import StrEnum
 
 import msgspec
 
-from gateway.core.caching.freshness import date_s
+from gateway.core.http.dates import date_s
 from gateway.core.http.messages import Fields, first
 
 LONGEST_S = 60.0
-"""However long the upstream asks a caller to wait, the gateway asks again after this time."""
+"""Bound of the time to wait."""
 
-LONGEST_UNTOLD_S = 5.0
-"""However long the window of a limit is, a caller without a ``Retry-After`` asks again after this time."""
+LONGEST_WINDOW_S = 5.0
+"""Bound of the time to wait without a ``Retry-After``, however long the window of the limit is."""
 
 UNREADABLE_S = 2.0
-"""How long a 429 is heeded that says nothing of its time."""
+"""Time to wait after a 429 that gives none."""
 
-# Leading zeros aside; more digits are longer than anybody waits, and int() refuses thousands of them.
+# Without leading zeros; more digits exceed any bound, and int() rejects thousands of them.
 _SECONDS = re.compile(rb"0*([0-9]*)")
 _MOST_DIGITS = 9
 
 
-# The 429 of Huawei's API gateway; APIG is its older name for itself.
+# Codes of a 429 from Huawei's API gateway; APIG is its older name.
 _THROTTLED = frozenset({"APIGW.0308", "APIG.0308"})
 _POLICY = re.compile(r"\bpolicy\s+(\w+)\s+over\s+ratelimit\b", re.ASCII | re.IGNORECASE)
 _WINDOW = re.compile(r"\btime:\s*0*([1-9][0-9]*)\s*(second|minute|hour|day)s?\b", re.ASCII | re.IGNORECASE)
@@ -45,13 +45,14 @@ class BackOff(msgspec.Struct, frozen=True, gc=False):
     """What a 429 asks for.
 
     Attributes:
-        wait_s: how long to send nothing, seconds; 0 when a ``Retry-After`` is already over.
-        is_told: a ``Retry-After`` says so; otherwise callers add jitter, or they all come back together.
-        policy: whose calls are counted.
+        wait_s: how long to send nothing, seconds; 0 for a ``Retry-After`` in the past.
+        is_explicit: the time comes from ``Retry-After``; otherwise callers add jitter, so as not to return
+            all at once.
+        policy: what the limit counts.
     """
 
     wait_s: float
-    is_told: bool
+    is_explicit: bool
     policy: Policy
 
 
@@ -64,12 +65,12 @@ _decoder = msgspec.json.Decoder(_Body)
 
 
 def back_off(status: int, fields: Fields, body: bytes, now_s: float) -> BackOff | None:
-    """Tell what a refusal for too many requests asks for (RFC 6585 §4, RFC 9110 §10.2.3).
+    """Return what a 429 asks for (RFC 6585 §4, RFC 9110 §10.2.3).
 
     Args:
-        status: of the answer.
-        fields: of the answer.
-        body: of the answer, without content coding; the beginning of a longer one is unreadable.
+        status: of the response.
+        fields: of the response.
+        body: of the response, without content coding; a truncated one gives no policy.
         now_s: wall clock, for a date.
 
     Returns:
@@ -78,16 +79,17 @@ def back_off(status: int, fields: Fields, body: bytes, now_s: float) -> BackOff 
     if status != 429:
         return None
     policy, window_s = _limit(body)
-    told_s = _told_s(fields, now_s)
-    if told_s is not None:
-        return BackOff(told_s, is_told=True, policy=policy)
-    wait_s = UNREADABLE_S if window_s is None else min(window_s, LONGEST_UNTOLD_S)
-    return BackOff(wait_s, is_told=False, policy=policy)
+    explicit_s = _explicit_s(fields, now_s)
+    if explicit_s is not None:
+        return BackOff(explicit_s, is_explicit=True, policy=policy)
+    wait_s = UNREADABLE_S if window_s is None else min(window_s, LONGEST_WINDOW_S)
+    return BackOff(wait_s, is_explicit=False, policy=policy)
 
 
 def _limit(body: bytes) -> tuple[Policy, float | None]:
-    """Return what is counted and the window in seconds, from words like
-    ``policy user over ratelimit,limit:200,time:5 minute``; ``None`` for a window that cannot be read.
+    """Return what is counted and the window in seconds, ``None`` for an unreadable one.
+
+    From text like ``policy user over ratelimit,limit:200,time:5 minute``.
     """
     try:
         error = _decoder.decode(body)
@@ -101,25 +103,25 @@ def _limit(body: bytes) -> tuple[Policy, float | None]:
     window = _WINDOW.search(error.error_msg, policy.end())
     if window is None:
         return counted, None
-    # What is left of a number of very many digits is still longer than anybody waits.
+    # Truncating a very long number leaves one that is still above any bound.
     return counted, float(window[1][:_MOST_DIGITS]) * _UNIT_S[window[2].lower()]
 
 
 def retry_after_s(fields: Fields, now_s: float) -> float | None:
-    """Return how long a 429 asks its caller to wait, in seconds, at most 60.
+    """Return the ``Retry-After`` of a 429, seconds, at most `LONGEST_S`.
 
     Args:
         fields: of the 429.
         now_s: wall clock, for a date.
 
     Returns:
-        ``None`` without a ``Retry-After``, or with one that cannot be read or is over.
+        ``None`` without the field, or when it is malformed or in the past.
     """
-    return _told_s(fields, now_s) or None
+    return _explicit_s(fields, now_s) or None
 
 
-def _told_s(fields: Fields, now_s: float) -> float | None:
-    """Return what a ``Retry-After`` says, 0 when it is over; ``None`` without a readable one."""
+def _explicit_s(fields: Fields, now_s: float) -> float | None:
+    """Return the time in ``Retry-After``, 0 when it is in the past; ``None`` without a valid one."""
     value = first(fields, b"retry-after")
     if value is None:
         return None

@@ -1,1 +1,1 @@
-"""HTTP messages as values: what may come in, what goes out, how it is framed (RFC 9110, RFC 9112)."""
+"""HTTP messages: requests, fields, framing, and what sits around them (RFC 9110, RFC 9112)."""

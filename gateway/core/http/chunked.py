@@ -1,4 +1,4 @@
-"""The framing of a chunked body, read without leniency (RFC 9112 §7.1)."""
+"""Strict parsing of chunked framing (RFC 9112 §7.1)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
 _LINE_END = b"\r\n"
 _SIZE_LINE_BYTES = 18
-# A reader with 64 bits and a sign can take no more.
+# The largest signed 64-bit number: other parsers may not read more.
 _MAX_SIZE = 2**63 - 1
 MAX_TRAILERS = 512
 
@@ -23,45 +23,45 @@ class _Next(enum.Enum):
 
 
 class ChunkedFraming:
-    """Follows one chunked body as it arrives, to find its end and whatever is wrong with it.
+    """Finds the end of one chunked body, or what is wrong with it, while its bytes arrive.
 
     Args:
-        extra_bytes: bound of all extensions and trailers of the body together; there are at most
-            `MAX_TRAILERS` of the latter.
+        extra_bytes: bound of all extensions and trailers of the body together; trailers are also bounded
+            in number by `MAX_TRAILERS`.
     """
 
     def __init__(self, extra_bytes: int = 65_536) -> None:
         self._next = _Next.SIZE
         self._line = b""
-        self._left_bytes = 0
+        self._remaining_bytes = 0
         self._extra_bytes = extra_bytes
         self._trailers = 0
 
     @property
     def is_complete(self) -> bool:
-        """The whole body, trailers included, has come."""
+        """The whole body, trailers included, has been read."""
         return self._next is _Next.NOTHING
 
     def feed(self, data: bytes, content: list[bytes] | None = None) -> int | None:
         """Take the next bytes.
 
         Args:
-            data: they.
-            content: gets what the chunks hold; ``None`` leaves it.
+            data: the bytes.
+            content: receives the chunks' data; ``None`` drops it.
 
         Returns:
-            How many of them belong to the body, fewer than all where it has ended; ``None`` when the
-            framing is broken, and then nothing more can be said.
+            How many of them belong to the body, fewer than all if it ends here; ``None`` for malformed
+            framing, after which the object is unusable.
         """
         position = 0
         while position < len(data) and not self.is_complete:
             if self._next is _Next.CONTENT:
-                taken = min(self._left_bytes, len(data) - position)
+                taken = min(self._remaining_bytes, len(data) - position)
                 if content is not None:
                     content.append(data[position : position + taken])
                 position += taken
-                self._left_bytes -= taken
-                if not self._left_bytes:
+                self._remaining_bytes -= taken
+                if not self._remaining_bytes:
                     self._next = _Next.CONTENT_END
                 continue
             end = data.find(b"\n", position) + 1
@@ -78,7 +78,7 @@ class ChunkedFraming:
         return position
 
     def _read_line(self, line: bytes) -> bool:
-        """Take a whole line; ``False`` when it is not what must come now."""
+        """Take a whole line; ``False`` when it is not what the state expects."""
         if self._next is _Next.CONTENT_END:
             self._next = _Next.SIZE
             return line == _LINE_END
@@ -87,9 +87,9 @@ class ChunkedFraming:
             if found is None:
                 return False
             self._extra_bytes -= max(0, len(line) - _SIZE_LINE_BYTES)
-            self._left_bytes = int(found[1], 16)
-            self._next = _Next.CONTENT if self._left_bytes else _Next.TRAILER
-            return self._left_bytes <= _MAX_SIZE
+            self._remaining_bytes = int(found[1], 16)
+            self._next = _Next.CONTENT if self._remaining_bytes else _Next.TRAILER
+            return self._remaining_bytes <= _MAX_SIZE
         if line == _LINE_END:
             self._next = _Next.NOTHING
             return True

@@ -1,4 +1,4 @@
-"""Who asks when proxies stand in between: what the trusted ones of them tell in ``X-Forwarded-For``."""
+"""The caller's address behind trusted proxies, from ``X-Forwarded-For``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import msgspec
 from gateway.core.http.messages import Fields, values
 
 UNIX = "unix"
-"""Stands for whoever is connected over a Unix socket."""
+"""The address of a peer on a Unix socket."""
 UNKNOWN = "unknown"
-"""Stands for whoever is told by no address."""
+"""The address of a peer that has none."""
 
 _FIELD = b"x-forwarded-for"
 _LINE = re.compile(rb"\r\n" + _FIELD + rb":([^\r\n]*)(?=\r\n)", re.IGNORECASE)
-# Whoever is himself within a trusted network may send any number of them.
+# A caller inside a trusted network may send any number of elements.
 _MOST_HOPS = 32
 _ELEMENT = re.compile(
     r"\[(?P<bracketed>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\](?::[0-9]{1,5})?"
@@ -33,11 +33,11 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 class TrustedProxies(msgspec.Struct, frozen=True):
-    """Proxies whose word about their callers is taken.
+    """Proxies whose ``X-Forwarded-For`` is believed.
 
     Attributes:
-        networks: where they are.
-        unix: whoever is connected over a Unix socket is one.
+        networks: their addresses.
+        unix: every peer on a Unix socket is one.
     """
 
     networks: tuple[_Network, ...] = ()
@@ -45,7 +45,7 @@ class TrustedProxies(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Self:
-        """Read addresses, networks and ``unix``, as `network_of` and the setting have them."""
+        """Read addresses, networks (see `network_of`) and ``unix``."""
         listed = list(texts)
         return cls(tuple(network_of(text) for text in listed if text != UNIX), UNIX in listed)
 
@@ -56,31 +56,32 @@ class TrustedProxies(msgspec.Struct, frozen=True):
         """Tell whether an address is a trusted proxy's.
 
         Args:
-            peer: without port, or `UNIX`; anything else is nobody's.
+            peer: without port, or `UNIX`; any other text is no proxy's.
         """
         if peer == UNIX:
             return self.unix
         address = address_in(peer)
         return address is not None and self._has(address)
 
-    def caller(self, peer: str, told: Iterable[bytes]) -> str:
-        """Return who asks behind a trusted peer: the right-most address that is not a trusted proxy's.
+    def caller(self, peer: str, lines: Iterable[bytes]) -> str:
+        """Return the caller's address: the right-most one that is not a trusted proxy's.
 
-        Each proxy appends whom it was asked by, so the last one to be trusted was told by nobody who is not.
+        Each proxy appends its own peer, so everything to the right of that address was written by trusted
+        proxies.
 
         Args:
             peer: a trusted proxy, see `has`.
-            told: the values of the field, in order (see `forwarded_for`).
+            lines: the values of ``X-Forwarded-For``, in order (see `forwarded_for`).
 
         Returns:
-            An address without port. Behind trusted proxies alone, or an element that is none, it is the last
-            one that could be read.
+            An address without port. If all are trusted, or an element is unreadable, the last address that
+            was read.
         """
-        elements = b",".join(told).decode("latin-1").rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]
+        elements = b",".join(lines).decode("latin-1").rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]
         for element in reversed(elements):
             text = element.strip(" \t")
             if not text:
-                # An empty element of a list means nothing (RFC 9110 §5.6.1.2).
+                # Empty list elements are ignored (RFC 9110 §5.6.1.2).
                 continue
             found = _ELEMENT.fullmatch(text)
             address = None if found is None else address_in(found[found.lastgroup or 0])
@@ -99,34 +100,33 @@ def forwarded_for(head: Fields | bytes) -> Iterable[bytes]:
     """Return the values of ``X-Forwarded-For`` in order.
 
     Args:
-        head: field lines, or a whole head that was not parsed, whose lines are plain (see
-            `plain_request.plain_fields`).
+        head: field lines, or an unparsed head of plain lines (see `plain_request.plain_fields`).
     """
     return _LINE.findall(head) if isinstance(head, bytes) else values(head, _FIELD)
 
 
-def address_in(given: str | bytes) -> _Ip | None:
-    """Read an IP address; one of version 4 that is mapped into version 6 is the former.
+def address_in(address: str | bytes) -> _Ip | None:
+    """Parse an IP address; an IPv4-mapped IPv6 address becomes IPv4.
 
     Args:
-        given: its text, or its 4 or 16 bytes.
+        address: its text, or its 4 or 16 bytes.
 
     Returns:
-        ``None`` when it is none.
+        ``None`` when it is not an address.
     """
     try:
-        address = ipaddress.ip_address(given)
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return mapped or parsed
 
 
 def network_of(text: str) -> _Network:
-    """Read an address or a network such as ``10.0.0.0/8``; version 4 mapped into 6 is the former.
+    """Parse an address or a network such as ``10.0.0.0/8``; an IPv4-mapped IPv6 network becomes IPv4.
 
     Raises:
-        ValueError: it is none, or an address within a network.
+        ValueError: it is neither, or has bits set behind the prefix.
     """
     if not _NETWORK.fullmatch(text):
         raise ValueError(text)

@@ -1,4 +1,4 @@
-"""How an answer is put on the wire: framing and connection fields of the head (RFC 9112 §6)."""
+"""Message framing: the end of a body, and heads as bytes (RFC 9112 §6)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.core.http.messages import Field, Fields, Head, first
 
 
 class BodyFraming(enum.Enum):
-    """How the end of a body is told."""
+    """How the end of a body is marked."""
 
     NONE = "none"
     LENGTH = "length"
@@ -19,10 +19,10 @@ class BodyFraming(enum.Enum):
 
 
 class WireHead(msgspec.Struct, frozen=True, gc=False):
-    """A head ready to be written.
+    """A response head ready to be written.
 
     Attributes:
-        data: status line and fields, with the empty line.
+        data: status line and field lines, empty line included.
         framing: how the body that follows must be framed.
         keep_alive: the connection may carry another request.
     """
@@ -36,7 +36,7 @@ _BODILESS_STATUSES = frozenset({204, 304})
 
 
 def has_body(method: str, status: int) -> bool:
-    """Tell whether an answer to this method with this status has a body (RFC 9110 §6.4.1)."""
+    """Tell whether a response to this method with this status has a body (RFC 9110 §6.4.1)."""
     return method != "HEAD" and status not in _BODILESS_STATUSES
 
 
@@ -46,11 +46,11 @@ def wire_head(
     """Add framing and connection fields to a head.
 
     Args:
-        head: end-to-end fields; a Content-Length in it is trusted.
+        head: status and end-to-end fields; a Content-Length among them is trusted.
         method: of the request.
         body_bytes: length of the whole body; ``None`` when it is streamed.
-        http_11: the caller speaks HTTP/1.1, so it knows chunks.
-        keep_alive: the connection may go on, as far as the request is concerned.
+        http_11: the caller speaks HTTP/1.1, so it understands chunks.
+        keep_alive: the connection may carry another request after this one.
     """
     added: list[Field] = []
     framing = BodyFraming.NONE
@@ -80,8 +80,8 @@ def request_bytes(method: str, target: bytes, fields: Fields, body_bytes: int | 
     Args:
         method: the method token.
         target: path and query as they go upstream.
-        fields: from `headers.upstream_fields`; its Content-Length, if any, stands as the caller sent it.
-        body_bytes: length of the body, 0 for none; ``None`` sends it in chunks.
+        fields: from `proxy_identity.upstream_fields`; a Content-Length in it is kept as it is.
+        body_bytes: length of the body, 0 for none; ``None`` sends chunks.
     """
     framing: Fields = ((b"Transfer-Encoding", b"chunked"),) if body_bytes is None else ()
     lines = [method.encode("ascii") + b" " + target + b" HTTP/1.1"]
@@ -91,7 +91,7 @@ def request_bytes(method: str, target: bytes, fields: Fields, body_bytes: int | 
 
 
 def response_framing(head: Head, method: str) -> BodyFraming:
-    """Return how a sound upstream response tells its end (RFC 9112 §6.3)."""
+    """Return how the body of a sound upstream response ends (RFC 9112 §6.3)."""
     if not has_body(method, head.status):
         return BodyFraming.NONE
     if first(head.fields, b"transfer-encoding") is not None:
@@ -114,7 +114,7 @@ def head_bytes(method: str, target: bytes, fields: Fields) -> int:
 
 
 def head_lines(head: Head) -> bytes:
-    """Return status line and field lines, each with its end, without the empty line."""
+    """Return status line and field lines, each with CRLF, without the empty line."""
     lines = [b"HTTP/1.1 %d " % head.status + head.reason]
     lines.extend([b"%b: %b" % field for field in head.fields])
     return b"\r\n".join(lines) + b"\r\n"

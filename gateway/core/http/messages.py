@@ -1,4 +1,4 @@
-"""Frozen values that travel between the layers: field lists, request, response head."""
+"""Requests, response heads and their fields, as immutable values."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Fields = tuple[Field, ...]
 
 
 class IndexedFields(tuple[Field, ...]):
-    """Field lines that are asked for by name many times: they are sorted by name once.
+    """Field lines with an index by name, for repeated look-ups.
 
     Attributes:
-        by_name: the values by lower-case name, in order; not to be changed.
+        by_name: the values by lower-case name, in order; must not be changed.
     """
 
     by_name: dict[bytes, list[bytes]]
@@ -33,7 +33,7 @@ class IndexedFields(tuple[Field, ...]):
         return self
 
     def with_field(self, position: int, field: Field) -> Self:
-        """Return the lines with one more, whose name occurs in none of them."""
+        """Return the lines with one more, whose name is new."""
         more = super().__new__(type(self), (*self[:position], field, *self[position:]))
         more.by_name = {**self.by_name, field[0].lower(): [field[1]]}
         return more
@@ -43,7 +43,7 @@ _NONE: tuple[bytes, ...] = ()
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
-    """A downstream request whose framing was already judged valid.
+    """A downstream request whose framing has been checked.
 
     Attributes:
         method: the method token, case kept.
@@ -52,7 +52,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         peer: the caller's address without port; ``unknown`` for a Unix socket.
         scheme: ``http`` or ``https``, as the caller connected.
         body_bytes: the declared Content-Length; ``None`` when chunked; 0 without a body.
-        request_id: what this request is called in logs and errors.
+        request_id: the request's id in logs and errors.
     """
 
     method: str
@@ -102,15 +102,15 @@ def first(fields: Iterable[Field], name: bytes) -> bytes | None:
 
 
 def members(fields: Iterable[Field], name: bytes) -> list[bytes]:
-    """Return the comma-separated members of a field over all its lines, without blanks (RFC 9110 §5.6.1).
+    """Return the comma-separated members of a field, over all its lines, stripped (RFC 9110 §5.6.1).
 
-    Only for fields whose members cannot hold a quoted comma (Connection, Vary, …).
+    Only for fields whose members cannot contain a quoted comma (Connection, Vary, …).
     """
     lines = values(fields, name)
     if not lines:
         return []
-    found = (part.strip(b" \t") for value in lines for part in value.split(b","))
-    return [part for part in found if part]
+    stripped = (part.strip(b" \t") for value in lines for part in value.split(b","))
+    return [part for part in stripped if part]
 
 
 def names(fields: Iterable[Field]) -> Collection[bytes]:

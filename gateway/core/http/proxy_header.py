@@ -1,4 +1,4 @@
-"""The header with which a proxy begins a connection, to tell for whom it was opened (PROXY protocol 1 and 2).
+"""The header that names the caller at the start of a proxied connection (PROXY protocol, versions 1 and 2).
 
 Source: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt
 """
@@ -13,12 +13,12 @@ import msgspec
 from gateway.core.http.forwarded import address_in
 
 MOST_READ_BYTES = 232
-"""How many bytes of a header are needed at most: version 2 with two paths; what follows them is skipped."""
+"""The most bytes of a header that are read: version 2 with two paths; the rest of it is skipped."""
 
 _V1_START = b"PROXY "
 _V1_MOST_BYTES = 107
 _PORT = rb"(?:0|[1-9][0-9]{0,4})"
-_V1_TOLD = re.compile(
+_V1_ADDRESSES = re.compile(
     rb"(?:TCP4 ([0-9.]+) ([0-9.]+)|TCP6 ([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*) ([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*))"
     rb" (" + _PORT + rb") (" + _PORT + rb")"
 )
@@ -38,17 +38,17 @@ class Unfit(enum.Enum):
 
     MISSING = "missing"
     MALFORMED = "malformed"
-    # What the bytes alone cannot tell.
+    # Not visible in the bytes alone.
     LATE = "late"
     ENDED = "ended"
     UNTRUSTED = "untrusted"
 
 
 class BadProxyHeader(Exception):
-    """The connection does not begin with a header.
+    """The connection does not begin with a valid header.
 
     Attributes:
-        why: `Unfit.MISSING` when it begins with something else, else `Unfit.MALFORMED`.
+        why: `Unfit.MISSING` when there is no header, `Unfit.MALFORMED` when it is invalid.
     """
 
     def __init__(self, why: Unfit) -> None:
@@ -57,31 +57,31 @@ class BadProxyHeader(Exception):
 
 
 class ProxyHeader(msgspec.Struct, frozen=True):
-    """What a header says.
+    """The content of a header.
 
     Attributes:
         length: of the whole header, bytes.
-        is_told: it names for whom the connection was opened; otherwise that is who has opened it.
-        address: the address that is told, without port; ``None`` for a Unix socket.
+        has_source: it names the original peer; if not, the peer is whoever opened the connection.
+        address: the original peer's, without port; ``None`` for a Unix socket.
     """
 
     length: int
-    is_told: bool = False
+    has_source: bool = False
     address: str | None = None
 
 
 def proxy_header(data: bytes) -> ProxyHeader | None:
-    """Return the header that a connection begins with.
+    """Parse the header at the start of a connection.
 
     Args:
-        data: the connection's first bytes, whatever follows the header included.
+        data: the connection's first bytes; more than the header is allowed.
 
     Returns:
-        ``None`` while more bytes are needed, never from `MOST_READ_BYTES` on. What follows the addresses in a
-        header of version 2 may still be missing.
+        ``None`` while more bytes are needed, which is never the case from `MOST_READ_BYTES` on. A version 2
+        header is returned before what follows its addresses has arrived.
 
     Raises:
-        BadProxyHeader: no bytes that follow can make it valid.
+        BadProxyHeader: no further bytes can make it valid.
     """
     if data.startswith(_V1_START):
         return _version_1(data)
@@ -100,15 +100,17 @@ def _version_1(data: bytes) -> ProxyHeader | None:
         return None
     line, length = data[len(_V1_START) : end], end + 2
     if line == b"UNKNOWN" or line.startswith(b"UNKNOWN "):
-        # Whatever stands behind it is to be ignored.
+        # The rest of the line must be ignored.
         return ProxyHeader(length)
-    told = _V1_TOLD.fullmatch(line)
-    if told is None or max(int(told[5]), int(told[6])) > _MAX_PORT:
+    match = _V1_ADDRESSES.fullmatch(line)
+    if match is None or max(int(match[5]), int(match[6])) > _MAX_PORT:
         raise BadProxyHeader(Unfit.MALFORMED)
-    source, destination = (address_in(text.decode("ascii")) for text in told.groups()[:4] if text is not None)
+    source, destination = (
+        address_in(text.decode("ascii")) for text in match.groups()[:4] if text is not None
+    )
     if source is None or destination is None:
         raise BadProxyHeader(Unfit.MALFORMED)
-    return ProxyHeader(length, is_told=True, address=str(source))
+    return ProxyHeader(length, has_source=True, address=str(source))
 
 
 def _version_2(data: bytes) -> ProxyHeader | None:
@@ -118,7 +120,7 @@ def _version_2(data: bytes) -> ProxyHeader | None:
     rest_bytes = int.from_bytes(data[14:16], "big")
     length = _V2_FIXED_BYTES + rest_bytes
     if command == _V2_LOCAL:
-        # A health check of the proxy's own; what it says of addresses is to be ignored.
+        # The proxy's own connection, such as a health check: its addresses must be ignored.
         return ProxyHeader(length)
     family, transport = divmod(kind, 16)
     address_bytes = _V2_ADDRESS_BYTES.get(family)
@@ -129,7 +131,7 @@ def _version_2(data: bytes) -> ProxyHeader | None:
     if len(data) < _V2_FIXED_BYTES + address_bytes:
         return None
     if family == _UNIX:
-        return ProxyHeader(length, is_told=True)
+        return ProxyHeader(length, has_source=True)
     source = address_in(data[16 : 16 + (4 if family == _INET else 16)])
     assert source is not None
-    return ProxyHeader(length, is_told=True, address=str(source))
+    return ProxyHeader(length, has_source=True, address=str(source))

@@ -1,31 +1,31 @@
-"""A request head while it comes, judged as early as that can be done (RFC 9112 §2.2, §3)."""
+"""A request head as its bytes arrive, rejected as early as possible (RFC 9112 §2.2, §3)."""
 
 from __future__ import annotations
 
 import re
 
-from gateway.core.http.fields import MessageError
+from gateway.core.http.errors import MessageError
 from gateway.core.http.request import MAX_FIELDS, check_line
 
 _END = b"\r\n\r\n"
-# Empty lines may stand before a request line.
+# Empty lines are allowed before a request line.
 _BLANK_LINES = re.compile(rb"(?:\r\n)*")
-# No head has these; who sends them need not send its end to be told.
+# Never valid in a head: rejected without waiting for its end.
 _NEVER = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n")
 
 
 class RequestHead:
-    """Keeps one request head as it comes, until a parser can have it whole.
+    """Buffers one request head until it is complete.
 
-    A parser makes many times its bytes of a head: 35 times of short fields. So it is given none that is not
-    complete, and none that is out of bounds.
+    A parser needs up to 35 times the bytes of a head, for short fields; so it gets only whole heads that are
+    within bounds.
 
     Args:
-        max_bytes: bound of a head, with the empty lines before it.
+        max_bytes: bound of a head, empty lines before it included.
 
     Attributes:
-        size: bytes that have come, with the empty lines.
-        is_whole: its end has come.
+        size: bytes received, empty lines included.
+        is_whole: the head is complete.
     """
 
     __slots__ = ("_data", "_has_line", "_lines", "_max_bytes", "is_whole", "size")
@@ -35,7 +35,7 @@ class RequestHead:
         self.begin()
 
     def begin(self) -> None:
-        """Let go of this head and wait for the next one."""
+        """Start over for the next head."""
         self._data = bytearray()
         self._lines = 0
         self._has_line = False
@@ -43,11 +43,11 @@ class RequestHead:
         self.is_whole = False
 
     def data(self) -> bytes:
-        """Return what has come, without the empty lines before it."""
+        """Return the bytes received, without the empty lines before the request line."""
         return bytes(self._data)
 
-    def told(self) -> tuple[bytes, bytes]:
-        """Return method and target; both are empty until the line is complete, or when it is malformed."""
+    def method_and_target(self) -> tuple[bytes, bytes]:
+        """Return method and target, both empty while the request line is incomplete or if it is malformed."""
         line, end, _ = self.data().partition(b"\n")
         try:
             check_line(line)
@@ -61,13 +61,13 @@ class RequestHead:
 
         Args:
             data: bytes as they were read.
-            start: where they have not been taken yet.
+            start: where to begin in them.
 
         Returns:
-            Where the bytes of this head end.
+            Where this head's bytes end in ``data``.
 
         Raises:
-            Refusal: 505 for another version, 414 or 431 for too much, 400 for anything else that is no head.
+            MessageError: 505 for another version, 414 or 431 for too much, 400 for anything malformed.
         """
         begun = start
         if self._data == b"\r" and data.startswith(b"\n", start):
@@ -84,13 +84,13 @@ class RequestHead:
             end = found + len(_END) if found >= 0 else len(data)
         self.is_whole = found >= 0
         self.size += end - begun
-        judged = len(self._data)
+        checked = len(self._data)
         self._data += data[start:end]
-        self._decide_store(judged)
+        self._check(checked)
         return end
 
-    def _decide_store(self, start: int) -> None:
-        """Look at what has come since."""
+    def _check(self, start: int) -> None:
+        """Check the bytes from ``start`` on."""
         if not self._has_line:
             line_bytes = self._data.find(b"\n")
             if 0 <= line_bytes <= self._max_bytes:
@@ -101,7 +101,7 @@ class RequestHead:
                 raise MessageError(414, "The request target is too long.")
             raise MessageError(431, "The request head is too large.")
         self._lines += self._data.count(b"\n", start)
-        # Beside the fields there are the request line and the empty one.
+        # Plus the request line and the empty line.
         if self._lines > MAX_FIELDS + 2:
             raise MessageError(431, "The request has too many header fields.")
         if not self.is_whole and _NEVER.search(self._data, max(0, start - 1)):

@@ -1,4 +1,4 @@
-"""Reads one response of the upstream as its bytes come, without leniency (RFC 9112 §4 to §8)."""
+"""Strict parsing of one upstream response as its bytes arrive (RFC 9112 §4 to §8)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEAD_END = b"\r\n\r\n"
 _VERSION = b"HTTP/1."
 _STATUS = slice(9, 12)
 _SWITCHING_PROTOCOLS = b"101"
-# One status line and whole field lines, nothing folded, no bare CR or LF (RFC 9112 §4, §5.2, §2.2).
+# One status line and whole field lines: no folding, no bare CR or LF (RFC 9112 §4, §5.2, §2.2).
 _HEAD = re.compile(
     rb"HTTP/1\.[01] [1-5][0-9]{2}(?: [^\x00-\x08\x0a-\x1f\x7f]*+)?\r\n"
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+\r\n"
@@ -25,7 +25,7 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
 class ResponseError(Exception):
-    """Bytes that are no response which can be read in one way only.
+    """The bytes are not a response that can be read in one way only.
 
     Attributes:
         proxy_error: its ``Proxy-Status`` error type (RFC 9209 §2.3).
@@ -43,12 +43,12 @@ class ResponseReader:
         method: of the request.
 
     Attributes:
-        head: of the final response; ``None`` until it has come whole.
-        framing: how its body ends; of no meaning before.
+        head: of the final response; ``None`` until it is complete.
+        framing: how its body ends; valid once there is a head.
         received: bytes fed so far.
-        content: pieces of the body, without framing, that nobody has taken yet.
-        waiting_bytes: how many they are together.
-        is_complete: the response has come to its end.
+        content: pieces of the body, without framing, that have not been taken yet.
+        waiting_bytes: their length together.
+        is_complete: the response is complete.
     """
 
     __slots__ = (
@@ -56,8 +56,8 @@ class ResponseReader:
         "_held",
         "_interim",
         "_is_persistent",
-        "_left_bytes",
         "_method",
+        "_remaining_bytes",
         "content",
         "framing",
         "head",
@@ -70,7 +70,7 @@ class ResponseReader:
         self._method = method
         self._held = bytearray()
         self._interim = 0
-        self._left_bytes = 0
+        self._remaining_bytes = 0
         self._chunks: ChunkedFraming | None = None
         self._is_persistent = False
         self.head: Head | None = None
@@ -82,14 +82,14 @@ class ResponseReader:
 
     @property
     def is_reusable(self) -> bool:
-        """Exactly one response has come, and the connection may carry another exchange (RFC 9112 §9.3)."""
+        """Exactly one response was received, and the connection may be reused (RFC 9112 §9.3)."""
         return self.is_complete and self._is_persistent
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the connection.
 
         Raises:
-            ResponseError: nothing more can be said about what follows.
+            ResponseError: malformed; the reader is unusable afterwards.
         """
         self.received += len(data)
         if self.head is None:
@@ -98,7 +98,7 @@ class ResponseReader:
             self._take_body(data)
 
     def take(self) -> bytes:
-        """Return what has come of the body since it was last taken."""
+        """Return the bytes of the body received since the last call."""
         content = self.content
         data = content[0] if len(content) == 1 else b"".join(content)
         content.clear()
@@ -109,10 +109,10 @@ class ResponseReader:
         """Take the end of the connection.
 
         Args:
-            is_clean: the upstream closed it; false for a reset, which ends no body.
+            is_clean: closed by the upstream; false for a reset, which never completes a body.
 
         Raises:
-            ResponseError: it came too early.
+            ResponseError: the response is incomplete.
         """
         self._is_persistent = False
         if self.is_complete:
@@ -124,7 +124,7 @@ class ResponseReader:
         self.is_complete = True
 
     def _take_heads(self, data: bytes) -> bytes:
-        """Read heads up to the final one, and return what stands behind it."""
+        """Read heads up to the final one, and return the bytes after it."""
         held = self._held
         searched = max(0, len(held) - len(_HEAD_END) + 1)
         held += data
@@ -143,7 +143,7 @@ class ResponseReader:
             self._interim += 1
             if self._interim > _MAX_INTERIM or head[_STATUS] == _SWITCHING_PROTOCOLS:
                 raise ResponseError("http_protocol_error")
-        # What can't become a head is refused before it has come whole.
+        # Reject what can't become a valid head without waiting for its end.
         if (
             len(held) > MAX_HEAD_BYTES
             or not _VERSION.startswith(held[: len(_VERSION)])
@@ -176,8 +176,8 @@ class ResponseReader:
             case BodyFraming.NONE:
                 self.is_complete = True
             case BodyFraming.LENGTH:
-                self._left_bytes = content_length(head) or 0
-                self.is_complete = not self._left_bytes
+                self._remaining_bytes = content_length(head) or 0
+                self.is_complete = not self._remaining_bytes
             case BodyFraming.CHUNKED:
                 self._chunks = ChunkedFraming()
 
@@ -194,13 +194,13 @@ class ResponseReader:
             if pieces:
                 self._append(b"".join(pieces))
             self.is_complete = self._chunks.is_complete
-            # Nobody asked for what follows, so nobody may use the connection again.
+            # Bytes after the response were not asked for: the connection must not be reused.
             self._is_persistent &= taken == len(data)
         elif self.framing is BodyFraming.LENGTH:
-            self._append(data[: self._left_bytes])
-            self._is_persistent &= len(data) <= self._left_bytes
-            self._left_bytes = max(0, self._left_bytes - len(data))
-            self.is_complete = not self._left_bytes
+            self._append(data[: self._remaining_bytes])
+            self._is_persistent &= len(data) <= self._remaining_bytes
+            self._remaining_bytes = max(0, self._remaining_bytes - len(data))
+            self.is_complete = not self._remaining_bytes
         else:
             self._append(data)
 
@@ -210,7 +210,7 @@ class ResponseReader:
 
 
 def _check_framing(head: Head, *, is_http_10: bool) -> None:
-    """Refuse a head whose body could end in two places (RFC 9112 §6)."""
+    """Reject a head whose body could end in two places (RFC 9112 §6)."""
     lengths = values(head.fields, b"content-length")
     codings = [coding.lower() for coding in values(head.fields, b"transfer-encoding")]
     if (

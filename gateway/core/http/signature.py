@@ -1,4 +1,4 @@
-"""Requests signed with an access key: what is signed must arrive as it was signed."""
+"""Access-key signatures: signed fields must reach the upstream unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCHEMES = frozenset(
 _UNSIGNED: frozenset[bytes] = frozenset()
 
 FIELDS = frozenset({b"authorization", b"x-sdk-date", b"x-sdk-content-sha256"})
-"""Fields that carry the signature itself."""
+"""Lower-case names of the fields that carry the signature."""
 
 
 def is_signed(fields: Fields) -> bool:
@@ -29,31 +29,31 @@ def is_signed(fields: Fields) -> bool:
 
 def signed_fields(fields: Fields) -> frozenset[bytes]:
     """Return the lower-case names in ``SignedHeaders``; empty for an unsigned request."""
-    given = values(fields, b"authorization")
-    if not given:
+    lines = values(fields, b"authorization")
+    if not lines:
         return _UNSIGNED
     names: set[bytes] = set()
-    for value in given:
+    for value in lines:
         for listed in _parameters(value, b"signedheaders"):
             names.update(name.strip().lower() for name in listed.split(b";"))
     return frozenset(names - {b""})
 
 
 def access_keys(fields: Fields) -> tuple[bytes, ...]:
-    """Return the access keys that signatures name; empty for an unsigned request."""
+    """Return the access keys named in signatures; empty for an unsigned request."""
     return tuple(
         access for value in values(fields, b"authorization") for access in _parameters(value, b"access")
     )
 
 
 def _parameters(value: bytes, name: bytes) -> Iterator[bytes]:
-    """Yield the parameters of a signature that have this lower-case name."""
+    """Yield the values of a signature's parameters with this lower-case name."""
     if _scheme(value) not in _SCHEMES:
         return
     for part in value.partition(b" ")[2].split(b","):
-        key, _, told = part.strip().partition(b"=")
+        key, _, parameter = part.strip().partition(b"=")
         if key.lower() == name:
-            yield told
+            yield parameter
 
 
 def _scheme(value: bytes) -> bytes:

@@ -1,9 +1,9 @@
-"""Which trace a request belongs to (W3C Trace Context)."""
+"""The trace that a request belongs to (W3C Trace Context)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -11,7 +11,7 @@ from gateway.core.http.messages import Fields, values
 from gateway.core.http.signature import signed_fields
 
 _PARENT, _STATE = b"traceparent", b"tracestate"
-# Version 00 ends with the flags; a later one may say more behind them (section 3.2.4).
+# Version 00 ends with the flags; a later version may append more (section 3.2.4).
 _TRACEPARENT = re.compile(
     rb"(?!ff|00.{54})[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-[!-~]*)?"
 )
@@ -33,7 +33,7 @@ class Parent(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         trace_id: 32 hexadecimal digits.
         span_id: 16 of them.
-        flags: 1: the caller may have recorded it; 2: the trace id is random.
+        flags: 1 for sampled, 2 for a random trace id.
     """
 
     trace_id: bytes
@@ -42,52 +42,50 @@ class Parent(msgspec.Struct, frozen=True, gc=False):
 
 
 def parent(fields: Fields) -> Parent | None:
-    """Return the span that the field ``traceparent`` names; ``None`` when it names none that is valid."""
-    given = values(fields, _PARENT)
-    return _read(given[0]) if len(given) == 1 else None
+    """Return the span named in ``traceparent``; ``None`` without a valid one."""
+    return _parent(values(fields, _PARENT))
 
 
 def parent_in(head: bytes) -> Parent | None:
-    """Return the same from a head that was not parsed, whose lines are plain (`read_plain.plain_fields`)."""
-    given = _PARENT_LINE.findall(head)
-    return _read(given[0]) if len(given) == 1 else None
+    """Return the same from an unparsed head of plain lines (see `plain_request.plain_fields`)."""
+    return _parent(_PARENT_LINE.findall(head))
 
 
 def state(fields: Fields) -> list[tuple[str, str]]:
-    """Return the keys and values of ``tracestate``, none unless all are valid; it means nothing alone."""
+    """Return the keys and values of ``tracestate``, none unless all are valid."""
     return _members(values(fields, _STATE))
 
 
 def state_in(head: bytes) -> list[tuple[str, str]]:
-    """Return the same from a head that was not parsed, whose lines are plain."""
+    """Return the same from an unparsed head of plain lines."""
     return _members(_STATE_LINE.findall(head))
 
 
 def continued(fields: Fields, trace_id: int, span_id: int, flags: int) -> Fields:
-    """Return the fields of a request that a span of ours sends (section 3.4).
+    """Return the fields of a request sent by one of the gateway's own spans (section 3.4).
 
     Args:
-        fields: what goes upstream.
+        fields: the fields to send upstream.
         trace_id: the trace that the span belongs to.
         span_id: the span.
         flags: as in `Parent`.
 
     Returns:
-        They name the span as parent. The caller's ``tracestate`` stays with the trace that it came with, and
-        nothing of it stays where a trace begins here; what is signed is never changed.
+        The fields with the span as parent. The caller's ``tracestate`` is kept if the trace is the caller's,
+        and removed if the trace begins here. Signed fields are never changed.
     """
     signed = signed_fields(fields)
     if _PARENT in signed:
         return fields
-    given = parent(fields)
-    is_same_trace = given is not None and int(given.trace_id, 16) == trace_id
+    caller = parent(fields)
+    is_same_trace = caller is not None and int(caller.trace_id, 16) == trace_id
     replaced = {_PARENT} if is_same_trace else {_PARENT, _STATE} - signed
     own = b"00-%032x-%016x-%02x" % (trace_id, span_id, flags)
     return (*(field for field in fields if field[0].lower() not in replaced), (_PARENT, own))
 
 
-def _read(value: bytes) -> Parent | None:
-    match = _TRACEPARENT.fullmatch(value)
+def _parent(lines: Sequence[bytes]) -> Parent | None:
+    match = _TRACEPARENT.fullmatch(lines[0]) if len(lines) == 1 else None
     if match is None or match[1] == _NO_TRACE or match[2] == _NO_SPAN:
         return None
     return Parent(match[1], match[2], int(match[3], 16) & (_SAMPLED | _RANDOM))
@@ -96,5 +94,5 @@ def _read(value: bytes) -> Parent | None:
 def _members(lines: Iterable[bytes]) -> list[tuple[str, str]]:
     members = [member for line in lines for part in line.split(b",") if (member := part.strip(b" \t"))]
     found = {match[1].decode(): match[2].decode() for match in map(_MEMBER.fullmatch, members) if match}
-    # Whatever is invalid spoils all of it (section 3.3.1); a key that comes twice is.
+    # One invalid member invalidates the whole list (section 3.3.1), and so does a repeated key.
     return list(found.items()) if len(found) == len(members) <= _MAX_MEMBERS else []

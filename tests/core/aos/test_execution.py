@@ -15,7 +15,7 @@ from gateway.core.aos.execution import (
     Unreadable,
     decode_deciding,
     decode_record,
-    second_reading,
+    has_duplicate_key,
 )
 from tests.core.kit import BOUNDED, minimal
 from tests.testbed.payloads import EXECUTION, payload, payload_names
@@ -55,7 +55,7 @@ def test_a_public_record_decides_as_it_reads(body: bytes) -> None:
         on_failure_strategy="DoNothing",
         progress=document["status"]["progress"],
     )
-    assert second_reading(body) is None
+    assert not has_duplicate_key(body)
 
 
 DOCUMENTED = {
@@ -160,7 +160,7 @@ def test_both_action_names_count() -> None:
         b'{"kind": "Execution"}'.decode().encode("utf-16"),
     ],
 )
-def test_a_body_must_be_utf8_also_where_nobody_reads(body: bytes) -> None:
+def test_skipped_fields_must_be_utf8_too(body: bytes) -> None:
     assert decode_deciding(body) is Unreadable.NOT_UTF8
 
 
@@ -215,7 +215,7 @@ json_values = st.recursive(
 def test_no_body_makes_the_readers_fail(body: bytes) -> None:
     found = decode_deciding(body)
     if isinstance(found, RecordSummary):
-        assert second_reading(body) is None
+        assert not has_duplicate_key(body)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_no_body_makes_the_readers_fail(body: bytes) -> None:
     ],
 )
 def test_a_key_twice_on_the_way_to_a_deciding_field_is_seen(body: bytes) -> None:
-    assert second_reading(body) is Unreadable.DUPLICATE_KEY
+    assert has_duplicate_key(body)
 
 
 @pytest.mark.parametrize(
@@ -255,17 +255,17 @@ def test_a_key_twice_on_the_way_to_a_deciding_field_is_seen(body: bytes) -> None
     ],
 )
 def test_repeats_elsewhere_change_nothing(body: bytes) -> None:
-    assert second_reading(body) is None
+    assert not has_duplicate_key(body)
 
 
 def test_megabytes_in_one_text_are_no_matter() -> None:
     body = b'{"spec": {"objectData": "' + b"x" * 4_000_000 + b'"}, "kind": "a", "kind": "b"}'
-    assert second_reading(body) is Unreadable.DUPLICATE_KEY
+    assert has_duplicate_key(body)
 
 
 def test_members_that_lead_nowhere_are_not_counted() -> None:
     body = b'{"kind": "Execution", "x": [%s]}' % b",".join([b'{"kind": 1, "kind": 2}'] * 30_000)
-    assert second_reading(body) is None
+    assert not has_duplicate_key(body)
 
 
 @pytest.mark.parametrize("progress", ["40", None, 101, -1, 40.5, True, {"a": 1}])

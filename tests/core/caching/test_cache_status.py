@@ -8,7 +8,6 @@ from gateway.core.caching.cache_status import (
     BYPASS,
     HIT,
     MISS,
-    STAGES,
     CacheStatus,
     Forward,
     Reason,
@@ -42,7 +41,7 @@ SF_TOKEN = re.compile(rb"[A-Za-z*][!#$%&'*+.^_`|~:/A-Za-z0-9-]*")
         (CacheStatus(forward=Forward.METHOD, fwd_status=404), b"aos-gateway; fwd=method; fwd-status=404"),
     ],
 )
-def test_a_verdict_reads_as_a_member_of_cache_status(cache_status: CacheStatus, expected: bytes) -> None:
+def test_the_member_of_cache_status(cache_status: CacheStatus, expected: bytes) -> None:
     assert cache_status.member() == expected
 
 
@@ -66,12 +65,12 @@ def test_every_reason_is_a_token_in_cache_status(reason: Reason) -> None:
         (CacheStatus(reason=Reason.REQUEST_ONLY_IF_CACHED), MISS),
     ],
 )
-def test_a_verdict_has_one_word(cache_status: CacheStatus, word: str) -> None:
+def test_the_one_word_outcome(cache_status: CacheStatus, word: str) -> None:
     assert outcome(cache_status) == word
 
 
 def test_every_reason_says_no_to_one_of_three_things() -> None:
-    assert {stage(reason) for reason in Reason} == set(STAGES)
+    assert {stage(reason) for reason in Reason} == {"lookup", "serve", "store"}
     assert stage(Reason.SIGNED) == "lookup"
     assert stage(Reason.REQUEST_MIN_FRESH) == "serve"
     assert stage(Reason.VARY) == "store"

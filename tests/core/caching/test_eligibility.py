@@ -2,17 +2,19 @@
 
 import pytest
 
-from gateway.core.aos.route import METHOD_OVERRIDES, ExecutionRef
+from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching.cache_status import Forward, Reason
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility, may_share
 from gateway.core.caching.identity import Identity, IdentityReader, variant
 from gateway.core.caching.request_directives import RequestDirectives
-from gateway.core.http import fields as headers
+from gateway.core.http.fields import HOP_BY_HOP, is_sent_unchanged, is_uniform
 from gateway.core.http.messages import Fields, values
+from gateway.core.http.proxy_identity import make_proxy_identity, upstream_fields
+from gateway.core.http.target import METHOD_OVERRIDES
 from tests.core.kit import TOKEN, fetched_response, request
 from tests.testbed.payloads import ACTION_ID, STACK_ID, TARGET
 
-RECOGNISER = IdentityReader((b"cookie",), b"", shared=False)
+READER = IdentityReader((b"cookie",), b"", shared=False)
 _VARIANT = variant(())
 assert _VARIANT is not None
 NO_ACCEPT = _VARIANT
@@ -22,7 +24,7 @@ token = (TOKEN, b"t0ken")
 def reason_of(
     *fields: tuple[bytes, bytes], target: str = TARGET, body_bytes: int | None = 0
 ) -> Reason | None:
-    eligible = eligibility(request(token, *fields, target=target, body_bytes=body_bytes), RECOGNISER)
+    eligible = eligibility(request(token, *fields, target=target, body_bytes=body_bytes), READER)
     if isinstance(eligible, Eligible):
         return None
     assert eligible.is_reading
@@ -32,8 +34,8 @@ def reason_of(
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_get_and_head_of_the_execution_call_may_be_answered_from_the_cache(method: str) -> None:
-    eligible = eligibility(request(token, (b"Cache-Control", b"max-age=9"), method=method), RECOGNISER)
-    identity = RECOGNISER.identify((token,))
+    eligible = eligibility(request(token, (b"Cache-Control", b"max-age=9"), method=method), READER)
+    identity = READER.identify((token,))
     assert isinstance(identity, Identity)
     assert eligible == Eligible(
         execution=ExecutionRef(STACK_ID.encode(), ACTION_ID.encode(), has_query=False),
@@ -46,13 +48,13 @@ def test_get_and_head_of_the_execution_call_may_be_answered_from_the_cache(metho
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "OPTIONS", "get"])
 def test_another_method_on_the_execution_call_bypasses(method: str) -> None:
-    eligible = eligibility(request(token, method=method), RECOGNISER)
+    eligible = eligibility(request(token, method=method), READER)
     assert eligible == Bypass(Forward.METHOD, Reason.METHOD, is_reading=False)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
 def test_every_other_route_bypasses_whatever_the_method(method: str) -> None:
-    eligible = eligibility(request(token, method=method, target="/v2/stacks"), RECOGNISER)
+    eligible = eligibility(request(token, method=method, target="/v2/stacks"), READER)
     assert eligible == Bypass(Forward.BYPASS, Reason.ROUTE, is_reading=method in {"GET", "HEAD"})
 
 
@@ -105,16 +107,16 @@ def test_the_first_no_names_the_reason() -> None:
 
 
 def test_a_caller_is_who_the_upstream_will_see() -> None:
-    # What Connection names does not go up, so it must not tell callers apart either.
-    plain = eligibility(request(token), RECOGNISER)
-    nominating = eligibility(request(token, (b"Connection", b"X-Own"), (b"X-Own", b"1")), RECOGNISER)
+    # What Connection names is not forwarded, so it must not separate callers.
+    plain = eligibility(request(token), READER)
+    nominating = eligibility(request(token, (b"Connection", b"X-Own"), (b"X-Own", b"1")), READER)
     assert plain == nominating
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *sorted(headers.HOP_BY_HOP | METHOD_OVERRIDES),
+        *sorted(HOP_BY_HOP | METHOD_OVERRIDES),
         *(b"accept", b"accept-encoding", b"authorization", b"baggage", b"cookie", b"expect", b"forwarded"),
         *(b"host", b"if-match", b"if-none-match", b"if-range", b"prefer", b"range", b"user-agent", b"via"),
         *(
@@ -129,14 +131,14 @@ def test_a_caller_is_who_the_upstream_will_see() -> None:
 def test_what_is_said_of_a_field_is_what_becomes_of_it_on_its_way_up(name: bytes) -> None:
     def upstream_sees(*fields: tuple[bytes, bytes]) -> tuple[bytes, ...] | None:
         asked = request(token, *(() if name == b"host" else ((b"Host", b"h"),)), *fields)
-        if isinstance(eligibility(asked, RECOGNISER), Bypass):
+        if isinstance(eligibility(asked, READER), Bypass):
             return None
-        proxy = headers.make_proxy_identity(b"0123", "aos.example", (), RECOGNISER.names)
-        return tuple(values(headers.upstream_fields(asked, proxy, execution_call=True), name))
+        proxy = make_proxy_identity(b"0123", "aos.example", (), READER.names)
+        return tuple(values(upstream_fields(asked, proxy, execution_call=True), name))
 
     none, one, other = upstream_sees(), upstream_sees((name, b"gzip")), upstream_sees((name, b"other"))
-    assert headers.is_sent_unchanged(name) is ((none, one, other) == ((), (b"gzip",), (b"other",)))
-    assert headers.is_uniform(name) is (one is None or one == other == none)
+    assert is_sent_unchanged(name) is ((none, one, other) == ((), (b"gzip",), (b"other",)))
+    assert is_uniform(name) is (one is None or one == other == none)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_what_is_said_of_a_field_is_what_becomes_of_it_on_its_way_up(name: bytes
 def test_who_joined_a_fetch_may_have_what_no_other_value_chose(
     vary: bytes, led_with: Fields, joined_with: Fields, expected: bool
 ) -> None:
-    eligible = eligibility(request(token, *joined_with), RECOGNISER)
+    eligible = eligibility(request(token, *joined_with), READER)
     assert isinstance(eligible, Eligible)
     fetched = fetched_response(b"{}", (b"Vary", vary), request=(token, *led_with))
-    assert may_share(eligible, fetched, RECOGNISER.names) is expected
+    assert may_share(eligible, fetched, READER.names) is expected

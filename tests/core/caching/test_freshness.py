@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.freshness import (
     OriginFreshness,
-    date_s,
     origin_freshness,
     parse_directives,
     seconds,
     unmet_vary,
     upstream_age_s,
 )
+from gateway.core.http.dates import date_s
 from gateway.core.http.messages import Fields
 from tests.core.kit import BOUNDED, NOW_S, texts
 
@@ -129,7 +129,7 @@ def test_the_age_a_response_came_with_is_read(fields: Fields, expected: int | No
     ],
 )
 def test_the_origin_forbids_storing(fields: Fields, reason: Reason) -> None:
-    assert origin_freshness(fields, NOW_S).refusal is reason
+    assert origin_freshness(fields, NOW_S).reason is reason
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_the_origin_names_a_time(fields: Fields, lifetime_s: int) -> None:
     ],
 )
 def test_no_time_left_means_no(fields: Fields) -> None:
-    assert origin_freshness(fields, NOW_S).refusal is Reason.EXPIRED
+    assert origin_freshness(fields, NOW_S).reason is Reason.EXPIRED
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ dates = st.builds(
 def test_no_field_makes_the_readers_fail_and_a_time_named_is_positive(fields: Fields) -> None:
     word = origin_freshness(fields, NOW_S)
     unmet_vary(fields, fields, ())
-    if word.refusal is None and word.lifetime_s is not None:
+    if word.reason is None and word.lifetime_s is not None:
         assert word.lifetime_s > 0
 
 

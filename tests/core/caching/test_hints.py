@@ -1,4 +1,4 @@
-"""What an operator is told about settled records that are not stored."""
+"""Hints about settled records that are not stored."""
 
 import msgspec
 import pytest
@@ -16,22 +16,26 @@ TOKEN_FOR_ALL = msgspec.structs.replace(SHARED, identity_headers=frozenset({b"x-
     [
         ((b"Cache-Control", b"no-store"), CALLER, "says no-store; cache.origin_cache_control"),
         ((b"Cache-Control", b"private"), CALLER, "says private; cache.origin_cache_control"),
-        ((b"Cache-Control", b"max-age=soon"), CALLER, "can't be read; cache.origin_cache_control"),
-        ((b"Set-Cookie", b"a=b"), CALLER, "leave Set-Cookie out"),
+        (
+            (b"Cache-Control", b"max-age=soon"),
+            CALLER,
+            "malformed Cache-Control, Expires or Age; cache.origin_cache_control",
+        ),
+        ((b"Set-Cookie", b"a=b"), CALLER, "remove Set-Cookie"),
         ((b"Vary", b"X-Tenant"), CALLER, "by x-tenant (Vary); add it to cache.identity_headers"),
-        ((b"Vary", b"*"), CALLER, "by * (Vary), in which requests for the same record can differ"),
-        ((b"Vary", b"X-Request-Id"), CALLER, "in which requests for the same record can differ"),
-        ((b"Vary", b"X-Tenant"), TOKEN_FOR_ALL, "in which requests for the same record can differ"),
+        ((b"Vary", b"*"), CALLER, "by * (Vary), which can differ between requests for one record"),
+        ((b"Vary", b"X-Request-Id"), CALLER, "which can differ between requests for one record"),
+        ((b"Vary", b"X-Tenant"), TOKEN_FOR_ALL, "which can differ between requests for one record"),
         (
             (b"Vary", b"X-Auth-Token"),
             TOKEN_FOR_ALL,
-            'which entries of cache.scope = "shared" do not keep apart',
+            'which cache.scope = "shared" does not separate',
         ),
     ],
 )
 def test_what_the_origin_forbids_has_a_remedy(field: tuple[bytes, bytes], rules: Rules, remedy: str) -> None:
-    came = fetched_response(record(), field)
-    text = hint(came, decided(came, rules), rules)
+    received = fetched_response(record(), field)
+    text = hint(received, decided(received, rules), rules)
     assert text is not None
     assert remedy in text
 
@@ -46,5 +50,5 @@ def test_what_the_origin_forbids_has_a_remedy(field: tuple[bytes, bytes], rules:
     ],
 )
 def test_what_is_stored_or_not_settled_needs_none(body: bytes, field: tuple[bytes, bytes]) -> None:
-    came = fetched_response(body, field)
-    assert hint(came, decided(came), SHARED) is None
+    received = fetched_response(body, field)
+    assert hint(received, decided(received), SHARED) is None

@@ -55,9 +55,7 @@ def test_the_same_credential_is_the_same_caller_whatever_else_it_sends() -> None
     ],
 )
 @pytest.mark.parametrize("identity_reader", [BY_CALLER, SHARED])
-def test_who_cannot_be_told_safely_bypasses_the_cache(
-    fields: Fields, identity_reader: IdentityReader
-) -> None:
+def test_an_ambiguous_identity_bypasses_the_cache(fields: Fields, identity_reader: IdentityReader) -> None:
     assert identity_reader.identify(fields) is Reason.IDENTITY
 
 
@@ -221,10 +219,10 @@ def test_variants_are_equal_only_when_every_negotiated_field_is(
         ([b"application/json, application/json;q=0.1"], False),
     ],
 )
-def test_who_prefers_json_is_told_from_who_does_not(accept: list[bytes], expected: bool) -> None:
+def test_an_accept_that_prefers_json_is_recognised(accept: list[bytes], expected: bool) -> None:
     assert prefers_json(accept) is expected
-    given, none = variant(tuple((b"Accept", value) for value in accept)), variant(())
-    assert given is not None
+    sent, none = variant(tuple((b"Accept", value) for value in accept)), variant(())
+    assert sent is not None
     assert none is not None
-    assert (given.general == none.general) is expected
-    assert (given.exact == none.exact) is (not accept)
+    assert (sent.general == none.general) is expected
+    assert (sent.exact == none.exact) is (not accept)

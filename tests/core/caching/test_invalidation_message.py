@@ -1,4 +1,4 @@
-"""What replicas tell each other."""
+"""Invalidation messages between replicas."""
 
 import json
 
@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from gateway.core.caching.invalidation_message import InvalidationMessage, read_message, write_message
 from tests.core.kit import BOUNDED
 
-NOTE = InvalidationMessage(stack="abc", age_s=1.5, settles=True, sender="replica-1")
+MESSAGE = InvalidationMessage(stack="abc", age_s=1.5, settles=True, sender="replica-1")
 MEMBERS = {"stack": "abc", "age_s": 1.5, "settles": True, "sender": "replica-1"}
 
 
-def test_a_note_is_json_that_anybody_can_read() -> None:
-    assert json.loads(write_message(NOTE)) == MEMBERS
+def test_a_message_is_plain_json() -> None:
+    assert json.loads(write_message(MESSAGE)) == MEMBERS
 
 
 @BOUNDED
@@ -27,8 +27,8 @@ def test_a_note_is_json_that_anybody_can_read() -> None:
         sender=st.text("abc-1", max_size=40),
     )
 )
-def test_what_was_written_is_read(note: InvalidationMessage) -> None:
-    assert read_message(write_message(note)) == note
+def test_what_was_written_is_read(message: InvalidationMessage) -> None:
+    assert read_message(write_message(message)) == message
 
 
 @pytest.mark.parametrize(

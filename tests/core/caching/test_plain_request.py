@@ -1,4 +1,4 @@
-"""What is told from the bytes of a request alone, compared with what the parser makes of them."""
+"""Plain requests read from their bytes, compared with what the parser makes of them."""
 
 import asyncio
 from types import SimpleNamespace
@@ -17,29 +17,29 @@ from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import KeySpace
 from gateway.core.caching.plain_request import (
     PlainRequest,
-    passing,
     plain_fields,
     plain_request,
     read_owner,
     read_plain,
-    without_passing,
+    trace_fields,
+    without_fields,
 )
 from gateway.core.caching.request_directives import NO_DIRECTIVES
-from gateway.core.http import fields as headers
 from gateway.core.http import request as incoming
-from gateway.core.http.fields import make_proxy_identity
+from gateway.core.http.fields import HOP_BY_HOP, VARIANT, is_sent_unchanged
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Fields, Request
+from gateway.core.http.proxy_identity import check_request, make_proxy_identity
 
-RECOGNISER = IdentityReader((b"x-project-id", b"cookie"), b"secret", shared=False)
+READER = IdentityReader((b"x-project-id", b"cookie"), b"secret", shared=False)
 KEYS = KeySpace("aosgw", b"upstream")
-HOP = make_proxy_identity(b"\x01\x23\x45\x67" * 4, "aos.example", (), RECOGNISER.names)
+PROXY = make_proxy_identity(b"\x01\x23\x45\x67" * 4, "aos.example", (), READER.names)
 LINE = b"GET /v2/stacks/s/actions/a HTTP/1.1\r\n"
 ALICE = b"Host: h\r\nX-Auth-Token: alice\r\n"
 
 
 def owner(rest: bytes, own_hosts: OwnHosts | None = None) -> bytes | None:
-    found = read_owner(rest, identity_reader=RECOGNISER, keys=KEYS, proxy=HOP, own_hosts=own_hosts)
+    found = read_owner(rest, identity_reader=READER, keys=KEYS, proxy=PROXY, own_hosts=own_hosts)
     return None if found is None else found.owner
 
 
@@ -50,7 +50,7 @@ def rest_of(lines: bytes) -> bytes:
 
 
 def parsed(data: bytes) -> list[RawRequestMessage]:
-    """What aiohttp's parser makes of bytes, with nothing left over; empty when it refuses them."""
+    """What aiohttp's parser makes of bytes, with nothing left over; empty when it rejects them."""
     loop: Any = SimpleNamespace(create_future=asyncio.Future)
     parser = HttpRequestParser(
         BaseProtocol(loop), loop, 65_536, max_line_size=65_536, max_field_size=65_536, auto_decompress=False
@@ -124,28 +124,26 @@ def test_blanks_around_a_value_go_and_those_inside_stay() -> None:
 
 def test_what_passes_by_is_left_out_when_it_is_plain() -> None:
     plain = b"\r\ntraceparent: 00-1-2-01\r\nHost: h\r\nTraceState: a=b\r\n\r\n"
-    assert without_passing(plain, passing(RECOGNISER)) == b"\r\nHost: h\r\n\r\n"
-    assert without_passing(b"\r\ntraceparent: a\x01\r\nHost: h\r\n\r\n", passing(RECOGNISER)) is None
+    assert without_fields(plain, trace_fields(READER)) == b"\r\nHost: h\r\n\r\n"
+    assert without_fields(b"\r\ntraceparent: a\x01\r\nHost: h\r\n\r\n", trace_fields(READER)) is None
 
 
-@pytest.mark.parametrize("name", sorted(passing(RECOGNISER)))
+@pytest.mark.parametrize("name", sorted(trace_fields(READER)))
 def test_what_tells_callers_apart_does_not_pass_by(name: bytes) -> None:
     for configured in (name, name.replace(b"-", b"_")):
-        assert name not in passing(IdentityReader((configured,), b"", shared=False))
+        assert name not in trace_fields(IdentityReader((configured,), b"", shared=False))
 
 
 def test_nothing_that_decides_about_an_answer_passes_by() -> None:
-    deciding = headers.HOP_BY_HOP | headers.VARIANT | {b"cache-control", b"pragma", b"origin"}
-    assert passing(RECOGNISER).isdisjoint(deciding)
-    assert all(map(headers.is_sent_unchanged, passing(RECOGNISER)))
+    deciding = HOP_BY_HOP | VARIANT | {b"cache-control", b"pragma", b"origin"}
+    assert trace_fields(READER).isdisjoint(deciding)
+    assert all(map(is_sent_unchanged, trace_fields(READER)))
 
 
 def test_a_caller_has_the_owner_of_the_ordinary_way() -> None:
     found = owner(rest_of(ALICE))
     fields = ((b"Host", b"h"), (b"X-Auth-Token", b"alice"))
-    eligible = eligibility(
-        Request("GET", b"/v2/stacks/s/actions/a", fields, b"", b"http", 0, b""), RECOGNISER
-    )
+    eligible = eligibility(Request("GET", b"/v2/stacks/s/actions/a", fields, b"", b"http", 0, b""), READER)
     assert isinstance(eligible, Eligible)
     key = KEYS.entry(eligible.identity.entry, eligible.variant.general, eligible.execution)
     assert found is not None
@@ -208,7 +206,7 @@ def test_too_many_fields_are_for_the_parser() -> None:
 
 @pytest.mark.parametrize(("host", "is_taken"), [(b"localhost:80", True), (b"evil.example", False)])
 def test_a_foreign_host_is_for_the_parser_where_hosts_are_checked(host: bytes, is_taken: bool) -> None:
-    own = OwnHosts(frozenset(), frozenset())
+    own = OwnHosts.of(())
     rest = rest_of(b"Host: %b\r\nX-Auth-Token: alice\r\n" % host)
     assert (owner(rest, own) is not None) is is_taken
 
@@ -265,12 +263,10 @@ _PIECES = st.sampled_from(
 
 @settings(max_examples=2_000, deadline=None)
 @given(st.lists(_PIECES, max_size=9), st.booleans())
-def test_what_is_taken_at_a_glance_means_the_same_to_the_parser(
-    pieces: list[bytes], is_started: bool
-) -> None:
+def test_a_plain_request_means_the_same_to_the_parser(pieces: list[bytes], is_started: bool) -> None:
     data = LINE + (ALICE if is_started else b"") + b"".join(pieces) + b"\r\n"
     seen = read_plain(data)
-    kept = without_passing(seen.rest, passing(RECOGNISER)) if seen is not None else None
+    kept = without_fields(seen.rest, trace_fields(READER)) if seen is not None else None
     found = owner(kept) if kept is not None else None
     if seen is None or found is None:
         return
@@ -284,8 +280,8 @@ def test_what_is_taken_at_a_glance_means_the_same_to_the_parser(
     assert incoming.body_bytes(fields, http_11=True) == 0
     assert not incoming.expects_continue(fields)
     request = Request(message.method, target, fields, b"", b"http", 0, b"")
-    headers.check_request(request, HOP)
-    eligible = eligibility(request, RECOGNISER)
+    check_request(request, PROXY)
+    eligible = eligibility(request, READER)
     assert isinstance(eligible, Eligible)
     assert eligible.directives == NO_DIRECTIVES
     key = KEYS.entry(eligible.identity.entry, eligible.variant.general, eligible.execution)
@@ -312,15 +308,15 @@ def test_a_plain_request_is_what_the_parser_and_the_rules_make_of_it(place: int,
     assert request == Request(
         "GET", message.path.encode(), tuple(message.raw_headers), b"192.0.2.7", b"http", 0, b"id-1"
     )
-    assert eligible == eligibility(request, RECOGNISER)
+    assert eligible == eligibility(request, READER)
 
 
 def asked(data: bytes) -> tuple[Request, Eligible] | None:
     seen = read_plain(data)
     assert seen is not None
-    rest = without_passing(seen.rest, passing(RECOGNISER))
+    rest = without_fields(seen.rest, trace_fields(READER))
     assert rest is not None
-    who = read_owner(rest, identity_reader=RECOGNISER, keys=KEYS, proxy=HOP, own_hosts=None)
+    who = read_owner(rest, identity_reader=READER, keys=KEYS, proxy=PROXY, own_hosts=None)
     assert who is not None
     call = execution(b"/v2/stacks/" + seen.path)
     if call is None or call.has_query:
@@ -333,7 +329,7 @@ def test_a_field_line_that_is_not_plain_makes_no_plain_request() -> None:
     data = LINE + ALICE + b"\r\n"
     seen = read_plain(data)
     assert seen is not None
-    who = read_owner(seen.rest, identity_reader=RECOGNISER, keys=KEYS, proxy=HOP, own_hosts=None)
+    who = read_owner(seen.rest, identity_reader=READER, keys=KEYS, proxy=PROXY, own_hosts=None)
     assert who is not None
     assert who.user_agent == b""
     assert asked(LINE + ALICE + b"User-Agent: x/1\r\n\r\n") is not None

@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.caching.cache_status import Reason
+from gateway.core.caching.content_coding import plain_body
 from gateway.core.caching.policy import (
     DROPPING_STATUSES,
     StoreDecision,
     drops_own_entry,
     is_heavy,
-    plain_body,
     received_age_s,
 )
 from gateway.core.caching.request_directives import entity_tag
 from gateway.core.http.messages import Fields, Head
-from tests.core.kit import BOUNDED, SHARED, TERMINAL, decided, fetched_response, minimal, refusal
+from tests.core.kit import BOUNDED, SHARED, TERMINAL, decided, fetched_response, minimal, reason_not_stored
 from tests.testbed.payloads import ABSENT, ACTION_ID, EXECUTION, payload, payload_names, record
 
 IN_PROGRESS = ["Running", "Pending", "Pausing", "Cancelling", "ForceCancelling", "Retrying"]
@@ -35,20 +35,20 @@ def test_the_public_example_is_stored() -> None:
 
 
 def test_the_public_example_without_kind_is_stored() -> None:
-    assert refusal(record(kind=ABSENT, apiVersion=ABSENT)) is None
+    assert reason_not_stored(record(kind=ABSENT, apiVersion=ABSENT)) is None
 
 
 @pytest.mark.parametrize("name", [name for name in payload_names() if name != EXECUTION])
 def test_no_other_public_payload_is_stored(name: bytes) -> None:
     decision = decided(fetched_response(payload(str(name))))
-    assert decision.refusal in {Reason.UNDECODABLE, Reason.PHASE}
+    assert decision.reason in {Reason.UNDECODABLE, Reason.PHASE}
     assert decision.ttl_s == 0
 
 
 @pytest.mark.parametrize("phase", TERMINAL)
 def test_a_terminal_phase_is_stored(phase: str) -> None:
     decision = decided(fetched_response(record(phase)))
-    assert (decision.refusal, decision.phase) == (None, phase)
+    assert (decision.reason, decision.phase) == (None, phase)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_terminal_phase_is_stored(phase: str) -> None:
 )
 def test_any_other_phase_is_never_stored(phase: object) -> None:
     decision = decided(fetched_response(record(phase)))
-    assert decision.refusal is Reason.PHASE
+    assert decision.reason is Reason.PHASE
     assert decision.ttl_s == 0
     assert decision.is_record
     assert decision.phase == (None if phase is ABSENT else phase)
@@ -81,14 +81,14 @@ def test_any_other_phase_is_never_stored(phase: object) -> None:
 
 @pytest.mark.parametrize("phase", [1, True, [], ["Succeeded"], {}, {"phase": "Succeeded"}])
 def test_a_phase_of_another_type_is_never_stored(phase: object) -> None:
-    assert refusal(record(phase)) is Reason.UNDECODABLE
+    assert reason_not_stored(record(phase)) is Reason.UNDECODABLE
 
 
 @BOUNDED
 @given(st.text(max_size=20), st.integers(0, 100))
 def test_a_phase_that_is_not_in_the_list_is_never_stored(phase: str, progress: int) -> None:
     expected = None if phase in TERMINAL else Reason.PHASE
-    assert refusal(record(phase, status__progress=progress)) is expected
+    assert reason_not_stored(record(phase, status__progress=progress)) is expected
 
 
 @pytest.mark.parametrize(
@@ -102,16 +102,16 @@ def test_a_phase_that_is_not_in_the_list_is_never_stored(phase: str, progress: i
     ],
 )
 def test_a_record_without_status_is_never_stored(document: dict[str, object]) -> None:
-    assert refusal(minimal(**document)) is Reason.PHASE
+    assert reason_not_stored(minimal(**document)) is Reason.PHASE
 
 
 def test_a_phase_elsewhere_decides_nothing() -> None:
     document = {"phase": "Succeeded", "status": {"phase": "Succeeded", "progress": 100}}
-    assert refusal(minimal(**document)) is Reason.PHASE
+    assert reason_not_stored(minimal(**document)) is Reason.PHASE
 
 
 def test_a_minimal_terminal_record_is_stored() -> None:
-    assert refusal(minimal(status={"objectStatus": {"phase": "Cancelled"}})) is None
+    assert reason_not_stored(minimal(status={"objectStatus": {"phase": "Cancelled"}})) is None
 
 
 @pytest.mark.parametrize("status", [201, 203, 204, 206, 301, 304, 400, 401, 403, 404, 429, 500, 502, 503])
@@ -121,46 +121,46 @@ def test_only_a_200_is_stored(status: int) -> None:
 
 
 def test_a_response_that_sets_a_cookie_is_not_stored() -> None:
-    assert refusal(b"", (b"set-cookie", b"a=b")) is Reason.SET_COOKIE
+    assert reason_not_stored(b"", (b"set-cookie", b"a=b")) is Reason.SET_COOKIE
 
 
 def test_a_response_that_varies_by_more_than_the_variant_is_not_stored() -> None:
-    assert refusal(b"", (b"Vary", b"Accept, User-Agent")) is Reason.VARY
-    assert refusal(b"", (b"Vary", b"*")) is Reason.VARY
-    assert refusal(b"", (b"Vary", b"Accept, Origin")) is None
-    assert refusal(b"", (b"Vary", b"Origin"), request=((b"Origin", b"https://a"),)) is Reason.VARY
+    assert reason_not_stored(b"", (b"Vary", b"Accept, User-Agent")) is Reason.VARY
+    assert reason_not_stored(b"", (b"Vary", b"*")) is Reason.VARY
+    assert reason_not_stored(b"", (b"Vary", b"Accept, Origin")) is None
+    assert reason_not_stored(b"", (b"Vary", b"Origin"), request=((b"Origin", b"https://a"),)) is Reason.VARY
 
 
 def test_a_body_that_may_be_incomplete_is_not_stored() -> None:
-    assert refusal(complete=False) is Reason.INCOMPLETE
+    assert reason_not_stored(complete=False) is Reason.INCOMPLETE
 
 
 def test_a_body_beyond_the_bound_is_not_stored() -> None:
     body = record()
     tight = msgspec.structs.replace(SHARED, max_body_bytes=len(body))
-    assert refusal(body, rules=tight) is None
-    assert refusal(body + b" ", rules=tight) is Reason.TOO_LARGE
+    assert reason_not_stored(body, rules=tight) is None
+    assert reason_not_stored(body + b" ", rules=tight) is Reason.TOO_LARGE
 
 
 def test_a_body_beyond_the_bound_after_decompression_is_not_stored() -> None:
     body = record(spec__objectData="0" * SHARED.max_body_bytes)
-    assert refusal(gzip.compress(body), (b"Content-Encoding", b"gzip")) is Reason.TOO_LARGE
+    assert reason_not_stored(gzip.compress(body), (b"Content-Encoding", b"gzip")) is Reason.TOO_LARGE
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"X-GZIP", b"identity, gzip"])
 def test_a_gzipped_record_is_stored(coding: bytes) -> None:
-    assert refusal(gzip.compress(record()), (b"Content-Encoding", coding)) is None
+    assert reason_not_stored(gzip.compress(record()), (b"Content-Encoding", coding)) is None
 
 
 @pytest.mark.parametrize(
     ("body", "coding"),
     [
         (record(), b"gzip"),
-        (gzip.compress(record())[:-1], b"gzip"),
-        (gzip.compress(record())[:-8], b"gzip"),
-        (gzip.compress(record()) + b"x", b"gzip"),
-        (gzip.compress(record()) + gzip.compress(b" "), b"gzip"),
-        (gzip.compress(gzip.compress(record())), b"gzip, gzip"),
+        (gzip.compress(record(), mtime=0)[:-1], b"gzip"),
+        (gzip.compress(record(), mtime=0)[:-8], b"gzip"),
+        (gzip.compress(record(), mtime=0) + b"x", b"gzip"),
+        (gzip.compress(record(), mtime=0) + gzip.compress(b" ", mtime=0), b"gzip"),
+        (gzip.compress(gzip.compress(record(), mtime=0), mtime=0), b"gzip, gzip"),
         (zlib.compress(record()), b"deflate"),
         (record(), b"br"),
     ],
@@ -180,7 +180,7 @@ def test_decompression_never_fails_and_never_exceeds_its_bound(data: bytes, boun
 
 def test_a_body_that_is_not_utf8_anywhere_is_not_stored() -> None:
     body = record(spec__objectData="MARK").replace(b"MARK", b"\xff")
-    assert refusal(body) is Reason.NOT_UTF8
+    assert reason_not_stored(body) is Reason.NOT_UTF8
 
 
 @pytest.mark.parametrize(
@@ -198,54 +198,54 @@ def test_a_body_that_is_not_utf8_anywhere_is_not_stored() -> None:
     ],
 )
 def test_a_body_that_does_not_decode_is_not_stored(body: bytes) -> None:
-    assert refusal(body) is Reason.UNDECODABLE
+    assert reason_not_stored(body) is Reason.UNDECODABLE
 
 
 def test_a_key_twice_on_the_way_to_a_deciding_field_is_not_stored() -> None:
     body = b'{"status": {"objectStatus": {"phase": "Running"}, "objectStatus": {"phase": "Succeeded"}}}'
     decision = decided(fetched_response(body))
-    assert decision.refusal is Reason.DUPLICATE_KEY
+    assert decision.reason is Reason.DUPLICATE_KEY
     assert decision.is_record
 
 
 @pytest.mark.parametrize("kind", ["execution", "Stack", "", "ExecutionList"])
 def test_another_kind_is_not_stored(kind: str) -> None:
-    assert refusal(record(kind=kind)) is Reason.KIND
+    assert reason_not_stored(record(kind=kind)) is Reason.KIND
 
 
 @pytest.mark.parametrize("name", ["", "other", ACTION_ID.upper(), ACTION_ID + "1"])
 def test_a_record_of_another_name_is_not_stored(name: str) -> None:
-    assert refusal(record(name=name)) is Reason.NAME
+    assert reason_not_stored(record(name=name)) is Reason.NAME
 
 
 def test_a_record_without_a_name_is_stored() -> None:
-    assert refusal(record(name=ABSENT)) is None
+    assert reason_not_stored(record(name=ABSENT)) is None
 
 
 @pytest.mark.parametrize("phase", IN_PROGRESS)
 @pytest.mark.parametrize("terminal", TERMINAL)
 def test_a_record_with_a_sub_object_in_progress_is_not_stored(phase: str, terminal: str) -> None:
     subs = {"a": {"phase": "Succeeded"}, "b": {"phase": phase}}
-    assert refusal(record(terminal, status__subObjectStatuses=subs)) is Reason.SUB_OBJECT
+    assert reason_not_stored(record(terminal, status__subObjectStatuses=subs)) is Reason.SUB_OBJECT
 
 
 @pytest.mark.parametrize(
     "phase", ["Succeeded", "Failed", "Paused", "running", "RUNNING", "Unknown", "", None]
 )
 def test_a_sub_object_in_any_other_phase_changes_nothing(phase: str | None) -> None:
-    assert refusal(record(status__subObjectStatuses={"a": {"phase": phase}, "b": None})) is None
+    assert reason_not_stored(record(status__subObjectStatuses={"a": {"phase": phase}, "b": None})) is None
 
 
 @pytest.mark.parametrize("phase", TERMINAL)
 @pytest.mark.parametrize("where", ["status__actionName", "spec__actionName"])
 def test_a_delete_execution_is_never_stored(where: str, phase: str) -> None:
     changes: dict[str, Any] = {where: "delete"}
-    assert refusal(record(phase, **changes)) is Reason.DELETE
+    assert reason_not_stored(record(phase, **changes)) is Reason.DELETE
 
 
 @pytest.mark.parametrize("action", ["create", "upgrade", "rollback", "reconfig", "retry", "scale", ABSENT])
 def test_any_other_lifecycle_is_stored(action: object) -> None:
-    assert refusal(record(status__actionName=action, spec__actionName=action)) is None
+    assert reason_not_stored(record(status__actionName=action, spec__actionName=action)) is None
 
 
 def test_the_first_no_names_the_reason() -> None:
@@ -254,18 +254,18 @@ def test_the_first_no_names_the_reason() -> None:
     tight = msgspec.structs.replace(SHARED, max_body_bytes=10)
     body = record("Running", name="other", kind="Stack", **deleting)
     reasons = [
-        refusal(body, *fields, rules=tight, status=500, complete=False),
-        refusal(body, *fields, rules=tight, complete=False),
-        refusal(body, *fields[1:], rules=tight, complete=False),
-        refusal(body, *fields[2:], rules=tight, complete=False),
-        refusal(body, rules=tight, complete=False),
-        refusal(body, rules=tight),
-        refusal(body[:-1]),
-        refusal(body),
-        refusal(record("Running", name="other", **deleting)),
-        refusal(record("Running", **deleting)),
-        refusal(record("Failed", **deleting)),
-        refusal(record("Failed", spec__actionName="delete")),
+        reason_not_stored(body, *fields, rules=tight, status=500, complete=False),
+        reason_not_stored(body, *fields, rules=tight, complete=False),
+        reason_not_stored(body, *fields[1:], rules=tight, complete=False),
+        reason_not_stored(body, *fields[2:], rules=tight, complete=False),
+        reason_not_stored(body, rules=tight, complete=False),
+        reason_not_stored(body, rules=tight),
+        reason_not_stored(body[:-1]),
+        reason_not_stored(body),
+        reason_not_stored(record("Running", name="other", **deleting)),
+        reason_not_stored(record("Running", **deleting)),
+        reason_not_stored(record("Failed", **deleting)),
+        reason_not_stored(record("Failed", spec__actionName="delete")),
     ]
     assert reasons == [
         Reason.STATUS,
@@ -284,7 +284,7 @@ def test_the_first_no_names_the_reason() -> None:
 
 
 @pytest.mark.parametrize(("fields", "age_s"), [((), 0), (((b"Age", b"7"),), 7), (((b"Age", b"x"),), 0)])
-def test_the_age_an_arrival_came_with_is_told(fields: Fields, age_s: int) -> None:
+def test_the_received_age_is_read(fields: Fields, age_s: int) -> None:
     assert received_age_s(Head(200, b"OK", fields)) == age_s
 
 
@@ -335,11 +335,11 @@ def test_the_dropping_statuses_are_those_of_the_design() -> None:
     st.sampled_from([200, 404, 500]),
     st.booleans(),
 )
-def test_no_arrival_makes_the_judge_fail_and_only_settled_records_are_stored(
+def test_no_response_raises_and_only_settled_records_are_stored(
     body: bytes, status: int, complete: bool
 ) -> None:
     decision = decided(fetched_response(body, status=status, complete=complete))
-    if decision.refusal is None:
+    if decision.reason is None:
         assert status == 200
         assert complete
         assert json.loads(body)["status"]["objectStatus"]["phase"] in TERMINAL
@@ -368,19 +368,19 @@ _MIB = 1_048_576
     [
         (b"x" * 65_536, (), False),
         (b"x" * 65_537, (), True),
-        (gzip.compress(b"x" * 65_536), ((b"Content-Encoding", b"gzip"),), False),
-        (gzip.compress(b"x" * _MIB), ((b"Content-Encoding", b"gzip"),), True),
-        (gzip.compress(b"x" * _MIB), (), False),
+        (gzip.compress(b"x" * 65_536, mtime=0), ((b"Content-Encoding", b"gzip"),), False),
+        (gzip.compress(b"x" * _MIB, mtime=0), ((b"Content-Encoding", b"gzip"),), True),
+        (gzip.compress(b"x" * _MIB, mtime=0), (), False),
         (b"", ((b"Content-Encoding", b"gzip"),), False),
     ],
 )
-def test_what_takes_long_to_judge_is_told_by_its_size(body: bytes, coding: Fields, expected: bool) -> None:
+def test_slow_decisions_are_recognised_by_size(body: bytes, coding: Fields, expected: bool) -> None:
     assert is_heavy(fetched_response(body, *coding)) is expected
 
 
 def test_a_body_that_lies_about_its_inflated_size_does_not_decode() -> None:
     lying = gzip.compress(record() + b" " * _MIB)[:-4] + b"\0\0\0\0"
-    came = fetched_response(lying, (b"Content-Encoding", b"gzip"))
-    assert not is_heavy(came)
+    received = fetched_response(lying, (b"Content-Encoding", b"gzip"))
+    assert not is_heavy(received)
     rules = msgspec.structs.replace(SHARED, max_body_bytes=2 * _MIB)
-    assert decided(came, rules).refusal is Reason.CONTENT_CODING
+    assert decided(received, rules).reason is Reason.CONTENT_CODING

@@ -75,10 +75,10 @@ def test_no_field_makes_the_readers_fail(control: bytes, matched: bytes) -> None
         (RequestDirectives(max_age_s=60, min_fresh_s=60), 61, 0.1, (Forward.REQUEST, Reason.REQUEST_MAX_AGE)),
     ],
 )
-def test_an_entry_over_or_too_old_or_too_near_its_end_is_refused(
+def test_a_stale_too_old_or_too_short_lived_entry_is_not_used(
     directives: RequestDirectives, age_s: int, ttl_s: float, why_not: tuple[Forward, Reason | None] | None
 ) -> None:
-    assert directives.refuse(age_s, ttl_s) == why_not
+    assert directives.unmet(age_s, ttl_s) == why_not
 
 
 @BOUNDED

@@ -16,7 +16,7 @@ BODY = b'{"status": {}}'
 SINCE = b"If-Modified-Since"
 STORED = StoreDecision(None, 300.0, is_record=True, etag=entity_tag(BODY))
 MISS = CacheStatus(forward=Forward.URI_MISS, fwd_status=200, stored=True)
-CAME = (
+RECEIVED = (
     (b"Content-Type", b"application/json"),
     (b"X-Request-Id", b"first"),
     (b"X-Own", b"1"),
@@ -24,7 +24,7 @@ CAME = (
     (b"X-Hop", b"h"),
     (b"x-own", b"2"),
 )
-ENTRY = entry_of(fetched_response(BODY, *CAME), STORED, 7, b"")
+ENTRY = entry_of(fetched_response(BODY, *RECEIVED), STORED, 7, b"")
 
 
 def hit(*request: tuple[bytes, bytes], passed_s: float = 0.0) -> Head:
@@ -61,8 +61,8 @@ def test_an_entry_counts_from_the_start_of_the_fetch() -> None:
 
 
 def test_an_entry_keeps_the_upstreams_own_validator() -> None:
-    told = msgspec.structs.replace(STORED, etag=b'W/"e"')
-    entry = entry_of(fetched_response(BODY, (b"etag", b'W/"e"')), told, 0, b"")
+    decision = msgspec.structs.replace(STORED, etag=b'W/"e"')
+    entry = entry_of(fetched_response(BODY, (b"etag", b'W/"e"')), decision, 0, b"")
     assert values(entry.head().fields, b"etag") == [b'W/"e"']
 
 
@@ -110,18 +110,20 @@ def test_a_hit_that_the_caller_has_already_is_a_304() -> None:
 
 def test_a_date_that_the_caller_has_already_makes_a_304_as_well() -> None:
     modified = b"Tue, 14 Nov 2023 22:13:20 GMT"
-    came = fetched_response(BODY, (b"Last-Modified", modified), (b"Age", b"7"), request=((SINCE, modified),))
-    stored = hit_head(entry_of(came, STORED, 7, b""), came.request, b"mine", VIA, NOW_S)
+    received = fetched_response(
+        BODY, (b"Last-Modified", modified), (b"Age", b"7"), request=((SINCE, modified),)
+    )
+    stored = hit_head(entry_of(received, STORED, 7, b""), received.request, b"mine", VIA, NOW_S)
     assert stored.status == 304
     assert values(stored.fields, b"age") == [b"7"]
-    fetched = fetched_head(came, STORED, VIA, MISS)
+    fetched = fetched_head(received, STORED, VIA, MISS)
     assert fetched.status == 304
     assert [name for name, _ in fetched.fields] == [b"Age", b"ETag", b"Via", b"Cache-Status"]
     assert with_request((SINCE, modified)).status == 200
 
 
 def test_a_fetched_record_gets_a_validator_when_it_has_none() -> None:
-    head = fetched_head(fetched_response(BODY, *CAME), STORED, VIA, MISS)
+    head = fetched_head(fetched_response(BODY, *RECEIVED), STORED, VIA, MISS)
     assert head.fields == (
         (b"Content-Type", b"application/json"),
         (b"X-Request-Id", b"first"),
@@ -141,20 +143,22 @@ def test_a_record_that_is_not_stored_gets_a_validator_too() -> None:
 @pytest.mark.parametrize("status", [200, 404, 500])
 def test_what_is_no_record_gets_nothing_but_via_and_cache_status(status: int) -> None:
     cache_status = CacheStatus(forward=Forward.URI_MISS, fwd_status=status, reason=Reason.STATUS)
-    came = ((b"X-A", b"1"), (b"Via", b"1.0 x"), (b"Cache-Status", b"other; hit"))
+    received = ((b"X-A", b"1"), (b"Via", b"1.0 x"), (b"Cache-Status", b"other; hit"))
     head = fetched_head(
-        fetched_response(b"x", *came, status=status),
+        fetched_response(b"x", *received, status=status),
         StoreDecision(Reason.STATUS, 0.0, is_record=False),
         VIA,
         cache_status,
     )
-    assert head == Head(status, b"OK", (*came, (b"Via", VIA), (b"Cache-Status", cache_status.member())))
+    assert head == Head(status, b"OK", (*received, (b"Via", VIA), (b"Cache-Status", cache_status.member())))
 
 
 def with_request(*fields: tuple[bytes, bytes], status: int = 200, etag: Fields = ()) -> Head:
-    came = fetched_response(BODY, (b"X-A", b"1"), *etag, status=status, request=fields)
+    received = fetched_response(BODY, (b"X-A", b"1"), *etag, status=status, request=fields)
     own = etag[0][1] if etag else entity_tag(BODY)
-    return fetched_head(came, msgspec.structs.replace(STORED, is_record=status == 200, etag=own), VIA, MISS)
+    return fetched_head(
+        received, msgspec.structs.replace(STORED, is_record=status == 200, etag=own), VIA, MISS
+    )
 
 
 def test_a_fetched_record_that_the_caller_has_already_is_a_304() -> None:
@@ -181,15 +185,15 @@ def test_only_a_200_turns_into_a_304() -> None:
 
 def test_a_forwarded_head_loses_what_is_hop_by_hop_and_nothing_else() -> None:
     cache_status = CacheStatus(forward=Forward.BYPASS, reason=Reason.ROUTE)
-    head = forwarded_head(Head(599, b"\xe4", CAME), VIA, cache_status)
+    head = forwarded_head(Head(599, b"\xe4", RECEIVED), VIA, cache_status)
     assert head == Head(
         599,
         b"\xe4",
         (
-            CAME[0],
-            CAME[1],
-            CAME[2],
-            CAME[5],
+            RECEIVED[0],
+            RECEIVED[1],
+            RECEIVED[2],
+            RECEIVED[5],
             (b"Via", VIA),
             (b"Cache-Status", b"aos-gateway; fwd=bypass; detail=route"),
         ),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.core.caching.retry_after import (
     LONGEST_S,
-    LONGEST_UNTOLD_S,
+    LONGEST_WINDOW_S,
     UNREADABLE_S,
     BackOff,
     Policy,
@@ -61,12 +61,12 @@ def _reached(policy: str, window: str) -> bytes:
     ("body", "wait_s", "policy"),
     [
         (payload("error__apigw-0308"), 1.0, Policy.IP),
-        (_reached("user", "5 minute"), LONGEST_UNTOLD_S, Policy.USER),
+        (_reached("user", "5 minute"), LONGEST_WINDOW_S, Policy.USER),
         (_reached("app", "3 second"), 3.0, Policy.APP),
-        (_reached("api", "1 hour"), LONGEST_UNTOLD_S, Policy.API),
-        (_reached("user", "1 day"), LONGEST_UNTOLD_S, Policy.USER),
+        (_reached("api", "1 hour"), LONGEST_WINDOW_S, Policy.API),
+        (_reached("user", "1 day"), LONGEST_WINDOW_S, Policy.USER),
         (_reached("User", "0002 Seconds"), 2.0, Policy.USER),
-        (_reached("user", "9" * 5_000 + " second"), LONGEST_UNTOLD_S, Policy.USER),
+        (_reached("user", "9" * 5_000 + " second"), LONGEST_WINDOW_S, Policy.USER),
         (_body("policy ip over ratelimit,limit:5,time:1 second", "APIG.0308"), 1.0, Policy.IP),
         (_body("policy ip over ratelimit, limit: 5, time: 1 second"), 1.0, Policy.IP),
         # What counts is known, or for how long, but not both.
@@ -75,7 +75,7 @@ def _reached(policy: str, window: str) -> bytes:
         (_reached("ip", "second"), UNREADABLE_S, Policy.IP),
         (_reached("tenant", "1 second"), 1.0, Policy.UNKNOWN),
         (_reached("unknown", "1 second"), 1.0, Policy.UNKNOWN),
-        # Nobody we know, or nothing that can be read.
+        # Unknown codes, or nothing readable.
         (_body("time:1 second, policy ip over ratelimit"), UNREADABLE_S, Policy.IP),
         (_body("policy ip over ratelimit,limit:5,time:1 second", "APIGW.0307"), UNREADABLE_S, Policy.UNKNOWN),
         (_body("too many requests"), UNREADABLE_S, Policy.UNKNOWN),
@@ -91,11 +91,11 @@ def _reached(policy: str, window: str) -> bytes:
 def test_a_429_of_huaweis_gateway_says_in_its_body_what_it_asks_for(
     body: bytes, wait_s: float, policy: Policy
 ) -> None:
-    assert back_off(429, (), body, _NOW_S) == BackOff(wait_s, is_told=False, policy=policy)
+    assert back_off(429, (), body, _NOW_S) == BackOff(wait_s, is_explicit=False, policy=policy)
 
 
 @pytest.mark.parametrize(
-    ("value", "wait_s", "is_told"),
+    ("value", "wait_s", "is_explicit"),
     [
         (b"7", 7.0, True),
         (b"3600", LONGEST_S, True),
@@ -107,10 +107,10 @@ def test_a_429_of_huaweis_gateway_says_in_its_body_what_it_asks_for(
     ],
 )
 def test_a_retry_after_that_can_be_read_goes_before_the_body(
-    value: bytes, wait_s: float, is_told: bool
+    value: bytes, wait_s: float, is_explicit: bool
 ) -> None:
     asked = back_off(429, ((b"Retry-After", value),), _reached("ip", "3 second"), _NOW_S)
-    assert asked == BackOff(wait_s, is_told=is_told, policy=Policy.IP)
+    assert asked == BackOff(wait_s, is_explicit=is_explicit, policy=Policy.IP)
 
 
 @pytest.mark.parametrize("status", [200, 403, 503])
@@ -129,7 +129,7 @@ _fields: st.SearchStrategy[Fields] = st.lists(
 def test_whatever_comes_the_wait_is_bounded(fields: Fields, body: bytes) -> None:
     asked = back_off(429, fields, body, _NOW_S)
     assert asked is not None
-    assert 0 <= asked.wait_s <= (LONGEST_S if asked.is_told else LONGEST_UNTOLD_S)
+    assert 0 <= asked.wait_s <= (LONGEST_S if asked.is_explicit else LONGEST_WINDOW_S)
 
 
 @BOUNDED
@@ -142,4 +142,4 @@ def test_without_retry_after_the_window_counts_up_to_its_bound(
     policy: str, count: int, unit: tuple[str, int]
 ) -> None:
     asked = back_off(429, (), _reached(policy, f"{count} {unit[0]}"), _NOW_S)
-    assert asked == BackOff(min(count * unit[1], LONGEST_UNTOLD_S), is_told=False, policy=Policy(policy))
+    assert asked == BackOff(min(count * unit[1], LONGEST_WINDOW_S), is_explicit=False, policy=Policy(policy))

@@ -21,7 +21,7 @@ from tests.core.kit import (
     UNSETTLED_S,
     decided,
     fetched_response,
-    refusal,
+    reason_not_stored,
 )
 from tests.testbed.payloads import ABSENT, record
 
@@ -34,7 +34,7 @@ def ttl_s(
     uncertain: bool = False,
 ) -> float:
     decision = decided(fetched_response(body, *fields), rules, settling=settling, uncertain=uncertain)
-    assert decision.refusal is None
+    assert decision.reason is None
     return decision.ttl_s
 
 
@@ -91,8 +91,8 @@ def test_the_age_a_record_came_with_is_taken_off(
 
 
 def test_a_record_older_than_its_time_to_live_is_not_stored() -> None:
-    assert refusal(record(), (b"Age", b"%d" % DAY_S)) is Reason.EXPIRED
-    assert refusal(record("Failed"), (b"Age", b"%d" % HOUR_S), rules=CALLER) is Reason.EXPIRED
+    assert reason_not_stored(record(), (b"Age", b"%d" % DAY_S)) is Reason.EXPIRED
+    assert reason_not_stored(record("Failed"), (b"Age", b"%d" % HOUR_S), rules=CALLER) is Reason.EXPIRED
 
 
 def test_a_further_configured_phase_lives_as_a_failure() -> None:
@@ -102,7 +102,7 @@ def test_a_further_configured_phase_lives_as_a_failure() -> None:
 
 def test_a_phase_taken_out_of_the_list_is_not_stored() -> None:
     rules = msgspec.structs.replace(SHARED, terminal_phases=frozenset({"Succeeded"}))
-    assert refusal(record("Failed"), rules=rules) is Reason.PHASE
+    assert reason_not_stored(record("Failed"), rules=rules) is Reason.PHASE
 
 
 def test_a_time_to_live_of_zero_stores_nothing() -> None:
@@ -148,7 +148,7 @@ def test_no_time_to_live_passes_any_of_its_bounds(
         uncertain=uncertain,
     )
     assert 0 <= decision.ttl_s <= min(max_age_s, rules.longest_ttl_s)
-    assert (decision.ttl_s == 0) == (decision.refusal is not None)
+    assert (decision.ttl_s == 0) == (decision.reason is not None)
     if settling:
         assert decision.ttl_s <= UNSETTLED_S
 
@@ -173,13 +173,13 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("fields", "reason"), WORDS)
-def test_each_refusing_word_of_the_origin_is_obeyed(fields: Fields, reason: Reason) -> None:
-    assert refusal(record(), *fields) is reason
+def test_what_the_origin_forbids_is_not_stored(fields: Fields, reason: Reason) -> None:
+    assert reason_not_stored(record(), *fields) is reason
 
 
 @pytest.mark.parametrize(("fields", "reason"), WORDS)
-def test_each_refusing_word_of_the_origin_is_ignored_when_told_to(fields: Fields, reason: Reason) -> None:
-    assert refusal(record(), *fields) is reason
+def test_what_the_origin_forbids_is_stored_if_configured(fields: Fields, reason: Reason) -> None:
+    assert reason_not_stored(record(), *fields) is reason
     assert ttl_s(record(), *fields, rules=IGNORING) == DAY_S
 
 
@@ -208,5 +208,5 @@ def test_must_understand_is_met_by_a_200() -> None:
 
 
 def test_cookies_and_vary_are_obeyed_even_when_the_origins_word_is_ignored() -> None:
-    assert refusal(b"", (b"Set-Cookie", b"a=b"), rules=IGNORING) is Reason.SET_COOKIE
-    assert refusal(b"", (b"Vary", b"*"), rules=IGNORING) is Reason.VARY
+    assert reason_not_stored(b"", (b"Set-Cookie", b"a=b"), rules=IGNORING) is Reason.SET_COOKIE
+    assert reason_not_stored(b"", (b"Vary", b"*"), rules=IGNORING) is Reason.VARY

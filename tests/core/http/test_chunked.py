@@ -94,11 +94,11 @@ def test_a_part_is_not_the_whole(data: bytes) -> None:
 
 
 @given(st.sampled_from(_BROKEN), st.sets(st.integers(min_value=0), max_size=5))
-def test_a_framing_that_could_be_read_in_another_way_is_refused(data: bytes, cuts: set[int]) -> None:
+def test_ambiguous_framing_is_rejected(data: bytes, cuts: set[int]) -> None:
     assert _fed(_cut(data, cuts))[1] is None
 
 
-def test_more_trailers_than_anybody_needs_are_refused() -> None:
+def test_too_many_trailers_are_rejected() -> None:
     framing = ChunkedFraming()
     assert framing.feed(b"0\r\n" + b"A:\r\n" * MAX_TRAILERS) is not None
     assert framing.feed(b"A:\r\n") is None

@@ -1,4 +1,4 @@
-"""Who asks, by what trusted proxies tell and nobody else."""
+"""The caller's address behind trusted proxies."""
 
 import pytest
 from hypothesis import given
@@ -40,7 +40,7 @@ def test_unix_sockets_are_trusted_when_they_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "caller"),
+    ("lines", "caller"),
     [
         ([], "10.0.0.1"),
         ([b""], "10.0.0.1"),
@@ -52,7 +52,7 @@ def test_unix_sockets_are_trusted_when_they_are_named() -> None:
         ([b"1.1.1.1", b"203.0.113.9, 10.0.0.2"], "203.0.113.9"),
         ([b"203.0.113.9", b"10.0.0.2"], "203.0.113.9"),
         ([b"203.0.113.9,, 10.0.0.2,"], "203.0.113.9"),
-        # Nobody but trusted ones.
+        # Only trusted ones.
         ([b"10.0.0.3, 10.0.0.2"], "10.0.0.3"),
         # Ports and brackets.
         ([b"203.0.113.9:4711"], "203.0.113.9"),
@@ -78,8 +78,8 @@ def test_unix_sockets_are_trusted_when_they_are_named() -> None:
         ([b"203.0.113.9 10.0.0.2"], "10.0.0.1"),
     ],
 )
-def test_the_caller_is_the_right_most_one_that_is_no_trusted_proxy(told: list[bytes], caller: str) -> None:
-    assert TRUSTED.caller("10.0.0.1", told) == caller
+def test_the_caller_is_the_right_most_untrusted_address(lines: list[bytes], caller: str) -> None:
+    assert TRUSTED.caller("10.0.0.1", lines) == caller
 
 
 def test_the_walk_over_trusted_proxies_has_an_end() -> None:
@@ -135,6 +135,6 @@ def test_a_network_is_read(text: str, network: str) -> None:
         "fe80::1%eth0",
     ],
 )
-def test_what_is_no_network_is_refused(text: str) -> None:
+def test_what_is_no_network_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         network_of(text or " ")

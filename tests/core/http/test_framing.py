@@ -62,7 +62,7 @@ def test_a_body_is_framed_by_what_is_known_of_it(
 
 
 @pytest.mark.parametrize(("fields", "body_bytes"), [((LENGTH,), None), ((), 5)])
-def test_http_10_is_told_that_the_connection_goes_on(fields: Fields, body_bytes: int | None) -> None:
+def test_http_10_needs_keep_alive_written_out(fields: Fields, body_bytes: int | None) -> None:
     head = Head(200, b"OK", fields)
     wire = wire_head(head, method="GET", body_bytes=body_bytes, http_11=False, keep_alive=True)
     assert wire.data == b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Which Host a request may name where a web page must not get in."""
+"""Which hosts are the gateway's own."""
 
 import pytest
 from hypothesis import given
@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 from gateway.core.http.host import OwnHosts
 from tests.core.kit import BOUNDED
 
-OWN = OwnHosts(
-    names=frozenset({b"admin.example"}), authorities=frozenset({b"aos.example", b"gw.example:8080"})
-)
+OWN = OwnHosts.of(["Admin.example", "dotted.example."], ["AOS.example", "gw.example:8080"])
 
 
 @pytest.mark.parametrize(
@@ -24,6 +22,7 @@ OWN = OwnHosts(
         b"[2001:db8::1]:80",
         b"Admin.Example",
         b"admin.example.:1",
+        b"dotted.example",
         b"AOS.example",
         b"gw.example:8080",
     ],
@@ -43,9 +42,11 @@ def test_a_loopback_name_an_address_and_its_own_names_pass(host: bytes) -> None:
         b"gw.example",
         b"admin.example:123456",
         b"admin.example:80:80",
+        b"admin.example:65536",
         b"[::1",
         b"::1",
         b"[localhost]",
+        b"[127.0.0.1]",
         b"127.0.0.1\xff",
     ],
 )

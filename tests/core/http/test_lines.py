@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.http.fields import MessageError
+from gateway.core.http.errors import MessageError
 from gateway.core.http.request import check_line
 
 
@@ -34,7 +34,7 @@ def test_a_request_line_of_http_1_passes(line: bytes) -> None:
         (b"\r", 400),
     ],
 )
-def test_any_other_line_is_refused(line: bytes, status: int) -> None:
-    with pytest.raises(MessageError) as refused:
+def test_any_other_line_is_rejected(line: bytes, status: int) -> None:
+    with pytest.raises(MessageError) as raised:
         check_line(line)
-    assert refused.value.status == status
+    assert raised.value.status == status

@@ -53,11 +53,11 @@ _FIT: dict[str, tuple[bytes, str | None, bool]] = {
 }
 
 
-@pytest.mark.parametrize(("sent", "address", "is_told"), _FIT.values(), ids=_FIT.keys())
+@pytest.mark.parametrize(("sent", "address", "has_source"), _FIT.values(), ids=_FIT.keys())
 def test_what_a_header_says_is_known_however_it_is_cut_and_whatever_follows(
-    sent: bytes, address: str | None, is_told: bool
+    sent: bytes, address: str | None, has_source: bool
 ) -> None:
-    expected = ProxyHeader(len(sent), is_told, address)
+    expected = ProxyHeader(len(sent), has_source, address)
     assert proxy_header(sent) == expected
     assert proxy_header(sent + b"GET / HTTP/1.1\r\n\r\n") == expected
     for cut in range(min(len(sent), MOST_READ_BYTES)):

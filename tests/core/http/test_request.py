@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.http.fields import MessageError
+from gateway.core.http.errors import MessageError
 from gateway.core.http.messages import Fields
 from gateway.core.http.request import (
     MAX_FIELDS,
@@ -26,30 +26,30 @@ from tests.core.kit import BOUNDED
 def test_http_1_is_spoken_and_nothing_else() -> None:
     check_version(1)
     for major in (0, 2, 3):
-        with pytest.raises(MessageError) as refused:
+        with pytest.raises(MessageError) as raised:
             check_version(major)
-        assert refused.value.status == 505
+        assert raised.value.status == 505
 
 
-def test_more_fields_than_anybody_needs_are_refused() -> None:
+def test_too_many_fields_are_rejected() -> None:
     check_fields(((b"A", b"1"),) * MAX_FIELDS)
-    with pytest.raises(MessageError) as refused:
+    with pytest.raises(MessageError) as raised:
         check_fields(((b"A", b"1"),) * (MAX_FIELDS + 1))
-    assert refused.value.status == 431
+    assert raised.value.status == 431
 
 
 @pytest.mark.parametrize("method", ["CONNECT", "TRACE"])
-def test_connect_and_trace_are_refused(method: str) -> None:
-    with pytest.raises(MessageError) as refused:
+def test_connect_and_trace_are_rejected(method: str) -> None:
+    with pytest.raises(MessageError) as raised:
         check_target(method, b"/")
-    assert refused.value.status == 405
+    assert raised.value.status == 405
 
 
 @pytest.mark.parametrize("target", [b"*", b"host:443", b"/a#b", b"/\xc3\xa9", b"", b"/a b"])
-def test_a_target_that_is_no_path_is_refused(target: bytes) -> None:
-    with pytest.raises(MessageError) as refused:
+def test_a_target_that_is_no_path_is_rejected(target: bytes) -> None:
+    with pytest.raises(MessageError) as raised:
         check_target("GET", target)
-    assert refused.value.status == 400
+    assert raised.value.status == 400
 
 
 def test_a_target_is_reduced_to_origin_form() -> None:
@@ -99,12 +99,12 @@ def test_one_sound_host_is_taken(hosts: list[bytes], authority: bytes | None, ht
         ([b"a"], b"b", True),
     ],
 )
-def test_a_missing_repeated_malformed_or_contradicted_host_is_refused(
+def test_a_missing_repeated_malformed_or_contradicted_host_is_rejected(
     hosts: list[bytes], authority: bytes | None, http_11: bool
 ) -> None:
-    with pytest.raises(MessageError) as refused:
+    with pytest.raises(MessageError) as raised:
         check_host(tuple((b"Host", host) for host in hosts), authority, http_11=http_11)
-    assert refused.value.status == 400
+    assert raised.value.status == 400
 
 
 @pytest.mark.parametrize(
@@ -175,10 +175,10 @@ def test_the_framing_tells_the_length(fields: Fields, expected: int | None) -> N
         ((b"content_length", b"5"),),
     ],
 )
-def test_framing_that_can_be_read_in_two_ways_is_refused(fields: Fields) -> None:
-    with pytest.raises(MessageError) as refused:
+def test_framing_that_can_be_read_in_two_ways_is_rejected(fields: Fields) -> None:
+    with pytest.raises(MessageError) as raised:
         body_bytes(fields, http_11=True)
-    assert refused.value.status == 400
+    assert raised.value.status == 400
 
 
 def test_http_10_knows_no_chunks() -> None:
@@ -196,10 +196,10 @@ def test_a_caller_may_wait_for_100_continue() -> None:
     assert not expects_continue(())
 
 
-def test_any_other_expectation_is_refused() -> None:
-    with pytest.raises(MessageError) as refused:
+def test_any_other_expectation_is_rejected() -> None:
+    with pytest.raises(MessageError) as raised:
         expects_continue(((b"Expect", b"100-continue, 200-ok"),))
-    assert refused.value.status == 417
+    assert raised.value.status == 417
 
 
 @BOUNDED
@@ -213,7 +213,7 @@ def test_any_other_expectation_is_refused() -> None:
     ).map(tuple),
     st.binary(max_size=30),
 )
-def test_bad_input_is_refused_and_never_fails_otherwise(fields: Fields, target: bytes) -> None:
+def test_bad_input_is_rejected_and_never_fails_otherwise(fields: Fields, target: bytes) -> None:
     with contextlib.suppress(MessageError):
         check_target("GET", target)
     with contextlib.suppress(MessageError):
@@ -226,7 +226,7 @@ def test_bad_input_is_refused_and_never_fails_otherwise(fields: Fields, target: 
 
 
 @pytest.mark.parametrize(
-    ("given", "own"),
+    ("ids", "own"),
     [
         ([b"a-1"], b"a-1"),
         ([b"a" * 128], b"a" * 128),
@@ -237,5 +237,5 @@ def test_bad_input_is_refused_and_never_fails_otherwise(fields: Fields, target: 
         ([], None),
     ],
 )
-def test_a_request_id_is_repeated_only_if_it_is_fit_for_a_log(given: list[bytes], own: bytes | None) -> None:
-    assert own_request_id(tuple((b"X-Request-Id", value) for value in given)) == own
+def test_a_request_id_is_repeated_only_if_it_is_fit_for_a_log(ids: list[bytes], own: bytes | None) -> None:
+    assert own_request_id(tuple((b"X-Request-Id", value) for value in ids)) == own

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.http.fields import MessageError
+from gateway.core.http.errors import MessageError
 from gateway.core.http.request import MAX_FIELDS
 from gateway.core.http.request_head import RequestHead
 from tests.core.kit import BOUNDED
@@ -17,7 +17,7 @@ GET = b"GET / HTTP/1.1\r\n"
 
 
 def decided(data: bytes, cuts: list[int]) -> int | bytes | None:
-    """The status with which a head, cut at some places, is refused; the head when it is whole."""
+    """The status with which a head, cut into pieces, is rejected; the head when it is complete."""
     head = RequestHead(MAX_BYTES)
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     try:
@@ -25,8 +25,8 @@ def decided(data: bytes, cuts: list[int]) -> int | bytes | None:
             taken = head.take(data[:end], start)
             if head.is_whole:
                 return head.data() + b"|" + data[taken:]
-    except MessageError as refusal:
-        return refusal.status
+    except MessageError as error:
+        return error.status
     return None
 
 
@@ -55,7 +55,7 @@ def decided(data: bytes, cuts: list[int]) -> int | bytes | None:
 )
 @BOUNDED
 @given(cuts=st.lists(st.integers(0, 60), max_size=5))
-def test_a_head_is_judged_alike_however_it_is_cut(
+def test_the_result_does_not_depend_on_where_a_head_is_cut(
     data: bytes, expected: int | bytes | None, cuts: list[int]
 ) -> None:
     got = decided(data, cuts)
@@ -79,7 +79,7 @@ def test_the_next_request_has_a_head_of_its_own() -> None:
 
 @pytest.mark.parametrize("step", [1, 5, 100_000])
 @pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["unfinished", "whole"])
-def test_more_fields_than_anybody_needs_are_refused_while_they_come(step: int, end: bytes) -> None:
+def test_too_many_fields_are_rejected_while_they_arrive(step: int, end: bytes) -> None:
     def took(fields: int) -> int:
         head = RequestHead(100_000)
         data = GET + b"a:\r\n" * fields + end
@@ -88,13 +88,13 @@ def test_more_fields_than_anybody_needs_are_refused_while_they_come(step: int, e
         return head.size
 
     assert took(MAX_FIELDS) == len(GET) + MAX_FIELDS * 4 + len(end)
-    with pytest.raises(MessageError) as refused:
+    with pytest.raises(MessageError) as raised:
         took(MAX_FIELDS + 2)
-    assert refused.value.status == 431
+    assert raised.value.status == 431
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "expected"),
     [
         (b"\r\nGET /a?b HTTP/1.1\r\nA", (b"GET", b"/a?b")),
         (b"GET /a", (b"", b"")),
@@ -102,10 +102,10 @@ def test_more_fields_than_anybody_needs_are_refused_while_they_come(step: int, e
         (b"GET  /a HTTP/1.1\r\n", (b"", b"")),
     ],
 )
-def test_method_and_target_are_told_of_a_whole_and_sound_line_alone(
-    data: bytes, told: tuple[bytes, bytes]
+def test_method_and_target_are_those_of_a_complete_valid_line(
+    data: bytes, expected: tuple[bytes, bytes]
 ) -> None:
     head = RequestHead(MAX_BYTES)
     with contextlib.suppress(MessageError):
         head.take(data, 0)
-    assert head.told() == told
+    assert head.method_and_target() == expected

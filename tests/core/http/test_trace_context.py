@@ -15,15 +15,15 @@ def _head(*values: bytes, name: bytes = b"traceparent") -> bytes:
 
 @pytest.mark.parametrize("name", [b"traceparent", b"Traceparent", b"TRACEPARENT"])
 def test_a_valid_one_is_read_parsed_or_not(name: bytes) -> None:
-    told = Parent(_TRACE, b"00f067aa0ba902b7", flags=1)
-    assert parent(((name, _GIVEN),)) == told
-    assert parent_in(_head(_GIVEN, name=name)) == told
+    expected = Parent(_TRACE, b"00f067aa0ba902b7", flags=1)
+    assert parent(((name, _GIVEN),)) == expected
+    assert parent_in(_head(_GIVEN, name=name)) == expected
 
 
 def test_a_caller_may_say_that_it_records_nothing() -> None:
-    told = parent(((b"traceparent", _GIVEN[:-2] + b"fe"),))
-    assert told is not None
-    assert told.flags == 2
+    expected = parent(((b"traceparent", _GIVEN[:-2] + b"fe"),))
+    assert expected is not None
+    assert expected.flags == 2
 
 
 def test_a_later_version_may_say_more() -> None:
@@ -52,7 +52,7 @@ def test_anything_else_is_none(values: tuple[bytes, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "expected"),
     [
         ((), []),
         ((b"a=1",), [("a", "1")]),
@@ -66,12 +66,12 @@ def test_anything_else_is_none(values: tuple[bytes, ...]) -> None:
     ],
 )
 def test_a_trace_state_is_read_as_a_whole_or_not_at_all(
-    lines: tuple[bytes, ...], told: list[tuple[str, str]] | None
+    lines: tuple[bytes, ...], expected: list[tuple[str, str]] | None
 ) -> None:
-    if told is None:
-        told = [("rojo", "00f067aa0ba902b7"), ("congo", "t61rcWkgMzE"), ("0t@v", "x y")]
-    assert state(tuple((b"TraceState", line) for line in lines)) == told
-    assert state_in(_head(*lines, name=b"TraceState")) == told
+    if expected is None:
+        expected = [("rojo", "00f067aa0ba902b7"), ("congo", "t61rcWkgMzE"), ("0t@v", "x y")]
+    assert state(tuple((b"TraceState", line) for line in lines)) == expected
+    assert state_in(_head(*lines, name=b"TraceState")) == expected
 
 
 _OWN = b"00-" + _TRACE + b"-000000000000000a-03"

@@ -1,13 +1,17 @@
-"""The scripted AOS: exact recording, scripted answers, gates, ends of connections."""
+"""Both sides of the HTTP tests: the scripted AOS, the raw client, and the example bodies."""
 
 import asyncio
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.testbed.answers import AnswerCall, Conversation
 from tests.testbed.aos import (
+    ABSENT,
+    ACTION_ID,
     Answer,
     Received,
     ScriptedAos,
@@ -18,8 +22,9 @@ from tests.testbed.aos import (
     truncated,
 )
 from tests.testbed.client import RawClient, TruncatedResponse, fetch, request_bytes
+from tests.testbed.payloads import EXECUTION, payload_names
 from tests.testbed.tls import Authority
-from tests.testbed.wire import ConnectionCut
+from tests.testbed.wire import ConnectionCut, MalformedMessage
 
 BARE = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -94,8 +99,8 @@ async def test_the_latest_rule_beats_the_queue_and_the_queue_beats_the_default(a
     aos.queue(Answer(body=b"queued"))
     aos.on("GET", "/a", Answer(body=b"rule"))
     aos.on(None, re.compile("/a/.*"), Answer(body=b"later rule"), times=1)
-    told = [(await fetch(aos.address, target)).body for target in ("/a/1", "/a/1", "/b", "/b")]
-    assert told == [b"later rule", b"rule", b"queued", b"default"]
+    bodies = [(await fetch(aos.address, target)).body for target in ("/a/1", "/a/1", "/b", "/b")]
+    assert bodies == [b"later rule", b"rule", b"queued", b"default"]
     assert (aos.count("GET", "/a"), aos.count("PUT"), aos.connections) == (2, 0, 4)
 
 
@@ -260,7 +265,7 @@ async def test_a_wait_that_is_over_says_what_was_missing(aos: ScriptedAos) -> No
     await fetch(aos.address, "/seen")
     with pytest.raises(TimeoutError, match=r"2 requests; came: \['GET /seen'\]"):
         await aos.wait_received(2, timeout_s=0.01)
-    with pytest.raises(TimeoutError, match="1 requests at a gate, 0 reached it"):
+    with pytest.raises(TimeoutError, match="1 requests at a gate, 0 came"):
         await aos.gate().wait_reached(timeout_s=0.01)
 
 
@@ -288,3 +293,142 @@ async def test_closing_ends_what_is_held(authority: Authority) -> None:
         await aos.close()
         with pytest.raises(ConnectionCut):
             await call
+
+
+def test_a_request_is_built_exactly() -> None:
+    assert request_bytes("GET", "/a?") == b"GET /a? HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    assert request_bytes("PUT", "/", [("host", "x"), (b"B", b"\xff")], b"ab") == (
+        b"PUT / HTTP/1.1\r\nhost: x\r\nB: \xff\r\nContent-Length: 2\r\n\r\nab"
+    )
+    own = request_bytes("PUT", "/", [("Transfer-Encoding", "chunked")], b"0\r\n\r\n")
+    assert own.endswith(b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+
+
+async def test_fetch_sends_host_fields_and_token_in_this_order(aos: ScriptedAos) -> None:
+    aos.answer(Answer())
+    await fetch(aos.address, "/", method="PUT", headers=[("A", "b")], token="secret", body=b"x")
+    assert aos.received[0].headers == [
+        (b"Host", aos.address.encode()),
+        (b"A", b"b"),
+        (b"X-Auth-Token", b"secret"),
+        (b"Content-Length", b"1"),
+    ]
+
+
+async def test_chunks_trailers_and_fields_of_a_response_are_kept(aos: ScriptedAos) -> None:
+    headers = [("X-a", "1"), ("x-A", "2")]
+    aos.answer(Answer(headers=headers, framing="chunked", chunks=[b"ab", b"c"], trailers=[("T", "1")]))
+    response = await fetch(aos.address, "/")
+    assert (response.body, response.framing.chunk_sizes) == (b"abc", [2, 1])
+    assert response.raw_body == b"2\r\nab\r\n1\r\nc\r\n0\r\nT: 1\r\n\r\n"
+    assert response.trailers == [(b"T", b"1")]
+    assert response.all("x-a") == [b"1", b"2"]
+    assert response.names() == [b"X-a", b"x-A", b"Transfer-Encoding"]
+    assert response.version == b"HTTP/1.1"
+
+
+@pytest.mark.parametrize("with_reset", [False, True])
+async def test_a_broken_off_body_is_an_error_with_what_came(aos: ScriptedAos, with_reset: bool) -> None:
+    whole = Answer(framing="chunked", chunks=[b"abc"])
+    aos.answer(truncated(whole, len(whole.head()) + 8, with_reset=with_reset))
+    async with await RawClient.connect(aos.address) as client:
+        await client.send(request_bytes("GET", "/"))
+        with pytest.raises(TruncatedResponse, match="200 broke off after 3 bytes") as caught:
+            await client.read_response()
+        assert caught.value.response.body == b"abc"
+        assert client.was_reset is with_reset
+
+
+async def test_a_silent_server_is_an_error_at_the_deadline(aos: ScriptedAos) -> None:
+    async with await RawClient.connect(aos.address) as client:
+        with pytest.raises(TimeoutError):
+            await client.read_response(timeout_s=0.01)
+        assert not await client.at_eof(timeout_s=0.01)
+
+
+async def test_a_byte_too_many_is_no_end(aos: ScriptedAos) -> None:
+    aos.answer(Answer(framing="length", headers=[("Content-Length", "1")], body=b"12"))
+    async with await RawClient.connect(aos.address) as client:
+        assert (await client.request("GET", "/")).body == b"1"
+        assert not await client.at_eof()
+
+
+async def test_a_malformed_response_is_an_error(aos: ScriptedAos) -> None:
+    aos.queue(b"HTTP/1.1 20 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nbad field: 1\r\n\r\n")
+    for _ in range(2):
+        with pytest.raises(MalformedMessage):
+            await fetch(aos.address, "/")
+
+
+async def test_half_closing_leaves_the_answer_readable(aos: ScriptedAos) -> None:
+    gate = aos.gate()
+    aos.answer(gate.before(Answer(body=b"late")))
+    async with await RawClient.connect(aos.address) as client:
+        await client.send(request_bytes("GET", "/"))
+        await gate.wait_reached()
+        client.half_close()
+        gate.open()
+        assert (await client.read_response()).body == b"late"
+
+
+async def test_leaving_with_a_reset_is_seen_as_one(aos: ScriptedAos) -> None:
+    gate = aos.gate()
+    aos.answer(gate.before(Answer()))
+    async with await RawClient.connect(aos.address) as client:
+        await client.send(request_bytes("GET", "/"))
+        await gate.wait_reached()
+        client.abort()
+        await aos.wait_until(lambda: aos.open_connections == 0, "the reset")
+
+
+async def test_many_clients_work_at_once(aos: ScriptedAos) -> None:
+    aos.answer(Answer(body=b"x" * 100_000))
+    responses = await asyncio.gather(*(fetch(aos.address, f"/{n}") for n in range(100)))
+    assert {len(response.body) for response in responses} == {100_000}
+    assert aos.connections == 100
+
+
+def test_a_payload_is_found_by_an_unambiguous_beginning(payload: Callable[[str], bytes]) -> None:
+    assert payload("execution-single") == payload(EXECUTION)
+    with pytest.raises(LookupError, match="2 payloads begin with 'stack-get'"):
+        payload("stack-get")
+    with pytest.raises(LookupError, match="0 payloads"):
+        payload("nothing")
+
+
+def test_every_payload_is_json(payload: Callable[[str], bytes]) -> None:
+    assert len(payload_names()) >= 17
+    for name in payload_names():
+        json.loads(payload(name))
+
+
+def test_a_record_without_changes_is_the_example(payload: Callable[[str], bytes]) -> None:
+    assert json.loads(record()) == json.loads(payload(EXECUTION))
+
+
+def test_a_record_takes_changes_by_path() -> None:
+    made = json.loads(
+        record(
+            "Running",
+            name="other",
+            kind=ABSENT,
+            status__progress=40,
+            status__subObjectStatuses={"vm": {"phase": "Running"}},
+            spec__new__deep=None,
+            spec__actionName__below=ABSENT,
+        )
+    )
+    assert made["metadata"]["name"] == "other"
+    assert "kind" not in made
+    assert made["status"]["objectStatus"]["phase"] == "Running"
+    assert made["status"]["progress"] == 40
+    assert made["status"]["subObjectStatuses"] == {"vm": {"phase": "Running"}}
+    assert made["spec"]["new"] == {"deep": None}
+    assert made["spec"]["actionName"] == "create"
+
+
+def test_a_record_can_lack_phase_and_name() -> None:
+    made = json.loads(record(ABSENT, name=ABSENT))
+    assert "phase" not in made["status"]["objectStatus"]
+    assert "name" not in made["metadata"]
+    assert json.loads(record(None))["metadata"]["name"] == ACTION_ID

@@ -37,7 +37,7 @@ class Outcome(msgspec.Struct, frozen=True):
         latency_ms: percentiles by name; of the closed loop from the sending, of the open from the schedule.
         errors: how many, by name.
         statuses: of the answers; empty when the generator counts only those that are errors.
-        verdicts: of the gateway's Cache-Status, when the generator reads it.
+        cache_statuses: of the gateway's Cache-Status, when the generator reads it.
         why_not: what the generator itself did wrong, such as being late; empty when nothing.
     """
 
@@ -46,7 +46,7 @@ class Outcome(msgspec.Struct, frozen=True):
     latency_ms: dict[str, float]
     errors: dict[str, int] = {}
     statuses: dict[str, int] = {}
-    verdicts: dict[str, int] = {}
+    cache_statuses: dict[str, int] = {}
     why_not: str = ""
 
     def failures(self) -> int:
@@ -60,7 +60,7 @@ class Outcome(msgspec.Struct, frozen=True):
         return max(self.completed - other - self.errors.get("status", 0), 0)
 
     def objection(self, tolerated: float = 0.0) -> str:
-        """Return why it tells nothing of the server; empty when it does.
+        """Why it says nothing about the server; empty if it does.
 
         Args:
             tolerated: so large a share of the requests may fail.
@@ -126,10 +126,10 @@ def open_loop(processes: Processes, url: str, asked: Asked, load: Load) -> Outco
         completed=report["completed"],
         duration_s=float(load.seconds),
         latency_ms=report["latency_ms"],
-        # Statuses are told by themselves.
+        # Statuses are reported separately.
         errors={name: n for name, n in report["errors"].items() if not name.startswith("status-")},
         statuses=report["by_status"],
-        verdicts=report["by_verdict"],
+        cache_statuses=report["by_outcome"],
         why_not=report["why_not"],
     )
 

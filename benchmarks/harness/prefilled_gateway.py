@@ -1,7 +1,7 @@
 """A gateway whose memory is filled through the store interface, for more records than requests could fill in.
 
-Run it as ``python -m benchmarks.harness.filled --records 1000000``, with the gateway's configuration in its
-environment. It serves like the gateway, without the admin address.
+Run it as ``python -m benchmarks.harness.prefilled_gateway --records 1000000``; the environment holds the
+gateway's configuration. It serves like the gateway, without the admin address.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from benchmarks.load.targets import path, token
 from benchmarks.scenarios.scenario import Load
 from gateway.app.gateway import Gateway
 from gateway.app.settings import identity_headers, policy_rules
-from gateway.config.model import Config, load_config
+from gateway.config.load import load_config
+from gateway.config.model import Config
 from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.entry import Entry
@@ -110,7 +111,7 @@ async def serve(load: Load, mark: Path | None) -> None:
 def main() -> None:
     """Read the command line and serve."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.harness.filled", description=__doc__.split("\n")[0]
+        prog="python -m benchmarks.harness.prefilled_gateway", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--records", type=int, required=True, metavar="N", help="how many")
     parser.add_argument("--body-bytes", type=int, default=Load().body_bytes, metavar="N", help="of each")

@@ -8,23 +8,23 @@ from typing import Any
 import msgspec
 
 from benchmarks.harness.processes import Processes, StartError
-from benchmarks.harness.setting import Setting
+from benchmarks.harness.run_context import RunContext
 from benchmarks.report.results import Missing
 
 _AT_MOST_S = 300.0
 
 
-def play(name: str, setting: Setting) -> dict[str, Any] | None:
+def play(name: str, context: RunContext) -> dict[str, Any] | None:
     """Play one and return what it came to, as `benchmarks.behaviour` writes it.
 
     Args:
         name: of the scenario.
-        setting: of the run.
+        context: of the run.
 
     Returns:
         `None` when it failed; the reason stands with those that are left out.
     """
-    setting.tell(f"{name}: with and without the gateway", 0.0)
+    context.on_progress(f"{name}: with and without the gateway", 0.0)
     with Processes() as processes:
         out = processes.folder / "behaviour.json"
         argv = [sys.executable, "-m", "benchmarks.behaviour", name, "--json", str(out)]
@@ -37,5 +37,5 @@ def play(name: str, setting: Setting) -> dict[str, Any] | None:
             why = child.output().strip().rpartition("\n")[2] or f"ended with {code}"
         except (StartError, TimeoutError) as error:
             why = str(error)
-    setting.missing.append(Missing("behaviour", name, why))
+    context.missing.append(Missing("behaviour", name, why))
     return None

@@ -1,4 +1,4 @@
-"""What every measurement is given: who may take part, the generator, where results go, who is told."""
+"""What the measurements of one run share, and what they need alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from benchmarks.load.loads import Generator
+from benchmarks.load.generators import Generator
 from benchmarks.report.results import Measured, Missing, Round, Row
 from benchmarks.scenarios.scenario import Entry, Scenario
 
@@ -16,17 +16,17 @@ T = TypeVar("T")
 
 
 @dataclass
-class Setting:
-    """One run's.
+class RunContext:
+    """What the measurements of one run share.
 
     Attributes:
         generator: of the closed loop.
-        tell: is given a line on every step, and the share of the scenario that is done.
+        on_progress: called at every step with a line and the completed share of the scenario.
         missing: gets those who cannot take part.
     """
 
     generator: Generator
-    tell: Callable[[str, float], None]
+    on_progress: Callable[[str, float], None]
     missing: list[Missing] = field(default_factory=list)
 
     def present(self, scenario: Scenario) -> list[Entry]:
@@ -69,7 +69,7 @@ def add(measured: Measured, contestant: str, x: float | None, round_: Round) -> 
 
 
 def turns(contestants: Sequence[T], rounds: int) -> list[tuple[int, T]]:
-    """Return who has its turn when: all in each round, each round begun by another one."""
+    """Return the order of turns: every contestant once a round, each round begun by another one."""
     return [
         (number, contestants[(number - 1 + place) % len(contestants)])
         for number in range(1, rounds + 1)

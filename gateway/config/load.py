@@ -1,0 +1,156 @@
+"""Loading the configuration: from its sources, checked, and masked for display."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.config.address import is_loopback
+from gateway.config.errors import ConfigError, InvalidValue, shorten
+from gateway.config.model import RULES, SECTIONS, Config
+from gateway.config.redis_url import masked_redis_url
+from gateway.config.secret import Secret
+from gateway.config.sources import RawSetting, from_environment, from_flags, from_toml, variable_of
+
+
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """The sources of the settings; files are read anew each time.
+
+    Attributes:
+        path: of the TOML file, None for none.
+        environ: like `os.environ`; see `gateway.config.sources.from_environment`.
+        flags: command line settings by "section.key"; None for those not set.
+    """
+
+    path: str | None
+    environ: Mapping[str, str]
+    flags: Mapping[str, object]
+
+    def read(self) -> dict[str, RawSetting]:
+        """Return the settings by "section.key": flags override the environment, which overrides the file.
+
+        Raises:
+            ConfigError: one line that names the key and the remedy.
+        """
+        settings = from_toml(self.path) if self.path is not None else {}
+        return settings | from_environment(self.environ) | from_flags(self.flags)
+
+
+def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
+    """Read the configuration; see `Sources` for the arguments.
+
+    Raises:
+        ConfigError: one line that names the key and the remedy.
+    """
+    return config_of(Sources(path=path, environ=environ, flags=flags).read())
+
+
+def config_of(settings: Mapping[str, RawSetting]) -> Config:
+    """Check settings and build the configuration from them.
+
+    Raises:
+        ConfigError: one line that names the key and the remedy.
+    """
+    if "upstream.url" not in settings:
+        raise ConfigError(
+            "upstream.url is missing; give serve --upstream URL, set AOS_GATEWAY_UPSTREAM__URL, "
+            'or write url = "https://..." under [upstream] in the configuration file'
+        )
+    values: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
+    for name, setting in settings.items():
+        section, _, key = name.partition(".")
+        values[section][key] = _read(name, setting)
+    sections: dict[str, Any] = {section: kind(**values[section]) for section, kind in SECTIONS.items()}
+    config = Config(**sections)
+    _check_together(config)
+    return config
+
+
+def pack(settings: Mapping[str, RawSetting]) -> bytes:
+    """Serialize settings for another process of the gateway, secrets included."""
+    return msgspec.msgpack.encode(settings)
+
+
+def unpack(packed: bytes) -> dict[str, RawSetting]:
+    """Return the settings in bytes from `pack`."""
+    return msgspec.msgpack.decode(packed, type=dict[str, RawSetting])
+
+
+def masked(config: Config) -> dict[str, object]:
+    """Return the configuration as plain data for display.
+
+    Returns:
+        Sections of keys; secrets are "***" when set and "" when not, the Redis URL lacks user and password.
+    """
+    return {
+        section: {
+            key: masked_redis_url(value) if (section, key) == ("redis", "url") else _plain(value)
+            for key, value in msgspec.structs.asdict(getattr(config, section)).items()
+        }
+        for section in SECTIONS
+    }
+
+
+def _plain(value: object) -> object:
+    match value:
+        case bool() | int() | float() | str():
+            return value
+        case tuple():
+            return list(value)
+        case _:
+            return str(value)
+
+
+def _check_together(config: Config) -> None:
+    """Reject settings that contradict each other."""
+    server, cache = config.server, config.cache
+    for one, other in (
+        ("server.tls_cert", "server.tls_key"),
+        ("server.tls_key", "server.tls_cert"),
+        ("server.tls_client_ca", "server.tls_cert"),
+        ("upstream.client_cert", "upstream.client_key"),
+        ("upstream.client_key", "upstream.client_cert"),
+    ):
+        if _value(config, one) and not _value(config, other):
+            raise ConfigError(f"{one} = {shorten(_value(config, one))} needs {other}; name that file too")
+    if server.listen == server.admin_listen and getattr(server.listen, "port", 1) != 0:
+        raise ConfigError(
+            f"server.admin_listen = {server.admin_listen} is server.listen too; give each its own address"
+        )
+    if cache.scope == "shared" and not is_loopback(server.listen) and not cache.allow_shared_on_network:
+        raise ConfigError(
+            f'cache.scope = "shared" on server.listen = {server.listen} gives stored records to everybody '
+            "who can connect; use 127.0.0.1 or unix:/path, or set cache.allow_shared_on_network = true"
+        )
+    if cache.memory_bytes == 0 and not config.redis.url:
+        raise ConfigError(
+            "cache.memory_bytes = 0 without redis.url leaves no cache at all; set redis.url or a memory size"
+        )
+
+
+def _value(config: Config, name: str) -> object:
+    section, _, key = name.partition(".")
+    return getattr(getattr(config, section), key)
+
+
+def admin_token(environ: Mapping[str, str]) -> Secret:
+    """Return the admin token in the environment, for a client of the admin address; empty without one.
+
+    Raises:
+        ConfigError: it can't be read or used.
+    """
+    name = "server.admin_token"
+    variable = variable_of(name)
+    settings = from_environment({key: value for key, value in environ.items() if key.startswith(variable)})
+    if name not in settings:
+        return Secret()
+    token = _read(name, settings[name])
+    assert isinstance(token, Secret)
+    return token
+
+
+def _read(name: str, setting: RawSetting) -> object:
+    try:
+        return RULES[name].read(setting.value, is_text=setting.is_text)
+    except InvalidValue as exc:
+        raise ConfigError(f"{name} = {exc.value} (from {setting.source}) {exc.remedy}") from exc

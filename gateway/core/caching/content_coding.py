@@ -1,0 +1,37 @@
+"""Content codings of stored bodies (RFC 9110 §8.4)."""
+
+from __future__ import annotations
+
+import zlib
+
+from gateway.core.caching.cache_status import Reason
+from gateway.core.http.messages import Fields, members
+
+
+def plain_body(fields: Fields, body: bytes, max_bytes: int) -> bytes | Reason:
+    """Undo the content coding of a body.
+
+    Args:
+        fields: of the response.
+        body: as received.
+        max_bytes: bound of the decoded body.
+
+    Returns:
+        The decoded body; `Reason.CONTENT_CODING` for an unknown, invalid or incomplete coding, or
+        `Reason.TOO_LARGE`.
+    """
+    codings = [coding.lower() for coding in members(fields, b"content-encoding")]
+    match [coding for coding in codings if coding != b"identity"]:
+        case []:
+            return body
+        case [b"gzip" | b"x-gzip"]:
+            inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+            try:
+                plain = inflater.decompress(body, max_bytes + 1)
+            except zlib.error:
+                return Reason.CONTENT_CODING
+            if len(plain) > max_bytes:
+                return Reason.TOO_LARGE
+            return plain if inflater.eof and not inflater.unused_data else Reason.CONTENT_CODING
+        case _:
+            return Reason.CONTENT_CODING
