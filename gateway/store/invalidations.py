@@ -91,7 +91,7 @@ class Invalidations:
         limit: bound of each queue.
 
     Attributes:
-        changes: of stacks, and of entries under their Redis keys.
+        changes: of stacks, and of entries under their local keys.
         all_pending: every stack counts as pending: invalidations by another process are not received.
     """
 

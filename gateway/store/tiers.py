@@ -165,19 +165,17 @@ class Tiers:
         if (entry := self.peek(key)) is not None:
             return LookupResult(entry)
         if self.redis is None or not self.redis.may_have(key):
-            # What Redis may not have is removed there before it is read again, unless all counts as pending.
-            return LookupResult(None) if self._invalidations.all_pending else ABSENT
+            return self._without_redis()
         fill_token = self.fill_token(key)
         return self._checked(fill_token, await self.redis.lookup(key))
 
     def lookup_now(self, key: EntryKey) -> EarlyLookup | None:
-        """Look up what memory does not have, where that needs no wait; ``None`` where it does."""
-        is_current = self._peers is None or self._peers.is_current()
-        if not is_current or (self.redis is not None and self.redis.may_have(key)):
+        """Look up what memory does not have, if that needs no wait; otherwise ``None``."""
+        if self._peers is not None and not self._peers.is_current():
             return None
-        # Where all counts as pending, Redis may have it all the same.
-        absent = LookupResult(None) if self._invalidations.all_pending else ABSENT
-        return EarlyLookup(self.fill_token(key), absent)
+        if self.redis is not None and self.redis.may_have(key):
+            return None
+        return EarlyLookup(self.fill_token(key), self._without_redis())
 
     def ask_redis(self, key: EntryKey, on_result: Callable[[EarlyLookup], None]) -> bool:
         """Start a look-up in Redis of what memory does not have.
@@ -198,6 +196,10 @@ class Tiers:
             key, lambda result: on_result(EarlyLookup(fill_token, self._checked(fill_token, result)))
         )
 
+    def _without_redis(self) -> LookupResult:
+        # What Redis may not have is removed there before it is read again, unless all counts as pending.
+        return LookupResult(None) if self._invalidations.all_pending else ABSENT
+
     def _checked(self, fill_token: FillToken, result: LookupResult) -> LookupResult:
         """Return what of a result from Redis is still valid; keep its entry in memory."""
         if result.has_failed:
@@ -211,7 +213,7 @@ class Tiers:
         return LookupResult(entry, result.generation)
 
     def lacks_generation(self, found: EarlyLookup) -> bool:
-        """Tell whether a fill needs `mint` first: Redis was asked, and the stack has no generation."""
+        """Whether a fill needs `mint` first: Redis was read, and the stack has no generation."""
         lookup = found.lookup
         return (
             self.redis is not None
@@ -221,8 +223,8 @@ class Tiers:
         )
 
     async def mint(self, key: EntryKey) -> bytes | None:
-        """Give a stack a generation, before a fetch; ``None`` when Redis has none to give."""
-        return None if self.redis is None else await self.redis.mint(key)
+        """Return the generation of a stack, a new one if there was none; ``None`` if Redis gave none."""
+        return await self.redis.mint(key) if self.redis is not None else None
 
     def begin_fetch(self, fill_token: FillToken, generation: bytes | None = None) -> FillToken:
         """Put a fetch that begins now in order with others of the same entry; `store` or `drop` ends it.
