@@ -275,7 +275,7 @@ MECHANISMS = (
         "gateway/admin/connection.py",
         "if len(self._others) > MOST_CONNECTIONS:",
         "if False:",
-        "tests/admin/test_admin.py::test_silent_connections_are_bounded_and_keep_nobody_out",
+        "tests/admin/test_admin.py::test_idle_connections_are_bounded_and_keep_no_other_out",
     ),
     Mechanism(
         "cut after closing",
@@ -404,7 +404,7 @@ MECHANISMS = (
         "gateway/telemetry/log_format.py",
         "self._writer.write(self.format(record))",
         "print(self.format(record), file=sys.__stderr__, flush=True)",
-        "tests/telemetry/test_line_writer.py::test_a_log_that_nobody_reads_stops_no_answer_no_look_and_no_end",
+        "tests/telemetry/test_line_writer.py::test_an_unread_log_blocks_no_response_no_scrape_and_no_exit",
     ),
 )
 

@@ -1,1 +1,1 @@
-"""The admin address: health, metrics, configuration, purging."""
+"""The admin address: health, metrics, configuration, purge."""

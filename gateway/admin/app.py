@@ -1,4 +1,4 @@
-"""The admin side: health, metrics, the configuration, purging; a listener of its own."""
+"""The admin application: health, metrics, configuration, purge and the page."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ from gateway.telemetry.metrics_text import render
 _LOG = logging.getLogger("gateway.admin")
 _MAX_BODY_BYTES: Final = 4_096
 _BODY_TIMEOUT_S: Final = 5.0
-# A scrape becomes a tenth as large in half a millisecond; more effort gains little.
+# A tenth of the size in half a millisecond; higher levels gain little.
 _GZIP_LEVEL: Final = 1
 _READING: Final = frozenset({"GET", "HEAD"})
 _VERSIONS: Final = frozenset({(1, 0), (1, 1)})
@@ -49,7 +49,7 @@ def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) 
 
     Args:
         operations: the running gateway.
-        token: `server.admin_token`; empty: only loopback and Unix peers reach the protected paths.
+        token: `server.admin_token`; if empty, only loopback and Unix peers reach the protected paths.
         hosts: `server.admin_hosts`, lower-case names without port.
     """
     own = frozenset(host.removesuffix(".") for host in hosts)
@@ -57,7 +57,7 @@ def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) 
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app.cleanup_ctx.append(admin.page.sampling)
     app.on_response_prepare.append(_finish_head)
-    # One route: aiohttp answers unknown paths and expectations in a shape of its own and echoes the sender.
+    # One route: aiohttp's own errors have another format and echo the request.
     app.router.add_route("*", "/{path:.*}", admin.handle, expect_handler=_expect)
     return app
 
@@ -78,11 +78,11 @@ class _Admin:
             "/config": (_READING, self._config),
             "/purge": (frozenset({"POST"}), self._purge),
         }
-        # For people: what the page asks may change with it, so it is no part of the described interface.
+        # For the page alone: not part of the documented interface.
         self._shown: Final = self.page.paths
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer a request; its Host is judged first, and every error gets the one shape."""
+        """Handle a request: Host first; all errors have the same format."""
         try:
             self._check_host(request)
             known = self._paths.get(request.path)
@@ -104,17 +104,17 @@ class _Admin:
             return response
 
     async def _healthz(self, _request: web.Request) -> web.StreamResponse:
-        """Answer as long as the process lives."""
+        """200 as long as the process lives."""
         return web.Response(text="ok\n")
 
     async def _readyz(self, _request: web.Request) -> web.StreamResponse:
-        """Answer 200 while requests are accepted, else 503."""
+        """200 while requests are accepted, else 503."""
         await self._operations.refresh()
         is_ready = self._operations.ready()
         return _json({"ready": is_ready, **self._operations.health()}, status=200 if is_ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        """Answer the metrics in the format and coding that the reader wants."""
+        """The metrics in the negotiated format and content coding."""
         await self._operations.refresh()
         accept = ", ".join(request.headers.getall(hdrs.ACCEPT, []))
         body, content_type = render(self._operations.metrics_snapshot(), accept)
@@ -125,29 +125,29 @@ class _Admin:
         return web.Response(body=body, headers=fields)
 
     async def _config(self, request: web.Request) -> web.StreamResponse:
-        """Answer the effective configuration, masked."""
+        """The effective configuration, masked."""
         self._authorize(request)
         return _json(self._operations.masked_config())
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
-        """Answer the page and what it loads: as much as the configuration tells, and more."""
+        """The page and its files; protected, because it shows the configuration and more."""
         self._authorize(request)
         return await self._shown[request.path](request)
 
     async def _purge(self, request: web.Request) -> web.StreamResponse:
-        """Forget a stack."""
+        """Invalidate a stack."""
         self._authorize(request)
-        # A page of another origin can't send this type without asking first, and that is never granted.
+        # Another origin needs a CORS preflight for this type, which is never granted.
         if request.content_type != "application/json" or hdrs.CONTENT_ENCODING in request.headers:
             raise AdminError(AdminProblem.MEDIA_TYPE)
         if not await self._operations.purge(await _stack_id(request)):
-            return answer(AdminProblem.NOT_TOLD)
+            return answer(AdminProblem.PENDING)
         return _json({"forgotten": True})
 
     def _check_host(self, request: web.Request) -> None:
-        """Refuse a Host that a foreign page may have been made to point at this address (DNS rebinding)."""
+        """Reject a Host that DNS rebinding may have pointed at this address."""
         values = request.headers.getall(hdrs.HOST, [])
-        # In an absolute-form target the authority would count instead of the Host (RFC 9112 section 3.2.2).
+        # The authority of an absolute-form target would replace the Host (RFC 9112 section 3.2.2).
         is_plain = request.version in _VERSIONS and request.raw_path.startswith("/")
         if len(values) > 1 or not is_plain:
             raise AdminError(AdminProblem.MALFORMED)
@@ -172,13 +172,13 @@ class _Admin:
         if _is_local(request.transport):
             return
         wanted = self._token.reveal().encode()
-        given = _presented(request.headers.getall(hdrs.AUTHORIZATION, []))
-        if not wanted or given is None or not hmac.compare_digest(given, wanted):
+        token = _token_of(request.headers.getall(hdrs.AUTHORIZATION, []))
+        if not wanted or token is None or not hmac.compare_digest(token, wanted):
             raise AdminError(AdminProblem.TOKEN)
 
 
 def _is_local(transport: asyncio.Transport | None) -> bool:
-    """Tell whether the peer is on this machine; forwarded fields say nothing here, anybody can send them."""
+    """Return whether the peer is on this machine, by its socket: anybody can send forwarded fields."""
     if transport is None:
         return False
     sock = transport.get_extra_info("socket")
@@ -188,8 +188,8 @@ def _is_local(transport: asyncio.Transport | None) -> bool:
     return isinstance(peer, tuple) and is_loopback_host(str(peer[0]))
 
 
-def _presented(values: Sequence[str]) -> bytes | None:
-    """Return the token that was sent as Bearer or as the password of Basic; None when there is none."""
+def _token_of(values: Sequence[str]) -> bytes | None:
+    """Return the token sent as Bearer or as the password of Basic; None without one."""
     if len(values) != 1:
         return None
     scheme, _, credentials = values[0].partition(" ")
@@ -223,7 +223,7 @@ async def _stack_id(request: web.Request) -> str:
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise AdminError(AdminProblem.BODY) from exc
     if not is_known_form:
-        # Nothing can be stored under it: success would tell that a pattern, say, had been purged.
+        # Nothing is ever stored under it: success would suggest that a pattern, say, was purged.
         raise AdminError(AdminProblem.BODY)
     return stack_id
 
@@ -234,20 +234,20 @@ def _json(data: dict[str, object], status: int = 200) -> web.Response:
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:
-    """Meet the one expectation there is (RFC 9110 section 10.1.1)."""
+    """Send 100 Continue (RFC 9110 section 10.1.1)."""
     if request.version != (1, 1):
         return None
     if request.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
         return answer(AdminProblem.EXPECTATION)
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    # The interim answer does not count as the beginning of the final one.
+    # The interim response is not the start of the final one.
     request.writer.output_size = 0
     return None
 
 
 async def _finish_head(_request: web.Request, response: web.StreamResponse) -> None:
     for name, value in SECURITY_FIELDS.items():
-        # The page brings a policy of its own.
+        # The page has its own policy.
         response.headers.setdefault(name, value)
-    # aiohttp would tell its version.
+    # aiohttp's has its version.
     response.headers.popall(hdrs.SERVER, None)

@@ -1,4 +1,4 @@
-"""Connections to the admin address: aiohttp's, but bounded; what can't be parsed is not echoed or logged."""
+"""Bounded connections of the admin address; malformed requests are neither echoed nor logged."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from gateway.runtime.progress import cut_later, drained
 
 _LOG = logging.getLogger("gateway.admin")
 _KEEPALIVE_S: Final = 75.0
-# How long the rest of a body that nobody wants is read away before the connection is closed.
+# How long an unread request body is drained before the connection is closed.
 _LINGER_S: Final = 0.5
-# How long a peer may take nothing of an answer.
+# How long a peer may read nothing of a response.
 _WRITE_S: Final = 15.0
 MOST_CONNECTIONS: Final = 64
-"""How many there may be; one more takes the place of the one on which nothing has come for longest."""
+"""The limit; one more replaces the connection that has been idle longest."""
 
 
 def admin_connections(
     server: web.Server, connection: type[AdminConnection] | None = None
 ) -> Callable[[], asyncio.Protocol]:
-    """Return what makes the connections of an admin listener.
+    """Return the protocol factory of an admin listener.
 
     Args:
-        server: the server of the runner that runs the admin application.
+        server: of the runner of the admin application.
         connection: the class of the connections.
     """
     options: dict[str, Any] = {
@@ -48,8 +48,8 @@ class AdminConnection(RequestHandler):
 
     Args:
         server: see `admin_connections`.
-        others: the open ones, that on which nothing has come for longest first.
-        options: of aiohttp's.
+        others: the open ones, the longest idle first.
+        options: of `RequestHandler`.
     """
 
     def __init__(self, server: web.Server, others: dict[AdminConnection, None], **options: Any) -> None:
@@ -58,7 +58,7 @@ class AdminConnection(RequestHandler):
         self._wire: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a connection; callers need descriptors too, and probes must always come in."""
+        """Add a connection; the limit leaves descriptors to callers, and probes are always accepted."""
         super().connection_made(transport)
         self._wire = self.transport
         self._others[self] = None
@@ -66,23 +66,23 @@ class AdminConnection(RequestHandler):
             next(iter(self._others)).cut()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Let go of a connection."""
+        """Remove a connection."""
         self._others.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes."""
+        """Mark the connection as active."""
         if self._others.pop(self, 0) is None:
             self._others[self] = None
         super().data_received(data)
 
     def force_close(self) -> None:
-        """Close the connection once the peer has taken what was written, for which it has a time."""
+        """Close the connection once the peer has read the response, or a time has passed."""
         cut_later(self.transport, _WRITE_S)
         super().force_close()
 
     def cut(self) -> None:
-        """End the connection at once, whatever is still to be sent."""
+        """Abort the connection."""
         self._others.pop(self, None)
         if self._wire is not None:
             self._wire.abort()
@@ -92,7 +92,7 @@ class AdminConnection(RequestHandler):
             await drained(self, _WRITE_S)
         except TimeoutError as error:
             self.cut()
-            raise ConnectionResetError("the peer takes nothing") from error
+            raise ConnectionResetError("the peer reads nothing") from error
 
     def handle_error(
         self,
@@ -101,15 +101,15 @@ class AdminConnection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what the parser refused, or what failed outside the application."""
-        # Both texts may hold what the sender sent, a token for example.
+        """Respond to what the parser rejected or what failed outside the application."""
+        # Both texts may quote the request, and so a token.
         del request, message
         why = of_status(status)
         response = answer(why)
         if why is AdminProblem.FAILED:
             _LOG.error("admin request %s failed", response.headers["X-Request-Id"], exc_info=exc)
         response.headers.update(SECURITY_FIELDS)
-        # Where there is none, aiohttp puts its own with its version.
+        # Otherwise aiohttp adds its own with its version.
         response.headers[hdrs.SERVER] = "aos-gateway"
         response.force_close()
         return response

@@ -1,4 +1,4 @@
-"""How the admin side says no: one row a reason, one shape for all."""
+"""The error responses of the admin address: one row each, one format."""
 
 import secrets
 from enum import Enum
@@ -17,8 +17,8 @@ _HOST_RULE: Final = "The Host is neither a loopback name nor an IP address nor o
 _TOKEN_RULE: Final = (
     "Over the network this path needs server.admin_token: as bearer, or in a browser as password of any user."
 )
-_NOT_TOLD: Final = "Forgotten here, but Redis could not be told yet; the gateway goes on trying."
-# It tells about an upstream, which no admin request has (RFC 9209).
+_PENDING: Final = "Invalidated here, but Redis has not confirmed it yet; the gateway keeps trying."
+# Proxy-Status is about an upstream, which admin requests do not have (RFC 9209).
 _NOT_HERE: Final = frozenset({b"Proxy-Status", b"Content-Length"})
 
 SECURITY_FIELDS: Final = {
@@ -31,12 +31,12 @@ SECURITY_FIELDS: Final = {
 
 
 class AdminProblem(Enum):
-    """Why an admin request is refused: status, number within the status, text."""
+    """Why an admin request fails: status, number within the status, text."""
 
     MALFORMED = (400, 901, "The request is malformed.")
     BODY = (400, 902, _BODY_SHAPE)
     TOKEN = (401, 901, _TOKEN_RULE)
-    PATH = (404, 901, "There is nothing at this path.")
+    PATH = (404, 901, "Nothing is at this path.")
     METHOD = (405, 901, "This path does not take the method.")
     SLOW = (408, 901, "The body did not arrive in time.")
     TOO_LARGE = (413, 901, "The body is too large.")
@@ -44,8 +44,8 @@ class AdminProblem(Enum):
     EXPECTATION = (417, 901, "Only 100-continue can be expected.")
     HOST = (421, 901, _HOST_RULE)
     HEAD_TOO_LARGE = (431, 901, "The request head is too large.")
-    FAILED = (500, 901, "The gateway failed; its log tells more about this request id.")
-    NOT_TOLD = (503, 901, _NOT_TOLD)
+    FAILED = (500, 901, "The gateway failed; see its log for this request id.")
+    PENDING = (503, 901, _PENDING)
 
 
 _BY_STATUS: Final = {
@@ -68,7 +68,7 @@ class AdminError(GatewayError):
         super().__init__(why.name)
         self.why = why
         self.status, self.number, self.detail = why.value
-        self.retry_after_s = 1 if why is AdminProblem.NOT_TOLD else None
+        self.retry_after_s = 1 if why is AdminProblem.PENDING else None
 
 
 def of_status(status: int) -> AdminProblem:
@@ -77,13 +77,13 @@ def of_status(status: int) -> AdminProblem:
 
 
 def answer(why: AdminProblem, allow: str | None = None, accept: str = "") -> web.Response:
-    """Make the answer that tells a refusal; its request id is in the field X-Request-Id.
+    """Return the error response, with a new request id in X-Request-Id.
 
     Args:
         why: the reason.
-        allow: value for the field Allow with `AdminProblem.METHOD`.
-        accept: what the request accepts: a person in a browser is told in plain text and asked for the token.
-            Not so for what the page asks every second, else nobody could type it between two questions.
+        allow: value of Allow for `AdminProblem.METHOD`.
+        accept: value of the request's Accept. A browser gets plain text and asks for the token. The page's
+            own polls don't, or the browser would ask again every second.
     """
     head, body = problem(AdminError(why), secrets.token_hex(16).encode())
     response = web.Response(status=head.status, reason=head.reason.decode(), body=body)

@@ -1,4 +1,4 @@
-"""The admin side on a listener of its own."""
+"""Serves the admin application on a listener of its own."""
 
 from __future__ import annotations
 

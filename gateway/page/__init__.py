@@ -1,1 +1,1 @@
-"""The page on the admin address: what it shows, worked out here, and the files a browser loads."""
+"""The page on the admin address: its data and the files that a browser loads."""

@@ -1,4 +1,4 @@
-"""One line a request, without tokens, bodies or anything a caller could forge a line with."""
+"""One log line per request, without tokens and bodies, and safe against log injection."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ from gateway.telemetry.log_format import FIELDS, LineHandler, formatter
 from gateway.telemetry.log_rate_limit import LogLimit
 
 ABORTED = 499
-"""The status of a line where no answer was sent: the caller left first, or a drain's time was over."""
+"""The status of a request without a response: the caller left, or the drain deadline passed."""
 _ERROR_STATUS = 400
 _THROTTLED = 429
 _FAILED_STATUS = 500
 _NEVER = 1000
-# A line is short whatever a caller sends.
+# Bounds what a caller puts into a line.
 _MAX_TEXT_BYTES = 128
 _PRINTABLE = bytes(number if 0x20 <= number < 0x7F else ord("?") for number in range(256))
 _log = logging.getLogger("gateway.access")
-# Requests that the gateway refused or failed: anybody can make as many as he likes.
+# Requests rejected or failed by the gateway, rate limited: anybody can cause any number.
 _refused_log = logging.getLogger("gateway.access.refused")
 _LIMITED = ("gateway.access.refused", "gateway.downstream.proxy_protocol", "aiohttp.server", "asyncio")
 
 
 class AccessRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """An answered request.
+    """A request that has ended.
 
     Attributes:
         request_id: its id.
         peer: the caller's address.
-        method: the method token; empty when the request line was not understood.
-        path: the target as received; what stands behind a ``?`` is never logged.
-        status: of the answer; `ABORTED` where none was sent.
-        took_s: from the parsed request to the last byte of the answer.
-        received_bytes: head and body, as far as they were read, without the framing of chunks.
-        sent_bytes: head and body, as far as they were written.
-        caller: digest of its credential; empty when there is none, or none is to be logged.
-        user_agent: the program that asks.
-        parent: the caller's span; ``None`` when it told none.
-        verdict: what the cache did; ``None`` when the gateway answered for itself.
-        error: with which the gateway answered for itself; ``None`` when it did not.
-        upstream_s: to the head of the upstream's answer; ``None`` when none was waited for.
+        method: the method token; empty when the request line was malformed.
+        path: the target as received; its query is never logged.
+        status: of the response; `ABORTED` without one.
+        took_s: from the parsed request to the last byte of the response.
+        received_bytes: head and body as far as read, without chunk framing.
+        sent_bytes: head and body as far as written.
+        caller: digest of its credential; empty without one, or when callers are not logged.
+        user_agent: value of ``User-Agent``.
+        parent: the caller's span; ``None`` when it sent none.
+        cache_status: what the cache did; ``None`` for a response of the gateway itself.
+        error: of a response of the gateway itself; ``None`` for others.
+        upstream_s: to the upstream's response head; ``None`` without an upstream request.
     """
 
     request_id: bytes
@@ -73,13 +73,13 @@ class AccessRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Begun(msgspec.Struct, frozen=True):
-    """What was read of a request that the gateway refused or failed before it was understood.
+    """What was read of a request that was rejected before it was parsed.
 
     Attributes:
         method: the method token; empty when the request line is malformed or incomplete.
         target: as received; empty likewise.
-        received_bytes: how much had come.
-        since_s: monotonic time of its first byte; ``None`` when that is not known.
+        received_bytes: bytes read.
+        since_s: monotonic time of its first byte; ``None`` when unknown.
     """
 
     method: bytes = b""
@@ -93,7 +93,7 @@ class AccessLog:
 
     Args:
         which: ``all``, ``errors`` (status 400 and above) or ``off``.
-        sample: which part of the hits gets a line, 0 to 1; everything else gets one always.
+        sample: share of the hits that is logged, 0 to 1; everything else always is.
         digest: names callers; ``None`` leaves them out.
         pick: returns a number from 0 to below 1.
 
@@ -112,34 +112,38 @@ class AccessLog:
         self.change(which, sample, digest)
 
     def change(self, which: str, sample: float, digest: CallerDigest | None) -> None:
-        """Write other lines from now on."""
+        """Change the settings."""
         self._digest = digest
         self.is_on = which == "all" and sample > 0
         self._least_status = {"all": 0, "errors": _ERROR_STATUS, "off": _NEVER}[which]
         self._sample = sample
 
     def wants_hit(self) -> bool:
-        """Tell whether this hit gets a line."""
+        """Return whether this hit is logged."""
         return self.is_on and (self._sample >= 1 or self._pick() < self._sample)
 
     def wants(self, status: int, cache_status: CacheStatus | None) -> bool:
-        """Tell whether an answer gets a line."""
+        """Return whether a response is logged."""
         if status < self._least_status:
             return False
         if cache_status is None or status >= _ERROR_STATUS or outcome(cache_status) != HIT:
             return True
         return self.wants_hit()
 
-    def caller(self, shown: Identity | Fields) -> str:
-        """Return what a line calls a caller: one that was recognised, or who sent these field lines."""
+    def caller(self, credentials: Identity | Fields) -> str:
+        """Return the digest of a caller, by its identity or its request's fields; empty when not logged."""
         if self._digest is None:
             return ""
-        return self._digest.of_identity(shown) if isinstance(shown, Identity) else self._digest.of(shown)
+        return (
+            self._digest.of_identity(credentials)
+            if isinstance(credentials, Identity)
+            else self._digest.of(credentials)
+        )
 
     def refused(
         self, error: GatewayError, request_id: bytes, peer: bytes, begun: Begun, sent_bytes: int
     ) -> None:
-        """Write a line for a request that did not get as far as a handler's answer."""
+        """Log a request that was rejected before it reached the handler."""
         if self.wants(error.status, None):
             self.write(
                 AccessRecord(
@@ -155,20 +159,20 @@ class AccessLog:
                 )
             )
 
-    def write(self, answered: AccessRecord) -> None:
-        """Write a line; the query is left out, it may hold anything."""
-        cache_status, status = answered.cache_status, answered.status
-        error, upstream_s = answered.error, answered.upstream_s
+    def write(self, access: AccessRecord) -> None:
+        """Log a request, without its query, which may hold secrets."""
+        cache_status, status = access.cache_status, access.status
+        error, upstream_s = access.error, access.upstream_s
         log = _log if cache_status is not None else _refused_log
         level = logging.WARNING if status >= _FAILED_STATUS or status == _THROTTLED else logging.INFO
         if not log.isEnabledFor(level):
             return
-        path = loggable_path(answered.path)
+        path = loggable_path(access.path)
         line: dict[str, object] = {
-            "request_id": _text(answered.request_id),
-            "trace_id": _text(answered.parent.trace_id) if answered.parent is not None else "",
-            "peer": _text(answered.peer),
-            "method": answered.method[:_MAX_TEXT_BYTES],
+            "request_id": _text(access.request_id),
+            "trace_id": _text(access.parent.trace_id) if access.parent is not None else "",
+            "peer": _text(access.peer),
+            "method": access.method[:_MAX_TEXT_BYTES],
             "path": _text(path),
             "route": route_name(path),
             "status": status,
@@ -176,35 +180,35 @@ class AccessLog:
             "reason": cache_status.reason.value
             if cache_status is not None and cache_status.reason is not None
             else "",
-            "answered_by": _who(answered),
+            "answered_by": _answered_by(access),
             "upstream_ms": None if upstream_s is None else round(upstream_s * 1000, 2),
-            "duration_ms": round(answered.took_s * 1000, 2),
-            "received_bytes": answered.received_bytes,
-            "sent_bytes": answered.sent_bytes,
+            "duration_ms": round(access.took_s * 1000, 2),
+            "received_bytes": access.received_bytes,
+            "sent_bytes": access.sent_bytes,
         }
-        if answered.caller:
-            line["caller"] = answered.caller
-        if answered.user_agent:
-            line["user_agent"] = _text(answered.user_agent)
+        if access.caller:
+            line["caller"] = access.caller
+        if access.user_agent:
+            line["user_agent"] = _text(access.user_agent)
         if error is not None:
             line |= {"error": error.proxy_error, "code": error.code}
-        # Not by `Logger.log`, which looks for the line of code that has called it.
+        # Not by `Logger.log`, which searches the stack for its caller.
         record = logging.LogRecord(log.name, level, "", 0, "request", (), None)
         setattr(record, FIELDS, line)
         log.handle(record)
 
 
 def set_level(level: str) -> None:
-    """Write lines that are at least this severe."""
+    """Set the least level that is logged."""
     logging.getLogger().setLevel(level.upper())
 
 
 def set_up_logging(level: str, which: str = "auto") -> None:
-    """Send log lines to standard error; bound those that callers can cause.
+    """Log to standard error, and rate limit the lines that callers can cause.
 
     Args:
-        level: least severe level that is written.
-        which: how lines look, see `log_lines.formatter`.
+        level: the least level that is logged.
+        which: see `log_format.formatter`.
     """
     root = logging.getLogger()
     root.handlers[:] = [LineHandler(standard_error(), formatter(which))]
@@ -214,16 +218,16 @@ def set_up_logging(level: str, which: str = "auto") -> None:
 
 
 def dropped_lines() -> int:
-    """Return how many lines were left out because callers caused too many, or because nobody read them."""
+    """Return the number of lines dropped by the rate limit, or because nobody read them in time."""
     limits = (limit for name in _LIMITED for limit in logging.getLogger(name).filters)
     return standard_error().lost + sum(limit.dropped for limit in limits if isinstance(limit, LogLimit))
 
 
-def _who(answered: AccessRecord) -> str:
-    """Return who made the answer; empty when there was none."""
-    if answered.cache_status is None:
-        return "gateway" if answered.error is not None else ""
-    return "cache" if outcome(answered.cache_status) == HIT else "aos"
+def _answered_by(access: AccessRecord) -> str:
+    """Return whose response it is; empty without one."""
+    if access.cache_status is None:
+        return "gateway" if access.error is not None else ""
+    return "cache" if outcome(access.cache_status) == HIT else "aos"
 
 
 def _text(raw: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What the log calls a caller: a short keyed digest of the credential, which cannot be turned back."""
+"""Names a caller in the log: a short keyed digest of its credential."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from gateway.core.http.messages import Fields, values
 from gateway.core.http.signature import access_keys
 
 _DIGEST_BYTES = 6
-# Workers, and a process that takes over, inherit it, so that they call a caller the same.
+# Inherited by workers and across a hot restart, so that the digests stay the same.
 _VARIABLE = "_AOSGW_CALLER_KEY"
 
 
 def digest_key(secret: bytes, environ: MutableMapping[str, str]) -> bytes:
-    """Return what keys the digests: ``cache.secret``, or a random value for this gateway's processes.
+    """Return the key of the digests: ``cache.secret``, or a random value for this gateway's processes.
 
     Args:
         secret: ``cache.secret``; empty for none.
-        environ: like `os.environ`, which processes that are started inherit; the value is left there.
+        environ: `os.environ`, where a random value is left for child processes.
     """
     return secret or environ.setdefault(_VARIABLE, secrets.token_hex(32)).encode()
 
@@ -29,7 +29,7 @@ class CallerDigest:
     """Names callers for the log.
 
     Args:
-        recogniser: tells callers apart.
+        identity_reader: reads the identity of a caller.
         key: see `digest_key`.
     """
 
@@ -38,17 +38,17 @@ class CallerDigest:
         self._key = keyed(key)
 
     def of(self, fields: Fields) -> str:
-        """Return the digest of what a request shows; empty when it shows no credential."""
+        """Return the digest of a request's credential; empty when it has none."""
         found = self._identity_reader.identify(fields)
         if isinstance(found, Identity):
             return self.of_identity(found)
-        # A signature differs from request to request, its access key does not.
-        shown = access_keys(fields) or (*values(fields, TOKEN_FIELD), *values(fields, b"authorization"))
-        return self._digest(b"\n".join(shown)) if any(shown) else ""
+        # Each signature is different, its access key is not.
+        credentials = access_keys(fields) or (*values(fields, TOKEN_FIELD), *values(fields, b"authorization"))
+        return self._digest(b"\n".join(credentials)) if any(credentials) else ""
 
     def of_identity(self, identity: Identity) -> str:
-        """Return the digest of a caller that was recognised."""
+        """Return the digest of an identity."""
         return self._digest(identity.flight)
 
-    def _digest(self, shown: bytes) -> str:
-        return blake2b(shown, digest_size=_DIGEST_BYTES, key=self._key, person=b"aosgw-log").hexdigest()
+    def _digest(self, credentials: bytes) -> str:
+        return blake2b(credentials, digest_size=_DIGEST_BYTES, key=self._key, person=b"aosgw-log").hexdigest()

@@ -1,4 +1,4 @@
-"""How late the event loop comes to what it was asked to do, looked at once a second."""
+"""Measures the delay of the event loop once a second."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _EVERY_S = 1.0
 
 
 class EventLoopLag:
-    """Asks the loop for a call once a second and measures how late that comes.
+    """Measures how late a timer fires.
 
     Args:
-        lag_s: gets each measurement.
-        every_s: time between two of them.
+        lag_s: counts each measurement.
+        every_s: time between two.
     """
 
     def __init__(self, lag_s: Histogram, every_s: float = _EVERY_S) -> None:
@@ -25,17 +25,17 @@ class EventLoopLag:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin; needs a running loop."""
-        # Not the loop's own time: uvloop's stands still during a turn.
+        """Start; needs a running loop."""
+        # Not the loop's own time, which uvloop updates once an iteration.
         self._due_s = time.monotonic() + self._every_s
-        self._timer = asyncio.get_running_loop().call_later(self._every_s, self._look)
+        self._timer = asyncio.get_running_loop().call_later(self._every_s, self._measure)
 
     def stop(self) -> None:
-        """End; may be repeated."""
+        """Stop; may be repeated."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         self._lag_s.observe(max(0.0, time.monotonic() - self._due_s))
         self.start()

@@ -1,4 +1,4 @@
-"""Lines to a descriptor without ever waiting for who reads them."""
+"""Writes lines to a descriptor without ever blocking the caller."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ from collections.abc import Callable
 from typing import TextIO
 
 HELD_BYTES = 1_048_576
-"""How much is held for a reader that is slow; what comes beyond is lost."""
-# A write of at most so much to a pipe is not mixed with those of other processes (pipe(7)).
+"""Bound of the buffer; lines beyond it are lost."""
+# PIPE_BUF: larger writes to a pipe may be interleaved with those of other processes (pipe(7)).
 _ATOMIC_BYTES = 4_096
-# Lines of so long are written together: waking the thread for each would cost requests more than the line.
+# Lines of this time are written together: waking the thread for each costs more than the line.
 _GATHER_S = 0.02
-# Whoever has not read by then does not read.
+# A reader that takes longer is considered dead.
 _FLUSH_S = 1.0
 _LINE_BYTES = 65_536
 _STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2
 
 
 class LineWriter:
-    """Writes lines in a thread of its own, held in bounded memory until they are written.
+    """Writes lines in a thread of its own, from a bounded buffer.
 
-    A blocking write is the one way to a pipe that leaves the other writers of its open file description
-    alone: `O_NONBLOCK` would be theirs too. Once the bound is reached, lines are lost until all that is held
-    was written; then one line tells how many.
+    In a thread, because `O_NONBLOCK` would also apply to the other processes that share the open file
+    description. When the buffer is full, lines are lost until it is empty again; then one line says how many.
 
     Args:
         descriptor: where to write.
-        tell: makes the line that tells how many were lost.
-        most_bytes: bound of what is held.
+        lost_line: returns the line that says how many were lost.
+        most_bytes: bound of the buffer.
 
     Attributes:
-        tell: as above.
+        lost_line: as above.
         lost: lines that were not written.
-        has_no_reader: the last write has failed with `EPIPE`.
+        has_no_reader: the last write failed with `EPIPE`.
         descriptor: as above.
     """
 
-    def __init__(self, descriptor: int, tell: Callable[[int], str], most_bytes: int = HELD_BYTES) -> None:
-        self.tell = tell
+    def __init__(
+        self, descriptor: int, lost_line: Callable[[int], str], most_bytes: int = HELD_BYTES
+    ) -> None:
+        self.lost_line = lost_line
         self.lost = 0
         self.has_no_reader = False
         self.descriptor = descriptor
@@ -56,11 +57,11 @@ class LineWriter:
         self._held_bytes = 0
         self._is_full = False
         self._is_idle = True
-        self._told = 0
+        self._reported = 0
         self._thread: threading.Thread | None = None
 
     def write(self, line: str) -> None:
-        """Have a line written, or lose it; its line feed is added."""
+        """Queue a line, without its line feed; it is lost when the buffer is full."""
         data = line.encode("utf-8", "backslashreplace") + b"\n"
         with self._changed:
             self._is_full = self._is_full or self._held_bytes + len(data) > self._most_bytes
@@ -73,61 +74,61 @@ class LineWriter:
                 return
             self._is_idle = False
             if self._thread is None:
-                # A daemon: one that hangs in a write must not hold up the end of the process.
+                # A daemon: a blocked write must not delay the exit of the process.
                 self._thread = threading.Thread(target=self._run, name="line-writer", daemon=True)
                 self._thread.start()
             else:
                 self._changed.notify_all()
 
     def flush(self, timeout_s: float = _FLUSH_S) -> None:
-        """Wait until everything is written, but not longer than a time."""
+        """Wait until everything is written, at most for a time."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_idle, timeout_s)
 
     def _run(self) -> None:
-        is_taken = True
+        is_written = True
         while True:
             with self._changed:
                 if not self._lines:
                     self._is_full = False
-                    if not is_taken or self.lost == self._told:
+                    if not is_written or self.lost == self._reported:
                         self._is_idle = True
                         self._changed.notify_all()
                         self._changed.wait_for(lambda: self._lines)
                 lines, self._lines = self._lines, []
             if lines:
-                is_taken = self._write_all(lines)
+                is_written = self._write_all(lines)
                 time.sleep(_GATHER_S)
             else:
-                lost = self.lost - self._told
-                is_taken = self._write(f"{self.tell(lost)}\n".encode())
-                if is_taken:
-                    self._told += lost
+                lost = self.lost - self._reported
+                is_written = self._write(f"{self.lost_line(lost)}\n".encode())
+                if is_written:
+                    self._reported += lost
 
     def _write_all(self, lines: list[bytes]) -> bool:
-        """Write lines, several at a time; tell whether the last ones were taken."""
-        is_taken = True
+        """Write lines, several at a time; return whether the last ones were written."""
+        is_written = True
         begin = 0
         while begin < len(lines):
             end, size = begin + 1, len(lines[begin])
             while end < len(lines) and size + len(lines[end]) <= _ATOMIC_BYTES:
                 size += len(lines[end])
                 end += 1
-            is_taken = self._write(b"".join(lines[begin:end]))
+            is_written = self._write(b"".join(lines[begin:end]))
             with self._changed:
                 self._held_bytes -= size
-                if not is_taken:
+                if not is_written:
                     self.lost += end - begin
             begin = end
-        return is_taken
+        return is_written
 
     def _write(self, data: bytes) -> bool:
-        """Write all of it; ``False`` when that failed: nobody reads, or the disk is full."""
+        """Write all of it; ``False`` when that failed: no reader, or the disk is full."""
         while data:
             try:
                 data = data[os.write(self.descriptor, data) :]
             except BlockingIOError:
-                # Another process has made the open file description non-blocking.
+                # Another process made the open file description non-blocking.
                 poll = select.poll()
                 poll.register(self.descriptor, select.POLLOUT)
                 poll.poll()
@@ -139,7 +140,7 @@ class LineWriter:
 
 
 class _LineStream(io.TextIOBase):
-    """A standard stream that never waits."""
+    """A standard stream that never blocks."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -153,7 +154,7 @@ class _LineStream(io.TextIOBase):
         """Write text, whole lines at a time.
 
         Raises:
-            BrokenPipeError: nobody reads.
+            BrokenPipeError: there is no reader.
         """
         if self._writer.has_no_reader:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
@@ -177,19 +178,19 @@ class _LineStream(io.TextIOBase):
 
 @functools.cache
 def standard_error() -> LineWriter:
-    """Return what writes to standard error; to nowhere when the process was started without one."""
+    """Return the writer to standard error, or to ``/dev/null`` in a process without one."""
     return _writer_to(_STANDARD_ERROR, sys.__stderr__)
 
 
 def unblock_standard_streams() -> None:
-    """Let nothing that this process prints, tracebacks and warnings included, wait for who reads it."""
+    """Replace the standard streams, so that nothing printed, tracebacks included, can block."""
     sys.stderr = _LineStream(standard_error())
     sys.stdout = _LineStream(_writer_to(_STANDARD_OUTPUT, sys.__stdout__))
 
 
 def _writer_to(descriptor: int, stream: TextIO | None) -> LineWriter:
     if stream is None:
-        # The process was started without it; what has its number may be a caller's connection.
+        # Its number may be that of another file or connection now.
         descriptor = os.open(os.devnull, os.O_WRONLY)
     writer = LineWriter(descriptor, "{} lines were lost: nobody read them in time".format)
     atexit.register(writer.flush)

@@ -1,4 +1,4 @@
-"""How a log line looks: a JSON object for programs, or a text for people."""
+"""Formats log lines: JSON for programs, text for people."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gateway.telemetry.line_writer import LineWriter
 _TIME = "%Y-%m-%dT%H:%M:%S"
 _WORD = re.compile(r"[^\s\"=]*")
 FIELDS = "fields"
-"""Attribute of a record: what it tells beside its message, as a mapping of names to plain values."""
+"""Attribute of a log record: a mapping of names to plain values, logged beside the message."""
 
 
 def formatter(which: str, stream: TextIO | None = None) -> logging.Formatter:
-    """Return what makes lines.
+    """Return a formatter.
 
     Args:
         which: ``json``, ``text``, or ``auto``: text on a terminal, else JSON.
@@ -36,7 +36,7 @@ class JsonLines(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__()
-        # The same for all lines of a second.
+        # Formatted once a second.
         self._second = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
@@ -55,48 +55,48 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        # What no field of ours holds, a library's message may: a lone surrogate is no JSON.
+        # A library's message may have lone surrogates, which JSON can't.
         line["message"] = str(line["message"]).encode("utf-8", "replace").decode()
         return orjson.dumps(line, default=str).decode()
 
 
 class TextLines(logging.Formatter):
-    """One text a line, times in UTC; fields stand behind the message."""
+    """One line of text, times in UTC; fields follow the message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", f"{_TIME}Z")
         self.converter = time.gmtime
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # logging calls it so
+    def formatMessage(self, record: logging.LogRecord) -> str:  # overrides `logging.Formatter`
         """Return the line without traceback."""
-        told = "".join(
+        fields = "".join(
             f" {name}={_word(value)}" for name, value in _fields(record).items() if value not in (None, "")
         )
-        return super().formatMessage(record) + told
+        return super().formatMessage(record) + fields
 
 
 class LineHandler(logging.Handler):
-    """Hands lines to a writer that never waits, which tells in the same form how many were lost.
+    """Hands lines to a writer that never blocks, and formats its line about lost lines.
 
     Args:
-        writer: takes the lines.
-        form: makes them.
+        writer: writes the lines.
+        form: formats them.
     """
 
     def __init__(self, writer: LineWriter, form: logging.Formatter) -> None:
         super().__init__()
         self.setFormatter(form)
         self._writer = writer
-        writer.tell = self._tell
+        writer.lost_line = self._lost_line
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have a record written."""
+        """Write a record."""
         try:
             self._writer.write(self.format(record))
         except Exception:
             self.handleError(record)
 
-    def _tell(self, lost: int) -> str:
+    def _lost_line(self, lost: int) -> str:
         text = "%d log lines were lost: nobody read them in time, or they could not be written"
         record = logging.LogRecord("gateway", logging.WARNING, __file__, 0, text, (lost,), None)
         setattr(record, FIELDS, {"lost": lost})
@@ -104,7 +104,7 @@ class LineHandler(logging.Handler):
 
 
 def _word(value: object) -> str:
-    """Return a value so that its end can be told, in quotes if need be."""
+    """Return a value as text, quoted where its end would be ambiguous."""
     text = str(value)
     return text if _WORD.fullmatch(text) else orjson.dumps(text).decode()
 

@@ -1,4 +1,4 @@
-"""A bound on the log lines that callers can cause: a bucket of lines that fills again with time."""
+"""Rate limit for log lines that callers can cause: a token bucket."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _BURST = 100.0
 
 
 class LogLimit(logging.Filter):
-    """Drops lines beyond a rate; the first one that passes again tells how many were dropped.
+    """Drops lines beyond a rate; the next line written says how many.
 
     Args:
-        lines_per_s: how fast the bucket fills.
-        burst: how many lines may come at once.
-        monotonic_s: the time.
+        lines_per_s: refill rate of the bucket.
+        burst: size of the bucket.
+        monotonic_s: the clock.
 
     Attributes:
-        dropped: lines that were dropped since the start.
+        dropped: lines dropped since the start.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class LogLimit(logging.Filter):
         self._left = burst
         self._filled_s = monotonic_s()
         self.dropped = 0
-        self._told = 0
+        self._reported = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a line is written."""
+        """Return whether a line is written."""
         now_s = self._monotonic_s()
         self._left = min(self._burst, self._left + (now_s - self._filled_s) * self._lines_per_s)
         self._filled_s = now_s
@@ -46,8 +46,8 @@ class LogLimit(logging.Filter):
             self.dropped += 1
             return False
         self._left -= 1
-        if self.dropped > self._told:
-            record.msg = f"{record.getMessage()} ({self.dropped - self._told} such lines were left out)"
+        if self.dropped > self._reported:
+            record.msg = f"{record.getMessage()} ({self.dropped - self._reported} such lines were dropped)"
             record.args = ()
-            self._told = self.dropped
+            self._reported = self.dropped
         return True

@@ -1,12 +1,4 @@
-"""What the gateway counts: plain integers on the request path, put together when somebody asks.
-
-A `Snapshot` is what one process has counted, in a form that can be sent to another one, and
-`metrics_text.render` makes one scrape of as many as there are. Counters and histograms add up, and so do
-gauges of things that each process has of its own: connections, upstream connections and their bounds,
-waiting requests, flights, memory bytes and entries, debts, queues, memory, descriptors. Gauges that do not:
-``ready``, ``redis_up`` and ``redis_subscription_up`` are those of the worst process, ``redis_breaker_open``
-is 1 when one is open, and the start is the earliest (`metrics_catalogue.Merge`).
-"""
+"""The counters of one process: plain integers on the request path, made into a `Snapshot` for each scrape."""
 
 from __future__ import annotations
 
@@ -37,10 +29,10 @@ _OUTCOMES = (HIT, "miss", "bypass", ERROR)
 
 
 class Histogram:
-    """Durations counted by fixed upper bounds: one search and two additions each.
+    """Counts durations in buckets.
 
     Args:
-        bounds_s: upper bounds, each included, ascending; beyond the last one everything is counted together.
+        bounds_s: inclusive upper bounds, ascending; one more bucket is for what lies beyond the last.
     """
 
     __slots__ = ("bounds_s", "counts", "total_s")
@@ -60,28 +52,28 @@ class Metrics:
     """Counters of one process; every label value comes from a fixed list.
 
     Attributes:
-        requests: answered requests by (outcome, reason, status class), those below left out.
-        fast_hits: hits with status 200 that went the fast lane.
-        collapsed: requests answered by a fetch that another one had begun.
-        stored: records handed to at least one tier.
-        errors: answers that the gateway made itself, by code.
-        throttled: answers with status 429, by who gave them.
-        request_s: durations to the head of the answer by outcome.
-        upstream_requests: requests sent upstream by method.
+        requests: requests by (outcome, reason, status class), without `fast_hits`.
+        fast_hits: hits with status 200 on the fast path.
+        collapsed: requests that joined another one's fetch.
+        stored: records stored in at least one tier.
+        errors: error responses of the gateway itself, by code.
+        throttled: responses with status 429, by origin.
+        requests_aborted: requests without a response: the caller left, or the drain deadline passed.
+        request_s: durations to the response head, by outcome.
+        upstream_requests: requests sent upstream, by method.
         upstream_failures: exchanges without a usable response, by RFC 9209 error type.
-        upstream_s: durations to the upstream's head by status class.
-        upstream_wait_s: waits for a place in the upstream pool.
-        redis_failures: failed operations by (operation, kind).
-        redis_s: durations by operation.
+        upstream_s: durations to the upstream's response head, by status class.
+        upstream_wait_s: waits for a slot in the upstream pool.
+        redis_failures: failed operations, by (operation, kind).
+        redis_s: durations, by operation.
         redis_subscriptions: how often the subscription was confirmed.
-        entries_invalid: look-ups that found bytes which do not verify.
-        not_stored: fetches that were not stored in a tier, by cause.
-        forgotten: stacks forgotten, by cause.
-        requests_aborted: requests whose caller left before the answer, or that a drain cut.
-        bad_requests: requests refused before they were understood, by status.
-        connections_refused: connections beyond the bound.
-        connections_unfit: connections closed for want of a PROXY protocol header, by `Unfit`.
-        event_loop_lag_s: how late the event loop was, once a second.
+        entries_invalid: look-ups whose entry failed verification.
+        not_stored: records that could not be stored in a tier, by cause.
+        invalidations: stacks invalidated, by cause.
+        bad_requests: requests rejected as malformed or too large, by status.
+        connections_refused: connections closed because the limit was reached.
+        connections_unfit: connections without a valid PROXY protocol header, by `Unfit`.
+        event_loop_lag_s: delay of a timer, once a second.
     """
 
     def __init__(self) -> None:
@@ -108,20 +100,20 @@ class Metrics:
         self.connections_unfit: Counter[str] = Counter()
         self.event_loop_lag_s = Histogram(LOOP_BOUNDS_S)
 
-    def answered(self, cache_status: CacheStatus | None, status: int, took_s: float) -> None:
-        """Count an answer.
+    def answered(self, cache_status: CacheStatus | None, status: int, duration_s: float) -> None:
+        """Count a response.
 
         Args:
-            verdict: what the cache did; ``None`` when the gateway answered for itself.
-            status: of the answer.
-            took_s: from the parsed request to the answer's head.
+            cache_status: what the cache did; ``None`` for a response of the gateway itself.
+            status: of the response.
+            duration_s: from the parsed request to the response head.
         """
         reason = (
             cache_status.reason.value if cache_status is not None and cache_status.reason is not None else ""
         )
         how = ERROR if cache_status is None else outcome(cache_status)
         self.requests[how, reason, f"{status // 100}xx"] += 1
-        self.request_s[how].observe(took_s)
+        self.request_s[how].observe(duration_s)
         if status == 429:
             self.throttled[GATEWAY if cache_status is None else UPSTREAM] += 1
         if cache_status is None:
@@ -132,31 +124,31 @@ class Metrics:
             self.stored += 1
 
     def called(self, method: str, waited_s: float) -> None:
-        """Count a request sent upstream and its wait; methods that callers make up count together."""
+        """Count a request sent upstream and its wait; unknown methods count as ``other``."""
         self.upstream_wait_s.observe(waited_s)
         self.upstream_requests[method if method in _METHODS else "other"] += 1
 
-    def redis_took(self, operation: str, took_s: float) -> None:
-        """Note how long a Redis operation took, failed ones too."""
-        self.redis_s[operation].observe(took_s)
+    def redis_took(self, operation: str, duration_s: float) -> None:
+        """Count the duration of a Redis operation, failed or not."""
+        self.redis_s[operation].observe(duration_s)
 
-    def responded(self, status: int | None, took_s: float, error: str = "") -> None:
-        """Note how long the upstream took to its head, or to its failure.
+    def responded(self, status: int | None, duration_s: float, error: str = "") -> None:
+        """Count the time to the upstream's response head or failure.
 
         Args:
-            status: of the answer; ``None`` when it gave no usable one.
-            took_s: from the place in the pool on.
-            error: type of the failure (RFC 9209).
+            status: of the response; ``None`` when there was no usable one.
+            duration_s: since the exchange got its slot in the pool.
+            error: type of the failure (RFC 9209); for subclasses.
         """
         del error
         name = NO_STATUS if status is None else f"{status // 100}xx"
-        self.upstream_s.get(name, self.upstream_s[NO_STATUS]).observe(took_s)
+        self.upstream_s.get(name, self.upstream_s[NO_STATUS]).observe(duration_s)
 
     def snapshot(self, gauges: Mapping[str, float], build: tuple[str, ...] = ()) -> Snapshot:
         """Return everything that was counted.
 
         Args:
-            readings: gauges, and counters that are kept elsewhere, by their name in the catalogue.
+            gauges: values kept elsewhere, counters too, by their name in the catalogue.
             build: label values of ``build_info``; empty leaves it out.
         """
         counted = self._counted()
@@ -175,28 +167,28 @@ class Metrics:
 
     def _counted(self) -> dict[str, Mapping[tuple[str, ...], float]]:
         requests = self.requests + Counter({_PLAIN_HIT: self.fast_hits})
-        refusals: Counter[tuple[str, ...]] = Counter()
+        uncached: Counter[tuple[str, ...]] = Counter()
         hits = 0
         for (how, reason, _), count in requests.items():
             hits += count if how == HIT else 0
             if reason:
-                refusals[stage(Reason(reason)), reason] += count
+                uncached[stage(Reason(reason)), reason] += count
         return {
             "requests": dict(requests.items()),
-            "uncached": refusals,
-            "errors": _by_one(self.errors),
-            "throttled": _by_one(self.throttled),
+            "uncached": uncached,
+            "errors": _by_label(self.errors),
+            "throttled": _by_label(self.throttled),
             "requests_aborted": {(): self.requests_aborted},
-            "bad_requests": _by_one(self.bad_requests),
+            "bad_requests": _by_label(self.bad_requests),
             "upstream_requests_saved": {(HIT,): hits, ("collapsed",): self.collapsed},
             "records_stored": {(): self.stored},
-            "not_stored": _by_one(self.not_stored),
-            "invalidations": _by_one(self.invalidations),
+            "not_stored": _by_label(self.not_stored),
+            "invalidations": _by_label(self.invalidations),
             "entries_invalid": {(): self.entries_invalid},
             "connections_refused": {(): self.connections_refused},
-            "connections_unfit": _by_one(self.connections_unfit),
-            "upstream_requests": _by_one(self.upstream_requests),
-            "upstream_failures": _by_one(self.upstream_failures),
+            "connections_unfit": _by_label(self.connections_unfit),
+            "upstream_requests": _by_label(self.upstream_requests),
+            "upstream_failures": _by_label(self.upstream_failures),
             "redis_subscriptions": {(): self.redis_subscriptions},
             "redis_failures": dict(self.redis_failures.items()),
         }
@@ -211,7 +203,7 @@ class Metrics:
         }
 
 
-def _by_one(counts: Counter[str]) -> dict[tuple[str, ...], float]:
+def _by_label(counts: Counter[str]) -> dict[tuple[str, ...], float]:
     return {(value,): count for value, count in counts.items()}
 
 

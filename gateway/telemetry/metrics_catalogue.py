@@ -1,7 +1,7 @@
-"""Every metric of the gateway: name, kind, meaning, labels and how several processes make one value.
+"""Every metric of the gateway: name, type, help, labels and how the values of several processes are merged.
 
-The one list that scraping, ``deploy/monitoring/metrics.md`` and the tests go by. Label values come from fixed
-lists alone: nothing that a caller or the upstream sends can make a new series.
+Scraping, ``deploy/monitoring/metrics.md`` and the tests use this list. Label values come from fixed lists, so
+that neither callers nor the upstream can create series.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
 NO_STATUS = "none"
 UPSTREAM, GATEWAY = "upstream", "gateway"
 ERROR = "error"
-"""What takes the outcome's place when the gateway answered for itself."""
+"""The outcome of a request that the gateway answered itself."""
 
-# From a quick AOS in the same region to its read timeout.
+# From a fast AOS in the same region to the default read timeout.
 UPSTREAM_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-# Around redis.timeout_s, which is 0.1 s unless told otherwise.
+# Around the default redis.timeout_s of 0.1 s.
 REDIS_BOUNDS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 LOOP_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 class Kind(enum.Enum):
-    """The type of a family, by its Prometheus name."""
+    """Metric type, as Prometheus names it."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -40,10 +40,9 @@ class Kind(enum.Enum):
 
 
 class Merge(enum.Enum):
-    """How the values of several processes become one."""
+    """How the values of several processes are merged."""
 
     SUM = "sum"
-    # The worst or the best of them tells what matters.
     LEAST = "least"
     GREATEST = "greatest"
 
@@ -56,10 +55,10 @@ class Family(msgspec.Struct, frozen=True):
         kind: its type.
         about: its help text.
         labels: names of its labels.
-        known: label values that are there from the start, so that the first event shows in a rate.
+        known: label values present from the start, so that a rate shows the first event.
         bounds_s: a histogram's upper bounds.
-        merge: how processes are put together; counters and histograms add up always.
-        is_standard: has no prefix, because every client library calls it so.
+        merge: how processes are merged; counters and histograms always add up.
+        is_standard: has no prefix, because all client libraries use this name.
     """
 
     name: str
@@ -73,7 +72,7 @@ class Family(msgspec.Struct, frozen=True):
 
     @property
     def full_name(self) -> str:
-        """Its name with prefix, as the exposition's ``TYPE`` line has it but for a counter's suffix."""
+        """Its name with prefix; a counter's without ``_total``."""
         return self.name if self.is_standard else PREFIX + self.name
 
 
@@ -114,23 +113,23 @@ _PROXY_ERRORS = _each(
 )
 
 FAMILIES: tuple[Family, ...] = (
-    # What callers got.
+    # Requests.
     _counter(
         "requests",
-        "Answered requests; reason says why the cache said no, empty: it did not.",
+        "Requests by outcome; reason is why the cache was not used, empty if it was.",
         ("outcome", "reason", "status"),
         ((HIT, "", "2xx"), ("miss", "", "2xx"), ("bypass", Reason.ROUTE.value, "2xx"), (ERROR, "", "5xx")),
     ),
     _counter(
         "uncached",
-        "Answered requests that the cache said no to: lookup (not asked), serve (an entry was of no use), "
-        "store (the record was not kept).",
+        "Requests for which the cache was not used, by stage: lookup (not looked up), serve (no stored entry "
+        "served), store (response not stored).",
         ("stage", "reason"),
         tuple((stage(reason), reason.value) for reason in Reason),
     ),
     _counter(
         "errors",
-        "Answers that the gateway made itself, by the code in their body.",
+        "Error responses of the gateway itself, by the code in their body.",
         ("code",),
         _each(
             ("GATEWAY.4290001", "GATEWAY.5020001", "GATEWAY.5030001", "GATEWAY.5040001", "GATEWAY.5040002")
@@ -138,8 +137,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _counter(
         "throttled",
-        "Answers with status 429: the upstream's own, and those that the gateway gave in its place while a "
-        "caller had to wait.",
+        "Responses with status 429: the upstream's, and the gateway's while a caller is throttled.",
         ("by",),
         _each((UPSTREAM, GATEWAY)),
     ),
@@ -149,51 +147,64 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _counter(
         "bad_requests",
-        "Requests refused before they were understood.",
+        "Requests rejected as malformed or too large, by status.",
         ("status",),
         _each(("400", "408", "414", "431", "505")),
     ),
     Family(
         "request_duration_seconds",
         Kind.HISTOGRAM,
-        "From a parsed request to the head of its answer; hits in memory on the fast lane are not measured.",
+        "From the parsed request to the response head; memory hits on the fast path are not measured.",
         ("outcome",),
         _each((*OUTCOMES, ERROR)),
         UPSTREAM_BOUNDS_S,
     ),
-    # What the cache is good for.
+    # The cache.
     _counter(
         "upstream_requests_saved",
-        "Requests that cost the upstream nothing: hits, and those that joined another one's fetch.",
+        "Requests answered without one of their own upstream: hits, and those that joined a fetch.",
         ("how",),
         _each((HIT, "collapsed")),
     ),
-    _counter("records_stored", "Records handed to at least one tier."),
+    _counter("records_stored", "Records stored in at least one tier."),
     _counter(
         "not_stored",
-        "Records that did not reach a tier, by cause.",
+        "Records that could not be stored in a tier, by cause.",
         ("cause",),
         _each(("overtaken", "queue-full", "redis-failed")),
     ),
-    _counter("invalidations", "Stacks forgotten, by cause.", ("cause",), _each(("write", "purge", "note"))),
-    _counter("entries_invalid", "Stored bytes that did not verify: damaged, forged or of another secret."),
-    # Callers' connections.
+    _counter(
+        "invalidations",
+        "Stacks invalidated, by cause; note: by another replica or worker.",
+        ("cause",),
+        _each(("write", "purge", "note")),
+    ),
+    _counter(
+        "entries_invalid",
+        "Stored entries that failed verification: damaged, forged or made with another secret.",
+    ),
+    # Downstream connections.
     _gauge("connections", "Open downstream connections."),
-    _gauge("connections_limit", "Bound of open downstream connections."),
-    _counter("connections_refused", "Connections turned away because there were too many."),
+    _gauge("connections_limit", "Limit of open downstream connections."),
+    _counter("connections_refused", "Connections closed at once because the limit was reached."),
     _counter(
         "connections_unfit",
-        "Connections closed because they did not begin with a PROXY protocol header that may be believed.",
+        "Connections closed because they did not begin with a valid PROXY protocol header in time.",
         ("why",),
         _each(why.value for why in Unfit),
     ),
     # The upstream.
     _counter("upstream_requests", "Requests sent upstream.", ("method",), _each(METHODS)),
-    _counter("upstream_failures", "Exchanges without a usable response.", ("error",), _PROXY_ERRORS),
+    _counter(
+        "upstream_failures",
+        "Upstream requests without a usable response, by RFC 9209 error type.",
+        ("error",),
+        _PROXY_ERRORS,
+    ),
     Family(
         "upstream_duration_seconds",
         Kind.HISTOGRAM,
-        "From a place in the pool to the head of the upstream's answer; status none: it gave none.",
+        "From a slot in the pool to the upstream's response head; status none: no usable response.",
         ("status",),
         _each((*STATUS_CLASSES, NO_STATUS)),
         UPSTREAM_BOUNDS_S,
@@ -201,38 +212,36 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "upstream_wait_seconds",
         Kind.HISTOGRAM,
-        "How long requests waited for a place in the upstream pool.",
+        "Time that requests waited for a slot in the upstream pool.",
         bounds_s=UPSTREAM_BOUNDS_S,
     ),
     _gauge("upstream_connections", "Upstream connections in use."),
-    _gauge("upstream_connections_limit", "Bound of those that are not parked."),
-    _gauge("upstream_parked", "Those of them that wait for a caller who sends or reads slowly."),
+    _gauge("upstream_connections_limit", "Limit of upstream connections in use, parked ones not counted."),
+    _gauge("upstream_parked", "Upstream connections in use that wait for a slow caller."),
     _gauge("upstream_waiting", "Requests waiting for an upstream connection."),
-    _gauge("upstream_waiting_limit", "Bound of requests waiting for an upstream connection."),
-    _gauge("fetches_in_flight", "Shared fetches under way."),
-    _gauge("throttled_callers", "Callers whom the upstream asked to wait, and whose time is not over."),
+    _gauge("upstream_waiting_limit", "Limit of requests waiting for an upstream connection."),
+    _gauge("fetches_in_flight", "Shared fetches in flight."),
+    _gauge("throttled_callers", "Callers throttled at present because the upstream answered 429."),
     # Memory.
-    _gauge("memory_cache_bytes", "Bytes held by the memory tier."),
-    _gauge("memory_cache_limit_bytes", "Bound of the memory tier; 0: it is off."),
-    _gauge("memory_cache_entries", "Entries held by the memory tier."),
-    _counter("memory_cache_evictions", "Entries that left the memory tier for want of room."),
+    _gauge("memory_cache_bytes", "Bytes in the memory tier."),
+    _gauge("memory_cache_limit_bytes", "Limit of the memory tier; 0 if it is off."),
+    _gauge("memory_cache_entries", "Entries in the memory tier."),
+    _counter("memory_cache_evictions", "Entries evicted from the memory tier to make room."),
     # Redis.
-    _gauge("redis_configured", "1 when there is a Redis to use.", Merge.GREATEST),
-    _gauge("redis_up", "1 when the last Redis operation succeeded, 0 when it failed.", Merge.LEAST),
+    _gauge("redis_configured", "1 if Redis is configured.", Merge.GREATEST),
+    _gauge("redis_up", "1 if the last Redis operation succeeded.", Merge.LEAST),
     _gauge(
         "redis_breaker_open",
-        "1 while requests do not wait for Redis, because it failed too often.",
+        "1 while the circuit breaker keeps requests from Redis.",
         Merge.GREATEST,
     ),
-    _counter("redis_breaker_openings", "How often Redis was given up."),
-    _gauge("redis_subscription_up", "1 while forgets of other replicas are heard.", Merge.LEAST),
-    _counter(
-        "redis_subscriptions", "How often the subscription was confirmed; each time memory starts empty."
-    ),
-    _gauge("redis_connections", "Connections to Redis that carry a command."),
-    _gauge("redis_connections_limit", "Bound of connections to Redis for commands."),
-    _gauge("redis_pending_invalidations", "Stacks that Redis must still be told to forget."),
-    _gauge("redis_write_queue", "Stores waiting to be sent to Redis."),
+    _counter("redis_breaker_openings", "How often the circuit breaker opened."),
+    _gauge("redis_subscription_up", "1 while invalidations of other replicas are received.", Merge.LEAST),
+    _counter("redis_subscriptions", "How often the subscription was confirmed; memory is cleared each time."),
+    _gauge("redis_connections", "Connections to Redis in use for a command."),
+    _gauge("redis_connections_limit", "Limit of connections to Redis for commands."),
+    _gauge("redis_pending_invalidations", "Stacks whose invalidation Redis has not confirmed yet."),
+    _gauge("redis_write_queue", "Records waiting to be written to Redis."),
     _counter(
         "redis_failures",
         "Failed Redis operations.",
@@ -251,35 +260,38 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "event_loop_lag_seconds",
         Kind.HISTOGRAM,
-        "How late the event loop came to a call it was to make, looked at once a second.",
+        "Delay of a timer of the event loop, measured once a second.",
         bounds_s=LOOP_BOUNDS_S,
     ),
     Family(
         "build_info",
         Kind.GAUGE,
-        "1; the labels say what is running.",
+        "1; the labels name the version, Python and the event loop.",
         ("version", "python", "loop"),
         (),
         merge=Merge.GREATEST,
     ),
     _counter(
         "log_lines_dropped",
-        "Log lines left out because callers caused too many, or because nobody read them.",
+        "Log lines dropped: over the rate limit, or nobody read them in time.",
     ),
     _gauge("ready", "1 while requests are accepted, 0 while draining.", Merge.LEAST),
-    _gauge("processes", "Processes that this scrape tells about."),
-    # The service: told once, by the process that listens.
+    _gauge("processes", "Processes in this scrape."),
+    # The service, counted once by the main process.
     _gauge("workers", "Workers that accept requests."),
-    _counter("worker_restarts", "Workers that were replaced."),
-    _counter("config_reloads", "Times the configuration was read anew."),
-    _counter("config_reload_failures", "Times that failed and the old one stayed."),
-    _gauge("config_last_reload_success", "1 unless the last time failed.", Merge.LEAST),
+    _counter("worker_restarts", "Workers replaced after they ended."),
+    _counter("config_reloads", "Successful reloads of the configuration."),
+    _counter("config_reload_failures", "Failed reloads; the old configuration stayed in use."),
+    _gauge("config_last_reload_success", "1 if the last reload succeeded or there was none.", Merge.LEAST),
     _standard("process_cpu_seconds", Kind.COUNTER, "User and system CPU time."),
     _standard("process_resident_memory_bytes", Kind.GAUGE, "Resident memory."),
     _standard("process_virtual_memory_bytes", Kind.GAUGE, "Virtual memory."),
     _standard("process_open_fds", Kind.GAUGE, "Open file descriptors."),
-    _standard("process_max_fds", Kind.GAUGE, "Bound of open file descriptors."),
+    _standard("process_max_fds", Kind.GAUGE, "Limit of open file descriptors."),
     _standard(
-        "process_start_time_seconds", Kind.GAUGE, "Start of the oldest process, since the epoch.", Merge.LEAST
+        "process_start_time_seconds",
+        Kind.GAUGE,
+        "Start of the oldest process in seconds since the epoch.",
+        Merge.LEAST,
     ),
 )

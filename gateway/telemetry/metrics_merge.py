@@ -1,4 +1,4 @@
-"""What several processes have counted, put together by the rules of the catalogue."""
+"""Merges the snapshots of several processes by the rules of the catalogue."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MERGES: dict[Merge, Callable[[list[float]], float]] = {
 
 
 def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
-    """Put snapshots together: counters and histograms add up, gauges as the catalogue says.
+    """Merge snapshots: counters and histograms add up, gauges follow `Family.merge`.
 
     Args:
-        snapshots: one of each process; a family that none of them has is left out.
+        snapshots: one of each process; a family that none has is left out.
     """
     values: dict[str, list[Value]] = {}
     histograms: dict[str, list[Buckets]] = {}
@@ -35,7 +35,7 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
 
 
 def only_counts(snapshot: Snapshot) -> Snapshot:
-    """Return what stays of a process that has ended: no gauge."""
+    """Return the counters and histograms, which outlive their process."""
     counters = {family.name for family in FAMILIES if family.kind is Kind.COUNTER}
     values = {name: numbers for name, numbers in snapshot.values.items() if name in counters}
     return Snapshot(values, snapshot.histograms)

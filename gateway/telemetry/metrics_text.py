@@ -61,7 +61,7 @@ def _preferred(accept: str) -> _Format:
         }
         q = named.get("q", "1")
         found = _FORMATS.get((media_type, named.get("version", "").strip('"')))
-        # The first of equals, as scrapers mean it.
+        # The first of equal weight.
         if found is not None and _QVALUE.fullmatch(q) and float(q) > best_q:
             best, best_q = found, float(q)
     return best

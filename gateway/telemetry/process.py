@@ -1,4 +1,7 @@
-"""What this process takes of its machine, by the names that every Prometheus client has for it."""
+"""Resources of this process, by the names of all Prometheus clients.
+
+Not `prometheus_client.ProcessCollector`: workers never load that package.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from pathlib import Path
 from gateway import __version__
 
 _PROC = Path("/proc/self")
-# Field 22 of /proc/self/stat, counted behind the name, which may hold anything (proc(5)).
+# Field 22 of /proc/self/stat (proc(5)), counted after the name, which may hold anything.
 _START_FIELD = 19
 
 
 def gauges() -> dict[str, float]:
-    """Return the process metrics by name; what the system does not tell is left out."""
+    """Return the process metrics by name, as far as the system has them."""
     found = {"process_cpu_seconds": time.process_time(), "processes": 1.0}
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit != resource.RLIM_INFINITY:
@@ -25,7 +28,7 @@ def gauges() -> dict[str, float]:
         virtual, resident = (_PROC / "statm").read_text().split()[:2]
         found["process_virtual_memory_bytes"] = int(virtual) * os.sysconf("SC_PAGE_SIZE")
         found["process_resident_memory_bytes"] = int(resident) * os.sysconf("SC_PAGE_SIZE")
-        # Without the descriptor that lists them.
+        # Not the descriptor that lists them.
         found["process_open_fds"] = len(os.listdir(_PROC / "fd")) - 1
         found["process_start_time_seconds"] = _start_s()
     except (OSError, ValueError, IndexError):
@@ -34,7 +37,7 @@ def gauges() -> dict[str, float]:
 
 
 def build(loop: object) -> tuple[str, str, str]:
-    """Return what is running: version of the gateway, of Python, and the event loop's package."""
+    """Return the label values of ``build_info``: versions of gateway and Python, event loop."""
     return __version__, platform.python_version(), type(loop).__module__.partition(".")[0]
 
 

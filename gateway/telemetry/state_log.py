@@ -1,4 +1,4 @@
-"""One log line for each change of state of something that the gateway depends on."""
+"""One log line for each change of state of a dependency."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from gateway.telemetry.log_format import FIELDS
 
 _log = logging.getLogger("gateway")
 
-# One that fails every other time changes its state with each request.
+# Bounds the lines of a dependency that fails every other time.
 _LINES_PER_S = 0.1
 _BURST = 6.0
 _MAX_REASON = 200
 
 
 class StateLog:
-    """Logs that something fails and why, once for each reason, and that it works again.
+    """Logs when a dependency fails, once for each reason, and when it works again.
 
-    Report every outcome: what is in the log already costs a comparison. Lines are bounded; a state whose
-    line had to be left out is logged with the next outcome that may have one.
+    Report every outcome: an unchanged state costs one comparison. Lines are rate limited; a state whose line
+    was dropped is logged with a later outcome.
 
     Args:
-        name: what it is about, such as ``upstream``.
+        name: of the dependency, such as ``upstream``.
         clock: both clocks.
     """
 
@@ -41,7 +41,7 @@ class StateLog:
         """Report a failure.
 
         Args:
-            reason: in the other side's words; any text, but no secret.
+            reason: any text without secrets.
         """
         if not self._failures:
             self._began_s, self._began_wall_s = self._clock.monotonic_s(), self._clock.wall_s()
@@ -56,7 +56,7 @@ class StateLog:
         if not self._failures:
             return
         if not self._logged:
-            # Nobody was told that it was down.
+            # No line said that it was down.
             self._failures = 0
         elif self._may_log():
             lasted_s = round(self._clock.monotonic_s() - self._began_s, 1)
@@ -65,9 +65,9 @@ class StateLog:
             self._logged = ""
             self._failures = 0
 
-    def _write(self, state: str, text: str, **told: object) -> None:
+    def _write(self, state: str, text: str, **more: object) -> None:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._began_wall_s))
-        fields = {"dependency": self._name, "state": state, "down_since": since, **told}
+        fields = {"dependency": self._name, "state": state, "down_since": since, **more}
         _log.warning("%s %s", self._name, text, extra={FIELDS: fields})
 
     def _may_log(self) -> bool:

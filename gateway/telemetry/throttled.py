@@ -1,4 +1,4 @@
-"""Which callers get the most answers with status 429."""
+"""The callers with the most responses of status 429."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from gateway.core.http.messages import Fields
 from gateway.telemetry.caller_digest import CallerDigest
 
 MOST = 256
-"""Callers kept; who has not been seen for longest makes room."""
+"""Callers kept; the least recently throttled one is evicted."""
 
 _RECENT_S = 300.0
 
 
 class ThrottledCaller(msgspec.Struct, frozen=True):
-    """One caller who was told to wait.
+    """One throttled caller.
 
     Attributes:
-        caller: what the access log calls it too (`CallerDigest`); "" for those without a credential.
-        upstream: answers with status 429 that came from the upstream, since the caller came into the list.
-        here: those that the gateway gave in its place.
+        caller: as in the access log (`CallerDigest`); "" for those without a credential.
+        upstream: responses of the upstream with status 429 since the caller is in the list.
+        here: such responses of the gateway itself.
         age_s: seconds since the last one.
     """
 
@@ -33,14 +33,14 @@ class ThrottledCaller(msgspec.Struct, frozen=True):
     age_s: float
 
 
-class _Seen(msgspec.Struct):
+class _Counts(msgspec.Struct):
     upstream: int = 0
     here: int = 0
-    seen_s: float = 0.0
+    last_s: float = 0.0
 
 
 class ThrottledCallers:
-    """Counts answers with status 429 by caller.
+    """Counts responses with status 429 by caller.
 
     Args:
         clock: the monotonic one.
@@ -50,39 +50,39 @@ class ThrottledCallers:
     def __init__(self, clock: Clock, digest: CallerDigest) -> None:
         self._clock = clock
         self._digest = digest
-        # Least recently seen first.
-        self._seen: dict[str, _Seen] = {}
+        # Least recently throttled first.
+        self._counts: dict[str, _Counts] = {}
 
     def count(self, fields: Fields, *, is_own: bool) -> None:
-        """Count an answer.
+        """Count a response.
 
         Args:
             fields: of the request.
-            is_own: the gateway gave it in the upstream's place.
+            is_own: it is the gateway's, not the upstream's.
         """
         caller, now_s = self._digest.of(fields), self._clock.monotonic_s()
-        seen = self._seen.pop(caller, None)
-        if seen is None or now_s - seen.seen_s > _RECENT_S:
-            seen = _Seen()
-        seen.here += is_own
-        seen.upstream += not is_own
-        seen.seen_s = now_s
-        self._seen[caller] = seen
-        if len(self._seen) > MOST:
-            del self._seen[next(iter(self._seen))]
+        counts = self._counts.pop(caller, None)
+        if counts is None or now_s - counts.last_s > _RECENT_S:
+            counts = _Counts()
+        counts.here += is_own
+        counts.upstream += not is_own
+        counts.last_s = now_s
+        self._counts[caller] = counts
+        if len(self._counts) > MOST:
+            del self._counts[next(iter(self._counts))]
 
     def most(self) -> list[ThrottledCaller]:
-        """Return those of the last five minutes, who got most answers first."""
+        """Return those of the last five minutes, the most throttled first."""
         now_s = self._clock.monotonic_s()
         return merged(
-            [ThrottledCaller(caller, seen.upstream, seen.here, round(now_s - seen.seen_s, 1))]
-            for caller, seen in self._seen.items()
-            if now_s - seen.seen_s <= _RECENT_S
+            [ThrottledCaller(caller, counts.upstream, counts.here, round(now_s - counts.last_s, 1))]
+            for caller, counts in self._counts.items()
+            if now_s - counts.last_s <= _RECENT_S
         )
 
 
 def merged(lists: Iterable[Sequence[ThrottledCaller]], most: int = 10) -> list[ThrottledCaller]:
-    """Put together what several processes have seen, who got most answers first."""
+    """Merge the lists of several processes, the most throttled first."""
     found: dict[str, ThrottledCaller] = {}
     for one in itertools.chain.from_iterable(lists):
         other = found.get(one.caller, ThrottledCaller(one.caller, 0, 0, one.age_s))

@@ -1,4 +1,4 @@
-"""The admin side over real sockets: who may do what, what is refused and how."""
+"""The admin application over real sockets: access, and the format of errors."""
 
 import asyncio
 import base64
@@ -33,11 +33,11 @@ aos_gateway_connections 1.0
 
 
 class _Gateway:
-    """What the admin side works on in these tests."""
+    """The operations behind the admin application in these tests."""
 
     def __init__(self) -> None:
         self.is_ready = True
-        self.can_tell_redis = True
+        self.is_confirmed = True
         self.breaks = False
         self.purged: list[str] = []
         self.config: dict[str, object] = {"cache": {"secret": "***"}}
@@ -67,7 +67,7 @@ class _Gateway:
 
     async def purge(self, stack_id: str) -> bool:
         self.purged.append(stack_id)
-        return self.can_tell_redis
+        return self.is_confirmed
 
 
 class _FarConnection(AdminConnection):
@@ -82,7 +82,7 @@ class _FarConnection(AdminConnection):
 async def _running(
     gateway: _Gateway, *, token: str = "", is_far: bool = False, path: str | None = None
 ) -> AsyncIterator[str]:
-    """Serve the admin application and tell its address."""
+    """Serve the admin application and yield its address."""
     app = build_admin(gateway, token=Secret(token), hosts=["gateway.internal", "dotted.internal."])
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
@@ -113,14 +113,14 @@ def gateway() -> _Gateway:
 
 @pytest.fixture
 async def near(gateway: _Gateway) -> AsyncIterator[str]:
-    """Address of an admin side without token, as seen from loopback."""
+    """Address without token, for a loopback peer."""
     async with _running(gateway) as address:
         yield address
 
 
 @pytest.fixture
 async def far(gateway: _Gateway) -> AsyncIterator[str]:
-    """Address of an admin side with token, as seen from the network."""
+    """Address with token, for a peer on the network."""
     async with _running(gateway, token=_TOKEN, is_far=True) as address:
         yield address
 
@@ -130,7 +130,7 @@ async def _purge(address: str, headers: Headers = (), body: bytes = _PURGE) -> R
 
 
 def _assert_problem(response: RawResponse, status: int, number: str) -> None:
-    """Check that a refusal has the shape both kinds of clients can read, and tells nothing of the request."""
+    """Check the format of an error, and that it quotes nothing of the request."""
     assert response.status == status
     assert response.get("Content-Type") == b"application/problem+json"
     problem = response.json()
@@ -157,9 +157,7 @@ def _assert_guarded(response: RawResponse) -> None:
 # For everybody.
 
 
-async def test_a_living_process_answers_healthz_even_when_it_is_not_ready(
-    gateway: _Gateway, near: str
-) -> None:
+async def test_healthz_is_200_even_when_the_process_is_not_ready(gateway: _Gateway, near: str) -> None:
     gateway.is_ready = False
     response = await fetch(near, "/healthz")
     assert (response.status, response.body) == (200, b"ok\n")
@@ -215,12 +213,12 @@ async def test_health_and_metrics_are_for_the_network_too_without_a_token(far: s
         assert (await fetch(far, path)).status == 200
 
 
-async def test_head_is_answered_without_a_body(near: str) -> None:
+async def test_head_has_no_body(near: str) -> None:
     response = await fetch(near, "/metrics", method="HEAD")
     assert (response.status, response.body) == (200, b"")
 
 
-# Who may see the configuration and purge.
+# Access to the configuration and to purging.
 
 
 async def test_a_loopback_peer_needs_no_token(gateway: _Gateway, near: str) -> None:
@@ -298,7 +296,7 @@ async def test_without_the_one_right_token_the_network_gets_401(
     assert gateway.purged == []
 
 
-async def test_a_person_in_a_browser_is_asked_for_the_token_and_told_how_to_give_it(far: str) -> None:
+async def test_a_browser_asks_for_the_token_and_shows_how_to_enter_it(far: str) -> None:
     page = await fetch(far, "/", headers=[("Accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8")])
     assert (page.status, page.get("Content-Type")) == (401, b"text/plain; charset=utf-8")
     assert page.all("WWW-Authenticate")[-1].startswith(b"Basic ")
@@ -306,14 +304,14 @@ async def test_a_person_in_a_browser_is_asked_for_the_token_and_told_how_to_give
     assert b"password" in page.body
 
 
-async def test_what_the_page_asks_every_second_does_not_have_the_token_asked_for(far: str) -> None:
+async def test_polls_of_the_page_do_not_make_the_browser_ask_for_the_token(far: str) -> None:
     status = await fetch(far, "/status", headers=[("Accept", "application/json")])
     _assert_problem(status, 401, "0901")
     assert status.all("WWW-Authenticate") == [b'Bearer realm="aos-gateway admin"']
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer ", "Bearer", "Basic Og==", "Basic YTo="])
-async def test_without_a_configured_token_nobody_from_the_network_gets_in(
+async def test_without_a_configured_token_the_network_has_no_access(
     gateway: _Gateway, authorization: str | None
 ) -> None:
     headers = [] if authorization is None else [("Authorization", authorization)]
@@ -323,7 +321,7 @@ async def test_without_a_configured_token_nobody_from_the_network_gets_in(
     assert gateway.purged == []
 
 
-def test_peers_are_told_apart_on_uvloop_too(gateway: _Gateway, tmp_path: Path) -> None:
+def test_peers_are_distinguished_on_uvloop_too(gateway: _Gateway, tmp_path: Path) -> None:
     async def check() -> list[int]:
         async with _running(gateway, path=str(tmp_path / "admin.sock")) as unix, _running(gateway) as tcp:
             return [(await fetch(address, "/config")).status for address in (unix, tcp)]
@@ -411,10 +409,10 @@ async def test_one_host_is_needed_and_http_1_0_may_do_without(near: str) -> None
 # Purging.
 
 
-async def test_a_purge_that_redis_could_not_be_told_is_503_and_may_be_repeated(
+async def test_a_purge_that_redis_has_not_confirmed_is_503_and_may_be_repeated(
     gateway: _Gateway, near: str
 ) -> None:
-    gateway.can_tell_redis = False
+    gateway.is_confirmed = False
     response = await _purge(near)
     _assert_problem(response, 503, "0901")
     assert response.get("Retry-After") == b"1"
@@ -567,7 +565,7 @@ async def test_an_unknown_expectation_is_refused(near: str) -> None:
     assert b"s3cret" not in response.raw_head + response.body
 
 
-async def test_the_body_is_asked_for_when_the_client_waits_for_that(gateway: _Gateway, near: str) -> None:
+async def test_100_continue_is_sent_to_a_client_that_waits_for_it(gateway: _Gateway, near: str) -> None:
     async with await RawClient.connect(near) as client:
         length = ("Content-Length", str(len(_PURGE)))
         await client.send(request_bytes("POST", "/purge", [_JSON, length, ("Expect", "100-continue")]))
@@ -596,12 +594,12 @@ async def test_a_connection_carries_one_request_after_the_other(near: str) -> No
             assert (await client.request("GET", path)).status == status
 
 
-async def test_silent_connections_are_bounded_and_keep_nobody_out(near: str) -> None:
+async def test_idle_connections_are_bounded_and_keep_no_other_out(near: str) -> None:
     silent = [await RawClient.connect(near) for _ in range(2 * MOST_CONNECTIONS)]
     async with await RawClient.connect(near) as probe:
         for _ in range(3):
             assert (await probe.request("GET", "/healthz")).status == 200
-        # It was heard of after them.
+        # It was active after them.
         silent += [await RawClient.connect(near) for _ in range(MOST_CONNECTIONS - 2)]
         assert (await probe.request("GET", "/healthz")).status == 200
     assert all([await client.at_eof() for client in silent[:MOST_CONNECTIONS]])
@@ -610,7 +608,7 @@ async def test_silent_connections_are_bounded_and_keep_nobody_out(near: str) -> 
         client.abort()
 
 
-async def test_who_takes_nothing_of_an_answer_is_cut(
+async def test_a_peer_that_reads_nothing_of_a_response_is_cut(
     gateway: _Gateway, near: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.admin.connection._WRITE_S", 0.2)

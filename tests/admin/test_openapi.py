@@ -1,4 +1,4 @@
-"""config/openapi.yaml is a valid description, and the gateway answers as it says."""
+"""config/openapi.yaml is a valid description, and the gateway conforms to it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def resolved(node: Any) -> Any:
 
 
 def check(answer: RawResponse, path: str, method: str = "GET") -> None:
-    """Compare an answer with what is written about its path, method and status."""
+    """Compare a response with the description of its path, method and status."""
     responses = _DESCRIPTION["paths"][path][method.lower()]["responses"]
     described = resolved(responses.get(str(answer.status), responses["default"]))
     for name, header in described.get("headers", {}).items():
@@ -102,7 +102,7 @@ async def test_every_admin_path_is_written_down_with_its_methods(both: Both) -> 
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/config"])
-async def test_admin_answers_are_as_described(both: Both, path: str) -> None:
+async def test_admin_responses_are_as_described(both: Both, path: str) -> None:
     for method in ("GET", "HEAD"):
         answer = await fetch(both.admin, path, method=method)
         assert answer.status == 200

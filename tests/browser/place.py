@@ -1,4 +1,4 @@
-"""What the browser tests look at: a gateway with Redis and a simulated AOS, and callers who keep it busy."""
+"""A gateway with Redis and a simulated AOS for the browser tests, and load on it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Place:
         until(lambda: _answers(self._ports["admin"], "/readyz") and self._health()["ready"], _START_S)
 
     def stop_gateway(self) -> None:
-        """Ask the gateway to drain; it ends when what is under way has ended."""
+        """Send SIGTERM: the gateway drains and exits."""
         self._processes["gateway"].terminate()
 
     def wait_stopped(self) -> None:
@@ -109,7 +109,7 @@ class Place:
         until(lambda: _answers(self._ports["control"], "/state"), _START_S)
 
     def stop_twin(self) -> None:
-        """End the simulated AOS: its port refuses connections from now on."""
+        """Kill the simulated AOS: its port refuses connections then."""
         self._processes["twin"].kill()
         self._processes["twin"].wait()
 
@@ -121,7 +121,7 @@ class Place:
             call(self._ports["control"], "POST", "/faults", fault)
 
     def load(self) -> Load:
-        """Return callers who keep the gateway busy."""
+        """Return load on the gateway."""
         return Load(self._ports["gateway"])
 
     def _start(self, name: str, *arguments: str) -> None:
@@ -182,7 +182,7 @@ def call(
     *,
     timeout_s: float = _TIMEOUT_S,
 ) -> Any:
-    """Make one call and return the JSON of its answer, whatever its status."""
+    """Make one call and return its JSON, whatever the status."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         fields = {"X-Auth-Token": TOKEN, "Content-Type": "application/json", "Connection": "close"}

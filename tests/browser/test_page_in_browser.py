@@ -62,9 +62,9 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(place: Place, chromium: Browser) -> Iterator[Browser]:
-    """A wide light window with the page, filled; what it asked for and complained of is judged afterwards."""
+    """A wide light window with the page, filled; its requests and console are checked afterwards."""
     chromium.look(_WIDE)
-    # The page that a new browser begins with asks for things of its own.
+    # A new browser's first page makes requests of its own.
     chromium.open("about:blank")
     chromium.complaints()
     chromium.requested()
@@ -142,7 +142,7 @@ def test_an_outage_of_the_upstream_shows_at_once_and_clears_when_it_is_over(
         until(lambda: _level(browser) == "ok", _SOON_S)
 
 
-def test_an_upstream_that_answers_with_errors_is_told_from_one_that_is_gone(
+def test_an_upstream_with_errors_is_distinguished_from_one_that_is_down(
     place: Place, browser: Browser
 ) -> None:
     with place.load():
@@ -155,7 +155,7 @@ def test_an_upstream_that_answers_with_errors_is_told_from_one_that_is_gone(
         until(lambda: _level(browser) == "ok", _SOON_S)
 
 
-def test_throttling_shows_with_who_is_throttled_most_and_clears_when_it_is_over(
+def test_throttling_shows_with_the_most_throttled_callers_and_clears_when_it_is_over(
     place: Place, browser: Browser
 ) -> None:
     with place.load():
@@ -164,7 +164,7 @@ def test_throttling_shows_with_who_is_throttled_most_and_clears_when_it_is_over(
         place.order({"kind": "rate_limited", "retry_after_s": 1})
         try:
             until(lambda: _level(browser) in {"warn", "bad"}, 2 * _SOON_S)
-            assert "AOS asks callers to wait" in browser.text("#headline")
+            assert "AOS throttles callers" in browser.text("#headline")
             until(lambda: float(browser.text("#throttled").replace(",", "")) > 10, _SOON_S)
             until(lambda: browser.run(_CALLERS).count("×") == 2, _SOON_S)
             assert "throttling" in browser.text("#parts")
@@ -202,10 +202,10 @@ def test_every_text_can_be_read(place: Place, browser: Browser, *, dark: bool) -
 
 def test_nothing_scrolls_sideways_however_long_ids_and_values_are(browser: Browser) -> None:
     browser.run("document.getElementById('config-box').open = true")
-    # Nothing is asked any more that would take its place.
+    # No more polls that would replace it.
     browser.run("turn = () => {}; clearTimeout(timer);" + _SHOW_MORE, 1)
     browser.run("put(at('config'), JSON.stringify({ upstream: { url: 'x'.repeat(400) } }, null, 2));")
-    assert browser.text("#ratio-note").startswith("of execution calls answered here; most: yyy")
+    assert browser.text("#ratio-note").startswith("of execution calls served from the cache; most: yyy")
     for width in (_NARROW, 320, 700, 840, _WIDE):
         browser.look(width)
         assert browser.run("return document.documentElement.scrollWidth") <= width
@@ -225,7 +225,7 @@ def test_half_an_hour_of_looking_takes_no_more_memory_than_a_moment(browser: Bro
     assert browser.heap_bytes() < heap_bytes + 500_000
 
 
-def test_what_somebody_selects_to_copy_stays_selected(place: Place, browser: Browser) -> None:
+def test_selected_text_stays_selected(place: Place, browser: Browser) -> None:
     with place.load():
         until(lambda: "×" in browser.text("#executions"), 15.0)
     chosen = browser.run(
@@ -245,7 +245,7 @@ def test_a_page_left_open_says_that_the_gateway_stops_and_goes_on_when_it_is_bac
     held = place.hold()
     until(lambda: "1 connection in use" in browser.text("#parts"), _SOON_S)
     place.stop_gateway()
-    until(lambda: "is being stopped" in browser.text("#headline"), _SOON_S)
+    until(lambda: "is stopping" in browser.text("#headline"), _SOON_S)
     _shoot_all(browser, "draining")
     until(lambda: "does not answer" in browser.text("#headline"), 2 * _SOON_S)
     until(lambda: "s old" in browser.text("#age"), _SOON_S)
@@ -257,7 +257,7 @@ def test_a_page_left_open_says_that_the_gateway_stops_and_goes_on_when_it_is_bac
     place.start_gateway()
     until(lambda: _level(browser) == "ok", _SOON_S)
     assert browser.text("#age") == ""
-    # The browser's own line for each call that nobody took.
+    # The browser's own line for each refused connection.
     assert [
         one for one in browser.complaints() if "ERR_CONNECTION" not in one and "ERR_EMPTY" not in one
     ] == []

@@ -61,7 +61,7 @@ async def test_the_page_waits_for_another_record_where_it_may(aos: ScriptedAos, 
     assert _asked(aos) == [(None, None), (b"wait=50", b'"1"'), (b"wait=50", b'"1"')]
 
 
-async def test_the_page_polls_where_nobody_waits(aos: ScriptedAos, chromium: Browser) -> None:
+async def test_the_page_polls_without_waiting(aos: ScriptedAos, chromium: Browser) -> None:
     aos.queue(
         Answer(headers=[_JSON], body=record("Running")),
         Answer(503),

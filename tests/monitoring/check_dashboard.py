@@ -100,7 +100,7 @@ async def _until_ready(address: str) -> None:
 
 
 async def _load(gateway: GatewayProcess) -> None:
-    """Ask for settled, running and missing records, lists and nonsense; write a little."""
+    """Request finished, running and missing records, lists and nonsense; send a few writes."""
     stacks = (await fetch(gateway.address, "/v2/stacks", token="load:a")).json()
     ids = [stack["guid"] for stack in stacks[:10]]
     ends_s = time.monotonic() + _LOAD_S

@@ -1,4 +1,4 @@
-"""Lets promtool judge the metrics of a running gateway, the alert rules and their cases.
+"""Runs promtool on the metrics of a running gateway, the alert rules and their test cases.
 
     python -m tests.monitoring.promtool
 

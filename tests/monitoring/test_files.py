@@ -27,7 +27,7 @@ def _exposed() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def test_the_dashboard_asks_for_metrics_and_labels_that_there_are() -> None:
+def test_the_dashboard_queries_existing_metrics_and_labels() -> None:
     exposed = _exposed()
     for query in queries():
         names = _METRIC.findall(query.expression)

@@ -31,7 +31,7 @@ _TOKEN = ("X-Auth-Token", "s3cret-token")
 
 @asynccontextmanager
 async def _serving(operations: Operations) -> AsyncIterator[str]:
-    """Serve the admin application and tell its address."""
+    """Serve the admin application and yield its address."""
     app = build_admin(operations, token=Secret(""), hosts=[])
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
@@ -70,7 +70,7 @@ class _Loads(HTMLParser):
 
 
 @pytest.mark.parametrize("path", _PATHS)
-async def test_each_path_is_answered_with_its_type_and_guarded(
+async def test_each_path_has_its_type_and_security_fields(
     gateway: tuple[RunningGateway, str], path: str
 ) -> None:
     response = await fetch(gateway[1], path)
@@ -110,7 +110,7 @@ def test_no_file_names_another_place_or_writes_html() -> None:
         assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text) == []
 
 
-async def test_status_tells_of_requests_executions_and_the_whole_state(
+async def test_status_has_requests_executions_and_the_whole_state(
     gateway: tuple[RunningGateway, str], aos: ScriptedAos
 ) -> None:
     running_gateway, admin = gateway
@@ -119,7 +119,7 @@ async def test_status_tells_of_requests_executions_and_the_whole_state(
     assert (before["level"], before["headline"], before["executions"]) == ("ok", "All is well.", [])
     for _ in range(3):
         await fetch(running_gateway.address, TARGET, headers=[_TOKEN])
-    # Who asks again at once is shown the same sample.
+    # Requests at nearly the same time share a sample.
     async with asyncio.timeout(5):
         while not (found := (await fetch(admin, "/status")).json())["minute"]["requests"]:
             await asyncio.sleep(0.05)
@@ -140,7 +140,7 @@ async def test_executions_that_are_mostly_hits_are_among_the_busiest(
     async with running(aos.url, server__fast_lane=fast_lane) as gateway, _serving(gateway.app) as admin:
         for _ in range(30):
             await fetch(gateway.address, TARGET, headers=[_TOKEN])
-        # Whoever looks has the next hit noted, for all before it.
+        # Reading the list samples the next hit, which stands for all before it.
         await fetch(admin, "/status")
         await fetch(gateway.address, TARGET, headers=[_TOKEN])
         (seen,) = (await fetch(admin, "/status")).json()["executions"]
@@ -149,7 +149,7 @@ async def test_executions_that_are_mostly_hits_are_among_the_busiest(
     assert (seen["fetches"], seen["hits"]) == (1, 30)
 
 
-async def test_callers_who_share_a_fetch_are_counted_too(
+async def test_callers_that_share_a_fetch_are_counted_too(
     gateway: tuple[RunningGateway, str], aos: ScriptedAos
 ) -> None:
     running_gateway, admin = gateway
@@ -195,7 +195,7 @@ class _Workers:
         raise AssertionError(stack_id)
 
 
-async def test_several_workers_are_asked_before_they_are_told_of() -> None:
+async def test_the_state_of_workers_is_refreshed_before_it_is_shown() -> None:
     workers = _Workers()
     async with _serving(workers) as admin:
         found = (await fetch(admin, "/status")).json()

@@ -1,4 +1,4 @@
-"""What the log tells of a request, in which form, and of which ones."""
+"""Access lines: their content, format and selection."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def lines() -> Iterator[list[dict[str, Any]]]:
     log.setLevel(level)
 
 
-async def test_a_line_tells_who_what_how_and_how_long(
+async def test_a_line_has_request_outcome_and_durations(
     aos: ScriptedAos, lines: list[dict[str, Any]], lane: str
 ) -> None:
     aos.on("GET", TARGET, Answer(body=record()))
@@ -65,7 +65,7 @@ async def test_a_line_tells_who_what_how_and_how_long(
     assert "sesame" not in json.dumps(lines)
 
 
-async def test_a_line_tells_who_asked_with_what_and_how_much(
+async def test_a_line_has_caller_user_agent_and_bytes(
     aos: ScriptedAos, lines: list[dict[str, Any]], lane: str
 ) -> None:
     aos.answer(Answer(body=record()))
@@ -95,7 +95,7 @@ async def test_a_line_tells_who_asked_with_what_and_how_much(
     assert "sesame" not in json.dumps(lines)
 
 
-async def test_the_address_is_the_one_that_a_trusted_proxy_tells(
+async def test_the_address_is_that_forwarded_by_a_trusted_proxy(
     aos: ScriptedAos, lines: list[dict[str, Any]], lane: str
 ) -> None:
     aos.answer(Answer(body=record()))
@@ -105,7 +105,7 @@ async def test_the_address_is_the_one_that_a_trusted_proxy_tells(
     assert [line["peer"] for line in lines] == ["192.0.2.1", "192.0.2.1", "2001:db8::7"]
 
 
-async def test_who_asks_is_named_alike_where_the_secret_is_the_same_and_not_at_all_where_that_is_off(
+async def test_a_caller_has_the_same_digest_with_the_same_secret_and_none_where_that_is_off(
     aos: ScriptedAos, lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aos.answer(Answer(body=record()))
@@ -148,7 +148,7 @@ async def test_workers_and_the_process_that_takes_over_name_a_caller_alike(aos: 
     assert len(set(found)) == 1
 
 
-async def test_what_failed_is_a_warning_with_who_said_so_and_why(
+async def test_a_failure_is_a_warning_with_its_origin_and_error(
     aos: ScriptedAos, free_port: int, lines: list[dict[str, Any]], lane: str
 ) -> None:
     for answer in (Answer(404), Answer(503), Answer(429, headers=[("Retry-After", "60")])):
@@ -234,7 +234,7 @@ async def test_what_fails_in_here_has_a_line(
     assert "sesame" not in json.dumps(lines)
 
 
-async def test_nothing_is_told_of_the_refused_where_access_lines_are_off(
+async def test_rejected_requests_are_not_logged_where_access_lines_are_off(
     aos: ScriptedAos, lines: list[dict[str, Any]]
 ) -> None:
     async with (
@@ -246,7 +246,7 @@ async def test_nothing_is_told_of_the_refused_where_access_lines_are_off(
     assert lines == []
 
 
-async def test_a_caller_who_leaves_before_the_answer_has_a_line_and_is_counted(
+async def test_a_caller_who_leaves_before_the_response_is_logged_and_counted(
     aos: ScriptedAos, lines: list[dict[str, Any]], lane: str
 ) -> None:
     gate = aos.gate()
@@ -265,7 +265,7 @@ async def test_a_caller_who_leaves_before_the_answer_has_a_line_and_is_counted(
     assert line["duration_ms"] > 0
 
 
-async def test_a_hit_in_redis_tells_how_long_it_took(
+async def test_a_hit_in_redis_has_its_duration(
     aos: ScriptedAos, redis: RedisServer, lines: list[dict[str, Any]], lane: str
 ) -> None:
     aos.on("GET", TARGET, Answer(body=record()))
@@ -281,7 +281,7 @@ async def test_a_hit_in_redis_tells_how_long_it_took(
     assert lines[-1]["duration_ms"] > 0
 
 
-async def test_reasons_routes_and_streamed_bytes_are_told_and_no_query(
+async def test_reasons_routes_and_streamed_bytes_are_logged_and_no_query(
     aos: ScriptedAos, lines: list[dict[str, Any]]
 ) -> None:
     aos.answer(Answer(body=b"x" * 200_000))

@@ -1,4 +1,4 @@
-"""Nothing that the gateway writes waits for who reads it, and what is lost is told."""
+"""Log lines and output never block, and lost lines are counted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WAIT_S = 10.0
 
 
 class Pipe:
-    """The smallest pipe there is, whose reader stands still until told otherwise."""
+    """The smallest possible pipe; it is read only when the test does."""
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
@@ -72,7 +72,7 @@ def _wait_for(is_true: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("is_blocking", [True, False], ids=["blocking", "made non-blocking by another"])
-def test_a_reader_that_stands_still_holds_up_nobody_and_hears_how_many_lines_it_missed(
+def test_a_reader_that_stalls_blocks_no_writer_and_gets_the_number_of_lost_lines(
     pipe: Pipe, *, is_blocking: bool
 ) -> None:
     os.set_blocking(pipe.writing, is_blocking)
@@ -126,7 +126,7 @@ def _writing_to(pipe: Pipe) -> Sequence[str]:
 
 @pytest.mark.operation
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_log_that_nobody_reads_stops_no_answer_no_look_and_no_end(
+async def test_an_unread_log_blocks_no_response_no_scrape_and_no_exit(
     aos: ScriptedAos, pipe: Pipe, workers: str
 ) -> None:
     aos.on("GET", TARGET, Answer(body=record()))
@@ -197,7 +197,7 @@ async def test_a_log_that_cannot_be_written_stops_nothing(aos: ScriptedAos, kind
 
 
 @pytest.mark.operation
-def test_what_a_command_prints_waits_for_nobody_either(pipe: Pipe) -> None:
+def test_what_a_command_prints_never_blocks_either(pipe: Pipe) -> None:
     """Tracebacks, warnings and prints go the same way, and so does what is said last."""
     program = """
 import sys, warnings
@@ -224,7 +224,7 @@ raise ValueError("the end")
 
 
 @pytest.mark.operation
-async def test_the_twin_serves_though_nobody_reads_what_it_prints(pipe: Pipe, free_port: int) -> None:
+async def test_the_twin_serves_with_its_output_unread(pipe: Pipe, free_port: int) -> None:
     os.set_blocking(pipe.writing, False)
     with contextlib.suppress(BlockingIOError):
         while True:

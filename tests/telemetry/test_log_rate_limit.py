@@ -17,14 +17,14 @@ def test_lines_within_the_burst_pass_unchanged() -> None:
     assert lines[0].getMessage() == "said 0"
 
 
-def test_the_next_line_that_passes_tells_how_many_were_left_out() -> None:
+def test_the_next_line_that_passes_says_how_many_were_dropped() -> None:
     now_s = 0.0
     limit = LogLimit(lines_per_s=1, burst=1, monotonic_s=lambda: now_s)
     assert [limit.filter(_line("a")) for _ in range(4)] == [True, False, False, False]
     now_s = 1.0
     line = _line("100 %s")
     assert limit.filter(line)
-    assert line.getMessage() == "said 100 %s (3 such lines were left out)"
+    assert line.getMessage() == "said 100 %s (3 such lines were dropped)"
     now_s = 2.5
     line = _line("b")
     assert limit.filter(line)

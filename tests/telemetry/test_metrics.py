@@ -1,4 +1,4 @@
-"""What is counted, how several processes make one scrape, and that nobody from outside can make a series."""
+"""Counters, the merge of several processes, and that callers can't create series."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ async def test_nothing_that_callers_send_makes_a_series(aos: ScriptedAos) -> Non
     assert found["aos_gateway_errors_total", "GATEWAY.4000001"] == 1
 
 
-async def test_upstream_answers_and_failures_are_timed(aos: ScriptedAos, free_port: int) -> None:
+async def test_upstream_responses_and_failures_are_timed(aos: ScriptedAos, free_port: int) -> None:
     aos.on("GET", TARGET, Answer(body=record()))
     aos.on("GET", "/v2/templates", Answer(503, body=b"{}"))
     async with running(aos.url) as gateway:
@@ -246,7 +246,7 @@ async def test_upstream_answers_and_failures_are_timed(aos: ScriptedAos, free_po
     assert found["aos_gateway_errors_total", "GATEWAY.5020001"] == 1
 
 
-async def test_a_throttled_caller_and_a_connection_too_many_are_told(aos: ScriptedAos) -> None:
+async def test_a_throttled_caller_and_a_connection_beyond_the_limit_are_counted(aos: ScriptedAos) -> None:
     aos.on("GET", TARGET, Answer(429, headers=[("Retry-After", "30")], body=b"{}"))
     async with running(aos.url, server__max_connections=1) as gateway:
         client = await RawClient.connect(gateway.address)
@@ -262,7 +262,9 @@ async def test_a_throttled_caller_and_a_connection_too_many_are_told(aos: Script
     assert found["aos_gateway_connections",] == 1
 
 
-async def test_redis_operations_are_timed_and_its_state_is_told(aos: ScriptedAos, redis: RedisServer) -> None:
+async def test_redis_operations_are_timed_and_its_state_is_shown(
+    aos: ScriptedAos, redis: RedisServer
+) -> None:
     aos.on("GET", TARGET, Answer(body=record()))
     aos.on("DELETE", f"/v2/stacks/{STACK_ID}", Answer(202, body=b"{}"))
     async with running(aos.url, redis__url=redis.url, redis__prefix="metrics") as gateway:

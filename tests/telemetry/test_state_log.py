@@ -50,7 +50,7 @@ def test_each_reason_has_one_line_and_its_end_says_how_long_it_lasted(
     [[("down", "a"), ("up", "")], [("down", "a"), ("down", "b")]],
     ids=["up and down", "two reasons"],
 )
-def test_what_changes_all_the_time_has_few_lines_and_the_last_state_is_told_in_the_end(
+def test_frequent_changes_have_few_lines_and_the_last_state_is_logged_in_the_end(
     caplog: pytest.LogCaptureFixture, turns: list[tuple[str, str]]
 ) -> None:
     time = _Time()

@@ -1,4 +1,4 @@
-"""Who is told to wait is counted by caller, in bounds, whoever says so and on whatever call."""
+"""Throttled callers are counted in bounds, on any call, by origin of the 429."""
 
 from gateway.clock import Clock
 from gateway.core.caching.identity import IdentityReader
@@ -13,7 +13,7 @@ _ALICE, _BOB = ((b"X-Auth-Token", b"alice"),), ((b"X-Auth-Token", b"bob"),)
 _WAIT = Answer(429, headers=[("Retry-After", "60")], body=b"slow down")
 
 
-async def test_a_running_gateway_names_who_is_told_to_wait_on_any_call(aos: ScriptedAos) -> None:
+async def test_a_running_gateway_names_throttled_callers_on_any_call(aos: ScriptedAos) -> None:
     aos.on("GET", TARGET, _WAIT)
     aos.on("GET", "/v2/workflows", Answer(429, body=b"slow down"))
     aos.on("GET", "/v2/templates", Answer())
@@ -41,7 +41,7 @@ def test_a_signed_caller_is_one_however_he_signs_and_those_without_credential_ar
     assert (one.upstream, nobody.caller, nobody.upstream) == (3, "", 2)
 
 
-def test_who_was_not_told_so_for_five_minutes_begins_anew() -> None:
+def test_a_caller_not_throttled_for_five_minutes_starts_from_zero() -> None:
     now_s = 1000.0
     throttled = ThrottledCallers(Clock(monotonic_s=lambda: now_s), _DIGEST)
     throttled.count(_ALICE, is_own=False)
@@ -55,18 +55,18 @@ def test_who_was_not_told_so_for_five_minutes_begins_anew() -> None:
     assert (alice.upstream, alice.here) == (0, 1)
 
 
-def test_as_many_are_kept_as_are_allowed_and_the_ten_with_most_told() -> None:
+def test_the_callers_kept_are_bounded_and_the_ten_most_throttled_listed() -> None:
     throttled = ThrottledCallers(Clock(), _DIGEST)
     for number in range(MOST + 10):
         throttled.count(((b"X-Auth-Token", b"%d" % number),), is_own=False)
-    assert len(throttled._seen) == MOST
+    assert len(throttled._counts) == MOST
     throttled.count(((b"X-Auth-Token", b"%d" % (MOST + 5)),), is_own=False)
-    told = throttled.most()
-    assert len(told) == 10
-    assert told[0].caller == _DIGEST.of(((b"X-Auth-Token", b"%d" % (MOST + 5)),))
+    most = throttled.most()
+    assert len(most) == 10
+    assert most[0].caller == _DIGEST.of(((b"X-Auth-Token", b"%d" % (MOST + 5)),))
 
 
-def test_what_several_processes_have_seen_adds_up() -> None:
+def test_the_counts_of_several_processes_add_up() -> None:
     one = [ThrottledCaller("a", 1, 2, 5.0), ThrottledCaller("b", 4, 0, 1.0)]
     assert merged([one, [ThrottledCaller("a", 3, 0, 2.0)]]) == [
         ThrottledCaller("a", 4, 2, 2.0),

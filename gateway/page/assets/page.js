@@ -1,23 +1,23 @@
-// Asks /status every second while somebody looks, and writes what it says; text only, never HTML.
+// Polls /status every second while the page is visible, and shows it; text only, never HTML.
 "use strict";
 
 const EVERY_MS = 1000;
-const PATIENCE_MS = 4000;
+const TIMEOUT_MS = 4000;
 const CONFIG_EVERY_MS = 30000;
 const MARKS = { ok: "✓", warn: "!", bad: "✕", wait: "…" };
 const KINDS = ["hits", "misses", "passed", "errors"];
 const NAMES = { gateway: "Gateway", upstream: "AOS", quota: "AOS quota", redis: "Redis" };
-const RATIO_NOTE = "of execution calls answered here";
+const RATIO_NOTE = "of execution calls served from the cache";
 const HEIGHT = 140, WIDTH = 600;
 
 const at = (id) => document.getElementById(id);
-let askedConfigMs = -CONFIG_EVERY_MS;
-let answeredMs = null;
+let configMs = -CONFIG_EVERY_MS;
+let updatedMs = null;
 let timer = null;
-let isAsking = false;
+let isUpdating = false;
 
 function put(element, text) {
-  // Unchanged text is left alone: a live region would be read out again.
+  // Unchanged text is not set again: a screen reader would repeat a live region.
   if (element.textContent !== text) element.textContent = text;
 }
 
@@ -88,7 +88,7 @@ function chart(status) {
   put(at("chart-text"), busy ? `Requests per second, in steps of ${status.step_s} s; the highest is ${number(most)}.` : "No requests yet.");
 }
 
-// Elements with the same key are kept: what somebody has selected to copy stays selected.
+// Elements with the same key are kept, so that a text selection stays.
 function keep(parent, items, fill) {
   const old = new Map([...parent.children].map((element) => [element.dataset.key, element]));
   let next = parent.firstElementChild;
@@ -150,8 +150,8 @@ function progress(item) {
 }
 
 function redisDetail(status) {
-  const { redis_breaker_open: open, redis_subscription_up: heard } = status.gauges;
-  return `Breaker ${open ? "open: it is not asked" : "closed"}, subscription ${heard ? "up" : "down"}`;
+  const { redis_breaker_open: open, redis_subscription_up: subscribed } = status.gauges;
+  return `Breaker ${open ? "open: it is not used" : "closed"}, subscription ${subscribed ? "up" : "down"}`;
 }
 
 function show(status) {
@@ -168,7 +168,7 @@ function show(status) {
   put(at("failed"), number(minute.failed));
   at("failed").classList.toggle("some", minute.failed > 0);
   put(at("throttled"), number(minute.throttled));
-  put(at("throttled-note"), `status 429, ${number(minute.throttled_here)} given here; ${count(status.gauges.throttled_callers, "caller")} must wait`);
+  put(at("throttled-note"), `status 429, ${number(minute.throttled_here)} by the gateway; ${count(status.gauges.throttled_callers, "caller")} throttled now`);
   at("throttled").classList.toggle("some", minute.throttled > 0);
   chart(status);
   const gauges = status.gauges;
@@ -187,51 +187,51 @@ function show(status) {
   rows("executions", status.executions.map((item) => [
     `${item.stack_id} ${item.action_id}`, code(item.stack_id), code(item.action_id), phase(item.phase), progress(item),
     `${number(item.fetches + item.hits)} ×`, `${number(item.fetches)} ×`, `${Math.round(item.age_s)} s ago`]),
-    "No execution was asked for in the last minutes.");
+    "No execution was requested in the last minutes.");
   at("throttling").hidden = !status.throttled.length;
   rows("callers", status.throttled.map((item) => [
     `caller ${item.caller}`, item.caller ? code(item.caller) : "no credential", `${number(item.upstream + item.here)} ×`,
-    `${number(item.upstream)} ×`, `${Math.round(item.age_s)} s ago`]), "Nobody.");
+    `${number(item.upstream)} ×`, `${Math.round(item.age_s)} s ago`]), "None.");
   const processes = Array.isArray(status.health.workers) ? status.health.workers : [];
   processes.sort((one, other) => one.worker - other.worker);
   cards("inside", [
     ...processes.map((one) => card(`Worker ${one.worker}`, one.ready ? "ok" : "warn", [one.ready ? "ready" : "not ready", `process ${one.pid}`])),
     card("Callers", null, [count(gauges.connections, "connection")]),
     card("Memory tier", null, [count(gauges.memory_cache_entries, "record"), bytes(gauges.memory_cache_bytes)]),
-    card("Fetches under way", null, [number(gauges.fetches_in_flight)]),
-    ...hasRedis ? [card("Still to be told to Redis", null, [count(gauges.redis_write_queue, "record"), `${count(gauges.redis_pending_invalidations, "stack")} to forget`])] : []]);
+    card("Fetches in flight", null, [number(gauges.fetches_in_flight)]),
+    ...hasRedis ? [card("Pending in Redis", null, [count(gauges.redis_write_queue, "write"), `${count(gauges.redis_pending_invalidations, "stack")} to invalidate`])] : []]);
 }
 
 async function get(path) {
-  const gone = new AbortController();
-  const patience = setTimeout(() => gone.abort(), PATIENCE_MS);
+  const abort = new AbortController();
+  const timeout = setTimeout(() => abort.abort(), TIMEOUT_MS);
   try {
-    // Whole: a page that was opened with a password in its address may not fetch by path alone. The type tells
-    // the gateway not to have a password asked for every second.
-    const answer = await fetch(location.origin + path, { signal: gone.signal, cache: "no-store", headers: { Accept: "application/json" } });
-    if (answer.status === 401) throw new Error("The admin token is no longer accepted.", { cause: "Load this page again and give the present one." });
-    if (!answer.ok) throw new Error(`The gateway can't tell how it is: it answered ${answer.status}.`, { cause: "Its log says more." });
-    return await answer.json();
+    // The whole URL: a page opened with credentials in its URL may not fetch a relative one. The Accept keeps the
+    // gateway from asking for the password again every second.
+    const response = await fetch(location.origin + path, { signal: abort.signal, cache: "no-store", headers: { Accept: "application/json" } });
+    if (response.status === 401) throw new Error("The admin token is no longer accepted.", { cause: "Reload this page and enter the current one." });
+    if (!response.ok) throw new Error(`The gateway responded with status ${response.status}.`, { cause: "See its log." });
+    return await response.json();
   } catch (error) {
     if (!(error instanceof TypeError || error.name === "AbortError")) throw error;
-    throw new Error("The gateway does not answer.", { cause: "See whether its process runs, and what its log says. This page goes on when it is back." });
+    throw new Error("The gateway does not answer.", { cause: "Check its process and its log. This page goes on when it is back." });
   } finally {
-    clearTimeout(patience);
+    clearTimeout(timeout);
   }
 }
 
-async function turn() {
+async function update() {
   timer = null;
-  isAsking = true;
+  isUpdating = true;
   const begunMs = performance.now();
   let hasFailed = false;
   try {
     const status = await get("/status");
-    answeredMs = performance.now();
+    updatedMs = performance.now();
     document.body.classList.remove("stale");
     show(status);
-    if (begunMs - askedConfigMs >= CONFIG_EVERY_MS) {
-      askedConfigMs = begunMs;
+    if (begunMs - configMs >= CONFIG_EVERY_MS) {
+      configMs = begunMs;
       put(at("config"), JSON.stringify(await get("/config"), null, 2));
     }
   } catch (error) {
@@ -239,15 +239,15 @@ async function turn() {
     document.body.classList.add("stale");
     banner("bad", error.message, error.cause ?? "", []);
   }
-  const oldS = answeredMs === null ? 0 : Math.round((performance.now() - answeredMs) / 1000);
-  // Outside of the live region, which would be read out every second.
-  put(at("age"), hasFailed ? (answeredMs === null ? "" : `The figures below are ${oldS} s old. Asking again every second.`) : "");
-  put(at("freshness"), `Asked at ${new Date().toLocaleTimeString("en-GB")}, every second.`);
-  isAsking = false;
-  if (!document.hidden) timer = setTimeout(turn, Math.max(0, EVERY_MS - (performance.now() - begunMs)));
+  const oldS = updatedMs === null ? 0 : Math.round((performance.now() - updatedMs) / 1000);
+  // Outside the live region, which a screen reader would repeat every second.
+  put(at("age"), hasFailed ? (updatedMs === null ? "" : `The figures below are ${oldS} s old. Retrying every second.`) : "");
+  put(at("freshness"), `Updated at ${new Date().toLocaleTimeString("en-GB")}, every second.`);
+  isUpdating = false;
+  if (!document.hidden) timer = setTimeout(update, Math.max(0, EVERY_MS - (performance.now() - begunMs)));
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && timer === null && !isAsking) turn();
+  if (!document.hidden && timer === null && !isUpdating) update();
 });
-turn();
+update();
