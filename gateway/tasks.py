@@ -52,6 +52,25 @@ class TaskSet:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+async def first_of(one: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object]) -> tuple[bool, bool]:
+    """Run two coroutines until one ends, cancel the other, and return which have ended by themselves.
+
+    Raises:
+        Exception: raised by one of them.
+    """
+    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+    return not tasks[0].cancelled(), not tasks[1].cancelled()
+
+
 def _retrieve_failure(task: asyncio.Task[Any]) -> None:
     # The caller may have been cancelled; asyncio would log an unretrieved exception.
     if not task.cancelled():
