@@ -7,11 +7,23 @@ import contextlib
 import fcntl
 import struct
 import termios
-
-from aiohttp.base_protocol import BaseProtocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 # Progress checks per timeout.
 _CHECKS = 4
+
+
+class Peer(Protocol):
+    """A connection that is written to."""
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """``None`` when it is lost."""
+
+    @property
+    def writing_paused(self) -> bool:
+        """The transport wants no more for now."""
 
 
 def unsent_bytes(transport: asyncio.WriteTransport) -> int:
@@ -28,12 +40,13 @@ def unsent_bytes(transport: asyncio.WriteTransport) -> int:
     return unsent
 
 
-async def drained(protocol: BaseProtocol, timeout_s: float) -> bool:
+async def drained(peer: Peer, timeout_s: float, drain: Callable[[], Awaitable[None]]) -> bool:
     """Wait until writing may continue.
 
     Args:
-        protocol: of the connection.
+        peer: the connection.
         timeout_s: longest time without progress.
+        drain: waits until the transport accepts more.
 
     Returns:
         Whether it had to wait.
@@ -42,8 +55,8 @@ async def drained(protocol: BaseProtocol, timeout_s: float) -> bool:
         TimeoutError: no progress for that long, or up to a quarter longer.
         ConnectionError: the peer has closed the connection.
     """
-    transport = protocol.transport
-    if transport is None or not protocol.writing_paused:
+    transport = peer.transport
+    if transport is None or not peer.writing_paused:
         return False
     loop = asyncio.get_running_loop()
     remaining_bytes = unsent_bytes(transport)
@@ -60,21 +73,21 @@ async def drained(protocol: BaseProtocol, timeout_s: float) -> bool:
     async with asyncio.timeout(timeout_s) as deadline:
         check_handle = loop.call_later(timeout_s / _CHECKS, check)
         try:
-            await BaseProtocol._drain_helper(protocol)
+            await drain()
         finally:
             check_handle.cancel()
     return True
 
 
-async def taken(protocol: BaseProtocol, timeout_s: float) -> None:
+async def taken(peer: Peer, timeout_s: float) -> None:
     """Wait until a peer has received everything, makes no progress, or has closed the connection.
 
     Args:
-        protocol: of the connection.
+        peer: the connection.
         timeout_s: longest time without progress elsewhere; here one check interval, a quarter of it.
     """
     remaining_bytes = None
-    while (transport := protocol.transport) is not None:
+    while (transport := peer.transport) is not None:
         now_bytes = unsent_bytes(transport)
         if not now_bytes or now_bytes == remaining_bytes:
             return

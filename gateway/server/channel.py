@@ -28,13 +28,11 @@ class Invalidation(msgspec.Struct, frozen=True, gc=False):
         stack: case-folded id of the stack; empty for an entry.
         settles: the write takes effect after its response.
         entry: local key of the entry; empty for a stack.
-        name: the entry's name in Redis.
     """
 
     stack: bytes = b""
     settles: bool = False
     entry: bytes = b""
-    name: bytes = b""
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
