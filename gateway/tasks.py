@@ -12,6 +12,8 @@ _log = logging.getLogger("gateway")
 S = TypeVar("S")
 T = TypeVar("T")
 
+_CANCEL_S = 1.0
+
 
 def guarded(work: Callable[[S], T | Coroutine[Any, Any, T]], argument: S) -> T | Coroutine[Any, Any, T]:
     """Return what a callback gives; what it raises is raised where that is awaited."""
@@ -61,9 +63,30 @@ class TaskSet:
 
     async def cancel(self) -> None:
         """Cancel the remaining tasks and wait for their end."""
-        for task in self._tasks:
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            # Again after a while: a library that fails at the same moment may swallow a cancellation.
+            await asyncio.wait(self._tasks, timeout=_CANCEL_S)
+
+
+async def first_of(one: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object]) -> tuple[bool, bool]:
+    """Run two coroutines until one ends, cancel the other, and return which have ended by themselves.
+
+    Raises:
+        Exception: raised by one of them.
+    """
+    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+    return not tasks[0].cancelled(), not tasks[1].cancelled()
 
 
 def _retrieve_failure(task: asyncio.Task[Any]) -> None:

@@ -149,8 +149,8 @@ MECHANISMS = (
     Mechanism(
         "watched idle connections",
         "gateway/upstream/connection.py",
-        "        if self._sink is None:\n            self.close()\n        else:\n            self._sink.feed(data)\n",
-        "        if self._sink is not None:\n            self._sink.feed(data)\n",
+        "            self.close()\n        else:\n            self._sink.feed(data)\n",
+        "            pass\n        else:\n            self._sink.feed(data)\n",
         "tests/upstream/test_connection.py::test_half_a_head_on_an_idle_connection_closes_it",
     ),
     Mechanism(

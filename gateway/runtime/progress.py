@@ -46,7 +46,7 @@ async def drained(peer: Peer, timeout_s: float, drain: Callable[[], Awaitable[No
     Args:
         peer: the connection.
         timeout_s: longest time without progress.
-        drain: waits until the transport takes more.
+        drain: waits until the transport accepts more.
 
     Returns:
         Whether it had to wait.

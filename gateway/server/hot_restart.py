@@ -52,16 +52,16 @@ class InheritedSockets(msgspec.Struct, frozen=True):
             self.file.remove()
 
 
-class FormerProcess(msgspec.Struct, frozen=True, rename={"invalidates_through": "tells"}):
+class FormerProcess(msgspec.Struct, frozen=True, rename={"invalidation_scope": "tells"}):
     """An earlier process, which may still drain.
 
     Attributes:
         alive: read end of a pipe without writers; at its end the process and its workers have ended.
-        invalidates_through: the Redis that carries its invalidations; empty for none.
+        invalidation_scope: the Redis that carries its invalidations; empty for none.
     """
 
     alive: int
-    invalidates_through: str
+    invalidation_scope: str
 
 
 class Inheritance(msgspec.Struct, frozen=True):
@@ -100,21 +100,21 @@ class Lineage:
 
     Args:
         formers: inherited.
-        invalidates_through: see `FormerProcess`; of this process.
+        invalidation_scope: see `FormerProcess`; of this process.
 
     Attributes:
         liveness: write end of this process's pipe, which workers keep open; see `FormerProcess.alive`.
     """
 
-    def __init__(self, formers: Iterable[FormerProcess], invalidates_through: str) -> None:
+    def __init__(self, formers: Iterable[FormerProcess], invalidation_scope: str) -> None:
         self._formers = list(formers)
         alive, self.liveness = os.pipe()
-        self._own = FormerProcess(alive, invalidates_through)
+        self._own = FormerProcess(alive, invalidation_scope)
 
     def unconnected(self) -> list[FormerProcess]:
         """Return the former processes whose invalidations do not reach this one."""
-        own = self._own.invalidates_through
-        return [former for former in self._formers if not own or former.invalidates_through != own]
+        own = self._own.invalidation_scope
+        return [former for former in self._formers if not own or former.invalidation_scope != own]
 
     def living(self) -> list[FormerProcess]:
         """Return this process and the former ones that have not ended."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -37,7 +36,7 @@ from gateway.server.reload import FROM_ACTIVATION, Reloads, reread
 from gateway.server.service import Service, ServiceFailed
 from gateway.server.single import SingleProcess
 from gateway.server.supervisor import Supervisor
-from gateway.tasks import TaskSet
+from gateway.tasks import TaskSet, first_of
 from gateway.telemetry.access_log import set_level, set_up_logging
 from gateway.telemetry.caller_digest import digest_key
 
@@ -131,7 +130,7 @@ async def _serve(config: Config, sources: Sources, raw: dict[str, RawSetting], c
         service.disable_memory()
     try:
         async with Signals(_SIGNALS) as signals:
-            _, is_stopped = await _first_of(service.start(sockets, admin), signals.wait())
+            _, is_stopped = await first_of(service.start(sockets, admin), signals.wait())
             if is_stopped:
                 return 0
             _log.info(
@@ -269,7 +268,7 @@ class _Running:
             self._notifier.stopping()
             self._service.begin_drain()
             work = self._drain_after_grace()
-        await _first_of(self._signals.wait(), work)
+        await first_of(self._signals.wait(), work)
 
     async def _drain_after_grace(self) -> None:
         await asyncio.sleep(self._config.server.drain_grace_s)
@@ -352,22 +351,3 @@ async def take_sockets(
         return await open_sockets(address, mode)
     except OSError as error:
         raise cannot_listen(f"{key} = {address}", why_not(error)) from error
-
-
-async def _first_of(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> tuple[bool, bool]:
-    """Run two coroutines until one ends, cancel the other, and return which have ended by themselves.
-
-    Raises:
-        Exception: raised by one of them.
-    """
-    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()
-    return not tasks[0].cancelled(), not tasks[1].cancelled()

@@ -35,7 +35,7 @@ from gateway.server.channel import (
 )
 from gateway.server.peers import ChannelPeers
 from gateway.server.shared_counts import SharedCounts
-from gateway.tasks import TaskSet
+from gateway.tasks import TaskSet, first_of
 from gateway.telemetry.access_log import set_level, set_up_logging
 from gateway.telemetry.line_writer import unblock_standard_streams
 
@@ -109,7 +109,7 @@ class Worker:
             self._tiers.disable_memory()
         self._tasks = TaskSet()
         self._stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
-        self._is_cut = asyncio.Event()
+        self._is_aborted = asyncio.Event()
         self._received_s = 0.0
 
     async def run(self, listening: Sequence[int]) -> int:
@@ -128,12 +128,7 @@ class Worker:
             self._channel.send(Ready(is_serving=True))
             stop = await self._stop
             self._gateway.begin_drain()
-            cut = asyncio.ensure_future(self._is_cut.wait())
-            draining = asyncio.ensure_future(self._gateway.close(is_handover=stop.is_handover))
-            await asyncio.wait((cut, draining), return_when=asyncio.FIRST_COMPLETED)
-            cut.cancel()
-            draining.cancel()
-            await asyncio.gather(cut, draining, return_exceptions=True)
+            await first_of(self._is_aborted.wait(), self._gateway.close(is_handover=stop.is_handover))
         finally:
             await self._gateway.close(0)
             self._channel.send(FinalState(pack_state(self._state())))
@@ -176,7 +171,7 @@ class Worker:
 
     def _request_stop(self, stop: Stop) -> None:
         if stop.at_once:
-            self._is_cut.set()
+            self._is_aborted.set()
         if not self._stop.done():
             self._stop.set_result(stop)
 
