@@ -182,7 +182,7 @@ class _Generator:
             self._give_up(exc)
 
     def _give_up(self, exc: BaseException) -> None:
-        """End the run with an exception: nobody awaits a callback, so it would hang otherwise."""
+        """End the run with an exception: one raised in a callback would only be logged, and the run hang."""
         self._failure = exc
         self._over.set()
 
@@ -319,7 +319,7 @@ async def offer(
         connections: open at most so many; a request that finds none free waits, and that counts.
         token: for targets that have none of their own.
         is_poisson: draw the gaps, as independent callers would make them.
-        timeout_s: from the scheduled time of a request until nobody waits for its answer any more.
+        timeout_s: from the scheduled time of a request until it counts as timed out.
         max_waiting: bound of the requests that wait for a connection; those beyond it make the run invalid.
         seed: all chance comes from it.
         check: looks at each answer; what it returns is counted as an error of that name, ``None`` is well.
