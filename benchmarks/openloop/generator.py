@@ -1,4 +1,4 @@
-"""The generator: takes requests from the schedule to connections, and counts what becomes of them."""
+"""The generator: sends scheduled requests over connections and counts the results."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from benchmarks.openloop.schedule import constant, poisson
 from benchmarks.openloop.targets import Chooser, Target
 from benchmarks.openloop.timer import make_timer
 
-# How often the loop's own lateness is looked at, and time-outs are.
+# Interval of checks for the loop's own lateness and for time-outs.
 _PROBE_S: Final = 0.005
-# After so many requests in one go, answers get their turn.
+# Requests sent in one go before responses are read.
 _BATCH: Final = 64
 # Beyond this the rest of the schedule is pointless.
 _HOPELESS_S: Final = 1.0

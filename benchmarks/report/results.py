@@ -44,7 +44,7 @@ class Round(msgspec.Struct):
     """One turn of one contestant.
 
     Attributes:
-        number: which round; 0 is what was weighed before the first.
+        number: which round; 0 holds the memory measured before the first.
         figures: by name, whose ending is the unit.
         invalid: why it does not count; empty when it does.
     """
