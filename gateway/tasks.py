@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 _log = logging.getLogger("gateway")
 
+S = TypeVar("S")
 T = TypeVar("T")
+
+
+def guarded(work: Callable[[S], T | Coroutine[Any, Any, T]], argument: S) -> T | Coroutine[Any, Any, T]:
+    """Return what a callback gives; what it raises is raised where that is awaited."""
+    try:
+        return work(argument)
+    except Exception as error:
+        return raising(error)
+
+
+async def raising(error: Exception) -> Any:
+    """Raise an error where this is awaited."""
+    raise error
 
 
 class TaskSet:

@@ -89,7 +89,7 @@ class AdminConnection(RequestHandler):
 
     async def _drain_helper(self) -> None:
         try:
-            await drained(self, _WRITE_S)
+            await drained(self, _WRITE_S, super()._drain_helper)
         except TimeoutError as error:
             self.cut()
             raise ConnectionResetError("the peer takes nothing") from error

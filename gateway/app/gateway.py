@@ -23,8 +23,9 @@ from gateway.app.settings import (
     upstream_settings,
 )
 from gateway.cache.cache import Cache
-from gateway.cache.results import Fetched, abandon
-from gateway.cache.single_flight import Flights
+from gateway.cache.fetcher import Fetcher
+from gateway.cache.results import Fetched
+from gateway.cache.single_flight import SingleFlight
 from gateway.cache.throttle import Throttle
 from gateway.clock import Clock
 from gateway.config.address import Address
@@ -71,7 +72,7 @@ class Gateway:
         config: the whole configuration.
         clock: both clocks.
         tracing: makes spans; ``None`` leaves that to the configuration.
-        siblings: the other workers, ``None`` without any.
+        peers: the other workers; ``None`` without any.
     """
 
     def __init__(
@@ -89,13 +90,13 @@ class Gateway:
         self._is_draining = False
         self._sockets: ListeningSockets | None = None
         self._acceptor: Acceptor | ProxiedAcceptor | None = None
-        self.fast_lane: FastPath | None = None
+        self.fast_path: FastPath | None = None
         keys = KeySpace(config.redis.prefix, identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
         rules = policy_rules(config)
         identity_reader = IdentityReader(identity_headers(config), secret, shared=rules.shared)
-        self.flights: Flights[Fetched] = Flights(
-            config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock, abandon
+        self.flights: SingleFlight[Fetched] = SingleFlight(
+            config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock
         )
         proxy = upstream_hop(config)
         make_tiers = Tiers if peers is None else functools.partial(WorkerTiers, peers)
@@ -109,7 +110,7 @@ class Gateway:
             on_start_over=self.flights.detach_all,
         )
         # One: more would only take the interpreter from the event loop.
-        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
+        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decide")
         make_upstream = Upstream if self.tracing is None else self.tracing.upstream
         self.upstream = make_upstream(upstream_settings(config), clock, self.metrics)
         throttle = Throttle(clock)
@@ -117,18 +118,22 @@ class Gateway:
             config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle
         )
         self.top_executions = TopExecutions(clock)
-        cache = Cache(
+        self._fetcher = Fetcher(
             rules=rules,
-            identity_reader=identity_reader,
-            keys=keys,
             proxy=proxy,
             tiers=self.tiers,
-            flights=self.flights,
             upstream=self.upstream,
             throttle=throttle,
             clock=clock,
             executor=self.executor,
             top_executions=self.top_executions,
+        )
+        cache = Cache(
+            identity_reader=identity_reader,
+            keys=keys,
+            flights=self.flights,
+            fetcher=self._fetcher,
+            throttle=throttle,
         )
         self._caller_digest = CallerDigest(identity_reader, digest_key(secret, os.environ))
         self._throttled = ThrottledCallers(clock, self._caller_digest)
@@ -149,8 +154,8 @@ class Gateway:
             if (difference := why_closed()) is not None:
                 _log.warning("server.fast_lane is left off: %s", difference)
             else:
-                make = FastPath if self.tracing is None else self.tracing.lane
-                self.fast_lane = make(
+                make = FastPath if self.tracing is None else self.tracing.fast_path
+                self.fast_path = make(
                     tiers=self.tiers,
                     identity_reader=identity_reader,
                     keys=keys,
@@ -164,7 +169,7 @@ class Gateway:
                     handler=handler,
                     top_executions=self.top_executions,
                 )
-                connection = functools.partial(FastPathConnection, lane=self.fast_lane)
+                connection = functools.partial(FastPathConnection, fast_path=self.fast_path)
         self.server = DownstreamServer(
             handler if self.tracing is None else self.tracing.handler(handler),
             connection_settings(config),
@@ -258,8 +263,8 @@ class Gateway:
         self._is_ready = False
         self._is_draining = True
         self._gauges.loop_lag.stop()
-        if self.fast_lane is not None:
-            self.fast_lane.close()
+        if self.fast_path is not None:
+            self.fast_path.close()
         if self._acceptor is not None:
             self._acceptor.close()
         if self._sockets is not None:
@@ -276,7 +281,8 @@ class Gateway:
             await asyncio.sleep(poll_s)
             poll_s = min(poll_s * 2, _LAST_POLL_S)
         await self.flights.close(max(0.0, ends_s - loop.time()))
-        # Cuts what is still under way; the writes among it are forgotten before the tiers close.
+        await self._fetcher.close()
+        # Cuts what is still under way; the writes among it invalidate before the tiers close.
         await self.upstream.close()
         if self._proxied is not None:
             await self._proxied.close()
@@ -323,7 +329,7 @@ class Gateway:
         return self.top_executions.busiest()
 
     def throttled(self) -> list[ThrottledCaller]:
-        """Return the callers who are told to wait most."""
+        """Return the callers that get most 429s."""
         return self._throttled.most()
 
     async def purge(self, stack_id: str) -> bool:

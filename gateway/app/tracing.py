@@ -1,7 +1,7 @@
 """Spans for OpenTelemetry; imported only when ``tracing.endpoint`` is set.
 
-Nothing on the way of a request knows of it: it stands around the handler, the fast lane and the upstream, and
-listens where `Metrics` is told how long Redis took. A call to the upstream names its own span as
+Nothing on the way of a request knows of it: it wraps the handler, the fast path and the upstream, and
+hooks into `Metrics`, which gets the durations of Redis. A call to the upstream names its own span as
 ``traceparent``, so that the upstream's spans stand under it; a caller's goes up unchanged where nothing is
 recorded of its trace here.
 """
@@ -35,7 +35,6 @@ from gateway.core.http.trace_context import Parent, continued, parent, parent_in
 from gateway.downstream.connection_origin import Origin
 from gateway.downstream.fast_path import FastPath, PlainLookup
 from gateway.downstream.response import PreparedResponse
-from gateway.errors import GatewayError
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics_catalogue import ERROR
 from gateway.upstream.exchange import Exchange
@@ -75,16 +74,16 @@ class Tracing:
         self._current: ContextVar[otel.Span | None] = ContextVar("span", default=None)
 
     def metrics(self) -> Metrics:
-        """Return counters that also make spans of what they are told."""
+        """Return counters that also make spans."""
         return _TracedMetrics(self)
 
     def handler(self, handle: Handle) -> Handle:
         """Put a span around each request that a handler answers."""
         return functools.partial(self._handle, handle)
 
-    def lane(self, **parts: Any) -> FastPath:
-        """Return a fast lane, made of these parts, that makes a span of each hit in memory."""
-        return _TracedLane(self, **parts)
+    def fast_path(self, **parts: Any) -> FastPath:
+        """Return a fast path, made of these parts, that makes a span of each hit in memory."""
+        return _TracedFastPath(self, **parts)
 
     def upstream(self, settings: UpstreamSettings, clock: Clock, metrics: Metrics) -> Upstream:
         """Return an upstream that makes a span of each call."""
@@ -107,7 +106,7 @@ class Tracing:
                 await done.wait()
 
     def hit(self, head: bytes, began_ns: int, sent_bytes: int) -> None:
-        """Make the span of a hit on the fast lane."""
+        """Make the span of a hit on the fast path."""
         span = self._start("GET", "execution", parent_in(head), state_in(head), began_ns)
         if span.is_recording():
             span.set_attributes(
@@ -133,32 +132,25 @@ class Tracing:
         if status >= 500:
             span.set_status(otel.StatusCode.ERROR)
 
-    async def call(self, send: Callable[[Fields], Awaitable[Exchange]], fields: Fields) -> Exchange:
-        """Call the upstream in a span of its own, which what is sent names as its parent.
+    def call(self, fields: Fields) -> tuple[otel.Span | None, Fields]:
+        """Begin the span of a call to the upstream.
 
         A trace that begins here is named also when it is not recorded: then the upstream knows that and
         records nothing either.
 
         Args:
-            send: sends a request with the fields that it is given.
             fields: of the request.
+
+        Returns:
+            The span, ``None`` when the call is not recorded, and the fields, which name it as their parent.
         """
         of = self._current.get()
         if of is None:
-            return await send(fields)
+            return None, fields
         if not of.get_span_context().trace_flags.sampled:
-            return await send(fields if parent(fields) is not None else _naming(of, fields))
+            return None, fields if parent(fields) is not None else _naming(of, fields)
         span = self._tracer.start_span("upstream", otel.set_span_in_context(of), otel.SpanKind.CLIENT)
-        try:
-            exchange = await send(_naming(span, fields))
-            span.set_attribute("http.response.status_code", exchange.head.status)
-        except GatewayError as error:
-            span.set_attribute("error.type", error.proxy_error)
-            span.set_status(otel.StatusCode.ERROR)
-            raise
-        finally:
-            span.end()
-        return exchange
+        return span, _naming(span, fields)
 
     def took(self, name: str, took_s: float, attributes: dict[str, str | int]) -> None:
         """Make the span of something that was done for the present request and has just ended."""
@@ -201,8 +193,8 @@ class Tracing:
         context = None
         if given is not None:
             trace_id, span_id = int(given.trace_id, 16), int(given.span_id, 16)
-            flags, told = otel.TraceFlags(given.flags), otel.TraceState(members)
-            caller = otel.SpanContext(trace_id, span_id, True, flags, told)
+            flags, trace_state = otel.TraceFlags(given.flags), otel.TraceState(members)
+            caller = otel.SpanContext(trace_id, span_id, True, flags, trace_state)
             context = otel.set_span_in_context(otel.NonRecordingSpan(caller))
         attributes = {"http.request.method": method, "aos_gateway.route": route}
         if route in _ROUTES:
@@ -227,11 +219,28 @@ class _TracedUpstream(Upstream):
     def __init__(self, tracing: Tracing, settings: UpstreamSettings, clock: Clock, metrics: Metrics) -> None:
         super().__init__(settings, clock, metrics)
         self._tracing = tracing
+        self._spans: dict[Exchange, otel.Span] = {}
 
-    async def send(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
-        """Send a request as the base does, in a span."""
-        send = super().send
-        return await self._tracing.call(lambda sent: send(method, target, sent, body), fields)
+    def begin(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
+        span, fields = self._tracing.call(fields)
+        exchange = super().begin(method, target, fields, body)
+        if span is not None:
+            self._spans[exchange] = span
+        return exchange
+
+    def has_head(self, exchange: Exchange) -> None:
+        super().has_head(exchange)
+        if (span := self._spans.pop(exchange, None)) is not None:
+            span.set_attribute("http.response.status_code", exchange.head.status)
+            span.end()
+
+    def is_over(self, exchange: Exchange) -> None:
+        super().is_over(exchange)
+        if (span := self._spans.pop(exchange, None)) is not None:
+            if exchange.error is not None:
+                span.set_attribute("error.type", exchange.error.proxy_error)
+                span.set_status(otel.StatusCode.ERROR)
+            span.end()
 
 
 class _TracedMetrics(Metrics):
@@ -250,7 +259,7 @@ class _TracedMetrics(Metrics):
         )
 
 
-class _TracedLane(FastPath):
+class _TracedFastPath(FastPath):
     def __init__(self, tracing: Tracing, **parts: Any) -> None:
         super().__init__(**parts)
         self._tracing = tracing

@@ -1,19 +1,19 @@
-"""The one place where decisions meet I/O: look up, fetch once, judge, store, answer."""
+"""Where decisions meet I/O: look up, fetch once, decide, store, respond."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from concurrent.futures import Executor
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import msgspec
 
 from gateway.cache import cache_log
-from gateway.cache.hints import Hints
+from gateway.cache.fetcher import Fetcher
 from gateway.cache.results import Fetched, Response
-from gateway.cache.single_flight import Flight, Flights
+from gateway.cache.single_flight import SingleFlight
 from gateway.cache.throttle import Throttle
-from gateway.clock import Clock
 from gateway.core.aos import route
 from gateway.core.caching import policy
 from gateway.core.caching import responses as answers
@@ -23,62 +23,47 @@ from gateway.core.caching.entry import Entry
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.core.caching.request_directives import read_directives
-from gateway.core.caching.retry_after import retry_after_s
 from gateway.core.http import fields as headers
-from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Head, Request, first, names
 from gateway.errors import BadRequest, GatewayError, NotCached, ProxyLoop, Throttled, UpstreamError
 from gateway.store.lookup import EarlyLookup, LookupResult
-from gateway.store.tiers import Tiers
-from gateway.telemetry.top_executions import TopExecutions
-from gateway.upstream.exchange import Exchange
-from gateway.upstream.upstream import RequestBody, Upstream
+from gateway.tasks import guarded
+from gateway.upstream.upstream import RequestBody
+
+OnResponse = Callable[[Response | GatewayError | Coroutine[Any, Any, Response]], None]
+"""Called once, with the response, with why there is none, or with what has to be awaited for it."""
 
 
 class Cache:
     """Answers requests from the tiers or from the upstream.
 
     Args:
-        rules: what is stored, and how long.
-        recogniser: tells callers apart.
+        identity_reader: tells callers apart.
         keys: builds the keys.
-        hop: what the gateway says about itself.
-        tiers: the stores.
         flights: the shared fetches.
-        upstream: AOS.
+        fetcher: does their work.
         throttle: callers whom AOS asked to wait.
-        clock: wall time for entries.
-        judges: threads for what would hold up the event loop.
-        sightings: notes which executions are asked for.
     """
 
     def __init__(
         self,
         *,
-        rules: policy.Rules,
         identity_reader: IdentityReader,
         keys: KeySpace,
-        proxy: headers.ProxyIdentity,
-        tiers: Tiers,
-        flights: Flights[Fetched],
-        upstream: Upstream,
+        flights: SingleFlight[Fetched],
+        fetcher: Fetcher,
         throttle: Throttle,
-        clock: Clock,
-        executor: Executor,
-        top_executions: TopExecutions,
     ) -> None:
-        self._rules = rules
         self._identity_reader = identity_reader
         self._keys = keys
-        self._proxy = proxy
-        self._tiers = tiers
         self._flights = flights
-        self._upstream = upstream
+        self._fetcher = fetcher
         self._throttle = throttle
-        self._clock = clock
-        self._executor = executor
-        self._top_executions = top_executions
-        self._hints = Hints(rules)
+        self._tiers = fetcher.tiers
+        self._upstream = fetcher.upstream
+        self._proxy = fetcher.proxy
+        self._clock = fetcher.clock
+        self._top_executions = fetcher.top_executions
 
     async def answer(
         self, request: Request, body: RequestBody | None, early_lookup: EarlyLookup | None = None
@@ -88,7 +73,7 @@ class Cache:
         Args:
             request: what was asked.
             body: its body; ``None`` without one.
-            looked_up: a look-up made for it already; ``None`` when none was.
+            early_lookup: a look-up made for it already; ``None`` when none was.
 
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
@@ -135,7 +120,7 @@ class Cache:
         fields = headers.upstream_fields(request, self._proxy, execution_call=execution_call)
         sending = self._upstream.send(request.method, request.target, fields, body)
         try:
-            exchange = await (self._flights.alone(sending) if execution_call else sending)
+            exchange = await (self._flights.in_time(sending) if execution_call else sending)
         except GatewayError as error:
             _with_member(error, cache_status)
             raise
@@ -155,8 +140,8 @@ class Cache:
 
         Args:
             request: `headers.check_request` has accepted it.
-            planned: what `eligibility` makes of it.
-            looked_up: a look-up made for it already; ``None`` when none was.
+            eligible: what `eligibility` makes of it.
+            early_lookup: a look-up made for it already; ``None`` when none was.
             key: of its entry, where it is known.
 
         Raises:
@@ -197,33 +182,109 @@ class Cache:
             return await self._head(request, eligible, found, cache_status)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
         flight_key = self._keys.flight(eligible.identity.flight, variant, eligible.execution)
-        flight = None
-        if forward is not Forward.REQUEST:
-            flight = self._flights.joinable(flight_key)
+        may_join = forward is not Forward.REQUEST
+        return await self._response(
+            lambda on_response: self._share(
+                request, eligible, found, cache_status, on_response, flight_key=flight_key, may_join=may_join
+            )
+        )
+
+    def fetch_plain(
+        self, request: Request, eligible: Eligible, found: EarlyLookup, on_response: OnResponse
+    ) -> Callable[[], None]:
+        """Answer like `fetch`, without a wait here, what has no directives and was found in no tier.
+
+        Args:
+            request: `headers.check_request` has accepted it.
+            eligible: what `eligibility` makes of it.
+            found: what the look-up gave.
+            on_response: called once, perhaps before this returns.
+
+        Returns:
+            To be called when nobody waits for the response any more.
+        """
+        reason = Reason.STORE_FAILED if found.lookup.has_failed else None
+        cache_log.decided(request, "no entry to serve: %s", reason or "none is stored")
+        cache_status = CacheStatus(forward=Forward.URI_MISS, reason=reason)
         try:
-            if flight is not None:
-                cache_log.decided(request, "joins a fetch under way")
-                fetched = await self._flights.join(flight)
-                if fetched.exchange is not None:
-                    return await self._forward(
-                        request, None, _because(cache_status, Reason.TOO_LARGE), execution_call=True
-                    )
-                if not may_share(eligible, fetched.fetched_response, self._rules.identity_headers):
-                    return await self._forward(
-                        request, None, _because(cache_status, Reason.VARY), execution_call=True
-                    )
-                return self._fetched(fetched, eligible, cache_status, collapsed=True)
+            self._hold_back(eligible, cache_status)
+        except Throttled as error:
+            on_response(error)
+            return _nothing
+        flight_key = self._keys.flight(eligible.identity.flight, eligible.variant.general, eligible.execution)
+        return self._share(request, eligible, found, cache_status, on_response, flight_key=flight_key)
 
-            async def fly(flight: Flight[Fetched]) -> Fetched:
-                result = await self._fill(request, eligible, found, flight)
-                cache_log.fetched(request, result)
-                return result
+    def _share(
+        self,
+        request: Request,
+        eligible: Eligible,
+        found: EarlyLookup,
+        cache_status: CacheStatus,
+        on_response: OnResponse,
+        *,
+        flight_key: bytes | None,
+        may_join: bool = True,
+    ) -> Callable[[], None]:
+        """Join a fetch under way, or begin one, which others may join if it has a key.
 
-            fetched = await self._flights.lead(flight_key, key.stack, fly)
-        except GatewayError as error:
-            _with_member(error, cache_status)
+        Returns:
+            To be called when nobody waits for the response any more.
+        """
+        joined = self._flights.joinable(flight_key) if flight_key is not None and may_join else None
+
+        def response_of(fetched: Fetched) -> Response | Coroutine[Any, Any, Response]:
+            if joined is not None and (unshared := self._why_not_shared(eligible, fetched)) is not None:
+                return self._forward(request, None, _because(cache_status, unshared), execution_call=True)
+            return self._fetched(fetched, eligible, cache_status, collapsed=joined is not None)
+
+        def on_fetched(fetched: Fetched | GatewayError) -> None:
+            if isinstance(fetched, GatewayError):
+                on_response(_with_member(fetched, cache_status))
+            else:
+                on_response(guarded(response_of, fetched))
+
+        if joined is not None:
+            cache_log.decided(request, "joins a fetch under way")
+            joined.join(on_fetched)
+            return functools.partial(joined.leave, on_fetched)
+        flight = self._flights.begin(flight_key, found.fill_token.key.stack, on_fetched)
+        self._fetcher.start(flight, request, eligible, found, stores=flight_key is not None)
+        return functools.partial(flight.leave, on_fetched)
+
+    async def _response(self, begin: Callable[[OnResponse], Callable[[], None]]) -> Response:
+        """Wait for the response to what is begun.
+
+        Raises:
+            GatewayError: there is none.
+        """
+        result: asyncio.Future[Response | Coroutine[Any, Any, Response]]
+        result = asyncio.get_running_loop().create_future()
+
+        def on_response(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
+            if result.done():
+                # Who waited has just left.
+                if isinstance(response, Coroutine):
+                    response.close()
+            elif isinstance(response, GatewayError):
+                result.set_exception(response)
+            else:
+                result.set_result(response)
+
+        leave = begin(on_response)
+        try:
+            response = await result
+        except asyncio.CancelledError:
+            leave()
             raise
-        return self._fetched(fetched, eligible, cache_status, collapsed=False)
+        return response if isinstance(response, Response) else await response
+
+    def _why_not_shared(self, eligible: Eligible, fetched: Fetched) -> Reason | None:
+        """Return why a request that joined a fetch has to be forwarded by itself all the same."""
+        if fetched.exchange is not None:
+            return Reason.TOO_LARGE
+        if not may_share(eligible, fetched.fetched_response, self._fetcher.rules.identity_headers):
+            return Reason.VARY
+        return None
 
     async def _look_up(
         self, key: EntryKey, early_lookup: EarlyLookup | None
@@ -235,100 +296,11 @@ class Cache:
         # Between a look-up in Redis and here another request's fetch may have ended.
         return early_lookup, early_lookup.lookup.entry or self._tiers.peek(key)
 
-    async def _fill(
-        self,
-        request: Request,
-        eligible: Eligible,
-        early_lookup: EarlyLookup,
-        flight: Flight[Fetched] | None,
-    ) -> Fetched:
-        """Fetch a record, judge it, and store it if it may be."""
-        fill_token = early_lookup.fill_token
-        if flight is not None:
-            fill_token = await self._tiers.prepare_fill(fill_token, early_lookup.lookup)
-        else:
-            fill_token = self._tiers.begin_fetch(fill_token)
-        fetched_s = self._clock.wall_s()
-        fields = headers.upstream_fields(request, self._proxy, execution_call=True)
-        exchange = await self._upstream.send("GET", request.target, fields, None)
-        self._heed(eligible, exchange.head)
-        try:
-            body = await self._buffer(exchange)
-        except BaseException:
-            exchange.close()
-            raise
-        fetched_response = policy.FetchedResponse(
-            head=exchange.head,
-            body=body,
-            complete=exchange.framing is not BodyFraming.CLOSE,
-            request=eligible.fields,
-            action_id=eligible.execution.action_id,
-            fetched_s=fetched_s,
-            upstream_s=exchange.head_s,
-        )
-        if len(body) > self._rules.max_body_bytes:
-            if policy.drops_own_entry(exchange.head.status, None):
-                self._tiers.drop(fill_token, early_lookup.lookup)
-            if flight is not None and not flight.leader_waits:
-                exchange.close()
-            return Fetched(fetched_response, None, False, Reason.TOO_LARGE, exchange)
-        exchange.close()
-        decision = await self._decide_store(fetched_response, fill_token.key)
-        self._top_executions.fetched(eligible.execution, fetched_response, decision)
-        if decision.refusal is not None:
-            self._hints.refused(fetched_response, decision)
-            if policy.drops_own_entry(exchange.head.status, decision):
-                self._tiers.drop(fill_token, early_lookup.lookup)
-            return Fetched(fetched_response, decision, False, decision.refusal)
-        if flight is None:
-            return Fetched(fetched_response, decision, False, None)
-        entry = answers.entry_of(
-            fetched_response, decision, policy.received_age_s(exchange.head), eligible.variant.accept
-        )
-        refusal = self._tiers.store(fill_token, entry)
-        return Fetched(fetched_response, decision, refusal is None, refusal)
-
-    async def _decide_store(
-        self, fetched_response: policy.FetchedResponse, key: EntryKey
-    ) -> policy.StoreDecision:
-        """Judge here, or in a thread what would hold up everybody else.
-
-        A write that comes meanwhile raises the stack's forget count, so the record isn't stored.
-        """
-        now_s = self._clock.monotonic_s()
-        decide_store = functools.partial(
-            policy.decide_store,
-            fetched_response,
-            self._rules,
-            settling=self._tiers.invalidations.is_settling(key.stack, now_s),
-            uncertain=self._tiers.invalidations.is_uncertain(now_s),
-        )
-        if not policy.is_heavy(fetched_response):
-            return decide_store()
-        return await asyncio.get_running_loop().run_in_executor(self._executor, decide_store)
-
     def _hold_back(self, eligible: Eligible, cache_status: CacheStatus) -> None:
         """Answer for the upstream while it wants to hear nothing of this caller."""
         wait_s = self._throttle.wait_s(eligible.identity.flight)
         if wait_s is not None:
             raise _with_member(Throttled(wait_s), cache_status)
-
-    def _heed(self, eligible: Eligible, head: Head) -> None:
-        """Remember a 429's Retry-After for the caller it was told to."""
-        if head.status == 429:
-            wait_s = retry_after_s(head.fields, self._clock.wall_s())
-            if wait_s is not None:
-                self._throttle.hold(eligible.identity.flight, wait_s)
-
-    async def _buffer(self, exchange: Exchange) -> bytes:
-        """Read a body whole, or one piece beyond ``max_body_bytes``."""
-        limit = self._rules.max_body_bytes
-        pieces: list[bytes] = []
-        size = 0
-        while size <= limit and (piece := await exchange.read()):
-            pieces.append(piece)
-            size += len(piece)
-        return b"".join(pieces)
 
     async def _alone(self, request: Request, eligible: Eligible, key: EntryKey) -> Response:
         """Fetch for a caller who wants the cache neither read nor written."""
@@ -339,13 +311,11 @@ class Cache:
         early_lookup = EarlyLookup(self._tiers.fill_token(key), LookupResult(None))
         if request.method == "HEAD":
             return await self._head(request, eligible, early_lookup, cache_status)
-        try:
-            fill = self._fill(request, eligible, early_lookup, None)
-            fetched = await self._flights.alone(fill)
-        except GatewayError as error:
-            _with_member(error, cache_status)
-            raise
-        return self._fetched(fetched, eligible, cache_status, collapsed=False)
+        return await self._response(
+            lambda on_response: self._share(
+                request, eligible, early_lookup, cache_status, on_response, flight_key=None
+            )
+        )
 
     async def _head(
         self, request: Request, eligible: Eligible, early_lookup: EarlyLookup, cache_status: CacheStatus
@@ -353,7 +323,7 @@ class Cache:
         """Forward a HEAD alone; it stores nothing, but may tell that an entry is over."""
         fill_token = self._tiers.begin_fetch(early_lookup.fill_token)
         answer = await self._forward(request, None, _because(cache_status, Reason.HEAD), execution_call=True)
-        self._heed(eligible, answer.head)
+        self._fetcher.heed(eligible, answer.head)
         if answer.head.status in policy.DROPPING_STATUSES or self._is_outdated(fill_token.key, answer.head):
             self._tiers.drop(fill_token, early_lookup.lookup)
         return answer
@@ -402,3 +372,7 @@ def _with_member(error: GatewayError, cache_status: CacheStatus) -> GatewayError
     """Let an error tell what the cache did before it, or why nothing was forwarded."""
     error.cache_member = (cache_status if error.reason is None else CacheStatus(reason=error.reason)).member()
     return error
+
+
+def _nothing() -> None:
+    pass

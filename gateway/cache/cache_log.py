@@ -13,18 +13,18 @@ from gateway.telemetry.log_format import FIELDS
 _log = logging.getLogger("gateway.cache.cache")
 
 
-def decided(request: Request, text: str, *told: object) -> None:
+def decided(request: Request, text: str, *values: object) -> None:
     """Log what was decided about a request."""
     if _log.isEnabledFor(logging.DEBUG):
-        plain = [each.value if isinstance(each, enum.Enum) else each for each in told]
+        plain = [each.value if isinstance(each, enum.Enum) else each for each in values]
         fields = {"request_id": request.request_id.decode("ascii", "replace")}
         _log.debug(text, *plain, extra={FIELDS: fields})
 
 
 def fetched(request: Request, result: Fetched) -> None:
     """Log what became of a fetch."""
-    judged, status = result.decision, result.fetched_response.head.status
-    phase = None if judged is None else judged.phase
+    decision, status = result.decision, result.fetched_response.head.status
+    phase = None if decision is None else decision.phase
     decided(request, "fetched: %d, phase %s: %s", status, phase, result.reason or "stored")
 
 

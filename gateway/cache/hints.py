@@ -1,4 +1,4 @@
-"""Says once in the log why settled records are not stored: the answer alone tells only its caller."""
+"""Logs once why settled records are not stored; `Cache-Status` says it only to the caller."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Hints:
         self._given: set[Reason] = set()
 
     def refused(self, fetched_response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
-        """Take note of a response that was not stored."""
+        """Log the reason of a response that was not stored, unless it was logged before."""
         reason = decision.refusal
         if reason is None or reason in self._given:
             return

@@ -1,4 +1,4 @@
-"""What the cache gives: to a caller, and to all who joined a fetch."""
+"""Results of the cache: a response to one request, and the result of a shared fetch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from gateway.upstream.exchange import Exchange
 
 
 class Response(msgspec.Struct, frozen=True):
-    """What a caller gets.
+    """A response to one request.
 
     Attributes:
         head: end-to-end head with everything the gateway adds.
         body: the whole body; ``None`` when it is streamed.
-        exchange: the rest of a streamed body, to be closed by who takes it; ``None`` otherwise.
-        prefix: what of a streamed body was read already.
-        verdict: what the cache did.
-        upstream_s: to the head of the upstream's answer; ``None`` when none was waited for.
+        exchange: the rest of a streamed body, closed by whoever sends it; ``None`` otherwise.
+        prefix: the part of a streamed body that was read already.
+        cache_status: what the cache did.
+        upstream_s: seconds to the head of the upstream's response; ``None`` when there was none.
     """
 
     head: Head
@@ -34,11 +34,11 @@ class Fetched(msgspec.Struct, frozen=True):
     """The result of a flight.
 
     Attributes:
-        arrival: the response as far as it was read.
-        judgement: what became of it; ``None`` when it was too large to judge.
+        fetched_response: the response as far as it was read.
+        decision: whether it is stored; ``None`` when it was too large to be decoded.
         is_stored: handed to at least one tier.
         reason: why not.
-        exchange: the rest of a body too large to buffer; it belongs to the leader alone.
+        exchange: the rest of a body too large to buffer; only the leader may read it.
     """
 
     fetched_response: policy.FetchedResponse
@@ -46,9 +46,3 @@ class Fetched(msgspec.Struct, frozen=True):
     is_stored: bool
     reason: Reason | None
     exchange: Exchange | None = None
-
-
-def abandon(fetched: Fetched) -> None:
-    """Let go of a result that nobody takes."""
-    if fetched.exchange is not None:
-        fetched.exchange.close()

@@ -1,112 +1,150 @@
-"""Shared fetches: concurrent equal requests of one caller cost the upstream one call."""
+"""Single flight: concurrent equal requests of one caller cost the upstream one call."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 from gateway.clock import Clock
-from gateway.errors import DeadlinePassed
-from gateway.tasks import TaskSet
+from gateway.errors import DeadlinePassed, GatewayError
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
+OnResult = Callable[[T | GatewayError], None]
+"""Called once, with what a fetch gave or why it gave nothing."""
 
 
 class Flight(Generic[T]):
-    """One fetch under way.
+    """One fetch under way, and who waits for it.
 
     Attributes:
-        key: who asks for what.
+        key: who asks for what; ``None`` when nobody may join.
         stack: case-folded stack id.
         started_s: monotonic time of its start.
-        leader_waits: the request that began it is still there to take its result.
-        is_late: its time was over before it ended.
+        stop: ends its work when its time is over.
     """
 
-    def __init__(self, key: bytes, stack: bytes, started_s: float) -> None:
+    __slots__ = ("_flights", "_leader", "_waiting", "key", "stack", "started_s", "stop")
+
+    def __init__(
+        self,
+        flights: SingleFlight[T],
+        key: bytes | None,
+        stack: bytes,
+        started_s: float,
+        leader: OnResult[T],
+    ) -> None:
         self.key = key
         self.stack = stack
         self.started_s = started_s
-        self.leader_waits = True
-        self.is_late = False
-        self.task: asyncio.Task[T] | None = None
+        self.stop: Callable[[], None] = _nothing
+        self._flights = flights
+        self._leader: OnResult[T] | None = leader
+        self._waiting: list[OnResult[T]] = []
+
+    @property
+    def leader_waits(self) -> bool:
+        """Whoever began it is still there to take its result."""
+        return self._leader is not None
+
+    def join(self, on_result: OnResult[T]) -> None:
+        """Wait for its result too."""
+        self._waiting.append(on_result)
+
+    def leave(self, on_result: OnResult[T]) -> None:
+        """Do not wait any more; that disturbs nobody else."""
+        if on_result == self._leader:
+            self._leader = None
+        elif on_result in self._waiting:
+            self._waiting.remove(on_result)
+
+    def finish(self, result: T | GatewayError) -> None:
+        """Give its result to all who wait, whoever began it first; a second result is dropped."""
+        leader, waiting = self._leader, self._waiting
+        if not self._flights.end(self):
+            return
+        self._leader, self._waiting = None, []
+        self.stop = _nothing
+        for on_result in waiting if leader is None else [leader, *waiting]:
+            try:
+                on_result(result)
+            except Exception as error:
+                # The others must hear of it all the same.
+                _log.error("a result could not be taken: %s", type(error).__name__, exc_info=error)
 
 
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     """The fetches of one gateway that others may join.
 
     Args:
-        timeout_s: how long each request waits, from its own arrival.
-        join_max_age_s: nobody joins a flight older than this.
+        timeout_s: how long each of them may take.
+        join_max_age_s: nobody joins one that began longer ago.
         clock: monotonic time.
-        abandon: lets go of a result that its leader did not stay for.
     """
 
-    def __init__(
-        self, timeout_s: float, join_max_age_s: float, clock: Clock, abandon: Callable[[T], None]
-    ) -> None:
+    def __init__(self, timeout_s: float, join_max_age_s: float, clock: Clock) -> None:
         self._timeout_s = timeout_s
         self._join_max_age_s = join_max_age_s
         self._clock = clock
-        self._abandon = abandon
         self._loop = asyncio.get_running_loop()
-        self._tasks = TaskSet()
+        # In the order in which they began, so one timer is enough for all deadlines.
+        self._under_way: dict[Flight[T], None] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._open: dict[bytes, Flight[T]] = {}
         self._by_stack: defaultdict[bytes, set[bytes]] = defaultdict(set)
+        self._all_ended: asyncio.Event | None = None
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._under_way)
 
     def joinable(self, key: bytes) -> Flight[T] | None:
         """Return the flight that an equal request may join now, or ``None``."""
         flight = self._open.get(key)
-        if flight is None:
-            return None
-        if self._clock.monotonic_s() - flight.started_s > self._join_max_age_s:
+        if flight is None or self._clock.monotonic_s() - flight.started_s > self._join_max_age_s:
             return None
         return flight
 
-    async def join(self, flight: Flight[T]) -> T:
-        """Wait for another request's fetch; leaving does not disturb it.
+    def begin(self, key: bytes | None, stack: bytes, on_result: OnResult[T]) -> Flight[T]:
+        """Begin a fetch, in place of any older one; with a key others may join it.
 
-        Raises:
-            GatewayError: what the fetch failed with, or `DeadlinePassed`.
+        Returns:
+            The flight; whoever does its work calls `Flight.finish`.
         """
-        return await self._wait(flight)
+        flight = Flight(self, key, stack, self._clock.monotonic_s(), on_result)
+        self._under_way[flight] = None
+        if key is not None:
+            self._detach(key)
+            self._open[key] = flight
+            self._by_stack[stack].add(key)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout_s, self._end_late)
+        return flight
 
-    async def lead(self, key: bytes, stack: bytes, fetch: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> T:
-        """Begin a fetch that others may join, in place of any older one, and wait for it.
+    def end(self, flight: Flight[T]) -> bool:
+        """Let nobody join a flight any more; ``False`` when it has ended before."""
+        if flight not in self._under_way:
+            return False
+        del self._under_way[flight]
+        if flight.key is not None and self._open.get(flight.key) is flight:
+            self._detach(flight.key)
+        if self._all_ended is not None and not self._under_way:
+            self._all_ended.set()
+        return True
 
-        Raises:
-            GatewayError: what the fetch failed with, or `DeadlinePassed`.
-        """
-        flight: Flight[T] = Flight(key, stack, self._clock.monotonic_s())
-        self._detach(key)
-        self._open[key] = flight
-        self._by_stack[stack].add(key)
-        flight.task = self._tasks.start(self._fly(flight, fetch), "flight", awaited=True)
-        has_result = False
-        try:
-            result = await self._wait(flight)
-            has_result = True
-            return result
-        finally:
-            if not has_result:
-                flight.leader_waits = False
-                _abandon_later(flight.task, self._abandon)
-
-    async def alone(self, fetch: Awaitable[R]) -> R:
-        """Wait for a fetch that nobody shares, as long as for a flight.
+    async def in_time(self, work: Awaitable[R]) -> R:
+        """Wait for something that nobody shares, as long as for a flight.
 
         Raises:
-            GatewayError: what the fetch failed with, or `DeadlinePassed`.
+            GatewayError: what it failed with, or `DeadlinePassed`.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await fetch
+                return await work
         except TimeoutError as error:
             raise DeadlinePassed from error
 
@@ -121,28 +159,32 @@ class Flights(Generic[T]):
         self._by_stack.clear()
 
     async def close(self, timeout_s: float) -> None:
-        """Let flights end within a time, then cancel the rest."""
-        await self._tasks.settle(timeout_s)
-        await self._tasks.cancel()
+        """Let flights end within a time, then stop the rest."""
+        if self._under_way:
+            self._all_ended = asyncio.Event()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._all_ended.wait()
+            except TimeoutError:
+                for flight in list(self._under_way):
+                    self._stop(flight)
+        if self._timer is not None:
+            self._timer.cancel()
 
-    async def _fly(self, flight: Flight[T], fetch: Callable[[Flight[T]], Awaitable[T]]) -> T:
-        # What asyncio.timeout does, without asking for the loop and the task again.
-        late = self._loop.call_later(self._timeout_s, _end, flight)
-        try:
-            return await fetch(flight)
-        except asyncio.CancelledError as error:
-            if flight.is_late:
-                raise DeadlinePassed from error
-            raise
-        finally:
-            late.cancel()
-            if self._open.get(flight.key) is flight:
-                self._detach(flight.key)
+    def _end_late(self) -> None:
+        """Stop the flights whose time is over."""
+        self._timer = None
+        now_s = self._clock.monotonic_s()
+        for flight in list(self._under_way):
+            left_s = flight.started_s + self._timeout_s - now_s
+            if left_s > 0:
+                self._timer = self._loop.call_later(left_s, self._end_late)
+                break
+            self._stop(flight)
 
-    async def _wait(self, flight: Flight[T]) -> T:
-        assert flight.task is not None
-        # No deadline of its own: the fetch has one, and began no later than this wait did.
-        return await asyncio.shield(flight.task)
+    def _stop(self, flight: Flight[T]) -> None:
+        flight.stop()
+        flight.finish(DeadlinePassed())
 
     def _detach(self, key: bytes) -> None:
         flight = self._open.pop(key, None)
@@ -154,15 +196,5 @@ class Flights(Generic[T]):
             del self._by_stack[flight.stack]
 
 
-def _end(flight: Flight[T]) -> None:
-    if flight.task is not None:
-        flight.is_late = True
-        flight.task.cancel()
-
-
-def _abandon_later(task: asyncio.Task[T], abandon: Callable[[T], None]) -> None:
-    def done(task: asyncio.Task[T]) -> None:
-        if not task.cancelled() and task.exception() is None:
-            abandon(task.result())
-
-    task.add_done_callback(done)
+def _nothing() -> None:
+    pass

@@ -14,7 +14,7 @@ class Throttle:
 
     Args:
         clock: monotonic time.
-        limit: how many callers are remembered; beyond it the oldest is forgotten, which costs one call.
+        limit: how many callers are kept; beyond it the oldest is dropped, which costs one call.
     """
 
     def __init__(self, clock: Clock, limit: int = _LIMIT) -> None:
@@ -26,7 +26,7 @@ class Throttle:
         return len(self._until_s)
 
     def held(self) -> int:
-        """Return how many callers must still wait, and forget the others."""
+        """Return how many callers must still wait, and drop the others."""
         now_s = self._clock.monotonic_s()
         over = [caller for caller, until_s in self._until_s.items() if until_s <= now_s]
         for caller in over:

@@ -55,7 +55,7 @@ class Admission:
         return True
 
     def release(self, peer: str | None) -> None:
-        """Note the end of a connection that was admitted."""
+        """Release the place of a connection that was admitted."""
         _log.debug("end of a connection from %s", peer or "-")
         if peer is not None and peer in self._by_peer:
             self._by_peer[peer] -= 1

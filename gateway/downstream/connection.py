@@ -61,7 +61,7 @@ class DownstreamConnection(RequestHandler):
         "_server",
         "_settings",
         "_since_s",
-        "_stoppable",
+        "_stop",
         "origin",
         "peer",
         "scheme",
@@ -87,7 +87,7 @@ class DownstreamConnection(RequestHandler):
         self._refusal: GatewayError | None = None
         self._since_s = 0.0
         self._is_gone: asyncio.Future[None] = self._loop.create_future()
-        self._stoppable: asyncio.Task[Any] | None = None
+        self._stop: Callable[[], object] | None = None
         # The origin's address; None when it has none, and when it was not admitted.
         self._peer: str | None = None
         self.origin = Origin()
@@ -138,15 +138,15 @@ class DownstreamConnection(RequestHandler):
         self._stop_head_timer()
         if not self._is_gone.done():
             self._is_gone.set_result(None)
-        if self._stoppable is not None:
-            self._stoppable.cancel()
+        if self._stop is not None:
+            self._stop()
         self._server.admission.release(self._peer)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, one head or body at a time.
 
-        aiohttp's parser forgets the requests that it found in front of an error in the same bytes, and
+        aiohttp's parser drops the requests that it found in front of an error in the same bytes, and
         it doesn't tell how a request line was written.
         """
         if self._close or self._force_close:
@@ -277,9 +277,9 @@ class DownstreamConnection(RequestHandler):
         """Return the look-up that was made for the present request before it was parsed."""
         return None
 
-    def stop_with_caller(self, task: asyncio.Task[Any] | None) -> None:
-        """Say which task is cancelled when the caller leaves; ``None`` lets a write go on to its end."""
-        self._stoppable = task
+    def stop_with_caller(self, stop: Callable[[], object] | None) -> None:
+        """Say what is called when the caller leaves; ``None`` lets a write go on to its end."""
+        self._stop = stop
 
     def force_close(self) -> None:
         """Close the connection once the caller has taken what was written, for which he has a time."""

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from gateway.clock import Clock
-from gateway.core.aos.route import execution
+from gateway.core.aos.route import ExecutionRef, execution
 from gateway.core.caching.cache_status import HIT, CacheStatus
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.identity import IdentityReader
@@ -30,9 +30,9 @@ from gateway.core.http.host import OwnHosts
 from gateway.core.http.trace_context import parent_in
 from gateway.downstream.connection import DownstreamConnection
 from gateway.downstream.connection_origin import Origin
-from gateway.downstream.handler import Handler
+from gateway.downstream.handler import Handler, OnPrepared
 from gateway.downstream.request_id import RequestIds
-from gateway.downstream.response import LARGE_BYTES, PreparedResponse
+from gateway.downstream.response import LARGE_BYTES
 from gateway.store.lookup import EarlyLookup
 from gateway.store.tiers import Tiers
 from gateway.tasks import TaskSet
@@ -44,7 +44,7 @@ _NOWHERE = Origin()
 _STACKS = b"/v2/stacks/"
 _KNOWN_MOST = 4_096
 _KNOWN_BYTES = 8_388_608
-_KEYS_MOST = 2_048
+_EXECUTIONS_MOST = 2_048
 
 
 class PlainLookup(msgspec.Struct, frozen=True, gc=False):
@@ -52,7 +52,7 @@ class PlainLookup(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         data: its whole head.
-        seen: what it says at a glance.
+        seen: the request as it was split from its bytes.
         owner: who asks.
         origin: of the connection.
         asked_s: monotonic time at which memory had none.
@@ -75,9 +75,9 @@ class FastPath:
 
     Args:
         tiers: the stores.
-        recogniser: tells callers apart.
+        identity_reader: tells callers apart.
         keys: builds the keys.
-        hop: what the gateway says about itself.
+        proxy: what the gateway says about itself.
         own_hosts: what ``Host`` may say; ``None`` lets it say anything.
         max_header_bytes: bound of a whole head.
         clock: wall time.
@@ -85,7 +85,7 @@ class FastPath:
         access_log: writes a line for each.
         request_ids: names requests that bring no id.
         handler: answers what has to be fetched.
-        sightings: is told of some of the hits.
+        top_executions: counts some of the hits.
 
     Attributes:
         is_open: false leaves every request to the parser.
@@ -127,8 +127,7 @@ class FastPath:
         # Whose field lines these are, compared whole each time; None for lines that are the parser's matter.
         self._owners: dict[bytes, Owner | None] = {}
         self._owners_bytes = 0
-        # Keys by what they were made from, since making one takes four digests.
-        self._entry_keys: dict[bytes, EntryKey] = {}
+        self._executions: dict[bytes, ExecutionRef] = {}
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run what answers a request."""
@@ -165,12 +164,18 @@ class FastPath:
                 return self._hit(data, entry, seen, owner, origin=origin)
         return PlainLookup(data, seen, owner, origin, time.monotonic())
 
-    def ask(self, question: PlainLookup, told: Callable[[EarlyLookup], None]) -> bool:
-        """Ask Redis; ``told`` is called once, later. ``False`` when it is not asked at all."""
-        if self._tiers.redis is None:
-            return False
+    def look_up(self, question: PlainLookup, on_result: Callable[[EarlyLookup | None], None]) -> None:
+        """Look into Redis, where there is one.
+
+        Args:
+            question: of which memory has no answer.
+            on_result: called once, perhaps before this returns; with ``None`` when it is still to be
+                looked up, which may take a wait.
+        """
         key = self._key(question.owner, question.seen.path)
-        return key is not None and self._tiers.ask_redis(key, told)
+        found = None if key is None else self._tiers.lookup_now(key)
+        if key is None or found is not None or not self._tiers.ask_redis(key, on_result):
+            on_result(found)
 
     def found(self, question: PlainLookup, early_lookup: EarlyLookup) -> bytes | None:
         """Return the whole answer to a question; ``None`` when Redis has none that can be given so."""
@@ -185,23 +190,39 @@ class FastPath:
             self._metrics.request_s[HIT].observe(took_s)
         return answer
 
-    def answering(
-        self, question: PlainLookup, connection: DownstreamConnection, early_lookup: EarlyLookup | None
-    ) -> Coroutine[Any, Any, PreparedResponse] | None:
-        """Return what fetches the answer to a question; ``None`` when the parser must see the request."""
-        request_id = question.seen.request_id or self._request_ids.fresh()
+    def fetch(
+        self,
+        question: PlainLookup,
+        connection: DownstreamConnection,
+        found: EarlyLookup | None,
+        on_prepared: OnPrepared,
+    ) -> bool:
+        """Fetch the answer to a question; ``False`` when the parser must see the request.
+
+        Args:
+            question: whose look-up gave no answer.
+            connection: it came over.
+            found: what the look-up gave; ``None`` when it is still to be made.
+            on_prepared: called once, perhaps before this returns.
+        """
+        call = self._execution(question.seen.path)
+        if call is None or not self.is_open:
+            return False
         request = plain_request(
             question.data,
             question.seen,
             question.owner,
-            request_id,
+            call,
+            question.seen.request_id or self._request_ids.fresh(),
             peer=connection.peer,
             scheme=connection.scheme,
         )
-        key = self._key(question.owner, question.seen.path)
-        if request is None or key is None or not self.is_open:
-            return None
-        return self._handler.answer_plain(connection, *request, early_lookup, key, started_s=question.asked_s)
+        if request is None:
+            return False
+        self._handler.answer_plain(
+            connection, *request, found, started_s=question.asked_s, on_prepared=on_prepared
+        )
+        return True
 
     def _hit(
         self,
@@ -223,7 +244,7 @@ class FastPath:
         request_id = seen.request_id or self._request_ids.fresh()
         hits = self._metrics.fast_hits + 1
         self._metrics.fast_hits = hits
-        # One comparison: under load few hits are noted, see `HitSample`.
+        # One comparison: under load few hits are sampled, see `HitSample`.
         if hits >= self._sample.next:
             self._top_executions.fast_hit(seen.path, entry, hits)
         answer = hit_bytes(entry, request_id, self._proxy.via, now_s)
@@ -274,14 +295,19 @@ class FastPath:
             self._owners_bytes -= len(oldest)
 
     def _key(self, owner: Owner, path: bytes) -> EntryKey | None:
-        local = owner.owner + path
-        key = self._entry_keys.get(local)
-        if key is None:
+        call = self._execution(path)
+        if call is None:
+            return None
+        return self._keys.entry(owner.identity.entry, owner.variant.general, call, owner.owner)
+
+    def _execution(self, path: bytes) -> ExecutionRef | None:
+        """Return what a path names; ``None`` when that is no execution whose record may be stored."""
+        call = self._executions.get(path)
+        if call is None:
             call = execution(_STACKS + path)
             if call is None or call.has_query:
                 return None
-            key = self._keys.entry(owner.identity.entry, owner.variant.general, call)
-            if len(self._entry_keys) >= _KEYS_MOST:
-                del self._entry_keys[next(iter(self._entry_keys))]
-            self._entry_keys[local] = key
-        return key
+            if len(self._executions) >= _EXECUTIONS_MOST:
+                del self._executions[next(iter(self._executions))]
+            self._executions[path] = call
+        return call

@@ -1,4 +1,4 @@
-"""Connections with a fast lane beside the parser.
+"""Connections with a fast path beside the parser.
 
 The one module that relies on how aiohttp's server waits for requests. `why_closed` compares that with what
 is installed; when it differs, or with ``server.fast_lane = false``, every request takes the parser's way.
@@ -6,6 +6,7 @@ is installed; when it differs, or with ``server.fast_lane = false``, every reque
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -47,13 +48,13 @@ def why_closed() -> str | None:
 
 
 class FastPathConnection(DownstreamConnection):
-    """A caller's connection with a fast lane beside the parser."""
+    """A caller's connection with a fast path beside the parser."""
 
-    __slots__ = ("_early_lookup", "_ends", "_held", "_is_answering", "_lane")
+    __slots__ = ("_early_lookup", "_ends", "_fast_path", "_held", "_is_answering")
 
-    def __init__(self, server: DownstreamServer, lane: FastPath, **options: Any) -> None:
+    def __init__(self, server: DownstreamServer, fast_path: FastPath, **options: Any) -> None:
         super().__init__(server, **options)
-        self._lane = lane
+        self._fast_path = fast_path
         # A plain request is being looked up or fetched; what comes behind it is held back.
         self._is_answering = False
         self._held = b""
@@ -91,7 +92,7 @@ class FastPathConnection(DownstreamConnection):
             # The caller takes its answers.
             and not self._paused
         ):
-            answer = self._lane.answer(data, self.origin)
+            answer = self._fast_path.answer(data, self.origin)
             if answer is not None:
                 self._stop_head_timer()
                 if isinstance(answer, bytes):
@@ -127,50 +128,55 @@ class FastPathConnection(DownstreamConnection):
 
     def _look_up(self, question: PlainLookup) -> None:
         self._is_answering = True
-        if not self._lane.ask(question, lambda early_lookup: self._told(question, early_lookup)):
-            self._fetch(question, None)
+        self._fast_path.look_up(question, functools.partial(self._looked_up, question))
 
-    def _told(self, question: PlainLookup, early_lookup: EarlyLookup) -> None:
+    def _looked_up(self, question: PlainLookup, found: EarlyLookup | None) -> None:
         """Answer from what Redis has, or fetch it."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        answer = self._lane.found(question, early_lookup)
-        if answer is None:
-            self._fetch(question, early_lookup)
-            return
-        transport.write(answer)
-        self._answered()
-
-    def _fetch(self, question: PlainLookup, early_lookup: EarlyLookup | None) -> None:
-        answering = self._lane.answering(question, self, early_lookup)
-        if answering is not None:
+        answer = None if found is None else self._fast_path.found(question, found)
+        if answer is not None:
+            transport.write(answer)
+            self._answered()
+        elif self._fast_path.fetch(question, self, found, functools.partial(self._respond, question)):
             self._server.requests_count += 1
-            self.stop_with_caller(self._lane.start(self._write_answer(answering, question)))
-            return
-        # The parser must see it; aiohttp's task goes on from there.
-        self._early_lookup = early_lookup
-        self._is_answering = False
-        held, self._held = question.data + self._held, b""
-        self._resume_held()
-        super().data_received(held)
+        else:
+            # The parser must see it; aiohttp's task goes on from there.
+            self._early_lookup = found
+            self._is_answering = False
+            held, self._held = question.data + self._held, b""
+            self._resume_held()
+            super().data_received(held)
 
-    async def _write_answer(
-        self, answering: Coroutine[Any, Any, PreparedResponse], question: PlainLookup
+    def _respond(
+        self, question: PlainLookup, response: PreparedResponse | Coroutine[Any, Any, PreparedResponse]
+    ) -> None:
+        """Write a response: at once, unless something has to be waited for."""
+        if isinstance(response, PreparedResponse) and response.write_now(self):
+            self.stop_with_caller(None)
+            self._answered()
+        else:
+            task = self._fast_path.start(self._write(question, response))
+            self.stop_with_caller(task.cancel)
+
+    async def _write(
+        self, question: PlainLookup, response: PreparedResponse | Coroutine[Any, Any, PreparedResponse]
     ) -> None:
         try:
-            try:
-                reply = await answering
-            except Exception as error:
-                began = Begun(b"GET", question.target, len(question.data), question.asked_s)
-                reply = self.failure(error, began)
-            await reply.write_on(self)
+            if not isinstance(response, PreparedResponse):
+                try:
+                    response = await response
+                except Exception as error:
+                    began = Begun(b"GET", question.target, len(question.data), question.asked_s)
+                    response = self.failure(error, began)
+            await response.write_on(self)
         except ConnectionError:
             # The caller left, or had to be cut off.
             self.force_close()
             return
         self.stop_with_caller(None)
-        if not reply.keep_alive:
+        if not response.keep_alive:
             self.force_close()
         elif self.transport is not None:
             self._answered()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -16,7 +18,6 @@ from gateway.core.aos.route import is_write
 from gateway.core.caching.cache_status import CacheStatus
 from gateway.core.caching.eligibility import Eligible
 from gateway.core.caching.identity import Identity
-from gateway.core.caching.key import EntryKey
 from gateway.core.http import request as incoming
 from gateway.core.http.fields import MessageError
 from gateway.core.http.framing import head_bytes
@@ -28,6 +29,7 @@ from gateway.downstream.request_id import RequestIds
 from gateway.downstream.response import PreparedResponse
 from gateway.errors import BadRequest, CallerGone, GatewayError, problem
 from gateway.store.lookup import EarlyLookup
+from gateway.tasks import guarded, raising
 from gateway.telemetry.access_log import ABORTED, AccessLog, AccessRecord
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.throttled import ThrottledCallers
@@ -53,19 +55,22 @@ class HandlerSettings(msgspec.Struct, frozen=True):
 
 
 class RequestContext(msgspec.Struct, frozen=True):
-    """What of a request its answer needs.
+    """What of a request its response needs.
 
     Attributes:
+        connection: it came over.
         request_id: names it in errors and log.
-        identity: who asks, where that was found out already; ``None`` elsewhere.
+        identity: of the caller, where it is known already; ``None`` elsewhere.
         method: the method token.
         path: its target as received.
         fields: its field lines.
         http_11: the caller speaks HTTP/1.1.
         persists: the caller lets its connection carry another request.
         content: its body as it comes; ``None`` when it was read without one.
+        started_s: monotonic time at which it had been read.
     """
 
+    connection: DownstreamConnection
     request_id: bytes
     identity: Identity | None
     method: str
@@ -74,6 +79,11 @@ class RequestContext(msgspec.Struct, frozen=True):
     http_11: bool
     persists: bool
     content: StreamReader | None
+    started_s: float
+
+
+OnPrepared = Callable[[PreparedResponse | Coroutine[Any, Any, PreparedResponse]], None]
+"""Called once, with a response ready to be written, or with what has to be awaited for it."""
 
 
 class Handler:
@@ -83,7 +93,7 @@ class Handler:
         cache: decides and fetches.
         settings: bounds.
         metrics: counts answers.
-        throttled: notes who is told to wait.
+        throttled: counts callers that get a 429.
         access_log: writes a line for each.
         request_ids: names requests that bring no id.
         is_draining: no connection is kept any more.
@@ -122,10 +132,12 @@ class Handler:
         connection = message.protocol
         assert isinstance(connection, DownstreamConnection)
         writes = is_write(message.method, names(fields))
-        connection.stop_with_caller(None if writes else asyncio.current_task())
+        task = asyncio.current_task()
+        connection.stop_with_caller(None if writes or task is None else task.cancel)
         http_11 = message.version >= (1, 1)
         persists = message.keep_alive and incoming.persists(fields, http_11=http_11)
-        asked = RequestContext(
+        context = RequestContext(
+            connection=connection,
             request_id=request_id,
             identity=None,
             method=message.method,
@@ -135,21 +147,32 @@ class Handler:
             # aiohttp's parser carries the last trailer of a chunked request into the next one's head.
             persists=persists and "Transfer-Encoding" not in message.headers,
             content=message.content,
+            started_s=time.monotonic(),
         )
-        return await self._respond(connection, asked, self._answer(message, asked, fields), time.monotonic())
+        return await self._prepared(context, self._answer(message, context))
 
-    async def answer_plain(
+    def answer_plain(
         self,
         connection: DownstreamConnection,
         request: Request,
         eligible: Eligible,
-        early_lookup: EarlyLookup | None,
-        key: EntryKey,
+        found: EarlyLookup | None,
         *,
         started_s: float,
-    ) -> PreparedResponse:
-        """Answer a GET that was read, checked and planned without the parser."""
-        asked = RequestContext(
+        on_prepared: OnPrepared,
+    ) -> None:
+        """Answer a GET that was read, checked and looked up without the parser.
+
+        Args:
+            connection: it came over; what it stops when the caller leaves is set here.
+            request: the request.
+            eligible: what `eligibility` makes of it.
+            found: what the look-up gave; ``None`` when it is still to be made.
+            started_s: monotonic time at which the request had been read.
+            on_prepared: called once, perhaps before this returns.
+        """
+        context = RequestContext(
+            connection=connection,
             request_id=request.request_id,
             identity=eligible.identity,
             method="GET",
@@ -158,91 +181,127 @@ class Handler:
             http_11=True,
             persists=True,
             content=None,
+            started_s=started_s,
         )
-        fetching = self._cache.fetch(request, eligible, early_lookup, key)
-        return await self._respond(connection, asked, fetching, started_s)
+        if found is None or found.lookup.entry is not None:
+            on_prepared(self._prepared(context, self._cache.fetch(request, eligible, found)))
+            return
+        is_over = False
 
-    async def _answer(self, message: web.BaseRequest, asked: RequestContext, fields: Fields) -> Response:
-        request, body = self._read(message, asked.path, fields, asked.request_id)
-        connection = message.protocol
-        assert isinstance(connection, DownstreamConnection)
-        return await self._cache.answer(request, body, connection.take_looked_up())
-
-    async def _respond(
-        self,
-        connection: DownstreamConnection,
-        asked: RequestContext,
-        answering: Awaitable[Response],
-        started_s: float,
-    ) -> PreparedResponse:
-        """Wait for an answer, or make one of what went wrong; count it, log it, prepare its bytes."""
-        keep_alive = asked.persists
-
-        cache_status: CacheStatus | None = None
-        failure: GatewayError | None = None
-        upstream_s: float | None = None
-
-        def write_line(status: int, sent_bytes: int) -> None:
-            head = head_bytes(asked.method, asked.path, asked.fields)
-            self._access_log.write(
-                AccessRecord(
-                    request_id=asked.request_id,
-                    peer=connection.origin.caller_address(asked.fields),
-                    caller=self._access_log.caller(asked.identity or asked.fields),
-                    parent=parent(asked.fields),
-                    method=asked.method,
-                    path=asked.path,
-                    status=status,
-                    cache_status=cache_status,
-                    error=failure,
-                    upstream_s=upstream_s,
-                    took_s=time.monotonic() - started_s,
-                    received_bytes=head + (asked.content.total_bytes if asked.content is not None else 0),
-                    sent_bytes=sent_bytes,
-                    user_agent=first(asked.fields, b"user-agent") or b"",
-                )
-            )
+        def on_response(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
+            nonlocal is_over
+            is_over = True
+            if isinstance(response, Coroutine):
+                on_prepared(self._prepared(context, response))
+            else:
+                on_prepared(guarded(functools.partial(self._prepare, context), response))
 
         try:
-            answer = await answering
+            leave = self._cache.fetch_plain(request, eligible, found, on_response)
+        except Exception as error:
+            on_prepared(raising(error))
+            return
+
+        def caller_left() -> None:
+            leave()
+            self._aborted(context)
+
+        if not is_over:
+            connection.stop_with_caller(caller_left)
+
+    async def _answer(self, message: web.BaseRequest, context: RequestContext) -> Response:
+        request, body = self._read(message, context.path, context.fields, context.request_id)
+        return await self._cache.answer(request, body, context.connection.take_looked_up())
+
+    async def _prepared(self, context: RequestContext, answering: Awaitable[Response]) -> PreparedResponse:
+        """Wait for a response, or make one of what went wrong."""
+        try:
+            response: Response | GatewayError = await answering
         except asyncio.CancelledError:
-            # Who reads the log looks for this request too.
-            self._metrics.aborted += 1
-            if self._access_log.wants(ABORTED, None):
-                write_line(ABORTED, 0)
+            self._aborted(context)
             raise
         except GatewayError as error:
-            head, text = problem(error, asked.request_id)
-            answer = Response(head, text, CacheStatus())
-            self._metrics.errors[error.code] += 1
-            keep_alive = keep_alive and not error.closes
-            failure = error
+            response = error
+        return self._prepare(context, response)
+
+    def _prepare(self, context: RequestContext, response: Response | GatewayError) -> PreparedResponse:
+        """Count a response, or one made of an error, and make its bytes ready."""
+        keep_alive = context.persists
+        cache_status: CacheStatus | None = None
+        failure: GatewayError | None = None
+        if isinstance(response, GatewayError):
+            failure = response
+            keep_alive = keep_alive and not failure.closes
+            self._metrics.errors[failure.code] += 1
+            head, text = problem(failure, context.request_id)
+            response = Response(head, text, CacheStatus())
         else:
-            cache_status, upstream_s = answer.cache_status, answer.upstream_s
+            cache_status = response.cache_status
         # What is still to come of the body must not be taken for the next request.
-        keep_alive = keep_alive and (asked.content is None or asked.content.is_eof())
-        status = answer.head.status
-        took_s = time.monotonic() - started_s
-        self._metrics.answered(cache_status, status, took_s)
+        keep_alive = keep_alive and (context.content is None or context.content.is_eof())
+        status = response.head.status
+        self._metrics.answered(cache_status, status, time.monotonic() - context.started_s)
         if status == 429:
-            self._throttled.count(asked.fields, is_own=cache_status is None)
+            self._throttled.count(context.fields, is_own=cache_status is None)
         sent: Callable[[int], None] | None = None
         if self._access_log.wants(status, cache_status):
-
-            def sent(sent_bytes: int) -> None:
-                write_line(status, sent_bytes)
-
+            sent = functools.partial(
+                self._write_line,
+                context,
+                status,
+                cache_status=cache_status,
+                error=failure,
+                upstream_s=response.upstream_s,
+            )
+        connection = context.connection
         return PreparedResponse(
-            answer.head,
-            method=asked.method,
-            body=answer.body,
-            http_11=asked.http_11,
+            response.head,
+            method=context.method,
+            body=response.body,
+            http_11=context.http_11,
             keep_alive=keep_alive and (connection.has_begun_another or not self._is_draining()),
             write_timeout_s=self._settings.body_timeout_s,
-            exchange=answer.exchange,
-            prefix=answer.prefix,
+            exchange=response.exchange,
+            prefix=response.prefix,
             linger=connection.linger,
             sent=sent,
+        )
+
+    def _aborted(self, context: RequestContext) -> None:
+        """Count a request whose caller left before it was answered."""
+        self._metrics.aborted += 1
+        if self._access_log.wants(ABORTED, None):
+            self._write_line(context, ABORTED, 0)
+
+    def _write_line(
+        self,
+        context: RequestContext,
+        status: int,
+        sent_bytes: int,
+        *,
+        cache_status: CacheStatus | None = None,
+        error: GatewayError | None = None,
+        upstream_s: float | None = None,
+    ) -> None:
+        fields, content = context.fields, context.content
+        head = head_bytes(context.method, context.path, fields)
+        self._access_log.write(
+            AccessRecord(
+                request_id=context.request_id,
+                peer=context.connection.origin.caller_address(fields),
+                caller=self._access_log.caller(context.identity or fields),
+                parent=parent(fields),
+                method=context.method,
+                path=context.path,
+                status=status,
+                cache_status=cache_status,
+                error=error,
+                upstream_s=upstream_s,
+                took_s=time.monotonic() - context.started_s,
+                received_bytes=head + (content.total_bytes if content is not None else 0),
+                sent_bytes=sent_bytes,
+                user_agent=first(fields, b"user-agent") or b"",
+            )
         )
 
     def _read(

@@ -34,7 +34,7 @@ class PreparedResponse(web.StreamResponse):
         write_timeout_s: how long the caller may take nothing.
         exchange: source of a streamed body; closed here.
         prefix: what was read of it already.
-        sent: told, when all was written or that has failed, how many bytes went out; ``None`` is nobody.
+        sent: called with the number of bytes that went out, when all was written or that has failed.
         linger: waits, after the connection's last answer, for the caller to leave; ``None`` does not.
     """
 
@@ -71,6 +71,25 @@ class PreparedResponse(web.StreamResponse):
         """Remember where to write; nothing is written before `write_eof`."""
         self._protocol = request.protocol
         return None
+
+    def write_now(self, protocol: web.RequestHandler) -> bool:
+        """Write head and body at once, if nothing has to be waited for; tell whether that was done."""
+        transport = protocol.transport
+        body = self._body_bytes or b""
+        if (
+            self._exchange is not None
+            or len(body) > LARGE_BYTES
+            or not self._keep_alive
+            or transport is None
+            or transport.is_closing()
+            or protocol.writing_paused
+        ):
+            return False
+        data = self._wire.data + body if self._has_body else self._wire.data
+        transport.write(data)
+        if self.sent is not None:
+            self.sent(len(data))
+        return True
 
     async def write_on(self, protocol: web.RequestHandler) -> None:
         """Write head and body on a connection; see `write_eof`."""
@@ -147,7 +166,7 @@ class PreparedResponse(web.StreamResponse):
         if protocol.writing_paused:
             exchange = self._exchange
             with contextlib.nullcontext() if exchange is None else exchange.waiting_for_caller(self._cut):
-                await drained(protocol, self._write_timeout_s)
+                await drained(protocol, self._write_timeout_s, protocol._drain_helper)
 
     def _cut(self) -> None:
         # An abort, so that the caller can't take the part for the whole.

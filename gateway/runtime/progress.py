@@ -7,11 +7,23 @@ import contextlib
 import fcntl
 import struct
 import termios
-
-from aiohttp.base_protocol import BaseProtocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 # How often in the time for nothing a peer is looked at.
 _LOOKS = 4
+
+
+class Peer(Protocol):
+    """A connection that is written to."""
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """``None`` when it is lost."""
+
+    @property
+    def writing_paused(self) -> bool:
+        """The transport wants no more for now."""
 
 
 def unsent_bytes(transport: asyncio.WriteTransport) -> int:
@@ -28,12 +40,13 @@ def unsent_bytes(transport: asyncio.WriteTransport) -> int:
     return unsent
 
 
-async def drained(protocol: BaseProtocol, timeout_s: float) -> bool:
+async def drained(peer: Peer, timeout_s: float, drain: Callable[[], Awaitable[None]]) -> bool:
     """Wait until a peer has taken enough for more to be written.
 
     Args:
-        protocol: of its connection.
+        peer: its connection.
         timeout_s: how long it may take nothing.
+        drain: waits until the transport lets more be written.
 
     Returns:
         Whether there was anything to wait for.
@@ -42,8 +55,8 @@ async def drained(protocol: BaseProtocol, timeout_s: float) -> bool:
         TimeoutError: it has taken nothing for that long, or up to a quarter longer.
         ConnectionError: it has left.
     """
-    transport = protocol.transport
-    if transport is None or not protocol.writing_paused:
+    transport = peer.transport
+    if transport is None or not peer.writing_paused:
         return False
     loop = asyncio.get_running_loop()
     left_bytes = unsent_bytes(transport)
@@ -60,21 +73,21 @@ async def drained(protocol: BaseProtocol, timeout_s: float) -> bool:
     async with asyncio.timeout(timeout_s) as deadline:
         looking = loop.call_later(timeout_s / _LOOKS, look)
         try:
-            await BaseProtocol._drain_helper(protocol)
+            await drain()
         finally:
             looking.cancel()
     return True
 
 
-async def taken(protocol: BaseProtocol, timeout_s: float) -> None:
+async def taken(peer: Peer, timeout_s: float) -> None:
     """Wait until a peer has taken all that was written, or takes nothing more, or has left.
 
     Args:
-        protocol: of its connection.
+        peer: its connection.
         timeout_s: how long it may take nothing elsewhere; it is looked at several times in it.
     """
     left_bytes = None
-    while (transport := protocol.transport) is not None:
+    while (transport := peer.transport) is not None:
         now_left_bytes = unsent_bytes(transport)
         if not now_left_bytes or now_left_bytes == left_bytes:
             return

@@ -28,13 +28,11 @@ class Invalidation(msgspec.Struct, frozen=True, gc=False):
         stack: case-folded id of a forgotten stack; empty when one entry was dropped.
         settles: the write takes effect after its answer.
         entry: local key of the dropped entry; empty when a stack was forgotten.
-        name: its name in Redis, under which its changes are known.
     """
 
     stack: bytes = b""
     settles: bool = False
     entry: bytes = b""
-    name: bytes = b""
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):

@@ -101,9 +101,9 @@ class MemoryStore:
         self.size_bytes += size_bytes
         return True
 
-    def discard(self, key: EntryKey) -> None:
-        """Remove the copy under a key, if there is one."""
-        self._remove(key.local)
+    def discard(self, local: bytes) -> None:
+        """Remove the copy under a key of this process, if there is one."""
+        self._remove(local)
 
     def discard_stack(self, stack: bytes) -> None:
         """Remove every copy of a case-folded stack id."""
@@ -134,7 +134,7 @@ class MemoryStore:
 
     async def drop(self, key: EntryKey) -> None:
         """Remove one entry."""
-        self.discard(key)
+        self.discard(key.local)
 
     async def forget(self, stack: bytes) -> None:
         """Remove every entry of a stack."""

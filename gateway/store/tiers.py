@@ -157,6 +157,12 @@ class Tiers:
             found = error
         return self._seen(fill_token, found)
 
+    def lookup_now(self, key: EntryKey) -> EarlyLookup | None:
+        """Look up what memory doesn't have, where that needs no wait; ``None`` where it does."""
+        if self.redis is not None and not self._is_kept_from_redis(key):
+            return None
+        return EarlyLookup(self.fill_token(key), ABSENT)
+
     def ask_redis(self, key: EntryKey, told: Callable[[EarlyLookup], None]) -> bool:
         """Look into Redis for what memory doesn't have, without a wait here.
 
@@ -188,32 +194,40 @@ class Tiers:
         self._keep_in_memory(fill_token, entry)
         return LookupResult(entry, found.generation)
 
-    async def prepare_fill(self, fill_token: FillToken, lookup: LookupResult) -> FillToken:
-        """Make sure, before a fetch, that there is a generation to store under.
+    def lacks_generation(self, found: EarlyLookup) -> bool:
+        """Tell whether a fill needs `mint` first: Redis was asked, and the stack has no generation."""
+        lookup = found.lookup
+        return (
+            self.redis is not None
+            and lookup.generation is None
+            and not lookup.has_failed
+            and not self._owes(found.fill_token.key.stack)
+        )
+
+    async def mint(self, key: EntryKey) -> bytes | None:
+        """Give a stack a generation, before a fetch; ``None`` when Redis has none to give."""
+        if self.redis is None:
+            return None
+        try:
+            return await self.redis.mint(key)
+        except StoreError:
+            return None
+
+    def begin_fetch(self, fill_token: FillToken, generation: bytes | None = None) -> FillToken:
+        """Put a fetch that begins now in order with others of the same entry; `store` or `drop` ends it.
 
         Args:
-            ticket: taken before the look-up.
-            lookup: what it gave.
-
-        Returns:
-            The ticket with the generation; without one when Redis has none to give.
+            fill_token: taken before the look-up.
+            generation: of the stack, from before the fetch; ``None`` stores nothing in Redis.
         """
-        if self.redis is not None and not lookup.has_failed and not self._owes(fill_token.key.stack):
-            generation = lookup.generation
-            if generation is None:
-                with contextlib.suppress(StoreError):
-                    generation = await self.redis.mint(fill_token.key)
-            if not self._is_forgotten(fill_token) and not self._owes(fill_token.key.stack):
-                fill_token = msgspec.structs.replace(fill_token, generation=generation)
-        return self.begin_fetch(fill_token)
-
-    def begin_fetch(self, fill_token: FillToken) -> FillToken:
-        """Put a fetch that begins now in order with others of the same entry; `store` or `drop` ends it."""
-        name = fill_token.key.name
-        fetches = self._fetches.get(name)
+        key = fill_token.key
+        if self._is_forgotten(fill_token) or self._owes(key.stack):
+            generation = None
+        fetches = self._fetches.get(key.local)
         if fetches is None:
-            self._fetches[name] = fetches = Fetches()
-        return msgspec.structs.replace(fill_token, fetches=fetches, fetch=self.invalidations.changes.next())
+            self._fetches[key.local] = fetches = Fetches()
+        number = self.invalidations.changes.next()
+        return msgspec.structs.replace(fill_token, generation=generation, fetches=fetches, fetch=number)
 
     def store(self, fill_token: FillToken, entry: Entry) -> Reason | None:
         """Keep a record in every tier that may have it; Redis gets it later, not on the caller's time.
@@ -226,7 +240,7 @@ class Tiers:
             return Reason.FORGOTTEN
         entry = entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
         # A look-up that began before may bring what stood there until now.
-        self.invalidations.changes.change(fill_token.key.name)
+        self.invalidations.changes.change(fill_token.key.local)
         kept = self._keep_in_memory(fill_token, entry)
         queued = self._queue_store(fill_token, entry)
         return None if kept or queued else Reason.NO_TIER
@@ -243,15 +257,15 @@ class Tiers:
         """
         key = fill_token.key
         is_absent = lookup.is_absent and not self.invalidations.changes.has_changed(
-            key.name, fill_token.since
+            key.local, fill_token.since
         )
         if fill_token.ends_in_order() and not is_absent:
             self._remove(key)
 
     def _remove(self, key: EntryKey) -> None:
-        self.invalidations.changes.change(key.name)
+        self.invalidations.changes.change(key.local)
         if self.memory is not None:
-            self.memory.discard(key)
+            self.memory.discard(key.local)
         if self.redis is None:
             return
         if not self._writes.offer(self.fill_token(key), Write(key, None, b"")):
@@ -308,7 +322,7 @@ class Tiers:
 
     def _has_changed(self, fill_token: FillToken) -> bool:
         return self._is_forgotten(fill_token) or self.invalidations.changes.has_changed(
-            fill_token.key.name, fill_token.since
+            fill_token.key.local, fill_token.since
         )
 
     def _keep_in_memory(self, fill_token: FillToken, entry: Entry) -> bool:

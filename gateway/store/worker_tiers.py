@@ -66,13 +66,17 @@ class WorkerTiers(Tiers):
                 return LookupResult(entry)
         return await super().lookup(key)
 
+    def lookup_now(self, key: EntryKey) -> EarlyLookup | None:
+        """See `Tiers.lookup_now`; what may have to be invalidated first is waited for."""
+        return super().lookup_now(key) if self._counts.is_current() else None
+
     def ask_redis(self, key: EntryKey, told: Callable[[EarlyLookup], None]) -> bool:
         """See `Tiers.ask_redis`; it is not asked about what may have to be forgotten first."""
         return self._counts.is_current() and super().ask_redis(key, told)
 
     def _remove(self, key: EntryKey) -> None:
         super()._remove(key)
-        self._peers.tell_soon(Invalidation(entry=key.local, name=key.name))
+        self._peers.tell_soon(Invalidation(entry=key.local))
 
     async def forget(self, stacks: Iterable[bytes], cause: str, *, settles: bool) -> bool:
         """Make every stored entry of these stacks unusable, in all workers at once; see `Tiers.forget`."""
@@ -89,9 +93,9 @@ class WorkerTiers(Tiers):
         now_s = self._clock.monotonic_s()
         for each in message.told:
             if each.entry:
-                self._dropped_elsewhere(each.name)
+                self._dropped_elsewhere(each.entry)
                 if self.memory is not None:
-                    self.memory.discard(EntryKey(each.name, b"", b"", b"", each.entry))
+                    self.memory.discard(each.entry)
                 continue
             owes = self.redis is not None
             self.invalidations.note(each.stack, now_s, 0.0, settles=each.settles, owes=owes)

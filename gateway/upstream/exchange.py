@@ -1,117 +1,282 @@
-"""A response of the upstream while it is read, on the connection that it comes over."""
+"""One exchange with the upstream: a request on its way, and its response as it comes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
-import aiohttp
-from aiohttp.client_exceptions import ClientPayloadError
-from aiohttp.connector import Connection
-
+from gateway.clock import Clock
 from gateway.core.http.framing import BodyFraming, content_length
 from gateway.core.http.messages import Head
-from gateway.upstream.failure import FAILURES, exchange_failure
-from gateway.upstream.idle import IdleConnections, protocol_of
+from gateway.core.http.response_reader import ResponseError, ResponseReader
+from gateway.errors import GatewayError, GaveWay, UpstreamError, UpstreamTimeout
+from gateway.upstream.connection import UpstreamConnection
+from gateway.upstream.failure import words_of
 from gateway.upstream.limiter import Slot
+
+# Body bytes that may wait for a slow caller before no more is read.
+READ_AHEAD_BYTES = 131_072
+
+
+class ExchangeOwner(Protocol):
+    """What an exchange tells its pool."""
+
+    def has_head(self, exchange: Exchange) -> None:
+        """Its head has come."""
+
+    def has_failed(self, exchange: Exchange) -> bool:
+        """It has failed; whether it goes on all the same, on another connection."""
+
+    def is_over(self, exchange: Exchange) -> None:
+        """It was closed."""
 
 
 class Exchange:
-    """A response whose head has arrived; read it to the end or close it.
+    """A request under way; read its response to the end or close it.
+
+    Nothing here waits without a deadline: the owner calls `check_time`.
+
+    Args:
+        owner: its pool.
+        method: of the request.
+        clock: monotonic time.
 
     Attributes:
-        head: status, reason and all fields as received.
-        framing: how the body tells its end.
-        length: declared body bytes; ``None`` when not declared.
-        head_s: how long the head took.
+        method: of the request.
+        on_change: called whenever more of the response is there, or it has failed; ``None`` wakes who awaits.
+        connection: carries it; ``None`` until there is one.
+        reader: reads the response.
+        slot: its place in the pool; ``None`` until it has one.
+        work: opens its connection or sends its body; ``None`` without either.
+        error: why nothing more will come; ``None`` as long as it may.
+        asked_s: monotonic time at which it was asked for.
+        head_s: seconds from its place in the pool to its head; 0 until that has come.
+        read_ahead_bytes: body bytes that may wait before no more is read.
     """
 
-    def __init__(
-        self,
-        head: Head,
-        framing: BodyFraming,
-        payload: aiohttp.StreamReader,
-        connection: Connection,
-        *,
-        upload: asyncio.Task[None] | None,
-        read_timeout_s: float,
-        slot: Slot,
-        idle: IdleConnections,
-        head_s: float,
-    ) -> None:
-        self.head = head
-        self.head_s = head_s
-        self.framing = framing
-        self.length = content_length(head) if framing is BodyFraming.LENGTH else None
-        self._payload = payload
-        self._connection: Connection | None = connection
-        self._upload = upload
-        self._read_timeout_s = read_timeout_s
-        self._slot = slot
-        self._idle = idle
-        self._is_complete = framing is BodyFraming.NONE
-        slot.give_way = self._break_off
+    __slots__ = (
+        "_active_s",
+        "_clock",
+        "_head_began_s",
+        "_is_closed",
+        "_is_paused",
+        "_is_sent",
+        "_owner",
+        "_waiter",
+        "asked_s",
+        "connection",
+        "error",
+        "head_s",
+        "method",
+        "on_change",
+        "read_ahead_bytes",
+        "reader",
+        "slot",
+        "work",
+    )
+
+    def __init__(self, owner: ExchangeOwner, method: str, clock: Clock) -> None:
+        self.method = method
+        # No bound method of its own: a cycle would be left to the garbage collector.
+        self.on_change: Callable[[], None] | None = None
+        self.connection: UpstreamConnection | None = None
+        self.reader = ResponseReader(method)
+        self.slot: Slot | None = None
+        self.work: asyncio.Task[None] | None = None
+        self.error: GatewayError | None = None
+        self.asked_s = clock.monotonic_s()
+        self.head_s = 0.0
+        self.read_ahead_bytes = READ_AHEAD_BYTES
+        self._owner = owner
+        self._clock = clock
+        self._is_sent = False
+        self._active_s = 0.0
+        self._head_began_s = 0.0
+        self._is_paused = False
+        self._is_closed = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def head(self) -> Head:
+        """Status, reason and all fields as received; not before they have come."""
+        assert self.reader.head is not None
+        return self.reader.head
+
+    @property
+    def framing(self) -> BodyFraming:
+        """How the body ends."""
+        return self.reader.framing
+
+    @property
+    def length(self) -> int | None:
+        """Declared body bytes; ``None`` when not declared."""
+        return content_length(self.head) if self.framing is BodyFraming.LENGTH else None
+
+    @property
+    def is_stale(self) -> bool:
+        """A reused connection broke before a byte of the response: the upstream had closed it while idle."""
+        return (
+            isinstance(self.error, UpstreamError)
+            and self.error.proxy_error == "connection_terminated"
+            and self.connection is not None
+            and self.connection.exchanges > 1
+            and not self.reader.received
+        )
+
+    @property
+    def is_reusable(self) -> bool:
+        """Its connection may carry another exchange."""
+        return self.error is None and self.reader.is_reusable and (self.work is None or self.work.done())
+
+    def begin(self, connection: UpstreamConnection, head: bytes) -> None:
+        """Send the request's head on a connection."""
+        assert self.slot is not None
+        self.slot.give_way = self._give_way
+        self.connection = connection
+        connection.begin(self)
+        connection.write(head)
+
+    def sent(self) -> None:
+        """Take the time from now on: the request has gone out whole."""
+        self._active_s = self._clock.monotonic_s()
+        self._is_sent = True
+
+    def restart(self) -> None:
+        """Expect another response, on another connection."""
+        self.error = None
+        self.connection = None
+        self.reader = ResponseReader(self.method)
+        self._is_sent = False
+
+    async def head_arrived(self) -> None:
+        """Wait for the head.
+
+        Raises:
+            GatewayError: there will be none.
+        """
+        while self.error is None and self.reader.head is None:
+            await self._next_change()
+        if self.error is not None:
+            raise self.error
 
     async def read(self) -> bytes:
         """Return the next piece of the body; empty at its end.
 
         Raises:
-            UpstreamError: the body ended too early, or nothing came for too long.
+            GatewayError: the body ended too early, or nothing came for too long.
         """
-        if self._is_complete:
-            return b""
-        try:
-            # What is there already needs no deadline.
-            if not (data := self._payload.read_nowait()) and not self._payload.is_eof():
-                async with asyncio.timeout(self._read_timeout_s):
-                    data = await self._payload.readany()
-            if (broken := self._payload.exception()) is not None:
-                raise broken
-        except FAILURES as error:
-            raise exchange_failure(error, was_headless=False) from error
-        if not data:
-            self._is_complete = True
+        reader = self.reader
+        while not reader.content:
+            if reader.is_complete:
+                return b""
+            if self.error is not None:
+                raise self.error
+            await self._next_change()
+        return self.take()
+
+    def take(self) -> bytes:
+        """Return what has come of the body since it was last taken, and let more come."""
+        data = self.reader.take()
+        if self._is_paused and self.connection is not None:
+            self._is_paused = False
+            self._active_s = self._clock.monotonic_s()
+            self.connection.resume_reading()
         return data
+
+    def stream(self) -> None:
+        """Have the rest of the body read by `read`."""
+        self.on_change = None
+        self.read_ahead_bytes = READ_AHEAD_BYTES
 
     @contextlib.contextmanager
     def waiting_for_caller(self, give_way: Callable[[], None]) -> Iterator[None]:
         """Let another exchange have the place of this one, while its caller takes nothing.
 
         Args:
-            give_way: ends the answer, should others need it to.
+            give_way: ends the response, should others need it to.
         """
-        self._slot.give_way = give_way
-        self._slot.moves()
-        self._slot.wait_for_caller()
+        slot = self.slot
+        assert slot is not None
+        slot.give_way = give_way
+        slot.moves()
+        slot.wait_for_caller()
         try:
             yield
         finally:
-            self._slot.go_on()
-            self._slot.give_way = self._break_off
+            slot.go_on()
+            slot.give_way = self._give_way
+
+    def _give_way(self) -> None:
+        self.fail(GaveWay())
 
     def close(self) -> None:
         """Give the connection back after a clean end, else cut it; may be repeated."""
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        protocol = protocol_of(connection) if connection.protocol is not None else None
-        uploaded = self._upload is None or self._upload.done()
-        if self._upload is not None and not uploaded:
-            self._upload.cancel()
-        if (
-            protocol is not None
-            and uploaded
-            and self._is_complete
-            and protocol.ended_cleanly(self.framing, self.length)
-        ):
-            protocol.end()
-            self._idle.keep(connection)
-        else:
-            connection.close()
-        self._slot.free()
+        if not self._is_closed:
+            self._is_closed = True
+            self.on_change = None
+            self._owner.is_over(self)
 
-    def _break_off(self) -> None:
-        self._payload.set_exception(ClientPayloadError("gave way"))
-        # Who has just been woken looks for data or the end only.
-        self._payload.feed_eof()
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the connection."""
+        reader = self.reader
+        self._active_s = self._clock.monotonic_s()
+        try:
+            reader.feed(data)
+        except ResponseError as error:
+            self.fail(UpstreamError(error.proxy_error, was_sent=True))
+            return
+        if reader.head is None:
+            self._head_began_s = self._head_began_s or self._active_s
+            return
+        if not self.head_s:
+            self._owner.has_head(self)
+        if (
+            reader.waiting_bytes > self.read_ahead_bytes
+            and not self._is_paused
+            and self.connection is not None
+        ):
+            self._is_paused = True
+            self.connection.pause_reading()
+        self._changed()
+
+    def feed_eof(self, error: Exception | None) -> None:
+        """Take the end of the connection, and why it broke."""
+        try:
+            self.reader.feed_eof(is_clean=error is None)
+        except ResponseError as early:
+            self.fail(UpstreamError(early.proxy_error, was_sent=True, said=words_of(error)))
+        else:
+            self._changed()
+
+    def check_time(self, now_s: float, timeout_s: float) -> None:
+        """Fail when the upstream has been silent for too long, or takes too long for a head."""
+        if self.error is not None or self.reader.is_complete or self._is_paused:
+            return
+        began_s = self._head_began_s if self.reader.head is None else 0.0
+        is_silent = self._is_sent and now_s - self._active_s > timeout_s
+        if is_silent or (began_s and now_s - began_s > timeout_s):
+            self.fail(UpstreamTimeout("connection_read_timeout", was_sent=True))
+
+    def fail(self, error: GatewayError) -> None:
+        """Expect nothing more."""
+        if self.error is not None or self._is_closed:
+            return
+        self.error = error
+        if self.connection is not None:
+            self.connection.close()
+        if not self._owner.has_failed(self):
+            self._changed()
+
+    async def _next_change(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
+            return
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

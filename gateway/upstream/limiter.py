@@ -1,9 +1,11 @@
-"""How many exchanges with the upstream there may be, and who waits for one to end."""
+"""Bounds the exchanges with the upstream, and queues the requests beyond."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+from collections import deque
 from collections.abc import Callable
 
 from gateway.errors import Overloaded
@@ -27,18 +29,16 @@ class Slots:
 
     Attributes:
         wait_s: the same; it can be changed.
-        waiting: requests that wait now.
         parked: exchanges that are parked now.
     """
 
     def __init__(self, places: int, max_waiting: int, wait_s: float) -> None:
-        self.waiting = 0
         self.parked = 0
         self._places = places
         self._max_waiting = max_waiting
         self.wait_s = wait_s
-        self._free = asyncio.Semaphore(places)
         self._placed = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
         # Whose callers keep them waiting now; and those of them that have a place.
         self._slow: dict[Slot, None] = {}
         self._staying: dict[Slot, None] = {}
@@ -47,36 +47,49 @@ class Slots:
         self._looking: asyncio.TimerHandle | None = None
 
     @property
+    def waiting(self) -> int:
+        """Requests that wait now."""
+        return len(self._queue)
+
+    @property
     def in_use(self) -> int:
         """Exchanges under way, parked ones too."""
         return self._placed + self.parked
 
+    def take_now(self) -> Slot | None:
+        """Return a place; ``None`` when it would have to be waited for."""
+        if self._placed >= self._places:
+            return None
+        self._placed += 1
+        return Slot(self)
+
     async def take(self) -> Slot:
-        """Return a place, waiting for one if need be.
+        """Return a place, waiting for one if need be; who came first is first.
 
         Raises:
             Overloaded: too many wait already, or none became free in time.
         """
-        if self._free.locked():
-            await self._wait()
-        else:
-            # Does not wait, and needs no deadline.
-            await self._free.acquire()
-        self._placed += 1
-        return Slot(self)
-
-    async def _wait(self) -> None:
-        if self.waiting >= self._max_waiting:
+        if (slot := self.take_now()) is not None:
+            return slot
+        if len(self._queue) >= self._max_waiting:
             raise Overloaded
-        self.waiting += 1
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
         self._make_room()
         try:
             async with asyncio.timeout(self.wait_s):
-                await self._free.acquire()
-        except TimeoutError as error:
-            raise Overloaded from error
-        finally:
-            self.waiting -= 1
+                await turn
+        except BaseException as error:
+            if turn.cancelled():
+                with contextlib.suppress(ValueError):
+                    self._queue.remove(turn)
+            else:
+                # Its turn had come when it gave up.
+                self._leave_place()
+            if isinstance(error, TimeoutError):
+                raise Overloaded from error
+            raise
+        return Slot(self)
 
     def wait_for_caller(self, slot: Slot) -> None:
         """Let an exchange leave its place if there is room beside, since its caller keeps it waiting."""
@@ -90,7 +103,7 @@ class Slots:
             self._make_room()
 
     def go_on(self, slot: Slot) -> None:
-        """Note that the caller keeps an exchange waiting no longer; where it is, it stays."""
+        """The caller keeps an exchange waiting no longer; it stays where it is."""
         self._slow.pop(slot, None)
         self._staying.pop(slot, None)
 
@@ -135,8 +148,13 @@ class Slots:
         self._leave_place()
 
     def _leave_place(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                # The place passes to who has waited longest.
+                turn.set_result(None)
+                return
         self._placed -= 1
-        self._free.release()
 
 
 class Slot:
@@ -162,7 +180,7 @@ class Slot:
         self._is_free = False
 
     def moves(self) -> None:
-        """Note a movement; its caller may keep it waiting from now on."""
+        """Record progress; its caller may keep it waiting from now on."""
         self.moved_s = asyncio.get_running_loop().time()
         self.slow_since_s = min(self.slow_since_s, self.moved_s)
 

@@ -1,47 +1,34 @@
-"""Requests to AOS, byte for byte, over pooled connections; the only user of aiohttp's client."""
+"""Requests to AOS, byte for byte, over pooled connections."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from typing import cast
 
-import aiohttp
 import msgspec
-from aiohttp.client_exceptions import ClientConnectionError
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ClientRequest
-from aiohttp.connector import Connection
 from yarl import URL
 
 from gateway.clock import Clock
 from gateway.core.aos.route import SERVER_WIDE, is_write
-from gateway.core.http.fields import response_defect
-from gateway.core.http.framing import BodyFraming, request_bytes, response_framing
-from gateway.core.http.messages import Fields, Head, IndexedFields, names
+from gateway.core.http.framing import request_bytes
+from gateway.core.http.messages import Fields, names
 from gateway.errors import GatewayError, GaveWay, Overloaded, UpstreamError
 from gateway.runtime.progress import drained, taken
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.state_log import StateLog
-from gateway.upstream.connection import UpstreamConnection
+from gateway.upstream.connector import Connector
 from gateway.upstream.exchange import Exchange
-from gateway.upstream.failure import FAILURES, connect_failure, exchange_failure
-from gateway.upstream.idle import IdleConnections, protocol_of
+from gateway.upstream.idle import IdleConnections
 from gateway.upstream.limiter import PATIENCE_S, Slot, Slots
 
-_log = logging.getLogger("gateway.upstream.upstream")
+_log = logging.getLogger(__name__)
 _RETRIED_METHODS = frozenset({"GET", "HEAD"})
-_READ_BYTES = 65_536
-_MAX_HEAD_BYTES = 65_536
-_MAX_FIELDS = 256
-_DNS_S = 10
-# aiohttp's own read timer fires first; this one is for the cases in which it was seen to hang.
-_OUTER_S = 1.0
+# How often deadlines are looked at: a timer for each exchange would cost more than all of it.
+_SWEEPS_A_TIMEOUT = 20
+_SLOWEST_SWEEP_S = 1.0
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True):
@@ -96,21 +83,33 @@ class Upstream:
         self._state = StateLog("upstream", clock)
         self._tasks = TaskSet()
         self._idle = IdleConnections(settings.max_connections, settings.connection_max_age_s, clock)
-        loop = asyncio.get_running_loop()
-        # It opens connections; idle ones are kept here, so that none is used again without a look at it.
-        self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=_DNS_S)
-        # The connector has no public way to make connections of our own class.
-        if not hasattr(self._connector, "_factory"):
-            raise RuntimeError("aiohttp is not the locked version: it makes connections in another way")
-        make = functools.partial(UpstreamConnection, loop, clock)
-        self._connector._factory = cast("functools.partial[ResponseHandler]", make)
+        # In the order in which they began.
+        self._under_way: dict[Exchange, None] = {}
+        # Heads of those that may be sent once more.
+        self._repeatable: dict[Exchange, bytes] = {}
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
         self.change(settings)
 
     async def send(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
-        """Send a request and wait for the response head.
+        """Send a request and wait for the response head; see `begin`.
+
+        Raises:
+            GatewayError: there is no usable response; see `UpstreamError.was_sent`.
+        """
+        exchange = self.begin(method, target, fields, body)
+        try:
+            await exchange.head_arrived()
+        except BaseException:
+            exchange.close()
+            raise
+        return exchange
+
+    def begin(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
+        """Send a request, at once where there is a place and an idle connection.
 
         A GET or HEAD that is no write in disguise is sent once more when a reused connection broke
-        before a byte of the answer: then the upstream had closed it while idle. Nothing else is ever
+        before a byte of the response: then the upstream had closed it while idle. Nothing else is ever
         repeated.
 
         Args:
@@ -118,185 +117,157 @@ class Upstream:
             target: origin-form target as received, which the base path goes before, or ``*``.
             fields: field lines without framing.
             body: the request body; ``None`` for none.
-
-        Raises:
-            GatewayError: there is no usable response; see `UpstreamError.was_sent`.
         """
-        length = body.length if body is not None else 0
         if target != SERVER_WIDE:
             target = self._settings.base_path + target
-        head = request_bytes(method, target, fields, length)
-        asked_s = self._clock.monotonic_s()
-        try:
-            slot = await self.slots.take()
-            slot.began_s = self._clock.monotonic_s()
-            self._metrics.called(method, slot.began_s - asked_s)
-            try:
-                connection = await self._connect(fresh=False)
-                try:
-                    return await self._exchange(connection, method, head, body, slot)
-                except _Stale:
-                    is_reading = method in _RETRIED_METHODS and not is_write(method, names(fields))
-                    if body is not None or not is_reading:
-                        raise
-                connection = await self._connect(fresh=True)
-                return await self._exchange(connection, method, head, body, slot)
-            except BaseException as error:
-                slot.free()
-                if isinstance(error, UpstreamError):
-                    took_s = self._clock.monotonic_s() - slot.began_s
-                    self._metrics.responded(None, took_s, error.proxy_error)
-                raise
-        except UpstreamError as error:
-            self._metrics.upstream_failures[error.proxy_error] += 1
-            # Neither a full queue here nor the end of an idle connection says how the upstream is.
-            if not isinstance(error, Overloaded | _Stale):
-                self._state.down(error.proxy_error + (f": {error.said}" if error.said else ""))
-            raise
+        head = request_bytes(method, target, fields, body.length if body is not None else 0)
+        exchange = Exchange(self, method, self._clock)
+        self._under_way[exchange] = None
+        if body is None and method in _RETRIED_METHODS and not is_write(method, names(fields)):
+            self._repeatable[exchange] = head
+        if self._sweep_timer is None:
+            self._sweep_later()
+        if body is None and (slot := self.slots.take_now()) is not None:
+            self._placed(exchange, slot)
+            if (connection := self._idle.take()) is not None:
+                exchange.begin(connection, head)
+                exchange.sent()
+                return exchange
+        exchange.work = self._tasks.start(self._start(exchange, head, body), "exchange")
+        return exchange
 
     def change(self, settings: UpstreamSettings) -> None:
-        """Use other times and another TLS context, whose connections are not those of the one before."""
+        """Use other times and another TLS context for connections that are opened from now on."""
+        if settings.tls is not self._settings.tls:
+            self._idle.close()
         self._settings = settings
         self.slots.wait_s = settings.read_timeout_s
-        self._timeout = aiohttp.ClientTimeout(sock_connect=settings.connect_timeout_s)
-        # Says where to connect to, and which pooled connections lead there; it is never sent.
-        self._destination = ClientRequest(
-            "GET",
-            URL(self._settings.url),
-            loop=asyncio.get_running_loop(),
-            ssl=settings.tls or True,
-            server_hostname=self._settings.server_name or None,
+        url = URL(settings.url)
+        self._connector = Connector(
+            url.raw_host or "",
+            url.port or 0,
+            tls=settings.tls,
+            server_name=settings.server_name,
+            timeout_s=settings.connect_timeout_s,
+            clock=self._clock,
         )
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
         await self._tasks.cancel()
+        for exchange in list(self._under_way):
+            exchange.fail(UpstreamError("connection_terminated", was_sent=True))
         self._idle.close()
-        await self._connector.close()
 
-    async def _connect(self, *, fresh: bool) -> Connection:
-        """Take an idle connection, or open one; ``fresh`` takes no used one."""
-        connection = None if fresh else self._idle.take()
-        if connection is not None:
-            return connection
-        try:
-            async with asyncio.timeout(self._settings.connect_timeout_s):
-                connection = await self._connector.connect(self._destination, [], self._timeout)
-                _log.debug("opened a connection to the upstream, %d are in use", self.slots.in_use)
-                return connection
-        except (ClientConnectionError, OSError) as error:
-            raise connect_failure(error) from error
-
-    async def _exchange(
-        self, connection: Connection, method: str, head: bytes, body: RequestBody | None, slot: Slot
-    ) -> Exchange:
-        protocol = protocol_of(connection)
-        is_reused = protocol.exchanges > 0
-        protocol.begin(self._settings.read_timeout_s)
-        protocol.set_response_params(
-            skip_payload=method == "HEAD",
-            read_until_eof=True,
-            auto_decompress=False,
-            read_timeout=self._settings.read_timeout_s,
-            read_bufsize=_READ_BYTES,
-            max_line_size=_MAX_HEAD_BYTES,
-            max_field_size=_MAX_HEAD_BYTES,
-            max_headers=_MAX_FIELDS,
-        )
-        upload: asyncio.Task[None] | None = None
-        try:
-            if protocol.transport is None:
-                raise ConnectionResetError
-            protocol.transport.write(head)
-            if body is None:
-                protocol.start_timeout()
-            else:
-                slot.give_way = functools.partial(protocol.set_exception, GaveWay())
-                upload = self._tasks.start(self._upload(protocol, body, slot), "upload", awaited=True)
-            return await self._read_head(connection, method, upload, slot)
-        except BaseException as error:
-            if upload is not None:
-                upload.cancel()
-                with contextlib.suppress(BaseException):
-                    await upload
-            connection.close()
-            cause = upload.exception() if upload is not None and not upload.cancelled() else None
-            if isinstance(cause, GatewayError):
-                raise cause from error
-            if not isinstance(error, FAILURES):
-                raise
-            is_cut = isinstance(error, (ClientConnectionError, OSError))
-            if is_cut and not isinstance(error, TimeoutError) and is_reused and protocol.received == 0:
-                raise _Stale("connection_terminated", was_sent=True) from error
-            raise exchange_failure(error, was_headless=True) from error
-
-    async def _read_head(
-        self, connection: Connection, method: str, upload: asyncio.Task[None] | None, slot: Slot
-    ) -> Exchange:
-        protocol = protocol_of(connection)
-        message, payload = await protocol.read()
-        if payload.is_eof():
-            protocol.stop_timeout()
-        fields = IndexedFields(message.raw_headers)
-        head = Head(message.code, message.reason.encode("utf-8", "surrogateescape"), fields)
-        defect = response_defect(head, http_10=message.version < aiohttp.HttpVersion11)
-        framing = response_framing(head, method)
-        has_body = framing is BodyFraming.NONE and method != "HEAD" and protocol.has_more_than_head()
-        if has_body or not protocol.has_sound_head():
-            defect = defect or "http_protocol_error"
-        if defect is not None:
-            raise UpstreamError(defect, was_sent=True)
-        head_s = self._clock.monotonic_s() - slot.began_s
-        self._metrics.responded(head.status, head_s)
+    def has_head(self, exchange: Exchange) -> None:
+        assert exchange.slot is not None
+        self._repeatable.pop(exchange, None)
+        exchange.head_s = self._clock.monotonic_s() - exchange.slot.began_s
+        self._metrics.responded(exchange.head.status, exchange.head_s)
         self._state.up()
-        return Exchange(
-            head,
-            framing,
-            payload,
-            connection,
-            upload=upload,
-            read_timeout_s=self._settings.read_timeout_s + _OUTER_S,
-            slot=slot,
-            idle=self._idle,
-            head_s=head_s,
-        )
 
-    async def _upload(self, protocol: UpstreamConnection, body: RequestBody, slot: Slot) -> None:
-        """Stream a request body; a body that breaks off cuts the connection, so it never looks whole."""
+    def has_failed(self, exchange: Exchange) -> bool:
+        head = self._repeatable.pop(exchange, None)
+        if head is not None and exchange.is_stale:
+            exchange.restart()
+            exchange.work = self._tasks.start(self._start(exchange, head, None, fresh=True), "exchange")
+            return True
+        error = exchange.error
+        if isinstance(error, UpstreamError):
+            self._metrics.upstream_failures[error.proxy_error] += 1
+            # Neither a full queue here, a slow caller nor the end of an idle connection says how it is.
+            if not (isinstance(error, Overloaded | GaveWay) or exchange.is_stale):
+                self._state.down(error.proxy_error + (f": {error.said}" if error.said else ""))
+            if exchange.slot is not None and exchange.reader.head is None:
+                took_s = self._clock.monotonic_s() - exchange.slot.began_s
+                self._metrics.responded(None, took_s, error.proxy_error)
+        return False
+
+    def is_over(self, exchange: Exchange) -> None:
+        del self._under_way[exchange]
+        self._repeatable.pop(exchange, None)
+        if (connection := exchange.connection) is not None:
+            connection.end()
+            if exchange.is_reusable:
+                self._idle.keep(connection)
+            else:
+                connection.close()
+        if exchange.work is not None:
+            exchange.work.cancel()
+        if exchange.slot is not None:
+            exchange.slot.free()
+
+    def _placed(self, exchange: Exchange, slot: Slot) -> None:
+        slot.began_s = self._clock.monotonic_s()
+        exchange.slot = slot
+        self._metrics.called(exchange.method, slot.began_s - exchange.asked_s)
+
+    async def _start(
+        self, exchange: Exchange, head: bytes, body: RequestBody | None, *, fresh: bool = False
+    ) -> None:
+        """Send a request as soon as there is a place and a connection for it; ``fresh`` takes no used one."""
+        try:
+            if exchange.slot is None:
+                self._placed(exchange, await self.slots.take())
+            connection = None if fresh else self._idle.take()
+            if connection is None:
+                connection = await self._connector.open()
+                _log.debug("opened a connection to the upstream, %d are in use", self.slots.in_use)
+            exchange.begin(connection, head)
+            if body is not None:
+                await self._upload(exchange, body)
+        except GatewayError as error:
+            exchange.fail(error)
+        except Exception:
+            # Nobody may wait for what will never come.
+            exchange.fail(UpstreamError("proxy_internal_error", was_sent=True))
+            raise
+        else:
+            exchange.sent()
+
+    async def _upload(self, exchange: Exchange, body: RequestBody) -> None:
+        """Stream a request body; a body that breaks off cuts the connection, so it never looks whole.
+
+        Raises:
+            GatewayError: the caller left or stalled.
+        """
+        connection, slot = exchange.connection, exchange.slot
+        assert connection is not None
+        assert slot is not None
         slot.moves()
-        patience = asyncio.get_running_loop().call_later(PATIENCE_S, slot.wait_for_caller)
+        patience = self._loop.call_later(PATIENCE_S, slot.wait_for_caller)
         is_slow = False
         try:
             async for chunk in body.chunks:
                 if not chunk:
                     continue
                 slot.moves()
-                framed = chunk if body.length is not None else b"%x\r\n%s\r\n" % (len(chunk), chunk)
-                is_slow |= await self._write(protocol, framed)
+                connection.write(chunk if body.length is not None else b"%x\r\n%s\r\n" % (len(chunk), chunk))
+                is_slow |= await drained(connection, self._settings.read_timeout_s, connection.drain)
             if body.length is None:
-                await self._write(protocol, b"0\r\n\r\n")
+                connection.write(b"0\r\n\r\n")
+                is_slow |= await drained(connection, self._settings.read_timeout_s, connection.drain)
             if is_slow:
-                # The kernel may keep megabytes that are still to be sent; no answer can be due before.
-                await taken(protocol, self._settings.read_timeout_s)
-        except GatewayError as error:
-            protocol.set_exception(ClientConnectionError(str(error)))
-            raise
-        except (ClientConnectionError, OSError, TimeoutError):
-            # The upstream took no more; its answer, or its silence, tells the rest.
-            if protocol.transport is not None:
-                protocol.start_timeout()
+                # The kernel may keep megabytes that are still to be sent; no response can be due before.
+                await taken(connection, self._settings.read_timeout_s)
+        except OSError:
+            # The upstream took no more; its response, or its silence, tells the rest.
             return
         finally:
             patience.cancel()
             slot.go_on()
-        protocol.start_timeout()
 
-    async def _write(self, protocol: UpstreamConnection, data: bytes) -> bool:
-        if protocol.transport is None:
-            raise ConnectionResetError
-        protocol.transport.write(data)
-        return await drained(protocol, self._settings.read_timeout_s)
+    def _sweep_later(self) -> None:
+        delay_s = min(_SLOWEST_SWEEP_S, self._settings.read_timeout_s / _SWEEPS_A_TIMEOUT)
+        self._sweep_timer = self._loop.call_later(delay_s, self._sweep)
 
-
-class _Stale(UpstreamError):
-    """A reused connection broke before a byte of the answer."""
+    def _sweep(self) -> None:
+        """Fail the exchanges whose upstream has been silent for too long."""
+        self._sweep_timer = None
+        now_s = self._clock.monotonic_s()
+        for exchange in list(self._under_way):
+            exchange.check_time(now_s, self._settings.read_timeout_s)
+        if self._under_way:
+            self._sweep_later()

@@ -289,10 +289,10 @@ async def _gone(gateway: RunningGateway) -> None:
 async def test_while_draining_a_hit_closes_its_connection(aos: ScriptedAos) -> None:
     aos.answer(Answer(body=record()))
     async with running(aos.url) as gateway:
-        assert gateway.app.fast_lane is not None
+        assert gateway.app.fast_path is not None
         async with await RawClient.connect(gateway.address) as client:
             await client.request("GET", TARGET, [_ALICE])
-            gateway.app.fast_lane.close()
+            gateway.app.fast_path.close()
             assert (await client.request("GET", TARGET, [_ALICE])).status == 200
     assert gateway.app.metrics.fast_hits == 0
 
@@ -312,7 +312,7 @@ async def test_field_lines_that_never_repeat_are_not_kept_for_ever(aos: Scripted
     aos.answer(Answer(body=record()))
     async with running(aos.url) as gateway, await RawClient.connect(gateway.address) as client:
         await client.request("GET", TARGET, [_ALICE])
-        lane = gateway.app.fast_lane
+        lane = gateway.app.fast_path
         assert lane is not None
         for number in range(5_000):
             lane.answer(request_bytes("GET", TARGET, [_ALICE, ("X-Odd", f"{number}")]))

@@ -40,7 +40,7 @@ MESSAGES: tuple[Message, ...] = (
     Purge(4, "stack"),
     Ping(),
     Ready(is_serving=True),
-    Invalidate(1, 5, [Invalidation(stack=b"s", settles=True), Invalidation(entry=b"e", name=b"n")]),
+    Invalidate(1, 5, [Invalidation(stack=b"s", settles=True), Invalidation(entry=b"e")]),
     Response(6, b"x" * 1_000_000),
     FinalState(b"state"),
 )

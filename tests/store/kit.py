@@ -16,7 +16,7 @@ from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey, KeySpace, upstream_identity
 from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
-from gateway.store.lookup import FillToken, LookupResult
+from gateway.store.lookup import EarlyLookup, FillToken, LookupResult
 from gateway.store.redis import RedisStore
 from gateway.store.redis_settings import RedisSettings
 from gateway.store.tiers import Tiers, TierSettings
@@ -155,7 +155,7 @@ class Replica:
     async def begin_fill(self, key: EntryKey) -> FillToken:
         """Do what comes before a fetch."""
         fill_token = self.tiers.fill_token(key)
-        return await self.tiers.prepare_fill(fill_token, await self.tiers.lookup(key))
+        return await prepare_fill(self.tiers, fill_token, await self.tiers.lookup(key))
 
     async def fill(self, key: EntryKey, entry: Entry | None = None) -> Entry:
         """Store an entry as fetches do, and wait until Redis has it.
@@ -243,3 +243,11 @@ def replica(
         on_start_over=lambda: started_over.append(times.clock.monotonic_s()),
     )
     return Replica(tiers, metrics, times, prefix, detached, started_over)
+
+
+async def prepare_fill(tiers: Tiers, fill_token: FillToken, lookup: LookupResult) -> FillToken:
+    """Do what comes before a fetch: see that there is a generation, then begin."""
+    generation = lookup.generation
+    if tiers.lacks_generation(EarlyLookup(fill_token, lookup)):
+        generation = await tiers.mint(fill_token.key)
+    return tiers.begin_fetch(fill_token, generation)

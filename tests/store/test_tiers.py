@@ -14,7 +14,7 @@ from gateway.core.caching.invalidation_message import read_message
 from gateway.core.caching.key import EntryKey
 from gateway.store.lookup import LookupResult
 from tests.store.conftest import Replicas
-from tests.store.kit import FOLDED, GENERATION_TTL_S, MINT_TTL_S, as_stored, until
+from tests.store.kit import FOLDED, GENERATION_TTL_S, MINT_TTL_S, as_stored, prepare_fill, until
 from tests.testbed.answers import Gate
 from tests.testbed.faultproxy import FaultProxy
 from tests.testbed.faults import STALL, Way
@@ -146,8 +146,8 @@ async def test_a_fill_after_a_failed_look_up_neither_mints_nor_stores_in_redis(
     replicas: Replicas, redis: RedisServer
 ) -> None:
     one = await replicas(redis.url, redis.prefix)
-    fill_token = await one.tiers.prepare_fill(
-        one.tiers.fill_token(one.key()), LookupResult(None, has_failed=True)
+    fill_token = await prepare_fill(
+        one.tiers, one.tiers.fill_token(one.key()), LookupResult(None, has_failed=True)
     )
     assert fill_token.generation is None
     assert await redis.keys() == []
@@ -158,7 +158,7 @@ async def test_a_fill_without_a_look_up_uses_the_generation_that_is_there(
 ) -> None:
     one = await replicas(redis.url, redis.prefix)
     first = await one.begin_fill(one.key())
-    second = await one.tiers.prepare_fill(one.tiers.fill_token(one.key(b"b")), LookupResult(None))
+    second = await prepare_fill(one.tiers, one.tiers.fill_token(one.key(b"b")), LookupResult(None))
     assert second.generation == first.generation is not None
 
 
@@ -199,7 +199,7 @@ async def test_of_two_fetches_the_one_that_began_later_counts_in_whatever_order_
     for name in ("older", "newer"):
         fill_token = one.tiers.fill_token(key)
         lookups[name] = await one.tiers.lookup(key)
-        tickets[name] = await one.tiers.prepare_fill(fill_token, lookups[name])
+        tickets[name] = await prepare_fill(one.tiers, fill_token, lookups[name])
     for end in ends.split(", "):
         name, what = end.split()
         if what == "stored":

@@ -17,7 +17,7 @@ from gateway.store.lookup import LookupResult
 from gateway.store.tiers import TierSettings
 from gateway.store.worker_tiers import WorkerPeers, WorkerTiers
 from gateway.telemetry.metrics import Metrics
-from tests.store.kit import FOLDED, UPSTREAM, entry_of, key_of
+from tests.store.kit import FOLDED, UPSTREAM, entry_of, key_of, prepare_fill
 
 PREFIX = "p"
 KEY = key_of(PREFIX)
@@ -127,7 +127,7 @@ async def refused(worker: Worker, caller: bytes = b"a") -> None:
     tiers, key = worker.tiers, key_of(PREFIX, caller)
     fill_token = tiers.fill_token(key)
     lookup = await tiers.lookup(key)
-    tiers.drop(await tiers.prepare_fill(fill_token, lookup), lookup)
+    tiers.drop(await prepare_fill(tiers, fill_token, lookup), lookup)
 
 
 async def test_polls_of_what_is_not_kept_tell_the_others_nothing(
@@ -143,11 +143,11 @@ async def test_what_was_kept_and_is_over_is_told_to_the_others_once(
     workers: tuple[Worker, Worker],
 ) -> None:
     tiers, sent, key = workers[0].tiers, workers[0].said, KEY
-    tiers.store(await tiers.prepare_fill(tiers.fill_token(key), LookupResult(None)), entry_of())
+    tiers.store(await prepare_fill(tiers, tiers.fill_token(key), LookupResult(None)), entry_of())
     for _ in range(3):
         # It was asked for without a look-up, as with no-cache; after that it is known to be absent.
         tiers.drop(tiers.begin_fetch(tiers.fill_token(key)), LookupResult(None, is_absent=bool(sent)))
-    assert sent == [Invalidate(0, 0, [Invalidation(entry=key.local, name=key.name)])]
+    assert sent == [Invalidate(0, 0, [Invalidation(entry=key.local)])]
     assert tiers.peek(key) is None
 
 
@@ -155,14 +155,14 @@ async def test_a_drop_heard_of_ends_the_copy_and_the_fetches_under_way(
     workers: tuple[Worker, Worker],
 ) -> None:
     tiers, key, other = workers[0].tiers, KEY, key_of(PREFIX, b"b")
-    fill_token = await tiers.prepare_fill(tiers.fill_token(key), LookupResult(None))
-    neighbour = await tiers.prepare_fill(tiers.fill_token(other), LookupResult(None))
-    tiers.hear(Invalidate(1, 0, [Invalidation(entry=key.local, name=key.name)]))
+    fill_token = await prepare_fill(tiers, tiers.fill_token(key), LookupResult(None))
+    neighbour = await prepare_fill(tiers, tiers.fill_token(other), LookupResult(None))
+    tiers.hear(Invalidate(1, 0, [Invalidation(entry=key.local)]))
     assert tiers.store(fill_token, entry_of()) is Reason.FORGOTTEN
     assert tiers.store(neighbour, entry_of()) is None
     assert tiers.peek(key) is None
     assert (
-        tiers.store(await tiers.prepare_fill(tiers.fill_token(key), LookupResult(None)), entry_of()) is None
+        tiers.store(await prepare_fill(tiers, tiers.fill_token(key), LookupResult(None)), entry_of()) is None
     )
 
 
@@ -170,7 +170,7 @@ async def test_a_forget_heard_of_voids_what_is_under_way_and_owes_nothing_withou
     workers: tuple[Worker, Worker],
 ) -> None:
     tiers, key = workers[0].tiers, KEY
-    fill_token = await tiers.prepare_fill(tiers.fill_token(key), LookupResult(None))
+    fill_token = await prepare_fill(tiers, tiers.fill_token(key), LookupResult(None))
     tiers.hear(Invalidate(1, 1, [Invalidation(stack=FOLDED, settles=True)]))
     assert tiers.store(fill_token, entry_of()) is Reason.FORGOTTEN
     assert tiers.invalidations.owed == 0

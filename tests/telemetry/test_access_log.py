@@ -222,10 +222,10 @@ async def test_a_connection_too_many_has_a_line(aos: ScriptedAos, lines: list[di
 async def test_what_fails_in_here_has_a_line(
     aos: ScriptedAos, lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, lane: str
 ) -> None:
-    async def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("sesame")
 
-    monkeypatch.setattr("gateway.cache.cache.Cache.fetch", fail)
+    monkeypatch.setattr("gateway.cache.cache.Cache._share", fail)
     async with running(aos.url) as gateway:
         assert (await fetch(gateway.address, TARGET, token="a")).status == 500
     [line] = lines

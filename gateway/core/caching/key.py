@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-import msgspec
-
 from gateway.core.aos.route import ExecutionRef, stack_key
 
 # Raised when the stored bytes or what the key covers change.
@@ -13,22 +11,58 @@ ENTRY_VERSION = 3
 OWNER_BYTES = 24
 
 
-class EntryKey(msgspec.Struct, frozen=True):
+class EntryKey:
     """Where an entry is kept and what it must be the answer to.
 
+    What only Redis needs is made when it is asked for: a fetch that stores nothing needs none of it.
+
     Attributes:
-        name: Redis key of the entry, ASCII.
-        generation: Redis key of the stack's generation, ASCII.
-        stack: the case-folded stack id, under which it is forgotten.
-        identity: upstream, caller, variant and raw ids, length-prefixed; stored inside the entry.
+        stack: the case-folded stack id, under which it is invalidated.
         local: key of the copy in this process: `KeySpace.owner` and `local_path`.
     """
 
-    name: bytes
-    generation: bytes
-    stack: bytes
-    identity: bytes
-    local: bytes
+    __slots__ = ("_caller", "_execution", "_identity", "_name", "_space", "_variant", "local", "stack")
+
+    def __init__(
+        self, space: KeySpace, caller: bytes, variant: bytes, execution: ExecutionRef, owner: bytes
+    ) -> None:
+        self.stack = stack_key(execution.stack_id)
+        self.local = owner + local_path(execution)
+        self._space = space
+        self._caller = caller
+        self._variant = variant
+        self._execution = execution
+        self._identity: bytes | None = None
+        self._name: bytes | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EntryKey) and self.local == other.local
+
+    def __hash__(self) -> int:
+        return hash(self.local)
+
+    @property
+    def identity(self) -> bytes:
+        """Upstream, caller, variant and raw ids, length-prefixed; stored inside the entry."""
+        if self._identity is None:
+            call = self._execution
+            self._identity = _joined(
+                self._space.upstream, self._caller, self._variant, call.stack_id, call.action_id
+            )
+        return self._identity
+
+    @property
+    def name(self) -> bytes:
+        """Redis key of the entry, ASCII."""
+        if self._name is None:
+            digest = blake2b(self.identity, digest_size=24, person=b"aosgw-entry").hexdigest()
+            self._name = self._space.entry_name(self.stack, digest.encode("ascii"))
+        return self._name
+
+    @property
+    def generation(self) -> bytes:
+        """Redis key of the stack's generation, ASCII."""
+        return self._space.generation(self.stack)
 
 
 def upstream_identity(scheme: str, host: str, port: int, base_path: str) -> bytes:
@@ -59,7 +93,7 @@ class KeySpace:
 
     def __init__(self, prefix: str, upstream: bytes) -> None:
         self._prefix = prefix.encode("ascii")
-        self._upstream = upstream
+        self.upstream = upstream
         self.channel = b"%s:notes:%s" % (self._prefix, upstream_digest(upstream).hex().encode("ascii"))
 
     def generation(self, stack: bytes) -> bytes:
@@ -71,26 +105,29 @@ class KeySpace:
         joined = _joined(caller, variant)
         return blake2b(joined, digest_size=OWNER_BYTES, person=b"aosgw-owner").digest()
 
-    def entry(self, caller: bytes, variant: bytes, execution: ExecutionRef) -> EntryKey:
-        """Return the key of one caller's record of one execution in one variant."""
-        stack = stack_key(execution.stack_id)
-        identity = _joined(self._upstream, caller, variant, execution.stack_id, execution.action_id)
-        digest = blake2b(identity, digest_size=24, person=b"aosgw-entry").hexdigest().encode("ascii")
-        tag = self._tag(stack)
-        return EntryKey(
-            name=b"%s:entry%d:%s:%s" % (self._prefix, ENTRY_VERSION, tag, digest),
-            generation=b"%s:generation:%s" % (self._prefix, tag),
-            stack=stack,
-            identity=identity,
-            local=self.owner(caller, variant) + local_path(execution),
-        )
+    def entry(
+        self, caller: bytes, variant: bytes, execution: ExecutionRef, owner: bytes | None = None
+    ) -> EntryKey:
+        """Return the key of one caller's record of one execution in one variant.
+
+        Args:
+            caller: `Identity.entry`.
+            variant: what was negotiated.
+            execution: which record.
+            owner: what `owner` returns for caller and variant, where that is known already.
+        """
+        return EntryKey(self, caller, variant, execution, owner or self.owner(caller, variant))
+
+    def entry_name(self, stack: bytes, digest: bytes) -> bytes:
+        """Return the Redis key of an entry of a stack."""
+        return b"%s:entry%d:%s:%s" % (self._prefix, ENTRY_VERSION, self._tag(stack), digest)
 
     def flight(self, caller: bytes, variant: bytes, execution: ExecutionRef) -> bytes:
         """Return what two requests must have in common to share a fetch, in every scope."""
         return _joined(caller, variant, execution.stack_id, execution.action_id)
 
     def _tag(self, stack: bytes) -> bytes:
-        joined = _joined(self._upstream, stack)
+        joined = _joined(self.upstream, stack)
         return b"{%s}" % blake2b(joined, digest_size=16, person=b"aosgw-stack").hexdigest().encode("ascii")
 
 

@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-from gateway.core.aos.route import execution
+from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility
 from gateway.core.caching.identity import Identity, IdentityReader, Variant
 from gateway.core.caching.key import KeySpace
@@ -18,7 +18,7 @@ from gateway.core.caching.request_directives import NO_DIRECTIVES
 from gateway.core.http import fields as headers
 from gateway.core.http import request as incoming
 from gateway.core.http.host import OwnHosts
-from gateway.core.http.messages import Field, Fields, IndexedFields, Request, first
+from gateway.core.http.messages import Field, IndexedFields, Request, first
 
 _METHOD = b"GET /v2/stacks/"
 _VERSION = b" HTTP/1.1"
@@ -53,11 +53,13 @@ class PlainRequest(msgspec.Struct, frozen=True, gc=False):
         path: what stands behind ``/v2/stacks/`` in the target, unchecked.
         request_id: the id the request brought; ``None`` when it brought none.
         rest: its field lines without the request id's, unchecked: where they are equal, so is what they say.
+        id_start: where in the head the line of the request id starts; 0 without one.
     """
 
     path: bytes
     request_id: bytes | None
     rest: bytes
+    id_start: int = 0
 
 
 def read_plain(data: bytes) -> PlainRequest | None:
@@ -80,11 +82,11 @@ def read_plain(data: bytes) -> PlainRequest | None:
             request_id = data[value:end]
             if not incoming.is_plain_request_id(request_id):
                 return None
-            return PlainRequest(path, request_id, data[line_end:start] + data[end:])
+            return PlainRequest(path, request_id, data[line_end:start] + data[end:], start)
     return PlainRequest(path, None, data[line_end:])
 
 
-def plain_fields(rest: bytes) -> Fields | None:
+def plain_fields(rest: bytes) -> IndexedFields | None:
     """Return the field lines of a glance, or ``None`` unless every one is plain.
 
     Args:
@@ -132,13 +134,20 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
         owner: `KeySpace.owner` of the two.
         identity: of the caller.
         variant: what was negotiated.
-        user_agent: the program that asks; empty when it does not say.
+        rest: the field lines that say so.
+        fields: the same, read.
     """
 
     owner: bytes
     identity: Identity
     variant: Variant
-    user_agent: bytes
+    rest: bytes
+    fields: IndexedFields
+
+    @property
+    def user_agent(self) -> bytes:
+        """The program that asks; empty when it does not say."""
+        return first(self.fields, b"user-agent") or b""
 
 
 def read_owner(
@@ -184,29 +193,42 @@ def read_owner(
     if isinstance(eligible, Bypass) or eligible.directives != NO_DIRECTIVES:
         return None
     owner = keys.owner(eligible.identity.entry, eligible.variant.general)
-    return Owner(owner, eligible.identity, eligible.variant, first(fields, b"user-agent") or b"")
+    return Owner(owner, eligible.identity, eligible.variant, rest, fields)
 
 
 def plain_request(
-    data: bytes, seen: PlainRequest, owner: Owner, request_id: bytes, *, peer: bytes, scheme: bytes
+    data: bytes,
+    seen: PlainRequest,
+    owner: Owner,
+    call: ExecutionRef,
+    request_id: bytes,
+    *,
+    peer: bytes,
+    scheme: bytes,
 ) -> tuple[Request, Eligible] | None:
-    """Return the request that was seen at a glance, and what `eligibility` makes of it.
+    """Return the request that `read_plain` saw, and what `eligibility` makes of it.
 
     Args:
         data: the whole head.
         seen: what `read_plain` saw.
-        owner: what `read_owner` told.
+        owner: what `read_owner` made of its field lines.
+        call: the execution that its path names.
         request_id: the request's own id, or one made for it.
         peer: the caller's address.
         scheme: as the caller connected.
 
     Returns:
-        ``None`` when it is not about an execution that may be stored.
+        ``None`` when a field line is not plain.
     """
-    target = b"/v2/stacks/" + seen.path
-    call = execution(target)
-    fields = plain_fields(data[data.find(b"\r\n") :])
-    if call is None or call.has_query or fields is None:
+    fields: IndexedFields | None = owner.fields
+    if seen.rest != owner.rest:
+        # It has fields of its own, which mean nothing for the response, but go upstream too.
+        fields = plain_fields(data[data.find(b"\r\n") :])
+    elif seen.request_id is not None:
+        name = data[seen.id_start + 2 : data.find(b":", seen.id_start)]
+        before = data.count(b"\r\n", data.find(b"\r\n"), seen.id_start)
+        fields = owner.fields.with_field(before, (name, seen.request_id))
+    if fields is None:
         return None
-    request = Request("GET", target, fields, peer, scheme, 0, request_id)
+    request = Request("GET", b"/v2/stacks/" + seen.path, fields, peer, scheme, 0, request_id)
     return request, Eligible(call, owner.identity, owner.variant, NO_DIRECTIVES, headers.end_to_end(fields))

@@ -42,8 +42,12 @@ class ChunkedFraming:
         """The whole body, trailers included, has come."""
         return self._next is _Next.NOTHING
 
-    def feed(self, data: bytes) -> int | None:
+    def feed(self, data: bytes, content: list[bytes] | None = None) -> int | None:
         """Take the next bytes.
+
+        Args:
+            data: they.
+            content: gets what the chunks hold; ``None`` leaves it.
 
         Returns:
             How many of them belong to the body, fewer than all where it has ended; ``None`` when the
@@ -53,6 +57,8 @@ class ChunkedFraming:
         while position < len(data) and not self.is_complete:
             if self._next is _Next.CONTENT:
                 taken = min(self._left_bytes, len(data) - position)
+                if content is not None:
+                    content.append(data[position : position + taken])
                 position += taken
                 self._left_bytes -= taken
                 if not self._left_bytes:

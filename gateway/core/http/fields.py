@@ -12,7 +12,6 @@ from gateway.core.http import signature
 from gateway.core.http.messages import (
     Field,
     Fields,
-    Head,
     IndexedFields,
     Request,
     first,
@@ -89,17 +88,7 @@ _IN_NOT_MODIFIED = frozenset(
     }
 )
 
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_BAD_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_DIGITS = re.compile(rb"[0-9]{1,18}")
 _VIA_HEX = re.compile(rb"aos-gateway \(([0-9a-f]{8})\)")
-
-
-# One status line and whole field lines, nothing folded, no bare CR or LF (RFC 9112 §4, §5.2, §2.2).
-_RESPONSE_HEAD = re.compile(
-    rb"HTTP/1\.[01] [1-5][0-9]{2}( [^\x00-\x08\x0a-\x1f\x7f]*)?\r\n"
-    rb"([^\x00- :\x7f]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n)*\r\n"
-)
 
 
 _NOTHING: frozenset[bytes] = frozenset()
@@ -272,42 +261,6 @@ def accepts_gzip(fields: Fields) -> bool:
             case b"*":
                 wildcard = accepted
     return wildcard
-
-
-def is_sound_head(raw: bytes) -> bool:
-    """Tell whether the bytes of a response head, empty line included, can be read in one way only."""
-    return _RESPONSE_HEAD.fullmatch(raw) is not None
-
-
-def response_defect(head: Head, *, http_10: bool = False) -> str | None:
-    """Name what makes an upstream response unusable (RFC 9112 §6, RFC 9110 §5.5).
-
-    Args:
-        head: the response head as parsed.
-        http_10: the response's version is 1.0, where no transfer coding exists.
-
-    Returns:
-        A Proxy-Status error type (RFC 9209 §2.3), or ``None`` for a sound head.
-    """
-    if not 200 <= head.status <= 599 or _BAD_IN_VALUE.search(head.reason):
-        return "http_protocol_error"
-    written = [name for name, _ in head.fields]
-    # All at once: no character is good in one name and bad in another.
-    if written and not (all(written) and _TOKEN.fullmatch(b"".join(written))):
-        return "http_protocol_error"
-    if _BAD_IN_VALUE.search(b"".join([value for _, value in head.fields])):
-        return "http_protocol_error"
-    lengths = values(head.fields, b"content-length")
-    codings = values(head.fields, b"transfer-encoding")
-    if len(lengths) > 1 or not all(_DIGITS.fullmatch(length) for length in lengths):
-        return "http_protocol_error"
-    if head.status == 204 and (codings or any(int(length) for length in lengths)):
-        return "http_protocol_error"
-    if codings and (lengths or http_10):
-        return "http_protocol_error"
-    if [coding.lower() for coding in codings] not in ([], [b"chunked"]):
-        return "http_response_transfer_coding"
-    return None
 
 
 def kept_fields(fields: Fields) -> Fields:

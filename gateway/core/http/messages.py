@@ -32,6 +32,12 @@ class IndexedFields(tuple[Field, ...]):
             by_name.setdefault(name.lower(), []).append(value)
         return self
 
+    def with_field(self, position: int, field: Field) -> Self:
+        """Return the lines with one more, whose name occurs in none of them."""
+        more = super().__new__(type(self), (*self[:position], field, *self[position:]))
+        more.by_name = {**self.by_name, field[0].lower(): [field[1]]}
+        return more
+
 
 _NONE: tuple[bytes, ...] = ()
 

@@ -40,6 +40,8 @@ def test_keys_are_equal_only_for_equal_parts(one: Parts, other: Parts) -> None:
     second = SPACE.entry(other.caller, other.variant, call(other))
     assert (first.name == second.name) == (one == other)
     assert (first.identity == second.identity) == (one == other)
+    assert (first == second) == (one == other)
+    assert (len({first, second}) == 1) == (one == other)
     flights = [SPACE.flight(of.caller, of.variant, call(of)) for of in (one, other)]
     assert (flights[0] == flights[1]) == (one == other)
 

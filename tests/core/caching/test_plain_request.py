@@ -11,6 +11,7 @@ from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.aos.route import execution
 from gateway.core.caching.eligibility import Eligible, eligibility
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import KeySpace
@@ -70,8 +71,9 @@ def test_a_plain_get_is_seen_whole() -> None:
 def test_the_request_id_is_taken_out_wherever_it_stands(name: bytes, place: int) -> None:
     lines = [b"Host: h\r\n", b"X-Auth-Token: alice\r\n"]
     lines.insert(place, name + b": id-1\r\n")
-    seen = read_plain(LINE + b"".join(lines) + b"\r\n")
-    assert seen == PlainRequest(b"s/actions/a", b"id-1", b"\r\n" + ALICE + b"\r\n")
+    data = LINE + b"".join(lines) + b"\r\n"
+    start = data.index(b"\r\n" + name)
+    assert read_plain(data) == PlainRequest(b"s/actions/a", b"id-1", b"\r\n" + ALICE + b"\r\n", start)
 
 
 @pytest.mark.parametrize(
@@ -295,8 +297,14 @@ def test_what_is_no_execution_call_is_no_plain_request(path: bytes) -> None:
     assert asked(b"GET /v2/stacks/" + path + b" HTTP/1.1\r\n" + ALICE + b"\r\n") is None
 
 
-def test_a_plain_request_is_what_the_parser_and_the_plan_make_of_it() -> None:
-    data = LINE + b"Host: h\r\nX-Request-Id: id-1\r\nConnection: keep-alive\r\nX-Auth-Token: alice\r\n\r\n"
+@pytest.mark.parametrize("trace", [None, b"traceparent: 00-1\r\n"])
+@pytest.mark.parametrize("place", range(4))
+def test_a_plain_request_is_what_the_parser_and_the_rules_make_of_it(place: int, trace: bytes | None) -> None:
+    lines = [b"Host: h\r\n", b"Connection: keep-alive\r\n", b"X-Auth-Token: alice\r\n"]
+    lines.insert(place, b"X-Request-Id: id-1\r\n")
+    if trace is not None:
+        lines.insert(2, trace)
+    data = LINE + b"".join(lines) + b"\r\n"
     found = asked(data)
     assert found is not None
     request, eligible = found
@@ -310,6 +318,28 @@ def test_a_plain_request_is_what_the_parser_and_the_plan_make_of_it() -> None:
 def asked(data: bytes) -> tuple[Request, Eligible] | None:
     seen = read_plain(data)
     assert seen is not None
+    rest = without_passing(seen.rest, passing(RECOGNISER))
+    assert rest is not None
+    who = read_owner(rest, identity_reader=RECOGNISER, keys=KEYS, proxy=HOP, own_hosts=None)
+    assert who is not None
+    call = execution(b"/v2/stacks/" + seen.path)
+    if call is None or call.has_query:
+        return None
+    request_id = seen.request_id or b"made"
+    return plain_request(data, seen, who, call, request_id, peer=b"192.0.2.7", scheme=b"http")
+
+
+def test_a_field_line_that_is_not_plain_makes_no_plain_request() -> None:
+    data = LINE + ALICE + b"\r\n"
+    seen = read_plain(data)
+    assert seen is not None
     who = read_owner(seen.rest, identity_reader=RECOGNISER, keys=KEYS, proxy=HOP, own_hosts=None)
     assert who is not None
-    return plain_request(data, seen, who, seen.request_id or b"made", peer=b"192.0.2.7", scheme=b"http")
+    assert who.user_agent == b""
+    assert asked(LINE + ALICE + b"User-Agent: x/1\r\n\r\n") is not None
+    other = read_plain(LINE + ALICE + b"A:\tb\r\n\r\n")
+    assert other is not None
+    call = execution(b"/v2/stacks/s/actions/a")
+    assert call is not None
+    odd = LINE + ALICE + b"A:\tb\r\n\r\n"
+    assert plain_request(odd, other, who, call, b"made", peer=b"192.0.2.7", scheme=b"http") is None

@@ -2,8 +2,7 @@
 
 import pytest
 
-from gateway.core.http.fields import MessageError, is_sound_head, response_defect
-from gateway.core.http.messages import Fields, Head
+from gateway.core.http.fields import MessageError
 from gateway.core.http.request import check_line
 
 
@@ -39,36 +38,3 @@ def test_any_other_line_is_refused(line: bytes, status: int) -> None:
     with pytest.raises(MessageError) as refused:
         check_line(line)
     assert refused.value.status == status
-
-
-@pytest.mark.parametrize(
-    ("raw", "is_sound"),
-    [
-        (b"HTTP/1.1 200 OK\r\n\r\n", True),
-        (b"HTTP/1.0 404\r\nA: b\r\nc:\r\n\r\n", True),
-        (b"HTTP/1.1 200 caf\xe9\r\nA: \xff\tb\r\n\r\n", True),
-        (b"HTTP/2.0 200 OK\r\n\r\n", False),
-        (b"HTTP/1.1 200OK\r\n\r\n", False),
-        (b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", False),
-        (b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n", False),
-        (b"HTTP/1.1 200 OK\r\nA: b\nC: d\r\n\r\n", False),
-        (b"HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n", False),
-        (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", False),
-        (b"HTTP/1.1 200 OK\r\n", False),
-    ],
-)
-def test_a_response_head_is_sound_when_it_reads_in_one_way_only(raw: bytes, is_sound: bool) -> None:
-    assert is_sound_head(raw) is is_sound
-
-
-@pytest.mark.parametrize(
-    ("fields", "defect"),
-    [
-        ((), None),
-        (((b"Content-Length", b"0"),), None),
-        (((b"Content-Length", b"3"),), "http_protocol_error"),
-        (((b"Transfer-Encoding", b"chunked"),), "http_protocol_error"),
-    ],
-)
-def test_a_204_that_announces_a_body_is_unusable(fields: Fields, defect: str | None) -> None:
-    assert response_defect(Head(204, b"No Content", fields)) == defect

@@ -1,0 +1,223 @@
+"""Fetches records whole, decides what becomes of them, and stores them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from gateway.cache import cache_log
+from gateway.cache.hints import Hints
+from gateway.cache.results import Fetched
+from gateway.cache.single_flight import Flight
+from gateway.cache.throttle import Throttle
+from gateway.clock import Clock
+from gateway.core.caching import policy
+from gateway.core.caching.cache_status import Reason
+from gateway.core.caching.eligibility import Eligible
+from gateway.core.caching.responses import entry_of
+from gateway.core.caching.retry_after import retry_after_s
+from gateway.core.http.fields import ProxyIdentity, upstream_fields
+from gateway.core.http.framing import BodyFraming
+from gateway.core.http.messages import Head, Request
+from gateway.errors import GatewayError
+from gateway.store.lookup import EarlyLookup, FillToken
+from gateway.store.tiers import Tiers
+from gateway.tasks import TaskSet
+from gateway.telemetry.top_executions import TopExecutions
+from gateway.upstream.upstream import Upstream
+
+_log = logging.getLogger(__name__)
+
+
+class Fetcher:
+    """Makes the fetches of one gateway.
+
+    Args:
+        rules: what is stored, and how long.
+        proxy: what the gateway says about itself.
+        tiers: the stores.
+        upstream: AOS.
+        throttle: callers whom AOS asked to wait.
+        clock: both clocks.
+        executor: threads for what would hold up the event loop.
+        top_executions: counts the records that are fetched.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: policy.Rules,
+        proxy: ProxyIdentity,
+        tiers: Tiers,
+        upstream: Upstream,
+        throttle: Throttle,
+        clock: Clock,
+        executor: Executor,
+        top_executions: TopExecutions,
+    ) -> None:
+        self.rules = rules
+        self.proxy = proxy
+        self.tiers = tiers
+        self.upstream = upstream
+        self.clock = clock
+        self.executor = executor
+        self.top_executions = top_executions
+        self.hints = Hints(rules)
+        self._throttle = throttle
+        self._tasks = TaskSet()
+
+    def start(
+        self,
+        flight: Flight[Fetched],
+        request: Request,
+        eligible: Eligible,
+        found: EarlyLookup,
+        *,
+        stores: bool = True,
+    ) -> None:
+        """Begin the work of a flight; without ``stores`` its result enters no tier."""
+        fetch = _Fetch(self, flight, request, eligible, found, stores=stores)
+        if stores and self.tiers.lacks_generation(found):
+            self._tasks.start(self._mint_and_send(fetch), "fetch")
+        else:
+            fetch.send(found.lookup.generation)
+
+    async def close(self) -> None:
+        """Stop what is still under way."""
+        await self._tasks.cancel()
+
+    def heed(self, eligible: Eligible, head: Head) -> None:
+        """Remember a 429's Retry-After for the caller who gets it."""
+        if head.status == 429:
+            wait_s = retry_after_s(head.fields, self.clock.wall_s())
+            if wait_s is not None:
+                self._throttle.hold(eligible.identity.flight, wait_s)
+
+    async def _mint_and_send(self, fetch: _Fetch) -> None:
+        fetch.send(await self.tiers.mint(fetch.found.fill_token.key))
+
+
+class _Fetch:
+    """One fetch: goes on whenever its exchange has changed, without a task of its own."""
+
+    __slots__ = (
+        "_by",
+        "_eligible",
+        "_exchange",
+        "_fetched_s",
+        "_flight",
+        "_request",
+        "_stores",
+        "_token",
+        "found",
+    )
+
+    def __init__(
+        self,
+        by: Fetcher,
+        flight: Flight[Fetched],
+        request: Request,
+        eligible: Eligible,
+        found: EarlyLookup,
+        *,
+        stores: bool,
+    ) -> None:
+        self.found = found
+        self._by = by
+        self._flight = flight
+        self._request = request
+        self._eligible = eligible
+        self._stores = stores
+
+    def send(self, generation: bytes | None) -> None:
+        """Send the request, to store its result under this generation in Redis; ``None``: not there."""
+        by = self._by
+        self._token: FillToken = by.tiers.begin_fetch(self.found.fill_token, generation)
+        self._fetched_s = by.clock.wall_s()
+        fields = upstream_fields(self._request, by.proxy, execution_call=True)
+        self._exchange = exchange = by.upstream.begin("GET", self._request.target, fields, None)
+        exchange.read_ahead_bytes = by.rules.max_body_bytes
+        exchange.on_change = self._changed
+        self._flight.stop = exchange.close
+
+    def _changed(self) -> None:
+        exchange = self._exchange
+        reader = exchange.reader
+        if exchange.error is not None:
+            exchange.close()
+            self._flight.finish(exchange.error)
+        elif reader.is_complete or reader.waiting_bytes > self._by.rules.max_body_bytes:
+            self._guarded(self._has_come)
+
+    def _has_come(self) -> None:
+        """Take a whole response, or one that is too large to be taken whole."""
+        by, exchange = self._by, self._exchange
+        exchange.stream()
+        head, body = exchange.head, exchange.take()
+        by.heed(self._eligible, head)
+        response = policy.FetchedResponse(
+            head=head,
+            body=body,
+            complete=exchange.framing is not BodyFraming.CLOSE,
+            request=self._eligible.fields,
+            action_id=self._eligible.execution.action_id,
+            fetched_s=self._fetched_s,
+            upstream_s=exchange.head_s,
+        )
+        if len(body) > by.rules.max_body_bytes:
+            if policy.drops_own_entry(head.status, None):
+                by.tiers.drop(self._token, self.found.lookup)
+            if not self._flight.leader_waits:
+                exchange.close()
+            self._finish(Fetched(response, None, False, Reason.TOO_LARGE, exchange))
+            return
+        exchange.close()
+        # A write that comes while a thread decides changes the stack, so the record isn't stored.
+        now_s = by.clock.monotonic_s()
+        stack = self._token.key.stack
+        decide = functools.partial(
+            policy.decide_store,
+            response,
+            by.rules,
+            settling=by.tiers.invalidations.is_settling(stack, now_s),
+            uncertain=by.tiers.invalidations.is_uncertain(now_s),
+        )
+        if policy.is_heavy(response):
+            deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
+            deciding.add_done_callback(
+                lambda decided: self._guarded(lambda: self._settle(response, decided.result()))
+            )
+        else:
+            self._settle(response, decide())
+
+    def _settle(self, response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
+        """Store what may be stored, and answer all who wait."""
+        by = self._by
+        by.top_executions.fetched(self._eligible.execution, response, decision)
+        refusal = decision.refusal
+        if refusal is not None:
+            by.hints.refused(response, decision)
+            if policy.drops_own_entry(response.head.status, decision):
+                by.tiers.drop(self._token, self.found.lookup)
+        elif self._stores:
+            age_s = policy.received_age_s(response.head)
+            entry = entry_of(response, decision, age_s, self._eligible.variant.accept)
+            refusal = by.tiers.store(self._token, entry)
+        is_stored = self._stores and refusal is None
+        self._finish(Fetched(response, decision, is_stored, refusal))
+
+    def _finish(self, fetched: Fetched) -> None:
+        cache_log.fetched(self._request, fetched)
+        self._flight.finish(fetched)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Let nobody wait for a result that a fault of ours has prevented."""
+        try:
+            step()
+        except Exception as error:
+            _log.error("a fetch failed: %s", type(error).__name__, exc_info=error)
+            self._exchange.close()
+            self._flight.finish(GatewayError())

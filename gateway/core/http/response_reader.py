@@ -1,0 +1,225 @@
+"""Reads one response of the upstream as its bytes come, without leniency (RFC 9112 §4 to §8)."""
+
+from __future__ import annotations
+
+import re
+
+from gateway.core.http.chunked import ChunkedFraming
+from gateway.core.http.framing import BodyFraming, content_length, response_framing
+from gateway.core.http.messages import Head, IndexedFields, members, values
+
+MAX_HEAD_BYTES = 65_536
+_MAX_FIELDS = 256
+_MAX_INTERIM = 16
+_HEAD_END = b"\r\n\r\n"
+_VERSION = b"HTTP/1."
+_STATUS = slice(9, 12)
+_SWITCHING_PROTOCOLS = b"101"
+# One status line and whole field lines, nothing folded, no bare CR or LF (RFC 9112 §4, §5.2, §2.2).
+_HEAD = re.compile(
+    rb"HTTP/1\.[01] [1-5][0-9]{2}(?: [^\x00-\x08\x0a-\x1f\x7f]*+)?\r\n"
+    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+\r\n"
+)
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+
+class ResponseError(Exception):
+    """Bytes that are no response which can be read in one way only.
+
+    Attributes:
+        proxy_error: its ``Proxy-Status`` error type (RFC 9209 §2.3).
+    """
+
+    def __init__(self, proxy_error: str) -> None:
+        super().__init__(proxy_error)
+        self.proxy_error = proxy_error
+
+
+class ResponseReader:
+    """Reads one final response; interim ones before it are dropped (RFC 9110 §15.2).
+
+    Args:
+        method: of the request.
+
+    Attributes:
+        head: of the final response; ``None`` until it has come whole.
+        framing: how its body ends; of no meaning before.
+        received: bytes fed so far.
+        content: pieces of the body, without framing, that nobody has taken yet.
+        waiting_bytes: how many they are together.
+        is_complete: the response has come to its end.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_held",
+        "_interim",
+        "_is_persistent",
+        "_left_bytes",
+        "_method",
+        "content",
+        "framing",
+        "head",
+        "is_complete",
+        "received",
+        "waiting_bytes",
+    )
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._held = bytearray()
+        self._interim = 0
+        self._left_bytes = 0
+        self._chunks: ChunkedFraming | None = None
+        self._is_persistent = False
+        self.head: Head | None = None
+        self.framing = BodyFraming.NONE
+        self.received = 0
+        self.content: list[bytes] = []
+        self.waiting_bytes = 0
+        self.is_complete = False
+
+    @property
+    def is_reusable(self) -> bool:
+        """Exactly one response has come, and the connection may carry another exchange (RFC 9112 §9.3)."""
+        return self.is_complete and self._is_persistent
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the connection.
+
+        Raises:
+            ResponseError: nothing more can be said about what follows.
+        """
+        self.received += len(data)
+        if self.head is None:
+            data = self._take_heads(data)
+        if data:
+            self._take_body(data)
+
+    def take(self) -> bytes:
+        """Return what has come of the body since it was last taken."""
+        content = self.content
+        data = content[0] if len(content) == 1 else b"".join(content)
+        content.clear()
+        self.waiting_bytes = 0
+        return data
+
+    def feed_eof(self, *, is_clean: bool) -> None:
+        """Take the end of the connection.
+
+        Args:
+            is_clean: the upstream closed it; false for a reset, which ends no body.
+
+        Raises:
+            ResponseError: it came too early.
+        """
+        self._is_persistent = False
+        if self.is_complete:
+            return
+        if self.head is None:
+            raise ResponseError("connection_terminated")
+        if self.framing is not BodyFraming.CLOSE or not is_clean:
+            raise ResponseError("http_response_incomplete")
+        self.is_complete = True
+
+    def _take_heads(self, data: bytes) -> bytes:
+        """Read heads up to the final one, and return what stands behind it."""
+        held = self._held
+        searched = max(0, len(held) - len(_HEAD_END) + 1)
+        held += data
+        while (found := held.find(_HEAD_END, searched)) >= 0:
+            end = found + len(_HEAD_END)
+            head = bytes(held[:end])
+            del held[:end]
+            searched = 0
+            if end > MAX_HEAD_BYTES or _HEAD.fullmatch(head) is None:
+                raise ResponseError("http_protocol_error")
+            if not head[_STATUS].startswith(b"1"):
+                self._read_head(head)
+                rest = bytes(held)
+                held.clear()
+                return rest
+            self._interim += 1
+            if self._interim > _MAX_INTERIM or head[_STATUS] == _SWITCHING_PROTOCOLS:
+                raise ResponseError("http_protocol_error")
+        # What can't become a head is refused before it has come whole.
+        if (
+            len(held) > MAX_HEAD_BYTES
+            or not _VERSION.startswith(held[: len(_VERSION)])
+            or _BARE_LF.search(held, searched)
+        ):
+            raise ResponseError("http_protocol_error")
+        return b""
+
+    def _read_head(self, raw: bytes) -> None:
+        line_end = raw.index(b"\r\n")
+        lines = raw[line_end + 2 : -len(_HEAD_END)]
+        fields = IndexedFields(
+            [
+                (name, value.strip(b" \t"))
+                for name, _, value in [line.partition(b":") for line in lines.split(b"\r\n")]
+            ]
+            if lines
+            else ()
+        )
+        head = Head(int(raw[_STATUS]), raw[_STATUS.stop + 1 : line_end], fields)
+        is_http_10 = raw.startswith(b"HTTP/1.0")
+        if len(fields) > _MAX_FIELDS:
+            raise ResponseError("http_protocol_error")
+        _check_framing(head, is_http_10=is_http_10)
+        options = {option.lower() for option in members(fields, b"connection")}
+        self._is_persistent = b"keep-alive" in options if is_http_10 else b"close" not in options
+        self.head = head
+        self.framing = response_framing(head, self._method)
+        match self.framing:
+            case BodyFraming.NONE:
+                self.is_complete = True
+            case BodyFraming.LENGTH:
+                self._left_bytes = content_length(head) or 0
+                self.is_complete = not self._left_bytes
+            case BodyFraming.CHUNKED:
+                self._chunks = ChunkedFraming()
+
+    def _take_body(self, data: bytes) -> None:
+        if self.is_complete:
+            if self.framing is BodyFraming.NONE and self._method != "HEAD":
+                raise ResponseError("http_protocol_error")
+            self._is_persistent = False
+        elif self._chunks is not None:
+            pieces: list[bytes] = []
+            taken = self._chunks.feed(data, pieces)
+            if taken is None:
+                raise ResponseError("http_response_incomplete")
+            if pieces:
+                self._append(b"".join(pieces))
+            self.is_complete = self._chunks.is_complete
+            # Nobody asked for what follows, so nobody may use the connection again.
+            self._is_persistent &= taken == len(data)
+        elif self.framing is BodyFraming.LENGTH:
+            self._append(data[: self._left_bytes])
+            self._is_persistent &= len(data) <= self._left_bytes
+            self._left_bytes = max(0, self._left_bytes - len(data))
+            self.is_complete = not self._left_bytes
+        else:
+            self._append(data)
+
+    def _append(self, piece: bytes) -> None:
+        self.content.append(piece)
+        self.waiting_bytes += len(piece)
+
+
+def _check_framing(head: Head, *, is_http_10: bool) -> None:
+    """Refuse a head whose body could end in two places (RFC 9112 §6)."""
+    lengths = values(head.fields, b"content-length")
+    codings = [coding.lower() for coding in values(head.fields, b"transfer-encoding")]
+    if (
+        not 200 <= head.status <= 599
+        or len(lengths) > 1
+        or not all(_LENGTH.fullmatch(length) for length in lengths)
+        or (head.status == 204 and (codings or any(int(length) for length in lengths)))
+        or (codings and (lengths or is_http_10))
+    ):
+        raise ResponseError("http_protocol_error")
+    if codings not in ([], [b"chunked"]):
+        raise ResponseError("http_response_transfer_coding")
