@@ -1,4 +1,4 @@
-"""`./dev bench`: measures the gateway beside its peers, or a running server, and writes the results."""
+"""`./dev bench`: measures the gateway and its peers, or a running server, and writes the results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     made = argparse.ArgumentParser(
         prog="./dev bench",
-        description="Measure the gateway beside its peers, each pinned to a core, in interleaved rounds.",
+        description="Measure the gateway and its peers, each pinned to a core, in interleaved rounds.",
         epilog="A result is a JSON file, a Markdown report and plots, in benchmarks/results unless "
         "--out names another file. benchmarks/README.md says what each number means.",
     )
@@ -153,7 +153,7 @@ def _adapted(scenario: Scenario, options: argparse.Namespace) -> Scenario:
         changes["contestant"] = [one for one in scenario.contestant if one.name in options.only]
         if not changes["contestant"]:
             names = ", ".join(one.name for one in scenario.contestant)
-            raise ScenarioError(f"{scenario.name}: --only leaves nobody; there are {names}")
+            raise ScenarioError(f"{scenario.name}: --only matches no contestant; there are {names}")
     return msgspec.structs.replace(scenario, **changes)
 
 

@@ -167,6 +167,14 @@ def test_a_second_start_goes_straight_to_the_program(tree: Path, dev: ModuleType
     assert (done.returncode, done.stdout, done.stderr) == (0, "python -m pytest -k x\n", "")
 
 
+@pytest.mark.parametrize("arguments", [(), ("--cov", "--cov-fail-under=100")], ids=["all", "coverage"])
+def test_all_tests_run_on_all_cores(tree: Path, dev: ModuleType, arguments: tuple[str, ...]) -> None:
+    pretend_ready(tree, dev, "dev")
+    done = call(tree, "test", *arguments)
+    expected = " ".join(["python -m pytest -n auto --dist worksteal", *arguments])
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{expected}\n", "")
+
+
 def test_what_is_for_measurements_alone_is_installed_for_them_alone(tree: Path, dev: ModuleType) -> None:
     pretend_ready(tree, dev, "bench")
     done = call(tree, "bench", "--quick")

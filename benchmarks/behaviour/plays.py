@@ -28,7 +28,7 @@ from benchmarks.behaviour.scenario import (
 from benchmarks.behaviour.stage import Stage, records, tokens
 from benchmarks.openloop.report import Quantiles
 
-# Who has no good answer for so many of its intervals makes no progress.
+# A poller without a good response for so many intervals makes no progress.
 _SILENT_INTERVALS: Final = 3
 _ENDS: Final = 15.0
 

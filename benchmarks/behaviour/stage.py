@@ -76,7 +76,7 @@ class Stage:
     """A fresh twin, and with `has_gateway` a fresh gateway before it.
 
     Attributes:
-        url: whom the callers ask.
+        url: the server that callers use.
         redis: the gateway's; ``None`` without one.
     """
 

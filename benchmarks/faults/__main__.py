@@ -1,10 +1,10 @@
-"""What a dying Redis and a misbehaving upstream cost: one Markdown table, measured over loopback.
+"""What faults of Redis and of the upstream cost: one Markdown table, measured over loopback.
 
-Run it as ``python -m benchmarks.faults``. It needs what the tests need. Each fault is met by a gateway that
-is a process of its own; a few callers ask at a steady pace, in three phases: before, during (once the breaker
-is open, for Redis) and after, always for the same record, from an upstream that answers after a constant
-2 ms. While Redis is given up, 1,000 stacks are written to: what is owed then is part of what has to be
-recovered from. An answer is wrong when its body is not what the upstream has.
+Run it as ``python -m benchmarks.faults``. It needs what the tests need. Each fault has a gateway process of
+its own. A few callers request one record at a steady pace, in three phases: before, during (for Redis, once
+the breaker is open) and after; the upstream responds after a constant 2 ms. While the breaker is open, 1,000
+stacks are written to: the pending invalidations are part of the recovery. A response is wrong if its body is
+not the upstream's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CALLERS = 4
 PAUSE_S = 0.004
 PHASE_S = 1.5
 OPENING_S = 3.0
-# How long it is waited for; the bound of the promise is lower.
+# Deadline of the wait; the promised bound is lower.
 RECOVERY_S = 5.0
 ALLOWED_RECOVERY_S = 2.0
 ALLOWED_MORE_S = 0.025

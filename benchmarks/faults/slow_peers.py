@@ -37,7 +37,7 @@ HIT = "/v2/stacks/stack-hit/actions/action-hit"
 FORWARDED = "/v2/stacks/stack-run/actions/action-run"
 BIG = "/v2/stacks/stack-big/actions/action-big"
 BIG_BYTES = 1_000_000
-# More than the kernel takes on behalf of those who read slowly.
+# More than the kernel buffers for slow readers.
 BIG_TIMES = 8
 PATHS = {"hit": HIT, "forwarded": FORWARDED}
 PHASES = ("before", "with", "after")

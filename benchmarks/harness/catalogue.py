@@ -53,7 +53,7 @@ class Kind:
     reads_bodies: bool = False
 
 
-# Those who are not root have no /usr/sbin on their PATH, where Debian puts servers.
+# Debian puts servers into /usr/sbin, which is not on the PATH of ordinary users.
 _MORE_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 NGINX_MODULES: Final = ("/usr/share/nginx/modules", "/usr/lib/nginx/modules", "/usr/lib64/nginx/modules")
 LUA_MODULE: Final = "ngx_http_lua_module.so"

@@ -204,7 +204,7 @@ def _program(name: str) -> Path:
 
 
 def _nginx(place: Place, server: str, http: str = "", **more: object) -> Child:
-    # Started by root, its workers would be somebody who may not write into the folder.
+    # Started by root, its workers would run as a user without write access to the folder.
     preamble = ["user root;"] if os.geteuid() == 0 else []
     if more:
         modules = next(folder for folder in NGINX_MODULES if Path(folder, LUA_MODULE).exists())
@@ -254,7 +254,7 @@ def _varnish(place: Place) -> Child:
     host, _, port = place.upstream.address.rpartition(":")
     file = _write(place, "varnish.vcl", {"upstream_host": host, "upstream_port": port})
     argv: list[str | Path] = [_program("varnishd"), "-n", place.folder / "work", "-f", file]
-    # -j none: it is not root's business; -T none: nobody administrates it.
+    # -j none: no jail, it does not run as root; -T none: no management port.
     argv += ["-F", "-j", "none", "-T", "none", "-a", place.address, "-s", "malloc,1g", "-p", "thread_pools=1"]
     argv += ["-p", "http_req_hdr_len=32k", "-p", "http_req_size=64k", "-p", "workspace_client=128k"]
     return _run(place, [*argv, "-p", "workspace_backend=128k"])

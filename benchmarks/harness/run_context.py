@@ -22,7 +22,7 @@ class RunContext:
     Attributes:
         generator: of the closed loop.
         on_progress: called at every step with a line and the completed share of the scenario.
-        missing: gets those who cannot take part.
+        missing: contestants that are not installed, or failed.
     """
 
     generator: Generator
@@ -30,7 +30,7 @@ class RunContext:
     missing: list[Missing] = field(default_factory=list)
 
     def present(self, scenario: Scenario) -> list[Entry]:
-        """Return those contestants that are installed; the others are named."""
+        """Return the installed contestants; the others are added to `missing`."""
         there = []
         for entry in scenario.contestant:
             packages = missing_packages(KINDS[entry.kind].needs)

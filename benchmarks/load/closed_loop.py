@@ -187,7 +187,7 @@ async def drive(options: argparse.Namespace) -> dict[str, object]:
             run.errors["timeout"] += run.open
     return {
         "completed": len(run.times_s),
-        # Where nobody can connect, it is over at once; rates are shares of it.
+        # If no connection succeeds, the run is over at once; avoids a division by zero.
         "duration_s": max(loop.time() - began_s, 1e-6),
         "statuses": dict(run.statuses),
         "cache_statuses": dict(run.cache_statuses),

@@ -17,9 +17,9 @@ from benchmarks.load.targets import make_targets
 from benchmarks.report.results import Measured, Missing, Round
 from benchmarks.scenarios.scenario import Load, Scenario
 
-# Of so many upstream calls is nobody robbed of a hit: a record may end between two rounds.
+# Tolerated share of upstream calls in a scenario of hits: a record may expire between two rounds.
 _STRAY_SHARE = 0.001
-# Fewer entries than these are lost in what a process grows by anyway.
+# Memory per entry cannot be measured with fewer entries: a process grows anyway.
 _WEIGHED_ENTRIES = 5000
 _PRIMING = 1000
 _PRIMING_S = 5.0
@@ -44,10 +44,10 @@ class _Under:
 
 
 def measure(measured: Measured, scenario: Scenario, context: RunContext) -> None:
-    """Let all contestants of a scenario have their turns under each of its loads.
+    """Measure all contestants of a scenario in turns under each of its loads.
 
     Args:
-        measured: gets what comes of it, turn by turn, so that an interruption leaves what there is.
+        measured: receives the results turn by turn, so that an interruption keeps what was measured.
         scenario: what is measured.
         context: of the run.
     """
@@ -138,7 +138,7 @@ class _Measurement:
         if len(targets) < _WEIGHED_ENTRIES:
             once(processes, one.url, under.asked, load)
             return
-        # What a process grows by with its first requests is not the price of entries.
+        # Growth caused by the first requests is not memory of entries.
         others = make_targets(Load(records=_PRIMING, running=True))
         once(processes, one.url, write_targets(others, processes.folder, "others"), load)
         before = one.child.rss_bytes()
@@ -190,7 +190,7 @@ class _Measurement:
 
 
 def flaw(one: Contestant) -> str:
-    """Return why a contestant's hits are not what is compared here; empty when they are.
+    """Return why a contestant's hits are not comparable; empty if they are.
 
     Two callers ask for one settled record, which has to be fetched for each of them. Those which look into
     bodies are asked twice for a running one, which has to be fetched each time.
@@ -208,7 +208,7 @@ def flaw(one: Contestant) -> str:
 
 
 def objection(outcome: Outcome, upstream_calls: float, counted_hits: float | None, *, hits: bool) -> str:
-    """Return why a turn does not count; empty when it does.
+    """Return why a turn does not count; empty if it does.
 
     Args:
         outcome: of the load.

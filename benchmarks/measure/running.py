@@ -1,4 +1,4 @@
-"""Puts load on a server that runs already: one's own gateway, or what one has today."""
+"""Puts load on a running server: a gateway of your own, or what you use today."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _TOLERATED = 0.001
 
 @dataclass
 class Running:
-    """What load on a running server came to.
+    """Results of load on a running server.
 
     Attributes:
         result: all rounds, to be kept.
         report: the figures as Markdown.
-        problems: what stands against them, a line each.
+        problems: what invalidates them, a line each.
         code: the exit code: 0, 1 when a round says nothing about the server, 3 when the generator was late,
             130 after an interruption.
     """
@@ -172,7 +172,7 @@ def _turn(number: int, under: _Under, processes: Processes) -> tuple[Round, int]
 
 
 def look(url: str, targets: list[Target]) -> Counter[str]:
-    """Ask for the first few targets once, and count status and Cache-Status; ends where nobody answers."""
+    """Request the first few targets once, up to one without a response; count status and Cache-Status."""
     parts = urlsplit(url)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     found: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""The generator: takes requests from the schedule to connections, and counts what becomes of them."""
+"""The generator: sends scheduled requests over connections and counts the results."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from benchmarks.openloop.schedule import constant, poisson
 from benchmarks.openloop.targets import Chooser, Target
 from benchmarks.openloop.timer import make_timer
 
-# How often the loop's own lateness is looked at, and time-outs are.
+# Interval of checks for the loop's own lateness and for time-outs.
 _PROBE_S: Final = 0.005
-# After so many requests in one go, answers get their turn.
+# Requests sent in one go before responses are read.
 _BATCH: Final = 64
 # Beyond this the rest of the schedule is pointless.
 _HOPELESS_S: Final = 1.0
@@ -182,7 +182,7 @@ class _Generator:
             self._give_up(exc)
 
     def _give_up(self, exc: BaseException) -> None:
-        """End the run with an exception: nobody awaits a callback, so it would hang otherwise."""
+        """End the run with an exception: one raised in a callback would only be logged, and the run hang."""
         self._failure = exc
         self._over.set()
 
@@ -319,7 +319,7 @@ async def offer(
         connections: open at most so many; a request that finds none free waits, and that counts.
         token: for targets that have none of their own.
         is_poisson: draw the gaps, as independent callers would make them.
-        timeout_s: from the scheduled time of a request until nobody waits for its answer any more.
+        timeout_s: from the scheduled time of a request until it counts as timed out.
         max_waiting: bound of the requests that wait for a connection; those beyond it make the run invalid.
         seed: all chance comes from it.
         check: looks at each answer; what it returns is counted as an error of that name, ``None`` is well.

@@ -1,1 +1,1 @@
-"""What the gateway is measured beside, each set up as those who know it would."""
+"""The peers of the gateway, each with the configuration an expert would use."""

@@ -44,7 +44,7 @@ class Round(msgspec.Struct):
     """One turn of one contestant.
 
     Attributes:
-        number: which round; 0 is what was weighed before the first.
+        number: which round; 0 holds the memory measured before the first.
         figures: by name, whose ending is the unit.
         invalid: why it does not count; empty when it does.
     """
@@ -120,7 +120,7 @@ class Measured(msgspec.Struct):
         return None
 
     def contestants(self) -> list[str]:
-        """Return who took part, in order."""
+        """Return the contestants, in order."""
         there = {row.contestant for row in self.rows}
         return [name for name in self.order if name in there]
 
@@ -157,7 +157,7 @@ class Result(msgspec.Struct):
         is_dirty: something in it was not committed.
         machine: system, processor, cores, memory, load before.
         versions: of everything that took part.
-        missing: who could not take part.
+        missing: contestants that are not installed, or failed.
         scenarios: what was measured.
         behaviour: what was played, as `benchmarks.behaviour` writes it.
         sampled: of a server that ran already: how many of the first few had which status and Cache-Status.

@@ -109,7 +109,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         title: a line for tables and plots.
         about: what it shows and why, for readers of the file.
-        contestant: who takes part.
+        contestant: the servers to measure.
         measure: how it is measured.
         quick: part of quick runs.
         hits: answers come out of the cache: the upstream must not receive them.

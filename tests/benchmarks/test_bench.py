@@ -156,7 +156,7 @@ def test_a_scenario_that_came_to_nothing_is_told_though_others_did_not() -> None
         (("hot",), "no scenario 'hot'"),
         (("--url", "http://127.0.0.1:1"), "--target"),
         (("hit", "--rate", "5"), "--rate needs --url"),
-        (("hit", "--only", "x"), "leaves nobody"),
+        (("hit", "--only", "x"), "matches no contestant"),
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(arguments: tuple[str, ...], problem: str) -> None:

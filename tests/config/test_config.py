@@ -601,7 +601,8 @@ def test_settings_that_only_look_impossible_are_accepted() -> None:
     )
 
 
-def test_a_ca_file_has_to_hold_certificates(authority: Authority, tmp_path: Path) -> None:
+def test_a_ca_file_has_to_hold_certificates(authority: Authority, socket_folder: Path) -> None:
+    tmp_path = socket_folder  # so short that errors show the whole path
     good = str(authority.ca_file)
     assert _from_flags(upstream__ca_file=good).upstream.ca_file == good
     for content in (

@@ -1,6 +1,7 @@
 """The fast path and the parser's way give the same bytes, whatever comes and however it is cut."""
 
 import asyncio
+import contextlib
 import os
 import random
 import re
@@ -272,7 +273,8 @@ async def test_a_caller_who_takes_nothing_is_given_no_more(aos: ScriptedAos) -> 
         async with await RawClient.connect(gateway.address) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             for _ in range(50):
-                await client.send(_HIT)
+                with contextlib.suppress(ConnectionError):  # cut by now, on a slow machine
+                    await client.send(_HIT)
                 await asyncio.sleep(0.005)
             assert gateway.app.metrics.fast_hits < 25
             await _gone(gateway)
