@@ -7,7 +7,7 @@ import pytest
 
 _PROGRAM = """
 import logging, resource
-from gateway.config.model import load_config
+from gateway.config.load import load_config
 from gateway.runtime.file_limit import log_limit, raise_limit
 logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}))
