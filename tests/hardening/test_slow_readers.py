@@ -145,7 +145,14 @@ async def test_an_upload_goes_on_while_the_upstream_takes_it_slowly() -> None:
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE_BYTES)
     sock.bind(("127.0.0.1", 0))
-    upstream = await asyncio.start_server(_take_slowly, sock=sock, limit=_PIECE_BYTES)
+    is_over = asyncio.Event()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _take_slowly(reader, writer)
+        await writer.wait_closed()
+        is_over.set()
+
+    upstream = await asyncio.start_server(take, sock=sock, limit=_PIECE_BYTES)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     async with (
         upstream,
@@ -154,3 +161,4 @@ async def test_an_upload_goes_on_while_the_upstream_takes_it_slowly() -> None:
     ):
         answer = await client.request("PUT", "/x", body=b"x" * _BIG_BYTES, timeout_s=10)
         assert (answer.status, answer.get("x-got")) == (201, b"%d" % _BIG_BYTES)
+    await is_over.wait()
