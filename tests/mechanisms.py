@@ -142,8 +142,8 @@ MECHANISMS = (
     Mechanism(
         "no repeated write",
         "gateway/upstream/upstream.py",
-        "if body is None and method in _RETRIED_METHODS and not is_write(method, names(fields)):",
-        "if body is None:",
+        "exchange.is_stale and not is_write(exchange.method, names(fields)):",
+        "exchange.is_stale:",
         "tests/end_to_end/test_writes.py::test_a_request_that_is_read_and_cut_off_was_received_exactly_once",
     ),
     Mechanism(

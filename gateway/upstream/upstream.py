@@ -86,8 +86,8 @@ class Upstream:
         self._idle = IdleConnections(settings.max_connections, settings.connection_max_age_s, clock)
         # In the order in which they began.
         self._under_way: dict[Exchange, None] = {}
-        # Heads of those that may be sent once more.
-        self._repeatable: dict[Exchange, bytes] = {}
+        # Heads and fields of reads, until there is a response.
+        self._repeatable: dict[Exchange, tuple[bytes, Fields]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.change(settings)
@@ -124,8 +124,8 @@ class Upstream:
         head = request_bytes(method, target, fields, body.length if body is not None else 0)
         exchange = Exchange(self, method, self._clock)
         self._under_way[exchange] = None
-        if body is None and method in _RETRIED_METHODS and not is_write(method, names(fields)):
-            self._repeatable[exchange] = head
+        if body is None and method in _RETRIED_METHODS:
+            self._repeatable[exchange] = head, fields
         if self._sweep_timer is None:
             self._sweep_later()
         if body is None and (slot := self.slots.take_now()) is not None:
@@ -170,8 +170,8 @@ class Upstream:
         self._state.up()
 
     def has_failed(self, exchange: Exchange) -> bool:
-        head = self._repeatable.pop(exchange, None)
-        if head is not None and exchange.is_stale:
+        head, fields = self._repeatable.pop(exchange, (None, ()))
+        if head is not None and exchange.is_stale and not is_write(exchange.method, names(fields)):
             exchange.restart()
             exchange.work = self._tasks.start(self._start(exchange, head, None, fresh=True), "exchange")
             return True

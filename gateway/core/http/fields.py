@@ -85,11 +85,9 @@ def nominated(fields: Fields) -> frozenset[bytes]:
 
 def end_to_end(fields: Fields) -> Fields:
     """Return the fields without the hop-by-hop ones and those ``Connection`` names (RFC 9110 §7.6.1)."""
-    removed = HOP_BY_HOP
-    if named := nominated(fields):
-        removed |= named
-    if isinstance(fields, IndexedFields) and removed.isdisjoint(fields.by_name):
+    if isinstance(fields, IndexedFields) and HOP_BY_HOP.isdisjoint(fields.by_name):
         return fields
+    removed = HOP_BY_HOP | nominated(fields)
     return IndexedFields(field for field in fields if field[0].lower() not in removed)
 
 
