@@ -6,7 +6,10 @@ import enum
 import re
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
-_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
+# A trailer that frames a body would be read in two ways (RFC 9110 §6.5.1).
+_TRAILER = re.compile(
+    rb"(?!(?i:content-length|transfer-encoding):)[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n"
+)
 _LINE_END = b"\r\n"
 _SIZE_LINE_BYTES = 18
 # The largest signed 64-bit number: other parsers may not read more.

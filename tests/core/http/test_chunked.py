@@ -42,6 +42,8 @@ _BROKEN = [
     b"0\r\nA : b\r\n",
     b"0\r\nA: b\n",
     b"0\r\nA: \x00\r\n",
+    b"0\r\nContent-Length: 3\r\n",
+    b"0\r\nA: b\r\ntransfer-encoding: chunked\r\n",
     b"8000000000000000\r\n",
     b"8000000000000003;a\r\nabc\r\n",
     b"FFFFFFFFFFFFFFFF\r\n",
