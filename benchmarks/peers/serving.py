@@ -25,10 +25,10 @@ def main(serve: Callable[[str, str], Serve], what: str) -> None:
     parser.add_argument("--redis", default="", metavar="URL", help="where it keeps records")
     options = parser.parse_args()
     host, _, port = options.listen.rpartition(":")
-    uvloop.run(_until_told(serve(options.upstream, options.redis), host, int(port)))
+    uvloop.run(_until_signalled(serve(options.upstream, options.redis), host, int(port)))
 
 
-async def _until_told(start: Serve, host: str, port: int) -> None:
+async def _until_signalled(start: Serve, host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

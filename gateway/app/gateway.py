@@ -247,7 +247,7 @@ class Gateway:
             self.tiers.connect_with(redis)
 
     async def close(self, timeout_s: float | None = None, *, is_handover: bool = False) -> None:
-        """Stop accepting, let requests, stores and debts end within a time, then let go.
+        """Stop accepting, finish requests, stores and pending invalidations within a time, then close.
 
         Args:
             timeout_s: ``server.drain_timeout_s`` when ``None``.

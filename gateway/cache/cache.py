@@ -99,13 +99,13 @@ class Cache:
         except BaseException as error:
             # Unknown outcome: it may have been done. What certainly never left changes nothing.
             if not (isinstance(error, UpstreamError) and not error.was_sent):
-                await self._forget(stacks)
+                await self._invalidate(stacks)
             raise
         if not 400 <= answer.head.status < 500:
-            await self._forget(stacks)
+            await self._invalidate(stacks)
         return answer
 
-    async def _forget(self, stacks: frozenset[bytes]) -> None:
+    async def _invalidate(self, stacks: frozenset[bytes]) -> None:
         if stacks:
             cache_log.invalidates(stacks)
             await self._tiers.invalidate(stacks, "write", settles=True)

@@ -79,8 +79,8 @@ def check(answer: RawResponse, path: str, method: str = "GET") -> None:
     if path == _EXECUTION and answer.status == 200:
         # A record's own type is AOS's.
         [kind] = content
-    told = json.loads(answer.body) if "json" in kind else answer.body.decode()
-    Draft202012Validator(content[kind]["schema"]).validate(told)
+    reported = json.loads(answer.body) if "json" in kind else answer.body.decode()
+    Draft202012Validator(content[kind]["schema"]).validate(reported)
 
 
 def test_the_description_is_valid_and_of_this_version() -> None:

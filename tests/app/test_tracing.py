@@ -74,7 +74,7 @@ def _naming(span: ReadableSpan) -> bytes:
     return b"00-%032x-%016x-%02x" % (span.context.trace_id, span.context.span_id, span.context.trace_flags)
 
 
-def _told(span: ReadableSpan) -> dict[str, object]:
+def _reported(span: ReadableSpan) -> dict[str, object]:
     return dict(span.attributes or {})
 
 
@@ -91,10 +91,10 @@ async def test_a_miss_and_a_hit_are_spans_under_the_callers(aos: ScriptedAos, la
     assert upstream.parent is not None
     assert upstream.parent.span_id == miss.context.span_id
     assert miss.start_time <= upstream.start_time <= upstream.end_time <= miss.end_time  # type: ignore[operator]
-    assert _told(upstream) == {"http.response.status_code": 200}
-    assert _told(miss)["aos_gateway.cache"] == "miss"
-    assert _told(hit)["aos_gateway.cache"] == "hit"
-    assert _told(hit)["http.response.size"] > 1000  # type: ignore[operator]
+    assert _reported(upstream) == {"http.response.status_code": 200}
+    assert _reported(miss)["aos_gateway.cache"] == "miss"
+    assert _reported(hit)["aos_gateway.cache"] == "hit"
+    assert _reported(hit)["http.response.size"] > 1000  # type: ignore[operator]
     assert aos.received[0].get("traceparent") == _naming(upstream)
     assert "sesame" not in "".join(span.to_json() for span in (upstream, miss, hit))
 
@@ -169,11 +169,11 @@ async def test_refusals_and_failures_are_told(aos: ScriptedAos, free_port: int) 
         _, other = await gateway.ask(target="/v2/templates?x=sesame")
     async with traced(f"http://127.0.0.1:{free_port}") as gateway:
         upstream, failed = await gateway.ask()
-    assert _told(running_one)["aos_gateway.reason"] == "phase"
+    assert _reported(running_one)["aos_gateway.reason"] == "phase"
     assert running_one.parent is None
-    assert (other.name, _told(other)["aos_gateway.reason"]) == ("GET other", "route")
-    assert _told(upstream) == {"error.type": "connection_refused"}
-    assert _told(failed)["aos_gateway.cache"] == "error"
+    assert (other.name, _reported(other)["aos_gateway.reason"]) == ("GET other", "route")
+    assert _reported(upstream) == {"error.type": "connection_refused"}
+    assert _reported(failed)["aos_gateway.cache"] == "error"
     assert failed.status.status_code is upstream.status.status_code is StatusCode.ERROR
 
 
@@ -187,7 +187,7 @@ async def test_look_ups_in_redis_are_spans_of_the_request_that_waits(
     for span in (lookup, mint, upstream):
         assert span.parent is not None
         assert span.parent.span_id == request.context.span_id
-    assert _told(lookup) == {"db.system.name": "redis", "db.operation.name": "lookup"}
+    assert _reported(lookup) == {"db.system.name": "redis", "db.operation.name": "lookup"}
 
 
 @pytest.mark.parametrize(

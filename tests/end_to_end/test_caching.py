@@ -29,9 +29,9 @@ _STORED = "aos-gateway; fwd=uri-miss; fwd-status=200; stored"
 _HIT = re.compile(r"aos-gateway; hit; ttl=(\d+)")
 
 
-def _ttl_s(response_verdict: str) -> int:
-    match = _HIT.fullmatch(response_verdict)
-    assert match is not None, response_verdict
+def _ttl_s(response_cache_status: str) -> int:
+    match = _HIT.fullmatch(response_cache_status)
+    assert match is not None, response_cache_status
     return int(match[1])
 
 

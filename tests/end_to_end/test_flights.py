@@ -120,16 +120,16 @@ async def test_a_fetch_whose_only_caller_left_is_stored_all_the_same(
 
 
 @pytest.mark.parametrize(
-    "wish", [("Cache-Control", "no-cache"), ("Cache-Control", "max-age=0"), ("Pragma", "no-cache")]
+    "directive", [("Cache-Control", "no-cache"), ("Cache-Control", "max-age=0"), ("Pragma", "no-cache")]
 )
 async def test_a_no_cache_never_gets_the_answer_of_an_older_fetch(
-    aos: ScriptedAos, gateway: RunningGateway, wish: tuple[str, str]
+    aos: ScriptedAos, gateway: RunningGateway, directive: tuple[str, str]
 ) -> None:
     gate = aos.gate()
     aos.queue(gate.before(Answer(body=record("Failed"))), settled())
     (older,) = _start(gateway, [ALICE])
     await gate.wait_reached()
-    anew = await get(gateway, TARGET, wish)
+    anew = await get(gateway, TARGET, directive)
     assert anew.json()["status"]["objectStatus"]["phase"] == "Succeeded"
     assert cache_status(anew) == "aos-gateway; fwd=request; fwd-status=200; stored; detail=request-no-cache"
     gate.open()

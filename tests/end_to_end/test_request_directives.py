@@ -127,7 +127,7 @@ async def test_a_head_without_entry_is_forwarded_and_stores_nothing(
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "directive",
     [
         ("Cache-Control", "no-cache"),
         ("Cache-Control", "max-age=0"),
@@ -136,15 +136,15 @@ async def test_a_head_without_entry_is_forwarded_and_stores_nothing(
     ],
 )
 async def test_a_no_cache_fetches_anew_and_stores(
-    aos: ScriptedAos, gateway: RunningGateway, wish: tuple[str, str]
+    aos: ScriptedAos, gateway: RunningGateway, directive: tuple[str, str]
 ) -> None:
     aos.queue(settled(("X-Number", "1")), settled(("X-Number", "2")))
     await get(gateway)
-    anew = await get(gateway, TARGET, wish)
+    anew = await get(gateway, TARGET, directive)
     assert anew.get("x-number") == b"2"
     assert cache_status(anew) == "aos-gateway; fwd=request; fwd-status=200; stored; detail=request-no-cache"
     assert (await get(gateway)).get("x-number") == b"2"
-    assert aos.received[-1].get(wish[0]) == wish[1].encode()
+    assert aos.received[-1].get(directive[0]) == directive[1].encode()
 
 
 async def test_pragma_does_not_count_beside_cache_control(aos: ScriptedAos, gateway: RunningGateway) -> None:
@@ -155,11 +155,11 @@ async def test_pragma_does_not_count_beside_cache_control(aos: ScriptedAos, gate
 
 async def test_a_no_store_neither_reads_nor_writes(aos: ScriptedAos, gateway: RunningGateway) -> None:
     aos.answer(settled())
-    wish = ("Cache-Control", "no-store")
+    directive = ("Cache-Control", "no-store")
     expected = "aos-gateway; fwd=request; fwd-status=200; detail=request-no-store"
-    assert cache_status(await get(gateway, TARGET, wish)) == expected
+    assert cache_status(await get(gateway, TARGET, directive)) == expected
     assert cache_status(await get(gateway)) == _STORED
-    assert cache_status(await get(gateway, TARGET, wish)) == expected
+    assert cache_status(await get(gateway, TARGET, directive)) == expected
     assert is_hit(await get(gateway))
 
 
@@ -168,35 +168,35 @@ async def test_max_age_and_min_fresh_are_obeyed_and_max_stale_ignored(aos: Scrip
     aos.answer(settled())
     async with running(aos.url, clock=time.clock) as gateway:
 
-        async def wish(directive: str) -> str:
+        async def status_with(directive: str) -> str:
             return cache_status(await get(gateway, TARGET, ("Cache-Control", directive)))
 
         await get(gateway)
         time.ahead_s = 100
-        assert _HIT.fullmatch(await wish("max-age=150"))
-        assert _HIT.fullmatch(await wish("min-fresh=150, max-stale"))
+        assert _HIT.fullmatch(await status_with("max-age=150"))
+        assert _HIT.fullmatch(await status_with("min-fresh=150, max-stale"))
         expected = "aos-gateway; fwd=request; fwd-status=200; stored; detail=request-"
-        assert await wish("max-age=50") == expected + "max-age"
-        assert _HIT.fullmatch(await wish("max-age=50"))
+        assert await status_with("max-age=50") == expected + "max-age"
+        assert _HIT.fullmatch(await status_with("max-age=50"))
         time.ahead_s = 250
-        assert await wish("min-fresh=200") == expected + "min-fresh"
+        assert await status_with("min-fresh=200") == expected + "min-fresh"
         time.ahead_s = 600
-        assert await wish("max-stale=10000") == _STORED
+        assert await status_with("max-stale=10000") == _STORED
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_only_if_cached_never_goes_upstream(
     aos: ScriptedAos, gateway: RunningGateway, method: str
 ) -> None:
-    wish = ("Cache-Control", "only-if-cached")
+    directive = ("Cache-Control", "only-if-cached")
     for target in (TARGET, OTHER_ROUTE, TARGET + "?x"):
-        answer = await get(gateway, target, wish, method=method)
+        answer = await get(gateway, target, directive, method=method)
         assert answer.status == 504
         assert cache_status(answer) == "aos-gateway; detail=request-only-if-cached"
     assert aos.heads == []
     aos.answer(settled())
     await get(gateway)
-    assert is_hit(await get(gateway, TARGET, wish, method=method))
+    assert is_hit(await get(gateway, TARGET, directive, method=method))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ UNSETTLED_S = 3.0
 _UPSTREAM_S = 0.002
 # For a machine that is busy with something else; counted from the ends that the design gives.
 _SLACK_S = 0.5
-_NOTE_S = 1.0
+_MESSAGE_S = 1.0
 _SLACK_BETWEEN_REPLICAS_S = 1.5
 _PADDING = "x" * 40_000
 _TARGET = re.compile(r"/v2/stacks/([\w-]+)(?:/actions/([\w-]+))?")
@@ -201,5 +201,5 @@ class MixedAos:
             elif newer.replica == replica:
                 bounds_s.append(newer.answered_s)
             elif self.is_calm(newer.came_s, began_s):
-                bounds_s.append(newer.answered_s + _NOTE_S + _SLACK_BETWEEN_REPLICAS_S)
+                bounds_s.append(newer.answered_s + _MESSAGE_S + _SLACK_BETWEEN_REPLICAS_S)
         return min(bounds_s)

@@ -46,7 +46,7 @@ class Manager:
         self._socket.bind(self.address)
         self._socket.setblocking(False)
 
-    async def told(self) -> list[str]:
+    async def reported(self) -> list[str]:
         """The lines of the next message that is no sign of life."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(8):
@@ -67,9 +67,9 @@ class Manager:
 
 @pytest.fixture
 def manager(socket_folder: Path) -> Iterator[Manager]:
-    told = Manager(socket_folder / "notify")
-    yield told
-    told.close()
+    reported = Manager(socket_folder / "notify")
+    yield reported
+    reported.close()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -78,15 +78,15 @@ async def test_a_service_says_how_it_is(aos: ScriptedAos, manager: Manager, work
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"}
     gateway = GatewayProcess("--upstream", aos.url, "--workers", workers, environ=environ)
     try:
-        assert await manager.told() == ["READY=1"]
+        assert await manager.reported() == ["READY=1"]
         await manager.sign_of_life()
         os.kill(gateway.pid, signal.SIGHUP)
-        reloading, since = await manager.told()
+        reloading, since = await manager.reported()
         assert reloading == "RELOADING=1"
         assert since.startswith("MONOTONIC_USEC=")
-        assert await manager.told() == ["READY=1"]
+        assert await manager.reported() == ["READY=1"]
         os.kill(gateway.pid, signal.SIGUSR2)
-        ready, main_pid = await manager.told()
+        ready, main_pid = await manager.reported()
         assert ready == "READY=1"
         pid = int(main_pid.removeprefix("MAINPID="))
         assert pid != gateway.pid
@@ -94,7 +94,7 @@ async def test_a_service_says_how_it_is(aos: ScriptedAos, manager: Manager, work
         assert await gateway.ended() == 0
         await manager.sign_of_life()
         os.kill(pid, signal.SIGTERM)
-        assert await manager.told() == ["STOPPING=1"]
+        assert await manager.reported() == ["STOPPING=1"]
     finally:
         gateway.discard()
 
@@ -190,8 +190,8 @@ async def test_a_notification_that_systemd_does_not_accept_is_sent_again(
     notifier.reloading()
     notifier.ready()
     telling = asyncio.create_task(notifier.keep_alive())
-    assert (await manager.told())[0] == "RELOADING=1"
-    assert await manager.told() == ["READY=1"]
+    assert (await manager.reported())[0] == "RELOADING=1"
+    assert await manager.reported() == ["READY=1"]
     telling.cancel()
 
 

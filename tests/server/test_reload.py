@@ -102,10 +102,10 @@ async def test_times_and_access_lines_change_while_it_runs(
             "[server]\nbody_timeout_s = 3\n"
         )
         await reload(gateway)
-        told = (
+        reported = (
             "changed: server.body_timeout_s, upstream.connect_timeout_s, upstream.read_timeout_s, log.access"
         )
-        assert told in gateway.output()
+        assert reported in gateway.output()
         answer = await client.request("GET", "/v2/slow", [("X-Auth-Token", A)])
         assert answer.status == 504
     await until(lambda: '"status":504' in gateway.output(), "its line")

@@ -140,10 +140,10 @@ async def test_workers_and_the_process_that_takes_over_name_a_caller_alike(aos: 
         await fetch(process.address, TARGET, token="sesame")
         os.kill(taken_over, signal.SIGTERM)
         await until(lambda: process.output().count('"stopped"') == 2, "its end")
-        told = [json.loads(line) for line in process.output().splitlines()]
+        reported = [json.loads(line) for line in process.output().splitlines()]
     finally:
         process.discard()
-    found = [line["caller"] for line in told if line["logger"] == "gateway.access"]
+    found = [line["caller"] for line in reported if line["logger"] == "gateway.access"]
     assert len(found) > 3
     assert len(set(found)) == 1
 
@@ -321,12 +321,12 @@ async def test_debug_lines_tell_decisions_fills_invalidations_and_connections(
             ("DELETE", f"/v2/stacks/{STACK_ID}"),
         ):
             await client.request(method, target, [("X-Auth-Token", "sesame"), *more])
-    told = [
+    reported = [
         re.sub(r"\d+ (?=s$|are)", "N ", one.getMessage())
         for one in caplog.records
         if one.name in {"gateway.cache.cache", "gateway.downstream.connection", "gateway.upstream.upstream"}
     ]
-    assert told == [
+    assert reported == [
         "connection from 127.0.0.1, N are open",
         "no entry to serve: none is stored",
         "opened a connection to the upstream, N are in use",
@@ -402,8 +402,8 @@ def test_what_a_caller_writes_cannot_look_like_another_field_or_line(
             user_agent=b"a\x1b[31m\n\x80\x00",
         )
     )
-    told = getattr(caplog.records[-1], FIELDS)
-    assert (told["request_id"], told["path"], told["user_agent"]) == ("r?", "/???", "a?[31m???")
+    reported = getattr(caplog.records[-1], FIELDS)
+    assert (reported["request_id"], reported["path"], reported["user_agent"]) == ("r?", "/???", "a?[31m???")
 
 
 def test_a_traceback_and_odd_characters_stay_on_one_line_of_json() -> None:
@@ -414,9 +414,9 @@ def test_a_traceback_and_odd_characters_stay_on_one_line_of_json() -> None:
         one.exc_info = (ValueError, error, error.__traceback__)
     line = JsonLines().format(one)
     assert "\n" not in line
-    told = json.loads(line)
-    assert told["message"] == "a\nb ?"
-    assert told["exception"].startswith("Traceback")
+    reported = json.loads(line)
+    assert reported["message"] == "a\nb ?"
+    assert reported["exception"].startswith("Traceback")
 
 
 @pytest.mark.parametrize("which", ["json", "text"])

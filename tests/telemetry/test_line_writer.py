@@ -87,8 +87,8 @@ def test_a_reader_that_stalls_blocks_no_writer_and_gets_the_number_of_lost_lines
     kept = len(lines) - writer.lost
     pipe.read_until(lambda text: text.endswith("\n") and "lost" in text)
     writer.write("after")
-    told = pipe.read_until(lambda text: text.endswith("after\n")).splitlines()
-    assert told == [*lines[:kept], f"lost {writer.lost}", "after"]
+    reported = pipe.read_until(lambda text: text.endswith("after\n")).splitlines()
+    assert reported == [*lines[:kept], f"lost {writer.lost}", "after"]
 
 
 def test_a_full_disk_costs_lines_and_the_first_one_that_fits_again_is_followed_by_their_number(
@@ -158,10 +158,10 @@ async def test_an_unread_log_blocks_no_response_no_scrape_and_no_exit(
         assert (await fetch(process.admin, "/healthz")).status == 200
         os.kill(process.pid, signal.SIGTERM)
         assert await process.ended() == 0
-        told = pipe.read().splitlines()
+        reported = pipe.read().splitlines()
     finally:
         process.discard()
-    assert any('"serving ' in line for line in told)
+    assert any('"serving ' in line for line in reported)
 
 
 @pytest.mark.operation
