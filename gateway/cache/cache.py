@@ -260,8 +260,7 @@ class Cache:
         def on_response(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
             if result.done():
                 # Who waited has just left.
-                if isinstance(response, Coroutine):
-                    response.close()
+                _dropped(response)
             elif isinstance(response, GatewayError):
                 result.set_exception(response)
             else:
@@ -272,6 +271,8 @@ class Cache:
             response = await result
         except asyncio.CancelledError:
             leave()
+            if result.done() and not result.cancelled() and result.exception() is None:
+                _dropped(result.result())
             raise
         return response if isinstance(response, Response) else await response
 
@@ -370,6 +371,14 @@ def _with_member(error: GatewayError, cache_status: CacheStatus) -> GatewayError
     reason = error.reason if isinstance(error, FetchError) else None
     error.cache_member = (cache_status if reason is None else CacheStatus(reason=reason)).member()
     return error
+
+
+def _dropped(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
+    """Let go of what nobody takes."""
+    if isinstance(response, Coroutine):
+        response.close()
+    elif isinstance(response, Response) and response.exchange is not None:
+        response.exchange.close()
 
 
 def _nothing() -> None:

@@ -6,6 +6,7 @@ is installed; when it differs, or with ``server.fast_lane = false``, every reque
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -157,12 +158,19 @@ class FastPathConnection(DownstreamConnection):
             self.stop_with_caller(None)
             self._answered()
         else:
-            task = self._fast_path.start(self._write(question, response))
-            self.stop_with_caller(task.cancel)
+            # Cancelled before it begins, the task would leave a streamed response open.
+            self.stop_with_caller(None)
+            self._fast_path.start(self._write(question, response))
 
     async def _write(
         self, question: PlainLookup, response: PreparedResponse | Coroutine[Any, Any, PreparedResponse]
     ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.stop_with_caller(task.cancel)
+        if self.transport is None:
+            # He left before it began.
+            task.cancel()
         try:
             if not isinstance(response, PreparedResponse):
                 try:

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import BodyFraming, WireHead, wire_head
 from gateway.core.http.messages import Head
-from gateway.errors import UpstreamError
 from gateway.runtime.progress import drained, unsent_bytes
 from gateway.upstream.exchange import Exchange
 
@@ -100,7 +100,8 @@ class PreparedResponse(web.StreamResponse):
         """Write head and body.
 
         Raises:
-            ConnectionError: the caller left, stalled, or had to be cut off because the upstream broke off.
+            ConnectionError: the caller left, stalled, or had to be cut off because the upstream or his own
+                request broke off.
         """
         del data
         try:
@@ -108,7 +109,7 @@ class PreparedResponse(web.StreamResponse):
                 await self._write_whole((self._body_bytes or b"") if self._has_body else b"")
             else:
                 await self._stream(self._exchange)
-        except (UpstreamError, TimeoutError) as error:
+        except (GatewayError, TimeoutError) as error:
             self._cut()
             raise ConnectionResetError("response broke off") from error
         finally:

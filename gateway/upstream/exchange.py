@@ -53,6 +53,7 @@ class Exchange:
         work: opens its connection or sends its body; ``None`` without either.
         error: why nothing more will come; ``None`` as long as it may.
         asked_s: monotonic time at which it was asked for.
+        broke_off: its request did not go out whole.
         head_s: seconds from its place in the pool to its head; 0 until that has come.
         read_ahead_bytes: body bytes that may wait before no more is read.
     """
@@ -67,6 +68,7 @@ class Exchange:
         "_owner",
         "_waiter",
         "asked_s",
+        "broke_off",
         "connection",
         "error",
         "head_s",
@@ -88,6 +90,7 @@ class Exchange:
         self.work: asyncio.Task[None] | None = None
         self.error: GatewayError | None = None
         self.asked_s = clock.monotonic_s()
+        self.broke_off = False
         self.head_s = 0.0
         self.read_ahead_bytes = READ_AHEAD_BYTES
         self._owner = owner
@@ -129,7 +132,8 @@ class Exchange:
     @property
     def is_reusable(self) -> bool:
         """Its connection may carry another exchange."""
-        return self.error is None and self.reader.is_reusable and (self.work is None or self.work.done())
+        is_sent = not self.broke_off and (self.work is None or self.work.done())
+        return self.error is None and self.reader.is_reusable and is_sent
 
     def begin(self, connection: UpstreamConnection, head: bytes) -> None:
         """Send the request's head on a connection."""
@@ -217,6 +221,9 @@ class Exchange:
         if not self._is_closed:
             self._is_closed = True
             self.on_change = None
+            if self._is_paused and self.connection is not None:
+                # The whole response may have come; the connection's next one must be read too.
+                self.connection.resume_reading()
             self._owner.is_over(self)
 
     def feed(self, data: bytes) -> None:
@@ -229,7 +236,8 @@ class Exchange:
             self.fail(UpstreamError(error.proxy_error, was_sent=True))
             return
         if reader.head is None:
-            self._head_began_s = self._head_began_s or self._active_s
+            began_s = self._head_began_s or self._active_s
+            self._head_began_s = began_s if reader.is_in_head else 0.0
             return
         if not self.head_s:
             self._owner.has_head(self)

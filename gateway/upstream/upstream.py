@@ -158,6 +158,7 @@ class Upstream:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         await self._tasks.cancel()
+        self._repeatable.clear()
         for exchange in list(self._under_way):
             exchange.fail(UpstreamError("connection_terminated", was_sent=True))
         self._idle.close()
@@ -255,7 +256,7 @@ class Upstream:
                 await taken(connection, self._settings.read_timeout_s)
         except OSError:
             # The upstream took no more; its response, or its silence, tells the rest.
-            return
+            exchange.broke_off = True
         finally:
             patience.cancel()
             slot.go_on()

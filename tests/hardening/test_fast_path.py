@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from gateway.clock import Clock
+from gateway.core.http.request import MAX_FIELDS
 from gateway.downstream.fast_path_connection import FastPathConnection, why_closed
 from tests.testbed import address
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
@@ -236,6 +237,19 @@ async def test_a_hit_costs_no_parsing_and_keeps_the_connections_order(
         assert (await client.request("GET", "/x")).body == b"from upstream"
         assert (await client.request("GET", TARGET, [_ALICE])).status == 200
     assert fast.app.metrics.fast_hits == 4
+
+
+@pytest.mark.parametrize("name", ["b3", "X-Other"])
+@pytest.mark.parametrize("target", [TARGET, f"{TARGET}-missing"])
+async def test_both_ways_take_as_many_field_lines(
+    pair: tuple[RunningGateway, RunningGateway], name: str, target: str
+) -> None:
+    # The client adds Host.
+    fields = [_ALICE, ("X-Request-Id", "id"), *[(name, "x")] * (MAX_FIELDS - 3)]
+    for gateway in pair:
+        for more, status in (([], 200), ([(name, "x")], 431)):
+            async with await RawClient.connect(gateway.address) as client:
+                assert (await client.request("GET", target, [*fields, *more])).status == status
 
 
 async def test_a_hit_behind_a_request_under_way_waits_for_its_turn(

@@ -87,7 +87,7 @@ def read_plain(data: bytes) -> PlainRequest | None:
 
 
 def plain_fields(rest: bytes) -> IndexedFields | None:
-    """Return the fields in a head, or ``None`` unless every line is plain.
+    """Return the fields in a head, or ``None`` unless every line is plain and there may be a request id too.
 
     Args:
         rest: the head after the request line, empty line included.
@@ -100,7 +100,7 @@ def plain_fields(rest: bytes) -> IndexedFields | None:
         if match is None:
             return None
         fields.append((match[1], match[2]))
-    return IndexedFields(fields)
+    return IndexedFields(fields) if len(fields) < incoming.MAX_FIELDS else None
 
 
 def trace_fields(identity_reader: IdentityReader) -> frozenset[bytes]:
@@ -116,8 +116,10 @@ def without_fields(rest: bytes, removed: frozenset[bytes]) -> bytes | None:
         removed: lower-case names.
 
     Returns:
-        ``None`` when a removed line is not plain.
+        ``None`` when a removed line is not plain, or when there may be too many.
     """
+    if rest.count(b"\r\n") > incoming.MAX_FIELDS + 1:
+        return None
     kept: list[bytes] = []
     for line in rest.split(b"\r\n"):
         if line.partition(b":")[0].lower() not in removed:

@@ -81,6 +81,11 @@ class ResponseReader:
         self.is_complete = False
 
     @property
+    def is_in_head(self) -> bool:
+        """A head has begun that is not whole yet."""
+        return bool(self._held)
+
+    @property
     def is_reusable(self) -> bool:
         """Exactly one response was received, and the connection may be reused (RFC 9112 §9.3)."""
         return self.is_complete and self._is_persistent
