@@ -91,7 +91,7 @@ MECHANISMS = (
     Mechanism(
         "invalidated before the response",
         "gateway/cache/cache.py",
-        "        if not 400 <= answer.head.status < 500:\n            await self._forget(stacks)\n",
+        "        if not 400 <= answer.head.status < 500:\n            await self._invalidate(stacks)\n",
         "",
         "tests/end_to_end/test_writes.py::test_a_write_invalidates_before_the_first_byte_of_its_response",
     ),
