@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -41,10 +41,12 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.top_executions import TopExecutions
 
 _NOWHERE = Origin()
+T = TypeVar("T")
+
 _STACKS = b"/v2/stacks/"
 _KNOWN_MOST = 4_096
 _KNOWN_BYTES = 8_388_608
-_EXECUTIONS_MOST = 2_048
+_REMEMBERED_MOST = 2_048
 
 
 class PlainLookup(msgspec.Struct, frozen=True, gc=False):
@@ -128,6 +130,8 @@ class FastPath:
         self._owners: dict[bytes, Owner | None] = {}
         self._owners_bytes = 0
         self._executions: dict[bytes, ExecutionRef] = {}
+        # With what they derive for Redis, which takes four digests.
+        self._entry_keys: dict[bytes, EntryKey] = {}
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run what answers a request."""
@@ -295,10 +299,12 @@ class FastPath:
             self._owners_bytes -= len(oldest)
 
     def _key(self, owner: Owner, path: bytes) -> EntryKey | None:
-        call = self._execution(path)
-        if call is None:
-            return None
-        return self._keys.entry(owner.identity.entry, owner.variant.general, call, owner.owner)
+        local = owner.owner + path
+        key = self._entry_keys.get(local)
+        if key is None and (call := self._execution(path)) is not None:
+            key = self._keys.entry(owner.identity.entry, owner.variant.general, call, owner.owner)
+            _remember(self._entry_keys, local, key)
+        return key
 
     def _execution(self, path: bytes) -> ExecutionRef | None:
         """Return what a path names; ``None`` when that is no execution whose record may be stored."""
@@ -307,7 +313,11 @@ class FastPath:
             call = execution(_STACKS + path)
             if call is None or call.has_query:
                 return None
-            if len(self._executions) >= _EXECUTIONS_MOST:
-                del self._executions[next(iter(self._executions))]
-            self._executions[path] = call
+            _remember(self._executions, path, call)
         return call
+
+
+def _remember(known: dict[bytes, T], key: bytes, value: T) -> None:
+    if len(known) >= _REMEMBERED_MOST:
+        del known[next(iter(known))]
+    known[key] = value

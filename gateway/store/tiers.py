@@ -252,8 +252,9 @@ class Tiers:
             self._metrics.not_stored["overtaken"] += 1
             return Reason.INVALIDATED
         entry = entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
-        # A look-up under way may still bring the entry that this one replaces.
-        self._changes.change(fill_token.key.local)
+        if self.redis is not None:
+            # A look-up under way may still bring the entry that this one replaces.
+            self._changes.change(fill_token.key.local)
         is_kept = self._keep_in_memory(fill_token, entry)
         is_queued = self.redis is not None and self.redis.store(fill_token, entry)
         return None if is_kept or is_queued else Reason.NOT_KEPT
@@ -269,7 +270,11 @@ class Tiers:
             lookup: before the fetch.
         """
         key = fill_token.key
-        is_absent = lookup.is_absent and not self._changes.has_changed(key.local, fill_token.since)
+        is_absent = (
+            lookup.is_absent
+            and not self._changes.has_changed(key.local, fill_token.since)
+            and self.peek(key) is None
+        )
         if fill_token.ends_in_order() and not is_absent:
             self._remove(key)
 

@@ -21,7 +21,17 @@ class EntryKey:
         local: key of the copy in memory: `KeySpace.owner` and `local_path`.
     """
 
-    __slots__ = ("_caller", "_execution", "_identity", "_name", "_space", "_variant", "local", "stack")
+    __slots__ = (
+        "_caller",
+        "_execution",
+        "_identity",
+        "_name",
+        "_space",
+        "_tag",
+        "_variant",
+        "local",
+        "stack",
+    )
 
     def __init__(
         self, space: KeySpace, caller: bytes, variant: bytes, execution: ExecutionRef, owner: bytes
@@ -34,6 +44,7 @@ class EntryKey:
         self._execution = execution
         self._identity: bytes | None = None
         self._name: bytes | None = None
+        self._tag: bytes | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EntryKey) and self.local == other.local
@@ -56,13 +67,18 @@ class EntryKey:
         """Redis key of the entry, ASCII."""
         if self._name is None:
             digest = blake2b(self.identity, digest_size=24, person=b"aosgw-entry").hexdigest()
-            self._name = self._space.entry_name(self.stack, digest.encode("ascii"))
+            self._name = self._space.entry_name(self._hash_tag(), digest.encode("ascii"))
         return self._name
 
     @property
     def generation(self) -> bytes:
         """Redis key of the stack's generation, ASCII."""
-        return self._space.generation(self.stack)
+        return self._space.generation_name(self._hash_tag())
+
+    def _hash_tag(self) -> bytes:
+        if self._tag is None:
+            self._tag = self._space.hash_tag(self.stack)
+        return self._tag
 
 
 def upstream_identity(scheme: str, host: str, port: int, base_path: str) -> bytes:
@@ -98,7 +114,11 @@ class KeySpace:
 
     def generation(self, stack: bytes) -> bytes:
         """Return the key of a stack's generation, from prefix, upstream and folded id alone."""
-        return b"%s:generation:%s" % (self._prefix, self._tag(stack))
+        return self.generation_name(self.hash_tag(stack))
+
+    def generation_name(self, hash_tag: bytes) -> bytes:
+        """Return the key of the generation of the stack with this hash tag."""
+        return b"%s:generation:%s" % (self._prefix, hash_tag)
 
     def owner(self, caller: bytes, variant: bytes) -> bytes:
         """Return the digest of caller and variant, `OWNER_BYTES` long, used in keys in memory."""
@@ -118,15 +138,16 @@ class KeySpace:
         """
         return EntryKey(self, caller, variant, execution, owner or self.owner(caller, variant))
 
-    def entry_name(self, stack: bytes, digest: bytes) -> bytes:
-        """Return the Redis key of an entry of a stack."""
-        return b"%s:entry%d:%s:%s" % (self._prefix, ENTRY_VERSION, self._tag(stack), digest)
+    def entry_name(self, hash_tag: bytes, digest: bytes) -> bytes:
+        """Return the Redis key of an entry of the stack with this hash tag."""
+        return b"%s:entry%d:%s:%s" % (self._prefix, ENTRY_VERSION, hash_tag, digest)
 
     def flight(self, caller: bytes, variant: bytes, execution: ExecutionRef) -> bytes:
         """Return the key under which requests share a fetch, in every scope."""
         return _joined(caller, variant, execution.stack_id, execution.action_id)
 
-    def _tag(self, stack: bytes) -> bytes:
+    def hash_tag(self, stack: bytes) -> bytes:
+        """Return what puts all keys of a stack into one slot of a Redis Cluster."""
         joined = _joined(self.upstream, stack)
         return b"{%s}" % blake2b(joined, digest_size=16, person=b"aosgw-stack").hexdigest().encode("ascii")
 
