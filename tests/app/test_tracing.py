@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import subprocess
 import sys
@@ -234,17 +233,22 @@ async def test_a_collector_that_never_answers_holds_up_neither_requests_nor_the_
 async def test_a_collector_that_answers_byte_by_byte_does_not_hold_up_the_end_of_the_process(
     aos: ScriptedAos,
 ) -> None:
-    asked = asyncio.Event()
+    asked, is_over = asyncio.Event(), asyncio.Event()
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        asked.set()
-        with contextlib.suppress(ConnectionError):
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            asked.set()
             writer.write(b"HTTP/1.1 200 OK\r\nX: ")
             while not writer.is_closing():
                 writer.write(b"x")
                 await writer.drain()
                 await asyncio.sleep(0.1)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+            is_over.set()
 
     aos.on("GET", TARGET, Answer(body=record()))
     async with await asyncio.start_server(drip, "127.0.0.1", 0) as collector:
@@ -260,6 +264,8 @@ async def test_a_collector_that_answers_byte_by_byte_does_not_hold_up_the_end_of
             await fetch(process.address, TARGET, token="a")
             await asked.wait()
             assert await process.stop() == 0
+            async with asyncio.timeout(5):
+                await is_over.wait()
         finally:
             process.discard()
 
