@@ -365,6 +365,13 @@ MECHANISMS = (
         "tests/server/test_workers.py::test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped",
     ),
     Mechanism(
+        "refused everywhere",
+        "gateway/store/tiers.py",
+        "(everywhere or not is_absent)",
+        "not is_absent",
+        "tests/server/test_workers.py::test_what_a_worker_without_the_entry_is_refused_ends_it_in_the_other",
+    ),
+    Mechanism(
         "cleared in silence",
         "gateway/server/worker.py",
         "if is_silent or was_silent:",

@@ -323,7 +323,7 @@ class Cache:
         answer = await self._forward(request, None, _because(cache_status, Reason.HEAD), execution_call=True)
         self._fetcher.heed(eligible, answer.head)
         if answer.head.status in policy.DROPPING_STATUSES or self._is_outdated(fill_token.key, answer.head):
-            self._tiers.drop(fill_token, early_lookup.lookup)
+            self._tiers.drop(fill_token, early_lookup.lookup, everywhere=True)
         return answer
 
     def _is_outdated(self, key: EntryKey, head: Head) -> bool:

@@ -169,7 +169,7 @@ class _Fetch:
         )
         if len(body) > by.rules.max_body_bytes:
             if policy.drops_own_entry(head.status, None):
-                by.tiers.drop(self._token, self.found.lookup)
+                by.tiers.drop(self._token, self.found.lookup, everywhere=True)
             if not self._flight.leader_waits:
                 exchange.close()
             self._finish(Fetched(response, None, False, Reason.TOO_LARGE, exchange))
@@ -201,7 +201,8 @@ class _Fetch:
         if refusal is not None:
             by.hints.refused(response, decision)
             if policy.drops_own_entry(response.head.status, decision):
-                by.tiers.drop(self._token, self.found.lookup)
+                # No worker has stored a record that has not ended.
+                by.tiers.drop(self._token, self.found.lookup, everywhere=refusal is not Reason.PHASE)
         elif self._stores:
             age_s = policy.received_age_s(response.head)
             entry = entry_of(response, decision, age_s, self._eligible.variant.accept)

@@ -259,33 +259,38 @@ class Tiers:
         is_queued = self.redis is not None and self.redis.store(fill_token, entry)
         return None if is_kept or is_queued else Reason.NOT_KEPT
 
-    def drop(self, fill_token: FillToken, lookup: LookupResult) -> None:
+    def drop(self, fill_token: FillToken, lookup: LookupResult, *, everywhere: bool) -> None:
         """Remove a caller's own entry, which a fetch has shown to be outdated.
 
-        Fetches of it that began earlier are not stored any more. There is nothing to remove when the look-up
-        found it absent and nothing was stored since.
+        Fetches of it that began earlier are not stored any more. There is nothing to remove here when the
+        look-up found it absent and nothing was stored since.
 
         Args:
             fill_token: of that fetch.
             lookup: before the fetch.
+            everywhere: other workers remove it also when there is nothing to remove here.
         """
+        if not fill_token.ends_in_order():
+            return
         key = fill_token.key
         is_absent = (
             lookup.is_absent
             and not self._changes.has_changed(key.local, fill_token.since)
             and self.peek(key) is None
         )
-        if fill_token.ends_in_order() and not is_absent:
-            self._remove(key)
-
-    def _remove(self, key: EntryKey) -> None:
-        self._changes.change(key.local)
-        if self.memory is not None:
-            self.memory.discard(key.local)
-        if self.redis is not None:
-            self.redis.remove(self.fill_token(key))
-        if self._peers is not None:
+        if not is_absent:
+            self._discard(key.local)
+            if self.redis is not None:
+                self.redis.remove(self.fill_token(key))
+        if self._peers is not None and (everywhere or not is_absent):
             self._peers.send_uncounted(Invalidation(entry=key.local))
+
+    def _discard(self, entry: bytes) -> None:
+        if self.memory is not None:
+            self.memory.discard(entry)
+        if self.redis is not None:
+            # A look-up under way may still bring it.
+            self._changes.change(entry)
 
     async def invalidate(self, stacks: Iterable[bytes], cause: str, *, settles: bool) -> bool:
         """Make every stored entry of these stacks unusable, on every replica.
@@ -370,11 +375,9 @@ class Tiers:
 
     def _dropped_elsewhere(self, dropped: Invalidation) -> None:
         """Void all fetches begun until now: the order of two processes' fetches is unknown."""
-        self._changes.change(dropped.entry)
+        self._discard(dropped.entry)
         if (fetches := self._fetches.get(dropped.entry)) is not None:
-            fetches.end(self._changes.number)
-        if self.memory is not None:
-            self.memory.discard(dropped.entry)
+            fetches.end(self._changes.next())
 
     def _message_received(self, message: InvalidationMessage) -> None:
         stack = message.stack.encode()

@@ -120,25 +120,25 @@ async def test_a_worker_that_has_missed_an_invalidation_starts_over(workers: tup
 async def test_a_dropped_entry_is_sent_and_nobody_waits_for_it(workers: tuple[Worker, Worker]) -> None:
     one, other = workers
     other.keep(KEY, OTHER)
-    one.tiers.drop(one.tiers.begin_fetch(one.tiers.fill_token(KEY)), LookupResult(None))
+    await _fetch_and_drop(one, b"a", everywhere=True)
     assert await other.has(KEY)
     (message,) = one.sent
     other.receive(message)
     assert (await other.has(KEY), await other.has(OTHER)) == (False, True)
 
 
-async def _fetch_and_drop(worker: Worker, caller: bytes) -> None:
-    """Do what a fetch does whose response may not be stored, such as a poll of a running execution."""
+async def _fetch_and_drop(worker: Worker, caller: bytes, *, everywhere: bool) -> None:
+    """Do what a fetch does whose response may not be stored: everywhere, or of a running execution."""
     tiers, key = worker.tiers, key_of(PREFIX, caller)
     fill_token = tiers.fill_token(key)
     lookup = await tiers.lookup(key)
-    tiers.drop(tiers.begin_fetch(fill_token), lookup)
+    tiers.drop(tiers.begin_fetch(fill_token), lookup, everywhere=everywhere)
 
 
 async def test_polls_that_are_not_stored_send_nothing(workers: tuple[Worker, Worker]) -> None:
     one, _ = workers
     for caller in (b"a", b"a", b"b"):
-        await _fetch_and_drop(one, caller)
+        await _fetch_and_drop(one, caller, everywhere=False)
     assert one.sent == []
 
 
@@ -147,7 +147,8 @@ async def test_a_stored_entry_that_is_dropped_is_sent_once(workers: tuple[Worker
     workers[0].keep(key)
     for _ in range(3):
         # The first request came without a look-up, as with no-cache; later ones know it is absent.
-        tiers.drop(tiers.begin_fetch(tiers.fill_token(key)), LookupResult(None, is_absent=bool(sent)))
+        lookup = LookupResult(None, is_absent=bool(sent))
+        tiers.drop(tiers.begin_fetch(tiers.fill_token(key)), lookup, everywhere=False)
     assert sent == [Invalidate(0, 0, [Invalidation(entry=key.local)])]
     assert tiers.peek(key) is None
 

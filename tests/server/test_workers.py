@@ -89,6 +89,36 @@ async def test_an_entry_dropped_by_one_worker_is_not_served_by_the_other(
         await until(is_refused, "the other worker's own fetch", timeout_s=1.0)
 
 
+async def test_what_a_worker_without_the_entry_is_refused_ends_it_in_the_other(
+    aos: ScriptedAos, start: Start, tmp_path: Path
+) -> None:
+    refusals = [("GET", Answer(status, body=b"no")) for status in (401, 403, 404, 410)]
+    refusals += [
+        ("HEAD", Answer(403)),
+        ("GET", Answer(headers=OLD.headers, body=record(padding="x" * 10_000))),
+        ("GET", Answer(headers=[*OLD.headers, ("Cache-Control", "no-store")], body=record())),
+    ]
+    aos.on("GET", "/", OLD)
+    config = tmp_path / "gateway.toml"
+    config.write_text("[cache]\nmax_body_bytes = 8000\norigin_cache_control = 'obey'\n")
+    gateway = await start("--config", str(config))
+    async with one_to_each(gateway.address, 2, A) as (one, other):
+        for number, (method, answer) in enumerate(refusals):
+            target = f"{TARGET}{number}"
+            aos.on("GET", target, Answer(headers=OLD.headers, body=record(name=target.rpartition("/")[2])))
+            for _ in range(2):
+                response = await other.request("GET", target, TOKEN)
+            assert says_hit(response)
+            aos.on(method, target, answer)
+            refused = await one.request(method, target, TOKEN)
+            assert (refused.status, says_hit(refused)) == (answer.status, False)
+
+            async def is_dropped(target: str = target) -> bool:
+                return not says_hit(await other.request("GET", target, TOKEN))
+
+            await until(is_dropped, f"the other worker's own fetch after {method} {answer}", timeout_s=1.0)
+
+
 async def test_no_number_means_one_worker_for_each_core(start: Start) -> None:
     gateway = await start("--workers", "0")
     cores = len(os.sched_getaffinity(0))

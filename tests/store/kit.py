@@ -243,7 +243,8 @@ class Replica:
 
     def drop(self, key: EntryKey) -> None:
         """Remove an entry as a fetch does that begins now and shows that it is over."""
-        self.tiers.drop(self.tiers.begin_fetch(self.tiers.fill_token(key)), LookupResult(None))
+        fill_token = self.tiers.begin_fetch(self.tiers.fill_token(key))
+        self.tiers.drop(fill_token, LookupResult(None), everywhere=True)
 
     async def in_redis(self, key: EntryKey, entry: Entry | None, timeout_s: float = 5.0) -> None:
         """Wait until a look-up in Redis finds an entry, or (``None``) no longer finds one."""

@@ -205,7 +205,7 @@ async def test_of_two_fetches_the_one_that_began_later_counts_in_whatever_order_
         if what == "stored":
             one.tiers.store(tokens[name], one.entry(name.encode()))
         else:
-            one.tiers.drop(tokens[name], lookups[name])
+            one.tiers.drop(tokens[name], lookups[name], everywhere=True)
     await until(lambda: one.state.queued_writes == 0, "the queue to be sent")
     assert await one.found(key) == is_found
     if has_redis:
@@ -227,7 +227,7 @@ async def test_drops_of_absent_entries_send_nothing_to_redis_and_void_no_other_f
     keys = [one.key(stack=b"strange-%d" % number) for number in range(20)]
     for key in keys:
         lookup = await one.tiers.lookup(key)
-        one.tiers.drop(one.tiers.begin_fetch(one.tiers.fill_token(key)), lookup)
+        one.tiers.drop(one.tiers.begin_fetch(one.tiers.fill_token(key)), lookup, everywhere=True)
     assert one.state.queued_writes == 0
     assert one.invalidations.changes.number == changed + len(keys)  # the fetches alone
     entry = one.entry()
@@ -245,7 +245,7 @@ async def test_what_was_stored_since_it_was_seen_absent_is_dropped(
     fill_token = one.tiers.fill_token(key)
     lookup = await one.tiers.lookup(key)
     await one.fill(key)  # its fetch began before the other one
-    one.tiers.drop(one.tiers.begin_fetch(fill_token), lookup)
+    one.tiers.drop(one.tiers.begin_fetch(fill_token), lookup, everywhere=True)
     assert await one.found(key) is None
     await one.in_redis(key, None)
 
