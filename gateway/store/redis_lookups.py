@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
 import msgspec
 
@@ -72,25 +73,31 @@ class LookupBatcher:
 
     async def _look_up(self, batch: list[tuple[EntryKey, OnValues]]) -> None:
         # One deadline for all of one turn. The command itself is not cancelled.
-        deadline = self._loop.call_later(self._timeout_s, _time_out, batch)
+        deadline = self._loop.call_later(self._timeout_s, self._time_out, batch)
         self._under_way += 1
+        outcomes: Iterable[LookupValues | StoreError]
         try:
             values = await self._mget([name for key, _ in batch for name in (key.name, key.generation)])
+            outcomes = map(LookupValues, values[::2], values[1::2])
         except StoreError as error:
-            for _, on_values in batch:
-                on_values(error)
-            return
+            outcomes = itertools.repeat(error)
         finally:
             deadline.cancel()
             self._under_way -= 1
             if self._waiting:
                 self._send()
-        for position, (_, on_values) in enumerate(batch):
-            on_values(LookupValues(values[2 * position], values[2 * position + 1]))
+        self._deliver(batch, outcomes)
 
+    def _time_out(self, batch: list[tuple[EntryKey, OnValues]]) -> None:
+        waiting = batch[:]
+        batch.clear()
+        self._deliver(waiting, itertools.repeat(StoreError("timeout")))
 
-def _time_out(batch: list[tuple[EntryKey, OnValues]]) -> None:
-    waiting = batch[:]
-    batch.clear()
-    for _, on_values in waiting:
-        on_values(StoreError("timeout"))
+    def _deliver(
+        self, batch: list[tuple[EntryKey, OnValues]], outcomes: Iterable[LookupValues | StoreError]
+    ) -> None:
+        for (_, on_values), outcome in zip(batch, outcomes, strict=False):
+            try:
+                on_values(outcome)
+            except Exception as error:  # a fault in one request keeps no other from its outcome
+                self._loop.call_exception_handler({"message": "after a look-up", "exception": error})

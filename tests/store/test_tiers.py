@@ -12,7 +12,7 @@ import pytest
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.invalidation_message import read_message
 from gateway.core.caching.key import EntryKey
-from gateway.store.lookup import LookupResult
+from gateway.store.lookup import EarlyLookup, LookupResult
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, GENERATION_TTL_S, MINT_TTL_S, as_stored, prepare_fill, until
 from tests.testbed.answers import Gate
@@ -248,6 +248,30 @@ async def test_what_was_stored_since_it_was_seen_absent_is_dropped(
     one.tiers.drop(one.tiers.begin_fetch(fill_token), lookup, everywhere=True)
     assert await one.found(key) is None
     await one.in_redis(key, None)
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["Redis answers", "Redis does not answer"])
+async def test_a_fault_in_one_requests_callback_keeps_no_other_from_its_outcome(
+    replicas: Replicas, redis: RedisServer, fault_proxy: Proxies, answers: bool
+) -> None:
+    proxy = await fault_proxy(redis.address)
+    one = await replicas(f"redis://{proxy.address}/0", redis.prefix)
+    if not answers:
+        proxy.mode = STALL
+    reported: list[BaseException] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    outcome: asyncio.Future[EarlyLookup] = loop.create_future()
+    fault = ZeroDivisionError()
+
+    def fails(_: EarlyLookup) -> None:
+        raise fault
+
+    assert one.tiers.ask_redis(one.key(b"a"), fails)
+    assert one.tiers.ask_redis(one.key(b"b"), outcome.set_result)
+    async with asyncio.timeout(5):
+        assert (await outcome).lookup.has_failed is not answers
+    assert reported == [fault]
 
 
 async def test_a_fill_that_waits_in_the_queue_during_a_drop_is_not_stored(
