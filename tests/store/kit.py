@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -89,18 +89,28 @@ async def until(
 async def replying(reply: bytes) -> AsyncIterator[str]:
     """A server that sends the same bytes whenever it receives something; yields its address."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while await reader.read(65536):
-                writer.write(reply)
-                await writer.drain()
-        writer.close()
+    serving: set[asyncio.Task[None]] = set()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            writer.write(reply)
+            await writer.drain()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(serve(reader, writer))
+        # Also of a task that was cancelled before it began.
+        task.add_done_callback(lambda _: writer.transport.abort())
+        serving.add(task)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     try:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        for task in serving:
+            task.cancel()
+        # Whatever a broken connection raised in one of them.
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 def redis_settings(url: str, *, timeout_s: float = 2.0, max_connections: int = 8) -> RedisSettings:
