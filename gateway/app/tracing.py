@@ -221,9 +221,17 @@ class _TracedUpstream(Upstream):
         self._tracing = tracing
         self._spans: dict[Exchange, otel.Span] = {}
 
-    def begin(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
+    def begin(
+        self,
+        method: str,
+        target: bytes,
+        fields: Fields,
+        body: RequestBody | None,
+        lines: bytes | None = None,
+    ) -> Exchange:
+        # The lines are those of the fast path, which fetches nothing while spans are made.
         span, fields = self._tracing.call(fields)
-        exchange = super().begin(method, target, fields, body)
+        exchange = super().begin(method, target, fields, body, lines)
         if span is not None:
             self._spans[exchange] = span
         return exchange

@@ -21,7 +21,7 @@ from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility, may_share
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.identity import IdentityReader
-from gateway.core.caching.key import EntryKey, KeySpace
+from gateway.core.caching.key import EntryKey, FlightKey, KeySpace
 from gateway.core.caching.request_directives import read_directives
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Head, Request, first, names
@@ -219,7 +219,7 @@ class Cache:
         cache_status: CacheStatus,
         on_response: OnResponse,
         *,
-        flight_key: bytes | None,
+        flight_key: FlightKey | None,
         may_join: bool = True,
     ) -> Callable[[], None]:
         """Join a fetch under way, or begin one, which others may join if it has a key.

@@ -137,8 +137,10 @@ class _Fetch:
         by = self._by
         self._token: FillToken = by.tiers.begin_fetch(self.found.fill_token, generation)
         self._fetched_s = by.clock.wall_s()
-        fields = upstream_fields(self._request, by.proxy, execution_call=True)
-        self._exchange = exchange = by.upstream.begin("GET", self._request.target, fields, None)
+        fields, lines = self._request.fields, self._eligible.fetch_lines
+        if lines is None:
+            fields = upstream_fields(self._request, by.proxy, execution_call=True)
+        self._exchange = exchange = by.upstream.begin("GET", self._request.target, fields, None, lines)
         exchange.read_ahead_bytes = by.rules.max_body_bytes
         exchange.on_change = self._changed
         self._flight.stop = exchange.close

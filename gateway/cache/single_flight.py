@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from gateway.clock import Clock
+from gateway.core.caching.key import FlightKey
 from gateway.core.http.errors import GatewayError
 from gateway.errors import DeadlinePassed
 
@@ -35,7 +36,7 @@ class Flight(Generic[T]):
     def __init__(
         self,
         flights: SingleFlight[T],
-        key: bytes | None,
+        key: FlightKey | None,
         stack: bytes,
         started_s: float,
         leader: OnResult[T],
@@ -96,21 +97,21 @@ class SingleFlight(Generic[T]):
         # In the order in which they began, so one timer is enough for all deadlines.
         self._under_way: dict[Flight[T], None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._open: dict[bytes, Flight[T]] = {}
-        self._by_stack: defaultdict[bytes, set[bytes]] = defaultdict(set)
+        self._open: dict[FlightKey, Flight[T]] = {}
+        self._by_stack: defaultdict[bytes, set[FlightKey]] = defaultdict(set)
         self._all_ended: asyncio.Event | None = None
 
     def __len__(self) -> int:
         return len(self._under_way)
 
-    def joinable(self, key: bytes) -> Flight[T] | None:
+    def joinable(self, key: FlightKey) -> Flight[T] | None:
         """Return the flight that an equal request may join now, or ``None``."""
         flight = self._open.get(key)
         if flight is None or self._clock.monotonic_s() - flight.started_s > self._join_max_age_s:
             return None
         return flight
 
-    def begin(self, key: bytes | None, stack: bytes, on_result: OnResult[T]) -> Flight[T]:
+    def begin(self, key: FlightKey | None, stack: bytes, on_result: OnResult[T]) -> Flight[T]:
         """Begin a fetch, in place of any older one; with a key others may join it.
 
         Returns:
@@ -187,7 +188,7 @@ class SingleFlight(Generic[T]):
         flight.stop()
         flight.finish(DeadlinePassed())
 
-    def _detach(self, key: bytes) -> None:
+    def _detach(self, key: FlightKey) -> None:
         flight = self._open.pop(key, None)
         if flight is None:
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import msgspec
 
 from gateway.core.caching.entry import Entry
@@ -11,14 +13,25 @@ from gateway.core.caching.key import EntryKey
 class Fetches:
     """Shared by the fetches of one entry that are under way; ends with the last of them.
 
+    Args:
+        all_fetches: where those of each entry are found as long as one is under way.
+        entry: `EntryKey.local` of the entry.
+
     Attributes:
         latest: the highest number among those that have ended.
     """
 
-    __slots__ = ("__weakref__", "latest")
+    __slots__ = ("__weakref__", "_all_fetches", "_entry", "latest")
 
-    def __init__(self) -> None:
+    def __init__(self, all_fetches: dict[bytes, weakref.ref[Fetches]], entry: bytes) -> None:
         self.latest = 0
+        self._all_fetches = all_fetches
+        self._entry = entry
+        all_fetches[entry] = weakref.ref(self)
+
+    def __del__(self) -> None:
+        # Half the price of a WeakValueDictionary.
+        del self._all_fetches[self._entry]
 
     def end(self, fetch: int) -> bool:
         """End a fetch; ``False`` when one that began later has ended before it."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -78,7 +78,7 @@ class Tiers:
         self._metrics = metrics
         self._on_invalidate = on_invalidate
         self._on_start_over = on_start_over
-        self._fetches: WeakValueDictionary[bytes, Fetches] = WeakValueDictionary()
+        self._fetches: dict[bytes, weakref.ref[Fetches]] = {}
         self._peers = peers
         if peers is not None and self.memory is not None:
             self.memory.check_with(peers.is_current)
@@ -234,13 +234,24 @@ class Tiers:
             generation: of the stack, from before the fetch; ``None`` stores nothing in Redis.
         """
         key = fill_token.key
-        if self._is_invalidated(fill_token) or self._invalidations.is_pending(key.stack):
+        if generation is not None and (
+            self._is_invalidated(fill_token) or self._invalidations.is_pending(key.stack)
+        ):
             generation = None
-        fetches = self._fetches.get(key.local)
-        if fetches is None:
-            self._fetches[key.local] = fetches = Fetches()
-        number = self._changes.next()
-        return msgspec.structs.replace(fill_token, generation=generation, fetches=fetches, fetch=number)
+        fetches = self._fetches_of(key.local) or Fetches(self._fetches, key.local)
+        return FillToken(
+            key=key,
+            since=fill_token.since,
+            wall_s=fill_token.wall_s,
+            monotonic_s=fill_token.monotonic_s,
+            generation=generation,
+            fetches=fetches,
+            fetch=self._changes.next(),
+        )
+
+    def _fetches_of(self, entry: bytes) -> Fetches | None:
+        known = self._fetches.get(entry)
+        return None if known is None else known()
 
     def store(self, fill_token: FillToken, entry: Entry) -> Reason | None:
         """Keep a record in every tier that may have it; the write to Redis is queued.
@@ -376,7 +387,7 @@ class Tiers:
     def _dropped_elsewhere(self, dropped: Invalidation) -> None:
         """Void all fetches begun until now: the order of two processes' fetches is unknown."""
         self._discard(dropped.entry)
-        if (fetches := self._fetches.get(dropped.entry)) is not None:
+        if (fetches := self._fetches_of(dropped.entry)) is not None:
             fetches.end(self._changes.next())
 
     def _message_received(self, message: InvalidationMessage) -> None:

@@ -108,11 +108,9 @@ class Metrics:
             status: of the response.
             duration_s: from the parsed request to the response head.
         """
-        reason = (
-            cache_status.reason.value if cache_status is not None and cache_status.reason is not None else ""
-        )
         how = ERROR if cache_status is None else outcome(cache_status)
-        self.requests[how, reason, f"{status // 100}xx"] += 1
+        reason = None if cache_status is None else cache_status.reason
+        self.requests[how, "" if reason is None else reason.label, f"{status // 100}xx"] += 1
         self.request_s[how].observe(duration_s)
         if status == 429:
             self.throttled[GATEWAY if cache_status is None else UPSTREAM] += 1

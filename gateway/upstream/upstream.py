@@ -12,7 +12,7 @@ from yarl import URL
 
 from gateway.clock import Clock
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.framing import request_bytes
+from gateway.core.http.framing import field_lines, request_bytes
 from gateway.core.http.messages import Fields, names
 from gateway.core.http.target import SERVER_WIDE, is_write
 from gateway.errors import GaveWay, Overloaded, UpstreamError
@@ -106,7 +106,14 @@ class Upstream:
             raise
         return exchange
 
-    def begin(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
+    def begin(
+        self,
+        method: str,
+        target: bytes,
+        fields: Fields,
+        body: RequestBody | None,
+        lines: bytes | None = None,
+    ) -> Exchange:
         """Send a request, at once where there is a place and an idle connection.
 
         A GET or HEAD that is no write in disguise is sent once more when a reused connection broke
@@ -118,10 +125,13 @@ class Upstream:
             target: origin-form target as received, which the base path goes before, or ``*``.
             fields: field lines without framing.
             body: the request body; ``None`` for none.
+            lines: the field lines as bytes, each with CRLF, where they are made already; ``None`` where not.
         """
         if target != SERVER_WIDE:
             target = self._settings.base_path + target
-        head = request_bytes(method, target, fields, body.length if body is not None else 0)
+        if lines is None:
+            lines = field_lines(fields)
+        head = request_bytes(method, target, lines, body.length if body is not None else 0)
         exchange = Exchange(self, method, self._clock)
         self._under_way[exchange] = None
         if body is None and method in _RETRIED_METHODS:

@@ -10,7 +10,16 @@ CACHE_NAME = b"aos-gateway"
 
 
 class Reason(enum.Enum):
-    """Why the cache was not used, by its name in ``Cache-Status``, metrics and log."""
+    """Why the cache was not used, by its name in ``Cache-Status``, metrics and log.
+
+    Attributes:
+        label: that name; quicker than ``value``.
+        token: the same as bytes.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.label = name
+        self.token = name.encode("ascii")
 
     # Not looked up: the cache may not answer the request.
     ROUTE = "route"
@@ -91,22 +100,22 @@ class CacheStatus(msgspec.Struct, frozen=True, gc=False):
 
     def member(self) -> bytes:
         """Return the gateway's own member of ``Cache-Status`` (RFC 9211 §2)."""
-        parts = [CACHE_NAME]
+        member = CACHE_NAME
         if self.ttl_s is not None:
-            parts.append(b"hit")
+            member += b"; hit"
         if self.forward is not None:
-            parts.append(b"fwd=" + self.forward.value)
+            member += b"; fwd=" + self.forward.value
         if self.fwd_status is not None:
-            parts.append(b"fwd-status=%d" % self.fwd_status)
+            member += b"; fwd-status=%d" % self.fwd_status
         if self.ttl_s is not None:
-            parts.append(b"ttl=%d" % self.ttl_s)
+            member += b"; ttl=%d" % self.ttl_s
         if self.stored:
-            parts.append(b"stored")
+            member += b"; stored"
         if self.collapsed:
-            parts.append(b"collapsed")
+            member += b"; collapsed"
         if self.reason is not None:
-            parts.append(b"detail=" + self.reason.value.encode("ascii"))
-        return b"; ".join(parts)
+            member += b"; detail=" + self.reason.token
+        return member
 
 
 HIT = "hit"

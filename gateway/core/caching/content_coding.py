@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 from gateway.core.caching.cache_status import Reason
-from gateway.core.http.messages import Fields, members
+from gateway.core.http.messages import Fields, first, members
 
 
 def plain_body(fields: Fields, body: bytes, max_bytes: int) -> bytes | Reason:
@@ -20,6 +20,8 @@ def plain_body(fields: Fields, body: bytes, max_bytes: int) -> bytes | Reason:
         The decoded body; `Reason.CONTENT_CODING` for an unknown, invalid or incomplete coding, or
         `Reason.TOO_LARGE`.
     """
+    if first(fields, b"content-encoding") is None:
+        return body
     codings = [coding.lower() for coding in members(fields, b"content-encoding")]
     match [coding for coding in codings if coding != b"identity"]:
         case []:

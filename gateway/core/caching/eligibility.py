@@ -42,6 +42,7 @@ class Eligible(msgspec.Struct, frozen=True, gc=False):
         variant: what was negotiated.
         directives: of the request's ``Cache-Control``.
         fields: end-to-end fields of the request.
+        fetch_lines: field lines of its fetch, each with CRLF; ``None`` where they are still to be made.
     """
 
     execution: ExecutionRef
@@ -49,6 +50,7 @@ class Eligible(msgspec.Struct, frozen=True, gc=False):
     variant: Variant
     directives: RequestDirectives
     fields: Fields
+    fetch_lines: bytes | None = None
 
 
 def eligibility(request: Request, identity_reader: IdentityReader) -> Eligible | Bypass:

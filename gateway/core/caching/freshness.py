@@ -38,7 +38,7 @@ class OriginFreshness(msgspec.Struct, frozen=True, gc=False):
     lifetime_s: float | None
 
 
-_SILENT = OriginFreshness(None, None)
+SILENT = OriginFreshness(None, None)
 
 
 def parse_directives(lines: Sequence[bytes]) -> Directives | None:
@@ -82,7 +82,7 @@ def origin_freshness(fields: Fields, now_s: float) -> OriginFreshness:
         now_s: wall clock of the fetch, in place of a missing ``Date``.
     """
     if _DECIDING.isdisjoint(names(fields)):
-        return _SILENT
+        return SILENT
     age_s = upstream_age_s(fields)
     if age_s is None:
         return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
@@ -115,7 +115,7 @@ def origin_freshness(fields: Fields, now_s: float) -> OriginFreshness:
                 return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
             limits.append(lifetime_s)
     if not limits:
-        return _SILENT
+        return SILENT
     lifetime_s = min(limits) - age_s
     return OriginFreshness(None if lifetime_s > 0 else Reason.EXPIRED, lifetime_s)
 

@@ -10,6 +10,9 @@ from gateway.core.aos.route import ExecutionRef, stack_key
 ENTRY_VERSION = 3
 OWNER_BYTES = 24
 
+FlightKey = tuple[bytes, bytes, bytes, bytes]
+"""Caller, variant and raw ids."""
+
 
 class EntryKey:
     """Where an entry is stored, and which request it answers.
@@ -142,9 +145,9 @@ class KeySpace:
         """Return the Redis key of an entry of the stack with this hash tag."""
         return b"%s:entry%d:%s:%s" % (self._prefix, ENTRY_VERSION, hash_tag, digest)
 
-    def flight(self, caller: bytes, variant: bytes, execution: ExecutionRef) -> bytes:
+    def flight(self, caller: bytes, variant: bytes, execution: ExecutionRef) -> FlightKey:
         """Return the key under which requests share a fetch, in every scope."""
-        return _joined(caller, variant, execution.stack_id, execution.action_id)
+        return caller, variant, execution.stack_id, execution.action_id
 
     def hash_tag(self, stack: bytes) -> bytes:
         """Return what puts all keys of a stack into one slot of a Redis Cluster."""

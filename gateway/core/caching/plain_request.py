@@ -19,7 +19,7 @@ from gateway.core.http.errors import GatewayError
 from gateway.core.http.fields import end_to_end
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Field, IndexedFields, Request, first
-from gateway.core.http.proxy_identity import ProxyIdentity, check_request
+from gateway.core.http.proxy_identity import FetchLines, ProxyIdentity, check_request, fetch_lines
 
 _METHOD = b"GET /v2/stacks/"
 _VERSION = b" HTTP/1.1"
@@ -138,6 +138,7 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
         variant: what was negotiated.
         rest: the field lines.
         fields: the same, parsed.
+        fetch_lines: of what is fetched for them; ``None`` when they are made for each fetch.
     """
 
     owner: bytes
@@ -145,6 +146,7 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
     variant: Variant
     rest: bytes
     fields: IndexedFields
+    fetch_lines: FetchLines | None
 
     @property
     def user_agent(self) -> bytes:
@@ -195,7 +197,8 @@ def read_owner(
     if isinstance(eligible, Bypass) or eligible.directives != NO_DIRECTIVES:
         return None
     owner = keys.owner(eligible.identity.entry, eligible.variant.general)
-    return Owner(owner, eligible.identity, eligible.variant, rest, fields)
+    lines = fetch_lines(fields, proxy)
+    return Owner(owner, eligible.identity, eligible.variant, rest, fields, lines)
 
 
 def plain_request(
@@ -223,14 +226,22 @@ def plain_request(
         ``None`` when a field line is not plain.
     """
     fields: IndexedFields | None = owner.fields
+    lines, id_position = owner.fetch_lines, None
     if plain.rest != owner.rest:
         # It has trace fields, which do not change the response, but are forwarded too.
-        fields = plain_fields(data[data.find(b"\r\n") :])
+        fields, lines = plain_fields(data[data.find(b"\r\n") :]), None
     elif plain.request_id is not None:
         name = data[plain.id_start + 2 : data.find(b":", plain.id_start)]
-        before = data.count(b"\r\n", data.find(b"\r\n"), plain.id_start)
-        fields = owner.fields.with_field(before, (name, plain.request_id))
+        id_position = data.count(b"\r\n", data.find(b"\r\n"), plain.id_start)
+        fields = owner.fields.with_field(id_position, (name, plain.request_id))
     if fields is None:
         return None
     request = Request("GET", b"/v2/stacks/" + plain.path, fields, peer, scheme, 0, request_id)
-    return request, Eligible(call, owner.identity, owner.variant, NO_DIRECTIVES, end_to_end(fields))
+    return request, Eligible(
+        call,
+        owner.identity,
+        owner.variant,
+        NO_DIRECTIVES,
+        end_to_end(fields),
+        None if lines is None else lines.of(request, id_position),
+    )

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import msgspec
 
 from gateway.core.aos.execution import RecordSummary, Unreadable, decode_deciding, has_duplicate_key
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.content_coding import plain_body
-from gateway.core.caching.freshness import OriginFreshness, origin_freshness, unmet_vary, upstream_age_s
+from gateway.core.caching.freshness import (
+    SILENT,
+    OriginFreshness,
+    origin_freshness,
+    unmet_vary,
+    upstream_age_s,
+)
 from gateway.core.caching.request_directives import entity_tag
 from gateway.core.http.fields import end_to_end
 from gateway.core.http.messages import Fields, Head, first
@@ -17,7 +24,7 @@ from gateway.core.http.messages import Fields, Head, first
 SUCCEEDED = "Succeeded"
 FAILED = "Failed"
 _SETTLED_STRATEGY = "DoNothing"
-_KIND = "Execution"
+_KINDS = (None, "Execution")
 DELETE = "delete"
 IN_PROGRESS = frozenset({"Running", "Pending", "Pausing", "Cancelling", "ForceCancelling", "Retrying"})
 
@@ -100,61 +107,41 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
     etag: bytes | None = None
 
 
-class _Case(msgspec.Struct, frozen=True):
-    fetched_response: FetchedResponse
+class _Case(msgspec.Struct, frozen=True, gc=False):
+    response: FetchedResponse
+    fields: Fields
     rules: Rules
     origin: OriginFreshness
     plain: bytes
-    record: RecordSummary | Reason
+    undecoded: Reason | None
+    # Without deciding fields when the body is none.
+    record: RecordSummary
 
 
 _UNREADABLE = {
     Unreadable.NOT_UTF8: Reason.NOT_UTF8,
     Unreadable.UNDECODABLE: Reason.UNDECODABLE,
 }
-
-_Rule = Callable[[_Case], Reason | None]
-
-
-def _undecoded(case: _Case) -> Reason | None:
-    return case.record if isinstance(case.record, Reason) else None
-
-
-def _when(reason: Reason, applies: Callable[[_Case], bool]) -> _Rule:
-    return lambda case: reason if applies(case) else None
-
-
-def _record_rule(reason: Reason, applies: Callable[[RecordSummary, _Case], bool]) -> _Rule:
-    def rule(case: _Case) -> Reason | None:
-        return reason if isinstance(case.record, RecordSummary) and applies(case.record, case) else None
-
-    return rule
-
+_NO_RECORD = RecordSummary(None, None, None, frozenset(), frozenset(), None)
 
 # The first rule that applies gives the reason, so each may rely on those above it.
-STORABLE: tuple[_Rule, ...] = (
-    _when(Reason.STATUS, lambda case: case.fetched_response.head.status != 200),
-    _when(
-        Reason.SET_COOKIE, lambda case: first(case.fetched_response.head.fields, b"set-cookie") is not None
-    ),
-    lambda case: case.origin.reason if case.rules.obey_origin else None,
-    _when(Reason.VARY, lambda case: blocking_vary(case.fetched_response, case.rules) is not None),
-    _when(Reason.INCOMPLETE, lambda case: not case.fetched_response.complete),
-    _when(Reason.TOO_LARGE, lambda case: len(case.fetched_response.body) > case.rules.max_body_bytes),
-    _undecoded,
-    _record_rule(Reason.KIND, lambda record, _: record.kind not in (None, _KIND)),
-    _record_rule(
-        Reason.NAME,
-        lambda record, case: (
-            record.name is not None and record.name != case.fetched_response.action_id.decode()
-        ),
-    ),
-    _record_rule(Reason.PHASE, lambda record, case: record.phase not in case.rules.terminal_phases),
-    _record_rule(Reason.SUB_OBJECT, lambda record, _: bool(record.sub_phases & IN_PROGRESS)),
-    _record_rule(Reason.DELETE, lambda record, _: DELETE in record.action_names),
+STORABLE: tuple[tuple[Reason | None, Callable[[_Case], object]], ...] = (
+    (Reason.STATUS, lambda case: case.response.head.status != 200),
+    (Reason.SET_COOKIE, lambda case: first(case.fields, b"set-cookie") is not None),
+    (None, lambda case: case.origin.reason),
+    (Reason.VARY, lambda case: blocking_vary(case.response, case.rules) is not None),
+    (Reason.INCOMPLETE, lambda case: not case.response.complete),
+    (Reason.TOO_LARGE, lambda case: len(case.response.body) > case.rules.max_body_bytes),
+    (None, lambda case: case.undecoded),
+    (Reason.KIND, lambda case: case.record.kind not in _KINDS),
+    (Reason.NAME, lambda case: case.record.name not in (None, case.response.action_id.decode())),
+    (Reason.PHASE, lambda case: case.record.phase not in case.rules.terminal_phases),
+    (Reason.SUB_OBJECT, lambda case: case.record.sub_phases & IN_PROGRESS),
+    (Reason.DELETE, lambda case: DELETE in case.record.action_names),
     # Last, since it is the slowest.
-    _when(Reason.DUPLICATE_KEY, lambda case: has_duplicate_key(case.plain)),
+    (Reason.DUPLICATE_KEY, lambda case: has_duplicate_key(case.plain)),
 )
+"""Rules against storing; one without a reason returns it, ``None`` when it does not apply."""
 
 
 def decide_store(
@@ -169,25 +156,29 @@ def decide_store(
             their response.
         uncertain: writes within ``settle_s`` may have been missed (after a start or a lost subscription).
     """
-    plain = _plain(fetched_response, rules)
-    record = plain if isinstance(plain, Reason) else _decoded(plain)
-    origin = origin_freshness(fetched_response.head.fields, fetched_response.fetched_s)
-    case = _Case(fetched_response, rules, origin, b"" if isinstance(plain, Reason) else plain, record)
-    reason = next((reason for rule in STORABLE if (reason := rule(case)) is not None), None)
-    etag = first(end_to_end(fetched_response.head.fields), b"etag")
-    if not isinstance(record, RecordSummary):
+    fields = fetched_response.head.fields
+    plain, undecoded, record = _decoded(fetched_response, rules)
+    origin = origin_freshness(fields, fetched_response.fetched_s) if rules.obey_origin else SILENT
+    case = _Case(fetched_response, fields, rules, origin, plain, undecoded, record)
+    reason: Reason | None = None
+    for why, applies in STORABLE:
+        if found := applies(case):
+            reason = why or cast("Reason", found)
+            break
+    etag = first(end_to_end(fields), b"etag")
+    if undecoded is not None:
         return StoreDecision(reason, 0.0, is_record=False, etag=etag)
     if etag is None:
         etag = entity_tag(fetched_response.body)
-    if reason is not None:
-        return StoreDecision(reason, 0.0, is_record=True, phase=record.phase, etag=etag)
-    age_s = received_age_s(fetched_response.head) if rules.obey_origin else 0
-    ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
-    if rules.obey_origin and case.origin.lifetime_s is not None:
-        ttl_s = min(ttl_s, case.origin.lifetime_s)
-    if ttl_s <= 0:
-        return StoreDecision(Reason.EXPIRED, 0.0, is_record=True, phase=record.phase, etag=etag)
-    return StoreDecision(None, ttl_s, is_record=True, phase=record.phase, etag=etag)
+    ttl_s = 0.0
+    if reason is None:
+        age_s = received_age_s(fetched_response.head) if rules.obey_origin else 0
+        ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
+        if origin.lifetime_s is not None:
+            ttl_s = min(ttl_s, origin.lifetime_s)
+        if ttl_s <= 0:
+            reason, ttl_s = Reason.EXPIRED, 0.0
+    return StoreDecision(reason, ttl_s, is_record=True, phase=record.phase, etag=etag)
 
 
 def blocking_vary(fetched_response: FetchedResponse, rules: Rules) -> bytes | None:
@@ -197,11 +188,11 @@ def blocking_vary(fetched_response: FetchedResponse, rules: Rules) -> bytes | No
 
 def is_heavy(fetched_response: FetchedResponse) -> bool:
     """Tell whether `decide_store` would block the event loop for a noticeable time."""
-    sizes = [len(fetched_response.body)]
-    if first(fetched_response.head.fields, b"content-encoding") is not None:
-        # gzip ends with the decoded size (RFC 1952 §2.3.1); a wrong one fails to decode.
-        sizes.append(int.from_bytes(fetched_response.body[-4:], "little"))
-    return max(sizes) > _HEAVY_BYTES
+    body = fetched_response.body
+    if first(fetched_response.head.fields, b"content-encoding") is None:
+        return len(body) > _HEAVY_BYTES
+    # gzip ends with the decoded size (RFC 1952 §2.3.1); a wrong one fails to decode.
+    return max(len(body), int.from_bytes(body[-4:], "little")) > _HEAVY_BYTES
 
 
 def time_to_live_s(
@@ -238,12 +229,14 @@ def received_age_s(head: Head) -> int:
     return upstream_age_s(head.fields) or 0
 
 
-def _plain(fetched_response: FetchedResponse, rules: Rules) -> bytes | Reason:
+def _decoded(fetched_response: FetchedResponse, rules: Rules) -> tuple[bytes, Reason | None, RecordSummary]:
+    """Return the body without content coding, why it is no record, and what of it decides."""
     if fetched_response.head.status != 200 or not fetched_response.complete:
-        return Reason.STATUS
-    return plain_body(fetched_response.head.fields, fetched_response.body, rules.max_body_bytes)
-
-
-def _decoded(plain: bytes) -> RecordSummary | Reason:
+        return b"", Reason.STATUS, _NO_RECORD
+    plain = plain_body(fetched_response.head.fields, fetched_response.body, rules.max_body_bytes)
+    if isinstance(plain, Reason):
+        return b"", plain, _NO_RECORD
     summary = decode_deciding(plain)
-    return summary if isinstance(summary, RecordSummary) else _UNREADABLE[summary]
+    if isinstance(summary, RecordSummary):
+        return plain, None, summary
+    return plain, _UNREADABLE[summary], _NO_RECORD

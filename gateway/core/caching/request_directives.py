@@ -10,7 +10,7 @@ import msgspec
 from gateway.core.caching.cache_status import Forward, Reason
 from gateway.core.caching.freshness import parse_directives, seconds
 from gateway.core.http.dates import date_s, single_date_s
-from gateway.core.http.messages import Fields, members, values
+from gateway.core.http.messages import Fields, members, names, values
 
 _ENTITY_TAG = re.compile(rb'[\s,]*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
@@ -87,6 +87,9 @@ def is_not_modified(request: Fields, etag: bytes | None, last_modified: bytes | 
         last_modified: its ``Last-Modified``; ``None`` without one.
         now_s: wall clock, for two-digit years.
     """
+    present = names(request)
+    if b"if-none-match" not in present and b"if-modified-since" not in present:
+        return False
     lines = values(request, b"if-none-match")
     if not lines:
         since_s = single_date_s(request, b"if-modified-since", now_s)

@@ -85,10 +85,13 @@ def nominated(fields: Fields) -> frozenset[bytes]:
 
 def end_to_end(fields: Fields) -> Fields:
     """Return the fields without the hop-by-hop ones and those ``Connection`` names (RFC 9110 §7.6.1)."""
-    if isinstance(fields, IndexedFields) and HOP_BY_HOP.isdisjoint(fields.by_name):
+    if not isinstance(fields, IndexedFields):
+        fields = IndexedFields(fields)
+    if HOP_BY_HOP.isdisjoint(fields.by_name):
         return fields
-    removed = HOP_BY_HOP | nominated(fields)
-    return IndexedFields(field for field in fields if field[0].lower() not in removed)
+    if fields.end_to_end is None:
+        fields.end_to_end = fields.without(HOP_BY_HOP | nominated(fields))
+    return fields.end_to_end
 
 
 def is_uniform(name: bytes) -> bool:

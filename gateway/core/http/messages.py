@@ -19,24 +19,35 @@ class IndexedFields(tuple[Field, ...]):
 
     Attributes:
         by_name: the values by lower-case name, in order; must not be changed.
+        end_to_end: those without the hop-by-hop ones; ``None`` until they are asked for.
     """
 
     by_name: dict[bytes, list[bytes]]
+    end_to_end: IndexedFields | None
 
     def __new__(cls, fields: Iterable[Field]) -> Self:
         """Make an indexed copy."""
         self = super().__new__(cls, fields)
         by_name: dict[bytes, list[bytes]] = {}
-        self.by_name = by_name
         for name, value in self:
             by_name.setdefault(name.lower(), []).append(value)
+        self.by_name = by_name
+        self.end_to_end = None
         return self
 
     def with_field(self, position: int, field: Field) -> Self:
         """Return the lines with one more, whose name is new."""
         more = super().__new__(type(self), (*self[:position], field, *self[position:]))
         more.by_name = {**self.by_name, field[0].lower(): [field[1]]}
+        more.end_to_end = None
         return more
+
+    def without(self, removed: frozenset[bytes]) -> Self:
+        """Return the lines without those of some lower-case names."""
+        fewer = super().__new__(type(self), [field for field in self if field[0].lower() not in removed])
+        fewer.by_name = {name: values for name, values in self.by_name.items() if name not in removed}
+        fewer.end_to_end = None
+        return fewer
 
 
 _NONE: tuple[bytes, ...] = ()

@@ -18,7 +18,8 @@ from gateway.core.http.fields import (
     accepts_gzip,
     nominated,
 )
-from gateway.core.http.messages import Field, Fields, Request, first, names, values
+from gateway.core.http.framing import field_lines
+from gateway.core.http.messages import Field, Fields, IndexedFields, Request, first, names, values
 from gateway.core.http.target import METHOD_OVERRIDES
 
 # If Connection could name one of these, the gateway and the upstream would read two different requests.
@@ -138,6 +139,66 @@ def upstream_fields(request: Request, proxy: ProxyIdentity, *, execution_call: b
     if first(fields, b"x-request-id") is None and b"x-request-id" not in signed:
         sent.append((b"X-Request-Id", request.request_id))
     return tuple(sent)
+
+
+class FetchLines(msgspec.Struct, frozen=True, gc=False):
+    """The field lines of fetches for requests that differ in request id, peer and scheme alone.
+
+    Attributes:
+        host: of the requests.
+        first: goes before what is kept of a request.
+        kept: what is sent of each line of a request, each with CRLF; empty for nothing.
+        whole: the same, joined.
+        last: goes behind it.
+    """
+
+    host: bytes
+    first: bytes
+    kept: tuple[bytes, ...]
+    whole: bytes
+    last: bytes
+
+    def of(self, request: Request, id_position: int | None) -> bytes:
+        """Return all lines of the fetch for one of the requests, as `upstream_fields` has them.
+
+        Args:
+            request: the request.
+            id_position: how many lines stand before that of its request id; ``None`` without one.
+        """
+        own_id = b"X-Request-Id: %b\r\n" % request.request_id
+        kept = self.whole
+        if id_position is not None:
+            line = b"%b: %b\r\n" % request.fields[id_position]
+            kept = b"".join((*self.kept[:id_position], line, *self.kept[id_position:]))
+            own_id = b""
+        return b"%b%b%bX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n%b" % (
+            self.first,
+            kept,
+            self.last,
+            request.peer,
+            request.scheme,
+            self.host,
+            own_id,
+        )
+
+
+def fetch_lines(fields: IndexedFields, proxy: ProxyIdentity) -> FetchLines | None:
+    """Return the lines of fetches for requests with these fields and perhaps a request id.
+
+    Returns:
+        ``None`` when more than that differs, or they are signed.
+    """
+    host = first(fields, b"host")
+    present = names(fields)
+    if not host or b"authorization" in present or any(name in present for name, _ in FORWARDED):
+        return None
+    own_host, *sent = upstream_fields(
+        Request("GET", b"", fields, b"", b"", 0, b""), proxy, execution_call=True
+    )
+    # Behind those of the request: Accept-Encoding and Via, then X-Forwarded-Host and X-Request-Id.
+    kept, last = sent[:-4], sent[-4:-2]
+    lines = [field_lines((field,)) if field in kept else b"" for field in fields]
+    return FetchLines(host, field_lines((own_host,)), tuple(lines), b"".join(lines), field_lines(last))
 
 
 def _append(fields: list[Field], name: bytes, member: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gateway.core.http.chunked import ChunkedFraming
-from gateway.core.http.framing import BodyFraming, content_length, response_framing
+from gateway.core.http.framing import BodyFraming, has_body
 from gateway.core.http.messages import Head, IndexedFields, members, values
 
 MAX_HEAD_BYTES = 65_536
@@ -15,11 +15,9 @@ _HEAD_END = b"\r\n\r\n"
 _VERSION = b"HTTP/1."
 _STATUS = slice(9, 12)
 _SWITCHING_PROTOCOLS = b"101"
-# One status line and whole field lines: no folding, no bare CR or LF (RFC 9112 §4, §5.2, §2.2).
-_HEAD = re.compile(
-    rb"HTTP/1\.[01] [1-5][0-9]{2}(?: [^\x00-\x08\x0a-\x1f\x7f]*+)?\r\n"
-    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+\r\n"
-)
+# No folding, no bare CR or LF (RFC 9112 §4, §5.2, §2.2).
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}(?: [^\x00-\x08\x0a-\x1f\x7f]*+)?\r\n")
+_FIELD_LINE = re.compile(rb"(?<=\n)([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*+)\r\n")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
@@ -131,23 +129,24 @@ class ResponseReader:
     def _take_heads(self, data: bytes) -> bytes:
         """Read heads up to the final one, and return the bytes after it."""
         held = self._held
-        searched = max(0, len(held) - len(_HEAD_END) + 1)
-        held += data
-        while (found := held.find(_HEAD_END, searched)) >= 0:
-            end = found + len(_HEAD_END)
-            head = bytes(held[:end])
-            del held[:end]
-            searched = 0
-            if end > MAX_HEAD_BYTES or _HEAD.fullmatch(head) is None:
-                raise ResponseError("http_protocol_error")
-            if not head[_STATUS].startswith(b"1"):
-                self._read_head(head)
-                rest = bytes(held)
+        searched = 0
+        if held:
+            searched = max(0, len(held) - len(_HEAD_END) + 1)
+            held += data
+            data = b""
+            if held.find(_HEAD_END, searched) >= 0:
+                data = bytes(held)
                 held.clear()
-                return rest
+        while (found := data.find(_HEAD_END, searched)) >= 0:
+            end = found + len(_HEAD_END)
+            head, data = data[:end], data[end:]
+            searched = 0
+            if self._read_head(head):
+                return data
             self._interim += 1
             if self._interim > _MAX_INTERIM or head[_STATUS] == _SWITCHING_PROTOCOLS:
                 raise ResponseError("http_protocol_error")
+        held += data
         # Reject what can't become a valid head without waiting for its end.
         if (
             len(held) > MAX_HEAD_BYTES
@@ -157,34 +156,44 @@ class ResponseReader:
             raise ResponseError("http_protocol_error")
         return b""
 
-    def _read_head(self, raw: bytes) -> None:
-        line_end = raw.index(b"\r\n")
-        lines = raw[line_end + 2 : -len(_HEAD_END)]
-        fields = IndexedFields(
-            [
-                (name, value.strip(b" \t"))
-                for name, _, value in [line.partition(b":") for line in lines.split(b"\r\n")]
-            ]
-            if lines
-            else ()
-        )
-        head = Head(int(raw[_STATUS]), raw[_STATUS.stop + 1 : line_end], fields)
-        is_http_10 = raw.startswith(b"HTTP/1.0")
-        if len(fields) > _MAX_FIELDS:
+    def _read_head(self, raw: bytes) -> bool:
+        """Read a whole head; ``False`` for an interim one."""
+        status_line = _STATUS_LINE.match(raw)
+        lines = raw.count(b"\r\n") - 2
+        if (
+            status_line is None
+            or len(raw) > MAX_HEAD_BYTES
+            or lines > _MAX_FIELDS
+            or lines != raw.count(b"\n") - 2
+            or lines != len(found := _FIELD_LINE.findall(raw, status_line.end()))
+        ):
             raise ResponseError("http_protocol_error")
-        _check_framing(head, is_http_10=is_http_10)
-        options = {option.lower() for option in members(fields, b"connection")}
-        self._is_persistent = b"keep-alive" in options if is_http_10 else b"close" not in options
+        status = int(raw[_STATUS])
+        if status < 200:
+            return False
+        if b" \r\n" in raw or b"\t\r\n" in raw:
+            found = [(name, value.rstrip(b" \t")) for name, value in found]
+        fields = IndexedFields(found)
+        head = Head(status, raw[_STATUS.stop + 1 : status_line.end() - 2], fields)
+        is_http_10 = raw.startswith(b"HTTP/1.0")
+        self._is_persistent = not is_http_10
+        if b"connection" in fields.by_name:
+            options = {option.lower() for option in members(fields, b"connection")}
+            self._is_persistent = b"keep-alive" in options if is_http_10 else b"close" not in options
+        length, is_chunked = _declared(status, fields, is_http_10=is_http_10)
         self.head = head
-        self.framing = response_framing(head, self._method)
-        match self.framing:
-            case BodyFraming.NONE:
-                self.is_complete = True
-            case BodyFraming.LENGTH:
-                self._remaining_bytes = content_length(head) or 0
-                self.is_complete = not self._remaining_bytes
-            case BodyFraming.CHUNKED:
-                self._chunks = ChunkedFraming()
+        if not has_body(self._method, status):
+            self.is_complete = True
+        elif is_chunked:
+            self.framing = BodyFraming.CHUNKED
+            self._chunks = ChunkedFraming()
+        elif length is None:
+            self.framing = BodyFraming.CLOSE
+        else:
+            self.framing = BodyFraming.LENGTH
+            self._remaining_bytes = length
+            self.is_complete = not length
+        return True
 
     def _take_body(self, data: bytes) -> None:
         if self.is_complete:
@@ -214,17 +223,22 @@ class ResponseReader:
         self.waiting_bytes += len(piece)
 
 
-def _check_framing(head: Head, *, is_http_10: bool) -> None:
-    """Reject a head whose body could end in two places (RFC 9112 §6)."""
-    lengths = values(head.fields, b"content-length")
-    codings = [coding.lower() for coding in values(head.fields, b"transfer-encoding")]
+def _declared(status: int, fields: IndexedFields, *, is_http_10: bool) -> tuple[int | None, bool]:
+    """Return the declared length of a body, and whether it comes in chunks (RFC 9112 §6).
+
+    Raises:
+        ResponseError: the body could end in two places.
+    """
+    lengths, codings = values(fields, b"content-length"), values(fields, b"transfer-encoding")
     if (
-        not 200 <= head.status <= 599
-        or len(lengths) > 1
-        or not all(_LENGTH.fullmatch(length) for length in lengths)
-        or (head.status == 204 and (codings or any(int(length) for length in lengths)))
+        len(lengths) > 1
+        or (lengths and _LENGTH.fullmatch(lengths[0]) is None)
         or (codings and (lengths or is_http_10))
     ):
         raise ResponseError("http_protocol_error")
-    if codings not in ([], [b"chunked"]):
+    length = int(lengths[0]) if lengths else None
+    if status == 204 and (codings or length):
+        raise ResponseError("http_protocol_error")
+    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
         raise ResponseError("http_response_transfer_coding")
+    return length, bool(codings)

@@ -4,6 +4,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
@@ -27,9 +28,10 @@ from gateway.core.caching.plain_request import (
 from gateway.core.caching.request_directives import NO_DIRECTIVES
 from gateway.core.http import request as incoming
 from gateway.core.http.fields import HOP_BY_HOP, VARIANT, is_sent_unchanged
+from gateway.core.http.framing import field_lines
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Fields, Request
-from gateway.core.http.proxy_identity import check_request, make_proxy_identity
+from gateway.core.http.proxy_identity import check_request, make_proxy_identity, upstream_fields
 
 READER = IdentityReader((b"x-project-id", b"cookie"), b"secret", shared=False)
 KEYS = KeySpace("aosgw", b"upstream")
@@ -286,6 +288,9 @@ def test_a_plain_request_means_the_same_to_the_parser(pieces: list[bytes], is_st
     assert eligible.directives == NO_DIRECTIVES
     key = KEYS.entry(eligible.identity.entry, eligible.variant.general, eligible.execution)
     assert key.local == found + seen.path
+    plain = asked(data)
+    if plain is not None:
+        assert_fetched_as_parsed(*plain)
 
 
 @pytest.mark.parametrize("path", [b"s", b"s/actions/a?", b"s/actions/..", b"s/elements", b"a%2Fb/actions/a"])
@@ -308,7 +313,16 @@ def test_a_plain_request_is_what_the_parser_and_the_rules_make_of_it(place: int,
     assert request == Request(
         "GET", message.path.encode(), tuple(message.raw_headers), b"192.0.2.7", b"http", 0, b"id-1"
     )
-    assert eligible == eligibility(request, READER)
+    assert msgspec.structs.replace(eligible, fetch_lines=None) == eligibility(request, READER)
+    assert (eligible.fetch_lines is None) == (trace is not None)
+    assert_fetched_as_parsed(request, eligible)
+
+
+def assert_fetched_as_parsed(request: Request, eligible: Eligible) -> None:
+    """Lines that are made once for many requests are those that `upstream_fields` makes for this one."""
+    if eligible.fetch_lines is not None:
+        fields = upstream_fields(request, PROXY, execution_call=True)
+        assert eligible.fetch_lines == field_lines(fields)
 
 
 def asked(data: bytes) -> tuple[Request, Eligible] | None:
