@@ -1,15 +1,13 @@
-"""What is stored and for how long: the rules of RFC 9111 and of AOS, as tables."""
+"""What is stored and for how long: the rules of RFC 9111 and of AOS."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 
-from gateway.core.aos.execution import RecordSummary, Unreadable, decode_deciding, has_duplicate_key
+from gateway.core.aos.execution import RecordSummary, decode_deciding, has_duplicate_key
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.content_coding import plain_body
-from gateway.core.caching.freshness import OriginFreshness, origin_freshness, unmet_vary, upstream_age_s
+from gateway.core.caching.freshness import origin_freshness, unmet_vary, upstream_age_s
 from gateway.core.caching.request_directives import entity_tag
 from gateway.core.http.fields import end_to_end
 from gateway.core.http.messages import Fields, Head, first
@@ -100,63 +98,6 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
     etag: bytes | None = None
 
 
-class _Case(msgspec.Struct, frozen=True):
-    fetched_response: FetchedResponse
-    rules: Rules
-    origin: OriginFreshness
-    plain: bytes
-    record: RecordSummary | Reason
-
-
-_UNREADABLE = {
-    Unreadable.NOT_UTF8: Reason.NOT_UTF8,
-    Unreadable.UNDECODABLE: Reason.UNDECODABLE,
-}
-
-_Rule = Callable[[_Case], Reason | None]
-
-
-def _undecoded(case: _Case) -> Reason | None:
-    return case.record if isinstance(case.record, Reason) else None
-
-
-def _when(reason: Reason, applies: Callable[[_Case], bool]) -> _Rule:
-    return lambda case: reason if applies(case) else None
-
-
-def _record_rule(reason: Reason, applies: Callable[[RecordSummary, _Case], bool]) -> _Rule:
-    def rule(case: _Case) -> Reason | None:
-        return reason if isinstance(case.record, RecordSummary) and applies(case.record, case) else None
-
-    return rule
-
-
-# The first rule that applies gives the reason, so each may rely on those above it.
-STORABLE: tuple[_Rule, ...] = (
-    _when(Reason.STATUS, lambda case: case.fetched_response.head.status != 200),
-    _when(
-        Reason.SET_COOKIE, lambda case: first(case.fetched_response.head.fields, b"set-cookie") is not None
-    ),
-    lambda case: case.origin.reason if case.rules.obey_origin else None,
-    _when(Reason.VARY, lambda case: blocking_vary(case.fetched_response, case.rules) is not None),
-    _when(Reason.INCOMPLETE, lambda case: not case.fetched_response.complete),
-    _when(Reason.TOO_LARGE, lambda case: len(case.fetched_response.body) > case.rules.max_body_bytes),
-    _undecoded,
-    _record_rule(Reason.KIND, lambda record, _: record.kind not in (None, _KIND)),
-    _record_rule(
-        Reason.NAME,
-        lambda record, case: (
-            record.name is not None and record.name != case.fetched_response.action_id.decode()
-        ),
-    ),
-    _record_rule(Reason.PHASE, lambda record, case: record.phase not in case.rules.terminal_phases),
-    _record_rule(Reason.SUB_OBJECT, lambda record, _: bool(record.sub_phases & IN_PROGRESS)),
-    _record_rule(Reason.DELETE, lambda record, _: DELETE in record.action_names),
-    # Last, since it is the slowest.
-    _when(Reason.DUPLICATE_KEY, lambda case: has_duplicate_key(case.plain)),
-)
-
-
 def decide_store(
     fetched_response: FetchedResponse, rules: Rules, *, settling: bool, uncertain: bool
 ) -> StoreDecision:
@@ -169,25 +110,73 @@ def decide_store(
             their response.
         uncertain: writes within ``settle_s`` may have been missed (after a start or a lost subscription).
     """
-    plain = _plain(fetched_response, rules)
-    record = plain if isinstance(plain, Reason) else _decoded(plain)
-    origin = origin_freshness(fetched_response.head.fields, fetched_response.fetched_s)
-    case = _Case(fetched_response, rules, origin, b"" if isinstance(plain, Reason) else plain, record)
-    reason = next((reason for rule in STORABLE if (reason := rule(case)) is not None), None)
-    etag = first(end_to_end(fetched_response.head.fields), b"etag")
-    if not isinstance(record, RecordSummary):
+    fields = fetched_response.head.fields
+    origin = origin_freshness(fields, fetched_response.fetched_s) if rules.obey_origin else None
+    read = _read(fetched_response, rules)
+    reason = _refusal(fetched_response, rules, origin, read)
+    etag = first(end_to_end(fields), b"etag")
+    if isinstance(read, Reason):
         return StoreDecision(reason, 0.0, is_record=False, etag=etag)
+    _, record = read
+    ttl_s = 0.0
+    if reason is None:
+        age_s = received_age_s(fetched_response.head) if rules.obey_origin else 0
+        ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
+        if isinstance(origin, float | int):
+            ttl_s = min(ttl_s, origin)
+        if ttl_s <= 0:
+            reason, ttl_s = Reason.EXPIRED, 0.0
     if etag is None:
         etag = entity_tag(fetched_response.body)
-    if reason is not None:
-        return StoreDecision(reason, 0.0, is_record=True, phase=record.phase, etag=etag)
-    age_s = received_age_s(fetched_response.head) if rules.obey_origin else 0
-    ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
-    if rules.obey_origin and case.origin.lifetime_s is not None:
-        ttl_s = min(ttl_s, case.origin.lifetime_s)
-    if ttl_s <= 0:
-        return StoreDecision(Reason.EXPIRED, 0.0, is_record=True, phase=record.phase, etag=etag)
-    return StoreDecision(None, ttl_s, is_record=True, phase=record.phase, etag=etag)
+    return StoreDecision(reason, ttl_s, is_record=True, phase=record.phase, etag=etag)
+
+
+def _read(fetched_response: FetchedResponse, rules: Rules) -> tuple[bytes, RecordSummary] | Reason:
+    """Return a record without its content coding, and what decides about it."""
+    head = fetched_response.head
+    if head.status != 200 or not fetched_response.complete:
+        return Reason.STATUS
+    plain = plain_body(head.fields, fetched_response.body, rules.max_body_bytes)
+    if isinstance(plain, Reason):
+        return plain
+    record = decode_deciding(plain)
+    return (plain, record) if isinstance(record, RecordSummary) else Reason(record.value)
+
+
+def _refusal(
+    fetched_response: FetchedResponse,
+    rules: Rules,
+    origin: Reason | float | None,
+    read: tuple[bytes, RecordSummary] | Reason,
+) -> Reason | None:
+    """Return the first reason why a response is not stored; ``None`` without one."""
+    if fetched_response.head.status != 200:
+        return Reason.STATUS
+    if first(fetched_response.head.fields, b"set-cookie") is not None:
+        return Reason.SET_COOKIE
+    if isinstance(origin, Reason):
+        return origin
+    if blocking_vary(fetched_response, rules) is not None:
+        return Reason.VARY
+    if not fetched_response.complete:
+        return Reason.INCOMPLETE
+    if len(fetched_response.body) > rules.max_body_bytes:
+        return Reason.TOO_LARGE
+    if isinstance(read, Reason):
+        return read
+    plain, record = read
+    if record.kind not in (None, _KIND):
+        return Reason.KIND
+    if record.name not in (None, fetched_response.action_id.decode()):
+        return Reason.NAME
+    if record.phase not in rules.terminal_phases:
+        return Reason.PHASE
+    if record.sub_phases & IN_PROGRESS:
+        return Reason.SUB_OBJECT
+    if DELETE in record.action_names:
+        return Reason.DELETE
+    # Last, since it is the slowest.
+    return Reason.DUPLICATE_KEY if has_duplicate_key(plain) else None
 
 
 def blocking_vary(fetched_response: FetchedResponse, rules: Rules) -> bytes | None:
@@ -236,14 +225,3 @@ def drops_own_entry(status: int, decision: StoreDecision | None) -> bool:
 def received_age_s(head: Head) -> int:
     """Return the received ``Age``, seconds; a malformed one counts as 0."""
     return upstream_age_s(head.fields) or 0
-
-
-def _plain(fetched_response: FetchedResponse, rules: Rules) -> bytes | Reason:
-    if fetched_response.head.status != 200 or not fetched_response.complete:
-        return Reason.STATUS
-    return plain_body(fetched_response.head.fields, fetched_response.body, rules.max_body_bytes)
-
-
-def _decoded(plain: bytes) -> RecordSummary | Reason:
-    summary = decode_deciding(plain)
-    return summary if isinstance(summary, RecordSummary) else _UNREADABLE[summary]
