@@ -83,10 +83,10 @@ def request_bytes(method: str, target: bytes, fields: Fields, body_bytes: int | 
         fields: from `proxy_identity.upstream_fields`; a Content-Length in it is kept as it is.
         body_bytes: length of the body, 0 for none; ``None`` sends chunks.
     """
-    framing: Fields = ((b"Transfer-Encoding", b"chunked"),) if body_bytes is None else ()
     lines = [method.encode("ascii") + b" " + target + b" HTTP/1.1"]
     lines.extend([b"%b: %b" % field for field in fields])
-    lines.extend([b"%b: %b" % field for field in framing])
+    if body_bytes is None:
+        lines.append(b"Transfer-Encoding: chunked")
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
