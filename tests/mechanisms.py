@@ -70,14 +70,14 @@ MECHANISMS = (
     Mechanism(
         "terminal phase",
         "gateway/core/caching/policy.py",
-        "lambda record, case: record.phase not in case.rules.terminal_phases",
-        "lambda record, case: False",
+        "if record.phase not in rules.terminal_phases:",
+        "if False:",
         "tests/end_to_end/test_caching.py::test_progress_is_visible_at_once",
     ),
     Mechanism(
         "complete body",
         "gateway/core/caching/policy.py",
-        "_when(Reason.INCOMPLETE, lambda case: not case.fetched_response.complete),",
+        "    if not fetched_response.complete:\n        return Reason.INCOMPLETE\n",
         "",
         "tests/core/caching/test_policy.py",
     ),

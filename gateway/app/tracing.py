@@ -31,7 +31,7 @@ from gateway.config.model import TracingConfig
 from gateway.core.aos.route import route_name
 from gateway.core.caching.cache_status import HIT, CacheStatus, outcome
 from gateway.core.http.messages import Fields, IndexedFields
-from gateway.core.http.trace_context import Parent, continued, parent, parent_in, state, state_in
+from gateway.core.http.trace_context import Parent, continued, parent, state
 from gateway.downstream.connection_origin import Origin
 from gateway.downstream.fast_path import FastPath, PlainLookup
 from gateway.downstream.response import PreparedResponse
@@ -107,7 +107,7 @@ class Tracing:
 
     def hit(self, head: bytes, began_ns: int, sent_bytes: int) -> None:
         """Make the span of a hit on the fast path."""
-        span = self._start("GET", "execution", parent_in(head), state_in(head), began_ns)
+        span = self._start("GET", "execution", parent(head), state(head), began_ns)
         if span.is_recording():
             span.set_attributes(
                 {

@@ -93,7 +93,7 @@ class Fetcher:
         """Remember a 429's Retry-After for the caller who gets it."""
         if head.status == 429:
             wait_s = retry_after_s(head.fields, self.clock.wall_s())
-            if wait_s is not None:
+            if wait_s:
                 self._throttle.hold(eligible.identity.flight, wait_s)
 
     async def _mint_and_send(self, fetch: _Fetch) -> None:

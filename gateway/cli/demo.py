@@ -15,7 +15,7 @@ from gateway.cli.client import Client, Response
 from gateway.config.address import Address, TcpAddress
 from gateway.config.load import load_config
 from gateway.config.model import Config
-from gateway.core.aos.execution import ExecutionRecord, decode_record
+from gateway.core.aos.execution import RecordSummary, Unreadable, decode_deciding
 from gateway.core.http.messages import first
 from gateway.runtime.event_loop import check_parser, loop_factory
 from gateway.runtime.listeners import ListeningSockets, open_sockets
@@ -119,7 +119,7 @@ async def _poll(address: Address) -> None:
         hits = 0
         for _ in range(_MOST_POLLS):
             response = await _send(client, "GET", path)
-            record = decode_record(response.body) if response.status == 200 else ExecutionRecord()
+            record = decode_deciding(response.body)
             cache_status = (first(response.fields, b"cache-status") or b"").decode("latin-1")
             is_hit = "; hit" in cache_status
             print(_line(time.monotonic() - started_s, record, cache_status, is_hit=is_hit), flush=True)
@@ -130,10 +130,9 @@ async def _poll(address: Address) -> None:
     print(f"\nTry it yourself:\n\n  curl -i -H 'X-Auth-Token: {_TOKEN}' http://{address}{path}")
 
 
-def _line(after_s: float, record: ExecutionRecord, cache_status: str, *, is_hit: bool) -> str:
-    status = record.status
-    phase = status.object_status.phase if status is not None and status.object_status is not None else None
-    progress = f"{status.progress} %" if status is not None and status.progress is not None else "-"
+def _line(after_s: float, record: RecordSummary | Unreadable, cache_status: str, *, is_hit: bool) -> str:
+    phase, percent = (record.phase, record.progress) if isinstance(record, RecordSummary) else (None, None)
+    progress = "-" if percent is None else f"{percent} %"
     source = "the gateway" if is_hit else "AOS"
     about = cache_status.removeprefix("aos-gateway; ")
     return f"{after_s:6.1f}s  {phase or '-':<10} {progress:>7}  from {source}: {about}"

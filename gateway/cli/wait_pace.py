@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from gateway.core.caching.retry_after import back_off, retry_after_s
+from gateway.core.caching.retry_after import retry_after_s, window_s
 from gateway.core.http.messages import Fields, members
 
 # From the start of one request to the start of the next. `_WAITED_S` applies after a response that waited.
@@ -41,12 +41,14 @@ class Pace:
             body: of the response, without content coding.
             now_s: wall clock.
         """
-        if (asked := back_off(status, fields, body, now_s)) is not None:
-            jitter = 1.0 if asked.is_explicit else 1.0 + _JITTER * random.random()
-            return max(_SHORTEST_S, asked.wait_s * jitter)
+        wait_s = retry_after_s(fields, now_s)
+        if status == 429:
+            if wait_s is None:
+                wait_s = window_s(body) * (1.0 + _JITTER * random.random())
+            return max(_SHORTEST_S, wait_s)
         if status < 400 and _has_waited(fields):
             return _WAITED_S
-        return max(self.after_failure(), retry_after_s(fields, now_s) or 0.0)
+        return max(self.after_failure(), wait_s or 0.0)
 
 
 def _has_waited(fields: Fields) -> bool:

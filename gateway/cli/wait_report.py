@@ -10,13 +10,31 @@ from typing import Final, TextIO
 import msgspec
 
 from gateway.config.errors import one_line
-from gateway.core.aos.execution import ExecutionRecord, ObjectStatus, Status, decode_record
 from gateway.core.caching.policy import IN_PROGRESS
 
 _TICK_S: Final = 1.0
 _MAX_TEXT: Final = 200
 # Clears the line.
 _AGAIN: Final = "\r\x1b[K"
+
+
+class _Object(msgspec.Struct, frozen=True):
+    phase: str | None = None
+    message: str | None = None
+    reason: str | None = None
+
+
+class _Status(msgspec.Struct, frozen=True, rename="camel"):
+    progress: int | None = None
+    object_status: _Object | None = None
+    sub_object_statuses: dict[str, _Object | None] | None = None
+
+
+class _Record(msgspec.Struct, frozen=True):
+    status: _Status | None = None
+
+
+_decoder = msgspec.json.Decoder(_Record)
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -47,11 +65,10 @@ def progress_of(body: bytes, phase: str | None) -> Progress:
         phase: of the whole.
     """
     try:
-        record = decode_record(body)
+        status = _decoder.decode(body).status or _Status()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        record = ExecutionRecord()
-    status = record.status or Status()
-    whole = status.object_status or ObjectStatus()
+        status = _Status()
+    whole = status.object_status or _Object()
     moving = [
         f"{name} {sub.phase}"
         for name, sub in (status.sub_object_statuses or {}).items()

@@ -27,7 +27,7 @@ from gateway.core.caching.plain_request import (
 from gateway.core.caching.responses import hit_bytes
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.proxy_identity import ProxyIdentity
-from gateway.core.http.trace_context import parent_in
+from gateway.core.http.trace_context import parent
 from gateway.downstream.connection import DownstreamConnection
 from gateway.downstream.connection_origin import Origin
 from gateway.downstream.handler import Handler, OnPrepared
@@ -258,7 +258,7 @@ class FastPath:
                     request_id=request_id,
                     peer=origin.caller_address(data),
                     caller=self._access_log.caller(owner.identity),
-                    parent=parent_in(data),
+                    parent=parent(data),
                     method="GET",
                     path=_STACKS + seen.path,
                     status=200,

@@ -308,7 +308,6 @@ class Handler:
         self, message: web.BaseRequest, path: bytes, fields: Fields, request_id: bytes
     ) -> tuple[Request, RequestBody | None]:
         http_11 = message.version >= (1, 1)
-        incoming.check_version(message.version.major)
         target, authority = incoming.check_target(message.method, path)
         incoming.check_host(fields, authority, http_11=http_11)
         length = incoming.body_bytes(fields, http_11=http_11)

@@ -7,8 +7,10 @@ import contextlib
 import secrets
 from collections.abc import Sequence
 
+import msgspec
+
 from gateway.clock import Clock
-from gateway.core.caching.invalidation_message import InvalidationMessage, write_message
+from gateway.core.caching.invalidation_message import InvalidationMessage
 from gateway.core.caching.key import KeySpace
 from gateway.store.invalidations import Invalidations, PendingInvalidation
 from gateway.store.redis import RedisStore
@@ -131,7 +133,7 @@ class InvalidationSender:
         message = None
         if pending.publishes:
             age_s = max(0.0, self._clock.monotonic_s() - pending.written_s)
-            message = write_message(
+            message = msgspec.json.encode(
                 InvalidationMessage(pending.stack.decode(), age_s, pending.settles, self.replica)
             )
         return Invalidate(self._keys.generation(pending.stack), message)

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from gateway.core.caching.cache_status import HIT, CacheStatus, Reason, outcome, stage
+from gateway.core.caching.cache_status import HIT, CacheStatus, Reason, outcome
 from gateway.telemetry.metrics_catalogue import (
     ERROR,
     FAMILIES,
@@ -170,7 +170,7 @@ class Metrics:
         for (how, reason, _), count in requests.items():
             hits += count if how == HIT else 0
             if reason:
-                uncached[stage(Reason(reason)), reason] += count
+                uncached[Reason(reason).stage, reason] += count
         return {
             "requests": dict(requests.items()),
             "uncached": uncached,

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from gateway.core.caching.cache_status import HIT, OUTCOMES, Reason, stage
+from gateway.core.caching.cache_status import HIT, OUTCOMES, Reason
 from gateway.core.http.proxy_header import Unfit
 
 PREFIX = "aos_gateway_"
@@ -125,7 +125,7 @@ FAMILIES: tuple[Family, ...] = (
         "Requests for which the cache was not used, by stage: lookup (not looked up), serve (no stored entry "
         "served), store (response not stored).",
         ("stage", "reason"),
-        tuple((stage(reason), reason.value) for reason in Reason),
+        tuple((reason.stage, reason.value) for reason in Reason),
     ),
     _counter(
         "errors",

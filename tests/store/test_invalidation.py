@@ -7,10 +7,11 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from gateway.core.caching.cache_status import Reason
-from gateway.core.caching.invalidation_message import InvalidationMessage, write_message
+from gateway.core.caching.invalidation_message import InvalidationMessage
 from gateway.core.caching.key import KeySpace
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, STACK, UPSTREAM, Replica, until
@@ -87,7 +88,7 @@ async def test_malformed_messages_are_ignored(pair: tuple[Replica, Replica], red
     channel = KeySpace(redis.prefix, UPSTREAM).channel
     await one.fill(one.key())
     long_name = InvalidationMessage("s" * 65, 0.0, True, "other")
-    for data in (b"", b"x" * 10_000, b"[]", b'{"stack": 1}', write_message(long_name), b"\xff"):
+    for data in (b"", b"x" * 10_000, b"[]", b'{"stack": 1}', msgspec.json.encode(long_name), b"\xff"):
         await redis.command("PUBLISH", channel, data)
     await invalidate(other, stack=b"later")
     await received(one, b"later")

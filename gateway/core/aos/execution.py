@@ -1,7 +1,7 @@
-"""The execution record of AOS, and the fields of it that decide about storing.
+"""The fields of AOS's execution record that decide about storing.
 
-Field names come from tables 2 to 9 of the API page "query one execution record of a stack", types from real
-payloads. Every field is optional; unknown ones are ignored.
+Their names come from tables 2 to 9 of the API page "query one execution record of a stack". Each is optional;
+other fields are ignored.
 """
 
 from __future__ import annotations
@@ -11,100 +11,6 @@ import json
 import re
 
 import msgspec
-
-
-class SubObjectStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """Progress of one node (table 9)."""
-
-    phase: str | None = None
-    message: str | None = None
-    reason: str | None = None
-    update_at: str | None = None
-    sub_action_name: str | None = None
-    create_at: str | None = None
-
-
-class ObjectStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """Progress of the whole execution (table 8)."""
-
-    phase: str | None = None
-    message: str | None = None
-    reason: str | None = None
-    update_at: str | None = None
-
-
-class Status(msgspec.Struct, frozen=True, rename="camel"):
-    """Status of an execution (table 7)."""
-
-    action_name: str | None = None
-    progress: int | None = None
-    object_status: ObjectStatus | None = None
-    sub_object_statuses: dict[str, SubObjectStatus | None] | None = None
-
-
-class ObjectReference(msgspec.Struct, frozen=True):
-    """The stack an execution works on (table 6); lists spell the keys in Go style."""
-
-    kind: str | None = None
-    name: str | None = None
-    namespace: str | None = None
-    uid: str | None = None
-    go_kind: str | None = msgspec.field(default=None, name="Kind")
-    go_name: str | None = msgspec.field(default=None, name="Name")
-    go_namespace: str | None = msgspec.field(default=None, name="Namespace")
-    go_uid: str | None = msgspec.field(default=None, name="UID")
-    go_api_version: str | None = msgspec.field(default=None, name="APIVersion")
-    go_resource_version: str | None = msgspec.field(default=None, name="ResourceVersion")
-    go_field_path: str | None = msgspec.field(default=None, name="FieldPath")
-
-
-class SpecMetadata(msgspec.Struct, frozen=True, rename="camel"):
-    """Metadata of the specification (table 5)."""
-
-    labels: dict[str, str] | str | None = None
-    namespace: str | None = None
-    creation_timestamp: str | None = None
-    enable: bool | None = None
-
-
-class Spec(msgspec.Struct, frozen=True, rename="camel"):
-    """Specification of an execution (table 4)."""
-
-    action_name: str | None = None
-    changed_object_data: str | None = None
-    disable_strategy: str | None = None
-    location: str | None = None
-    metadata: SpecMetadata | None = None
-    object_data: str | None = None
-    object_reference: ObjectReference | None = None
-    on_failure_strategy: str | None = None
-    source: str | None = None
-    sub_object_names: str | list[str] | None = None
-    timeout_in_minutes: int | None = None
-
-
-class Metadata(msgspec.Struct, frozen=True, rename="camel"):
-    """Metadata of an execution (table 3); ``name`` is the action id."""
-
-    name: str | None = None
-    labels: dict[str, str] | str | None = None
-    namespace: str | None = None
-    annotations: dict[str, str] | None = None
-    resource_version: str | None = None
-    self_link: str | None = None
-    uid: str | None = None
-    creation_timestamp: str | None = None
-    enable: bool | None = None
-
-
-class ExecutionRecord(msgspec.Struct, frozen=True, rename="camel"):
-    """One execution record (table 2)."""
-
-    kind: str | None = None
-    api_version: str | None = None
-    metadata: Metadata | None = None
-    spec: Spec | None = None
-    status: Status | None = None
 
 
 class _Phase(msgspec.Struct, frozen=True):
@@ -164,18 +70,7 @@ class Unreadable(enum.Enum):
     UNDECODABLE = "undecodable"
 
 
-_record_decoder = msgspec.json.Decoder(ExecutionRecord)
-_deciding_decoder = msgspec.json.Decoder(_DecidingRecord)
-
-
-def decode_record(body: bytes) -> ExecutionRecord:
-    """Decode a whole record, for commands that show it; serving uses `decode_deciding`.
-
-    Raises:
-        msgspec.DecodeError: the body is not a record.
-        UnicodeDecodeError: one of its strings is not UTF-8.
-    """
-    return _record_decoder.decode(body)
+_decoder = msgspec.json.Decoder(_DecidingRecord)
 
 
 def decode_deciding(body: bytes) -> RecordSummary | Unreadable:
@@ -186,7 +81,7 @@ def decode_deciding(body: bytes) -> RecordSummary | Unreadable:
     except UnicodeDecodeError:
         return Unreadable.NOT_UTF8
     try:
-        record = _deciding_decoder.decode(body)
+        record = _decoder.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return Unreadable.UNDECODABLE
     status = record.status or _DecidingStatus()

@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 import enum
+from typing import Self
 
 import msgspec
 
 CACHE_NAME = b"aos-gateway"
 
 
+_LOOKUP, _SERVE = "lookup", "serve"
+
+
 class Reason(enum.Enum):
     """Why the cache was not used, by its name in ``Cache-Status``, metrics and log.
 
     Attributes:
-        label: that name; quicker than ``value``.
+        label: its name; quicker than ``value``.
         token: the same as bytes.
+        stage: at which it was not used: ``lookup``, ``serve`` or ``store``.
     """
 
-    def __init__(self, name: str) -> None:
-        self.label = name
-        self.token = name.encode("ascii")
+    _value_: str
+    label: str
+    token: bytes
+    stage: str
+
+    def __new__(cls, name: str, stage: str = "store") -> Self:
+        """Make a member with its name as value."""
+        reason = object.__new__(cls)
+        reason._value_ = reason.label = name
+        reason.token = name.encode("ascii")
+        reason.stage = stage
+        return reason
 
     # Not looked up: the cache may not answer the request.
-    ROUTE = "route"
-    QUERY = "query"
-    RANGE = "range"
-    BODY = "body"
-    METHOD = "method"
-    IDENTITY = "identity"
-    SIGNED = "signed"
-    VARIANT = "variant"
-    PRECONDITION = "precondition"
-    REQUEST_NO_STORE = "request-no-store"
-    REQUEST_NO_CACHE = "request-no-cache"
+    ROUTE = "route", _LOOKUP
+    QUERY = "query", _LOOKUP
+    RANGE = "range", _LOOKUP
+    BODY = "body", _LOOKUP
+    METHOD = "method", _LOOKUP
+    IDENTITY = "identity", _LOOKUP
+    SIGNED = "signed", _LOOKUP
+    VARIANT = "variant", _LOOKUP
+    PRECONDITION = "precondition", _LOOKUP
+    REQUEST_NO_STORE = "request-no-store", _LOOKUP
+    REQUEST_NO_CACHE = "request-no-cache", _LOOKUP
     # Not served: the look-up gave nothing usable.
-    REQUEST_MAX_AGE = "request-max-age"
-    REQUEST_MIN_FRESH = "request-min-fresh"
-    STORE_FAILED = "store-failed"
+    REQUEST_MAX_AGE = "request-max-age", _SERVE
+    REQUEST_MIN_FRESH = "request-min-fresh", _SERVE
+    STORE_FAILED = "store-failed", _SERVE
     # Not forwarded either: the gateway answers for itself.
-    REQUEST_ONLY_IF_CACHED = "request-only-if-cached"
-    THROTTLED = "throttled"
-    UPSTREAM_BUSY = "upstream-busy"
-    UNREACHABLE = "unreachable"
+    REQUEST_ONLY_IF_CACHED = "request-only-if-cached", _SERVE
+    THROTTLED = "throttled", _SERVE
+    UPSTREAM_BUSY = "upstream-busy", _SERVE
+    UNREACHABLE = "unreachable", _SERVE
     # Not stored: the response forbids it, or is not a settled record.
     STATUS = "status"
     SET_COOKIE = "set-cookie"
@@ -122,39 +136,6 @@ HIT = "hit"
 MISS = "miss"
 BYPASS = "bypass"
 OUTCOMES = (HIT, MISS, BYPASS)
-_NOT_LOOKED_UP = frozenset(
-    {
-        Reason.ROUTE,
-        Reason.QUERY,
-        Reason.RANGE,
-        Reason.BODY,
-        Reason.METHOD,
-        Reason.IDENTITY,
-        Reason.SIGNED,
-        Reason.VARIANT,
-        Reason.PRECONDITION,
-        Reason.REQUEST_NO_STORE,
-        Reason.REQUEST_NO_CACHE,
-    }
-)
-_NOT_SERVED = frozenset(
-    {
-        Reason.REQUEST_MAX_AGE,
-        Reason.REQUEST_MIN_FRESH,
-        Reason.STORE_FAILED,
-        Reason.REQUEST_ONLY_IF_CACHED,
-        Reason.THROTTLED,
-        Reason.UPSTREAM_BUSY,
-        Reason.UNREACHABLE,
-    }
-)
-
-
-def stage(reason: Reason) -> str:
-    """Return the stage at which the cache was not used: ``lookup``, ``serve`` or ``store``."""
-    if reason in _NOT_LOOKED_UP:
-        return "lookup"
-    return "serve" if reason in _NOT_SERVED else "store"
 
 
 def outcome(cache_status: CacheStatus) -> str:

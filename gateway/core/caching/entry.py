@@ -78,17 +78,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         return self.expires_s - now_s
 
 
-class _Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    version: int
-    identity: bytes
-    generation: bytes
-    fetched_s: float
-    expires_s: float
-    upstream_age_s: int
-    accept: bytes
-    lines: bytes
-    body: bytes
-
+# Version, identity of the key, generation; then of the entry fetched_s, expires_s, upstream_age_s, accept,
+# lines, body.
+_Stored = tuple[int, bytes, bytes, float, float, int, bytes, bytes, bytes]
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Stored)
@@ -103,19 +95,18 @@ def seal(key: EntryKey, generation: bytes, entry: Entry, secret: bytes) -> bytes
         entry: the record.
         secret: ``cache.secret``; an empty one makes an unkeyed tag, which detects accidents only.
     """
-    content = _encoder.encode(
-        _Stored(
-            version=ENTRY_VERSION,
-            identity=key.identity,
-            generation=generation,
-            fetched_s=entry.fetched_s,
-            expires_s=entry.expires_s,
-            upstream_age_s=entry.upstream_age_s,
-            accept=entry.accept,
-            lines=entry.lines,
-            body=entry.body,
-        )
+    stored: _Stored = (
+        ENTRY_VERSION,
+        key.identity,
+        generation,
+        entry.fetched_s,
+        entry.expires_s,
+        entry.upstream_age_s,
+        entry.accept,
+        entry.lines,
+        entry.body,
     )
+    content = _encoder.encode(stored)
     return content + _tag(key, content, secret)
 
 
@@ -132,25 +123,12 @@ def unseal(key: EntryKey, generation: bytes, sealed: bytes, secret: bytes, now_s
         stored = _decoder.decode(content)
     except msgspec.DecodeError:
         return None
-    sound = (
-        stored.version == ENTRY_VERSION
-        and stored.identity == key.identity
-        and stored.generation == generation
-        and math.isfinite(stored.fetched_s)
-        and math.isfinite(stored.expires_s)
-        and stored.fetched_s <= now_s + _FUTURE_S
-        and stored.upstream_age_s >= 0
-    )
-    if not sound:
+    if stored[:3] != (ENTRY_VERSION, key.identity, generation):
         return None
-    return Entry(
-        lines=stored.lines,
-        body=stored.body,
-        fetched_s=stored.fetched_s,
-        expires_s=stored.expires_s,
-        upstream_age_s=stored.upstream_age_s,
-        accept=stored.accept,
-    )
+    _, _, _, fetched_s, expires_s, age_s, accept, lines, body = stored
+    if not (math.isfinite(fetched_s) and math.isfinite(expires_s) and fetched_s <= now_s + _FUTURE_S):
+        return None
+    return Entry(lines, body, fetched_s, expires_s, age_s, accept) if age_s >= 0 else None
 
 
 def _tag(key: EntryKey, content: bytes, secret: bytes) -> bytes:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Sequence
 
-import msgspec
-
 from gateway.core.caching.cache_status import Reason
 from gateway.core.http.dates import single_date_s
 from gateway.core.http.fields import VARIANT, is_uniform
@@ -24,21 +22,6 @@ _TARGETED = (b"cdn-cache-control", b"surrogate-control")
 
 Directives = dict[bytes, list[bytes | None]]
 """Lower-case directive names with their arguments, unquoted; ``None`` without one."""
-
-
-class OriginFreshness(msgspec.Struct, frozen=True, gc=False):
-    """What a response's fields say about storing it.
-
-    Attributes:
-        reason: why it must not be stored; ``None`` when it may be.
-        lifetime_s: freshness lifetime minus the received Age; ``None`` when the origin gives no time.
-    """
-
-    reason: Reason | None
-    lifetime_s: float | None
-
-
-SILENT = OriginFreshness(None, None)
 
 
 def parse_directives(lines: Sequence[bytes]) -> Directives | None:
@@ -74,50 +57,54 @@ def upstream_age_s(fields: Fields) -> int | None:
     return _delta(ages[0]) if _SECONDS.fullmatch(ages[0]) else None
 
 
-def origin_freshness(fields: Fields, now_s: float) -> OriginFreshness:
+def origin_freshness(fields: Fields, now_s: float) -> Reason | float | None:
     """Evaluate the origin's fields (``origin_cache_control = "obey"``).
 
     Args:
         fields: the response's fields, hop-by-hop ones included, so that ``Connection`` can't hide one.
         now_s: wall clock of the fetch, in place of a missing ``Date``.
+
+    Returns:
+        Why the response must not be stored, or its freshness lifetime minus the received Age; ``None`` when
+        the origin gives no time.
     """
     if _DECIDING.isdisjoint(names(fields)):
-        return SILENT
+        return None
     age_s = upstream_age_s(fields)
     if age_s is None:
-        return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
+        return Reason.UNREADABLE_FRESHNESS
     limits: list[float] = []
     for name in (_CACHE_CONTROL, *_TARGETED):
         lines = values(fields, name)
         directives = parse_directives(lines)
         if directives is None:
-            return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
+            return Reason.UNREADABLE_FRESHNESS
         for directive, reason in _FORBIDDING.items():
             if directive in directives:
-                return OriginFreshness(reason, None)
+                return reason
         named: list[int] = []
         for directive in (b"s-maxage", b"max-age"):
             if directive in directives:
                 limit = seconds(directives[directive])
                 if limit is None:
-                    return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
+                    return Reason.UNREADABLE_FRESHNESS
                 named.append(limit)
         # ``s-maxage`` overrides ``max-age`` in a shared cache.
         limits.extend(named[:1])
         if name != _CACHE_CONTROL:
             continue
         if not lines and b"no-cache" in _pragma(fields):
-            return OriginFreshness(Reason.NO_CACHE, None)
+            return Reason.NO_CACHE
         # Only a time in Cache-Control itself overrides Expires; of several fields the shortest time wins.
         if not named and first(fields, b"expires") is not None:
             lifetime_s = _expires_s(fields, now_s)
             if lifetime_s is None:
-                return OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
+                return Reason.UNREADABLE_FRESHNESS
             limits.append(lifetime_s)
     if not limits:
-        return SILENT
+        return None
     lifetime_s = min(limits) - age_s
-    return OriginFreshness(None if lifetime_s > 0 else Reason.EXPIRED, lifetime_s)
+    return lifetime_s if lifetime_s > 0 else Reason.EXPIRED
 
 
 def unmet_vary(response: Fields, request: Fields, covered: Container[bytes]) -> bytes | None:

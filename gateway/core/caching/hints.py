@@ -12,15 +12,9 @@ _MOST_CHARACTERS = 64
 
 
 def hint(fetched_response: FetchedResponse, decision: StoreDecision, rules: Rules) -> str | None:
-    """Return why a settled record is not stored, and the remedy.
+    """Return one sentence: why a settled record is not stored, and the remedy.
 
-    Args:
-        fetched_response: the whole response.
-        decision: whether it is stored.
-        rules: those of the decision.
-
-    Returns:
-        One sentence; ``None`` when the record is stored, is not settled, or can't be stored for its content.
+    ``None`` when the record is stored, is not settled, or can't be stored for its content.
     """
     if decision.phase not in rules.terminal_phases:
         return None

@@ -11,7 +11,7 @@ _STACK = re.compile(r"[a-z0-9._~-]{1,64}")
 
 
 class InvalidationMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An invalidation, as published.
+    """An invalidation, published as JSON.
 
     Attributes:
         stack: the case-folded stack id.
@@ -27,12 +27,6 @@ class InvalidationMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 _decoder = msgspec.json.Decoder(InvalidationMessage)
-_encoder = msgspec.json.Encoder()
-
-
-def write_message(message: InvalidationMessage) -> bytes:
-    """Serialize a message."""
-    return _encoder.encode(message)
 
 
 def read_message(data: bytes) -> InvalidationMessage | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from hashlib import blake2b
 
 from gateway.core.aos.route import ExecutionRef, stack_key
@@ -21,33 +22,16 @@ class EntryKey:
 
     Attributes:
         stack: the case-folded stack id, by which it is invalidated.
-        local: key of the copy in memory: `KeySpace.owner` and `local_path`.
+        local: key of the copy in memory: `KeySpace.owner`, and what follows ``/v2/stacks/`` in the target.
     """
-
-    __slots__ = (
-        "_caller",
-        "_execution",
-        "_identity",
-        "_name",
-        "_space",
-        "_tag",
-        "_variant",
-        "local",
-        "stack",
-    )
 
     def __init__(
         self, space: KeySpace, caller: bytes, variant: bytes, execution: ExecutionRef, owner: bytes
     ) -> None:
         self.stack = stack_key(execution.stack_id)
-        self.local = owner + local_path(execution)
+        self.local = owner + execution.stack_id + b"/actions/" + execution.action_id
         self._space = space
-        self._caller = caller
-        self._variant = variant
-        self._execution = execution
-        self._identity: bytes | None = None
-        self._name: bytes | None = None
-        self._tag: bytes | None = None
+        self._parts = (space.upstream, caller, variant, execution.stack_id, execution.action_id)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EntryKey) and self.local == other.local
@@ -55,33 +39,25 @@ class EntryKey:
     def __hash__(self) -> int:
         return hash(self.local)
 
-    @property
+    @cached_property
     def identity(self) -> bytes:
         """Upstream, caller, variant and raw ids, length-prefixed; stored inside the entry."""
-        if self._identity is None:
-            call = self._execution
-            self._identity = _joined(
-                self._space.upstream, self._caller, self._variant, call.stack_id, call.action_id
-            )
-        return self._identity
+        return _joined(*self._parts)
 
-    @property
+    @cached_property
     def name(self) -> bytes:
         """Redis key of the entry, ASCII."""
-        if self._name is None:
-            digest = blake2b(self.identity, digest_size=24, person=b"aosgw-entry").hexdigest()
-            self._name = self._space.entry_name(self._hash_tag(), digest.encode("ascii"))
-        return self._name
+        digest = blake2b(self.identity, digest_size=24, person=b"aosgw-entry").hexdigest().encode("ascii")
+        return b"%s:entry%d:%s:%s" % (self._space.prefix, ENTRY_VERSION, self._hash_tag, digest)
 
     @property
     def generation(self) -> bytes:
         """Redis key of the stack's generation, ASCII."""
-        return self._space.generation_name(self._hash_tag())
+        return self._space.generation_name(self._hash_tag)
 
+    @cached_property
     def _hash_tag(self) -> bytes:
-        if self._tag is None:
-            self._tag = self._space.hash_tag(self.stack)
-        return self._tag
+        return self._space.hash_tag(self.stack)
 
 
 def upstream_identity(scheme: str, host: str, port: int, base_path: str) -> bytes:
@@ -111,9 +87,9 @@ class KeySpace:
     """
 
     def __init__(self, prefix: str, upstream: bytes) -> None:
-        self._prefix = prefix.encode("ascii")
+        self.prefix = prefix.encode("ascii")
         self.upstream = upstream
-        self.channel = b"%s:notes:%s" % (self._prefix, upstream_digest(upstream).hex().encode("ascii"))
+        self.channel = b"%s:notes:%s" % (self.prefix, upstream_digest(upstream).hex().encode("ascii"))
 
     def generation(self, stack: bytes) -> bytes:
         """Return the key of a stack's generation, from prefix, upstream and folded id alone."""
@@ -121,7 +97,7 @@ class KeySpace:
 
     def generation_name(self, hash_tag: bytes) -> bytes:
         """Return the key of the generation of the stack with this hash tag."""
-        return b"%s:generation:%s" % (self._prefix, hash_tag)
+        return b"%s:generation:%s" % (self.prefix, hash_tag)
 
     def owner(self, caller: bytes, variant: bytes) -> bytes:
         """Return the digest of caller and variant, `OWNER_BYTES` long, used in keys in memory."""
@@ -141,10 +117,6 @@ class KeySpace:
         """
         return EntryKey(self, caller, variant, execution, owner or self.owner(caller, variant))
 
-    def entry_name(self, hash_tag: bytes, digest: bytes) -> bytes:
-        """Return the Redis key of an entry of the stack with this hash tag."""
-        return b"%s:entry%d:%s:%s" % (self._prefix, ENTRY_VERSION, hash_tag, digest)
-
     def flight(self, caller: bytes, variant: bytes, execution: ExecutionRef) -> FlightKey:
         """Return the key under which requests share a fetch, in every scope."""
         return caller, variant, execution.stack_id, execution.action_id
@@ -153,11 +125,6 @@ class KeySpace:
         """Return what puts all keys of a stack into one slot of a Redis Cluster."""
         joined = _joined(self.upstream, stack)
         return b"{%s}" % blake2b(joined, digest_size=16, person=b"aosgw-stack").hexdigest().encode("ascii")
-
-
-def local_path(execution: ExecutionRef) -> bytes:
-    """Return what follows ``/v2/stacks/`` in the target of this execution."""
-    return execution.stack_id + b"/actions/" + execution.action_id
 
 
 def stack_of(local: bytes) -> bytes:

@@ -185,7 +185,6 @@ def read_owner(
             return None
     request = Request("GET", _SOME_TARGET, fields, b"", b"http", 0, b"")
     try:
-        incoming.check_fields(fields)
         incoming.check_host(fields, None, http_11=True)
         incoming.body_bytes(fields, http_11=True)
         check_request(request, proxy)

@@ -1,22 +1,13 @@
-"""What is stored and for how long: the rules of RFC 9111 and of AOS, as tables."""
+"""What is stored and for how long: the rules of RFC 9111 and of AOS."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
-
 import msgspec
 
-from gateway.core.aos.execution import RecordSummary, Unreadable, decode_deciding, has_duplicate_key
+from gateway.core.aos.execution import RecordSummary, decode_deciding, has_duplicate_key
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.content_coding import plain_body
-from gateway.core.caching.freshness import (
-    SILENT,
-    OriginFreshness,
-    origin_freshness,
-    unmet_vary,
-    upstream_age_s,
-)
+from gateway.core.caching.freshness import origin_freshness, unmet_vary, upstream_age_s
 from gateway.core.caching.request_directives import entity_tag
 from gateway.core.http.fields import end_to_end
 from gateway.core.http.messages import Fields, Head, first
@@ -24,7 +15,7 @@ from gateway.core.http.messages import Fields, Head, first
 SUCCEEDED = "Succeeded"
 FAILED = "Failed"
 _SETTLED_STRATEGY = "DoNothing"
-_KINDS = (None, "Execution")
+_KIND = "Execution"
 DELETE = "delete"
 IN_PROGRESS = frozenset({"Running", "Pending", "Pausing", "Cancelling", "ForceCancelling", "Retrying"})
 
@@ -107,43 +98,6 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
     etag: bytes | None = None
 
 
-class _Case(msgspec.Struct, frozen=True, gc=False):
-    response: FetchedResponse
-    fields: Fields
-    rules: Rules
-    origin: OriginFreshness
-    plain: bytes
-    undecoded: Reason | None
-    # Without deciding fields when the body is none.
-    record: RecordSummary
-
-
-_UNREADABLE = {
-    Unreadable.NOT_UTF8: Reason.NOT_UTF8,
-    Unreadable.UNDECODABLE: Reason.UNDECODABLE,
-}
-_NO_RECORD = RecordSummary(None, None, None, frozenset(), frozenset(), None)
-
-# The first rule that applies gives the reason, so each may rely on those above it.
-STORABLE: tuple[tuple[Reason | None, Callable[[_Case], object]], ...] = (
-    (Reason.STATUS, lambda case: case.response.head.status != 200),
-    (Reason.SET_COOKIE, lambda case: first(case.fields, b"set-cookie") is not None),
-    (None, lambda case: case.origin.reason),
-    (Reason.VARY, lambda case: blocking_vary(case.response, case.rules) is not None),
-    (Reason.INCOMPLETE, lambda case: not case.response.complete),
-    (Reason.TOO_LARGE, lambda case: len(case.response.body) > case.rules.max_body_bytes),
-    (None, lambda case: case.undecoded),
-    (Reason.KIND, lambda case: case.record.kind not in _KINDS),
-    (Reason.NAME, lambda case: case.record.name not in (None, case.response.action_id.decode())),
-    (Reason.PHASE, lambda case: case.record.phase not in case.rules.terminal_phases),
-    (Reason.SUB_OBJECT, lambda case: case.record.sub_phases & IN_PROGRESS),
-    (Reason.DELETE, lambda case: DELETE in case.record.action_names),
-    # Last, since it is the slowest.
-    (Reason.DUPLICATE_KEY, lambda case: has_duplicate_key(case.plain)),
-)
-"""Rules against storing; one without a reason returns it, ``None`` when it does not apply."""
-
-
 def decide_store(
     fetched_response: FetchedResponse, rules: Rules, *, settling: bool, uncertain: bool
 ) -> StoreDecision:
@@ -157,28 +111,72 @@ def decide_store(
         uncertain: writes within ``settle_s`` may have been missed (after a start or a lost subscription).
     """
     fields = fetched_response.head.fields
-    plain, undecoded, record = _decoded(fetched_response, rules)
-    origin = origin_freshness(fields, fetched_response.fetched_s) if rules.obey_origin else SILENT
-    case = _Case(fetched_response, fields, rules, origin, plain, undecoded, record)
-    reason: Reason | None = None
-    for why, applies in STORABLE:
-        if found := applies(case):
-            reason = why or cast("Reason", found)
-            break
+    origin = origin_freshness(fields, fetched_response.fetched_s) if rules.obey_origin else None
+    read = _read(fetched_response, rules)
+    reason = _refusal(fetched_response, rules, origin, read)
     etag = first(end_to_end(fields), b"etag")
-    if undecoded is not None:
+    if isinstance(read, Reason):
         return StoreDecision(reason, 0.0, is_record=False, etag=etag)
-    if etag is None:
-        etag = entity_tag(fetched_response.body)
+    _, record = read
     ttl_s = 0.0
     if reason is None:
         age_s = received_age_s(fetched_response.head) if rules.obey_origin else 0
         ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
-        if origin.lifetime_s is not None:
-            ttl_s = min(ttl_s, origin.lifetime_s)
+        if isinstance(origin, float | int):
+            ttl_s = min(ttl_s, origin)
         if ttl_s <= 0:
             reason, ttl_s = Reason.EXPIRED, 0.0
+    if etag is None:
+        etag = entity_tag(fetched_response.body)
     return StoreDecision(reason, ttl_s, is_record=True, phase=record.phase, etag=etag)
+
+
+def _read(fetched_response: FetchedResponse, rules: Rules) -> tuple[bytes, RecordSummary] | Reason:
+    """Return a record without its content coding, and what decides about it."""
+    head = fetched_response.head
+    if head.status != 200 or not fetched_response.complete:
+        return Reason.STATUS
+    plain = plain_body(head.fields, fetched_response.body, rules.max_body_bytes)
+    if isinstance(plain, Reason):
+        return plain
+    record = decode_deciding(plain)
+    return (plain, record) if isinstance(record, RecordSummary) else Reason(record.value)
+
+
+def _refusal(
+    fetched_response: FetchedResponse,
+    rules: Rules,
+    origin: Reason | float | None,
+    read: tuple[bytes, RecordSummary] | Reason,
+) -> Reason | None:
+    """Return the first reason why a response is not stored; ``None`` without one."""
+    if fetched_response.head.status != 200:
+        return Reason.STATUS
+    if first(fetched_response.head.fields, b"set-cookie") is not None:
+        return Reason.SET_COOKIE
+    if isinstance(origin, Reason):
+        return origin
+    if blocking_vary(fetched_response, rules) is not None:
+        return Reason.VARY
+    if not fetched_response.complete:
+        return Reason.INCOMPLETE
+    if len(fetched_response.body) > rules.max_body_bytes:
+        return Reason.TOO_LARGE
+    if isinstance(read, Reason):
+        return read
+    plain, record = read
+    if record.kind not in (None, _KIND):
+        return Reason.KIND
+    if record.name not in (None, fetched_response.action_id.decode()):
+        return Reason.NAME
+    if record.phase not in rules.terminal_phases:
+        return Reason.PHASE
+    if record.sub_phases & IN_PROGRESS:
+        return Reason.SUB_OBJECT
+    if DELETE in record.action_names:
+        return Reason.DELETE
+    # Last, since it is the slowest.
+    return Reason.DUPLICATE_KEY if has_duplicate_key(plain) else None
 
 
 def blocking_vary(fetched_response: FetchedResponse, rules: Rules) -> bytes | None:
@@ -227,16 +225,3 @@ def drops_own_entry(status: int, decision: StoreDecision | None) -> bool:
 def received_age_s(head: Head) -> int:
     """Return the received ``Age``, seconds; a malformed one counts as 0."""
     return upstream_age_s(head.fields) or 0
-
-
-def _decoded(fetched_response: FetchedResponse, rules: Rules) -> tuple[bytes, Reason | None, RecordSummary]:
-    """Return the body without content coding, why it is no record, and what of it decides."""
-    if fetched_response.head.status != 200 or not fetched_response.complete:
-        return b"", Reason.STATUS, _NO_RECORD
-    plain = plain_body(fetched_response.head.fields, fetched_response.body, rules.max_body_bytes)
-    if isinstance(plain, Reason):
-        return b"", plain, _NO_RECORD
-    summary = decode_deciding(plain)
-    if isinstance(summary, RecordSummary):
-        return plain, None, summary
-    return plain, _UNREADABLE[summary], _NO_RECORD

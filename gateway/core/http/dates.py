@@ -26,13 +26,7 @@ _DATES = tuple(
 
 
 def single_date_s(fields: Fields, name: bytes, now_s: float) -> float | None:
-    """Return the date in a field; ``None`` when it is absent, repeated or unreadable.
-
-    Args:
-        fields: field lines.
-        name: the field's name in lower case.
-        now_s: wall clock, for `date_s`.
-    """
+    """Return `date_s` of the field of this lower-case name; ``None`` also when it is absent or repeated."""
     lines = values(fields, name)
     return date_s(lines[0], now_s) if len(lines) == 1 else None
 

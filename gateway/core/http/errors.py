@@ -38,8 +38,6 @@ class MessageError(GatewayError):
     Args:
         status: the response's status, 4xx or 505.
         detail: one of the gateway's own fixed sentences.
-        allow: see `GatewayError`.
-        closes: see `GatewayError`.
     """
 
     proxy_error = "http_request_error"

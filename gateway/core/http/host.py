@@ -58,11 +58,9 @@ class OwnHosts(msgspec.Struct, frozen=True):
 
 
 def _is_address(name: bytes) -> bool:
+    kind = ipaddress.IPv6Address if name.startswith(b"[") else ipaddress.IPv4Address
     try:
-        if name.startswith(b"["):
-            ipaddress.IPv6Address(name[1:-1].decode("ascii"))
-        else:
-            ipaddress.IPv4Address(name.decode("ascii"))
+        kind(name.strip(b"[]").decode("ascii"))
     except ValueError:
         return False
     return True

@@ -90,12 +90,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
 
 def values(fields: Iterable[Field], name: bytes) -> Sequence[bytes]:
-    """Return every value of a field, in order.
-
-    Args:
-        fields: field lines.
-        name: the field's name in lower case.
-    """
+    """Return every value of the field of this lower-case name, in order."""
     if isinstance(fields, IndexedFields):
         return fields.by_name.get(name, _NONE)
     return [value for key, value in fields if key.lower() == name]

@@ -17,19 +17,14 @@ _LINE = re.compile(rb"[!-~]+ [^\x00- \x7f]+ HTTP/1\.[01]\r")
 # Another HTTP version, or HTTP/0.9, which has no version in its line.
 _OTHER_VERSION = re.compile(rb"[A-Z]+ (/[!-~]*|[!-~]+ HTTP/[0-9]\.[0-9])\r")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
-_BAD_VERSION = "Only HTTP/1.1 and HTTP/1.0 are supported here."
 _BAD_LINE = "The request line is not a method, a target and a version, each separated by one space."
 CARRIED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 """For ``Allow``. Other methods that the parser knows are carried too."""
-HTTP_1 = 1
 MAX_FIELDS = 512
 
 
 def check_line(line: bytes) -> None:
-    """Reject what isn't exactly a request line of HTTP/1.1 or 1.0 (RFC 9112 §3).
-
-    Args:
-        line: up to its line feed, without it.
+    """Reject what isn't exactly a request line, without its line feed, of HTTP/1.1 or 1.0 (RFC 9112 §3).
 
     Raises:
         MessageError: 505 for another version, 400 for anything else.
@@ -37,20 +32,8 @@ def check_line(line: bytes) -> None:
     if _LINE.fullmatch(line):
         return
     if _OTHER_VERSION.fullmatch(line):
-        raise MessageError(505, _BAD_VERSION)
+        raise MessageError(505, "Only HTTP/1.1 and HTTP/1.0 are supported here.")
     raise MessageError(400, _BAD_LINE)
-
-
-def check_version(major: int) -> None:
-    """Reject any HTTP but 1.x (505)."""
-    if major != HTTP_1:
-        raise MessageError(505, _BAD_VERSION)
-
-
-def check_fields(fields: Fields) -> None:
-    """Reject more than `MAX_FIELDS` field lines (431)."""
-    if len(fields) > MAX_FIELDS:
-        raise MessageError(431, "The request has too many header fields.")
 
 
 def own_request_id(fields: Fields) -> bytes | None:
@@ -110,11 +93,7 @@ def persists(fields: Fields, *, http_11: bool) -> bool:
 
 
 def loggable_path(target: bytes) -> bytes:
-    """Return what a log may show of a request target: no query, fragment or userinfo.
-
-    Args:
-        target: as received, valid or not.
-    """
+    """Return what a log may show of a request target, valid or not: no query, fragment or userinfo."""
     reduced = origin_form("GET", target)
     # What precedes an "@" may be a password, unless it is part of a path.
     shown = target.rpartition(b"@")[2] if reduced is None else reduced[0]
@@ -122,11 +101,7 @@ def loggable_path(target: bytes) -> bytes:
 
 
 def body_bytes(fields: Fields, *, http_11: bool) -> int | None:
-    """Return the length of a request's body: 0 for none, ``None`` for chunks.
-
-    Args:
-        fields: field lines as received.
-        http_11: HTTP/1.0 has no transfer codings.
+    """Return the length of a request's body: 0 for none, ``None`` for chunks, which HTTP/1.0 does not have.
 
     Raises:
         MessageError: 400 when the framing can be read in two ways.

@@ -36,12 +36,7 @@ def origin_form(method: str, target: bytes) -> tuple[bytes, bytes | None] | None
 
 
 def is_write(method: str, field_names: Collection[bytes]) -> bool:
-    """Tell whether a request may change something upstream.
-
-    Args:
-        method: the method token.
-        field_names: names of the request's fields, lower case.
-    """
+    """Tell whether a request, whose fields have these lower-case names, may change something upstream."""
     if method not in READING_METHODS:
         return True
     return any(name.replace(b"_", b"-") in METHOD_OVERRIDES for name in field_names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -41,38 +40,33 @@ class Parent(msgspec.Struct, frozen=True, gc=False):
     flags: int
 
 
-def parent(fields: Fields) -> Parent | None:
-    """Return the span named in ``traceparent``; ``None`` without a valid one."""
-    return _parent(values(fields, _PARENT))
+def parent(head: Fields | bytes) -> Parent | None:
+    """Return the span named in ``traceparent``; ``None`` without a valid one.
+
+    Args:
+        head: field lines, or an unparsed head of plain lines (see `plain_request.plain_fields`).
+    """
+    lines = _PARENT_LINE.findall(head) if isinstance(head, bytes) else values(head, _PARENT)
+    match = _TRACEPARENT.fullmatch(lines[0]) if len(lines) == 1 else None
+    if match is None or match[1] == _NO_TRACE or match[2] == _NO_SPAN:
+        return None
+    return Parent(match[1], match[2], int(match[3], 16) & (_SAMPLED | _RANDOM))
 
 
-def parent_in(head: bytes) -> Parent | None:
-    """Return the same from an unparsed head of plain lines (see `plain_request.plain_fields`)."""
-    return _parent(_PARENT_LINE.findall(head))
-
-
-def state(fields: Fields) -> list[tuple[str, str]]:
-    """Return the keys and values of ``tracestate``, none unless all are valid."""
-    return _members(values(fields, _STATE))
-
-
-def state_in(head: bytes) -> list[tuple[str, str]]:
-    """Return the same from an unparsed head of plain lines."""
-    return _members(_STATE_LINE.findall(head))
+def state(head: Fields | bytes) -> list[tuple[str, str]]:
+    """Return the keys and values of ``tracestate``, none unless all are valid; ``head`` as for `parent`."""
+    lines = _STATE_LINE.findall(head) if isinstance(head, bytes) else values(head, _STATE)
+    members = [member for line in lines for part in line.split(b",") if (member := part.strip(b" \t"))]
+    found = {match[1].decode(): match[2].decode() for match in map(_MEMBER.fullmatch, members) if match}
+    # One invalid member invalidates the whole list (section 3.3.1), and so does a repeated key.
+    return list(found.items()) if len(found) == len(members) <= _MAX_MEMBERS else []
 
 
 def continued(fields: Fields, trace_id: int, span_id: int, flags: int) -> Fields:
-    """Return the fields of a request sent by one of the gateway's own spans (section 3.4).
+    """Return the fields to send upstream with one of the gateway's own spans as parent (section 3.4).
 
-    Args:
-        fields: the fields to send upstream.
-        trace_id: the trace that the span belongs to.
-        span_id: the span.
-        flags: as in `Parent`.
-
-    Returns:
-        The fields with the span as parent. The caller's ``tracestate`` is kept if the trace is the caller's,
-        and removed if the trace begins here. Signed fields are never changed.
+    The caller's ``tracestate`` is kept if the trace is the caller's, and removed if the trace begins here.
+    Signed fields are never changed. ``flags`` are as in `Parent`.
     """
     signed = signed_fields(fields)
     if _PARENT in signed:
@@ -82,17 +76,3 @@ def continued(fields: Fields, trace_id: int, span_id: int, flags: int) -> Fields
     replaced = {_PARENT} if is_same_trace else {_PARENT, _STATE} - signed
     own = b"00-%032x-%016x-%02x" % (trace_id, span_id, flags)
     return (*(field for field in fields if field[0].lower() not in replaced), (_PARENT, own))
-
-
-def _parent(lines: Sequence[bytes]) -> Parent | None:
-    match = _TRACEPARENT.fullmatch(lines[0]) if len(lines) == 1 else None
-    if match is None or match[1] == _NO_TRACE or match[2] == _NO_SPAN:
-        return None
-    return Parent(match[1], match[2], int(match[3], 16) & (_SAMPLED | _RANDOM))
-
-
-def _members(lines: Iterable[bytes]) -> list[tuple[str, str]]:
-    members = [member for line in lines for part in line.split(b",") if (member := part.strip(b" \t"))]
-    found = {match[1].decode(): match[2].decode() for match in map(_MEMBER.fullmatch, members) if match}
-    # One invalid member invalidates the whole list (section 3.3.1), and so does a repeated key.
-    return list(found.items()) if len(found) == len(members) <= _MAX_MEMBERS else []

@@ -12,7 +12,6 @@ from gateway.core.caching.cache_status import (
     Forward,
     Reason,
     outcome,
-    stage,
 )
 
 # A token of RFC 8941, which is what a detail may be without quotes.
@@ -70,7 +69,7 @@ def test_the_one_word_outcome(cache_status: CacheStatus, word: str) -> None:
 
 
 def test_every_reason_says_no_to_one_of_three_things() -> None:
-    assert {stage(reason) for reason in Reason} == {"lookup", "serve", "store"}
-    assert stage(Reason.SIGNED) == "lookup"
-    assert stage(Reason.REQUEST_MIN_FRESH) == "serve"
-    assert stage(Reason.VARY) == "store"
+    assert {reason.stage for reason in Reason} == {"lookup", "serve", "store"}
+    assert Reason.SIGNED.stage == "lookup"
+    assert Reason.REQUEST_MIN_FRESH.stage == "serve"
+    assert Reason.VARY.stage == "store"

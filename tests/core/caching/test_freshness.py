@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.freshness import (
-    OriginFreshness,
     origin_freshness,
     parse_directives,
     seconds,
@@ -129,7 +128,7 @@ def test_the_age_a_response_came_with_is_read(fields: Fields, expected: int | No
     ],
 )
 def test_the_origin_forbids_storing(fields: Fields, reason: Reason) -> None:
-    assert origin_freshness(fields, NOW_S).reason is reason
+    assert origin_freshness(fields, NOW_S) is reason
 
 
 @pytest.mark.parametrize(
@@ -159,7 +158,7 @@ def test_the_origin_forbids_storing(fields: Fields, reason: Reason) -> None:
     ],
 )
 def test_an_unreadable_value_means_no(fields: Fields) -> None:
-    assert origin_freshness(fields, NOW_S) == OriginFreshness(Reason.UNREADABLE_FRESHNESS, None)
+    assert origin_freshness(fields, NOW_S) is Reason.UNREADABLE_FRESHNESS
 
 
 @pytest.mark.parametrize(
@@ -191,7 +190,7 @@ def test_an_unreadable_value_means_no(fields: Fields) -> None:
     ],
 )
 def test_the_origin_names_a_time(fields: Fields, lifetime_s: int) -> None:
-    assert origin_freshness(fields, NOW_S) == OriginFreshness(None, lifetime_s)
+    assert origin_freshness(fields, NOW_S) == lifetime_s
 
 
 @pytest.mark.parametrize(
@@ -209,7 +208,7 @@ def test_the_origin_names_a_time(fields: Fields, lifetime_s: int) -> None:
     ],
 )
 def test_no_time_left_means_no(fields: Fields) -> None:
-    assert origin_freshness(fields, NOW_S).reason is Reason.EXPIRED
+    assert origin_freshness(fields, NOW_S) is Reason.EXPIRED
 
 
 @pytest.mark.parametrize(
@@ -226,7 +225,7 @@ def test_no_time_left_means_no(fields: Fields) -> None:
     ],
 )
 def test_an_origin_that_names_no_time_leaves_it_to_the_table(fields: Fields) -> None:
-    assert origin_freshness(fields, NOW_S) == OriginFreshness(None, None)
+    assert origin_freshness(fields, NOW_S) is None
 
 
 # 784111777 is Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110.
@@ -310,8 +309,8 @@ dates = st.builds(
 def test_no_field_makes_the_readers_fail_and_a_time_named_is_positive(fields: Fields) -> None:
     word = origin_freshness(fields, NOW_S)
     unmet_vary(fields, fields, ())
-    if word.reason is None and word.lifetime_s is not None:
-        assert word.lifetime_s > 0
+    if isinstance(word, float | int):
+        assert word > 0
 
 
 COVERED = frozenset({b"x-auth-token", b"cookie"})

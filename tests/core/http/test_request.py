@@ -9,33 +9,15 @@ from hypothesis import strategies as st
 from gateway.core.http.errors import MessageError
 from gateway.core.http.messages import Fields
 from gateway.core.http.request import (
-    MAX_FIELDS,
     body_bytes,
-    check_fields,
     check_host,
     check_target,
-    check_version,
     expects_continue,
     loggable_path,
     own_request_id,
     persists,
 )
 from tests.core.kit import BOUNDED
-
-
-def test_http_1_is_spoken_and_nothing_else() -> None:
-    check_version(1)
-    for major in (0, 2, 3):
-        with pytest.raises(MessageError) as raised:
-            check_version(major)
-        assert raised.value.status == 505
-
-
-def test_too_many_fields_are_rejected() -> None:
-    check_fields(((b"A", b"1"),) * MAX_FIELDS)
-    with pytest.raises(MessageError) as raised:
-        check_fields(((b"A", b"1"),) * (MAX_FIELDS + 1))
-    assert raised.value.status == 431
 
 
 @pytest.mark.parametrize("method", ["CONNECT", "TRACE"])
