@@ -6,7 +6,7 @@ import math
 from email.utils import formatdate
 from http import HTTPStatus
 
-import msgspec
+import orjson
 
 from gateway.core.caching.cache_status import Reason
 from gateway.core.http.errors import GatewayError
@@ -144,23 +144,6 @@ class CallerGone(GatewayError):
     closes = True
 
 
-class _Problem(msgspec.Struct, frozen=True):
-    """One body for two kinds of clients: members of RFC 9457 and of AOS's own errors."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
-    message: str
-    extend: str = ""
-    showdetail: bool = False
-
-
-_encoder = msgspec.json.Encoder()
-
-
 def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
     """Return the head and body of the gateway's own response to an error.
 
@@ -169,16 +152,19 @@ def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
         request_id: the id under which the log has the request.
     """
     reason = HTTPStatus(error.status).phrase
-    body = _encoder.encode(
-        _Problem(
-            type=f"urn:aos-gateway:problem:{error.code}",
-            title=reason,
-            status=error.status,
-            detail=error.detail,
-            instance=f"urn:aos-gateway:request:{request_id.decode('ascii', 'replace')}",
-            code=error.code,
-            message=error.detail,
-        )
+    # For two kinds of clients: members of RFC 9457, then those of AOS's own errors.
+    body = orjson.dumps(
+        {
+            "type": f"urn:aos-gateway:problem:{error.code}",
+            "title": reason,
+            "status": error.status,
+            "detail": error.detail,
+            "instance": f"urn:aos-gateway:request:{request_id.decode('ascii', 'replace')}",
+            "code": error.code,
+            "message": error.detail,
+            "extend": "",
+            "showdetail": False,
+        }
     )
     fields: list[Field] = [
         # RFC 9110 §6.6.1: an origin with a clock sends Date.

@@ -36,11 +36,4 @@ class Operations(Protocol):
         """Collect the state of other processes, which the methods above return."""
 
     async def purge(self, stack_id: str) -> bool:
-        """Invalidate a stack's stored responses.
-
-        Args:
-            stack_id: see `gateway.core.aos.route.is_id`.
-
-        Returns:
-            True when done everywhere; false while Redis has not confirmed.
-        """
+        """Invalidate a stack's stored responses; return false while Redis has not confirmed."""

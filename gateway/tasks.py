@@ -40,17 +40,10 @@ class TaskSet:
         return len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, T], name: str, *, awaited: bool = False) -> asyncio.Task[T]:
-        """Start a task and keep a reference to it.
-
-        Args:
-            work: to run.
-            name: for the log.
-            awaited: the caller reads the result; otherwise a failure is logged here.
-        """
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        task = loop.create_task(work, name=name)
+        """Start a task and keep a reference to it; log its failure unless its result is ``awaited``."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        task = self._loop.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_retrieve_failure if awaited else _log_failure)

@@ -295,7 +295,7 @@ MECHANISMS = (
     Mechanism(
         "connections per peer",
         "gateway/downstream/admission.py",
-        "if self._by_peer[peer] >= self._most_per_peer:",
+        "if self._by_peer[peer] >= most:",
         "if False:",
         "tests/end_to_end/test_listeners.py::"
         "test_connections_of_one_address_beyond_its_bound_are_refused_and_others_are_not",
@@ -310,7 +310,7 @@ MECHANISMS = (
     Mechanism(
         "trusted header",
         "gateway/downstream/proxy_protocol.py",
-        "if settings.trusted_proxies and not settings.trusted_proxies.has(peer):",
+        "if trusted and not trusted.has(peer):",
         "if False:",
         "tests/end_to_end/test_proxy_protocol.py::test_who_begins_otherwise_is_closed_counted_and_named",
     ),

@@ -17,7 +17,7 @@ import msgspec
 from gateway.config.model import FROM_FILE, RULES, SECTIONS
 from gateway.config.secret import Secret
 from gateway.config.sources import variable_of
-from gateway.config.types import Boolean, Enum, Integer, Number, Rule, String, StringList
+from gateway.config.types import Boolean, Enum, Number, Rule, String, StringList
 from gateway.core.http.errors import GatewayError, ProxyLoop
 from gateway.errors import (
     UPSTREAM_DETAILS,
@@ -189,9 +189,7 @@ def attributes(kind: type) -> dict[str, str]:
 def _values(rule: Rule) -> str:
     match rule:
         case Number():
-            return f"{rule.low:g} to {rule.high:.10g}"
-        case Integer():
-            return f"{rule.low} to {rule.high} {rule.unit}"
+            return f"{rule.low:g} to {rule.high:.15g}" + (f" {rule.unit}" if rule.of is int else "")
         case Boolean():
             return "true or false"
         case Enum():

@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING
 
 from gateway.app.gauges import Gauges
 from gateway.app.settings import (
-    connection_settings,
-    handler_settings,
     identity,
     identity_headers,
     own_hosts,
     policy_rules,
-    tier_settings,
+    redis_settings,
     upstream_hop,
-    upstream_settings,
 )
 from gateway.cache.cache import Cache
 from gateway.cache.fetcher import Fetcher
@@ -41,7 +38,7 @@ from gateway.downstream.handler import Handler
 from gateway.downstream.proxy_protocol import ProxiedAcceptor, ProxiedConnections
 from gateway.downstream.request_id import RequestIds
 from gateway.runtime.listeners import Acceptor, ListeningSockets, open_sockets
-from gateway.runtime.tls import server_context
+from gateway.runtime.tls import server_context, upstream_context
 from gateway.store.peers import WorkerPeers
 from gateway.store.tiers import Tiers
 from gateway.telemetry.access_log import AccessLog
@@ -101,7 +98,9 @@ class Gateway:
         )
         proxy = upstream_hop(config)
         self.tiers = Tiers(
-            tier_settings(config, rules),
+            config.cache,
+            redis_settings(config, rules.longest_ttl_s),
+            longest_ttl_s=rules.longest_ttl_s,
             keys=keys,
             secret=secret,
             clock=clock,
@@ -113,7 +112,7 @@ class Gateway:
         # One: more would only take the interpreter from the event loop.
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decide")
         make_upstream = Upstream if self.tracing is None else self.tracing.upstream
-        self.upstream = make_upstream(upstream_settings(config), clock, self.metrics)
+        self.upstream = make_upstream(config.upstream, upstream_context(config.upstream), clock, self.metrics)
         throttle = Throttle(clock)
         self._gauges = Gauges(
             config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle
@@ -140,10 +139,11 @@ class Gateway:
         self._throttled = ThrottledCallers(clock, self._caller_digest)
         self._access_log = access_log = AccessLog(config.log.access)
         self._change_access_log(config)
-        request_ids = RequestIds()
+        request_ids, hosts = RequestIds(), own_hosts(config)
         self._handler = handler = Handler(
             cache,
-            handler_settings(config),
+            body_timeout_s=config.server.body_timeout_s,
+            own_hosts=hosts,
             metrics=self.metrics,
             throttled=self._throttled,
             access_log=access_log,
@@ -161,7 +161,7 @@ class Gateway:
                     identity_reader=identity_reader,
                     keys=keys,
                     proxy=proxy,
-                    own_hosts=own_hosts(config),
+                    own_hosts=hosts,
                     max_header_bytes=config.server.max_header_bytes,
                     clock=clock,
                     metrics=self.metrics,
@@ -173,7 +173,7 @@ class Gateway:
                 connection = functools.partial(FastPathConnection, fast_path=self.fast_path)
         self.server = DownstreamServer(
             handler if self.tracing is None else self.tracing.handler(handler),
-            connection_settings(config),
+            config.server,
             metrics=self.metrics,
             request_ids=request_ids,
             access_log=access_log,
@@ -225,8 +225,8 @@ class Gateway:
         Raises:
             ConfigError: a file cannot be used; nothing is changed.
         """
-        tls, upstream = server_context(config.server), upstream_settings(config)
-        redis = tier_settings(config, policy_rules(config)).redis
+        tls, upstream_tls = server_context(config.server), upstream_context(config.upstream)
+        redis = redis_settings(config, policy_rules(config).longest_ttl_s)
         was_tls = bool(self.config.server.tls_cert)
         if self._sockets is not None and self._acceptor is not None and (tls is not None or was_tls):
             try:
@@ -239,10 +239,10 @@ class Gateway:
                 # It began meanwhile.
                 acceptor.close()
         self.config = config
-        self.server.change(connection_settings(config))
-        self._handler.change(handler_settings(config))
+        self.server.change(config.server)
+        self._handler.body_timeout_s = config.server.body_timeout_s
         self._change_access_log(config)
-        self.upstream.change(upstream)
+        self.upstream.change(config.upstream, upstream_tls)
         if redis is not None:
             self.tiers.connect_with(redis)
 

@@ -7,15 +7,10 @@ from gateway.config.model import Config
 from gateway.core.caching.identity import TOKEN_FIELD
 from gateway.core.caching.key import upstream_digest, upstream_identity
 from gateway.core.caching.policy import Rules
-from gateway.core.http.forwarded import TrustedProxies
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.proxy_identity import ProxyIdentity, make_proxy_identity
-from gateway.downstream.handler import HandlerSettings
-from gateway.downstream.settings import ConnectionSettings
-from gateway.runtime.tls import redis_context, upstream_context
+from gateway.runtime.tls import redis_context
 from gateway.store.redis_settings import RedisSettings
-from gateway.store.tiers import TierSettings
-from gateway.upstream.upstream import UpstreamSettings
 
 # How much longer a generation lives than anything that could be stored under it.
 _GENERATION_MARGIN_S = 3600.0
@@ -58,56 +53,28 @@ def policy_rules(config: Config) -> Rules:
     )
 
 
-def tier_settings(config: Config, rules: Rules) -> TierSettings:
-    """Return the bounds of memory and Redis.
+def redis_settings(config: Config, longest_ttl_s: float) -> RedisSettings | None:
+    """Return how to reach Redis; ``None`` without it.
+
+    Args:
+        config: the whole configuration.
+        longest_ttl_s: no entry lives longer.
 
     Raises:
         ConfigError: a file cannot be used.
     """
-    redis = None
+    redis = config.redis
+    if not redis.url:
+        return None
     total_s = config.upstream.total_timeout_s
-    if config.redis.url:
-        redis = RedisSettings(
-            url=config.redis.url.reveal(),
-            timeout_s=config.redis.timeout_s,
-            max_connections=config.redis.max_connections,
-            generation_ttl_s=rules.longest_ttl_s + total_s + _GENERATION_MARGIN_S,
-            mint_ttl_s=total_s + _MINT_MARGIN_S,
-            tls=redis_context(config.redis),
-        )
-    return TierSettings(
-        memory_bytes=config.cache.memory_bytes,
-        memory_ttl_s=config.cache.memory_ttl_s,
-        longest_ttl_s=rules.longest_ttl_s,
-        settle_s=config.cache.settle_s,
-        redis=redis,
+    return RedisSettings(
+        url=redis.url.reveal(),
+        timeout_s=redis.timeout_s,
+        max_connections=redis.max_connections,
+        generation_ttl_s=longest_ttl_s + total_s + _GENERATION_MARGIN_S,
+        mint_ttl_s=total_s + _MINT_MARGIN_S,
+        tls=redis_context(redis),
     )
-
-
-def upstream_settings(config: Config) -> UpstreamSettings:
-    """Return how to reach the upstream.
-
-    Raises:
-        ConfigError: a file cannot be used.
-    """
-    upstream = config.upstream
-    return UpstreamSettings(
-        url=str(upstream.url),
-        base_path=upstream.url.base_path.encode("ascii"),
-        connect_timeout_s=upstream.connect_timeout_s,
-        read_timeout_s=upstream.read_timeout_s,
-        max_connections=upstream.max_connections,
-        max_waiting=upstream.max_waiting,
-        connection_max_age_s=upstream.connection_max_age_s,
-        server_name=upstream.server_name,
-        tls=upstream_context(upstream),
-    )
-
-
-def handler_settings(config: Config) -> HandlerSettings:
-    """Return what bounds the reading of a request."""
-    server = config.server
-    return HandlerSettings(server.body_timeout_s, own_hosts(config))
 
 
 def own_hosts(config: Config) -> OwnHosts | None:
@@ -117,18 +84,4 @@ def own_hosts(config: Config) -> OwnHosts | None:
     # Entries are shared by all who can connect, so a web page must not be among them.
     return OwnHosts.of(
         config.server.admin_hosts, (config.upstream.url.authority, *config.upstream.signed_hosts)
-    )
-
-
-def connection_settings(config: Config) -> ConnectionSettings:
-    """Return what bounds a caller's connection."""
-    server = config.server
-    return ConnectionSettings(
-        header_timeout_s=server.header_timeout_s,
-        body_timeout_s=server.body_timeout_s,
-        keepalive_timeout_s=server.keepalive_timeout_s,
-        max_header_bytes=server.max_header_bytes,
-        max_connections=server.max_connections,
-        max_connections_per_peer=server.max_connections_per_peer,
-        trusted_proxies=TrustedProxies.of(server.trusted_proxies),
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -27,7 +28,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRat
 
 from gateway import __version__
 from gateway.clock import Clock
-from gateway.config.model import TracingConfig
+from gateway.config.model import TracingConfig, UpstreamConfig
 from gateway.core.aos.route import route_name
 from gateway.core.caching.cache_status import HIT, CacheStatus, outcome
 from gateway.core.http.messages import Fields, IndexedFields
@@ -38,7 +39,7 @@ from gateway.downstream.response import PreparedResponse
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics_catalogue import ERROR
 from gateway.upstream.exchange import Exchange
-from gateway.upstream.upstream import RequestBody, Upstream, UpstreamSettings
+from gateway.upstream.upstream import RequestBody, Upstream
 
 _NOWHERE = Origin()
 _NS = 1_000_000_000
@@ -85,9 +86,11 @@ class Tracing:
         """Return a fast path, made of these parts, that makes a span of each hit in memory."""
         return _TracedFastPath(self, **parts)
 
-    def upstream(self, settings: UpstreamSettings, clock: Clock, metrics: Metrics) -> Upstream:
+    def upstream(
+        self, config: UpstreamConfig, tls: ssl.SSLContext | None, clock: Clock, metrics: Metrics
+    ) -> Upstream:
         """Return an upstream that makes a span of each call."""
-        return _TracedUpstream(self, settings, clock, metrics)
+        return _TracedUpstream(self, config, tls, clock, metrics)
 
     async def close(self) -> None:
         """Send what is left, for a short time."""
@@ -216,8 +219,15 @@ def _naming(span: otel.Span, fields: Fields) -> Fields:
 
 
 class _TracedUpstream(Upstream):
-    def __init__(self, tracing: Tracing, settings: UpstreamSettings, clock: Clock, metrics: Metrics) -> None:
-        super().__init__(settings, clock, metrics)
+    def __init__(
+        self,
+        tracing: Tracing,
+        config: UpstreamConfig,
+        tls: ssl.SSLContext | None,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        super().__init__(config, tls, clock, metrics)
         self._tracing = tracing
         self._spans: dict[Exchange, otel.Span] = {}
 

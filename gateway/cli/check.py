@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from gateway.app.settings import identity_headers, policy_rules, upstream_hop, upstream_settings
+from gateway.app.settings import identity_headers, policy_rules, upstream_hop
 from gateway.clock import Clock
 from gateway.config.model import Config
 from gateway.config.secret import Secret
@@ -18,6 +18,7 @@ from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Request
 from gateway.core.http.proxy_identity import upstream_fields
 from gateway.runtime.event_loop import check_parser
+from gateway.runtime.tls import upstream_context
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.upstream import Upstream
 
@@ -51,7 +52,7 @@ async def _probe(config: Config, stack_id: str, action_id: str, token: Secret) -
     proxy = upstream_hop(config)
     clock = Clock()
     rules = policy_rules(config)
-    upstream = Upstream(upstream_settings(config), clock, Metrics())
+    upstream = Upstream(config.upstream, upstream_context(config.upstream), clock, Metrics())
     fetched_s = clock.wall_s()
     try:
         async with asyncio.timeout(config.upstream.total_timeout_s):

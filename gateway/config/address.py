@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from gateway.config.errors import ConfigError, InvalidValue, shorten
+from gateway.core.http.forwarded import address_in
 
 _MAX_PORT: Final = 65_535
 _MAX_HOST_CHARACTERS: Final = 253
@@ -20,7 +21,7 @@ _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)
 _PATH = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _MODE = re.compile(r"0{0,2}[0-7]{3}")
 _ANY_WRITE: Final = 0o222
-_VISIBLE = re.compile(r"[\x21-\x7e]*")
+VISIBLE = re.compile(r"[\x21-\x7e]*")
 
 
 class TcpAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,18 +107,15 @@ def address_of(text: str) -> Address:
     """
     if text.startswith("unix:"):
         return UnixAddress(path=_socket_path(text))
-    remedy = "write host:port, [v6]:port, :port for all interfaces, or unix:/path"
+    shown, remedy = shorten(text), "write host:port, [v6]:port, :port for all interfaces, or unix:/path"
     host, colon, port = text.rpartition(":")
     if not colon:
-        raise InvalidValue(shorten(text), f"has no port; {remedy}")
-    return TcpAddress(host=_host_of(host, text, remedy), port=_port_of(port, text, least=0))
+        raise InvalidValue(shown, f"has no port; {remedy}")
+    return TcpAddress(host=_host_of(host, shown, remedy), port=_port_of(port, shown, least=0))
 
 
 def mode_of(text: str) -> Mode:
-    """Read the permissions of a Unix socket's file.
-
-    Args:
-        text: octal digits.
+    """Read the permissions of a Unix socket's file, octal digits.
 
     Raises:
         InvalidValue: it is something else, or nobody could connect.
@@ -133,10 +131,7 @@ def mode_of(text: str) -> Mode:
 
 
 def parse_address(text: str) -> Address:
-    """Read a listening address from outside the configuration.
-
-    Args:
-        text: as for `address_of`.
+    """Read a listening address, as `address_of`, from outside the configuration.
 
     Raises:
         ConfigError: one line with the text and the remedy.
@@ -160,12 +155,8 @@ def is_loopback_host(host: str) -> bool:
     """
     if host.lower().removesuffix(".") == "localhost":
         return True
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return (mapped or ip).is_loopback
+    ip = address_in(host)
+    return ip is not None and ip.is_loopback
 
 
 def upstream_url_of(text: str) -> UpstreamUrl:
@@ -180,7 +171,7 @@ def upstream_url_of(text: str) -> UpstreamUrl:
     value = shorten(_without_secrets(text))
     if not text.isascii():
         raise InvalidValue(value, "is not ASCII; write an international host name in its xn-- form")
-    match = _URL.fullmatch(text) if _VISIBLE.fullmatch(text) else None
+    match = _URL.fullmatch(text) if VISIBLE.fullmatch(text) else None
     if match is None:
         raise InvalidValue(
             value, "is not a URL; write http://host:port or https://host, with an optional base path"
@@ -194,7 +185,7 @@ def upstream_url_of(text: str) -> UpstreamUrl:
         )
     if match["rest"]:
         raise InvalidValue(value, "has a query or fragment; end the URL after the base path")
-    host, port = _host_and_port(match["authority"], value, _DEFAULT_PORTS[scheme])
+    host, port = _host_and_port(match["authority"], value)
     path = match["path"].removesuffix("/")
     if not _PATH.fullmatch(path):
         raise InvalidValue(value, "has a character in its path that a URL may not hold; percent-encode it")
@@ -202,16 +193,20 @@ def upstream_url_of(text: str) -> UpstreamUrl:
         raise InvalidValue(
             value, "has an empty or dot segment in its path; write the path in its shortest form"
         )
-    return UpstreamUrl(scheme=scheme, host=host.lower(), port=port, base_path=path)
+    return UpstreamUrl(scheme=scheme, host=host.lower(), port=port or _DEFAULT_PORTS[scheme], base_path=path)
 
 
-def host_and_port_of(text: str) -> str:
+def host_and_port_of(text: str, shown: str | None = None) -> str:
     """Check a Host value, with or without port, and return it in lower case.
+
+    Args:
+        text: the value.
+        shown: what an error shows instead of it.
 
     Raises:
         InvalidValue: it is not `host` or `host:port`.
     """
-    _host_and_port(text, shorten(text), 0)
+    _host_and_port(text, shown or shorten(text))
     return text.lower()
 
 
@@ -221,48 +216,44 @@ def host_name_of(text: str) -> str:
     Raises:
         InvalidValue: it is not a name.
     """
-    remedy = "write the name alone, without scheme and port"
+    shown, remedy = shorten(text), "write the name alone, without scheme and port"
     if not text:
-        raise InvalidValue(shorten(text), f"is empty; {remedy}")
-    return _host_of(text, text, remedy).lower()
+        raise InvalidValue(shown, f"is empty; {remedy}")
+    return _host_of(text, shown, remedy).lower()
 
 
-def _host_and_port(authority: str, value: str, default_port: int) -> tuple[str, int]:
-    host, port = authority, default_port
-    closing = authority.rfind("]")
-    if ":" in authority[closing + 1 :]:
+def _host_and_port(authority: str, shown: str) -> tuple[str, int | None]:
+    host, port = authority, None
+    if ":" in authority[authority.rfind("]") + 1 :]:
         host, _, digits = authority.rpartition(":")
-        port = _port_of(digits, value, least=1, is_shown=True)
+        port = _port_of(digits, shown, least=1)
     if not host:
-        raise InvalidValue(value, "has no host; write http://host:port or https://host")
-    return _host_of(host, value, "put IPv6 addresses in brackets", is_shown=True), port
+        raise InvalidValue(shown, "has no host; write http://host:port or https://host")
+    return _host_of(host, shown, "put IPv6 addresses in brackets"), port
 
 
-def _port_of(digits: str, text: str, *, least: int, is_shown: bool = False) -> int:
+def _port_of(digits: str, shown: str, *, least: int) -> int:
     if re.fullmatch(r"[0-9]{1,5}", digits) and least <= int(digits) <= _MAX_PORT:
         return int(digits)
-    raise InvalidValue(
-        text if is_shown else shorten(text), f"has a bad port; write a number from {least} to {_MAX_PORT}"
-    )
+    raise InvalidValue(shown, f"has a bad port; write a number from {least} to {_MAX_PORT}")
 
 
-def _host_of(host: str, text: str, remedy: str, *, is_shown: bool = False) -> str:
+def _host_of(host: str, shown: str, remedy: str) -> str:
     """Return the host without brackets, an IPv6 address in its shortest form."""
-    value = text if is_shown else shorten(text)
     if host.startswith("[") and host.endswith("]"):
         try:
             # Not ipaddress: its text of a mapped address differs between Python versions.
             return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host[1:-1]))
         except (OSError, ValueError) as exc:
-            raise InvalidValue(value, "has a bad IPv6 address; write it like [::1]") from exc
+            raise InvalidValue(shown, "has a bad IPv6 address; write it like [::1]") from exc
     labels = host.removesuffix(".").split(".")
     if host and (len(host) > _MAX_HOST_CHARACTERS or not all(_LABEL.fullmatch(label) for label in labels)):
-        raise InvalidValue(value, f"has a bad host; {remedy}")
+        raise InvalidValue(shown, f"has a bad host; {remedy}")
     if labels[-1].isdigit():
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError as exc:
-            raise InvalidValue(value, "has a bad IPv4 address; write four numbers from 0 to 255") from exc
+            raise InvalidValue(shown, "has a bad IPv4 address; write four numbers from 0 to 255") from exc
     return host
 
 

@@ -10,35 +10,18 @@ class ConfigError(Exception):
     """
 
     def __init__(self, line: str) -> None:
-        """Make the error.
-
-        Args:
-            line: key, value, what is wrong and what to write instead; control characters are replaced,
-                so that it stays one line on a terminal.
-        """
         super().__init__(one_line(line))
 
 
-def cannot_listen(where: str, reason: str) -> ConfigError:
-    """Make the error for an address that can't be bound.
-
-    Args:
-        where: setting and address, like "server.listen = 127.0.0.1:8080".
-        reason: what the system said, like "Address already in use".
-    """
-    return ConfigError(f"cannot listen on {where}: {reason}; choose an address that is free and may be used")
-
-
 class InvalidValue(ValueError):
-    """A value that a rule does not accept; the key is added by `gateway.config.load`."""
+    """A value that a rule does not accept; the key is added by `gateway.config.load`.
+
+    Attributes:
+        value: the value as it may be shown (see `shorten`); "***" for a secret.
+        remedy: what is wrong with it and what to write instead.
+    """
 
     def __init__(self, value: str, remedy: str) -> None:
-        """Make the error.
-
-        Args:
-            value: the value as it may be shown (see `shorten`); "***" for a secret.
-            remedy: what is wrong with it and what to write instead.
-        """
         super().__init__(remedy)
         self.value = value
         self.remedy = remedy

@@ -1,6 +1,7 @@
 """Loading the configuration: from its sources, checked, and masked for display."""
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -111,8 +112,8 @@ def _check_together(config: Config) -> None:
         ("upstream.client_cert", "upstream.client_key"),
         ("upstream.client_key", "upstream.client_cert"),
     ):
-        if _value(config, one) and not _value(config, other):
-            raise ConfigError(f"{one} = {shorten(_value(config, one))} needs {other}; name that file too")
+        if (value := attrgetter(one)(config)) and not attrgetter(other)(config):
+            raise ConfigError(f"{one} = {shorten(value)} needs {other}; name that file too")
     if server.listen == server.admin_listen and getattr(server.listen, "port", 1) != 0:
         raise ConfigError(
             f"server.admin_listen = {server.admin_listen} is server.listen too; give each its own address"
@@ -126,11 +127,6 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             "cache.memory_bytes = 0 without redis.url leaves no cache at all; set redis.url or a memory size"
         )
-
-
-def _value(config: Config, name: str) -> object:
-    section, _, key = name.partition(".")
-    return getattr(getattr(config, section), key)
 
 
 def admin_token(environ: Mapping[str, str]) -> Secret:

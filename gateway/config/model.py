@@ -8,7 +8,7 @@ import msgspec
 from gateway.config import address, rules
 from gateway.config.redis_url import redis_url_of
 from gateway.config.secret import Secret
-from gateway.config.types import Boolean, Enum, Integer, Number, Rule, String, StringList
+from gateway.config.types import Boolean, Enum, Number, Rule, String, StringList
 
 _DAY_S: Final = 86_400
 _MEBIBYTE: Final = 1_048_576
@@ -21,11 +21,6 @@ File = Annotated[str, String(rules.file_of)]
 CaFile = Annotated[str, String(rules.ca_file_of)]
 Listener = Annotated[address.Address, String(address.address_of)]
 SocketMode = Annotated[address.Mode, String(address.mode_of)]
-Scope = Literal["caller", "shared"]
-OriginCacheControl = Literal["obey", "ignore"]
-LogLevel = Literal["debug", "info", "warning", "error"]
-LogFormat = Literal["auto", "json", "text"]
-AccessLog = Literal["all", "errors", "off"]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,13 +56,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     admin_listen_mode: SocketMode = address.OWNER_ONLY
     admin_token: Annotated[Secret, String(rules.admin_token_of, is_secret=True)] = Secret()
     admin_hosts: Annotated[tuple[str, ...], StringList(address.host_name_of)] = ()
-    workers: Annotated[int, Integer(0, 1_024, "processes")] = 1
+    workers: Annotated[int, Number(0, 1_024, "processes", int)] = 1
     header_timeout_s: Seconds = 15.0
     body_timeout_s: Seconds = 30.0
     keepalive_timeout_s: Seconds = 75.0
-    max_header_bytes: Annotated[int, Integer(1_024, _MEBIBYTE, "bytes")] = 65_536
-    max_connections: Annotated[int, Integer(1, 1_000_000, "connections")] = 20_000
-    max_connections_per_peer: Annotated[int, Integer(0, 1_000_000, "connections")] = 0
+    max_header_bytes: Annotated[int, Number(1_024, _MEBIBYTE, "bytes", int)] = 65_536
+    max_connections: Annotated[int, Number(1, 1_000_000, "connections", int)] = 20_000
+    max_connections_per_peer: Annotated[int, Number(0, 1_000_000, "connections", int)] = 0
     proxy_protocol: bool = False
     trusted_proxies: Annotated[tuple[str, ...], StringList(rules.proxy_of)] = ()
     drain_grace_s: DrainTime = 0.0
@@ -100,8 +95,8 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: Seconds = 3.0
     read_timeout_s: Seconds = 30.0
     total_timeout_s: Seconds = 60.0
-    max_connections: Annotated[int, Integer(1, 65_536, "connections")] = 256
-    max_waiting: Annotated[int, Integer(0, 1_000_000, "requests")] = 1_024
+    max_connections: Annotated[int, Number(1, 65_536, "connections", int)] = 256
+    max_waiting: Annotated[int, Number(0, 1_000_000, "requests", int)] = 1_024
     connection_max_age_s: Seconds = 300.0
     signed_hosts: Annotated[tuple[str, ...], StringList(address.host_and_port_of)] = ()
     ca_file: CaFile = ""
@@ -130,7 +125,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
         secret: key of the digests and tags of entries, equal on all replicas; empty for none.
     """
 
-    scope: Scope = "caller"
+    scope: Literal["caller", "shared"] = "caller"
     allow_shared_on_network: bool = False
     access_ttl_s: Seconds = 300.0
     identity_headers: Annotated[tuple[str, ...], StringList(rules.field_name_of, rules.distinct_fields)] = (
@@ -152,10 +147,10 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     ttl_failed_s: Life = 3_600.0
     ttl_unsettled_s: Life = 30.0
     settle_s: Annotated[float, Number(0, _DAY_S)] = 600.0
-    memory_bytes: Annotated[int, Integer(0, 1_048_576 * _MEBIBYTE, "bytes")] = 67_108_864
+    memory_bytes: Annotated[int, Number(0, 1_048_576 * _MEBIBYTE, "bytes", int)] = 67_108_864
     memory_ttl_s: Seconds = 30.0
-    max_body_bytes: Annotated[int, Integer(1, 256 * _MEBIBYTE, "bytes")] = 4_194_304
-    origin_cache_control: OriginCacheControl = "obey"
+    max_body_bytes: Annotated[int, Number(1, 256 * _MEBIBYTE, "bytes", int)] = 4_194_304
+    origin_cache_control: Literal["obey", "ignore"] = "obey"
     secret: Annotated[Secret, String(Secret, is_secret=True)] = Secret()
 
 
@@ -173,7 +168,7 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
     url: Annotated[Secret, String(redis_url_of, is_secret=True)] = Secret()
     prefix: Annotated[str, String(rules.prefix_of)] = "aosgw"
     timeout_s: Annotated[float, Number(0.001, 60)] = 0.1
-    max_connections: Annotated[int, Integer(1, 10_000, "connections")] = 32
+    max_connections: Annotated[int, Number(1, 10_000, "connections", int)] = 32
     ca_file: CaFile = ""
 
 
@@ -188,9 +183,9 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
         caller: include a short keyed digest of the caller's credential in access lines.
     """
 
-    level: LogLevel = "info"
-    format: LogFormat = "auto"
-    access: AccessLog = "all"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"
+    access: Literal["all", "errors", "off"] = "all"
     sample: Share = 1.0
     caller: bool = True
 

@@ -20,6 +20,7 @@ _URL = re.compile(
 _VISIBLE = re.compile(r"([\x21-\x24\x26-\x7e]|%[0-9A-Fa-f]{2})*")
 _USERINFO = re.compile(r"[^:]*:.+")
 _DATABASE = re.compile(r"[0-9]{1,5}")
+_QUERY = re.compile(rf"db={_DATABASE.pattern}")
 
 
 def redis_url_of(text: str) -> Secret:
@@ -46,11 +47,12 @@ def redis_url_of(text: str) -> Secret:
         raise InvalidValue(_SHOWN, f"is not a Redis URL; {_REMEDY}")
     if match["userinfo"] is not None and not _USERINFO.fullmatch(match["userinfo"]):
         raise InvalidValue(_SHOWN, "has no password before the @; write :password@ or user:password@")
-    database = _database_in_query(match["query"])
+    if match["query"] and not _QUERY.fullmatch(match["query"]):
+        raise InvalidValue(_SHOWN, "has an unknown query argument; only ?db=N is possible")
     if match["scheme"] == "unix":
         _check_socket(match["host"], match["path"])
     else:
-        _check_server(match["host"], match["path"], has_database=database is not None)
+        _check_server(match["host"], match["path"], has_database=bool(match["query"]))
     return Secret(text)
 
 
@@ -76,15 +78,6 @@ def _check_reserved(text: str) -> None:
         raise InvalidValue(_SHOWN, f"has {' '.join(reserved)} in its user or password; write {written}")
 
 
-def _database_in_query(query: str | None) -> str | None:
-    if not query:
-        return None
-    name, _, number = query.partition("=")
-    if name != "db" or not _DATABASE.fullmatch(number):
-        raise InvalidValue(_SHOWN, "has an unknown query argument; only ?db=N is possible")
-    return number
-
-
 def _check_socket(host: str, path: str) -> None:
     if host or not path.startswith("/") or path.endswith("/"):
         raise InvalidValue(_SHOWN, "has no absolute path; write unix:///run/redis.sock")
@@ -97,10 +90,7 @@ def _check_socket(host: str, path: str) -> None:
 def _check_server(authority: str, path: str, *, has_database: bool) -> None:
     if not authority:
         raise InvalidValue(_SHOWN, f"has no host; {_REMEDY}")
-    try:
-        host_and_port_of(authority)
-    except InvalidValue as exc:
-        raise InvalidValue(_SHOWN, exc.remedy) from None
+    host_and_port_of(authority, _SHOWN)
     number = path.removeprefix("/")
     if number and not _DATABASE.fullmatch(number):
         raise InvalidValue(_SHOWN, "has a path that is not a database number; write redis://host:port/0")
@@ -108,9 +98,9 @@ def _check_server(authority: str, path: str, *, has_database: bool) -> None:
         raise InvalidValue(_SHOWN, "names the database twice; write it either in the path or as ?db=N")
 
 
-def same_redis(one: object, other: object) -> bool:
+def same_redis(one: Secret, other: Secret) -> bool:
     """Tell whether two checked Redis URLs differ at most in user and password."""
-    return isinstance(one, Secret) and isinstance(other, Secret) and _place(one) == _place(other)
+    return _place(one) == _place(other)
 
 
 def invalidation_scope(url: Secret, prefix: str) -> str:

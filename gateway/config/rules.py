@@ -1,14 +1,14 @@
 """Rules of single settings: each checks a text and converts it."""
 
+import codecs
 import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from gateway.config.address import host_name_of
+from gateway.config.address import VISIBLE, host_name_of
 from gateway.config.errors import InvalidValue, shorten
 from gateway.config.secret import Secret
-from gateway.config.text import encoding_fault
 from gateway.core.http.fields import is_sent_unchanged
 from gateway.core.http.forwarded import UNIX, network_of
 
@@ -18,7 +18,14 @@ _PHASE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 # token of RFC 9110 section 5.6.2.
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~%/-]*)?")
-_VISIBLE = re.compile(r"[\x21-\x7e]*")
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+_MARKS: Final = (
+    (codecs.BOM_UTF32_LE, "is UTF-32 text"),
+    (codecs.BOM_UTF32_BE, "is UTF-32 text"),
+    (codecs.BOM_UTF16_LE, "is UTF-16 text"),
+    (codecs.BOM_UTF16_BE, "is UTF-16 text"),
+    (codecs.BOM_UTF8, "starts with a byte order mark (BOM)"),
+)
 
 
 def phase_of(text: str) -> str:
@@ -70,7 +77,7 @@ def prefix_of(text: str) -> str:
 
 
 def admin_token_of(text: str) -> Secret:
-    if not _VISIBLE.fullmatch(text):
+    if not VISIBLE.fullmatch(text):
         raise InvalidValue(
             "***", "holds a blank, control or non-ASCII character; use printable ASCII, like hex or base64"
         )
@@ -119,6 +126,16 @@ def file_of(text: str) -> str:
     if (fault := encoding_fault(beginning)) is not None:
         raise InvalidValue(shorten(text), fault)
     return text
+
+
+def encoding_fault(content: bytes) -> str | None:
+    """Return what is wrong with a file that starts with a byte order mark, and the remedy, or ``None``.
+
+    Args:
+        content: the file, or its beginning.
+    """
+    fault = next((fault for mark, fault in _MARKS if content.startswith(mark)), None)
+    return None if fault is None else f"{fault}; save it as UTF-8 without BOM"
 
 
 def endpoint_of(text: str) -> str:

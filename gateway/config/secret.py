@@ -10,11 +10,6 @@ class Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: str = "") -> None:
-        """Wrap a value.
-
-        Args:
-            value: the secret, "" for none.
-        """
         self._value: Final = value
 
     def reveal(self) -> str:

@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.config.errors import ConfigError, one_line, shorten
 from gateway.config.model import FROM_FILE, RULES, SECTIONS
-from gateway.config.text import encoding_fault
+from gateway.config.rules import encoding_fault
 
 ENVIRONMENT_PREFIX: Final = "AOS_GATEWAY_"
 _FILE_SUFFIX: Final = "_FILE"
@@ -41,13 +41,7 @@ class RawSetting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def from_toml(path: str) -> dict[str, RawSetting]:
-    """Read the settings of a configuration file.
-
-    Args:
-        path: of a TOML file with one table a section.
-
-    Returns:
-        The settings by "section.key".
+    """Read the settings of a TOML file, by "section.key".
 
     Raises:
         ConfigError: the file can't be read or holds something unknown.
@@ -66,8 +60,8 @@ def from_toml(path: str) -> dict[str, RawSetting]:
         if not isinstance(table, dict):
             raise ConfigError(f"key {shorten(section)} in {path} is outside a section{_hint(section)}")
         if section not in SECTIONS:
-            near = _listed(difflib.get_close_matches(section.lower(), SECTIONS, n=1))
-            hint = f"did you mean [{near}]?" if near else f"there are {_listed(SECTIONS)}"
+            near = difflib.get_close_matches(section.lower(), SECTIONS, n=1)
+            hint = f"did you mean [{near[0]}]?" if near else f"there are {' or '.join(SECTIONS)}"
             raise ConfigError(f"unknown section [{section}] in {path}; {hint}")
         for key, value in table.items():
             name = f"{section}.{key}"
@@ -80,9 +74,6 @@ def from_toml(path: str) -> dict[str, RawSetting]:
 def from_environment(environ: Mapping[str, str]) -> dict[str, RawSetting]:
     """Read the settings of the environment: `AOS_GATEWAY_<SECTION>__<KEY>`, for secrets also with `_FILE`.
 
-    Args:
-        environ: like `os.environ`.
-
     Returns:
         The settings by "section.key".
 
@@ -91,13 +82,13 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, RawSetting]:
     """
     settings: dict[str, RawSetting] = {}
     for variable in _ours(environ):
-        name, is_file = _setting_of(variable)
-        if name is None:
+        if variable not in _VARIABLES:
             if _resembles_a_setting(variable):
                 raise ConfigError(
                     f"unknown environment variable {variable}{_hint(_dotted(variable), as_variable=True)}"
                 )
             continue
+        name, is_file = _VARIABLES[variable]
         if name in settings:
             both = f"{variable_of(name)} and {variable_of(name)}{_FILE_SUFFIX}"
             raise ConfigError(f"{name} is set by both {both}; unset one of them")
@@ -112,11 +103,7 @@ def unused_variables(environ: Mapping[str, str]) -> str | None:
     Returns:
         One line; ``None`` when there are none.
     """
-    unused = [
-        variable
-        for variable in _ours(environ)
-        if _setting_of(variable)[0] is None and not _resembles_a_setting(variable)
-    ]
+    unused = [name for name in _ours(environ) if name not in _VARIABLES and not _resembles_a_setting(name)]
     return one_line(f"environment variables that name no setting: {', '.join(unused)}") if unused else None
 
 
@@ -150,13 +137,10 @@ def _ours(environ: Mapping[str, str]) -> list[str]:
     )
 
 
-def _setting_of(variable: str) -> tuple[str | None, bool]:
-    """Return the setting that a variable sets, if any, and whether its value is the name of a file."""
-    for whole, names in ((variable, RULES), (variable.removesuffix(_FILE_SUFFIX), FROM_FILE)):
-        name = _dotted(whole)
-        if name in names and whole == variable_of(name):
-            return name, whole != variable
-    return None, False
+# The setting of each variable, and whether the value is the name of a file that holds it.
+_VARIABLES: Final = {variable_of(name) + _FILE_SUFFIX: (name, True) for name in FROM_FILE} | {
+    variable_of(name): (name, False) for name in RULES
+}
 
 
 def _resembles_a_setting(variable: str) -> bool:
@@ -221,14 +205,9 @@ def _hint(name: str, *, as_variable: bool = False) -> str:
     )
     if not near:
         return "; config/gateway.toml lists all keys"
-    return (
-        "; did you mean " + _listed(variable_of(known) if as_variable else known for known in near[:3]) + "?"
-    )
+    names = [variable_of(known) if as_variable else known for known in near[:3]]
+    return f"; did you mean {' or '.join(names)}?"
 
 
 def _with_keys(keys: Collection[str]) -> list[str]:
     return [known for known in RULES if known.partition(".")[2] in keys]
-
-
-def _listed(words: Iterable[str]) -> str:
-    return " or ".join(words)

@@ -29,63 +29,38 @@ class Rule(Protocol):
 
 
 class Number(msgspec.Struct, frozen=True):
-    """A float within bounds, both included.
+    """A number within bounds, both included.
 
     Attributes:
         low: least value.
         high: greatest value.
-        unit: of the value; empty for a fraction.
+        unit: of the value, or what is counted; empty for a fraction.
+        of: its type, `float` or `int`.
     """
 
     low: float
     high: float
     unit: str = "seconds"
+    of: type[float] = float
 
     def read(self, value: object, *, is_text: bool) -> object:
-        """Check and convert one value (see `Rule.read`)."""
-        if is_text and isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
-            value = float(value)
-        remedy = f"write a number from {self.low:g} to {self.high:.10g}"
-        if self.unit:
-            remedy = f"write a number of {self.unit} from {self.low:g} to {self.high:.10g}, without unit"
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidValue(shorten(value), f"is not a number; {remedy}")
+        kind, written = ("whole number", _INTEGER) if self.of is int else ("number", _DECIMAL)
+        if is_text and isinstance(value, str) and written.fullmatch(value.strip()):
+            value = self.of(value)
+        bounds = f"from {self.low:g} to {self.high:.15g}"
+        what = f"{kind} of {self.unit} {bounds}, without unit" if self.unit else f"{kind} {bounds}"
+        if isinstance(value, bool) or not isinstance(value, (int, self.of)):
+            raise InvalidValue(shorten(value), f"is not a {kind}; write a {what}")
         # Also true of NaN, which compares false.
         if not self.low <= value <= self.high:
-            raise InvalidValue(shorten(value), f"is out of range; {remedy}")
-        return float(value)
-
-
-class Integer(msgspec.Struct, frozen=True):
-    """An int within bounds, both included.
-
-    Attributes:
-        low: least value.
-        high: greatest value.
-        unit: what is counted.
-    """
-
-    low: int
-    high: int
-    unit: str
-
-    def read(self, value: object, *, is_text: bool) -> object:
-        """Check and convert one value (see `Rule.read`)."""
-        if is_text and isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
-            value = int(value)
-        remedy = f"write a whole number of {self.unit} from {self.low} to {self.high}, without unit"
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidValue(shorten(value), f"is not a whole number; {remedy}")
-        if not self.low <= value <= self.high:
-            raise InvalidValue(shorten(value), f"is out of range; {remedy}")
-        return value
+            raise InvalidValue(shorten(value), f"is out of range; write a {what}")
+        return self.of(value)
 
 
 class Boolean(msgspec.Struct, frozen=True):
     """A bool."""
 
     def read(self, value: object, *, is_text: bool) -> object:
-        """Check and convert one value (see `Rule.read`)."""
         if is_text and isinstance(value, str) and value.strip().lower() in {"true", "false"}:
             value = value.strip().lower() == "true"
         if not isinstance(value, bool):
@@ -94,16 +69,11 @@ class Boolean(msgspec.Struct, frozen=True):
 
 
 class Enum(msgspec.Struct, frozen=True):
-    """One of a few words.
-
-    Attributes:
-        words: the words.
-    """
+    """One of a few words."""
 
     words: tuple[str, ...]
 
     def read(self, value: object, *, is_text: bool) -> object:
-        """Check and convert one value (see `Rule.read`)."""
         if not isinstance(value, str) or value not in self.words:
             raise InvalidValue(
                 shorten(value), "is unknown; write " + " or ".join(f'"{word}"' for word in self.words)
@@ -123,7 +93,6 @@ class String(msgspec.Struct, frozen=True):
     is_secret: bool = False
 
     def read(self, value: object, *, is_text: bool) -> object:
-        """Check and convert one value (see `Rule.read`)."""
         shown = "***" if self.is_secret else shorten(value)
         if not isinstance(value, str):
             raise InvalidValue(shown, "is not a text; write it in quotes")
@@ -146,7 +115,6 @@ class StringList(msgspec.Struct, frozen=True):
     whole: Callable[[tuple[str, ...]], tuple[str, ...]] = tuple
 
     def read(self, value: object, *, is_text: bool) -> object:
-        """Check and convert one value (see `Rule.read`)."""
         if is_text and isinstance(value, str):
             value = [item.strip() for item in value.split(",")] if value.strip() else []
         if not isinstance(value, list | tuple):

@@ -7,9 +7,9 @@ import contextlib
 import logging
 from collections import Counter
 
+from gateway.config.model import ServerConfig
 from gateway.core.http.framing import wire_head
 from gateway.downstream.connection_origin import Origin
-from gateway.downstream.settings import ConnectionSettings
 from gateway.errors import TooManyConnections, problem
 from gateway.telemetry.access_log import AccessLog, Begun
 
@@ -23,20 +23,15 @@ class Admission:
     """Counts the open connections of a listener.
 
     Args:
-        settings: the bounds.
+        config: the bounds; may be replaced, and what is open stays.
         access_log: writes a line for each that is turned away.
     """
 
-    def __init__(self, settings: ConnectionSettings, access_log: AccessLog) -> None:
+    def __init__(self, config: ServerConfig, access_log: AccessLog) -> None:
+        self.config = config
         self._access_log = access_log
-        self.change(settings)
         self._by_peer: Counter[str] = Counter()
         self._lingering = 0
-
-    def change(self, settings: ConnectionSettings) -> None:
-        """Use other bounds; what is open stays."""
-        self._most = settings.max_connections
-        self._most_per_peer = settings.max_connections_per_peer
 
     def admit(self, peer: str | None, already_open: int) -> bool:
         """Count a new connection, or refuse it.
@@ -46,10 +41,10 @@ class Admission:
             already_open: how many there are.
         """
         _log.debug("connection from %s, %d are open", peer or "-", already_open)
-        if already_open >= self._most:
+        if already_open >= self.config.max_connections:
             return False
-        if peer is not None and self._most_per_peer:
-            if self._by_peer[peer] >= self._most_per_peer:
+        if peer is not None and (most := self.config.max_connections_per_peer):
+            if self._by_peer[peer] >= most:
                 return False
             self._by_peer[peer] += 1
         return True

@@ -14,8 +14,10 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
+from gateway.config.model import ServerConfig
 from gateway.core.http.chunked import ChunkedFraming
 from gateway.core.http.errors import GatewayError, MessageError
+from gateway.core.http.forwarded import TrustedProxies
 from gateway.core.http.proxy_header import ProxyHeader
 from gateway.core.http.request import MAX_FIELDS
 from gateway.core.http.request_head import RequestHead
@@ -24,7 +26,6 @@ from gateway.downstream.connection_origin import Origin, origin_of
 from gateway.downstream.connection_refusals import Refusals
 from gateway.downstream.request_id import RequestIds
 from gateway.downstream.response import PreparedResponse
-from gateway.downstream.settings import ConnectionSettings
 from gateway.runtime.progress import cut_later
 from gateway.store.lookup import EarlyLookup
 from gateway.telemetry.access_log import AccessLog, Begun
@@ -49,6 +50,7 @@ class DownstreamConnection(RequestHandler):
         "_body",
         "_body_left",
         "_chunks",
+        "_config",
         "_head",
         "_head_timer",
         "_header",
@@ -58,7 +60,6 @@ class DownstreamConnection(RequestHandler):
         "_peer",
         "_refusal",
         "_server",
-        "_settings",
         "_since_s",
         "_stop",
         "origin",
@@ -74,9 +75,9 @@ class DownstreamConnection(RequestHandler):
         # Parsed requests cost many times their bytes: what comes behind the next one waits as it came.
         self._max_msg_queue_size, self._msg_queue_resume_size = 1, 0
         self._server = server
-        self._settings, self._metrics = server.settings, server.metrics
+        self._config, self._metrics = server.config, server.metrics
         self._head_timer: asyncio.TimerHandle | None = None
-        self._head = RequestHead(self._settings.max_header_bytes)
+        self._head = RequestHead(self._config.max_header_bytes)
         self._body: StreamReader | None = None
         self._body_left: int | None = 0
         self._chunks: ChunkedFraming | None = None
@@ -116,7 +117,7 @@ class DownstreamConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, or refuse it when there are too many."""
-        self.origin = origin_of(transport, self._header, self._settings.trusted_proxies)
+        self.origin = origin_of(transport, self._header, self._server.trusted_proxies)
         self._peer, self.peer = self.origin.address, self.origin.peer
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
@@ -217,7 +218,7 @@ class DownstreamConnection(RequestHandler):
             self._is_last = True
             return
         self._head.begin()
-        self._chunks = ChunkedFraming(self._settings.max_header_bytes) if message.chunked else None
+        self._chunks = ChunkedFraming(self._config.max_header_bytes) if message.chunked else None
         self._body_left = None if message.chunked else int(message.headers.get("Content-Length", "0"))
 
     def _feed(self, piece: bytes) -> None:
@@ -253,7 +254,7 @@ class DownstreamConnection(RequestHandler):
             error,
             begun,
             peer=self.origin.caller_address(()),
-            write_timeout_s=self._settings.body_timeout_s,
+            write_timeout_s=self._config.body_timeout_s,
             linger=self.linger,
         )
 
@@ -270,7 +271,7 @@ class DownstreamConnection(RequestHandler):
             with contextlib.suppress(OSError):
                 self.transport.write_eof()
             await asyncio.wait((self._is_gone,), timeout=LINGER_S)
-            cut_later(self.transport, self._settings.body_timeout_s)
+            cut_later(self.transport, self._config.body_timeout_s)
 
     def take_looked_up(self) -> EarlyLookup | None:
         """Return the look-up that was made for the present request before it was parsed."""
@@ -282,7 +283,7 @@ class DownstreamConnection(RequestHandler):
 
     def force_close(self) -> None:
         """Close the connection once the caller has taken what was written, for which he has a time."""
-        cut_later(self.transport, self._settings.body_timeout_s)
+        cut_later(self.transport, self._config.body_timeout_s)
         super().force_close()
 
     def close_when_idle(self) -> None:
@@ -315,7 +316,7 @@ class DownstreamConnection(RequestHandler):
 
     def _start_head_timer(self) -> None:
         self._stop_head_timer()
-        self._head_timer = self._loop.call_later(self._settings.header_timeout_s, self._head_too_slow)
+        self._head_timer = self._loop.call_later(self._config.header_timeout_s, self._head_too_slow)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -342,7 +343,7 @@ class DownstreamServer(web.Server):
 
     Args:
         handler: answers requests.
-        settings: bounds.
+        config: bounds, and whose ``X-Forwarded-For`` tells who asks.
         metrics: counts refused requests.
         request_ids: names requests that are refused before they were read.
         access_log: writes a line for each of those.
@@ -352,7 +353,7 @@ class DownstreamServer(web.Server):
     def __init__(
         self,
         handler: Any,
-        settings: ConnectionSettings,
+        config: ServerConfig,
         *,
         metrics: Metrics,
         request_ids: RequestIds,
@@ -360,33 +361,33 @@ class DownstreamServer(web.Server):
         connection: Callable[..., DownstreamConnection] | None = None,
     ) -> None:
         super().__init__(handler)
-        self.settings = settings
         self.metrics = metrics
         self.request_ids = request_ids
         self.refusals = Refusals(metrics, request_ids, access_log)
         self._make_connection = connection or DownstreamConnection
-        self.admission = Admission(settings, access_log)
+        self.admission = Admission(config, access_log)
+        self.change(config)
 
     def __call__(self, header: ProxyHeader | None = None) -> DownstreamConnection:
         """Return the protocol for a new connection, which began with this header."""
-        settings = self.settings
+        config = self.config
         return self._make_connection(
             self,
             header=header,
             loop=asyncio.get_running_loop(),
-            keepalive_timeout=settings.keepalive_timeout_s,
+            keepalive_timeout=config.keepalive_timeout_s,
             access_log=None,
             auto_decompress=False,
-            lingering_time=min(settings.body_timeout_s, 5.0),
-            max_line_size=settings.max_header_bytes,
-            max_field_size=settings.max_header_bytes,
+            lingering_time=min(config.body_timeout_s, 5.0),
+            max_line_size=config.max_header_bytes,
+            max_field_size=config.max_header_bytes,
             max_headers=MAX_FIELDS,
         )
 
-    def change(self, settings: ConnectionSettings) -> None:
+    def change(self, config: ServerConfig) -> None:
         """Use other bounds for connections that are opened from now on."""
-        self.settings = settings
-        self.admission.change(settings)
+        self.config = self.admission.config = config
+        self.trusted_proxies = TrustedProxies.of(config.trusted_proxies)
 
     def close_idle(self) -> None:
         """Close idle connections now and busy ones after their answer."""

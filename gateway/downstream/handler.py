@@ -42,18 +42,6 @@ _FOREIGN_HOST = (
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class HandlerSettings(msgspec.Struct, frozen=True):
-    """What bounds the reading of a request.
-
-    Attributes:
-        body_timeout_s: between two pieces of a body, and how long a caller may take nothing.
-        own_hosts: what ``Host`` may say; ``None`` lets it say anything.
-    """
-
-    body_timeout_s: float
-    own_hosts: OwnHosts | None
-
-
 class RequestContext(msgspec.Struct, frozen=True):
     """What of a request its response needs.
 
@@ -91,7 +79,8 @@ class Handler:
 
     Args:
         cache: decides and fetches.
-        settings: bounds.
+        body_timeout_s: between two pieces of a body, and how long a caller may take nothing.
+        own_hosts: what ``Host`` may say; ``None`` lets it say anything.
         metrics: counts answers.
         throttled: counts callers that get a 429.
         access_log: writes a line for each.
@@ -102,8 +91,9 @@ class Handler:
     def __init__(
         self,
         cache: Cache,
-        settings: HandlerSettings,
         *,
+        body_timeout_s: float,
+        own_hosts: OwnHosts | None,
         metrics: Metrics,
         throttled: ThrottledCallers,
         access_log: AccessLog,
@@ -111,16 +101,13 @@ class Handler:
         is_draining: Callable[[], bool],
     ) -> None:
         self._cache = cache
-        self._settings = settings
+        self.body_timeout_s = body_timeout_s
+        self._own_hosts = own_hosts
         self._metrics = metrics
         self._throttled = throttled
         self._access_log = access_log
         self._request_ids = request_ids
         self._is_draining = is_draining
-
-    def change(self, settings: HandlerSettings) -> None:
-        """Use other bounds for requests that come from now on."""
-        self._settings = settings
 
     async def __call__(self, message: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -260,7 +247,7 @@ class Handler:
             body=response.body,
             http_11=context.http_11,
             keep_alive=keep_alive and (connection.has_begun_another or not self._is_draining()),
-            write_timeout_s=self._settings.body_timeout_s,
+            write_timeout_s=self.body_timeout_s,
             exchange=response.exchange,
             prefix=response.prefix,
             linger=connection.linger,
@@ -313,8 +300,7 @@ class Handler:
         length = incoming.body_bytes(fields, http_11=http_11)
         expects = incoming.expects_continue(fields)
         host = first(fields, b"host")
-        own_hosts = self._settings.own_hosts
-        if own_hosts is not None and host is not None and not own_hosts.has(host):
+        if self._own_hosts is not None and host is not None and not self._own_hosts.has(host):
             raise MessageError(421, _FOREIGN_HOST, closes=False)
         connection = message.protocol
         assert isinstance(connection, DownstreamConnection)
@@ -341,7 +327,7 @@ class Handler:
             message.transport.write(_CONTINUE)
         while True:
             try:
-                async with asyncio.timeout(self._settings.body_timeout_s):
+                async with asyncio.timeout(self.body_timeout_s):
                     data = await content.readany()
                 if (broken := content.exception()) is not None:
                     raise broken

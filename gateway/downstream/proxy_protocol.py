@@ -30,7 +30,7 @@ class ProxiedConnections:
     """Reads headers and hands the connections on.
 
     Args:
-        server: makes the protocols; its settings bound what is awaited here.
+        server: makes the protocols; its configuration bounds what is awaited here.
     """
 
     def __init__(self, server: DownstreamServer) -> None:
@@ -50,7 +50,7 @@ class ProxiedConnections:
     def take(self, connection: socket.socket, peername: object, tls: ssl.SSLContext | None) -> None:
         """Take a connection that was accepted."""
         server = self._server
-        most = server.settings.max_connections
+        most = server.config.max_connections
         if len(self._tasks) >= max(most - len(server.connections), _MOST_BEYOND):
             server.metrics.connections_refused += 1
             connection.close()
@@ -89,11 +89,11 @@ class ProxiedConnections:
 
     async def _header(self, connection: socket.socket, peer: str) -> ProxyHeader | None:
         """Take the header off a connection; ``None``, counted and logged, when there is none that is good."""
-        settings = self._server.settings
+        trusted = self._server.trusted_proxies
         try:
-            if settings.trusted_proxies and not settings.trusted_proxies.has(peer):
+            if trusted and not trusted.has(peer):
                 raise BadProxyHeader(Unfit.UNTRUSTED)
-            async with asyncio.timeout(settings.header_timeout_s):
+            async with asyncio.timeout(self._server.config.header_timeout_s):
                 return await _read_header(connection)
         except BadProxyHeader as error:
             why = error.why

@@ -13,11 +13,7 @@ _V1_CONTROLLER = "cpu"
 
 
 def cores(proc: Path = _PROC) -> int:
-    """Return how many cores this process may use, at least 1.
-
-    Args:
-        proc: like /proc/self.
-    """
+    """Return how many cores this process may use, at least 1; ``proc`` is like /proc/self."""
     may_use = getattr(os, "sched_getaffinity", None)
     usable = len(may_use(0)) if may_use is not None else os.cpu_count() or 1
     quota = quota_cores(proc)
@@ -25,9 +21,7 @@ def cores(proc: Path = _PROC) -> int:
 
 
 def quota_cores(proc: Path) -> float | None:
-    """Return the smallest CPU quota of a process's control groups and their ancestors.
-
-    A machine may use both versions of control groups.
+    """Return the smallest CPU quota of a process's control groups, of either version, and their ancestors.
 
     Args:
         proc: its folder in /proc with `cgroup` and `mountinfo` (cgroups(7), proc_pid_mountinfo(5)).
@@ -35,24 +29,20 @@ def quota_cores(proc: Path) -> float | None:
     Returns:
         Cores, possibly a fraction; ``None`` without a quota.
     """
-    quotas = [quota for folder in _groups(proc) if (quota := _quota(folder)) is not None]
-    return min(quotas, default=None)
+    return min((quota for folder in _groups(proc) if (quota := _quota(folder)) is not None), default=None)
 
 
 def _groups(proc: Path) -> Iterator[Path]:
     """Yield the folders of a process's groups and of their ancestors."""
     paths = dict(_paths(_text(proc / "cgroup")))
     for kind, root, mounted_at in _mounts(_text(proc / "mountinfo")):
-        path = paths.get(kind)
-        if path is None:
+        if kind not in paths:
             continue
-        folder = mounted_at
-        yield folder
+        yield mounted_at
         # In a container the mount's root may be the process's own group, or no ancestor of it.
-        inside = os.path.relpath(path, root)
-        for name in [] if inside.startswith("..") or inside == "." else inside.split("/"):
-            folder = folder / name
-            yield folder
+        inside = Path(os.path.relpath(paths[kind], root))
+        if ".." not in inside.parts:
+            yield from (mounted_at / part for part in (inside, *inside.parents) if part.parts)
 
 
 def _paths(text: str) -> Iterator[tuple[str, str]]:

@@ -62,26 +62,21 @@ class SocketFile(msgspec.Struct, frozen=True):
 
 
 class ListeningSockets:
-    """The listening sockets of one address.
+    """The listening sockets of one address, at least one.
 
     Attributes:
         address: as bound: a port of 0 is filled in.
-        file: of a Unix socket, if `leave` is to remove it.
+        file: of a Unix socket, if `leave` is to remove it; ``None`` where another process owns it.
     """
 
     def __init__(
         self, address: Address, sockets: Iterable[socket.socket], file: SocketFile | None = None
     ) -> None:
-        """Own listening sockets.
-
-        Args:
-            address: as configured.
-            sockets: at least one.
-            file: of a Unix socket, if `leave` is to remove it.
-        """
         self._sockets = list(sockets)
         self.file = file
-        self.address = _real(address, self._sockets[0])
+        self.address = address
+        if isinstance(address, TcpAddress):
+            self.address = TcpAddress(host=address.host, port=self._sockets[0].getsockname()[1])
 
     @property
     def descriptors(self) -> list[int]:
@@ -126,10 +121,6 @@ class ListeningSockets:
         self.file = None
         for each in self._sockets:
             each.close()
-
-    def take_over(self, file: SocketFile) -> None:
-        """Own the file of a Unix socket opened by another process."""
-        self.file = file
 
     def hand_over(self) -> None:
         """Leave the file of a Unix socket to another process."""
@@ -192,12 +183,7 @@ def address_of(descriptor: int) -> Address:
 
 
 def inherited_sockets(address: Address, descriptors: Iterable[int]) -> ListeningSockets:
-    """Own listening sockets opened by another process.
-
-    Args:
-        address: as configured.
-        descriptors: of the sockets.
-    """
+    """Own listening sockets opened by another process, at an address as configured."""
     return ListeningSockets(address, [socket.socket(fileno=each) for each in descriptors])
 
 
@@ -207,26 +193,23 @@ async def _open_tcp(address: TcpAddress) -> list[socket.socket]:
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
     sockets: list[socket.socket] = []
-    try:
+    with contextlib.ExitStack() as opened:
         for family, where in dict.fromkeys((family, where) for family, _, _, _, where in found):
             try:
-                sockets.append(_bound(family, where))
+                sockets.append(opened.enter_context(_bound(family, where)))
             except OSError as error:
                 # A name may resolve to an address family that this machine lacks.
                 if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL} or len(found) == 1:
                     raise
-    except BaseException:
-        for each in sockets:
-            each.close()
-        raise
-    if not sockets:
-        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        if not sockets:
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        opened.pop_all()
     return sockets
 
 
 def _bound(family: int, where: Any, mode: Mode = OWNER_ONLY) -> socket.socket:
-    opened = socket.socket(family, socket.SOCK_STREAM)
-    try:
+    with contextlib.ExitStack() as closing:
+        opened = closing.enter_context(socket.socket(family, socket.SOCK_STREAM))
         if family != socket.AF_UNIX:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -239,16 +222,8 @@ def _bound(family: int, where: Any, mode: Mode = OWNER_ONLY) -> socket.socket:
             os.umask(former)
         opened.listen(_BACKLOG)
         opened.setblocking(False)
-    except BaseException:
-        opened.close()
-        raise
+        closing.pop_all()
     return opened
-
-
-def _real(address: Address, opened: socket.socket) -> Address:
-    if isinstance(address, UnixAddress):
-        return address
-    return TcpAddress(host=address.host, port=opened.getsockname()[1])
 
 
 def _socket_file(path: str) -> SocketFile | None:

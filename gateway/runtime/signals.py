@@ -7,8 +7,6 @@ import signal
 from collections.abc import Sequence
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
-
-
 HELD = (signal.SIGHUP, signal.SIGUSR2)
 """Signals that would end a process which is still starting."""
 
@@ -19,11 +17,7 @@ def hold() -> None:
 
 
 class Signals:
-    """Handles some signals by queueing them.
-
-    Args:
-        numbers: the signals.
-    """
+    """Handles some signals by queueing them."""
 
     def __init__(self, numbers: Sequence[signal.Signals] = STOPPING) -> None:
         self._numbers = numbers
@@ -38,9 +32,8 @@ class Signals:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
         for number in self._numbers:
-            loop.remove_signal_handler(number)
+            asyncio.get_running_loop().remove_signal_handler(number)
 
     async def next(self) -> signal.Signals:
         """Wait for the next signal."""

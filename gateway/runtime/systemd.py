@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -58,9 +59,7 @@ class Activation:
 def _seclusion(descriptor: int) -> int:
     """Return 0 for a socket reachable over the network, 1 on loopback, 2 for a Unix socket."""
     address = address_of(descriptor)
-    if isinstance(address, UnixAddress):
-        return 2
-    return int(is_loopback(address))
+    return is_loopback(address) + isinstance(address, UnixAddress)
 
 
 def _check(descriptor: int) -> None:
@@ -84,6 +83,9 @@ class Notifier:
     Args:
         environ: like `os.environ`; variables for this process alone are taken out.
         pid: of this process.
+
+    Attributes:
+        watchdog_s: the watchdog's timeout; 0 for none.
     """
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
@@ -91,20 +93,11 @@ class Notifier:
         # The watchdog covers a successor too, whose id systemd does not know beforehand.
         watchdog_us = environ.get("WATCHDOG_USEC", "")
         is_ours = environ.pop("WATCHDOG_PID", str(pid)) == str(pid)
-        self._watchdog_s = int(watchdog_us) / 1e6 if is_ours and watchdog_us.isdecimal() else 0.0
+        self.watchdog_s = int(watchdog_us) / 1e6 if is_ours and watchdog_us.isdecimal() else 0.0
         self._unsent: deque[bytes] = deque(maxlen=_MOST_UNSENT)
 
-    @property
-    def watchdog_s(self) -> float:
-        """The watchdog's timeout; 0 for none."""
-        return self._watchdog_s
-
     def ready(self, *, main_pid: int | None = None) -> None:
-        """Report that the service is ready.
-
-        Args:
-            main_pid: id of this process if systemd has not started it.
-        """
+        """Report that the service is ready; ``main_pid``: this process's id if systemd has not started it."""
         self._report("READY=1", *([f"MAINPID={main_pid}"] if main_pid is not None else []))
 
     def reloading(self) -> None:
@@ -119,9 +112,9 @@ class Notifier:
         """Send keep-alives, and unsent reports again, until cancelled."""
         while self._address:
             self._send_rest()
-            if self._watchdog_s:
+            if self.watchdog_s:
                 self._send(b"WATCHDOG=1")
-            await asyncio.sleep(self._watchdog_s / 2 or _RETRY_S)
+            await asyncio.sleep(self.watchdog_s / 2 or _RETRY_S)
 
     def _report(self, *lines: str) -> None:
         if self._address:
@@ -137,9 +130,7 @@ class Notifier:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sending:
             sending.setblocking(False)
-            try:
-                sending.sendto(message, address)
-            except OSError:
-                # Not a reason to end the service.
-                return False
-        return True
+            # A failure is no reason to end the service.
+            with contextlib.suppress(OSError):
+                return sending.sendto(message, address) == len(message)
+        return False

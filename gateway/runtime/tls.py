@@ -23,7 +23,7 @@ def server_context(server: ServerConfig) -> ssl.SSLContext | None:
     # Renegotiation costs the server more CPU than the client.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_alpn_protocols(["http/1.1"])
-    _load_pair(context, "server.tls_cert", server.tls_cert, "server.tls_key", server.tls_key)
+    _load_pair(context, ("server.tls_cert", server.tls_cert), ("server.tls_key", server.tls_key))
     if server.tls_client_ca:
         context.verify_mode = ssl.CERT_REQUIRED
         _load_authorities(context, "server.tls_client_ca", server.tls_client_ca)
@@ -41,11 +41,8 @@ def upstream_context(upstream: UpstreamConfig) -> ssl.SSLContext | None:
         return None
     context = _client_context("upstream.ca_file", upstream.ca_file)
     if upstream.client_cert:
-        _load_pair(
-            context,
-            *("upstream.client_cert", upstream.client_cert),
-            *("upstream.client_key", upstream.client_key),
-        )
+        cert = "upstream.client_cert", upstream.client_cert
+        _load_pair(context, cert, ("upstream.client_key", upstream.client_key))
     return context
 
 
@@ -81,10 +78,11 @@ def _client_context(name: str, ca_file: str) -> ssl.SSLContext:
     return context
 
 
-def _load_pair(context: ssl.SSLContext, cert_name: str, cert: str, key_name: str, key: str) -> None:
-    names = f"{cert_name} = {shorten(cert)} with {key_name} = {shorten(key)}"
+def _load_pair(context: ssl.SSLContext, cert: tuple[str, str], key: tuple[str, str]) -> None:
+    """Load two files, each given by its setting's name and its path."""
+    names = f"{cert[0]} = {shorten(cert[1])} with {key[0]} = {shorten(key[1])}"
     try:
-        context.load_cert_chain(cert, key, password=_no_password)
+        context.load_cert_chain(cert[1], key[1], password=_no_password)
     except _EncryptedError as exc:
         raise ConfigError(f"{names}: the key is encrypted; give one without a password") from exc
     except ssl.SSLError as exc:

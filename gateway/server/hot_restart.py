@@ -47,7 +47,7 @@ class InheritedSockets(msgspec.Struct, frozen=True):
         if self.file is None:
             return
         if self.is_at(sockets.address):
-            sockets.take_over(self.file)
+            sockets.file = self.file
         else:
             self.file.remove()
 

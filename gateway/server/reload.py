@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -74,14 +75,14 @@ def reread(sources: Sources, raw: Mapping[str, RawSetting]) -> Change:
     fresh |= {name: setting for name, setting in raw.items() if setting.source == FROM_ACTIVATION}
     new, old = config_of(fresh), config_of(raw)
     live = LIVE
-    if same_redis(_value(old, "redis.url"), _value(new, "redis.url")):
+    if same_redis(old.redis.url, new.redis.url):
         # Another password for the same Redis.
         live |= {"redis.url"}
     merged = {name: setting for name, setting in raw.items() if name not in live}
     merged |= {name: setting for name, setting in fresh.items() if name in live}
     config = config_of(merged)
     check_files(config)
-    differing = [name for name in RULES if _value(old, name) != _value(new, name)]
+    differing = [name for name in RULES if attrgetter(name)(old) != attrgetter(name)(new)]
     return Change(
         config=config,
         raw=merged,
@@ -111,8 +112,3 @@ class Reloads:
             "config_reload_failures": self._failed,
             "config_last_reload_success": self._is_last_done,
         }
-
-
-def _value(config: Config, name: str) -> object:
-    section, _, key = name.partition(".")
-    return getattr(getattr(config, section), key)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from gateway.config.address import Address, Mode
-from gateway.config.errors import ConfigError, cannot_listen
+from gateway.config.errors import ConfigError
 from gateway.config.load import Sources, config_of
 from gateway.config.model import Config
 from gateway.config.redis_url import invalidation_scope
@@ -350,4 +350,7 @@ async def take_sockets(
             os.close(descriptor)
         return await open_sockets(address, mode)
     except OSError as error:
-        raise cannot_listen(f"{key} = {address}", why_not(error)) from error
+        raise ConfigError(
+            f"cannot listen on {key} = {address}: {why_not(error)}; "
+            "choose an address that is free and may be used"
+        ) from error

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from gateway.clock import Clock
+from gateway.config.model import CacheConfig
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.invalidation_message import InvalidationMessage
@@ -21,29 +22,13 @@ from gateway.store.redis_tier import RedisState, RedisTier
 from gateway.telemetry.metrics import Metrics
 
 
-class TierSettings(msgspec.Struct, frozen=True):
-    """Settings of the tiers.
-
-    Attributes:
-        memory_bytes: bound of the memory tier; 0 for none.
-        memory_ttl_s: life of a copy in memory while Redis is configured.
-        longest_ttl_s: no entry lives longer.
-        settle_s: how long after a write a stack's records may change.
-        redis: how to reach Redis; ``None`` without it.
-    """
-
-    memory_bytes: int
-    memory_ttl_s: float
-    longest_ttl_s: float
-    settle_s: float
-    redis: RedisSettings | None
-
-
 class Tiers:
     """The stores of one gateway.
 
     Args:
-        settings: of the tiers.
+        config: of the tier in memory, and how long after a write records may change.
+        redis: how to reach Redis; ``None`` without it.
+        longest_ttl_s: no entry lives longer.
         keys: builds the keys.
         secret: ``cache.secret`` as bytes.
         clock: both clocks.
@@ -59,8 +44,10 @@ class Tiers:
 
     def __init__(
         self,
-        settings: TierSettings,
+        config: CacheConfig,
+        redis: RedisSettings | None,
         *,
+        longest_ttl_s: float,
         keys: KeySpace,
         secret: bytes,
         clock: Clock,
@@ -69,11 +56,11 @@ class Tiers:
         on_start_over: Callable[[], None],
         peers: WorkerPeers | None = None,
     ) -> None:
-        self.memory = MemoryStore(settings.memory_bytes, clock) if settings.memory_bytes else None
+        self.memory = MemoryStore(config.memory_bytes, clock) if config.memory_bytes else None
         self.redis: RedisTier | None = None
-        self._invalidations = Invalidations(settings.longest_ttl_s, settings.settle_s)
+        self._invalidations = Invalidations(longest_ttl_s, config.settle_s)
         self._changes = self._invalidations.changes
-        self._settings = settings
+        self._config = config
         self._clock = clock
         self._metrics = metrics
         self._on_invalidate = on_invalidate
@@ -82,9 +69,9 @@ class Tiers:
         self._peers = peers
         if peers is not None and self.memory is not None:
             self.memory.check_with(peers.is_current)
-        if settings.redis is not None:
+        if redis is not None:
             self.redis = RedisTier(
-                settings.redis,
+                redis,
                 self._invalidations,
                 keys=keys,
                 secret=secret,
@@ -130,7 +117,7 @@ class Tiers:
         """Store again, but nothing that was fetched until now."""
         self._invalidations.all_pending = False
         if self.memory is not None:
-            self.memory.limit_bytes = self._settings.memory_bytes
+            self.memory.limit_bytes = self._config.memory_bytes
         self._start_over()
 
     def retire_memory(self) -> None:
@@ -375,7 +362,7 @@ class Tiers:
             return False
         life_s = entry.ttl_s(entry.now_s(fill_token.wall_s, fill_token.monotonic_s))
         if self.redis is not None:
-            life_s = min(life_s, self._settings.memory_ttl_s)
+            life_s = min(life_s, self._config.memory_ttl_s)
         return self.memory.put(fill_token.key, entry, fill_token.monotonic_s + life_s)
 
     def _invalidate_here(self, stack: bytes, cause: str) -> None:

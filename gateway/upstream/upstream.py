@@ -8,9 +8,9 @@ import ssl
 from collections.abc import AsyncIterator
 
 import msgspec
-from yarl import URL
 
 from gateway.clock import Clock
+from gateway.config.model import UpstreamConfig
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import field_lines, request_bytes
 from gateway.core.http.messages import Fields, names
@@ -32,29 +32,6 @@ _SWEEPS_A_TIMEOUT = 20
 _SLOWEST_SWEEP_S = 1.0
 
 
-class UpstreamSettings(msgspec.Struct, frozen=True):
-    """How to reach the upstream; times in seconds.
-
-    Attributes:
-        url: scheme, host and port.
-        base_path: goes before every target; no trailing slash.
-        max_connections: bound of exchanges at a time; as many again may wait for slow callers.
-        max_waiting: bound of requests waiting for one.
-        server_name: what its certificate has to be for; empty for the host of the URL.
-        tls: for an https URL; ``None`` for plain connections.
-    """
-
-    url: str
-    base_path: bytes
-    connect_timeout_s: float
-    read_timeout_s: float
-    max_connections: int
-    max_waiting: int
-    connection_max_age_s: float
-    server_name: str
-    tls: ssl.SSLContext | None
-
-
 class RequestBody(msgspec.Struct, frozen=True):
     """A request body to stream.
 
@@ -71,26 +48,31 @@ class Upstream:
     """The pool of connections to one AOS.
 
     Args:
-        settings: how to reach it.
+        config: how to reach it.
+        tls: for an https URL; ``None`` for plain connections.
         clock: tells how old a connection is.
         metrics: counts calls and failures.
     """
 
-    def __init__(self, settings: UpstreamSettings, clock: Clock, metrics: Metrics) -> None:
-        self.slots = Slots(settings.max_connections, settings.max_waiting, settings.read_timeout_s)
-        self._settings = settings
+    def __init__(
+        self, config: UpstreamConfig, tls: ssl.SSLContext | None, clock: Clock, metrics: Metrics
+    ) -> None:
+        # As many again may wait for slow callers.
+        self.slots = Slots(config.max_connections, config.max_waiting, config.read_timeout_s)
+        self._base_path = config.url.base_path.encode("ascii")
+        self._tls = tls
         self._clock = clock
         self._metrics = metrics
         self._state = StateLog("upstream", clock)
         self._tasks = TaskSet()
-        self._idle = IdleConnections(settings.max_connections, settings.connection_max_age_s, clock)
+        self._idle = IdleConnections(config.max_connections, config.connection_max_age_s, clock)
         # In the order in which they began.
         self._under_way: dict[Exchange, None] = {}
         # Heads and fields of reads, until there is a response.
         self._repeatable: dict[Exchange, tuple[bytes, Fields]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self.change(settings)
+        self.change(config, tls)
 
     async def send(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
         """Send a request and wait for the response head; see `begin`.
@@ -128,7 +110,7 @@ class Upstream:
             lines: the field lines as bytes, each with CRLF, where they are made already; ``None`` where not.
         """
         if target != SERVER_WIDE:
-            target = self._settings.base_path + target
+            target = self._base_path + target
         if lines is None:
             lines = field_lines(fields)
         head = request_bytes(method, target, lines, body.length if body is not None else 0)
@@ -147,19 +129,18 @@ class Upstream:
         exchange.work = self._tasks.start(self._start(exchange, head, body), "exchange")
         return exchange
 
-    def change(self, settings: UpstreamSettings) -> None:
+    def change(self, config: UpstreamConfig, tls: ssl.SSLContext | None) -> None:
         """Use other times and another TLS context for connections that are opened from now on."""
-        if settings.tls is not self._settings.tls:
+        if tls is not self._tls:
             self._idle.close()
-        self._settings = settings
-        self.slots.wait_s = settings.read_timeout_s
-        url = URL(settings.url)
+        self._tls = tls
+        self._read_timeout_s = self.slots.wait_s = config.read_timeout_s
         self._connector = Connector(
-            url.raw_host or "",
-            url.port or 0,
-            tls=settings.tls,
-            server_name=settings.server_name,
-            timeout_s=settings.connect_timeout_s,
+            config.url.host,
+            config.url.port,
+            tls=tls,
+            server_name=config.server_name,
+            timeout_s=config.connect_timeout_s,
             clock=self._clock,
         )
 
@@ -257,13 +238,13 @@ class Upstream:
                     continue
                 slot.moves()
                 connection.write(chunk if body.length is not None else b"%x\r\n%s\r\n" % (len(chunk), chunk))
-                is_slow |= await drained(connection, self._settings.read_timeout_s, connection.drain)
+                is_slow |= await drained(connection, self._read_timeout_s, connection.drain)
             if body.length is None:
                 connection.write(b"0\r\n\r\n")
-                is_slow |= await drained(connection, self._settings.read_timeout_s, connection.drain)
+                is_slow |= await drained(connection, self._read_timeout_s, connection.drain)
             if is_slow:
                 # The kernel may keep megabytes that are still to be sent; no response can be due before.
-                await taken(connection, self._settings.read_timeout_s)
+                await taken(connection, self._read_timeout_s)
         except OSError:
             # The upstream took no more; its response, or its silence, tells the rest.
             exchange.broke_off = True
@@ -272,7 +253,7 @@ class Upstream:
             slot.go_on()
 
     def _sweep_later(self) -> None:
-        delay_s = min(_SLOWEST_SWEEP_S, self._settings.read_timeout_s / _SWEEPS_A_TIMEOUT)
+        delay_s = min(_SLOWEST_SWEEP_S, self._read_timeout_s / _SWEEPS_A_TIMEOUT)
         self._sweep_timer = self._loop.call_later(delay_s, self._sweep)
 
     def _sweep(self) -> None:
@@ -280,6 +261,6 @@ class Upstream:
         self._sweep_timer = None
         now_s = self._clock.monotonic_s()
         for exchange in list(self._under_way):
-            exchange.check_time(now_s, self._settings.read_timeout_s)
+            exchange.check_time(now_s, self._read_timeout_s)
         if self._under_way:
             self._sweep_later()

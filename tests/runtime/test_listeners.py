@@ -76,7 +76,7 @@ async def test_the_file_of_a_unix_socket_is_removed_by_its_last_owner_alone(sock
     sockets.hand_over()
     sockets.leave()
     assert path.exists()
-    copy.take_over(file)
+    copy.file = file
     copy.leave()
     assert not path.exists()
 

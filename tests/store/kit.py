@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from gateway.clock import Clock
+from gateway.config.model import CacheConfig
 from gateway.core.aos.route import ExecutionRef, stack_key
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey, KeySpace, upstream_identity
@@ -23,7 +24,7 @@ from gateway.store.redis import RedisStore
 from gateway.store.redis_commands import Invalidate, InvalidateReply, Write
 from gateway.store.redis_settings import RedisSettings
 from gateway.store.redis_tier import RedisState
-from gateway.store.tiers import Tiers, TierSettings
+from gateway.store.tiers import Tiers
 from gateway.telemetry.metrics import Metrics
 
 STACK = b"Stack-1"
@@ -302,13 +303,9 @@ def replica(
     detached: list[bytes] = []
     started_over: list[float] = []
     tiers = Tiers(
-        TierSettings(
-            memory_bytes=memory_bytes,
-            memory_ttl_s=memory_ttl_s,
-            longest_ttl_s=longest_ttl_s,
-            settle_s=settle_s,
-            redis=redis_settings(url, timeout_s=timeout_s) if url is not None else None,
-        ),
+        CacheConfig(memory_bytes=memory_bytes, memory_ttl_s=memory_ttl_s, settle_s=settle_s),
+        redis_settings(url, timeout_s=timeout_s) if url is not None else None,
+        longest_ttl_s=longest_ttl_s,
         keys=KeySpace(prefix, UPSTREAM),
         secret=secret,
         clock=times.clock,
