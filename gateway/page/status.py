@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.page import health
-from gateway.page.health import Facts, Finding
-from gateway.page.samples import STEP_S, STEPS, Change, History, quantile_s
+from gateway.page.health import Facts
+from gateway.page.samples import STEP_S, STEPS, Change, History, buckets, quantile_s
 from gateway.page.words import words
 from gateway.telemetry.metrics_catalogue import FAMILIES
 from gateway.telemetry.top_executions import TopExecution
@@ -55,7 +55,10 @@ def status(
         "headline": worst.text,
         "todo": worst.todo,
         "others": others,
-        "parts": {name: _part(part) for name, part in parts.items()},
+        "parts": {
+            name: {"level": part.level.name.lower(), "state": part.state, "text": part.text}
+            for name, part in parts.items()
+        },
         "now": _traffic(history.since(_LIVE_S)),
         "minute": _traffic(minute),
         "step_s": STEP_S,
@@ -84,24 +87,19 @@ def status(
     }
 
 
-def _part(finding: Finding) -> dict[str, str]:
-    return {"level": finding.level.name.lower(), "state": finding.state, "text": finding.text}
-
-
 def _traffic(change: Change) -> dict[str, float]:
     outcomes = change.by_label("requests", "outcome")
-    requests = sum(outcomes.values())
-    hits = outcomes.get("hit", 0.0)
+    requests, hits, misses = sum(outcomes.values()), outcomes["hit"], outcomes["miss"]
     # Calls passed through can't be hits: they say nothing about the cache.
-    cacheable = hits + outcomes.get("miss", 0.0)
+    cacheable = hits + misses
     return {
         "over_s": round(change.over_s, 2),
         "requests": requests,
         "per_s": round(requests / change.over_s, 2) if change.over_s > 0 else 0.0,
         "hits": hits,
-        "misses": outcomes.get("miss", 0.0),
-        "passed": outcomes.get("bypass", 0.0),
-        "errors": outcomes.get("error", 0.0),
+        "misses": misses,
+        "passed": outcomes["bypass"],
+        "errors": outcomes["error"],
         "failed": change.total("requests", status="5xx"),
         "throttled": change.total("throttled"),
         "throttled_here": change.total("throttled", by="gateway"),
@@ -129,8 +127,9 @@ def _why_few_hits(change: Change) -> str:
 def _latency(change: Change) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name, title in _DURATIONS.items():
-        counts, bounds_s = change.buckets.get(name, ()), _BOUNDS_S[name]
-        if any(counts):
+        bounds_s, found = _BOUNDS_S[name], change.by_label(name, "le")
+        if found:
+            counts = [found[bound] for bound in buckets(bounds_s)]
             quantiles_s = [quantile_s(bounds_s, counts, share) for share in _SHARES]
             # Below the first bound, durations can't be told apart.
             rows.append(
@@ -140,8 +139,6 @@ def _latency(change: Change) -> list[dict[str, object]]:
 
 
 def _reasons(change: Change) -> list[dict[str, object]]:
-    counts = change.by_label(
-        "requests", "reason", reason=lambda value: value != "", outcome=lambda value: value != "hit"
-    )
+    counts = change.by_label("uncached", "reason")
     most = sorted(counts.items(), key=lambda item: -item[1])[:_MOST_REASONS]
     return [{"reason": reason, "text": words(reason), "count": count} for reason, count in most]

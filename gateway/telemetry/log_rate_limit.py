@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-
-_LINES_PER_S = 20.0
-_BURST = 100.0
 
 
 class TokenBucket:
@@ -40,23 +36,13 @@ class TokenBucket:
 class LogLimit(logging.Filter):
     """Drops lines beyond a rate; the next line written says how many.
 
-    Args:
-        lines_per_s: refill rate of the bucket.
-        burst: size of the bucket.
-        monotonic_s: the clock.
-
     Attributes:
         dropped: lines dropped since the start.
     """
 
-    def __init__(
-        self,
-        lines_per_s: float = _LINES_PER_S,
-        burst: float = _BURST,
-        monotonic_s: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, bucket: TokenBucket) -> None:
         super().__init__()
-        self._bucket = TokenBucket(lines_per_s, burst, monotonic_s)
+        self._bucket = bucket
         self.dropped = 0
         self._reported = 0
 

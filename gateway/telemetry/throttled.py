@@ -14,6 +14,7 @@ from gateway.telemetry.caller_digest import CallerDigest
 MOST = 256
 """Callers kept; the least recently throttled one is evicted."""
 
+_SHOWN = 10
 _RECENT_S = 300.0
 
 
@@ -81,7 +82,7 @@ class ThrottledCallers:
         )
 
 
-def merged(lists: Iterable[Sequence[ThrottledCaller]], most: int = 10) -> list[ThrottledCaller]:
+def merged(lists: Iterable[Sequence[ThrottledCaller]]) -> list[ThrottledCaller]:
     """Merge the lists of several processes, the most throttled first."""
     found: dict[str, ThrottledCaller] = {}
     for one in itertools.chain.from_iterable(lists):
@@ -89,4 +90,4 @@ def merged(lists: Iterable[Sequence[ThrottledCaller]], most: int = 10) -> list[T
         found[one.caller] = ThrottledCaller(
             one.caller, one.upstream + other.upstream, one.here + other.here, min(one.age_s, other.age_s)
         )
-    return sorted(found.values(), key=lambda one: one.upstream + one.here, reverse=True)[:most]
+    return sorted(found.values(), key=lambda one: one.upstream + one.here, reverse=True)[:_SHOWN]

@@ -24,11 +24,13 @@ def _history() -> History:
                     ("requests", "hit", "", "2xx"): second * 6.0,
                     ("requests", "miss", "phase", "2xx"): second * 2.0,
                     ("requests", "bypass", "route", "5xx"): second * 1.0,
+                    ("uncached", "store", "phase"): second * 2.0,
+                    ("uncached", "lookup", "route"): second * 1.0,
                     ("upstream_requests", "GET"): second * 3.0,
                     ("upstream_requests_saved", "hit"): second * 6.0,
+                    # From 0.05 to 0.1 s.
+                    ("request_duration_seconds", "0.1"): second * 2.0,
                 },
-                # Of the bounds 0.005, 0.01, 0.025, 0.05 and 0.1 s, the last.
-                {"request_duration_seconds": (0, 0, 0, 0, second * 2, *[0] * 9)},
             ),
             is_step=True,
         )
