@@ -81,17 +81,14 @@ def answer(why: AdminProblem, allow: str | None = None, accept: str = "") -> web
     for name, value in head.fields:
         if name not in _NOT_HERE:
             response.headers[name.decode()] = value.decode()
-    match why:
-        case AdminProblem.TOKEN:
-            if "text/html" in accept:
-                response.text, response.content_type = why.value[2] + "\n", "text/plain"
-            response.headers.add(hdrs.WWW_AUTHENTICATE, f'Bearer realm="{_REALM}"')
-            if accept != "application/json":
-                response.headers.add(hdrs.WWW_AUTHENTICATE, f'Basic realm="{_REALM}", charset="UTF-8"')
-        case AdminProblem.METHOD if allow is not None:
-            response.headers[hdrs.ALLOW] = allow
-        case AdminProblem.SLOW:
-            response.force_close()
-        case _:
-            pass
+    if why is AdminProblem.TOKEN:
+        if "text/html" in accept:
+            response.text, response.content_type = why.value[2] + "\n", "text/plain"
+        response.headers.add(hdrs.WWW_AUTHENTICATE, f'Bearer realm="{_REALM}"')
+        if accept != "application/json":
+            response.headers.add(hdrs.WWW_AUTHENTICATE, f'Basic realm="{_REALM}", charset="UTF-8"')
+    if allow is not None:
+        response.headers[hdrs.ALLOW] = allow
+    if why is AdminProblem.SLOW:
+        response.force_close()
     return response

@@ -107,10 +107,10 @@ class Page:
             "scope": config.cache.scope,
             "workers": workers,
             "health": health,
+            "executions": self._operations.executions(),
             "throttled": self._operations.throttled(),
         }
-        shown = status(self._history, facts, self._operations.executions(), passed_on)
-        body = msgspec.json.encode(shown, enc_hook=str)
+        body = msgspec.json.encode(status(self._history, facts, passed_on), enc_hook=str)
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json"})
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import msgspec
-
 from gateway.page import health
 from gateway.page.health import Facts
 from gateway.page.samples import STEP_S, STEPS, Change, History, buckets, quantile_s
 from gateway.page.words import words
 from gateway.telemetry.metrics_catalogue import FAMILIES
-from gateway.telemetry.top_executions import TopExecution
 
 _MINUTE_S = 60.0
 _ALL_S = STEP_S * STEPS
@@ -28,16 +23,13 @@ _DURATIONS = {
 }
 
 
-def status(
-    history: History, facts: Facts, executions: Sequence[TopExecution], passed_on: dict[str, object]
-) -> dict[str, object]:
+def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict[str, object]:
     """Return the whole object.
 
     Args:
         history: samples up to now.
         facts: what is known besides the metrics.
-        executions: the most requested ones.
-        passed_on: members shown as they are: version, upstream, workers, health, throttled callers.
+        passed_on: members shown as they are: version, upstream, workers, health, executions, callers.
     """
     parts = {
         "gateway": health.gateway(history, facts),
@@ -67,7 +59,6 @@ def status(
         "latency": _latency(minute),
         "hit_ratio_note": _why_few_hits(minute),
         "reasons": _reasons(history.since(_ALL_S)),
-        "executions": msgspec.to_builtins(list(executions)),
         "gauges": {
             name: sample.gauge(name)
             for name in (

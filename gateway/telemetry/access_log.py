@@ -23,10 +23,6 @@ from gateway.telemetry.log_rate_limit import LogLimit, TokenBucket
 
 ABORTED = 499
 """The status of a request without a response: the caller left, or the drain deadline passed."""
-_ERROR_STATUS = 400
-_THROTTLED = 429
-_FAILED_STATUS = 500
-_NEVER = 1000
 _ANSWERED_BY = {HIT: "cache", MISS: "aos", BYPASS: "aos"}
 # Bounds what a caller puts into a line.
 _MAX_TEXT_BYTES = 128
@@ -70,7 +66,7 @@ class AccessLog:
         """Change the settings."""
         self._sample, self._names_callers = settings.sample, settings.caller
         self.is_on = settings.access == "all" and settings.sample > 0
-        self._least_status = {"all": 0, "errors": _ERROR_STATUS, "off": _NEVER}[settings.access]
+        self._least_status = {"all": 0, "errors": 400, "off": 1000}[settings.access]
 
     def wants_hit(self) -> bool:
         """Return whether this hit is logged."""
@@ -80,7 +76,7 @@ class AccessLog:
         """Return whether a response is logged."""
         if status < self._least_status:
             return False
-        if cache_status is None or status >= _ERROR_STATUS or outcome(cache_status) != HIT:
+        if cache_status is None or status >= 400 or outcome(cache_status) != HIT:
             return True
         return self.wants_hit()
 
@@ -122,7 +118,6 @@ class AccessLog:
         """Log a request that has ended, without its query, which may hold secrets.
 
         Args:
-            request_id: its id.
             peer: the caller's address.
             method: the method token; empty when the request line was malformed.
             path: the target as received.
@@ -131,14 +126,13 @@ class AccessLog:
             received_bytes: head and body as far as read, without chunk framing.
             sent_bytes: head and body as far as written.
             caller: identity or fields of its request; its digest is logged, if callers are.
-            user_agent: value of ``User-Agent``.
             parent: the caller's span; ``None`` when it sent none.
             cache_status: what the cache did; ``None`` for a response of the gateway itself.
             error: of a response of the gateway itself; ``None`` for others.
             upstream_s: to the upstream's response head; ``None`` without an upstream request.
         """
         log = _log if cache_status is not None else _refused_log
-        level = logging.WARNING if status >= _FAILED_STATUS or status == _THROTTLED else logging.INFO
+        level = logging.WARNING if status >= 500 or status == 429 else logging.INFO
         if not log.isEnabledFor(level):
             return
         path = loggable_path(path)

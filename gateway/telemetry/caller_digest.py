@@ -26,12 +26,7 @@ def digest_key(secret: bytes, environ: MutableMapping[str, str]) -> bytes:
 
 
 class CallerDigest:
-    """Names callers for the log.
-
-    Args:
-        identity_reader: reads the identity of a caller.
-        key: see `digest_key`.
-    """
+    """Names callers for the log; the key is that of `digest_key`."""
 
     def __init__(self, identity_reader: IdentityReader, key: bytes) -> None:
         self._identity_reader = identity_reader

@@ -7,13 +7,7 @@ from collections.abc import Callable
 
 
 class TokenBucket:
-    """Allows events at a rate, and bursts of them.
-
-    Args:
-        per_s: refill rate.
-        burst: size of the bucket, which starts full.
-        monotonic_s: the clock.
-    """
+    """Allows `per_s` events a second on average, and up to `burst` at once, also at the start."""
 
     def __init__(self, per_s: float, burst: float, monotonic_s: Callable[[], float]) -> None:
         self._per_s = per_s

@@ -41,12 +41,7 @@ class _Counts(msgspec.Struct):
 
 
 class ThrottledCallers:
-    """Counts responses with status 429 by caller.
-
-    Args:
-        clock: the monotonic one.
-        digest: names them.
-    """
+    """Counts responses with status 429 by caller."""
 
     def __init__(self, clock: Clock, digest: CallerDigest) -> None:
         self._clock = clock
@@ -55,12 +50,7 @@ class ThrottledCallers:
         self._counts: dict[str, _Counts] = {}
 
     def count(self, fields: Fields, *, is_own: bool) -> None:
-        """Count a response.
-
-        Args:
-            fields: of the request.
-            is_own: it is the gateway's, not the upstream's.
-        """
+        """Count a response to a request with these fields; `is_own` if it is the gateway's."""
         caller, now_s = self._digest.of(fields), self._clock.monotonic_s()
         counts = self._counts.pop(caller, None)
         if counts is None or now_s - counts.last_s > _RECENT_S:

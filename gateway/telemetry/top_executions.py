@@ -106,9 +106,6 @@ class HitSample:
 class TopExecutions:
     """Counts fetches and hits of execution records.
 
-    Args:
-        clock: the monotonic one.
-
     Attributes:
         fast: selects the hits of the fast path to count.
     """

@@ -362,15 +362,19 @@ def test_the_share_of_hits_is_drawn_by_lot(monkeypatch: pytest.MonkeyPatch) -> N
     assert not AccessLog(LogConfig(access="off"), _DIGEST).wants(500, None)
 
 
-def test_a_line_is_json_or_text_as_configured_and_by_itself_text_on_a_terminal() -> None:
+def test_a_line_is_json_or_text_as_configured_and_by_itself_text_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    assert isinstance(formatter("auto", Terminal()), TextLines)
-    assert isinstance(formatter("auto", io.StringIO()), JsonLines)
-    assert isinstance(formatter("json", Terminal()), JsonLines)
-    assert isinstance(formatter("text", io.StringIO()), TextLines)
+    monkeypatch.setattr("sys.stderr", Terminal())
+    assert isinstance(formatter("auto"), TextLines)
+    assert isinstance(formatter("json"), JsonLines)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert isinstance(formatter("auto"), JsonLines)
+    assert isinstance(formatter("text"), TextLines)
 
 
 def _record(message: str, **fields: object) -> logging.LogRecord:
