@@ -409,8 +409,8 @@ MECHANISMS = (
     Mechanism(
         "protected page",
         "gateway/admin/app.py",
-        "        self._authorize(request)\n        return await self._shown[request.path](request)",
-        "        return await self._shown[request.path](request)",
+        "        self._authorize(request)\n        return await self.page.paths[request.path](request)",
+        "        return await self.page.paths[request.path](request)",
         "tests/admin/test_admin.py::test_without_the_one_right_token_the_network_gets_401",
     ),
     Mechanism(

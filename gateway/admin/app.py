@@ -77,15 +77,13 @@ class _Admin:
             "/purge": (frozenset({"POST"}), self._purge),
         }
         # For the page alone: not part of the documented interface.
-        self._shown: Final = self.page.paths
+        self._shown: Final = dict.fromkeys(self.page.paths, (_READING, self._show))
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Handle a request: Host first; all errors have the same format."""
         try:
             self._check_host(request)
-            known = self._paths.get(request.path)
-            if request.path in self._shown:
-                known = _READING, self._show
+            known = self._paths.get(request.path) or self._shown.get(request.path)
             if known is None:
                 raise AdminError(AdminProblem.PATH)
             methods, handler = known
@@ -130,7 +128,7 @@ class _Admin:
     async def _show(self, request: web.Request) -> web.StreamResponse:
         """The page and its files; protected, because it shows the configuration and more."""
         self._authorize(request)
-        return await self._shown[request.path](request)
+        return await self.page.paths[request.path](request)
 
     async def _purge(self, request: web.Request) -> web.StreamResponse:
         """Invalidate a stack."""
@@ -207,13 +205,12 @@ async def _stack_id(request: web.Request) -> str:
         raise AdminError(AdminProblem.MALFORMED) from exc
     try:
         stack_id = _PURGE_DECODER.decode(body).stack_id
-        is_known_form = is_id(stack_id.encode())
+        if is_id(stack_id.encode()):
+            return stack_id
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise AdminError(AdminProblem.BODY) from exc
-    if not is_known_form:
-        # Nothing is ever stored under it: success would suggest that a pattern, say, was purged.
-        raise AdminError(AdminProblem.BODY)
-    return stack_id
+    # Nothing is ever stored under it: success would suggest that a pattern, say, was purged.
+    raise AdminError(AdminProblem.BODY)
 
 
 def _json(data: dict[str, object], status: int = 200) -> web.Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp import hdrs, web
@@ -14,46 +13,24 @@ from gateway.admin.errors import SECURITY_FIELDS, AdminProblem, answer, of_statu
 from gateway.runtime.progress import cut_later, drained
 
 _LOG = logging.getLogger("gateway.admin")
-_KEEPALIVE_S: Final = 75.0
-# How long an unread request body is drained before the connection is closed.
-_LINGER_S: Final = 0.5
+# An unread request body is drained for a moment before the connection is closed.
+_OPTIONS: Final[dict[str, Any]] = {"access_log": None, "keepalive_timeout": 75.0, "lingering_time": 0.5}
 # How long a peer may read nothing of a response.
 _WRITE_S: Final = 15.0
 MOST_CONNECTIONS: Final = 64
 """The limit; one more replaces the connection that has been idle longest."""
 
 
-def admin_connections(
-    server: web.Server, connection: type[AdminConnection] | None = None
-) -> Callable[[], asyncio.Protocol]:
-    """Return the protocol factory of an admin listener.
-
-    Args:
-        server: of the runner of the admin application.
-        connection: the class of the connections.
-    """
-    options: dict[str, Any] = {
-        "loop": asyncio.get_running_loop(),
-        "access_log": None,
-        "keepalive_timeout": _KEEPALIVE_S,
-        "lingering_time": _LINGER_S,
-    }
-    others: dict[AdminConnection, None] = {}
-    make = connection or AdminConnection
-    return lambda: make(server, others, **options)
-
-
 class AdminConnection(RequestHandler):
     """One connection.
 
     Args:
-        server: see `admin_connections`.
+        server: of the runner of the admin application.
         others: the open ones, the longest idle first.
-        options: of `RequestHandler`.
     """
 
-    def __init__(self, server: web.Server, others: dict[AdminConnection, None], **options: Any) -> None:
-        super().__init__(server, **options)
+    def __init__(self, server: web.Server, others: dict[AdminConnection, None]) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **_OPTIONS)
         self._others = others
         self._wire: asyncio.Transport | None = None
 

@@ -14,11 +14,9 @@ _BODY_SHAPE: Final = (
     'The body has to be {"stack_id": "..."} and nothing else, an id of 1 to 64 of A-Z a-z 0-9 . _ ~ -'
     " that is not dots alone."
 )
-_HOST_RULE: Final = "The Host is neither a loopback name nor an IP address nor one of server.admin_hosts."
 _TOKEN_RULE: Final = (
     "Over the network this path needs server.admin_token: as bearer, or in a browser as password of any user."
 )
-_PENDING: Final = "Invalidated here, but Redis has not confirmed it yet; the gateway keeps trying."
 # Proxy-Status is about an upstream, which admin requests do not have (RFC 9209).
 _NOT_HERE: Final = frozenset({b"Proxy-Status", b"Content-Length"})
 
@@ -43,19 +41,10 @@ class AdminProblem(Enum):
     TOO_LARGE = (413, 901, "The body is too large.")
     MEDIA_TYPE = (415, 901, "The body has to be plain application/json.")
     EXPECTATION = (417, 901, "Only 100-continue can be expected.")
-    HOST = (421, 901, _HOST_RULE)
+    HOST = (421, 901, "The Host is neither a loopback name nor an IP address nor one of server.admin_hosts.")
     HEAD_TOO_LARGE = (431, 901, "The request head is too large.")
     FAILED = (500, 901, "The gateway failed; see its log for this request id.")
-    PENDING = (503, 901, _PENDING)
-
-
-_BY_STATUS: Final = {
-    404: AdminProblem.PATH,
-    405: AdminProblem.METHOD,
-    413: AdminProblem.TOO_LARGE,
-    417: AdminProblem.EXPECTATION,
-    431: AdminProblem.HEAD_TOO_LARGE,
-}
+    PENDING = (503, 901, "Invalidated here, but Redis has not confirmed it yet; the gateway keeps trying.")
 
 
 class AdminError(GatewayError):
@@ -74,7 +63,8 @@ class AdminError(GatewayError):
 
 def of_status(status: int) -> AdminProblem:
     """Return the reason that an aiohttp error status stands for."""
-    return _BY_STATUS.get(status, AdminProblem.MALFORMED if status < 500 else AdminProblem.FAILED)
+    otherwise = AdminProblem.MALFORMED if status < 500 else AdminProblem.FAILED
+    return next((why for why in AdminProblem if why.value[0] == status), otherwise)
 
 
 def answer(why: AdminProblem, allow: str | None = None, accept: str = "") -> web.Response:
@@ -91,17 +81,14 @@ def answer(why: AdminProblem, allow: str | None = None, accept: str = "") -> web
     for name, value in head.fields:
         if name not in _NOT_HERE:
             response.headers[name.decode()] = value.decode()
-    match why:
-        case AdminProblem.TOKEN:
-            if "text/html" in accept:
-                response.text, response.content_type = why.value[2] + "\n", "text/plain"
-            response.headers.add(hdrs.WWW_AUTHENTICATE, f'Bearer realm="{_REALM}"')
-            if accept != "application/json":
-                response.headers.add(hdrs.WWW_AUTHENTICATE, f'Basic realm="{_REALM}", charset="UTF-8"')
-        case AdminProblem.METHOD if allow is not None:
-            response.headers[hdrs.ALLOW] = allow
-        case AdminProblem.SLOW:
-            response.force_close()
-        case _:
-            pass
+    if why is AdminProblem.TOKEN:
+        if "text/html" in accept:
+            response.text, response.content_type = why.value[2] + "\n", "text/plain"
+        response.headers.add(hdrs.WWW_AUTHENTICATE, f'Bearer realm="{_REALM}"')
+        if accept != "application/json":
+            response.headers.add(hdrs.WWW_AUTHENTICATE, f'Basic realm="{_REALM}", charset="UTF-8"')
+    if allow is not None:
+        response.headers[hdrs.ALLOW] = allow
+    if why is AdminProblem.SLOW:
+        response.force_close()
     return response

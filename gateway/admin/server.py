@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 
 from aiohttp import web
 
-from gateway.admin.connection import admin_connections
+from gateway.admin.connection import AdminConnection
 from gateway.config.address import Address
 from gateway.runtime.listeners import Acceptor, ListeningSockets, open_sockets
 
@@ -15,15 +16,14 @@ _DRAIN_S = 1.0
 
 
 class AdminServer:
-    """Serves an admin application."""
+    """Serves an admin application.
+
+    Args:
+        app: from `gateway.admin.app.build_admin`.
+        address: where it listens.
+    """
 
     def __init__(self, app: web.Application, address: Address) -> None:
-        """Make it.
-
-        Args:
-            app: from `gateway.admin.app.build_admin`.
-            address: where it listens.
-        """
         self._address = address
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         self._sockets: ListeningSockets | None = None
@@ -39,7 +39,7 @@ class AdminServer:
             OSError: the address cannot be bound.
         """
         self._sockets = sockets or await open_sockets(self._address)
-        await self._serve(self._runner)
+        await self._serve()
         return self._sockets.address
 
     @property
@@ -52,7 +52,7 @@ class AdminServer:
         """Serve another application from now on; requests under way get a moment to end."""
         former, acceptor = self._runner, self._acceptor
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        await self._serve(self._runner)
+        await self._serve()
         if acceptor is not None:
             acceptor.close()
         await _let_go(former)
@@ -65,11 +65,11 @@ class AdminServer:
             self._sockets.leave()
         await _let_go(self._runner)
 
-    async def _serve(self, runner: web.AppRunner) -> None:
-        await runner.setup()
-        assert runner.server is not None
-        assert self._sockets is not None
-        self._acceptor = await self._sockets.accept(admin_connections(runner.server))
+    async def _serve(self) -> None:
+        await self._runner.setup()
+        assert self._runner.server is not None
+        connections = functools.partial(AdminConnection, self._runner.server, {})
+        self._acceptor = await self.sockets.accept(connections)
 
 
 async def _let_go(runner: web.AppRunner) -> None:

@@ -137,8 +137,7 @@ class Gateway:
         )
         self._caller_digest = CallerDigest(identity_reader, digest_key(secret, os.environ))
         self._throttled = ThrottledCallers(clock, self._caller_digest)
-        self._access_log = access_log = AccessLog(config.log.access)
-        self._change_access_log(config)
+        self._access_log = access_log = AccessLog(config.log, self._caller_digest)
         request_ids, hosts = RequestIds(), own_hosts(config)
         self._handler = handler = Handler(
             cache,
@@ -241,7 +240,7 @@ class Gateway:
         self.config = config
         self.server.change(config.server)
         self._handler.body_timeout_s = config.server.body_timeout_s
-        self._change_access_log(config)
+        self._access_log.change(config.log)
         self.upstream.change(config.upstream, upstream_tls)
         if redis is not None:
             self.tiers.connect_with(redis)
@@ -288,10 +287,6 @@ class Gateway:
         self.executor.shutdown(wait=False, cancel_futures=True)
         if self.tracing is not None:
             await self.tracing.close()
-
-    def _change_access_log(self, config: Config) -> None:
-        log = config.log
-        self._access_log.change(log.access, log.sample, self._caller_digest if log.caller else None)
 
     def ready(self) -> bool:
         """Tell whether requests are accepted; false first while draining."""

@@ -13,7 +13,7 @@ from gateway.telemetry import process
 from gateway.telemetry.access_log import dropped_lines
 from gateway.telemetry.event_loop_lag import EventLoopLag
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.snapshot import Snapshot
+from gateway.telemetry.snapshot import Snapshot, unlabelled
 from gateway.upstream.upstream import Upstream
 
 
@@ -55,7 +55,8 @@ class Gauges:
             "log_lines_dropped": dropped_lines(),
         }
         gauges |= self._of_the_upstream() | self._of_memory() | self._of_redis() | process.gauges()
-        return self._metrics.snapshot(gauges, process.build(asyncio.get_running_loop()))
+        build = process.build(asyncio.get_running_loop())
+        return self._metrics.snapshot() | unlabelled(gauges) | {"build_info": {build: (1,)}}
 
     def _of_the_upstream(self) -> dict[str, float]:
         slots, bounds = self._upstream.slots, self._config.upstream

@@ -36,7 +36,7 @@ from gateway.downstream.response import LARGE_BYTES
 from gateway.store.lookup import EarlyLookup
 from gateway.store.tiers import Tiers
 from gateway.tasks import TaskSet
-from gateway.telemetry.access_log import AccessLog, AccessRecord
+from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.top_executions import TopExecutions
 
@@ -191,7 +191,7 @@ class FastPath:
             question.data, entry, question.seen, question.owner, origin=question.origin, took_s=took_s
         )
         if answer is not None:
-            self._metrics.request_s[HIT].observe(took_s)
+            self._metrics.request_s[HIT,].observe(took_s)
         return answer
 
     def fetch(
@@ -254,20 +254,18 @@ class FastPath:
         answer = hit_bytes(entry, request_id, self._proxy.via, now_s)
         if self._access_log.is_on and self._access_log.wants_hit():
             self._access_log.write(
-                AccessRecord(
-                    request_id=request_id,
-                    peer=origin.caller_address(data),
-                    caller=self._access_log.caller(owner.identity),
-                    parent=parent(data),
-                    method="GET",
-                    path=_STACKS + seen.path,
-                    status=200,
-                    cache_status=CacheStatus(ttl_s=int(entry.ttl_s(now_s))),
-                    took_s=took_s,
-                    received_bytes=len(data),
-                    sent_bytes=len(answer),
-                    user_agent=owner.user_agent,
-                )
+                request_id=request_id,
+                peer=origin.caller_address(data),
+                caller=owner.identity,
+                parent=parent(data),
+                method="GET",
+                path=_STACKS + seen.path,
+                status=200,
+                cache_status=CacheStatus(ttl_s=int(entry.ttl_s(now_s))),
+                took_s=took_s,
+                received_bytes=len(data),
+                sent_bytes=len(answer),
+                user_agent=owner.user_agent,
             )
         return answer
 

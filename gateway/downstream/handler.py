@@ -30,7 +30,7 @@ from gateway.downstream.response import PreparedResponse
 from gateway.errors import CallerGone, problem
 from gateway.store.lookup import EarlyLookup
 from gateway.tasks import guarded, raising
-from gateway.telemetry.access_log import ABORTED, AccessLog, AccessRecord
+from gateway.telemetry.access_log import ABORTED, AccessLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.throttled import ThrottledCallers
 from gateway.upstream.upstream import RequestBody
@@ -273,22 +273,20 @@ class Handler:
         fields, content = context.fields, context.content
         head = head_bytes(context.method, context.path, fields)
         self._access_log.write(
-            AccessRecord(
-                request_id=context.request_id,
-                peer=context.connection.origin.caller_address(fields),
-                caller=self._access_log.caller(context.identity or fields),
-                parent=parent(fields),
-                method=context.method,
-                path=context.path,
-                status=status,
-                cache_status=cache_status,
-                error=error,
-                upstream_s=upstream_s,
-                took_s=time.monotonic() - context.started_s,
-                received_bytes=head + (content.total_bytes if content is not None else 0),
-                sent_bytes=sent_bytes,
-                user_agent=first(fields, b"user-agent") or b"",
-            )
+            request_id=context.request_id,
+            peer=context.connection.origin.caller_address(fields),
+            caller=context.identity or fields,
+            parent=parent(fields),
+            method=context.method,
+            path=context.path,
+            status=status,
+            cache_status=cache_status,
+            error=error,
+            upstream_s=upstream_s,
+            took_s=time.monotonic() - context.started_s,
+            received_bytes=head + (content.total_bytes if content is not None else 0),
+            sent_bytes=sent_bytes,
+            user_agent=first(fields, b"user-agent") or b"",
         )
 
     def _read(

@@ -18,7 +18,6 @@ _SILENT_S = 4.0
 _RESTARTS_SHOWN_S = 60.0
 _SOME = 0.05
 _NEARLY_FULL = 0.9
-_PASSED = frozenset({"miss", "bypass"})
 
 
 class Level(enum.IntEnum):
@@ -33,16 +32,23 @@ class Finding(msgspec.Struct, frozen=True):
     """The state of one part.
 
     Attributes:
-        level: its severity.
         state: one or two words.
         text: what it means for callers, in a sentence.
-        todo: what to do about it; empty if nothing.
+        todo: what to do about it; empty if all is well.
+        is_bad: it is more than a warning.
     """
 
-    level: Level
     state: str
     text: str
     todo: str = ""
+    is_bad: bool = False
+
+    @property
+    def level(self) -> Level:
+        """Its severity."""
+        if not self.todo:
+            return Level.OK
+        return Level.BAD if self.is_bad else Level.WARN
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -68,43 +74,43 @@ def upstream(history: History) -> Finding:
     windows = [history.since(ago_s) for ago_s in _UPSTREAM_WINDOWS_S]
     now = next(filter(_calls, windows), windows[-1])
     waiting = int(min((_in_use(sample) for sample in history.recent(_SILENT_S)), default=0))
-    if waiting > 0 and not _responses(history.since(_SILENT_S)) and _reaches_back(history, _SILENT_S):
+    if waiting > 0 and not _has_responses(history.since(_SILENT_S)) and _reaches_back(history, _SILENT_S):
         who = "1 call waits" if waiting == 1 else f"{waiting} calls wait"
         return Finding(
-            Level.BAD if waiting > 1 else Level.WARN,
             "silent",
             f"AOS has not answered for {_SILENT_S:.0f} s or more while {who}.",
             "Check AOS and the network from here to it. Each call fails after upstream.read_timeout_s.",
+            is_bad=waiting > 1,
         )
     calls = _calls(now)
     if not calls:
         return _when_idle(history)
     failed = now.total("upstream_failures")
-    errors = now.total("requests", outcome=lambda value: value in _PASSED, status="5xx")
+    why = _most(now.by_label("upstream_failures", "error"))
     if failed >= calls:
-        why = _most(now.by_label("upstream_failures", "error"))
         return Finding(
-            Level.BAD,
             "down",
             f"AOS can't be reached ({why}). Stored records are still served; all else gets an error.",
             "Check upstream.url, AOS and the network from here to it. It recovers by itself.",
+            is_bad=True,
         )
     if failed > 0:
-        why = _most(now.by_label("upstream_failures", "error"))
         return Finding(
-            Level.BAD if failed / calls > 0.5 else Level.WARN,
             "failing",
             f"{_percent(failed / calls)} of the calls to AOS fail ({why}); their callers get an error.",
             "Check AOS and the network from here to it.",
+            is_bad=failed / calls > 0.5,
         )
+    fives = now.by_label("requests", "outcome", status="5xx")
+    errors = fives["miss"] + fives["bypass"]
     if errors / calls > _SOME:
         return Finding(
-            Level.BAD if errors / calls > 0.5 else Level.WARN,
             "errors",
             f"AOS answers {_percent(min(1.0, errors / calls))} of the calls with status 5xx.",
             "The cause is in AOS: the gateway passes its errors on unchanged.",
+            is_bad=errors / calls > 0.5,
         )
-    return Finding(Level.OK, "up", "AOS answers.")
+    return Finding("up", "AOS answers.")
 
 
 def quota(history: History) -> Finding:
@@ -116,22 +122,22 @@ def quota(history: History) -> Finding:
     hits = now.total("requests", outcome="hit")
     # Hits don't count against the quota, so many hits must not hide the throttling of the rest.
     if throttled <= _SOME * (responses - hits):
-        return Finding(Level.OK, "enough", "AOS throttles no caller, or hardly any.")
+        return Finding("enough", "AOS throttles no caller, or hardly any.")
     here = now.total("throttled", by="gateway")
     return Finding(
-        Level.BAD if throttled / responses > 0.5 else Level.WARN,
         "throttling",
         f"AOS throttles callers: {_percent(throttled / responses)} of the responses have status 429"
         f"{f', {_percent(here / responses)} came from the gateway itself' if here else ''}.",
         "Have the most throttled callers poll less often, or ask for a higher quota. "
         "Stored records are still served.",
+        is_bad=throttled / responses > 0.5,
     )
 
 
 def redis(history: History, facts: Facts) -> Finding:
     """Return the state of Redis; requests are served without it."""
     if not facts.has_redis:
-        return Finding(Level.OK, "off", "Not configured: records are kept in memory only.")
+        return Finding("off", "Not configured: records are kept in memory only.")
     sample = history.newest
     pending = int(sample.gauge("redis_pending_invalidations"))
     is_subscribed = bool(sample.gauge("redis_subscription_up"))
@@ -139,7 +145,6 @@ def redis(history: History, facts: Facts) -> Finding:
     has_failed = not sample.gauge("redis_up") and history.since(_REDIS_WINDOW_S).total("redis_failures") > 0
     if sample.gauge("redis_breaker_open") or has_failed or not (is_subscribed or sample.gauge("redis_up")):
         return Finding(
-            Level.WARN,
             "down",
             "Redis does not answer: more is fetched from AOS; no outdated record is served.",
             "Check Redis, redis.url and the network from here to it. "
@@ -147,7 +152,6 @@ def redis(history: History, facts: Facts) -> Finding:
         )
     if not is_subscribed:
         return Finding(
-            Level.WARN,
             "half",
             "Redis answers, but not the invalidations of other replicas: copies in memory live shorter.",
             "If it lasts, check that Redis lets this user SUBSCRIBE and that nothing cuts idle connections.",
@@ -155,12 +159,11 @@ def redis(history: History, facts: Facts) -> Finding:
     if pending:
         stacks = "1 stack" if pending == 1 else f"{pending} stacks"
         return Finding(
-            Level.WARN,
             "pending",
             f"Redis answers, but {stacks} must still be invalidated there; until then AOS is asked for them.",
             "Nothing, unless it lasts: the gateway retries by itself.",
         )
-    return Finding(Level.OK, "up", "Redis answers.")
+    return Finding("up", "Redis answers.")
 
 
 def gateway(history: History, facts: Facts) -> Finding:
@@ -172,14 +175,12 @@ def gateway(history: History, facts: Facts) -> Finding:
     if (missing := facts.workers - facts.workers_ready) > 0:
         are = "is" if missing == 1 else "are"
         return Finding(
-            Level.WARN,
             "partly",
             f"{missing} of {facts.workers} workers {are} not ready; the others answer.",
             "A worker that ends is replaced by itself. If this lasts, see the log.",
         )
     if sample.gauge("connections") >= facts.max_connections * facts.workers * _NEARLY_FULL:
         return Finding(
-            Level.WARN,
             "full",
             "Nearly all downstream connections are in use.",
             "Raise server.max_connections, or run more replicas.",
@@ -188,7 +189,6 @@ def gateway(history: History, facts: Facts) -> Finding:
     if waiting:
         requests = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
         return Finding(
-            Level.WARN,
             "queueing",
             f"{requests} for a connection to AOS: all are in use.",
             "Check whether AOS is slow; if not, raise upstream.max_connections.",
@@ -196,32 +196,29 @@ def gateway(history: History, facts: Facts) -> Finding:
     if ended:
         workers = "1 worker ended and was" if ended == 1 else f"{ended} times a worker ended; each was"
         return Finding(
-            Level.WARN,
             "replaced",
             f"Within the last minute {workers} replaced. Its open requests were cut; all is well again.",
             "See the log for how it ended. If it happens again, check the memory limits first.",
         )
-    return Finding(Level.OK, "accepting", "It accepts requests.")
+    return Finding("accepting", "It accepts requests.")
 
 
 def _not_ready(history: History, ended: int) -> Finding:
     # Workers that serve and are not ready are draining.
     if ended and not history.newest.gauge("workers"):
         return Finding(
-            Level.BAD,
             "down",
             "No worker accepts requests: they ended.",
             "They are replaced by themselves. If this lasts, see the log.",
+            is_bad=True,
         )
     if any(sample.gauge("ready") for sample in history.kept()):
         return Finding(
-            Level.WARN,
             "draining",
             "The gateway is stopping: it finishes open requests and accepts no new ones.",
             "Nothing, if the stop is intended.",
         )
     return Finding(
-        Level.WARN,
         "starting",
         "The gateway is starting: it accepts no requests yet.",
         "If this lasts, see the log.",
@@ -231,7 +228,7 @@ def _not_ready(history: History, ended: int) -> Finding:
 def headline(parts: dict[str, Finding]) -> Finding:
     """Return the worst finding, or that all is well."""
     worst = max(parts.values(), key=lambda finding: finding.level)
-    return worst if worst.level else Finding(Level.OK, "well", "All is well.")
+    return worst if worst.level else Finding("well", "All is well.")
 
 
 def _when_idle(history: History) -> Finding:
@@ -242,13 +239,12 @@ def _when_idle(history: History) -> Finding:
             if step.total("upstream_failures") < _calls(step):
                 break
             return Finding(
-                Level.WARN,
                 "unsure",
                 f"The last calls to AOS failed, about {ended_s:.0f} s ago; there were none since.",
                 "The next call will show. Until then, check upstream.url, AOS and the network.",
             )
         ended_s += step.over_s
-    return Finding(Level.OK, "idle", "No calls to AOS in the last seconds.")
+    return Finding("idle", "No calls to AOS in the last seconds.")
 
 
 def _calls(change: Change) -> float:
@@ -256,8 +252,8 @@ def _calls(change: Change) -> float:
     return max(change.total("upstream_requests"), change.total("upstream_failures"))
 
 
-def _responses(change: Change) -> float:
-    return change.total("requests", outcome=lambda value: value != "hit")
+def _has_responses(change: Change) -> bool:
+    return any(how != "hit" for how in change.by_label("requests", "outcome"))
 
 
 def _in_use(sample: Sample) -> float:

@@ -29,18 +29,9 @@ _FILES: Final = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 
-POLICY: Final = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self'",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-    )
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
 """The page's Content-Security-Policy: its own files only, nothing inline."""
 
@@ -57,16 +48,16 @@ class Page:
         self._history = History()
         # The most that ever ran at once: one that has ended and is not replaced yet counts as missing.
         self._most_workers = 1
+        # GET only, authorization required.
+        self.paths: Final[Mapping[str, Handler]] = {
+            **dict.fromkeys(_FILES, self._file),
+            "/status": self._status,
+        }
         folder = resources.files("gateway.page") / "assets"
         self._files = {
             path: (folder.joinpath(name).read_bytes(), content_type)
             for path, (name, content_type) in _FILES.items()
         }
-
-    @property
-    def paths(self) -> Mapping[str, Handler]:
-        """Its paths: GET only, authorization required."""
-        return {**dict.fromkeys(_FILES, self._file), "/status": self._status}
 
     async def sampling(self, _app: web.Application) -> AsyncIterator[None]:
         """Take samples while the application runs, so that a page just opened shows the last minutes."""
@@ -116,10 +107,10 @@ class Page:
             "scope": config.cache.scope,
             "workers": workers,
             "health": health,
+            "executions": self._operations.executions(),
             "throttled": self._operations.throttled(),
         }
-        shown = status(self._history, facts, self._operations.executions(), passed_on)
-        body = msgspec.json.encode(shown, enc_hook=str)
+        body = msgspec.json.encode(status(self._history, facts, passed_on), enc_hook=str)
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json"})
 
 

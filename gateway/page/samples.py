@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import operator
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -19,13 +19,10 @@ STEPS = 60
 _RECENT = 40
 # Samples may be a little early or late: without slack, the sample a second before would be taken.
 _SLACK_S = 0.3
-_LABELS = {family.name: family.labels for family in FAMILIES}
+_LABELS = {family.name: family.labels if family.kind != "histogram" else ("le",) for family in FAMILIES}
 
 Series = tuple[str, ...]
-"""A family's name in the catalogue, then its label values."""
-
-Expected = str | Callable[[str], bool]
-"""A label value, or a test for it."""
+"""A family's name in the catalogue, then its label values; of a histogram the upper bound of a bucket."""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -33,28 +30,24 @@ class Sample(msgspec.Struct, frozen=True):
 
     Attributes:
         at_s: monotonic seconds.
-        values: counters and gauges; those that are 0 are left out.
-        buckets: the count of each histogram bucket alone by family, summed over the labels.
+        values: counters, gauges and the count of each histogram bucket alone; those that are 0 are left out.
     """
 
     at_s: float
     values: Mapping[Series, float]
-    buckets: Mapping[str, tuple[int, ...]] = {}
 
     @classmethod
     def of(cls, snapshot: Snapshot, at_s: float) -> Sample:
-        """Return a snapshot as a sample."""
-        values = {
-            (name, *value.labels): value.number
-            for name, found in snapshot.values.items()
-            for value in found
-            if value.number
-        }
-        buckets = {
-            name: tuple(map(sum, zip(*(one.counts for one in found), strict=True)))
-            for name, found in snapshot.histograms.items()
-        }
-        return cls(at_s, values, buckets)
+        """Return a snapshot as a sample; buckets are summed over the labels."""
+        values: defaultdict[Series, float] = defaultdict(float)
+        for family in FAMILIES:
+            for labels, numbers in snapshot.get(family.name, {}).items():
+                if family.kind != "histogram":
+                    values[family.name, *labels] = numbers[0]
+                    continue
+                for bound, count in zip(buckets(family.bounds_s), numbers[:-1], strict=True):
+                    values[family.name, bound] += count
+        return cls(at_s, {series: value for series, value in values.items() if value})
 
     def gauge(self, name: str) -> float:
         """Return a gauge without labels; 0 when there is none."""
@@ -67,29 +60,27 @@ class Change(msgspec.Struct, frozen=True):
     Attributes:
         over_s: seconds between them.
         counts: counters that rose.
-        buckets: as in `Sample`.
     """
 
     over_s: float
     counts: Mapping[Series, float]
-    buckets: Mapping[str, tuple[int, ...]] = {}
 
-    def total(self, name: str, **labels: Expected) -> float:
+    def total(self, name: str, **labels: str) -> float:
         """Return the sum of a family's series with these labels."""
         return sum(count for _, count in self._series(name, labels))
 
-    def by_label(self, name: str, label: str, **labels: Expected) -> dict[str, float]:
+    def by_label(self, name: str, label: str, **labels: str) -> defaultdict[str, float]:
         """Return the sums of a family's series with these labels by the values of another label."""
-        sums: dict[str, float] = {}
+        sums: defaultdict[str, float] = defaultdict(float)
         for found, count in self._series(name, labels):
-            sums[found[label]] = sums.get(found[label], 0.0) + count
+            sums[found[label]] += count
         return sums
 
-    def _series(self, name: str, expected: Mapping[str, Expected]) -> Iterator[tuple[dict[str, str], float]]:
+    def _series(self, name: str, expected: Mapping[str, str]) -> Iterator[tuple[dict[str, str], float]]:
         for (family, *values), count in self.counts.items():
             if family == name:
                 labels = dict(zip(_LABELS[name], values, strict=True))
-                if all(_matches(labels[label], value) for label, value in expected.items()):
+                if expected.items() <= labels.items():
                     yield labels, count
 
 
@@ -118,11 +109,10 @@ class History:
 
     def since(self, ago_s: float) -> Change:
         """Return what was counted from this long before the newest sample, or from the oldest one kept."""
-        newest = self.newest
-        wanted_s = newest.at_s - ago_s + _SLACK_S
-        older = [sample for sample in self.kept() if sample.at_s <= wanted_s]
-        start = max(older, key=lambda sample: sample.at_s) if older else self._timeline[0]
-        return change(start, newest)
+        wanted_s = self.newest.at_s - ago_s + _SLACK_S
+        older = (sample for sample in self.kept() if sample.at_s <= wanted_s)
+        start = max(older, key=lambda sample: sample.at_s, default=self._timeline[0])
+        return change(start, self.newest)
 
     def recent(self, ago_s: float) -> list[Sample]:
         """Return the samples of this long before the newest one, oldest first."""
@@ -149,14 +139,15 @@ def change(start: Sample, end: Sample) -> Change:
         before = start.values.get(series, 0.0)
         if rise := value - before if value >= before else value:
             counts[series] = rise
-    buckets = {}
-    for name, now in end.buckets.items():
-        rises = tuple(map(operator.sub, now, start.buckets.get(name, (0,) * len(now))))
-        buckets[name] = now if min(rises) < 0 else rises
-    return Change(end.at_s - start.at_s, counts, buckets)
+    return Change(end.at_s - start.at_s, counts)
 
 
-def quantile_s(bounds_s: Sequence[float], counts: Sequence[int], share: float) -> float | None:
+def buckets(bounds_s: Sequence[float]) -> list[str]:
+    """Return the label of each bucket of a histogram."""
+    return [f"{bound_s:g}" for bound_s in (*bounds_s, math.inf)]
+
+
+def quantile_s(bounds_s: Sequence[float], counts: Sequence[float], share: float) -> float | None:
     """Return a quantile of a histogram in seconds, interpolated linearly within its bucket.
 
     Args:
@@ -177,7 +168,3 @@ def quantile_s(bounds_s: Sequence[float], counts: Sequence[int], share: float) -
         left -= count
         low_s = bound_s
     return low_s
-
-
-def _matches(value: str, expected: Expected) -> bool:
-    return expected(value) if callable(expected) else value == expected

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import msgspec
-
 from gateway.page import health
-from gateway.page.health import Facts, Finding
-from gateway.page.samples import STEP_S, STEPS, Change, History, quantile_s
+from gateway.page.health import Facts
+from gateway.page.samples import STEP_S, STEPS, Change, History, buckets, quantile_s
 from gateway.page.words import words
 from gateway.telemetry.metrics_catalogue import FAMILIES
-from gateway.telemetry.top_executions import TopExecution
 
 _MINUTE_S = 60.0
 _ALL_S = STEP_S * STEPS
@@ -28,16 +23,13 @@ _DURATIONS = {
 }
 
 
-def status(
-    history: History, facts: Facts, executions: Sequence[TopExecution], passed_on: dict[str, object]
-) -> dict[str, object]:
+def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict[str, object]:
     """Return the whole object.
 
     Args:
         history: samples up to now.
         facts: what is known besides the metrics.
-        executions: the most requested ones.
-        passed_on: members shown as they are: version, upstream, workers, health, throttled callers.
+        passed_on: members shown as they are: version, upstream, workers, health, executions, callers.
     """
     parts = {
         "gateway": health.gateway(history, facts),
@@ -55,7 +47,10 @@ def status(
         "headline": worst.text,
         "todo": worst.todo,
         "others": others,
-        "parts": {name: _part(part) for name, part in parts.items()},
+        "parts": {
+            name: {"level": part.level.name.lower(), "state": part.state, "text": part.text}
+            for name, part in parts.items()
+        },
         "now": _traffic(history.since(_LIVE_S)),
         "minute": _traffic(minute),
         "step_s": STEP_S,
@@ -64,7 +59,6 @@ def status(
         "latency": _latency(minute),
         "hit_ratio_note": _why_few_hits(minute),
         "reasons": _reasons(history.since(_ALL_S)),
-        "executions": msgspec.to_builtins(list(executions)),
         "gauges": {
             name: sample.gauge(name)
             for name in (
@@ -84,24 +78,19 @@ def status(
     }
 
 
-def _part(finding: Finding) -> dict[str, str]:
-    return {"level": finding.level.name.lower(), "state": finding.state, "text": finding.text}
-
-
 def _traffic(change: Change) -> dict[str, float]:
     outcomes = change.by_label("requests", "outcome")
-    requests = sum(outcomes.values())
-    hits = outcomes.get("hit", 0.0)
+    requests, hits, misses = sum(outcomes.values()), outcomes["hit"], outcomes["miss"]
     # Calls passed through can't be hits: they say nothing about the cache.
-    cacheable = hits + outcomes.get("miss", 0.0)
+    cacheable = hits + misses
     return {
         "over_s": round(change.over_s, 2),
         "requests": requests,
         "per_s": round(requests / change.over_s, 2) if change.over_s > 0 else 0.0,
         "hits": hits,
-        "misses": outcomes.get("miss", 0.0),
-        "passed": outcomes.get("bypass", 0.0),
-        "errors": outcomes.get("error", 0.0),
+        "misses": misses,
+        "passed": outcomes["bypass"],
+        "errors": outcomes["error"],
         "failed": change.total("requests", status="5xx"),
         "throttled": change.total("throttled"),
         "throttled_here": change.total("throttled", by="gateway"),
@@ -129,8 +118,9 @@ def _why_few_hits(change: Change) -> str:
 def _latency(change: Change) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name, title in _DURATIONS.items():
-        counts, bounds_s = change.buckets.get(name, ()), _BOUNDS_S[name]
-        if any(counts):
+        bounds_s, found = _BOUNDS_S[name], change.by_label(name, "le")
+        if found:
+            counts = [found[bound] for bound in buckets(bounds_s)]
             quantiles_s = [quantile_s(bounds_s, counts, share) for share in _SHARES]
             # Below the first bound, durations can't be told apart.
             rows.append(
@@ -140,8 +130,6 @@ def _latency(change: Change) -> list[dict[str, object]]:
 
 
 def _reasons(change: Change) -> list[dict[str, object]]:
-    counts = change.by_label(
-        "requests", "reason", reason=lambda value: value != "", outcome=lambda value: value != "hit"
-    )
+    counts = change.by_label("uncached", "reason")
     most = sorted(counts.items(), key=lambda item: -item[1])[:_MOST_REASONS]
     return [{"reason": reason, "text": words(reason), "count": count} for reason, count in most]

@@ -6,7 +6,7 @@ from typing import Final
 
 from gateway.core.caching.cache_status import Reason
 
-REASONS: Final[dict[Reason, str]] = {
+REASONS: Final = {
     Reason.ROUTE: "Not the execution call: passed through",
     Reason.QUERY: "The call has a query: passed through",
     Reason.RANGE: "Range request: passed through",
@@ -52,7 +52,4 @@ REASONS: Final[dict[Reason, str]] = {
 
 def words(reason: str) -> str:
     """Return what a reason means; an unknown one as it is."""
-    try:
-        return REASONS[Reason(reason)]
-    except (KeyError, ValueError):
-        return reason
+    return next((text for known, text in REASONS.items() if known.value == reason), reason)

@@ -15,8 +15,7 @@ from gateway.config.sources import RawSetting
 from gateway.runtime.event_loop import settle_garbage_collector
 from gateway.runtime.listeners import ListeningSockets
 from gateway.server.reload import Reloads
-from gateway.telemetry.metrics_merge import merged
-from gateway.telemetry.snapshot import Snapshot
+from gateway.telemetry.snapshot import Snapshot, merged, unlabelled
 
 
 class SingleProcess:
@@ -105,4 +104,4 @@ class _Operations:
     def metrics_snapshot(self) -> Snapshot:
         """Return the metrics of the gateway and of the service."""
         service = {"workers": self._gateway.ready(), "worker_restarts": 0, **self._reloads.gauges()}
-        return merged([self._gateway.metrics_snapshot(), Snapshot.of(service)])
+        return merged([self._gateway.metrics_snapshot(), unlabelled(service)])

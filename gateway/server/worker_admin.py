@@ -13,9 +13,9 @@ from gateway.config.model import Config
 from gateway.server.channel import State
 from gateway.server.reload import Reloads
 from gateway.server.worker_process import WorkerProcess
-from gateway.telemetry import metrics_merge, throttled, top_executions
+from gateway.telemetry import throttled, top_executions
 from gateway.telemetry.access_log import dropped_lines
-from gateway.telemetry.snapshot import Snapshot
+from gateway.telemetry.snapshot import Snapshot, merged, only_counts, unlabelled
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
 
@@ -45,7 +45,7 @@ class WorkersAdmin:
         self.is_draining = False
         self._workers = workers
         self._reloads = reloads
-        self._ended = Snapshot({}, {})
+        self._ended: Snapshot = {}
         self._refreshing: asyncio.Future[Any] | None = None
 
     def app(self) -> web.Application:
@@ -56,8 +56,7 @@ class WorkersAdmin:
     def ended(self, worker: WorkerProcess) -> None:
         """Keep the last reported counts of a worker that ended."""
         if worker.state is not None:
-            counts = metrics_merge.only_counts(worker.state.metrics)
-            self._ended = metrics_merge.merged([self._ended, counts])
+            self._ended = merged([self._ended, only_counts(worker.state.metrics)])
 
     def ready(self) -> bool:
         """Whether any worker accepts requests."""
@@ -91,7 +90,7 @@ class WorkersAdmin:
             **self._reloads.gauges(),
         }
         states = (state.metrics for state in self._states())
-        return metrics_merge.merged([self._ended, *states, Snapshot.of(service)])
+        return merged([self._ended, *states, unlabelled(service)])
 
     def executions(self) -> list[TopExecution]:
         """Return the executions requested most, through any worker."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from gateway.clock import Clock
 from gateway.config.model import CacheConfig
 from gateway.core.caching.cache_status import Reason

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
 
 import msgspec
 
+from gateway.config.model import LogConfig
 from gateway.core.aos.route import route_name
-from gateway.core.caching.cache_status import HIT, CacheStatus, outcome
+from gateway.core.caching.cache_status import BYPASS, HIT, MISS, CacheStatus, outcome
 from gateway.core.caching.identity import Identity
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Fields
@@ -19,57 +19,20 @@ from gateway.core.http.trace_context import Parent
 from gateway.telemetry.caller_digest import CallerDigest
 from gateway.telemetry.line_writer import standard_error
 from gateway.telemetry.log_format import FIELDS, LineHandler, formatter
-from gateway.telemetry.log_rate_limit import LogLimit
+from gateway.telemetry.log_rate_limit import LogLimit, TokenBucket
 
 ABORTED = 499
 """The status of a request without a response: the caller left, or the drain deadline passed."""
-_ERROR_STATUS = 400
-_THROTTLED = 429
-_FAILED_STATUS = 500
-_NEVER = 1000
+_ANSWERED_BY = {HIT: "cache", MISS: "aos", BYPASS: "aos"}
 # Bounds what a caller puts into a line.
 _MAX_TEXT_BYTES = 128
 _PRINTABLE = bytes(number if 0x20 <= number < 0x7F else ord("?") for number in range(256))
 _log = logging.getLogger("gateway.access")
 # Requests rejected or failed by the gateway, rate limited: anybody can cause any number.
 _refused_log = logging.getLogger("gateway.access.refused")
+_LINES_PER_S = 20.0
+_BURST = 100.0
 _LIMITED = ("gateway.access.refused", "gateway.downstream.proxy_protocol", "aiohttp.server", "asyncio")
-
-
-class AccessRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that has ended.
-
-    Attributes:
-        request_id: its id.
-        peer: the caller's address.
-        method: the method token; empty when the request line was malformed.
-        path: the target as received; its query is never logged.
-        status: of the response; `ABORTED` without one.
-        took_s: from the parsed request to the last byte of the response.
-        received_bytes: head and body as far as read, without chunk framing.
-        sent_bytes: head and body as far as written.
-        caller: digest of its credential; empty without one, or when callers are not logged.
-        user_agent: value of ``User-Agent``.
-        parent: the caller's span; ``None`` when it sent none.
-        cache_status: what the cache did; ``None`` for a response of the gateway itself.
-        error: of a response of the gateway itself; ``None`` for others.
-        upstream_s: to the upstream's response head; ``None`` without an upstream request.
-    """
-
-    request_id: bytes
-    peer: bytes
-    method: str
-    path: bytes
-    status: int
-    took_s: float
-    received_bytes: int
-    sent_bytes: int
-    caller: str = ""
-    user_agent: bytes = b""
-    parent: Parent | None = None
-    cache_status: CacheStatus | None = None
-    error: GatewayError | None = None
-    upstream_s: float | None = None
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -91,54 +54,31 @@ class Begun(msgspec.Struct, frozen=True):
 class AccessLog:
     """Writes access lines.
 
-    Args:
-        which: ``all``, ``errors`` (status 400 and above) or ``off``.
-        sample: share of the hits that is logged, 0 to 1; everything else always is.
-        digest: names callers; ``None`` leaves them out.
-        pick: returns a number from 0 to below 1.
-
     Attributes:
         is_on: hits may get a line.
     """
 
-    def __init__(
-        self,
-        which: str,
-        sample: float = 1.0,
-        digest: CallerDigest | None = None,
-        pick: Callable[[], float] = random.random,
-    ) -> None:
-        self._pick = pick
-        self.change(which, sample, digest)
+    def __init__(self, settings: LogConfig, caller_digest: CallerDigest) -> None:
+        self._caller_digest = caller_digest
+        self.change(settings)
 
-    def change(self, which: str, sample: float, digest: CallerDigest | None) -> None:
+    def change(self, settings: LogConfig) -> None:
         """Change the settings."""
-        self._digest = digest
-        self.is_on = which == "all" and sample > 0
-        self._least_status = {"all": 0, "errors": _ERROR_STATUS, "off": _NEVER}[which]
-        self._sample = sample
+        self._sample, self._names_callers = settings.sample, settings.caller
+        self.is_on = settings.access == "all" and settings.sample > 0
+        self._least_status = {"all": 0, "errors": 400, "off": 1000}[settings.access]
 
     def wants_hit(self) -> bool:
         """Return whether this hit is logged."""
-        return self.is_on and (self._sample >= 1 or self._pick() < self._sample)
+        return self.is_on and (self._sample >= 1 or random.random() < self._sample)
 
     def wants(self, status: int, cache_status: CacheStatus | None) -> bool:
         """Return whether a response is logged."""
         if status < self._least_status:
             return False
-        if cache_status is None or status >= _ERROR_STATUS or outcome(cache_status) != HIT:
+        if cache_status is None or status >= 400 or outcome(cache_status) != HIT:
             return True
         return self.wants_hit()
-
-    def caller(self, credentials: Identity | Fields) -> str:
-        """Return the digest of a caller, by its identity or its request's fields; empty when not logged."""
-        if self._digest is None:
-            return ""
-        return (
-            self._digest.of_identity(credentials)
-            if isinstance(credentials, Identity)
-            else self._digest.of(credentials)
-        )
 
     def refused(
         self, error: GatewayError, request_id: bytes, peer: bytes, begun: Begun, sent_bytes: int
@@ -146,50 +86,78 @@ class AccessLog:
         """Log a request that was rejected before it reached the handler."""
         if self.wants(error.status, None):
             self.write(
-                AccessRecord(
-                    request_id=request_id,
-                    peer=peer,
-                    method=_text(begun.method),
-                    path=begun.target,
-                    status=error.status,
-                    error=error,
-                    took_s=time.monotonic() - begun.since_s if begun.since_s is not None else 0.0,
-                    received_bytes=begun.received_bytes,
-                    sent_bytes=sent_bytes,
-                )
+                request_id=request_id,
+                peer=peer,
+                method=_text(begun.method),
+                path=begun.target,
+                status=error.status,
+                error=error,
+                took_s=time.monotonic() - begun.since_s if begun.since_s is not None else 0.0,
+                received_bytes=begun.received_bytes,
+                sent_bytes=sent_bytes,
             )
 
-    def write(self, access: AccessRecord) -> None:
-        """Log a request, without its query, which may hold secrets."""
-        cache_status, status = access.cache_status, access.status
-        error, upstream_s = access.error, access.upstream_s
+    def write(
+        self,
+        *,
+        request_id: bytes,
+        peer: bytes,
+        method: str,
+        path: bytes,
+        status: int,
+        took_s: float,
+        received_bytes: int,
+        sent_bytes: int,
+        caller: Identity | Fields = (),
+        user_agent: bytes = b"",
+        parent: Parent | None = None,
+        cache_status: CacheStatus | None = None,
+        error: GatewayError | None = None,
+        upstream_s: float | None = None,
+    ) -> None:
+        """Log a request that has ended, without its query, which may hold secrets.
+
+        Args:
+            peer: the caller's address.
+            method: the method token; empty when the request line was malformed.
+            path: the target as received.
+            status: of the response; `ABORTED` without one.
+            took_s: from the parsed request to the last byte of the response.
+            received_bytes: head and body as far as read, without chunk framing.
+            sent_bytes: head and body as far as written.
+            caller: identity or fields of its request; its digest is logged, if callers are.
+            parent: the caller's span; ``None`` when it sent none.
+            cache_status: what the cache did; ``None`` for a response of the gateway itself.
+            error: of a response of the gateway itself; ``None`` for others.
+            upstream_s: to the upstream's response head; ``None`` without an upstream request.
+        """
         log = _log if cache_status is not None else _refused_log
-        level = logging.WARNING if status >= _FAILED_STATUS or status == _THROTTLED else logging.INFO
+        level = logging.WARNING if status >= 500 or status == 429 else logging.INFO
         if not log.isEnabledFor(level):
             return
-        path = loggable_path(access.path)
+        path = loggable_path(path)
+        how = outcome(cache_status) if cache_status is not None else "none"
+        reason = cache_status.reason if cache_status is not None else None
         line: dict[str, object] = {
-            "request_id": _text(access.request_id),
-            "trace_id": _text(access.parent.trace_id) if access.parent is not None else "",
-            "peer": _text(access.peer),
-            "method": access.method[:_MAX_TEXT_BYTES],
+            "request_id": _text(request_id),
+            "trace_id": _text(parent.trace_id) if parent is not None else "",
+            "peer": _text(peer),
+            "method": method[:_MAX_TEXT_BYTES],
             "path": _text(path),
             "route": route_name(path),
             "status": status,
-            "cache": outcome(cache_status) if cache_status is not None else "none",
-            "reason": cache_status.reason.value
-            if cache_status is not None and cache_status.reason is not None
-            else "",
-            "answered_by": _answered_by(access),
+            "cache": how,
+            "reason": reason.value if reason is not None else "",
+            "answered_by": _ANSWERED_BY.get(how, "gateway" if error is not None else ""),
             "upstream_ms": None if upstream_s is None else round(upstream_s * 1000, 2),
-            "duration_ms": round(access.took_s * 1000, 2),
-            "received_bytes": access.received_bytes,
-            "sent_bytes": access.sent_bytes,
+            "duration_ms": round(took_s * 1000, 2),
+            "received_bytes": received_bytes,
+            "sent_bytes": sent_bytes,
         }
-        if access.caller:
-            line["caller"] = access.caller
-        if access.user_agent:
-            line["user_agent"] = _text(access.user_agent)
+        if self._names_callers and (digest := self._caller_digest.of(caller)):
+            line["caller"] = digest
+        if user_agent:
+            line["user_agent"] = _text(user_agent)
         if error is not None:
             line |= {"error": error.proxy_error, "code": error.code}
         # Not by `Logger.log`, which searches the stack for its caller.
@@ -214,20 +182,13 @@ def set_up_logging(level: str, which: str = "auto") -> None:
     root.handlers[:] = [LineHandler(standard_error(), formatter(which))]
     set_level(level)
     for name in _LIMITED:
-        logging.getLogger(name).filters[:] = [LogLimit()]
+        logging.getLogger(name).filters[:] = [LogLimit(TokenBucket(_LINES_PER_S, _BURST, time.monotonic))]
 
 
 def dropped_lines() -> int:
     """Return the number of lines dropped by the rate limit, or because nobody read them in time."""
     limits = (limit for name in _LIMITED for limit in logging.getLogger(name).filters)
     return standard_error().lost + sum(limit.dropped for limit in limits if isinstance(limit, LogLimit))
-
-
-def _answered_by(access: AccessRecord) -> str:
-    """Return whose response it is; empty without one."""
-    if access.cache_status is None:
-        return "gateway" if access.error is not None else ""
-    return "cache" if outcome(access.cache_status) == HIT else "aos"
 
 
 def _text(raw: bytes) -> str:

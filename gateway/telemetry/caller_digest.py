@@ -26,29 +26,22 @@ def digest_key(secret: bytes, environ: MutableMapping[str, str]) -> bytes:
 
 
 class CallerDigest:
-    """Names callers for the log.
-
-    Args:
-        identity_reader: reads the identity of a caller.
-        key: see `digest_key`.
-    """
+    """Names callers for the log; the key is that of `digest_key`."""
 
     def __init__(self, identity_reader: IdentityReader, key: bytes) -> None:
         self._identity_reader = identity_reader
         self._key = keyed(key)
 
-    def of(self, fields: Fields) -> str:
-        """Return the digest of a request's credential; empty when it has none."""
-        found = self._identity_reader.identify(fields)
+    def of(self, caller: Identity | Fields) -> str:
+        """Return the digest of an identity, or of the credential in a request's fields; empty without one."""
+        if isinstance(caller, Identity):
+            return self._digest(caller.flight)
+        found = self._identity_reader.identify(caller)
         if isinstance(found, Identity):
-            return self.of_identity(found)
+            return self._digest(found.flight)
         # Each signature is different, its access key is not.
-        credentials = access_keys(fields) or (*values(fields, TOKEN_FIELD), *values(fields, b"authorization"))
+        credentials = access_keys(caller) or (*values(caller, TOKEN_FIELD), *values(caller, b"authorization"))
         return self._digest(b"\n".join(credentials)) if any(credentials) else ""
-
-    def of_identity(self, identity: Identity) -> str:
-        """Return the digest of an identity."""
-        return self._digest(identity.flight)
 
     def _digest(self, credentials: bytes) -> str:
         return blake2b(credentials, digest_size=_DIGEST_BYTES, key=self._key, person=b"aosgw-log").hexdigest()

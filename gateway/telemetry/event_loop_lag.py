@@ -11,12 +11,7 @@ _EVERY_S = 1.0
 
 
 class EventLoopLag:
-    """Measures how late a timer fires.
-
-    Args:
-        lag_s: counts each measurement.
-        every_s: time between two.
-    """
+    """Measures how late a timer fires."""
 
     def __init__(self, lag_s: Histogram, every_s: float = _EVERY_S) -> None:
         self._lag_s = lag_s

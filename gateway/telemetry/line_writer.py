@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-HELD_BYTES = 1_048_576
-"""Bound of the buffer; lines beyond it are lost."""
+_HELD_BYTES = 1_048_576
 # PIPE_BUF: larger writes to a pipe may be interleaved with those of other processes (pipe(7)).
 _ATOMIC_BYTES = 4_096
 # Lines of this time are written together: waking the thread for each costs more than the line.
@@ -34,21 +33,17 @@ class LineWriter:
 
     Args:
         descriptor: where to write.
-        lost_line: returns the line that says how many were lost.
-        most_bytes: bound of the buffer.
+        most_bytes: bound of the buffer; lines beyond it are lost.
 
     Attributes:
-        lost_line: as above.
         lost: lines that were not written.
+        lost_line: returns the line that says how many were lost.
         has_no_reader: the last write failed with `EPIPE`.
-        descriptor: as above.
     """
 
-    def __init__(
-        self, descriptor: int, lost_line: Callable[[int], str], most_bytes: int = HELD_BYTES
-    ) -> None:
-        self.lost_line = lost_line
+    def __init__(self, descriptor: int, most_bytes: int = _HELD_BYTES) -> None:
         self.lost = 0
+        self.lost_line: Callable[[int], str] = "{} lines were lost: nobody read them in time".format
         self.has_no_reader = False
         self.descriptor = descriptor
         self._most_bytes = most_bytes
@@ -192,6 +187,6 @@ def _writer_to(descriptor: int, stream: TextIO | None) -> LineWriter:
     if stream is None:
         # Its number may be that of another file or connection now.
         descriptor = os.open(os.devnull, os.O_WRONLY)
-    writer = LineWriter(descriptor, "{} lines were lost: nobody read them in time".format)
+    writer = LineWriter(descriptor)
     atexit.register(writer.flush)
     return writer

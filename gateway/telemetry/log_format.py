@@ -7,7 +7,6 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from typing import TextIO
 
 import orjson
 
@@ -19,15 +18,10 @@ FIELDS = "fields"
 """Attribute of a log record: a mapping of names to plain values, logged beside the message."""
 
 
-def formatter(which: str, stream: TextIO | None = None) -> logging.Formatter:
-    """Return a formatter.
-
-    Args:
-        which: ``json``, ``text``, or ``auto``: text on a terminal, else JSON.
-        stream: where the lines go; standard error when ``None``.
-    """
+def formatter(which: str) -> logging.Formatter:
+    """Return the formatter ``json`` or ``text``; ``auto`` is text if standard error is a terminal."""
     if which == "auto":
-        which = "text" if (stream or sys.stderr).isatty() else "json"
+        which = "text" if sys.stderr.isatty() else "json"
     return JsonLines() if which == "json" else TextLines()
 
 
@@ -76,12 +70,7 @@ class TextLines(logging.Formatter):
 
 
 class LineHandler(logging.Handler):
-    """Hands lines to a writer that never blocks, and formats its line about lost lines.
-
-    Args:
-        writer: writes the lines.
-        form: formats them.
-    """
+    """Hands lines to a writer that never blocks, and formats its line about lost lines."""
 
     def __init__(self, writer: LineWriter, form: logging.Formatter) -> None:
         super().__init__()

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-
-_LINES_PER_S = 20.0
-_BURST = 100.0
 
 
 class TokenBucket:
-    """Allows events at a rate, and bursts of them.
-
-    Args:
-        per_s: refill rate.
-        burst: size of the bucket, which starts full.
-        monotonic_s: the clock.
-    """
+    """Allows `per_s` events a second on average, and up to `burst` at once, also at the start."""
 
     def __init__(self, per_s: float, burst: float, monotonic_s: Callable[[], float]) -> None:
         self._per_s = per_s
@@ -40,23 +30,13 @@ class TokenBucket:
 class LogLimit(logging.Filter):
     """Drops lines beyond a rate; the next line written says how many.
 
-    Args:
-        lines_per_s: refill rate of the bucket.
-        burst: size of the bucket.
-        monotonic_s: the clock.
-
     Attributes:
         dropped: lines dropped since the start.
     """
 
-    def __init__(
-        self,
-        lines_per_s: float = _LINES_PER_S,
-        burst: float = _BURST,
-        monotonic_s: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, bucket: TokenBucket) -> None:
         super().__init__()
-        self._bucket = TokenBucket(lines_per_s, burst, monotonic_s)
+        self._bucket = bucket
         self.dropped = 0
         self._reported = 0
 

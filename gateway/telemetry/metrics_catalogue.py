@@ -6,9 +6,10 @@ that neither callers nor the upstream can create series.
 
 from __future__ import annotations
 
-import enum
 import itertools
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 import msgspec
 
@@ -18,7 +19,6 @@ from gateway.core.http.proxy_header import Unfit
 PREFIX = "aos_gateway_"
 OPERATIONS = ("lookup", "mint", "write", "invalidate", "probe", "ping")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other")
-STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
 NO_STATUS = "none"
 UPSTREAM, GATEWAY = "upstream", "gateway"
 ERROR = "error"
@@ -31,97 +31,74 @@ REDIS_BOUNDS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
 LOOP_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
-class Kind(enum.Enum):
-    """Metric type, as Prometheus names it."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-
-
-class Merge(enum.Enum):
-    """How the values of several processes are merged."""
-
-    SUM = "sum"
-    LEAST = "least"
-    GREATEST = "greatest"
-
-
 class Family(msgspec.Struct, frozen=True):
     """One metric.
 
     Attributes:
         name: without prefix; a counter's without ``_total``.
-        kind: its type.
+        kind: its type, as Prometheus names it.
         about: its help text.
         labels: names of its labels.
         known: label values present from the start, so that a rate shows the first event.
         bounds_s: a histogram's upper bounds.
-        merge: how processes are merged; counters and histograms always add up.
-        is_standard: has no prefix, because all client libraries use this name.
+        merge: how the values of two processes are merged; counters and histograms always add up.
     """
 
     name: str
-    kind: Kind
+    kind: Literal["counter", "gauge", "histogram"]
     about: str
     labels: tuple[str, ...] = ()
     known: tuple[tuple[str, ...], ...] = ((),)
     bounds_s: tuple[float, ...] = ()
-    merge: Merge = Merge.SUM
-    is_standard: bool = False
+    merge: Callable[[float, float], float] = operator.add
 
     @property
     def full_name(self) -> str:
-        """Its name with prefix; a counter's without ``_total``."""
-        return self.name if self.is_standard else PREFIX + self.name
+        """Its name with prefix, unless all client libraries use it; a counter's without ``_total``."""
+        return self.name if self.name.startswith("process_") else PREFIX + self.name
 
 
-def _each(values: Iterable[str]) -> tuple[tuple[str, ...], ...]:
-    return tuple((value,) for value in values)
+def _counter(name: str, about: str, **labels: Iterable[str]) -> Family:
+    return Family(name, "counter", about, tuple(labels), tuple(itertools.product(*labels.values())))
 
 
-def _counter(
-    name: str, about: str, labels: tuple[str, ...] = (), known: tuple[tuple[str, ...], ...] = ((),)
-) -> Family:
-    return Family(name, Kind.COUNTER, about, labels, known)
+def _gauge(name: str, about: str, merge: Callable[[float, float], float] = operator.add) -> Family:
+    return Family(name, "gauge", about, merge=merge)
 
 
-def _gauge(name: str, about: str, merge: Merge = Merge.SUM) -> Family:
-    return Family(name, Kind.GAUGE, about, merge=merge)
+def _histogram(name: str, bounds_s: tuple[float, ...], about: str, **labels: Iterable[str]) -> Family:
+    known = tuple(itertools.product(*labels.values()))
+    return Family(name, "histogram", about, tuple(labels), known, bounds_s)
 
 
-def _standard(name: str, kind: Kind, about: str, merge: Merge = Merge.SUM) -> Family:
-    return Family(name, kind, about, merge=merge, is_standard=True)
-
-
-_PROXY_ERRORS = _each(
-    (
-        "connection_limit_reached",
-        "connection_read_timeout",
-        "connection_refused",
-        "connection_terminated",
-        "connection_timeout",
-        "destination_ip_unroutable",
-        "destination_unavailable",
-        "dns_error",
-        "http_protocol_error",
-        "http_response_incomplete",
-        "proxy_internal_error",
-        "tls_certificate_error",
-        "tls_protocol_error",
-    )
+_PROXY_ERRORS = (
+    "connection_limit_reached",
+    "connection_read_timeout",
+    "connection_refused",
+    "connection_terminated",
+    "connection_timeout",
+    "destination_ip_unroutable",
+    "destination_unavailable",
+    "dns_error",
+    "http_protocol_error",
+    "http_response_incomplete",
+    "proxy_internal_error",
+    "tls_certificate_error",
+    "tls_protocol_error",
 )
 
 FAMILIES: tuple[Family, ...] = (
     # Requests.
-    _counter(
+    Family(
         "requests",
+        "counter",
         "Requests by outcome; reason is why the cache was not used, empty if it was.",
         ("outcome", "reason", "status"),
         ((HIT, "", "2xx"), ("miss", "", "2xx"), ("bypass", Reason.ROUTE.value, "2xx"), (ERROR, "", "5xx")),
     ),
-    _counter(
+    Family(
         "uncached",
+        "counter",
         "Requests for which the cache was not used, by stage: lookup (not looked up), serve (no stored entry "
         "served), store (response not stored).",
         ("stage", "reason"),
@@ -130,16 +107,12 @@ FAMILIES: tuple[Family, ...] = (
     _counter(
         "errors",
         "Error responses of the gateway itself, by the code in their body.",
-        ("code",),
-        _each(
-            ("GATEWAY.4290001", "GATEWAY.5020001", "GATEWAY.5030001", "GATEWAY.5040001", "GATEWAY.5040002")
-        ),
+        code=("GATEWAY.4290001", "GATEWAY.5020001", "GATEWAY.5030001", "GATEWAY.5040001", "GATEWAY.5040002"),
     ),
     _counter(
         "throttled",
         "Responses with status 429: the upstream's, and the gateway's while a caller is throttled.",
-        ("by",),
-        _each((UPSTREAM, GATEWAY)),
+        by=(UPSTREAM, GATEWAY),
     ),
     _counter(
         "requests_aborted",
@@ -148,36 +121,30 @@ FAMILIES: tuple[Family, ...] = (
     _counter(
         "bad_requests",
         "Requests rejected as malformed or too large, by status.",
-        ("status",),
-        _each(("400", "408", "414", "431", "505")),
+        status=("400", "408", "414", "431", "505"),
     ),
-    Family(
+    _histogram(
         "request_duration_seconds",
-        Kind.HISTOGRAM,
-        "From the parsed request to the response head; memory hits on the fast path are not measured.",
-        ("outcome",),
-        _each((*OUTCOMES, ERROR)),
         UPSTREAM_BOUNDS_S,
+        "From the parsed request to the response head; memory hits on the fast path are not measured.",
+        outcome=(*OUTCOMES, ERROR),
     ),
     # The cache.
     _counter(
         "upstream_requests_saved",
         "Requests answered without one of their own upstream: hits, and those that joined a fetch.",
-        ("how",),
-        _each((HIT, "collapsed")),
+        how=(HIT, "collapsed"),
     ),
     _counter("records_stored", "Records stored in at least one tier."),
     _counter(
         "not_stored",
         "Records that could not be stored in a tier, by cause.",
-        ("cause",),
-        _each(("overtaken", "queue-full", "redis-failed")),
+        cause=("overtaken", "queue-full", "redis-failed"),
     ),
     _counter(
         "invalidations",
         "Stacks invalidated, by cause; message: by another replica or worker.",
-        ("cause",),
-        _each(("write", "purge", "message")),
+        cause=("write", "purge", "message"),
     ),
     _counter(
         "entries_invalid",
@@ -190,30 +157,25 @@ FAMILIES: tuple[Family, ...] = (
     _counter(
         "connections_unfit",
         "Connections closed because they did not begin with a valid PROXY protocol header in time.",
-        ("why",),
-        _each(why.value for why in Unfit),
+        why=(why.value for why in Unfit),
     ),
     # The upstream.
-    _counter("upstream_requests", "Requests sent upstream.", ("method",), _each(METHODS)),
+    _counter("upstream_requests", "Requests sent upstream.", method=METHODS),
     _counter(
         "upstream_failures",
         "Upstream requests without a usable response, by RFC 9209 error type.",
-        ("error",),
-        _PROXY_ERRORS,
+        error=_PROXY_ERRORS,
     ),
-    Family(
+    _histogram(
         "upstream_duration_seconds",
-        Kind.HISTOGRAM,
-        "From a slot in the pool to the upstream's response head; status none: no usable response.",
-        ("status",),
-        _each((*STATUS_CLASSES, NO_STATUS)),
         UPSTREAM_BOUNDS_S,
+        "From a slot in the pool to the upstream's response head; status none: no usable response.",
+        status=("2xx", "3xx", "4xx", "5xx", NO_STATUS),
     ),
-    Family(
+    _histogram(
         "upstream_wait_seconds",
-        Kind.HISTOGRAM,
+        UPSTREAM_BOUNDS_S,
         "Time that requests waited for a slot in the upstream pool.",
-        bounds_s=UPSTREAM_BOUNDS_S,
     ),
     _gauge("upstream_connections", "Upstream connections in use."),
     _gauge("upstream_connections_limit", "Limit of upstream connections in use, parked ones not counted."),
@@ -228,15 +190,11 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("memory_cache_entries", "Entries in the memory tier."),
     _counter("memory_cache_evictions", "Entries evicted from the memory tier to make room."),
     # Redis.
-    _gauge("redis_configured", "1 if Redis is configured.", Merge.GREATEST),
-    _gauge("redis_up", "1 if the last Redis operation succeeded.", Merge.LEAST),
-    _gauge(
-        "redis_breaker_open",
-        "1 while the circuit breaker keeps requests from Redis.",
-        Merge.GREATEST,
-    ),
+    _gauge("redis_configured", "1 if Redis is configured.", max),
+    _gauge("redis_up", "1 if the last Redis operation succeeded.", min),
+    _gauge("redis_breaker_open", "1 while the circuit breaker keeps requests from Redis.", max),
     _counter("redis_breaker_openings", "How often the circuit breaker opened."),
-    _gauge("redis_subscription_up", "1 while invalidations of other replicas are received.", Merge.LEAST),
+    _gauge("redis_subscription_up", "1 while invalidations of other replicas are received.", min),
     _counter("redis_subscriptions", "How often the subscription was confirmed; memory is cleared each time."),
     _gauge("redis_connections", "Connections to Redis in use for a command."),
     _gauge("redis_connections_limit", "Limit of connections to Redis for commands."),
@@ -245,53 +203,40 @@ FAMILIES: tuple[Family, ...] = (
     _counter(
         "redis_failures",
         "Failed Redis operations.",
-        ("operation", "kind"),
-        tuple(itertools.product(OPERATIONS, ("timeout", "connection", "answer"))),
+        operation=OPERATIONS,
+        kind=("timeout", "connection", "answer"),
     ),
-    Family(
+    _histogram(
         "redis_duration_seconds",
-        Kind.HISTOGRAM,
-        "Duration of Redis operations, failed ones too.",
-        ("operation",),
-        _each(OPERATIONS),
         REDIS_BOUNDS_S,
+        "Duration of Redis operations, failed ones too.",
+        operation=OPERATIONS,
     ),
     # The process.
-    Family(
-        "event_loop_lag_seconds",
-        Kind.HISTOGRAM,
-        "Delay of a timer of the event loop, measured once a second.",
-        bounds_s=LOOP_BOUNDS_S,
+    _histogram(
+        "event_loop_lag_seconds", LOOP_BOUNDS_S, "Delay of a timer of the event loop, measured once a second."
     ),
     Family(
         "build_info",
-        Kind.GAUGE,
+        "gauge",
         "1; the labels name the version, Python and the event loop.",
         ("version", "python", "loop"),
         (),
-        merge=Merge.GREATEST,
+        merge=max,
     ),
-    _counter(
-        "log_lines_dropped",
-        "Log lines dropped: over the rate limit, or nobody read them in time.",
-    ),
-    _gauge("ready", "1 while requests are accepted, 0 while draining.", Merge.LEAST),
+    _counter("log_lines_dropped", "Log lines dropped: over the rate limit, or nobody read them in time."),
+    _gauge("ready", "1 while requests are accepted, 0 while draining.", min),
     _gauge("processes", "Processes in this scrape."),
     # The service, counted once by the main process.
     _gauge("workers", "Workers that accept requests."),
     _counter("worker_restarts", "Workers replaced after they ended."),
     _counter("config_reloads", "Successful reloads of the configuration."),
     _counter("config_reload_failures", "Failed reloads; the old configuration stayed in use."),
-    _gauge("config_last_reload_success", "1 if the last reload succeeded or there was none.", Merge.LEAST),
-    _standard("process_cpu_seconds", Kind.COUNTER, "User and system CPU time."),
-    _standard("process_resident_memory_bytes", Kind.GAUGE, "Resident memory."),
-    _standard("process_virtual_memory_bytes", Kind.GAUGE, "Virtual memory."),
-    _standard("process_open_fds", Kind.GAUGE, "Open file descriptors."),
-    _standard("process_max_fds", Kind.GAUGE, "Limit of open file descriptors."),
-    _standard(
-        "process_start_time_seconds",
-        Kind.GAUGE,
-        "Start of the oldest process in seconds since the epoch.",
-        Merge.LEAST,
-    ),
+    _gauge("config_last_reload_success", "1 if the last reload succeeded or there was none.", min),
+    _counter("process_cpu_seconds", "User and system CPU time."),
+    _gauge("process_resident_memory_bytes", "Resident memory."),
+    _gauge("process_virtual_memory_bytes", "Virtual memory."),
+    _gauge("process_open_fds", "Open file descriptors."),
+    _gauge("process_max_fds", "Limit of open file descriptors."),
+    _gauge("process_start_time_seconds", "Start of the oldest process in seconds since the epoch.", min),
 )

@@ -7,18 +7,13 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from gateway.telemetry.metrics_catalogue import FAMILIES, Family, Kind
+from gateway.telemetry.metrics_catalogue import FAMILIES
 from gateway.telemetry.snapshot import Snapshot
 
 _Format = tuple[Callable[[Collector], bytes], str]
@@ -46,10 +41,8 @@ def render(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
     Returns:
         The body and its content type: OpenMetrics 1.0 where it is preferred, else text 0.0.4.
     """
-    registry = CollectorRegistry()
-    registry.register(_Families(snapshot))
     encode, content_type = _preferred(accept)
-    return encode(registry), content_type
+    return encode(_Families(snapshot)), content_type
 
 
 def _preferred(accept: str) -> _Format:
@@ -73,19 +66,19 @@ class _Families(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for family in FAMILIES:
-            if family.name in self._snapshot.histograms:
-                yield self._histogram(family)
-            elif values := self._snapshot.values.get(family.name):
-                make = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
+            series = self._snapshot.get(family.name)
+            if not series:
+                continue
+            if family.kind == "histogram":
+                histogram = HistogramMetricFamily(family.full_name, family.about, labels=family.labels)
+                bounds = [*(f"{bound:g}" for bound in family.bounds_s), "+Inf"]
+                for labels, (*counts, total_s) in series.items():
+                    buckets = list(zip(bounds, accumulate(counts), strict=True))
+                    histogram.add_metric(labels, buckets, sum_value=total_s)
+                yield histogram
+            else:
+                make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
                 metric = make(family.full_name, family.about, labels=family.labels)
-                for one in values:
-                    metric.add_metric(one.labels, one.number)
+                for labels, (number,) in series.items():
+                    metric.add_metric(labels, number)
                 yield metric
-
-    def _histogram(self, family: Family) -> HistogramMetricFamily:
-        metric = HistogramMetricFamily(family.full_name, family.about, labels=family.labels)
-        bounds = [*(f"{bound:g}" for bound in family.bounds_s), "+Inf"]
-        for one in self._snapshot.histograms[family.name]:
-            counted = list(zip(bounds, accumulate(one.counts), strict=True))
-            metric.add_metric(one.labels, counted, sum_value=one.total_s)
-        return metric

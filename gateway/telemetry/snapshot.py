@@ -1,39 +1,39 @@
-"""What one process has counted at one moment, in a form that can be sent to another process."""
+"""What one process has counted at one moment, in a form that can be sent to another and merged there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import msgspec
+from gateway.telemetry.metrics_catalogue import FAMILIES
 
+Snapshot = dict[str, dict[tuple[str, ...], tuple[float, ...]]]
+"""Numbers by family, then by label values in the order of `Family.labels`.
 
-class Value(msgspec.Struct, frozen=True, array_like=True):
-    """A number under its label values, in the order of `metrics_catalogue.Family.labels`."""
-
-    labels: tuple[str, ...]
-    number: float
-
-
-class Buckets(msgspec.Struct, frozen=True, array_like=True):
-    """A histogram under its label values: the count of each bucket alone, and the sum in seconds."""
-
-    labels: tuple[str, ...]
-    counts: tuple[int, ...]
-    total_s: float
+One number of a counter or gauge; of a histogram the count of each bucket alone, then the sum in seconds.
+"""
 
 
-class Snapshot(msgspec.Struct, frozen=True):
-    """Counters, gauges and histograms by family.
+def unlabelled(numbers: Mapping[str, float]) -> Snapshot:
+    """Return numbers without labels, booleans too, as a snapshot, by their names in the catalogue."""
+    return {name: {(): (float(number),)} for name, number in numbers.items()}
 
-    Attributes:
-        values: counters and gauges.
-        histograms: histograms.
-    """
 
-    values: dict[str, list[Value]]
-    histograms: dict[str, list[Buckets]]
+def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
+    """Merge the snapshots of several processes by `Family.merge`; a family that none has is left out."""
+    found: Snapshot = {}
+    for family in FAMILIES:
+        for snapshot in snapshots:
+            for labels, numbers in snapshot.get(family.name, {}).items():
+                series = found.setdefault(family.name, {})
+                before = series.get(labels)
+                series[labels] = numbers if before is None else tuple(map(family.merge, before, numbers))
+    return found
 
-    @classmethod
-    def of(cls, numbers: Mapping[str, float]) -> Snapshot:
-        """Return numbers without labels as a snapshot, by their names in the catalogue."""
-        return cls({name: [Value((), float(number))] for name, number in numbers.items()}, {})
+
+def only_counts(snapshot: Snapshot) -> Snapshot:
+    """Return the counters and histograms, which outlive their process."""
+    return {
+        family.name: snapshot[family.name]
+        for family in FAMILIES
+        if family.kind != "gauge" and family.name in snapshot
+    }

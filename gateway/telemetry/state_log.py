@@ -22,10 +22,6 @@ class StateLog:
 
     Report every outcome: an unchanged state costs one comparison. Lines are rate limited; a state whose line
     was dropped is logged with a later outcome.
-
-    Args:
-        name: of the dependency, such as ``upstream``.
-        clock: both clocks.
     """
 
     def __init__(self, name: str, clock: Clock) -> None:
@@ -38,11 +34,7 @@ class StateLog:
         self._bucket = TokenBucket(_LINES_PER_S, _BURST, clock.monotonic_s)
 
     def down(self, reason: str) -> None:
-        """Report a failure.
-
-        Args:
-            reason: any text without secrets.
-        """
+        """Report a failure; the reason is any text without secrets."""
         if not self._failures:
             self._began_s, self._began_wall_s = self._clock.monotonic_s(), self._clock.wall_s()
         self._failures += 1

@@ -14,6 +14,7 @@ from gateway.telemetry.caller_digest import CallerDigest
 MOST = 256
 """Callers kept; the least recently throttled one is evicted."""
 
+_SHOWN = 10
 _RECENT_S = 300.0
 
 
@@ -40,12 +41,7 @@ class _Counts(msgspec.Struct):
 
 
 class ThrottledCallers:
-    """Counts responses with status 429 by caller.
-
-    Args:
-        clock: the monotonic one.
-        digest: names them.
-    """
+    """Counts responses with status 429 by caller."""
 
     def __init__(self, clock: Clock, digest: CallerDigest) -> None:
         self._clock = clock
@@ -54,12 +50,7 @@ class ThrottledCallers:
         self._counts: dict[str, _Counts] = {}
 
     def count(self, fields: Fields, *, is_own: bool) -> None:
-        """Count a response.
-
-        Args:
-            fields: of the request.
-            is_own: it is the gateway's, not the upstream's.
-        """
+        """Count a response to a request with these fields; `is_own` if it is the gateway's."""
         caller, now_s = self._digest.of(fields), self._clock.monotonic_s()
         counts = self._counts.pop(caller, None)
         if counts is None or now_s - counts.last_s > _RECENT_S:
@@ -81,7 +72,7 @@ class ThrottledCallers:
         )
 
 
-def merged(lists: Iterable[Sequence[ThrottledCaller]], most: int = 10) -> list[ThrottledCaller]:
+def merged(lists: Iterable[Sequence[ThrottledCaller]]) -> list[ThrottledCaller]:
     """Merge the lists of several processes, the most throttled first."""
     found: dict[str, ThrottledCaller] = {}
     for one in itertools.chain.from_iterable(lists):
@@ -89,4 +80,4 @@ def merged(lists: Iterable[Sequence[ThrottledCaller]], most: int = 10) -> list[T
         found[one.caller] = ThrottledCaller(
             one.caller, one.upstream + other.upstream, one.here + other.here, min(one.age_s, other.age_s)
         )
-    return sorted(found.values(), key=lambda one: one.upstream + one.here, reverse=True)[:most]
+    return sorted(found.values(), key=lambda one: one.upstream + one.here, reverse=True)[:_SHOWN]

@@ -19,6 +19,7 @@ from gateway.core.http.messages import Fields
 MOST = 256
 """Executions kept; the least recently requested one is evicted."""
 
+_SHOWN = 10
 _RECENT_S = 300.0
 # What is polled now ranks above what was polled more often before.
 _HALF_LIFE_S = 30.0
@@ -105,9 +106,6 @@ class HitSample:
 class TopExecutions:
     """Counts fetches and hits of execution records.
 
-    Args:
-        clock: the monotonic one.
-
     Attributes:
         fast: selects the hits of the fast path to count.
     """
@@ -183,7 +181,7 @@ class TopExecutions:
             del self._counts[next(iter(self._counts))]
         return counts
 
-    def busiest(self, most: int = 10) -> list[TopExecution]:
+    def busiest(self) -> list[TopExecution]:
         """Return those of the last five minutes by rate, highest first."""
         self.fast.hasten()
         self._slow.hasten()
@@ -201,11 +199,11 @@ class TopExecutions:
                 rate=round(_decayed(counts, now_s), 3),
                 hits=counts.hits,
             )
-            for (stack_id, action_id), counts in recent[:most]
+            for (stack_id, action_id), counts in recent[:_SHOWN]
         ]
 
 
-def merged(lists: Iterable[Sequence[TopExecution]], most: int = 10) -> list[TopExecution]:
+def merged(lists: Iterable[Sequence[TopExecution]]) -> list[TopExecution]:
     """Merge the lists of several processes: counts add up, the rest is that of the latest request."""
     found: dict[tuple[str, str], TopExecution] = {}
     for one in itertools.chain.from_iterable(lists):
@@ -220,7 +218,7 @@ def merged(lists: Iterable[Sequence[TopExecution]], most: int = 10) -> list[TopE
             rate=one.rate + other.rate,
             hits=one.hits + other.hits,
         )
-    return sorted(found.values(), key=lambda one: one.rate, reverse=True)[:most]
+    return sorted(found.values(), key=lambda one: one.rate, reverse=True)[:_SHOWN]
 
 
 def _decayed(counts: _Counts, now_s: float) -> float:

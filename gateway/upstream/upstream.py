@@ -175,7 +175,7 @@ class Upstream:
                 self._state.down(error.proxy_error + (f": {error.said}" if error.said else ""))
             if exchange.slot is not None and exchange.reader.head is None:
                 took_s = self._clock.monotonic_s() - exchange.slot.began_s
-                self._metrics.responded(None, took_s, error.proxy_error)
+                self._metrics.responded(None, took_s)
         return False
 
     def is_over(self, exchange: Exchange) -> None:

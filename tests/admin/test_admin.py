@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import gzip
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -14,9 +15,9 @@ import uvloop
 from aiohttp import web
 
 from gateway.admin.app import build_admin
-from gateway.admin.connection import MOST_CONNECTIONS, AdminConnection, admin_connections
+from gateway.admin.connection import MOST_CONNECTIONS, AdminConnection
 from gateway.config.secret import Secret
-from gateway.telemetry.snapshot import Snapshot
+from gateway.telemetry.snapshot import Snapshot, unlabelled
 from gateway.telemetry.throttled import ThrottledCaller
 from gateway.telemetry.top_executions import TopExecution
 from tests.testbed.client import Headers, RawClient, fetch, request_bytes
@@ -53,7 +54,7 @@ class _Gateway:
         return {"redis": "down"}
 
     def metrics_snapshot(self) -> Snapshot:
-        return Snapshot.of({"connections": 1})
+        return unlabelled({"connections": 1})
 
     def executions(self) -> list[TopExecution]:
         return []
@@ -86,7 +87,7 @@ async def _running(
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     assert runner.server is not None
-    make = admin_connections(runner.server, _FarConnection if is_far else None)
+    make = functools.partial(_FarConnection if is_far else AdminConnection, runner.server, {})
     loop = asyncio.get_running_loop()
     if path is not None:
         listener = await loop.create_unix_server(make, path)

@@ -92,8 +92,8 @@ class Rig:
         return self.gateway.app.tiers.redis_state().pending_invalidations
 
     def gauge(self, name: str) -> float:
-        [value] = self.gateway.app.metrics_snapshot().values[name]
-        return value.number
+        [number] = self.gateway.app.metrics_snapshot()[name][()]
+        return number
 
     async def subscribed(self) -> None:
         """Wait until invalidations by others are received."""

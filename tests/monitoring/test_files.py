@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gateway.telemetry.metrics_catalogue import FAMILIES, Kind
+from gateway.telemetry.metrics_catalogue import FAMILIES
 
 from .dashboard import FOLDER, dashboard, queries
 
@@ -17,9 +17,9 @@ def _exposed() -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for family in FAMILIES:
         suffixes = {
-            Kind.COUNTER: ("_total",),
-            Kind.GAUGE: ("",),
-            Kind.HISTOGRAM: ("_bucket", "_count", "_sum"),
+            "counter": ("_total",),
+            "gauge": ("",),
+            "histogram": ("_bucket", "_count", "_sum"),
         }
         for suffix in suffixes[family.kind]:
             more = ("le",) if suffix == "_bucket" else ()

@@ -204,7 +204,7 @@ def test_throttling_says_how_much_and_the_share_of_the_gateway() -> None:
     rates = {_MISS: 28, _FOUR: 2, _HELD: 70, _BY_AOS: 2, _BY_GATEWAY: 70}
     found = health.quota(_history(lambda second: {name: rate * second for name, rate in rates.items()}))
     assert "72 % of the responses have status 429, 70 % came from the gateway" in found.text
-    assert health.headline({"upstream": Finding(Level.OK, "up", ""), "quota": found}) is found
+    assert health.headline({"upstream": Finding("up", ""), "quota": found}) is found
 
 
 def test_throttling_lasts_between_two_rare_calls_and_ends_with_the_next() -> None:
@@ -233,8 +233,9 @@ def test_every_problem_says_what_to_do() -> None:
 
 
 def test_the_headline_is_the_worst_finding() -> None:
-    well = Finding(Level.OK, "up", "well")
-    parts = {"a": well, "b": Finding(Level.BAD, "down", "worst"), "c": Finding(Level.WARN, "half", "bad")}
+    well = Finding("up", "well")
+    bad = Finding("down", "worst", "Check it.", is_bad=True)
+    parts = {"a": well, "b": bad, "c": Finding("half", "bad", "Wait.")}
     assert health.headline(parts) is parts["b"]
     assert (health.headline({"a": well}).level, health.headline({"a": well}).text) == (
         Level.OK,

@@ -3,19 +3,16 @@
 import pytest
 
 from gateway.page.samples import STEP_S, STEPS, Change, History, Sample, change, quantile_s
-from gateway.telemetry.snapshot import Buckets, Snapshot, Value
+from gateway.telemetry.snapshot import Snapshot
 
-_SNAPSHOT = Snapshot(
-    {
-        "requests": [
-            Value(("hit", "", "2xx"), 7.0),
-            Value(("miss", "phase", "2xx"), 3.0),
-            Value(("miss", "", "5xx"), 0.0),
-        ],
-        "fetches_in_flight": [Value((), 2.0)],
+_SNAPSHOT: Snapshot = {
+    "requests": {("hit", "", "2xx"): (7.0,), ("miss", "phase", "2xx"): (3.0,), ("miss", "", "5xx"): (0.0,)},
+    "fetches_in_flight": {(): (2.0,)},
+    "upstream_duration_seconds": {
+        ("2xx",): (2, 1, *[0] * 12, 0.5),
+        ("5xx",): (0, 1, *[0] * 11, 4, 9.0),
     },
-    {"upstream_duration_seconds": [Buckets(("2xx",), (2, 1, 0), 0.5), Buckets(("5xx",), (0, 1, 4), 9.0)]},
-)
+}
 
 
 def _sample(at_s: float, calls: float) -> Sample:
@@ -29,8 +26,10 @@ def test_a_snapshot_is_kept_without_zeros_and_with_its_histograms_summed() -> No
             ("requests", "hit", "", "2xx"): 7.0,
             ("requests", "miss", "phase", "2xx"): 3.0,
             ("fetches_in_flight",): 2.0,
+            ("upstream_duration_seconds", "0.005"): 2.0,
+            ("upstream_duration_seconds", "0.01"): 2.0,
+            ("upstream_duration_seconds", "inf"): 4.0,
         },
-        {"upstream_duration_seconds": (2, 2, 4)},
     )
 
 
@@ -38,18 +37,16 @@ def test_a_family_is_summed_over_the_labels_that_are_not_selected() -> None:
     counted = change(Sample(0.0, {}), Sample.of(_SNAPSHOT, 1.0))
     assert counted.total("requests") == 10
     assert counted.total("requests", outcome="hit") == 7
-    assert counted.total("requests", reason=lambda value: value != "") == 3
+    assert counted.by_label("upstream_duration_seconds", "le") == {"0.005": 2, "0.01": 2, "inf": 4}
     assert counted.total("errors") == 0
     assert counted.by_label("requests", "outcome") == {"hit": 7, "miss": 3}
     assert counted.by_label("requests", "outcome", status="5xx") == {}
 
 
 def test_a_counter_that_was_reset_is_not_negative() -> None:
-    before = Sample(0.0, {("connections_refused",): 100.0}, {"upstream_wait_seconds": (5, 0)})
-    after = Sample(5.0, {("connections_refused",): 4.0}, {"upstream_wait_seconds": (1, 1)})
-    assert change(before, after) == Change(
-        5.0, {("connections_refused",): 4.0}, {"upstream_wait_seconds": (1, 1)}
-    )
+    before = Sample(0.0, {("connections_refused",): 100.0, ("upstream_wait_seconds", "0.01"): 5.0})
+    after = Sample(5.0, {("connections_refused",): 4.0, ("upstream_wait_seconds", "0.01"): 1.0})
+    assert change(before, after) == Change(5.0, after.values)
 
 
 def test_the_timeline_keeps_one_sample_a_step_however_many_samples_there_are() -> None:

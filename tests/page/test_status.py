@@ -8,10 +8,8 @@ from gateway.page.health import Facts
 from gateway.page.samples import History, Sample, Series
 from gateway.page.status import status
 from gateway.page.words import REASONS, words
-from gateway.telemetry.top_executions import TopExecution
 
 _FACTS = Facts(is_ready=True, has_redis=False, max_connections=100, workers=1, workers_ready=1)
-_BUSY = TopExecution("stack", "action", "Running", 40, 12, 0.5, 3.0)
 
 
 def _history() -> History:
@@ -24,11 +22,13 @@ def _history() -> History:
                     ("requests", "hit", "", "2xx"): second * 6.0,
                     ("requests", "miss", "phase", "2xx"): second * 2.0,
                     ("requests", "bypass", "route", "5xx"): second * 1.0,
+                    ("uncached", "store", "phase"): second * 2.0,
+                    ("uncached", "lookup", "route"): second * 1.0,
                     ("upstream_requests", "GET"): second * 3.0,
                     ("upstream_requests_saved", "hit"): second * 6.0,
+                    # From 0.05 to 0.1 s.
+                    ("request_duration_seconds", "0.1"): second * 2.0,
                 },
-                # Of the bounds 0.005, 0.01, 0.025, 0.05 and 0.1 s, the last.
-                {"request_duration_seconds": (0, 0, 0, 0, second * 2, *[0] * 9)},
             ),
             is_step=True,
         )
@@ -36,7 +36,7 @@ def _history() -> History:
 
 
 def test_it_counts_the_last_minute_and_each_step() -> None:
-    found = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, [_BUSY], {"version": "9"})))
+    found = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, {"version": "9"})))
     assert found["version"] == "9"
     minute = found["minute"]
     assert (minute["requests"], minute["per_s"], minute["hit_ratio"]) == (540, 9.0, 0.75)
@@ -46,13 +46,13 @@ def test_it_counts_the_last_minute_and_each_step() -> None:
 
 
 def test_reasons_are_explained_most_frequent_first() -> None:
-    reasons = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, [], {})))["reasons"]
+    reasons = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, {})))["reasons"]
     assert [reason["reason"] for reason in reasons] == ["phase", "route"]
     assert reasons[0]["text"] == REASONS[Reason.PHASE]
 
 
 def test_it_has_the_quantiles_of_what_was_measured() -> None:
-    found = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, [], {})))
+    found = msgspec.json.decode(msgspec.json.encode(status(_history(), _FACTS, {})))
     (row,) = found["latency"]
     assert (row["name"], row["measured"]) == ("request", 120)
     assert row["seconds"][0] == pytest.approx(0.075)
@@ -61,28 +61,12 @@ def test_it_has_the_quantiles_of_what_was_measured() -> None:
 
 def test_the_worst_problem_is_the_headline_with_what_to_do_and_the_rest_below() -> None:
     facts = msgspec.structs.replace(_FACTS, has_redis=True, is_ready=False)
-    found = status(_history(), facts, [], {})
+    found = status(_history(), facts, {})
     assert found["headline"] == "The gateway is starting: it accepts no requests yet."
     assert found["todo"] == "If this lasts, see the log."
     assert found["others"] == [
         "AOS answers 33 % of the calls with status 5xx.",
         "Redis does not answer: more is fetched from AOS; no outdated record is served.",
-    ]
-
-
-def test_the_most_requested_executions_have_id_phase_and_progress() -> None:
-    found = status(_history(), _FACTS, [_BUSY], {})
-    assert found["executions"] == [
-        {
-            "stack_id": "stack",
-            "action_id": "action",
-            "phase": "Running",
-            "progress": 40,
-            "fetches": 12,
-            "age_s": 0.5,
-            "rate": 3.0,
-            "hits": 0,
-        }
     ]
 
 
@@ -105,7 +89,7 @@ def test_a_low_hit_ratio_is_explained(counts: dict[tuple[str, str], float], note
         ("requests", outcome, reason, "2xx"): float(count) for (outcome, reason), count in counts.items()
     }
     history.add(Sample(5.0, values), is_step=True)
-    assert status(history, _FACTS, [], {})["hit_ratio_note"] == note
+    assert status(history, _FACTS, {})["hit_ratio_note"] == note
 
 
 def test_responses_of_status_429_are_counted_by_origin() -> None:
@@ -113,7 +97,7 @@ def test_responses_of_status_429_are_counted_by_origin() -> None:
     history.add(Sample(0.0, {}), is_step=True)
     values: dict[Series, float] = {("throttled", "upstream"): 2.0, ("throttled", "gateway"): 3.0}
     history.add(Sample(5.0, values), is_step=True)
-    found = msgspec.json.decode(msgspec.json.encode(status(history, _FACTS, [], {})))
+    found = msgspec.json.decode(msgspec.json.encode(status(history, _FACTS, {})))
     assert (found["minute"]["throttled"], found["minute"]["throttled_here"]) == (5, 3)
 
 

@@ -30,6 +30,7 @@ from gateway.server.channel import (
 from gateway.server.worker_process import WorkerProcess
 from gateway.store.peers import Invalidation
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.snapshot import unlabelled
 
 MESSAGES: tuple[Message, ...] = (
     Start(1, b"settings"),
@@ -101,7 +102,7 @@ async def test_a_response_reaches_its_request_alone() -> None:
 
 
 def test_a_state_survives_encoding() -> None:
-    counted = Metrics().snapshot({"connections": 3})
+    counted = Metrics().snapshot() | unlabelled({"connections": 3, "redis_up": True})
     state = State(is_ready=True, health={"redis": "up", "pending_invalidations": 0}, metrics=counted)
     assert read_state(pack_state(state)) == state
 

@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from gateway.config.model import LogConfig
 from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
-from gateway.telemetry.access_log import AccessLog, AccessRecord
+from gateway.core.caching.identity import IdentityReader
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.caller_digest import CallerDigest
 from gateway.telemetry.log_format import FIELDS, JsonLines, TextLines, formatter
 from tests.store.kit import until
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
@@ -24,6 +27,7 @@ from tests.testbed.redis_server import RedisServer
 from tests.testbed.workers import one_to_each
 
 _TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+_DIGEST = CallerDigest(IdentityReader((), b"key", shared=False), b"key")
 _PARENT = ("traceparent", f"00-{_TRACE}-00f067aa0ba902b7-01")
 
 
@@ -276,7 +280,7 @@ async def test_a_hit_in_redis_has_its_duration(
             return b"; hit" in answer.all("Cache-Status")[-1]
 
         await until(hit, "a hit")
-        assert sum(gateway.app.metrics.request_s["hit"].counts) == 1
+        assert sum(gateway.app.metrics.request_s["hit",].counts) == 1
     assert lines[-1]["cache"] == "hit"
     assert lines[-1]["duration_ms"] > 0
 
@@ -344,28 +348,33 @@ async def test_debug_lines_tell_decisions_fills_invalidations_and_connections(
     assert "sesame" not in caplog.text
 
 
-def test_the_share_of_hits_is_drawn_by_lot() -> None:
+def test_the_share_of_hits_is_drawn_by_lot(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = iter([0.1, 0.24, 0.25, 0.9])
-    log = AccessLog("all", 0.25, pick=lambda: next(numbers))
+    monkeypatch.setattr("random.random", lambda: next(numbers))
+    log = AccessLog(LogConfig(sample=0.25), _DIGEST)
     hit, miss = CacheStatus(ttl_s=1), CacheStatus(Forward.URI_MISS, 200, reason=Reason.PHASE)
     assert [log.wants(200, hit) for _ in range(4)] == [True, True, False, False]
     assert log.wants(200, miss)
     assert log.wants(502, None)
-    errors = AccessLog("errors")
+    errors = AccessLog(LogConfig(access="errors"), _DIGEST)
     assert [errors.wants(status, miss) for status in (200, 399, 400)] == [False, False, True]
     assert not errors.wants_hit()
-    assert not AccessLog("off").wants(500, None)
+    assert not AccessLog(LogConfig(access="off"), _DIGEST).wants(500, None)
 
 
-def test_a_line_is_json_or_text_as_configured_and_by_itself_text_on_a_terminal() -> None:
+def test_a_line_is_json_or_text_as_configured_and_by_itself_text_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    assert isinstance(formatter("auto", Terminal()), TextLines)
-    assert isinstance(formatter("auto", io.StringIO()), JsonLines)
-    assert isinstance(formatter("json", Terminal()), JsonLines)
-    assert isinstance(formatter("text", io.StringIO()), TextLines)
+    monkeypatch.setattr("sys.stderr", Terminal())
+    assert isinstance(formatter("auto"), TextLines)
+    assert isinstance(formatter("json"), JsonLines)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert isinstance(formatter("auto"), JsonLines)
+    assert isinstance(formatter("text"), TextLines)
 
 
 def _record(message: str, **fields: object) -> logging.LogRecord:
@@ -389,18 +398,16 @@ def test_what_a_caller_writes_cannot_look_like_another_field_or_line(
 ) -> None:
     one = _record("request", user_agent='a "b" status=200', status=404)
     assert TextLines().format(one).endswith(r' user_agent="a \"b\" status=200" status=404')
-    AccessLog("all").write(
-        AccessRecord(
-            request_id=b"r\x1b",
-            peer=b"::1",
-            method="GET",
-            path=b"/\xff\r\n",
-            status=502,
-            took_s=0.0,
-            received_bytes=1,
-            sent_bytes=1,
-            user_agent=b"a\x1b[31m\n\x80\x00",
-        )
+    AccessLog(LogConfig(), _DIGEST).write(
+        request_id=b"r\x1b",
+        peer=b"::1",
+        method="GET",
+        path=b"/\xff\r\n",
+        status=502,
+        took_s=0.0,
+        received_bytes=1,
+        sent_bytes=1,
+        user_agent=b"a\x1b[31m\n\x80\x00",
     )
     reported = getattr(caplog.records[-1], FIELDS)
     assert (reported["request_id"], reported["path"], reported["user_agent"]) == ("r?", "/???", "a?[31m???")

@@ -76,7 +76,8 @@ def test_a_reader_that_stalls_blocks_no_writer_and_gets_the_number_of_lost_lines
     pipe: Pipe, *, is_blocking: bool
 ) -> None:
     os.set_blocking(pipe.writing, is_blocking)
-    writer = LineWriter(pipe.writing, "lost {}".format, most_bytes=20_000)
+    writer = LineWriter(pipe.writing, most_bytes=20_000)
+    writer.lost_line = "lost {}".format
     lines = [f"{number} {'x' * 100}" for number in range(1_000)]
     began_s = time.monotonic()
     for line in lines:
@@ -96,7 +97,8 @@ def test_a_full_disk_costs_lines_and_the_first_one_that_fits_again_is_followed_b
 ) -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
     try:
-        writer = LineWriter(descriptor, "lost {}".format)
+        writer = LineWriter(descriptor)
+        writer.lost_line = "lost {}".format
         for count in (1, 2):
             writer.write("gone")
             _wait_for(lambda count=count: writer.lost == count)  # type: ignore[misc]
@@ -111,7 +113,8 @@ def test_a_full_disk_costs_lines_and_the_first_one_that_fits_again_is_followed_b
 def test_a_reader_that_has_left_costs_lines_and_nothing_else() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    writer = LineWriter(writing, "lost {}".format)
+    writer = LineWriter(writing)
+    writer.lost_line = "lost {}".format
     writer.write("gone")
     _wait_for(lambda: writer.lost == 1)
     writer.flush()

@@ -3,7 +3,7 @@
 import logging
 
 from gateway.telemetry.access_log import dropped_lines, set_up_logging
-from gateway.telemetry.log_rate_limit import LogLimit
+from gateway.telemetry.log_rate_limit import LogLimit, TokenBucket
 
 
 def _line(text: str) -> logging.LogRecord:
@@ -11,7 +11,7 @@ def _line(text: str) -> logging.LogRecord:
 
 
 def test_lines_within_the_burst_pass_unchanged() -> None:
-    limit = LogLimit(lines_per_s=1, burst=3, monotonic_s=lambda: 0.0)
+    limit = LogLimit(TokenBucket(1, 3, lambda: 0.0))
     lines = [_line(str(number)) for number in range(5)]
     assert [limit.filter(line) for line in lines] == [True, True, True, False, False]
     assert lines[0].getMessage() == "said 0"
@@ -19,7 +19,7 @@ def test_lines_within_the_burst_pass_unchanged() -> None:
 
 def test_the_next_line_that_passes_says_how_many_were_dropped() -> None:
     now_s = 0.0
-    limit = LogLimit(lines_per_s=1, burst=1, monotonic_s=lambda: now_s)
+    limit = LogLimit(TokenBucket(1, 1, lambda: now_s))
     assert [limit.filter(_line("a")) for _ in range(4)] == [True, False, False, False]
     now_s = 1.0
     line = _line("100 %s")
@@ -44,6 +44,6 @@ def test_what_is_left_out_of_all_logs_is_summed() -> None:
 
 def test_the_bucket_never_holds_more_than_the_burst() -> None:
     now_s = 0.0
-    limit = LogLimit(lines_per_s=10, burst=2, monotonic_s=lambda: now_s)
+    limit = LogLimit(TokenBucket(10, 2, lambda: now_s))
     now_s = 1000.0
     assert [limit.filter(_line("a")) for _ in range(3)] == [True, True, False]

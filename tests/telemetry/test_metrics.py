@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import time
 
 import msgspec
@@ -13,10 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
 from gateway.telemetry.event_loop_lag import EventLoopLag
 from gateway.telemetry.metrics import Histogram, Metrics
-from gateway.telemetry.metrics_catalogue import FAMILIES, METHODS, Kind, Merge
-from gateway.telemetry.metrics_merge import merged, only_counts
+from gateway.telemetry.metrics_catalogue import FAMILIES, METHODS
 from gateway.telemetry.metrics_text import render
-from gateway.telemetry.snapshot import Snapshot
+from gateway.telemetry.snapshot import Snapshot, merged, only_counts, unlabelled
 from tests.store.kit import until
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawClient, fetch
@@ -60,7 +60,7 @@ def test_a_duration_is_counted_under_the_least_bound_that_holds_it() -> None:
 
 
 def test_every_reason_is_there_from_the_start_under_its_stage() -> None:
-    found = samples(Metrics().snapshot({}))
+    found = samples(Metrics().snapshot())
     reasons = {name[1]: name[2] for name in found if name[0] == "aos_gateway_uncached_total"}
     assert set(reasons) == {reason.value for reason in Reason}
     assert set(reasons.values()) == {"lookup", "serve", "store"}
@@ -77,7 +77,7 @@ def test_an_uncached_request_counts_under_its_reason_and_a_saved_one_under_how()
     metrics.answered(CacheStatus(Forward.URI_MISS, 200, stored=True, collapsed=True), 200, 0.2)
     metrics.answered(CacheStatus(Forward.URI_MISS, 200, reason=Reason.PHASE), 200, 0.2)
     metrics.answered(None, 502, 3.0)
-    found = samples(metrics.snapshot({}))
+    found = samples(metrics.snapshot())
     assert found["aos_gateway_uncached_total", "phase", "store"] == 1
     assert found["aos_gateway_upstream_requests_saved_total", "hit"] == 4
     assert found["aos_gateway_upstream_requests_saved_total", "collapsed"] == 1
@@ -91,12 +91,12 @@ def test_an_uncached_request_counts_under_its_reason_and_a_saved_one_under_how()
 def test_values_of_processes_add_up_except_where_the_worst_counts() -> None:
     one, other = Metrics(), Metrics()
     one.fast_hits, other.fast_hits = 2, 5
-    one.redis_s["lookup"].observe(0.0001)
-    other.redis_s["lookup"].observe(0.02)
-    first = one.snapshot(
+    one.redis_s["lookup",].observe(0.0001)
+    other.redis_s["lookup",].observe(0.02)
+    first = one.snapshot() | unlabelled(
         {"connections": 3, "redis_up": 1, "redis_breaker_open": 0, "process_start_time_seconds": 9}
     )
-    second = other.snapshot(
+    second = other.snapshot() | unlabelled(
         {"connections": 4, "redis_up": 0, "redis_breaker_open": 1, "process_start_time_seconds": 5}
     )
     found = samples(first, sent(second))
@@ -114,8 +114,11 @@ def test_of_a_process_that_has_ended_its_counts_stay_and_no_gauge() -> None:
     metrics = Metrics()
     metrics.fast_hits = 2
     metrics.event_loop_lag_s.observe(0.1)
-    ended = only_counts(metrics.snapshot({"connections": 3, "process_cpu_seconds": 7}, ("1", "2", "3")))
-    found = samples(merged([Snapshot({}, {}), ended]), metrics.snapshot({"connections": 4}))
+    gauges = unlabelled({"connections": 3, "process_cpu_seconds": 7}) | {
+        "build_info": {("1", "2", "3"): (1,)}
+    }
+    ended = only_counts(metrics.snapshot() | gauges)
+    found = samples(merged([{}, ended]), metrics.snapshot() | unlabelled({"connections": 4}))
     assert found["aos_gateway_requests_total", "hit", "", "2xx"] == 4
     assert found["aos_gateway_event_loop_lag_seconds_count",] == 2
     assert found["process_cpu_seconds_total",] == 7
@@ -124,7 +127,7 @@ def test_of_a_process_that_has_ended_its_counts_stay_and_no_gauge() -> None:
 
 
 def test_what_the_service_counts_is_in_the_catalogue() -> None:
-    found = samples(Snapshot.of(dict.fromkeys(OF_THE_SERVICE, 1)))
+    found = samples(unlabelled(dict.fromkeys(OF_THE_SERVICE, 1)))
     assert {name[0].removeprefix("aos_gateway_").removesuffix("_total") for name in found} == OF_THE_SERVICE
 
 
@@ -134,11 +137,11 @@ def test_names_and_labels_are_as_prometheus_has_them() -> None:
     for family in FAMILIES:
         assert family.about.endswith("."), family.name
         assert not family.name.endswith("_total"), family.name
-        assert (family.kind is Kind.HISTOGRAM) == bool(family.bounds_s), family.name
+        assert (family.kind == "histogram") == bool(family.bounds_s), family.name
         assert list(family.bounds_s) == sorted(set(family.bounds_s)), family.name
         assert all(len(known) == len(family.labels) for known in family.known), family.name
-        if family.kind is not Kind.GAUGE:
-            assert family.merge is Merge.SUM, family.name
+        if family.kind != "gauge":
+            assert family.merge is operator.add, family.name
 
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -172,7 +175,7 @@ _PROMETHEUS_3 = (
     ],
 )
 def test_a_scrape_has_the_format_that_its_reader_prefers(accept: str, content_type: str) -> None:
-    body, served_type = render(Snapshot.of({"ready": 1.0}), accept)
+    body, served_type = render(unlabelled({"ready": 1.0}), accept)
     assert served_type == content_type
     assert body.endswith(b"# EOF\n") == (content_type == _OPENMETRICS)
 
@@ -196,9 +199,8 @@ async def test_a_running_gateway_has_every_family_and_its_build(aos: ScriptedAos
     found = samples(snapshot)
     assert content_type == _TEXT
     named = {line.split()[2] for line in body.decode().splitlines() if line.startswith("# TYPE")}
-    suffix = {Kind.COUNTER: "_total"}
     assert named == {
-        family.full_name + suffix.get(family.kind, "")
+        family.full_name + ("_total" if family.kind == "counter" else "")
         for family in FAMILIES
         if family.name not in OF_THE_SERVICE
     }

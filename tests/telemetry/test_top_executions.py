@@ -117,8 +117,9 @@ def test_many_executions_take_bounded_room_and_the_busy_ones_stay(time: _Time) -
     for number in range(3 * MOST):
         _fetched(top_executions, f"once-{number}", b"{}", phase="Running")
         _fetched(top_executions, "busy", b"{}", phase="x" * 1000)
-    found = top_executions.busiest(10_000)
-    assert len(found) == MOST
+    found = top_executions.busiest()
+    assert len(found) == 10
+    assert len(top_executions._counts) == MOST
     assert (found[0].action_id, found[0].fetches) == ("busy", 3 * MOST)
     assert len(found[0].phase or "") == 40
 
@@ -155,7 +156,6 @@ def test_the_lists_of_several_processes_are_merged() -> None:
         ("c", None, 9),
         ("b", "Failed", 1),
     ]
-    assert merged([here, there], 1) == found[:1]
 
 
 def test_few_hits_are_counted_one_by_one_beside_the_fetches(time: _Time) -> None:
