@@ -20,12 +20,7 @@ LINGER_S = 1.0
 
 
 class Admission:
-    """Counts the open connections of a listener.
-
-    Args:
-        settings: the bounds.
-        access_log: writes a line for each that is turned away.
-    """
+    """Counts the open connections of a listener."""
 
     def __init__(self, settings: ConnectionSettings, access_log: AccessLog) -> None:
         self._access_log = access_log

@@ -34,13 +34,10 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
         return (self.address or UNKNOWN).encode("ascii", "replace")
 
     def caller_address(self, head: Fields | bytes) -> bytes:
-        """Return the address of who asks: its own, or the one that it tells as a trusted proxy.
+        """Return the `name` of who asks: its own, or the one that it tells as a trusted proxy.
 
         Args:
             head: the request's, see `forwarded_for`.
-
-        Returns:
-            An address without port, `UNIX` or `UNKNOWN`.
         """
         caller = self.name if self.trusted is None else self.trusted.caller(self.name, forwarded_for(head))
         return caller.encode("ascii", "replace")
@@ -49,13 +46,7 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
 def origin_of(
     transport: asyncio.BaseTransport, header: ProxyHeader | None, trusted: TrustedProxies
 ) -> Origin:
-    """Return where a connection comes from.
-
-    Args:
-        transport: the connection's.
-        header: what it began with; ``None`` when nothing was to come before HTTP.
-        trusted: the trusted proxies.
-    """
+    """Return where a connection comes from; ``header`` is ``None`` when nothing was to come before HTTP."""
     if header is not None and header.has_source:
         name = header.address or UNKNOWN
     else:
@@ -65,10 +56,6 @@ def origin_of(
 
 def peer_of(connected: socket.socket | None, peername: object) -> str:
     """Return whom a socket is connected to.
-
-    Args:
-        connected: the socket, or the likeness that a transport has of it.
-        peername: as the socket or its transport tells it.
 
     Returns:
         An address without port, `UNIX`, or `UNKNOWN` when the other side has left already.
