@@ -47,9 +47,8 @@ def origin_of(
     transport: asyncio.BaseTransport, header: ProxyHeader | None, trusted: TrustedProxies
 ) -> Origin:
     """Return where a connection comes from; ``header`` is ``None`` when nothing was to come before HTTP."""
-    if header is not None and header.has_source:
-        name = header.address or UNKNOWN
-    else:
+    name = header.source if header is not None else None
+    if name is None:
         name = peer_of(transport.get_extra_info("socket"), transport.get_extra_info("peername"))
     return Origin(name, trusted if trusted and trusted.has(name) else None)
 

@@ -18,7 +18,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
     Attributes:
         number: index of the worker.
-        settings: from `gateway.config.model.pack`.
+        settings: from `gateway.config.load.pack`.
         memory_disabled: the memory tier is off until `EnableMemory`.
     """
 
