@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -23,9 +24,9 @@ from gateway.core.http.request import MAX_FIELDS
 from gateway.core.http.request_head import RequestHead
 from gateway.downstream.admission import LINGER_S, Admission
 from gateway.downstream.connection_origin import Origin, origin_of
-from gateway.downstream.connection_refusals import Refusals
 from gateway.downstream.request_id import RequestIds
 from gateway.downstream.response import PreparedResponse
+from gateway.errors import problem
 from gateway.runtime.progress import cut_later
 from gateway.store.lookup import EarlyLookup
 from gateway.telemetry.access_log import AccessLog, Begun
@@ -250,12 +251,20 @@ class DownstreamConnection(RequestHandler):
         return self._error(GatewayError(), begun)
 
     def _error(self, error: GatewayError, begun: Begun) -> PreparedResponse:
-        return self._server.refusals.reply(
-            error,
-            begun,
-            peer=self.origin.caller_address(()),
+        """Return the last answer of this connection; count it, and have an access line written for it."""
+        self._metrics.bad_requests[str(error.status)] += 1
+        self._metrics.errors[error.code] += 1
+        request_id, peer = self._server.request_ids.fresh(), self.origin.caller_address(())
+        head, body = problem(error, request_id)
+        return PreparedResponse(
+            head,
+            method="GET",
+            body=body,
+            http_11=True,
+            keep_alive=False,
             write_timeout_s=self._config.body_timeout_s,
             linger=self.linger,
+            sent=functools.partial(self._server.access_log.refused, error, request_id, peer, begun),
         )
 
     async def linger(self) -> None:
@@ -363,7 +372,7 @@ class DownstreamServer(web.Server):
         super().__init__(handler)
         self.metrics = metrics
         self.request_ids = request_ids
-        self.refusals = Refusals(metrics, request_ids, access_log)
+        self.access_log = access_log
         self._make_connection = connection or DownstreamConnection
         self.admission = Admission(config, access_log)
         self.change(config)

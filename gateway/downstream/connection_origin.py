@@ -34,13 +34,10 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
         return (self.address or UNKNOWN).encode("ascii", "replace")
 
     def caller_address(self, head: Fields | bytes) -> bytes:
-        """Return the address of who asks: its own, or the one that it tells as a trusted proxy.
+        """Return the `name` of who asks: its own, or the one that it tells as a trusted proxy.
 
         Args:
             head: the request's, see `forwarded_for`.
-
-        Returns:
-            An address without port, `UNIX` or `UNKNOWN`.
         """
         caller = self.name if self.trusted is None else self.trusted.caller(self.name, forwarded_for(head))
         return caller.encode("ascii", "replace")
@@ -49,26 +46,15 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
 def origin_of(
     transport: asyncio.BaseTransport, header: ProxyHeader | None, trusted: TrustedProxies
 ) -> Origin:
-    """Return where a connection comes from.
-
-    Args:
-        transport: the connection's.
-        header: what it began with; ``None`` when nothing was to come before HTTP.
-        trusted: the trusted proxies.
-    """
-    if header is not None and header.has_source:
-        name = header.address or UNKNOWN
-    else:
+    """Return where a connection comes from; ``header`` is ``None`` when nothing was to come before HTTP."""
+    name = header.source if header is not None else None
+    if name is None:
         name = peer_of(transport.get_extra_info("socket"), transport.get_extra_info("peername"))
     return Origin(name, trusted if trusted and trusted.has(name) else None)
 
 
 def peer_of(connected: socket.socket | None, peername: object) -> str:
     """Return whom a socket is connected to.
-
-    Args:
-        connected: the socket, or the likeness that a transport has of it.
-        peername: as the socket or its transport tells it.
 
     Returns:
         An address without port, `UNIX`, or `UNKNOWN` when the other side has left already.

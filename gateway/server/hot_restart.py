@@ -96,11 +96,7 @@ class Inheritance(msgspec.Struct, frozen=True):
 
 
 class Lineage:
-    """This process and the former ones that still run.
-
-    Args:
-        formers: inherited.
-        invalidation_scope: see `FormerProcess`; of this process.
+    """This process, with its `FormerProcess.invalidation_scope`, and the former ones that still run.
 
     Attributes:
         liveness: write end of this process's pipe, which workers keep open; see `FormerProcess.alive`.
@@ -140,11 +136,7 @@ def _has_ended(alive: int) -> bool:
 
 
 def inheritance(environ: MutableMapping[str, str]) -> Inheritance:
-    """Take what the former process handed over out of the environment.
-
-    Args:
-        environ: like `os.environ`.
-    """
+    """Take what the former process handed over out of the environment."""
     try:
         inherited = msgspec.json.decode(environ.pop(_VARIABLE, ""), type=Inheritance)
     except msgspec.MsgspecError:
@@ -161,12 +153,7 @@ class HotRestartFailed(Exception):
 
 
 async def start_next(listen: InheritedSockets, admin: InheritedSockets, formers: list[FormerProcess]) -> int:
-    """Start the next process on these sockets, wait until it serves, and return its process id.
-
-    Args:
-        listen: sockets of ``server.listen``.
-        admin: sockets of ``server.admin_listen``.
-        formers: see `Inheritance`.
+    """Start the next process with this `Inheritance`, wait until it serves, and return its process id.
 
     Raises:
         HotRestartFailed: it ended, or does not serve in time.

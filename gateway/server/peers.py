@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from gateway.server.channel import Invalidate, Message
+from gateway.server.messages import Invalidate, Message
 from gateway.server.shared_counts import SharedCounts
 from gateway.store.peers import Invalidation
 
@@ -15,17 +15,12 @@ _RECEIVED_S = 0.25
 
 
 class ChannelPeers:
-    """Implements `gateway.store.peers.WorkerPeers`.
-
-    Args:
-        number: which of the workers this one is.
-        send: sends a message to the parent without waiting.
-        counts: how many messages each worker has sent.
-    """
+    """The `gateway.store.peers.WorkerPeers` of worker ``number``; ``send`` sends to the parent at once."""
 
     def __init__(self, number: int, send: Callable[[Message], object], counts: SharedCounts) -> None:
         # The memory tier calls this for each hit.
         self.is_current = counts.is_current
+        self.skip_missing = counts.catch_up
         self._number = number
         self._send = send
         self._counts = counts
@@ -55,7 +50,3 @@ class ChannelPeers:
                 while not self._counts.covers(sent):
                     await self._has_received.wait()
         return self._counts.covers(sent)
-
-    def skip_missing(self) -> None:
-        """See `WorkerPeers.skip_missing`."""
-        self._counts.catch_up()

@@ -62,11 +62,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def reread(sources: Sources, raw: Mapping[str, RawSetting]) -> Change:
-    """Read the settings again.
-
-    Args:
-        sources: of the settings.
-        raw: settings in use.
+    """Read the settings again, and compare them with those in use.
 
     Raises:
         ConfigError: they are invalid; the old ones stay.
@@ -91,24 +87,15 @@ def reread(sources: Sources, raw: Mapping[str, RawSetting]) -> Change:
     )
 
 
-class Reloads:
-    """Counts reloads for the metrics."""
+class Reloads(msgspec.Struct):
+    """Counts reloads; the attributes are named as in the catalogue of metrics."""
 
-    def __init__(self) -> None:
-        self._done = 0
-        self._failed = 0
-        self._is_last_done = True
+    config_reloads: int = 0
+    config_reload_failures: int = 0
+    config_last_reload_success: bool = True
 
     def count(self, *, is_done: bool) -> None:
         """Count one reload."""
-        self._done += is_done
-        self._failed += not is_done
-        self._is_last_done = is_done
-
-    def gauges(self) -> dict[str, float]:
-        """Return the values by their names in the catalogue of metrics."""
-        return {
-            "config_reloads": self._done,
-            "config_reload_failures": self._failed,
-            "config_last_reload_success": self._is_last_done,
-        }
+        self.config_reloads += is_done
+        self.config_reload_failures += not is_done
+        self.config_last_reload_success = is_done

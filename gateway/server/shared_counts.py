@@ -42,21 +42,19 @@ class SharedCounts:
 
     def __init__(self, descriptor: int, own: int) -> None:
         try:
-            self._shared = mmap.mmap(descriptor, 0)
+            self._sent = memoryview(mmap.mmap(descriptor, 0)).cast(_TYPE)
         finally:
             os.close(descriptor)
-        self._counts = memoryview(self._shared).cast(_TYPE)
         self._own = own
-        self._received = self.read()
-        self._received_bytes = self._received.tobytes()
+        self.catch_up()
 
     def is_current(self) -> bool:
         """Whether every message sent has been received; never waits."""
-        return self._shared[:] == self._received_bytes
+        return self._sent == self._received
 
     def read(self) -> array[int]:
         """Return how many messages each process has sent."""
-        return array(_TYPE, self._shared[:])
+        return array(_TYPE, self._sent)
 
     def covers(self, sent: array[int]) -> bool:
         """Whether every message sent before that `read` has been received."""
@@ -64,9 +62,8 @@ class SharedCounts:
 
     def raise_own(self) -> int:
         """Count a message of this process, and return its number."""
-        number = self._counts[self._own] + 1
-        self._counts[self._own] = number
-        self._set_received(self._own, number)
+        number = self._sent[self._own] + 1
+        self._sent[self._own] = self._received[self._own] = number
         return number
 
     def receive(self, sender: int, number: int) -> bool:
@@ -74,14 +71,9 @@ class SharedCounts:
         received = self._received[sender]
         if number > received + 1:
             return False
-        self._set_received(sender, max(received, number))
+        self._received[sender] = max(received, number)
         return True
 
     def catch_up(self) -> None:
         """Count every message sent so far as received."""
-        self._received = self.read()
-        self._received_bytes = self._received.tobytes()
-
-    def _set_received(self, sender: int, number: int) -> None:
-        self._received[sender] = number
-        self._received_bytes = self._received.tobytes()
+        self._received = memoryview(self.read())

@@ -15,12 +15,11 @@ from gateway.config.load import pack
 from gateway.config.model import Config
 from gateway.config.sources import RawSetting
 from gateway.runtime.listeners import ListeningSockets
-from gateway.server.channel import EnableMemory, Invalidate, Reload, Start
+from gateway.server.messages import EnableMemory, Invalidate, Reload, Start, Stop
 from gateway.server.reload import Reloads
-from gateway.server.service import ServiceFailed
 from gateway.server.shared_counts import open_shared_counts
 from gateway.server.worker_admin import WorkersAdmin
-from gateway.server.worker_process import WorkerProcess
+from gateway.server.worker_process import WorkerProcess, spawn_worker
 from gateway.tasks import TaskSet
 
 _log = logging.getLogger("gateway")
@@ -35,38 +34,48 @@ _RELOAD_S = 5.0
 _LAST_S = 3.0
 
 
+class ServiceFailed(Exception):
+    """The service cannot run; the text is one line."""
+
+
 class Supervisor:
-    """A parent with its workers; see `gateway.server.service.Service`.
+    """A parent with its workers.
 
     Args:
         config: the whole configuration.
         raw: the settings it was made of, for the workers.
         count: how many workers.
-        reloads: counts reloads for the metrics.
+        reloads: for the metrics.
         liveness: descriptor that each worker keeps open; see `gateway.server.hot_restart.Lineage`.
+
+    Attributes:
+        failure: why it cannot go on, in one line, once that is so.
     """
 
     def __init__(
         self, config: Config, raw: Mapping[str, RawSetting], count: int, reloads: Reloads, liveness: int
     ) -> None:
-        self._config = config
         self._settings = pack(raw)
         self._count = count
         self._workers: dict[int, WorkerProcess] = {}
         self._memory_disabled = False
         self._tasks = TaskSet()
         self._runs: list[asyncio.Task[None]] = []
-        self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._all_serve = asyncio.Event()
         self._stopping = asyncio.Event()
         self._sockets: ListeningSockets | None = None
         self._counts = -1
         self._liveness = liveness
-        self._operations = WorkersAdmin(config, lambda: list(self._workers.values()), reloads)
+        self._operations = WorkersAdmin(config, self._workers, reloads)
         self._admin = AdminServer(self._operations.app(), config.server.admin_listen)
 
     async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
-        """Start the workers and wait until all of them serve."""
+        """Serve on these sockets, which are its own from now on, and wait until all workers do.
+
+        Raises:
+            ServiceFailed: it cannot start.
+        """
         self._sockets = sockets
         try:
             self._counts = open_shared_counts(self._count)
@@ -76,26 +85,26 @@ class Supervisor:
         for number in range(self._count):
             self._runs.append(self._tasks.start(self._run(number, sockets), f"worker-{number}"))
         served = self._tasks.start(self._all_serve.wait(), "workers-start")
-        await asyncio.wait((served, self._failure), return_when=asyncio.FIRST_COMPLETED)
-        if self._failure.done():
-            raise ServiceFailed(self._failure.result())
+        await asyncio.wait((served, self.failure), return_when=asyncio.FIRST_COMPLETED)
+        if self.failure.done():
+            raise ServiceFailed(self.failure.result())
 
     def disable_memory(self) -> None:
-        """See `Service.disable_memory`."""
+        """Turn the memory tier off; call it before `start`."""
         self._memory_disabled = True
 
     def enable_memory(self) -> None:
-        """See `Service.enable_memory`."""
+        """Turn the memory tier on: every former process whose invalidations were missed has ended."""
         self._memory_disabled = False
         for worker in self._workers.values():
             worker.send(EnableMemory())
 
-    async def failed(self) -> str:
-        """Wait until a worker has failed too often."""
-        return await asyncio.shield(self._failure)
-
     async def reload(self, config: Config, raw: Mapping[str, RawSetting]) -> None:
-        """Have every worker apply another configuration; those started later use it too."""
+        """Have every worker apply a configuration that differs in live settings alone; later ones use it too.
+
+        Raises:
+            ConfigError: the old one stays.
+        """
         settings = pack(raw)
         # A worker that is still starting reads it after its first settings.
         workers = list(self._workers.values())
@@ -106,35 +115,40 @@ class Supervisor:
             if error is None and worker.is_serving:
                 raise ConfigError(f"worker {worker.number} did not confirm; send SIGHUP again")
         self._settings = settings
-        self._config = self._operations.config = config
+        self._operations.config = config
         await self._admin.replace(self._operations.app())
 
     def begin_drain(self) -> None:
-        """See `Service.begin_drain`."""
+        """Report not ready; requests are still accepted."""
         self._stopping.set()
         self._operations.is_draining = True
 
     def hand_over(self) -> None:
-        """See `Service.hand_over`."""
+        """Leave the files of Unix sockets to the successor."""
         self._admin.sockets.hand_over()
         if self._sockets is not None:
             self._sockets.hand_over()
 
     async def drain(self, *, is_handover: bool) -> None:
-        """Stop the workers and wait until they have ended."""
+        """Stop accepting and let requests end, within ``server.drain_timeout_s``.
+
+        Args:
+            is_handover: another process accepts: see `gateway.server.messages.Stop`.
+        """
         self._stop_accepting()
         if is_handover:
             await self._admin.close()
         for worker in self._workers.values():
-            worker.stop(is_handover=is_handover)
+            worker.send(Stop(is_handover=is_handover))
         if self._runs:
-            await asyncio.wait(self._runs, timeout=self._config.server.drain_timeout_s + _LAST_S)
+            timeout_s = self._operations.config.server.drain_timeout_s + _LAST_S
+            await asyncio.wait(self._runs, timeout=timeout_s)
 
     async def close(self) -> None:
-        """End the workers at once."""
+        """End, aborting requests in progress."""
         self._stop_accepting()
         for worker in self._workers.values():
-            worker.stop(at_once=True)
+            worker.send(Stop(at_once=True))
         if self._runs:
             await asyncio.wait(self._runs, timeout=_LAST_S)
         for worker in self._workers.values():
@@ -171,8 +185,9 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             self._operations.restarts += 1
-            is_young = not worker.has_served or _served_s(worker) < _EARLY_S
-            is_killed = worker.has_served and code == -signal.SIGKILL
+            since_s = worker.served_since_s
+            is_young = since_s is None or asyncio.get_running_loop().time() - since_s < _EARLY_S
+            is_killed = since_s is not None and code == -signal.SIGKILL
             early = early + 1 if is_young and not is_killed else 0
             _log.error("worker %d, process %d, ended: %s", number, worker.pid, _describe(code))
             if early >= _MOST_EARLY:
@@ -188,8 +203,8 @@ class Supervisor:
                         await self._stopping.wait()
 
     async def _spawn(self, start: Start, sockets: ListeningSockets) -> WorkerProcess:
-        inherited = (self._counts, *sockets.descriptors)
-        worker = await WorkerProcess.spawn(inherited, self._liveness, start, self._forward, self._on_serving)
+        spawned = await spawn_worker(start, (self._counts, *sockets.descriptors), self._liveness)
+        worker = WorkerProcess(start.number, *spawned, self._forward, self._on_serving)
         self._workers[start.number] = worker
         # Changes during the spawn were sent to the workers known then.
         if start.settings is not self._settings:
@@ -204,17 +219,13 @@ class Supervisor:
             self._all_serve.set()
 
     def _fail(self, line: str) -> None:
-        if not self._failure.done():
-            self._failure.set_result(line)
+        if not self.failure.done():
+            self.failure.set_result(line)
 
     def _forward(self, sender: WorkerProcess, message: Invalidate) -> None:
         for worker in self._workers.values():
             if worker is not sender and worker.is_subscribed:
                 worker.send(message)
-
-
-def _served_s(worker: WorkerProcess) -> float:
-    return asyncio.get_running_loop().time() - worker.served_since_s
 
 
 def _describe(code: int) -> str:

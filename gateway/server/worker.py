@@ -12,27 +12,12 @@ from collections.abc import Sequence
 from gateway.app.gateway import Gateway
 from gateway.config.errors import ConfigError
 from gateway.config.load import config_of, unpack
-from gateway.config.model import Config
 from gateway.runtime.event_loop import loop_factory, settle_garbage_collector
 from gateway.runtime.file_limit import raise_limit
 from gateway.runtime.listeners import inherited_sockets
-from gateway.server.channel import (
-    Channel,
-    EnableMemory,
-    FinalState,
-    Invalidate,
-    Message,
-    Ping,
-    Purge,
-    Ready,
-    Reload,
-    Response,
-    Start,
-    State,
-    StateRequest,
-    Stop,
-    pack_state,
-)
+from gateway.server import messages
+from gateway.server.channel import Channel
+from gateway.server.messages import Message, Response, State, Stop
 from gateway.server.peers import ChannelPeers
 from gateway.server.shared_counts import SharedCounts
 from gateway.tasks import TaskSet, first_of
@@ -50,13 +35,10 @@ _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a worker.
+    """Run a worker, and return its exit code.
 
     Args:
         arguments: descriptors: the channel to the parent, the shared counts, then the listening sockets.
-
-    Returns:
-        The exit code: 0 after a clean end.
     """
     unblock_standard_streams()
     for number in _IGNORED:
@@ -73,40 +55,30 @@ def main(arguments: Sequence[str]) -> int:
 async def _work(descriptor: int, counts: int, listening: Sequence[int]) -> int:
     channel = await Channel.over(socket.socket(fileno=descriptor))
     first = await channel.receive()
-    if not isinstance(first, Start):
+    if not isinstance(first, messages.Start):
         return 1
     raw = unpack(first.settings)
     set_up_logging("info")
     config = config_of(raw)
     set_up_logging(config.log.level, config.log.format)
     peers = ChannelPeers(first.number, channel.send, SharedCounts(counts, first.number))
-    worker = Worker(config, channel, peers, memory_disabled=first.memory_disabled)
+    gateway = Gateway(config, peers=peers)
+    if first.memory_disabled:
+        gateway.tiers.disable_memory()
     try:
-        return await worker.run(listening)
+        return await Worker(gateway, channel, peers).run(listening)
     finally:
         channel.close()
 
 
 class Worker:
-    """A gateway and its end of the channel.
+    """A gateway and its end of the channel to the parent."""
 
-    Args:
-        config: the whole configuration.
-        channel: to the parent.
-        peers: the other workers.
-        memory_disabled: see `gateway.server.channel.Start`.
-    """
-
-    def __init__(
-        self, config: Config, channel: Channel, peers: ChannelPeers, *, memory_disabled: bool
-    ) -> None:
+    def __init__(self, gateway: Gateway, channel: Channel, peers: ChannelPeers) -> None:
+        self._gateway = gateway
+        self._tiers = gateway.tiers
         self._channel = channel
         self._peers = peers
-        self._gateway = Gateway(config, peers=peers)
-        self._tiers = self._gateway.tiers
-        self._memory_disabled = memory_disabled
-        if memory_disabled:
-            self._tiers.disable_memory()
         self._tasks = TaskSet()
         self._stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self._is_aborted = asyncio.Event()
@@ -121,17 +93,17 @@ class Worker:
         self._received_s = loop.time()
         self._tasks.start(self._receive(), "worker-channel")
         self._tasks.start(self._watch(), "worker-watch")
-        self._channel.send(Ready(is_serving=False))
+        self._channel.send(messages.Ready(is_serving=False))
         try:
             await self._gateway.start(inherited_sockets(config.server.listen, listening))
             settle_garbage_collector()
-            self._channel.send(Ready(is_serving=True))
+            self._channel.send(messages.Ready(is_serving=True))
             stop = await self._stop
             self._gateway.begin_drain()
             await first_of(self._is_aborted.wait(), self._gateway.close(is_handover=stop.is_handover))
         finally:
             await self._gateway.close(0)
-            self._channel.send(FinalState(pack_state(self._state())))
+            self._channel.send(messages.FinalState(self._state()))
             await self._channel.flush()
             await self._tasks.cancel()
         return 0
@@ -148,21 +120,19 @@ class Worker:
     def _handle(self, message: Message) -> None:
         send = self._channel.send
         match message:
-            case Invalidate():
+            case messages.Invalidate():
                 self._tiers.invalidations_received(message.invalidations)
                 if not self._peers.received(message):
                     self._tiers.start_over()
-            case Ping():
+            case messages.Ping():
                 send(message)
-            case EnableMemory():
-                if self._memory_disabled:
-                    self._memory_disabled = False
-                    self._tiers.enable_memory()
-            case StateRequest(request_id=request_id):
-                send(Response(request_id, pack_state(self._state())))
-            case Purge(request_id=request_id, stack_id=stack_id):
+            case messages.EnableMemory():
+                self._tiers.enable_memory()
+            case messages.StateRequest(request_id=request_id):
+                send(Response(request_id, self._state()))
+            case messages.Purge(request_id=request_id, stack_id=stack_id):
                 self._tasks.start(self._purge(request_id, stack_id), "worker-purge")
-            case Reload(request_id=request_id, settings=settings):
+            case messages.Reload(request_id=request_id, settings=settings):
                 self._tasks.start(self._reload(request_id, settings), "worker-reload")
             case Stop():
                 self._request_stop(message)
@@ -196,24 +166,26 @@ class Worker:
         self._channel.send(Response(request_id, b"done" if is_done else b""))
 
     async def _reload(self, request_id: int, settings: bytes) -> None:
+        problem = ""
         try:
             config = config_of(unpack(settings))
             await self._gateway.apply(config)
             set_level(config.log.level)
             raise_limit(config)
         except ConfigError as error:
-            self._channel.send(Response(request_id, str(error).encode()))
-        else:
-            self._channel.send(Response(request_id, b""))
+            problem = str(error)
+        self._channel.send(Response(request_id, problem.encode()))
 
-    def _state(self) -> State:
+    def _state(self) -> bytes:
         gateway = self._gateway
-        return State(
-            is_ready=gateway.ready(),
-            health=gateway.health(),
-            metrics=gateway.metrics_snapshot(),
-            executions=gateway.executions(),
-            throttled=gateway.throttled(),
+        return messages.pack(
+            State(
+                is_ready=gateway.ready(),
+                health=gateway.health(),
+                metrics=gateway.metrics_snapshot(),
+                executions=gateway.executions(),
+                throttled=gateway.throttled(),
+            )
         )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from gateway.admin.app import build_admin
 from gateway.config.model import Config
-from gateway.server.channel import State
 from gateway.server.reload import Reloads
 from gateway.server.worker_process import WorkerProcess
 from gateway.telemetry import throttled, top_executions
@@ -27,9 +27,7 @@ class WorkersAdmin:
     """`gateway.operations.Operations` of all workers.
 
     Args:
-        config: the whole configuration.
-        workers: returns those that run.
-        reloads: counts reloads.
+        workers: those that run, by number.
 
     Attributes:
         config: what `/config` shows.
@@ -37,9 +35,7 @@ class WorkersAdmin:
         is_draining: no more work is wanted.
     """
 
-    def __init__(
-        self, config: Config, workers: Callable[[], Sequence[WorkerProcess]], reloads: Reloads
-    ) -> None:
+    def __init__(self, config: Config, workers: Mapping[int, WorkerProcess], reloads: Reloads) -> None:
         self.config = config
         self.restarts = 0
         self.is_draining = False
@@ -55,14 +51,11 @@ class WorkersAdmin:
 
     def ended(self, worker: WorkerProcess) -> None:
         """Keep the last reported counts of a worker that ended."""
-        if worker.state is not None:
-            self._ended = merged([self._ended, only_counts(worker.state.metrics)])
+        self._ended = merged([self._ended, only_counts(worker.state.metrics)])
 
     def ready(self) -> bool:
         """Whether any worker accepts requests."""
-        return not self.is_draining and any(
-            worker.is_serving and worker.is_responsive for worker in self._workers()
-        )
+        return not self.is_draining and any(worker.is_available for worker in self._workers.values())
 
     def health(self) -> dict[str, object]:
         """Return the health of each worker."""
@@ -71,49 +64,43 @@ class WorkersAdmin:
                 {
                     "worker": worker.number,
                     "pid": worker.pid,
-                    "ready": worker.is_serving
-                    and worker.is_responsive
-                    and worker.state is not None
-                    and worker.state.is_ready,
-                    **(worker.state.health if worker.state is not None else {}),
+                    "ready": worker.is_available and worker.state.is_ready,
+                    **worker.state.health,
                 }
-                for worker in self._workers()
+                for worker in self._workers.values()
             ]
         }
 
     def metrics_snapshot(self) -> Snapshot:
         """Return the sum of all workers' metrics, including workers that have ended."""
         service = {
-            "workers": sum(worker.is_serving for worker in self._workers()),
+            "workers": sum(worker.is_serving for worker in self._workers.values()),
             "worker_restarts": self.restarts,
             "log_lines_dropped": dropped_lines(),
-            **self._reloads.gauges(),
+            **msgspec.structs.asdict(self._reloads),
         }
-        states = (state.metrics for state in self._states())
-        return merged([self._ended, *states, unlabelled(service)])
+        running = (worker.state.metrics for worker in self._workers.values())
+        return merged([self._ended, *running, unlabelled(service)])
 
     def executions(self) -> list[TopExecution]:
         """Return the executions requested most, through any worker."""
-        return top_executions.merged(state.executions for state in self._states())
+        return top_executions.merged(worker.state.executions for worker in self._workers.values())
 
     def throttled(self) -> list[ThrottledCaller]:
         """Return the callers that receive the most 429 responses, from any worker."""
-        return throttled.merged(state.throttled for state in self._states())
+        return throttled.merged(worker.state.throttled for worker in self._workers.values())
 
     async def refresh(self) -> None:
         """Collect each worker's state; concurrent calls share one round."""
         if self._refreshing is None or self._refreshing.done():
-            refreshes = (worker.refresh(_STATE_S) for worker in self._workers() if worker.is_subscribed)
-            self._refreshing = asyncio.gather(*refreshes)
+            workers = [worker for worker in self._workers.values() if worker.is_subscribed]
+            self._refreshing = asyncio.gather(*(worker.refresh(_STATE_S) for worker in workers))
         await asyncio.shield(self._refreshing)
 
     async def purge(self, stack_id: str) -> bool:
         """Invalidate a stack's stored responses everywhere; ``False`` while Redis has not confirmed."""
-        for worker in self._workers():
+        for worker in list(self._workers.values()):
             # The first worker to respond has informed the others.
             if worker.is_serving and (is_done := await worker.purge(stack_id, _PURGE_S)) is not None:
                 return is_done
         return False
-
-    def _states(self) -> list[State]:
-        return [worker.state for worker in self._workers() if worker.state is not None]

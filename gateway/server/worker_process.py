@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -12,23 +13,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gateway.server.channel import (
-    Channel,
-    FinalState,
-    Invalidate,
-    Message,
-    Pending,
-    Ping,
-    Purge,
-    Ready,
-    Reload,
-    Response,
-    Start,
-    State,
-    StateRequest,
-    Stop,
-    read_state,
-)
+from gateway.server import messages
+from gateway.server.channel import Channel
+from gateway.server.messages import Invalidate, Message, Start, State
 from gateway.tasks import TaskSet
 
 _log = logging.getLogger("gateway")
@@ -39,17 +26,49 @@ _PING_S = 1.0
 _MOST_UNANSWERED = 30
 
 
+async def spawn_worker(
+    start: Start, inherited: Sequence[int], liveness: int
+) -> tuple[asyncio.subprocess.Process, Channel]:
+    """Start a worker.
+
+    Args:
+        start: the first message to it.
+        inherited: descriptors that `gateway.server.worker.main` takes after the channel.
+        liveness: descriptor that it keeps open; see `gateway.server.hot_restart.Lineage`.
+    """
+    ours, its = socket.socketpair()
+    python_path = filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))
+    with its:
+        # -P: the same code whatever the working directory holds. A session of its own: signals from the
+        # terminal go to the parent alone.
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "gateway.server.worker"),
+            *map(str, (its.fileno(), *inherited)),
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(its.fileno(), liveness, *inherited),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(python_path)},
+            start_new_session=True,
+        )
+    ours.setblocking(False)
+    channel = await Channel.over(ours)
+    channel.send(start)
+    return process, channel
+
+
 class WorkerProcess:
     """A worker that runs, or has ended.
 
-    Attributes:
+    Args:
         number: index of the worker.
-        pid: its process id.
+        process: from `spawn_worker`, like its channel.
+        on_invalidate: forwards its invalidations to the other workers.
+        on_serving: called when it begins to serve.
+
+    Attributes:
         is_subscribed: it must receive the other workers' invalidations.
         is_serving: it accepts requests.
-        has_served: it has accepted requests at some time.
         is_responsive: it responded to the last `refresh`.
-        served_since_s: loop time at which it began to serve.
+        served_since_s: loop time at which it began to serve; ``None`` if it never has.
         state: the last state it reported.
     """
 
@@ -65,53 +84,24 @@ class WorkerProcess:
         self.pid = process.pid
         self.is_subscribed = False
         self.is_serving = False
-        self.has_served = False
         self.is_responsive = True
-        self.served_since_s = 0.0
-        self.state: State | None = None
+        self.served_since_s: float | None = None
+        self.state = State()
         self._process = process
         self._channel = channel
         self._on_invalidate = on_invalidate
         self._on_serving = on_serving
-        self._pending = Pending()
+        self._request_ids = itertools.count(1)
+        # Of requests without a response yet, by id; None when none will come.
+        self._responses: dict[int, asyncio.Future[bytes | None]] = {}
         # Counted, not timed: a parent that was stopped for a while must not take its workers for hung.
         self._unanswered = 0
         self._is_given_up = False
 
-    @classmethod
-    async def spawn(
-        cls,
-        inherited: Sequence[int],
-        liveness: int,
-        start: Start,
-        on_invalidate: Callable[[WorkerProcess, Invalidate], None],
-        on_serving: Callable[[WorkerProcess], None],
-    ) -> WorkerProcess:
-        """Start a worker.
-
-        Args:
-            inherited: descriptors that `gateway.server.worker.main` takes after the channel.
-            liveness: descriptor that it keeps open; see `gateway.server.hot_restart.Lineage`.
-            start: the first message to it.
-            on_invalidate: forwards its invalidations to the other workers.
-            on_serving: called when it begins to serve.
-        """
-        ours, its = socket.socketpair()
-        with its:
-            # -P: the same code whatever the working directory holds. A session of its own: signals from the
-            # terminal go to the parent alone.
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "gateway.server.worker"),
-                *map(str, (its.fileno(), *inherited)),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(its.fileno(), liveness, *inherited),
-                env={**os.environ, "PYTHONPATH": _python_path()},
-                start_new_session=True,
-            )
-        ours.setblocking(False)
-        channel = await Channel.over(ours)
-        channel.send(start)
-        return cls(start.number, process, channel, on_invalidate, on_serving)
+    @property
+    def is_available(self) -> bool:
+        """Whether it accepts requests and responded lately."""
+        return self.is_serving and self.is_responsive
 
     async def run(self) -> int:
         """Monitor it until it ends; return its exit code, negative for the signal that ended it."""
@@ -126,17 +116,14 @@ class WorkerProcess:
         finally:
             self.is_subscribed = self.is_serving = False
             await tasks.cancel()
-            self._pending.close()
+            for response in self._responses.values():
+                response.set_result(None)
             self._channel.close()
 
     def send(self, message: Message) -> None:
         """Send a message; kill the worker if it reads none."""
         if not self._channel.send(message):
             self._give_up("takes no messages any more")
-
-    def stop(self, *, is_handover: bool = False, at_once: bool = False) -> None:
-        """Have it drain and end; see `Stop`."""
-        self.send(Stop(is_handover, at_once))
 
     def kill(self) -> None:
         """Send SIGKILL."""
@@ -145,29 +132,30 @@ class WorkerProcess:
 
     async def refresh(self, timeout_s: float) -> None:
         """Request its state; without a response the last one stays."""
-        body = await self._request(StateRequest, timeout_s)
+        body = await self._request(messages.StateRequest, timeout_s)
         self.is_responsive = body is not None
         if body is not None:
-            self.state = read_state(body)
+            self.state = messages.read_state(body)
 
     async def purge(self, stack_id: str, timeout_s: float) -> bool | None:
         """Have it invalidate a stack everywhere; ``None`` without a response."""
-        body = await self._request(lambda request_id: Purge(request_id, stack_id), timeout_s)
+        body = await self._request(lambda request_id: messages.Purge(request_id, stack_id), timeout_s)
         return None if body is None else body != b""
 
     async def reload(self, settings: bytes, timeout_s: float) -> str | None:
         """Have it apply settings; return its error, "" for none, ``None`` without a response."""
-        body = await self._request(lambda request_id: Reload(request_id, settings), timeout_s)
+        body = await self._request(lambda request_id: messages.Reload(request_id, settings), timeout_s)
         return None if body is None else body.decode()
 
     async def _request(self, message: Callable[[int], Message], timeout_s: float) -> bytes | None:
-        request_id, response = self._pending.new()
+        request_id = next(self._request_ids)
+        response = self._responses[request_id] = asyncio.get_running_loop().create_future()
         self.send(message(request_id))
         try:
-            done, _ = await asyncio.wait((response,), timeout=timeout_s)
+            await asyncio.wait((response,), timeout=timeout_s)
         finally:
-            self._pending.discard(request_id)
-        return response.result() if done and not response.cancelled() else None
+            self._responses.pop(request_id, None)
+        return response.result() if response.done() else None
 
     async def _receive(self) -> None:
         while (message := await self._channel.receive()) is not None:
@@ -175,22 +163,24 @@ class WorkerProcess:
             match message:
                 case Invalidate():
                     self._on_invalidate(self, message)
-                case Response(request_id=request_id, body=body):
-                    self._pending.resolve(request_id, body)
-                case Ready(is_serving=is_serving):
+                case messages.Response(request_id=request_id, body=body):
+                    response = self._responses.pop(request_id, None)
+                    if response is not None:
+                        response.set_result(body)
+                case messages.Ready(is_serving=is_serving):
                     self.is_subscribed = True
                     if is_serving:
-                        self.is_serving = self.has_served = True
+                        self.is_serving = True
                         self.served_since_s = asyncio.get_running_loop().time()
                         self._on_serving(self)
-                case FinalState(state=state):
-                    self.state = read_state(state)
+                case messages.FinalState(state=state):
+                    self.state = messages.read_state(state)
                 case _:
                     pass
 
     async def _ping(self) -> None:
         while self._unanswered < _MOST_UNANSWERED:
-            self.send(Ping())
+            self.send(messages.Ping())
             self._unanswered += 1
             await asyncio.sleep(_PING_S)
         self._give_up(f"has not answered {_MOST_UNANSWERED} times")
@@ -201,7 +191,3 @@ class WorkerProcess:
             _log.error("worker %d, process %d, %s: it is killed", self.number, self.pid, why)
             # Once: a second signal could reap the process before asyncio reads its exit code.
             self.kill()
-
-
-def _python_path() -> str:
-    return os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))

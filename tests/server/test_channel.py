@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import subprocess
 import sys
 
 import pytest
 
-from gateway.server.channel import (
-    Channel,
+from gateway.server.channel import Channel
+from gateway.server.messages import (
     FinalState,
     Invalidate,
     Message,
-    Pending,
     Ping,
     Purge,
     Ready,
@@ -24,7 +24,7 @@ from gateway.server.channel import (
     State,
     StateRequest,
     Stop,
-    pack_state,
+    pack,
     read_state,
 )
 from gateway.server.worker_process import WorkerProcess
@@ -87,24 +87,35 @@ async def test_malformed_data_ends_the_channel(data: bytes) -> None:
 
 
 async def test_a_response_reaches_its_request_alone() -> None:
-    pending = Pending()
-    (one, first), (other, second) = pending.new(), pending.new()
-    pending.resolve(other, b"second")
-    assert (await second, first.done()) == (b"second", False)
-    pending.resolve(other, b"again")
-    pending.discard(one)
-    pending.resolve(one, b"late")
-    assert not first.done()
-    _, third = pending.new()
-    pending.close()
-    with pytest.raises(asyncio.CancelledError):
-        await third
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=subprocess.PIPE)
+    one, other = socket.socketpair()
+    its = await Channel.over(other)
+    worker = WorkerProcess(1, process, await Channel.over(one), lambda *_: None, lambda _: None)
+    running = asyncio.create_task(worker.run())
+
+    async def requested(kind: type[Purge | Reload]) -> int:
+        while not isinstance(message := await its.receive(), kind):
+            pass
+        return message.request_id
+
+    assert await worker.reload(b"", 0.01) is None
+    late = await requested(Reload)
+    purging = [asyncio.create_task(worker.purge(stack, 10.0)) for stack in ("first", "second", "third")]
+    first, second, _ = [await requested(Purge) for _ in purging]
+    for request_id, body in ((late, b"late"), (second, b"done"), (second, b""), (first, b"")):
+        its.send(Response(request_id, body))
+    assert await asyncio.gather(*purging[:2]) == [False, True]
+    # Of a worker that ends none comes any more.
+    process.kill()
+    its.close()
+    assert await running == -signal.SIGKILL
+    assert await purging[2] is None
 
 
 def test_a_state_survives_encoding() -> None:
     counted = Metrics().snapshot() | unlabelled({"connections": 3, "redis_up": True})
     state = State(is_ready=True, health={"redis": "up", "pending_invalidations": 0}, metrics=counted)
-    assert read_state(pack_state(state)) == state
+    assert read_state(pack(state)) == state
 
 
 async def test_a_worker_that_reads_no_messages_is_killed_and_logged_once(

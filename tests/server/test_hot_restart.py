@@ -326,7 +326,7 @@ async def test_an_address_that_is_left_is_left_by_the_new_process_too() -> None:
     former.close()
     opened = await take_sockets(
         *("server.listen", TcpAddress(host="127.0.0.1", port=0), OWNER_ONLY),
-        *([], InheritedSockets([left], f"127.0.0.1:{former_port}")),
+        InheritedSockets([left], f"127.0.0.1:{former_port}"),
     )
     try:
         with pytest.raises(ConnectionRefusedError):
@@ -341,7 +341,7 @@ async def test_the_file_of_a_unix_socket_that_is_left_goes_when_the_new_process_
     former = await open_sockets(UnixAddress(path=str(socket_folder / "former.sock")))
     following = UnixAddress(path=str(socket_folder / "following.sock"))
     left = InheritedSockets([os.dup(former.descriptors[0])], str(former.address), former.file)
-    opened = await take_sockets("server.listen", following, OWNER_ONLY, [], left)
+    opened = await take_sockets("server.listen", following, OWNER_ONLY, left)
     assert sorted(os.listdir(socket_folder)) == ["following.sock", "former.sock"]
     left.hand_over_file(opened)
     former.hand_over()
@@ -350,6 +350,6 @@ async def test_the_file_of_a_unix_socket_that_is_left_goes_when_the_new_process_
     # A removed file is no error.
     left = InheritedSockets([os.dup(opened.descriptors[0])], str(following), opened.file)
     (socket_folder / "following.sock").unlink()
-    (await take_sockets("server.listen", following, OWNER_ONLY, [], left)).leave()
+    (await take_sockets("server.listen", following, OWNER_ONLY, left)).leave()
     opened.leave()
     assert os.listdir(socket_folder) == []

@@ -12,7 +12,7 @@ from gateway.clock import Clock
 from gateway.config.model import CacheConfig
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.key import EntryKey, KeySpace
-from gateway.server.channel import Invalidate, Message
+from gateway.server.messages import Invalidate, Message
 from gateway.server.peers import ChannelPeers
 from gateway.server.shared_counts import SharedCounts, open_shared_counts
 from gateway.store.lookup import LookupResult

@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-from gateway.core.http.forwarded import address_in
+from gateway.core.http.forwarded import UNKNOWN, address_in
 
 MOST_READ_BYTES = 232
 """The most bytes of a header that are read: version 2 with two paths; the rest of it is skipped."""
@@ -61,13 +61,12 @@ class ProxyHeader(msgspec.Struct, frozen=True):
 
     Attributes:
         length: of the whole header, bytes.
-        has_source: it names the original peer; if not, the peer is whoever opened the connection.
-        address: the original peer's, without port; ``None`` for a Unix socket.
+        source: the original peer: an address without port, or `UNKNOWN` for a Unix socket; ``None`` when the
+            peer is whoever opened the connection.
     """
 
     length: int
-    has_source: bool = False
-    address: str | None = None
+    source: str | None = None
 
 
 def proxy_header(data: bytes) -> ProxyHeader | None:
@@ -110,7 +109,7 @@ def _version_1(data: bytes) -> ProxyHeader | None:
     )
     if source is None or destination is None:
         raise BadProxyHeader(Unfit.MALFORMED)
-    return ProxyHeader(length, has_source=True, address=str(source))
+    return ProxyHeader(length, str(source))
 
 
 def _version_2(data: bytes) -> ProxyHeader | None:
@@ -131,7 +130,7 @@ def _version_2(data: bytes) -> ProxyHeader | None:
     if len(data) < _V2_FIXED_BYTES + address_bytes:
         return None
     if family == _UNIX:
-        return ProxyHeader(length, has_source=True)
+        return ProxyHeader(length, UNKNOWN)
     source = address_in(data[16 : 16 + (4 if family == _INET else 16)])
     assert source is not None
-    return ProxyHeader(length, has_source=True, address=str(source))
+    return ProxyHeader(length, str(source))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.http.forwarded import UNKNOWN
 from gateway.core.http.proxy_header import MOST_READ_BYTES, BadProxyHeader, ProxyHeader, Unfit, proxy_header
 from tests.core.kit import BOUNDED
 
@@ -29,35 +30,35 @@ def v2(command: int, kind: int, rest: bytes, length: int | None = None) -> bytes
 _LONGEST_V1 = b"PROXY TCP6 ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n".replace(
     b"f...f", b":".join([b"ffff"] * 6)
 )
-_FIT: dict[str, tuple[bytes, str | None, bool]] = {
-    "TCP4": (b"PROXY TCP4 192.0.2.7 10.0.0.1 56324 443\r\n", "192.0.2.7", True),
-    "TCP6": (b"PROXY TCP6 2001:DB8::7 2001:db8::1 0 65535\r\n", "2001:db8::7", True),
-    "TCP6, mapped": (b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:10.0.0.1 1 2\r\n", "192.0.2.7", True),
-    "the longest TCP6": (_LONGEST_V1, "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", True),
-    "UNKNOWN": (b"PROXY UNKNOWN\r\n", None, False),
-    "UNKNOWN with more": (b"PROXY UNKNOWN ffff::1 any\tthing \xff 1 2\r\n", None, False),
-    "the longest UNKNOWN": (b"PROXY UNKNOWN ".ljust(105, b"x") + b"\r\n", None, False),
-    "2: LOCAL": (v2(0x20, 0x00, b""), None, False),
-    "2: LOCAL with addresses": (v2(0x20, 0x11, _INET), None, False),
-    "2: LOCAL with a family that there is none of": (v2(0x20, 0xFF, b"x"), None, False),
-    "2: TCP4": (v2(0x21, 0x11, _INET), "192.0.2.7", True),
-    "2: TCP4 with a TLV": (v2(0x21, 0x11, _INET + _TLV), "192.0.2.7", True),
-    "2: TCP4, TLVs of 60 kB": (v2(0x21, 0x11, _INET + b"\x30\xea\x60" + b"x" * 60_000), "192.0.2.7", True),
-    "2: UDP4": (v2(0x21, 0x12, _INET), "192.0.2.7", True),
-    "2: TCP6": (v2(0x21, 0x21, _INET6 + _TLV), "2001:db8::7", True),
-    "2: TCP6, mapped": (v2(0x21, 0x21, _MAPPED), "192.0.2.7", True),
-    "2: Unix": (v2(0x21, 0x31, _UNIX), None, True),
-    "2: unspecified": (v2(0x21, 0x00, b""), None, False),
-    "2: unspecified with a TLV": (v2(0x21, 0x00, _TLV), None, False),
-    "2: unspecified transport": (v2(0x21, 0x10, _INET), None, False),
+_FIT: dict[str, tuple[bytes, str | None]] = {
+    "TCP4": (b"PROXY TCP4 192.0.2.7 10.0.0.1 56324 443\r\n", "192.0.2.7"),
+    "TCP6": (b"PROXY TCP6 2001:DB8::7 2001:db8::1 0 65535\r\n", "2001:db8::7"),
+    "TCP6, mapped": (b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:10.0.0.1 1 2\r\n", "192.0.2.7"),
+    "the longest TCP6": (_LONGEST_V1, "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+    "UNKNOWN": (b"PROXY UNKNOWN\r\n", None),
+    "UNKNOWN with more": (b"PROXY UNKNOWN ffff::1 any\tthing \xff 1 2\r\n", None),
+    "the longest UNKNOWN": (b"PROXY UNKNOWN ".ljust(105, b"x") + b"\r\n", None),
+    "2: LOCAL": (v2(0x20, 0x00, b""), None),
+    "2: LOCAL with addresses": (v2(0x20, 0x11, _INET), None),
+    "2: LOCAL with a family that there is none of": (v2(0x20, 0xFF, b"x"), None),
+    "2: TCP4": (v2(0x21, 0x11, _INET), "192.0.2.7"),
+    "2: TCP4 with a TLV": (v2(0x21, 0x11, _INET + _TLV), "192.0.2.7"),
+    "2: TCP4, TLVs of 60 kB": (v2(0x21, 0x11, _INET + b"\x30\xea\x60" + b"x" * 60_000), "192.0.2.7"),
+    "2: UDP4": (v2(0x21, 0x12, _INET), "192.0.2.7"),
+    "2: TCP6": (v2(0x21, 0x21, _INET6 + _TLV), "2001:db8::7"),
+    "2: TCP6, mapped": (v2(0x21, 0x21, _MAPPED), "192.0.2.7"),
+    "2: Unix": (v2(0x21, 0x31, _UNIX), UNKNOWN),
+    "2: unspecified": (v2(0x21, 0x00, b""), None),
+    "2: unspecified with a TLV": (v2(0x21, 0x00, _TLV), None),
+    "2: unspecified transport": (v2(0x21, 0x10, _INET), None),
 }
 
 
-@pytest.mark.parametrize(("sent", "address", "has_source"), _FIT.values(), ids=_FIT.keys())
+@pytest.mark.parametrize(("sent", "source"), _FIT.values(), ids=_FIT.keys())
 def test_what_a_header_says_is_known_however_it_is_cut_and_whatever_follows(
-    sent: bytes, address: str | None, has_source: bool
+    sent: bytes, source: str | None
 ) -> None:
-    expected = ProxyHeader(len(sent), has_source, address)
+    expected = ProxyHeader(len(sent), source)
     assert proxy_header(sent) == expected
     assert proxy_header(sent + b"GET / HTTP/1.1\r\n\r\n") == expected
     for cut in range(min(len(sent), MOST_READ_BYTES)):
@@ -164,4 +165,4 @@ def test_both_versions_tell_any_address(
     ):
         header = proxy_header(sent)
         assert header is not None
-        assert (header.length, header.address) == (len(sent), str(source))
+        assert (header.length, header.source) == (len(sent), str(source))

@@ -1,0 +1,133 @@
+"""Messages between the parent and its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gateway.store.peers import Invalidation
+from gateway.telemetry.snapshot import Snapshot
+from gateway.telemetry.throttled import ThrottledCaller
+from gateway.telemetry.top_executions import TopExecution
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """The first message to a worker.
+
+    Attributes:
+        number: index of the worker.
+        settings: from `gateway.config.load.pack`.
+        memory_disabled: the memory tier is off until `EnableMemory`.
+    """
+
+    number: int
+    settings: bytes
+    memory_disabled: bool = False
+
+
+class EnableMemory(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: turn the memory tier on."""
+
+
+class Reload(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: apply these settings; the `Response` holds an error text or nothing."""
+
+    request_id: int
+    settings: bytes
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: drain and end.
+
+    Attributes:
+        is_handover: another process already accepts: idle connections may carry one more request.
+        at_once: abort requests in progress.
+    """
+
+    is_handover: bool = False
+    at_once: bool = False
+
+
+class StateRequest(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: the `Response` holds a packed `State`."""
+
+    request_id: int
+
+
+class Purge(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: invalidate a stack everywhere; the `Response` is empty while that is not done."""
+
+    request_id: int
+    stack_id: str
+
+
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    """To a worker, which sends it back: a sign of life."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: it needs the other workers' invalidations from now on.
+
+    Attributes:
+        is_serving: it accepts requests as well.
+    """
+
+    is_serving: bool
+
+
+class Invalidate(msgspec.Struct, frozen=True, tag=True):
+    """From a worker to the parent, which forwards it to the others.
+
+    Attributes:
+        sender: the worker's number.
+        number: sequence number, see `gateway.server.shared_counts`; 0 for none.
+        invalidations: to apply.
+    """
+
+    sender: int
+    number: int
+    invalidations: list[Invalidation]
+
+
+class Response(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: the response to the request with this id."""
+
+    request_id: int
+    body: bytes
+
+
+class FinalState(msgspec.Struct, frozen=True, tag=True):
+    """From a worker that ends: a packed `State`."""
+
+    state: bytes
+
+
+class State(msgspec.Struct, frozen=True):
+    """State of a worker, see `gateway.operations.Operations`; empty before it has reported any."""
+
+    is_ready: bool = False
+    health: dict[str, Any] = {}
+    metrics: Snapshot = {}
+    executions: list[TopExecution] = []
+    throttled: list[ThrottledCaller] = []
+
+
+Message = (
+    Start
+    | EnableMemory
+    | Reload
+    | Stop
+    | StateRequest
+    | Purge
+    | Ping
+    | Ready
+    | Invalidate
+    | Response
+    | FinalState
+)
+
+pack = msgspec.msgpack.Encoder().encode
+read: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
+read_state = msgspec.msgpack.Decoder(State).decode
