@@ -18,7 +18,7 @@ from gateway.app.settings import (
     identity_headers,
     own_hosts,
     policy_rules,
-    tier_settings,
+    redis_settings,
     upstream_hop,
     upstream_settings,
 )
@@ -101,7 +101,9 @@ class Gateway:
         )
         proxy = upstream_hop(config)
         self.tiers = Tiers(
-            tier_settings(config, rules),
+            config.cache,
+            rules.longest_ttl_s,
+            redis_settings(config, rules),
             keys=keys,
             secret=secret,
             clock=clock,
@@ -226,7 +228,7 @@ class Gateway:
             ConfigError: a file cannot be used; nothing is changed.
         """
         tls, upstream = server_context(config.server), upstream_settings(config)
-        redis = tier_settings(config, policy_rules(config)).redis
+        redis = redis_settings(config, policy_rules(config))
         was_tls = bool(self.config.server.tls_cert)
         if self._sockets is not None and self._acceptor is not None and (tls is not None or was_tls):
             try:

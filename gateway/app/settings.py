@@ -13,8 +13,7 @@ from gateway.core.http.proxy_identity import ProxyIdentity, make_proxy_identity
 from gateway.downstream.handler import HandlerSettings
 from gateway.downstream.settings import ConnectionSettings
 from gateway.runtime.tls import redis_context, upstream_context
-from gateway.store.redis_settings import RedisSettings
-from gateway.store.tiers import TierSettings
+from gateway.store.redis_connection import RedisSettings
 from gateway.upstream.upstream import UpstreamSettings
 
 # How much longer a generation lives than anything that could be stored under it.
@@ -58,29 +57,22 @@ def policy_rules(config: Config) -> Rules:
     )
 
 
-def tier_settings(config: Config, rules: Rules) -> TierSettings:
-    """Return the bounds of memory and Redis.
+def redis_settings(config: Config, rules: Rules) -> RedisSettings | None:
+    """Return how to reach Redis; ``None`` without it.
 
     Raises:
         ConfigError: a file cannot be used.
     """
-    redis = None
+    if not config.redis.url:
+        return None
     total_s = config.upstream.total_timeout_s
-    if config.redis.url:
-        redis = RedisSettings(
-            url=config.redis.url.reveal(),
-            timeout_s=config.redis.timeout_s,
-            max_connections=config.redis.max_connections,
-            generation_ttl_s=rules.longest_ttl_s + total_s + _GENERATION_MARGIN_S,
-            mint_ttl_s=total_s + _MINT_MARGIN_S,
-            tls=redis_context(config.redis),
-        )
-    return TierSettings(
-        memory_bytes=config.cache.memory_bytes,
-        memory_ttl_s=config.cache.memory_ttl_s,
-        longest_ttl_s=rules.longest_ttl_s,
-        settle_s=config.cache.settle_s,
-        redis=redis,
+    return RedisSettings(
+        url=config.redis.url.reveal(),
+        timeout_s=config.redis.timeout_s,
+        max_connections=config.redis.max_connections,
+        generation_ttl_s=rules.longest_ttl_s + total_s + _GENERATION_MARGIN_S,
+        mint_ttl_s=total_s + _MINT_MARGIN_S,
+        tls=redis_context(config.redis),
     )
 
 

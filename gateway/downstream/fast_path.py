@@ -177,9 +177,10 @@ class FastPath:
                 looked up, which may take a wait.
         """
         key = self._key(question.owner, question.seen.path)
-        found = None if key is None else self._tiers.lookup_now(key)
-        if key is None or found is not None or not self._tiers.ask_redis(key, on_result):
-            on_result(found)
+        if key is None:
+            on_result(None)
+        else:
+            self._tiers.lookup_soon(key, on_result)
 
     def found(self, question: PlainLookup, early_lookup: EarlyLookup) -> bytes | None:
         """Return the whole answer to a question; ``None`` when Redis has none that can be given so."""

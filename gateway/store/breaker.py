@@ -29,12 +29,7 @@ class BreakerState(enum.Enum):
 
 
 class Breaker:
-    """Counts the outcomes of operations.
-
-    Attributes:
-        state: whether operations are sent.
-        openings: how often it has opened.
-    """
+    """Counts the outcomes of operations, and how often it has opened."""
 
     def __init__(self) -> None:
         self.openings = 0
@@ -49,11 +44,7 @@ class Breaker:
         return self.state is BreakerState.CLOSED
 
     async def wait_open(self) -> float:
-        """Wait until it is open.
-
-        Returns:
-            Seconds until the next probe is due.
-        """
+        """Wait until it is open, and return in how many seconds a probe is due."""
         await self._is_open.wait()
         return self._pause_s
 

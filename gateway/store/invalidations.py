@@ -89,18 +89,22 @@ class Invalidations:
         longest_ttl_s: no entry lives longer; neither does a pending invalidation.
         settle_s: how long after a write a stack's records may still change.
         limit: bound of each queue.
+        has_redis: Redis must confirm them.
 
     Attributes:
         changes: of stacks, and of entries under their local keys.
         all_pending: every stack counts as pending: invalidations by another process are not received.
     """
 
-    def __init__(self, longest_ttl_s: float, settle_s: float, limit: int = _LIMIT) -> None:
+    def __init__(
+        self, longest_ttl_s: float, settle_s: float, limit: int = _LIMIT, *, has_redis: bool = True
+    ) -> None:
         self.changes = Changes(limit)
         self.all_pending = False
         self._longest_ttl_s = longest_ttl_s
         self._settle_s = settle_s
         self._limit = limit
+        self._has_redis = has_redis
         self._sequence = itertools.count(1)
         self._writes: _Queue = OrderedDict()
         self._removals: _Queue = OrderedDict()
@@ -123,45 +127,34 @@ class Invalidations:
         return sum(map(len, self._unconfirmed)) + len(self._confirmed) - self._current
 
     def invalidate(
-        self, stack: bytes, now_s: float, *, settles: bool, has_redis: bool
-    ) -> PendingInvalidation | None:
-        """Record a write or purge that went through this replica.
+        self, stack: bytes, now_s: float, *, settles: bool, publishes: bool = True
+    ) -> PendingInvalidation:
+        """Record a write or purge that went through this replica, and return what Redis must confirm.
 
         Args:
             stack: case-folded stack id.
             now_s: when the response to it came.
             settles: the write takes effect after its response; false for a purge.
-            has_redis: Redis must confirm it.
-
-        Returns:
-            What Redis must confirm, or ``None`` without Redis.
+            publishes: tell the other replicas; false when another worker does.
         """
         self.changes.change(stack)
         if settles:
             self._settle(stack, now_s, now_s)
-        return self._add(stack, now_s, now_s, settles=settles, publishes=True) if has_redis else None
+        return self._add(stack, now_s, now_s, settles=settles, publishes=publishes)
 
-    def invalidated_elsewhere(
-        self, stack: bytes, now_s: float, age_s: float, *, settles: bool, in_redis: bool = True
-    ) -> PendingInvalidation | None:
-        """Record an invalidation by another replica or worker.
+    def invalidated_elsewhere(self, stack: bytes, now_s: float, age_s: float, *, settles: bool) -> None:
+        """Record an invalidation by another replica, which Redis has already.
 
         Args:
             stack: case-folded stack id.
             now_s: when the message came.
             age_s: how long before that the response to the write came.
             settles: the write takes effect after its response.
-            in_redis: Redis has it already; otherwise this replica sends it too.
-
-        Returns:
-            What Redis must confirm; ``None`` when it has it.
         """
         self.changes.change(stack)
         written_s = now_s - age_s
         if settles:
             self._settle(stack, written_s, now_s)
-        if not in_redis:
-            return self._add(stack, now_s, written_s, settles=settles, publishes=False)
         for queue in self._unconfirmed:
             if (known := queue.pop(stack, None)) is not None:
                 # An entry stored until now may live its whole life from now on.
@@ -171,9 +164,8 @@ class Invalidations:
                     written_s=max(known.written_s, written_s),
                     settles=known.settles or settles,
                 )
-                return None
+                return
         self._keep_confirmed(self._merged(stack, now_s, written_s, settles=settles, publishes=False), now_s)
-        return None
 
     def removal_failed(self, stack: bytes, now_s: float) -> PendingInvalidation:
         """Invalidate a stack because an entry of it could not be removed from Redis."""
@@ -237,7 +229,7 @@ class Invalidations:
         """Take these out of `due` until `confirmed`, `refused` or `failed` is called for each."""
         for pending in sent:
             if (known := self._pop(pending)) is not None:
-                _put(self._being_sent, known, self._limit)
+                self._put(self._being_sent, known)
 
     def confirmed(self, sent: PendingInvalidation, now_s: float) -> None:
         """Redis has confirmed one; has no effect if the stack was invalidated again since."""
@@ -260,7 +252,7 @@ class Invalidations:
         known = self._drop_confirmed(sent.stack) or self._pop(sent)
         if known is not None:
             publishes = known.publishes and not is_published
-            _put(self._refused, msgspec.structs.replace(known, publishes=publishes), self._limit)
+            self._put(self._refused, msgspec.structs.replace(known, publishes=publishes))
 
     def failed(self, sent: PendingInvalidation) -> None:
         """The outcome of one is unknown: it is due again."""
@@ -269,7 +261,7 @@ class Invalidations:
             if confirmed.epoch < self._epoch and self._to_repeat is not None:
                 self._to_repeat.appendleft(sent.stack)
         elif (known := self._pop(sent)) is not None:
-            _put(self._queue_of(known), known, self._limit)
+            self._put(self._queue_of(known), known)
 
     def is_settling(self, stack: bytes, now_s: float) -> bool:
         """Whether a write to the stack is known within ``settle_s``."""
@@ -283,8 +275,14 @@ class Invalidations:
         self, stack: bytes, now_s: float, written_s: float, *, settles: bool, publishes: bool
     ) -> PendingInvalidation:
         pending = self._merged(stack, now_s, written_s, settles=settles, publishes=publishes)
-        _put(self._queue_of(pending), pending, self._limit)
+        if self._has_redis:
+            self._put(self._queue_of(pending), pending)
         return pending
+
+    def _put(self, queue: _Queue, pending: PendingInvalidation) -> None:
+        queue[pending.stack] = pending
+        if len(queue) > self._limit:
+            queue.popitem(last=False)
 
     def _queue_of(self, pending: PendingInvalidation) -> _Queue:
         # Any caller can make removals fail while Redis is down; they must not push out writes.
@@ -355,9 +353,3 @@ class Invalidations:
                 self._uncertain_until_s = max(self._uncertain_until_s, self._settling.pop(oldest))
             else:
                 break
-
-
-def _put(queue: _Queue, pending: PendingInvalidation, limit: int) -> None:
-    queue[pending.stack] = pending
-    if len(queue) > limit:
-        queue.popitem(last=False)

@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from gateway.clock import Clock
+from gateway.config.model import CacheConfig
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.invalidation_message import InvalidationMessage
@@ -16,34 +17,18 @@ from gateway.store.invalidations import Invalidations
 from gateway.store.lookup import ABSENT, EarlyLookup, Fetches, FillToken, LookupResult
 from gateway.store.memory import MemoryStore
 from gateway.store.peers import Invalidation, WorkerPeers
-from gateway.store.redis_settings import RedisSettings
+from gateway.store.redis_connection import RedisSettings
 from gateway.store.redis_tier import RedisState, RedisTier
 from gateway.telemetry.metrics import Metrics
-
-
-class TierSettings(msgspec.Struct, frozen=True):
-    """Settings of the tiers.
-
-    Attributes:
-        memory_bytes: bound of the memory tier; 0 for none.
-        memory_ttl_s: life of a copy in memory while Redis is configured.
-        longest_ttl_s: no entry lives longer.
-        settle_s: how long after a write a stack's records may change.
-        redis: how to reach Redis; ``None`` without it.
-    """
-
-    memory_bytes: int
-    memory_ttl_s: float
-    longest_ttl_s: float
-    settle_s: float
-    redis: RedisSettings | None
 
 
 class Tiers:
     """The stores of one gateway.
 
     Args:
-        settings: of the tiers.
+        cache: the section of the configuration.
+        longest_ttl_s: no entry lives longer.
+        redis: how to reach Redis; ``None`` without it.
         keys: builds the keys.
         secret: ``cache.secret`` as bytes.
         clock: both clocks.
@@ -59,7 +44,9 @@ class Tiers:
 
     def __init__(
         self,
-        settings: TierSettings,
+        cache: CacheConfig,
+        longest_ttl_s: float,
+        redis: RedisSettings | None,
         *,
         keys: KeySpace,
         secret: bytes,
@@ -69,22 +56,23 @@ class Tiers:
         on_start_over: Callable[[], None],
         peers: WorkerPeers | None = None,
     ) -> None:
-        self.memory = MemoryStore(settings.memory_bytes, clock) if settings.memory_bytes else None
+        self.memory: MemoryStore | None = None
         self.redis: RedisTier | None = None
-        self._invalidations = Invalidations(settings.longest_ttl_s, settings.settle_s)
+        self._invalidations = Invalidations(longest_ttl_s, cache.settle_s, has_redis=redis is not None)
         self._changes = self._invalidations.changes
-        self._settings = settings
+        self._cache = cache
         self._clock = clock
         self._metrics = metrics
         self._on_invalidate = on_invalidate
         self._on_start_over = on_start_over
         self._fetches: WeakValueDictionary[bytes, Fetches] = WeakValueDictionary()
         self._peers = peers
-        if peers is not None and self.memory is not None:
-            self.memory.check_with(peers.is_current)
-        if settings.redis is not None:
+        if cache.memory_bytes:
+            is_current = None if peers is None else peers.is_current
+            self.memory = MemoryStore(cache.memory_bytes, clock, is_current)
+        if redis is not None:
             self.redis = RedisTier(
-                settings.redis,
+                redis,
                 self._invalidations,
                 keys=keys,
                 secret=secret,
@@ -98,8 +86,7 @@ class Tiers:
     async def start(self, timeout_s: float) -> None:
         """Start the background tasks, and wait for the subscription at most for ``timeout_s``."""
         if self.redis is not None:
-            self.redis.start()
-            await self.redis.wait_subscribed(timeout_s)
+            await self.redis.start(timeout_s)
 
     def connect_with(self, settings: RedisSettings) -> None:
         """Use another user, password or TLS context for connections opened from now on."""
@@ -130,7 +117,7 @@ class Tiers:
         """Store again, but nothing that was fetched until now."""
         self._invalidations.all_pending = False
         if self.memory is not None:
-            self.memory.limit_bytes = self._settings.memory_bytes
+            self.memory.limit_bytes = self._cache.memory_bytes
         self._start_over()
 
     def retire_memory(self) -> None:
@@ -169,32 +156,23 @@ class Tiers:
         fill_token = self.fill_token(key)
         return self._checked(fill_token, await self.redis.lookup(key))
 
-    def lookup_now(self, key: EntryKey) -> EarlyLookup | None:
-        """Look up what memory does not have, if that needs no wait; otherwise ``None``."""
-        if self._peers is not None and not self._peers.is_current():
-            return None
-        if self.redis is not None and self.redis.may_have(key):
-            return None
-        return EarlyLookup(self.fill_token(key), self._without_redis())
-
-    def ask_redis(self, key: EntryKey, on_result: Callable[[EarlyLookup], None]) -> bool:
-        """Start a look-up in Redis of what memory does not have.
+    def lookup_soon(self, key: EntryKey, on_result: Callable[[EarlyLookup | None], None]) -> None:
+        """Look up what memory does not have, without a task.
 
         Args:
             key: of the entry.
-            on_result: called once, after this has returned.
-
-        Returns:
-            Whether Redis is asked at all.
+            on_result: called once, perhaps before this returns; with ``None`` when only `lookup` can tell.
         """
-        if self.redis is None or not self.redis.may_have(key):
-            return False
         if self._peers is not None and not self._peers.is_current():
-            return False
+            on_result(None)
+            return
         fill_token = self.fill_token(key)
-        return self.redis.lookup_soon(
+        if self.redis is None or not self.redis.may_have(key):
+            on_result(EarlyLookup(fill_token, self._without_redis()))
+        elif not self.redis.lookup_soon(
             key, lambda result: on_result(EarlyLookup(fill_token, self._checked(fill_token, result)))
-        )
+        ):
+            on_result(None)
 
     def _without_redis(self) -> LookupResult:
         # What Redis may not have is removed there before it is read again, unless all counts as pending.
@@ -312,11 +290,7 @@ class Tiers:
         pending = []
         now_s = self._clock.monotonic_s()
         for stack in stacks:
-            one = self._invalidations.invalidate(
-                stack, now_s, settles=settles, has_redis=self.redis is not None
-            )
-            if one is not None:
-                pending.append(one)
+            pending.append(self._invalidations.invalidate(stack, now_s, settles=settles))
             self._invalidate_here(stack, cause)
         return self.redis is None or await self.redis.invalidate(pending)
 
@@ -329,12 +303,10 @@ class Tiers:
         now_s = self._clock.monotonic_s()
         for each in invalidations:
             if each.entry:
-                self._dropped_elsewhere(each)
-                continue
-            self._invalidations.invalidated_elsewhere(
-                each.stack, now_s, 0.0, settles=each.settles, in_redis=self.redis is None
-            )
-            self._invalidate_here(each.stack, "message")
+                self._dropped_elsewhere(each.entry)
+            else:
+                self._invalidations.invalidate(each.stack, now_s, settles=each.settles, publishes=False)
+                self._invalidate_here(each.stack, "message")
         if self.redis is not None:
             self.redis.send_pending()
 
@@ -364,7 +336,7 @@ class Tiers:
             return False
         life_s = entry.ttl_s(entry.now_s(fill_token.wall_s, fill_token.monotonic_s))
         if self.redis is not None:
-            life_s = min(life_s, self._settings.memory_ttl_s)
+            life_s = min(life_s, self._cache.memory_ttl_s)
         return self.memory.put(fill_token.key, entry, fill_token.monotonic_s + life_s)
 
     def _invalidate_here(self, stack: bytes, cause: str) -> None:
@@ -373,10 +345,10 @@ class Tiers:
         self._on_invalidate(stack)
         self._metrics.invalidations[cause] += 1
 
-    def _dropped_elsewhere(self, dropped: Invalidation) -> None:
+    def _dropped_elsewhere(self, entry: bytes) -> None:
         """Void all fetches begun until now: the order of two processes' fetches is unknown."""
-        self._discard(dropped.entry)
-        if (fetches := self._fetches.get(dropped.entry)) is not None:
+        self._discard(entry)
+        if (fetches := self._fetches.get(entry)) is not None:
             fetches.end(self._changes.next())
 
     def _message_received(self, message: InvalidationMessage) -> None:

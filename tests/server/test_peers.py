@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.clock import Clock
+from gateway.config.model import CacheConfig
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.server.channel import Invalidate, Message
@@ -16,7 +17,7 @@ from gateway.server.peers import ChannelPeers
 from gateway.server.shared_counts import SharedCounts, open_shared_counts
 from gateway.store.lookup import LookupResult
 from gateway.store.peers import Invalidation
-from gateway.store.tiers import Tiers, TierSettings
+from gateway.store.tiers import Tiers
 from gateway.telemetry.metrics import Metrics
 from tests.store.kit import FOLDED, UPSTREAM, entry_of, key_of
 
@@ -38,7 +39,9 @@ class Worker:
         self.started_over = 0
         self.peers = ChannelPeers(number, self.sent.append, SharedCounts(counts, number))
         self.tiers = Tiers(
-            TierSettings(1_000_000, 30.0, 3600.0, 600.0, None),
+            CacheConfig(),
+            3600.0,
+            None,
             keys=KeySpace(PREFIX, UPSTREAM),
             secret=b"",
             clock=Clock(),

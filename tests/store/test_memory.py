@@ -176,10 +176,9 @@ def test_retired_memory_refuses_copies(times: Times) -> None:
 
 
 def test_copies_are_returned_only_while_every_invalidation_has_been_received(times: Times) -> None:
-    memory = MemoryStore(ROOMY_BYTES, times.clock)
-    put(memory, times, "1")
     is_current = False
-    memory.check_with(lambda: is_current)
+    memory = MemoryStore(ROOMY_BYTES, times.clock, lambda: is_current)
+    put(memory, times, "1")
     assert memory.get(key("1").local) is None
     assert memory.get(key("1").local, is_checked=True) is not None
     is_current = True
