@@ -162,10 +162,9 @@ class FastPath:
         owner = self._owners.get(seen.rest) or self._owner(seen.rest)
         if owner is None:
             return None
-        if self._memory is not None:
-            entry = self._memory.get(owner.owner + seen.path)
-            if entry is not None:
-                return self._hit(data, entry, seen, owner, origin=origin)
+        entry = self._memory.get(owner.owner + seen.path)
+        if entry is not None:
+            return self._hit(data, entry, seen, owner, origin=origin)
         return PlainLookup(data, seen, owner, origin, time.monotonic())
 
     def look_up(self, question: PlainLookup, on_result: Callable[[EarlyLookup | None], None]) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from gateway.store.lookup import FillToken
+
 REPEAT_S = 600.0
 """How long an invalidation is repeated on each new Redis connection: a failover may have undone it."""
 
@@ -137,9 +139,6 @@ class Invalidations:
             settles: the write takes effect after its response; false for a purge.
             publishes: tell the other replicas; false when another worker does.
         """
-        self.changes.change(stack)
-        if settles:
-            self._settle(stack, now_s, now_s)
         return self._add(stack, now_s, now_s, settles=settles, publishes=publishes)
 
     def invalidated_elsewhere(self, stack: bytes, now_s: float, age_s: float, *, settles: bool) -> None:
@@ -151,10 +150,8 @@ class Invalidations:
             age_s: how long before that the response to the write came.
             settles: the write takes effect after its response.
         """
-        self.changes.change(stack)
         written_s = now_s - age_s
-        if settles:
-            self._settle(stack, written_s, now_s)
+        self._change(stack, now_s, written_s, settles=settles)
         for queue in self._unconfirmed:
             if (known := queue.pop(stack, None)) is not None:
                 # An entry stored until now may live its whole life from now on.
@@ -169,7 +166,6 @@ class Invalidations:
 
     def removal_failed(self, stack: bytes, now_s: float) -> PendingInvalidation:
         """Invalidate a stack because an entry of it could not be removed from Redis."""
-        self.changes.change(stack)
         return self._add(stack, now_s, -math.inf, settles=False, publishes=False)
 
     def connection_opened(self, now_s: float) -> None:
@@ -198,6 +194,11 @@ class Invalidations:
                 return True
         confirmed = self._confirmed.get(stack)
         return confirmed is not None and self._needs_repeat(confirmed)
+
+    def is_void(self, fill_token: FillToken) -> bool:
+        """Whether its stack is pending, or was invalidated since; neither may enter or leave Redis."""
+        stack = fill_token.key.stack
+        return self.changes.has_changed(stack, fill_token.since) or self.is_pending(stack)
 
     def due(self, now_s: float, at_most: int) -> list[PendingInvalidation]:
         """Return what to send next: the oldest unconfirmed, then repeats. See `begin_sending`.
@@ -274,6 +275,7 @@ class Invalidations:
     def _add(
         self, stack: bytes, now_s: float, written_s: float, *, settles: bool, publishes: bool
     ) -> PendingInvalidation:
+        self._change(stack, now_s, written_s, settles=settles)
         pending = self._merged(stack, now_s, written_s, settles=settles, publishes=publishes)
         if self._has_redis:
             self._put(self._queue_of(pending), pending)
@@ -319,9 +321,12 @@ class Invalidations:
     def _needs_repeat(self, confirmed: PendingInvalidation) -> bool:
         return confirmed.epoch < self._epoch and self._epoch_began_s - confirmed.written_s < REPEAT_S
 
+    def _is_over(self, confirmed: PendingInvalidation, now_s: float) -> bool:
+        return now_s - confirmed.written_s >= REPEAT_S and not self._needs_repeat(confirmed)
+
     def _keep_confirmed(self, confirmed: PendingInvalidation, now_s: float) -> None:
         """Keep one to repeat it on connections opened later."""
-        if now_s - confirmed.written_s >= REPEAT_S and not self._needs_repeat(confirmed):
+        if self._is_over(confirmed, now_s):
             return
         self._confirmed[confirmed.stack] = confirmed
         if confirmed.epoch >= self._epoch:
@@ -330,8 +335,7 @@ class Invalidations:
             self._to_repeat.append(confirmed.stack)
         while self._confirmed:
             oldest = next(iter(self._confirmed.values()))
-            is_over = now_s - oldest.written_s >= REPEAT_S and not self._needs_repeat(oldest)
-            if len(self._confirmed) <= self._limit and not is_over:
+            if len(self._confirmed) <= self._limit and not self._is_over(oldest, now_s):
                 break
             self._drop_confirmed(oldest.stack)
 
@@ -341,7 +345,10 @@ class Invalidations:
             self._current -= 1
         return confirmed
 
-    def _settle(self, stack: bytes, written_s: float, now_s: float) -> None:
+    def _change(self, stack: bytes, now_s: float, written_s: float, *, settles: bool) -> None:
+        self.changes.change(stack)
+        if not settles:
+            return
         ends_s = max(written_s + self._settle_s, self._settling.pop(stack, 0.0))
         self._settling[stack] = ends_s
         while self._settling:

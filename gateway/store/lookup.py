@@ -76,12 +76,7 @@ FAILED = LookupResult(None, has_failed=True)
 
 
 class EarlyLookup(msgspec.Struct, frozen=True, gc=False):
-    """A look-up made before its request was read in full.
-
-    Attributes:
-        fill_token: taken before it.
-        lookup: its result.
-    """
+    """A look-up made before its request was read in full, and the token taken before it."""
 
     fill_token: FillToken
     lookup: LookupResult

@@ -34,7 +34,7 @@ class MemoryStore:
     (the clock algorithm). That takes less memory than a list by last use, and one assignment a hit.
 
     Args:
-        limit_bytes: bound of bodies, heads and overhead together.
+        limit_bytes: bound of bodies, heads and overhead together; 0 keeps nothing.
         clock: decides when copies end.
         is_current: whether every invalidation sent by other workers has been received, which never waits;
             copies are returned only then. ``None`` without other workers.
@@ -111,11 +111,6 @@ class MemoryStore:
         self._copies.clear()
         self._by_stack.clear()
         self.size_bytes = 0
-
-    def retire(self) -> None:
-        """Remove everything, and refuse new copies."""
-        self.clear()
-        self.limit_bytes = 0
 
     def _make_room(self, size_bytes: int) -> None:
         """Remove the oldest copies without a hit, a hundredth of the bound at least."""

@@ -35,11 +35,8 @@ class RedisStore:
     """Keeps entries in Redis.
 
     Args:
-        settings: how to reach it.
-        keys: builds the keys.
         secret: ``cache.secret`` as bytes.
         clock: wall time decides when entries end.
-        metrics: counts failures and invalid entries.
         on_connection_opened: called before a new connection carries a command.
         on_wrong_server: called when the server is the wrong one and every connection was closed.
         on_recovered: see `Condition`.

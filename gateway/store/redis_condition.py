@@ -19,7 +19,6 @@ class Condition:
     """Takes the outcome of each operation.
 
     Args:
-        clock: both clocks.
         on_recovered: called when a check succeeds, if it is the first or the one before failed.
 
     Attributes:

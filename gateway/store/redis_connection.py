@@ -120,7 +120,6 @@ class Link:
     """The pool: opens connections on demand, and keeps them.
 
     Args:
-        settings: how to reach Redis.
         tasks: run the closing of connections.
         on_opened: called before a new connection carries a command.
 

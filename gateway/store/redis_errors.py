@@ -65,13 +65,9 @@ def worst(errors: Sequence[ResponseError]) -> ResponseError:
 
 def kind_of(error: BaseException) -> str:
     """Return the short name of a failure: ``timeout``, ``connection`` or ``answer``."""
-    match error:
-        case TimeoutError() | aioredis.TimeoutError():
-            return "timeout"
-        case aioredis.ConnectionError() | OSError():
-            return "connection"
-        case _:
-            return "answer"
+    if isinstance(error, TimeoutError | aioredis.TimeoutError):
+        return "timeout"
+    return "connection" if isinstance(error, aioredis.ConnectionError | OSError) else "answer"
 
 
 def is_answer(error: BaseException) -> bool:

@@ -51,17 +51,13 @@ class RedisTier:
     """Redis as one tier; nothing of a stack is read or stored there while its invalidation is pending.
 
     Args:
-        settings: how to reach Redis.
-        invalidations: of this replica.
-        keys: builds the keys.
         secret: ``cache.secret`` as bytes.
-        clock: both clocks.
-        metrics: counts failures and what is not stored.
         on_message: called with each invalidation by another replica.
         on_subscribed: called when the subscription is confirmed: messages may have been missed until then.
 
     Attributes:
         lookup, lookup_soon, mint: see `RedisStore`.
+        send_pending: `InvalidationSender.wake`.
     """
 
     def __init__(
@@ -148,7 +144,7 @@ class RedisTier:
             self._removal_failed(fill_token.key)
 
     async def invalidate(self, invalidations: Sequence[PendingInvalidation]) -> bool:
-        """Send invalidations now, for at most the timeout, and again later if that fails.
+        """Send invalidations now, for at most the timeout, and again later what Redis has not confirmed.
 
         Returns:
             Whether Redis confirmed all.
@@ -175,7 +171,8 @@ class RedisTier:
 
     async def _send_some_writes(self) -> None:
         taken = self._writes.take()
-        due = [write for write in taken if write.entry is None or not self._is_void(write.fill_token)]
+        is_void = self._invalidations.is_void
+        due = [write for write in taken if write.entry is None or not is_void(write.fill_token)]
         try:
             await self._store.write(due)
         except StoreError:
@@ -185,11 +182,6 @@ class RedisTier:
                 else:
                     self._metrics.not_stored["redis-failed"] += 1
         self._writes.done(taken)
-
-    def _is_void(self, fill_token: FillToken) -> bool:
-        stack = fill_token.key.stack
-        is_invalidated = self._invalidations.changes.has_changed(stack, fill_token.since)
-        return is_invalidated or self._invalidations.is_pending(stack)
 
     def _removal_failed(self, key: EntryKey) -> None:
         # The entry must not be served: invalidate its whole stack.

@@ -38,9 +38,7 @@ class Subscription:
     """Listens on the gateway's channel, and reconnects.
 
     Args:
-        settings: how to reach Redis.
         channel: `KeySpace.channel`.
-        clock: measures silence.
         on_confirmed: called each time the subscription is confirmed: earlier messages may have been missed.
         on_message: called with each message.
 

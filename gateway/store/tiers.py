@@ -29,17 +29,15 @@ class Tiers:
         cache: the section of the configuration.
         longest_ttl_s: no entry lives longer.
         redis: how to reach Redis; ``None`` without it.
-        keys: builds the keys.
         secret: ``cache.secret`` as bytes.
-        clock: both clocks.
-        metrics: counts what is not stored and what is invalidated.
         on_invalidate: called for each invalidated stack, before the next ``await``: detach its fetches.
         on_start_over: called when invalidations may have been missed: detach all fetches.
         peers: the other workers; ``None`` without any.
 
     Attributes:
-        memory: the tier in this process; ``None`` without it.
+        memory: the tier in this process.
         redis: the tier in Redis; ``None`` without it.
+        invalidations: which stacks have changed, are pending or settling.
     """
 
     def __init__(
@@ -56,10 +54,10 @@ class Tiers:
         on_start_over: Callable[[], None],
         peers: WorkerPeers | None = None,
     ) -> None:
-        self.memory: MemoryStore | None = None
+        self.memory = MemoryStore(cache.memory_bytes, clock, None if peers is None else peers.is_current)
         self.redis: RedisTier | None = None
-        self._invalidations = Invalidations(longest_ttl_s, cache.settle_s, has_redis=redis is not None)
-        self._changes = self._invalidations.changes
+        self.invalidations = Invalidations(longest_ttl_s, cache.settle_s, has_redis=redis is not None)
+        self._changes = self.invalidations.changes
         self._cache = cache
         self._clock = clock
         self._metrics = metrics
@@ -67,13 +65,10 @@ class Tiers:
         self._on_start_over = on_start_over
         self._fetches: WeakValueDictionary[bytes, Fetches] = WeakValueDictionary()
         self._peers = peers
-        if cache.memory_bytes:
-            is_current = None if peers is None else peers.is_current
-            self.memory = MemoryStore(cache.memory_bytes, clock, is_current)
         if redis is not None:
             self.redis = RedisTier(
                 redis,
-                self._invalidations,
+                self.invalidations,
                 keys=keys,
                 secret=secret,
                 clock=clock,
@@ -81,7 +76,7 @@ class Tiers:
                 on_message=self._message_received,
                 on_subscribed=self._start_over,
             )
-        self._invalidations.subscription_confirmed(clock.monotonic_s())
+        self.invalidations.subscription_confirmed(clock.monotonic_s())
 
     async def start(self, timeout_s: float) -> None:
         """Start the background tasks, and wait for the subscription at most for ``timeout_s``."""
@@ -97,33 +92,24 @@ class Tiers:
         """Return the state of the Redis tier now."""
         return self.redis.state() if self.redis is not None else RedisState()
 
-    def is_settling(self, stack: bytes, now_s: float) -> bool:
-        """Whether a write to the stack is known within ``settle_s``; ``now_s`` is monotonic."""
-        return self._invalidations.is_settling(stack, now_s)
-
-    def is_uncertain(self, now_s: float) -> bool:
-        """Whether a write within ``settle_s`` may have been missed; ``now_s`` is monotonic."""
-        return self._invalidations.is_uncertain(now_s)
-
     def disable_memory(self) -> None:
         """Store and use nothing, in Redis neither, until `enable_memory`.
 
         For a process beside another that does not send it its invalidations.
         """
-        self._invalidations.all_pending = True
+        self.invalidations.all_pending = True
         self.retire_memory()
 
     def enable_memory(self) -> None:
         """Store again, but nothing that was fetched until now."""
-        self._invalidations.all_pending = False
-        if self.memory is not None:
-            self.memory.limit_bytes = self._cache.memory_bytes
+        self.invalidations.all_pending = False
+        self.memory.limit_bytes = self._cache.memory_bytes
         self._start_over()
 
     def retire_memory(self) -> None:
         """Keep no copies in memory any more: another process receives writes from now on."""
-        if self.memory is not None:
-            self.memory.retire()
+        self.memory.clear()
+        self.memory.limit_bytes = 0
 
     def fill_token(self, key: EntryKey) -> FillToken:
         """Begin a look-up or a fill."""
@@ -136,7 +122,7 @@ class Tiers:
 
     def peek(self, key: EntryKey) -> Entry | None:
         """Look into process memory alone; never waits."""
-        return self.memory.get(key.local) if self.memory is not None else None
+        return self.memory.get(key.local)
 
     async def lookup(self, key: EntryKey) -> LookupResult:
         """Look into memory, then into Redis; a copy found there is kept in memory.
@@ -147,7 +133,7 @@ class Tiers:
             if not await self._peers.wait_current():
                 self.start_over()
             # More may have been sent meanwhile, but not before this look-up began.
-            if self.memory is not None and (entry := self.memory.get(key.local, is_checked=True)) is not None:
+            if (entry := self.memory.get(key.local, is_checked=True)) is not None:
                 return LookupResult(entry)
         if (entry := self.peek(key)) is not None:
             return LookupResult(entry)
@@ -176,13 +162,14 @@ class Tiers:
 
     def _without_redis(self) -> LookupResult:
         # What Redis may not have is removed there before it is read again, unless all counts as pending.
-        return LookupResult(None) if self._invalidations.all_pending else ABSENT
+        return LookupResult(None) if self.invalidations.all_pending else ABSENT
 
     def _checked(self, fill_token: FillToken, result: LookupResult) -> LookupResult:
         """Return what of a result from Redis is still valid; keep its entry in memory."""
         if result.has_failed:
             return result
-        if self._has_changed(fill_token) or self._invalidations.is_pending(fill_token.key.stack):
+        is_replaced = self._changes.has_changed(fill_token.key.local, fill_token.since)
+        if is_replaced or self.invalidations.is_void(fill_token):
             return LookupResult(None)
         if result.entry is None:
             return result
@@ -197,7 +184,7 @@ class Tiers:
             self.redis is not None
             and lookup.generation is None
             and not lookup.has_failed
-            and not self._invalidations.is_pending(found.fill_token.key.stack)
+            and not self.invalidations.is_pending(found.fill_token.key.stack)
         )
 
     async def mint(self, key: EntryKey) -> bytes | None:
@@ -211,12 +198,9 @@ class Tiers:
             fill_token: taken before the look-up.
             generation: of the stack, from before the fetch; ``None`` stores nothing in Redis.
         """
-        key = fill_token.key
-        if self._is_invalidated(fill_token) or self._invalidations.is_pending(key.stack):
+        if self.invalidations.is_void(fill_token):
             generation = None
-        fetches = self._fetches.get(key.local)
-        if fetches is None:
-            self._fetches[key.local] = fetches = Fetches()
+        fetches = self._fetches.setdefault(fill_token.key.local, Fetches())
         number = self._changes.next()
         return msgspec.structs.replace(fill_token, generation=generation, fetches=fetches, fetch=number)
 
@@ -264,8 +248,7 @@ class Tiers:
             self._peers.send_uncounted(Invalidation(entry=key.local))
 
     def _discard(self, entry: bytes) -> None:
-        if self.memory is not None:
-            self.memory.discard(entry)
+        self.memory.discard(entry)
         if self.redis is not None:
             # A look-up under way may still bring it.
             self._changes.change(entry)
@@ -290,7 +273,7 @@ class Tiers:
         pending = []
         now_s = self._clock.monotonic_s()
         for stack in stacks:
-            pending.append(self._invalidations.invalidate(stack, now_s, settles=settles))
+            pending.append(self.invalidations.invalidate(stack, now_s, settles=settles))
             self._invalidate_here(stack, cause)
         return self.redis is None or await self.redis.invalidate(pending)
 
@@ -305,7 +288,7 @@ class Tiers:
             if each.entry:
                 self._dropped_elsewhere(each.entry)
             else:
-                self._invalidations.invalidate(each.stack, now_s, settles=each.settles, publishes=False)
+                self.invalidations.invalidate(each.stack, now_s, settles=each.settles, publishes=False)
                 self._invalidate_here(each.stack, "message")
         if self.redis is not None:
             self.redis.send_pending()
@@ -320,28 +303,19 @@ class Tiers:
         """Send what is queued and pending, at most for ``timeout_s``, then close everything."""
         if self.redis is not None:
             await self.redis.close(timeout_s)
-        if self.memory is not None:
-            self.memory.clear()
+        self.memory.clear()
 
     def _is_invalidated(self, fill_token: FillToken) -> bool:
         return self._changes.has_changed(fill_token.key.stack, fill_token.since)
 
-    def _has_changed(self, fill_token: FillToken) -> bool:
-        return self._is_invalidated(fill_token) or self._changes.has_changed(
-            fill_token.key.local, fill_token.since
-        )
-
     def _keep_in_memory(self, fill_token: FillToken, entry: Entry) -> bool:
-        if self.memory is None:
-            return False
         life_s = entry.ttl_s(entry.now_s(fill_token.wall_s, fill_token.monotonic_s))
         if self.redis is not None:
             life_s = min(life_s, self._cache.memory_ttl_s)
         return self.memory.put(fill_token.key, entry, fill_token.monotonic_s + life_s)
 
     def _invalidate_here(self, stack: bytes, cause: str) -> None:
-        if self.memory is not None:
-            self.memory.discard_stack(stack)
+        self.memory.discard_stack(stack)
         self._on_invalidate(stack)
         self._metrics.invalidations[cause] += 1
 
@@ -354,12 +328,11 @@ class Tiers:
     def _message_received(self, message: InvalidationMessage) -> None:
         stack = message.stack.encode()
         now_s = self._clock.monotonic_s()
-        self._invalidations.invalidated_elsewhere(stack, now_s, message.age_s, settles=message.settles)
+        self.invalidations.invalidated_elsewhere(stack, now_s, message.age_s, settles=message.settles)
         self._invalidate_here(stack, "message")
 
     def _start_over(self) -> None:
         self._metrics.redis_subscriptions += 1
-        self._invalidations.subscription_confirmed(self._clock.monotonic_s())
-        if self.memory is not None:
-            self.memory.clear()
+        self.invalidations.subscription_confirmed(self._clock.monotonic_s())
+        self.memory.clear()
         self._on_start_over()

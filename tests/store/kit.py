@@ -195,7 +195,7 @@ class Replica:
     @property
     def invalidations(self) -> Invalidations:
         """What is pending, settling and changed."""
-        return self.tiers._invalidations
+        return self.tiers.invalidations
 
     @property
     def pending(self) -> int:

@@ -167,10 +167,11 @@ def test_clearing_takes_everything(times: Times) -> None:
     assert memory.get(key("0").local) is None
 
 
-def test_retired_memory_refuses_copies(times: Times) -> None:
+def test_a_bound_of_zero_refuses_copies(times: Times) -> None:
     memory = MemoryStore(ROOMY_BYTES, times.clock)
     assert put(memory, times, "1")
-    memory.retire()
+    memory.clear()
+    memory.limit_bytes = 0
     assert not put(memory, times, "1")
     assert (len(memory), memory.size_bytes) == (0, 0)
 
