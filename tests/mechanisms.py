@@ -98,7 +98,7 @@ MECHANISMS = (
     Mechanism(
         "invalidation counts",
         "gateway/store/tiers.py",
-        "if self._is_invalidated(fill_token) or not fill_token.ends_in_order():",
+        "if is_invalidated or not fill_token.ends_in_order():",
         "if not fill_token.ends_in_order():",
         "tests/store/test_invalidation.py::test_a_fill_under_way_during_an_invalidation_leaves_nothing_usable",
     ),

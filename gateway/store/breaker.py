@@ -63,12 +63,7 @@ class Breaker:
         self._is_open.clear()
 
     def failed(self, operation: str = PROBE, *, at_once: bool = False) -> None:
-        """Count a failure; that of a probe doubles the pause before the next, up to half a second.
-
-        Args:
-            operation: what failed.
-            at_once: open without waiting for more failures.
-        """
+        """Count a failure, and open, ``at_once`` or after some; that of a probe doubles the next pause."""
         if self.is_closed:
             self._failures[operation] += 1
             if self._failures[operation] < OPENING_FAILURES and not at_once:

@@ -58,9 +58,9 @@ class InvalidationSender:
             while due := self._due():
                 if await self.send(due):
                     retry_s = _FIRST_RETRY_S
-                    continue
-                await asyncio.sleep(retry_s)
-                retry_s = min(retry_s * 2, _LAST_RETRY_S)
+                else:
+                    await asyncio.sleep(retry_s)
+                    retry_s = min(retry_s * 2, _LAST_RETRY_S)
 
     async def run_refused(self) -> None:
         """Send again what Redis has refused, less and less often, until cancelled."""

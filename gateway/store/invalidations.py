@@ -244,12 +244,7 @@ class Invalidations:
             self._keep_confirmed(msgspec.structs.replace(known, epoch=sent.epoch), now_s)
 
     def refused(self, sent: PendingInvalidation, *, is_published: bool) -> None:
-        """Redis has refused one: from now on it delays no others.
-
-        Args:
-            sent: as it was sent.
-            is_published: Redis took the message for the other replicas all the same.
-        """
+        """Redis has refused one, even if its message was published: from now on it delays no others."""
         known = self._drop_confirmed(sent.stack) or self._pop(sent)
         if known is not None:
             publishes = known.publishes and not is_published

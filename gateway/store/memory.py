@@ -57,9 +57,7 @@ class MemoryStore:
     def get(self, local: bytes, *, is_checked: bool = False) -> Entry | None:
         """Return the entry under `EntryKey.local` while its copy lasts, or ``None``; never waits.
 
-        Args:
-            local: the key.
-            is_checked: it was current when the request came.
+        ``is_checked``: it was current when the request came.
         """
         copy = self._copies.get(local)
         if copy is None:

@@ -92,11 +92,7 @@ class RedisStore:
         return True
 
     async def mint(self, key: EntryKey) -> bytes | None:
-        """Return the stack's generation, a new one if there was none.
-
-        Returns:
-            ``None`` when Redis did not give one, or the key holds something else.
-        """
+        """Return the stack's generation, a new one if there was none; ``None`` if Redis gave none."""
 
         async def work() -> bytes | None:
             fresh = secrets.token_bytes(GENERATION_BYTES)
@@ -251,12 +247,7 @@ class RedisStore:
         raise StoreError("timeout")
 
     async def _guarded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Run one operation, record its outcome, and translate its error into `StoreError`.
-
-        Args:
-            operation: its name in the metrics.
-            work: sends the command.
-        """
+        """Run one operation, record its outcome under its name, and translate its error into `StoreError`."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         try:

@@ -71,9 +71,8 @@ class Condition:
         if what is None and isinstance(error, ResponseError):
             # Other commands may still be allowed.
             self.breaker.succeeded(operation)
-            if operation not in self._command_logs:
-                self._command_logs[operation] = StateLog(f"redis {operation}", self._clock)
-            self._command_logs[operation].down(error_text(error, password))
+            log = self._command_logs.setdefault(operation, StateLog(f"redis {operation}", self._clock))
+            log.down(error_text(error, password))
             if operation == PROBE and self._is_wrong:
                 # Not the wrong server any more; use it for what it allows.
                 self._is_wrong = False

@@ -68,7 +68,7 @@ class LookupBatcher:
 
     async def _look_up(self, batch: _Batch) -> None:
         # One deadline for all of one turn. The command itself is not cancelled.
-        deadline = self._loop.call_later(self._timeout_s, self._time_out, batch)
+        deadline = self._loop.call_later(self._timeout_s, self._deliver, batch, None)
         self._under_way += 1
         values: list[object] | None = None
         try:
@@ -82,13 +82,11 @@ class LookupBatcher:
                 self._send()
         self._deliver(batch, values)
 
-    def _time_out(self, batch: _Batch) -> None:
-        waiting = batch[:]
-        batch.clear()
-        self._deliver(waiting, None)
-
     def _deliver(self, batch: _Batch, values: list[object] | None) -> None:
-        for number, (key, on_result) in enumerate(batch):
+        waiting = batch[:]
+        # What comes after the timeout is for nobody.
+        batch.clear()
+        for number, (key, on_result) in enumerate(waiting):
             try:
                 if values is None:
                     on_result(FAILED)

@@ -133,10 +133,10 @@ class RedisTier:
         """Queue an entry; ``False`` when it may not be stored or there is no room for it."""
         if fill_token.generation is None or self._invalidations.is_pending(fill_token.key.stack):
             return False
-        if not self._writes.offer(Write(fill_token, entry)):
+        is_queued = self._writes.offer(Write(fill_token, entry))
+        if not is_queued:
             self._metrics.not_stored["queue-full"] += 1
-            return False
-        return True
+        return is_queued
 
     def remove(self, fill_token: FillToken) -> None:
         """Queue the removal of an entry."""

@@ -113,12 +113,7 @@ class Tiers:
 
     def fill_token(self, key: EntryKey) -> FillToken:
         """Begin a look-up or a fill."""
-        return FillToken(
-            key=key,
-            since=self._changes.number,
-            wall_s=self._clock.wall_s(),
-            monotonic_s=self._clock.monotonic_s(),
-        )
+        return FillToken(key, self._changes.number, self._clock.wall_s(), self._clock.monotonic_s())
 
     def peek(self, key: EntryKey) -> Entry | None:
         """Look into process memory alone; never waits."""
@@ -210,7 +205,8 @@ class Tiers:
         Returns:
             ``None`` when at least one tier took it, otherwise why none did.
         """
-        if self._is_invalidated(fill_token) or not fill_token.ends_in_order():
+        is_invalidated = self._changes.has_changed(fill_token.key.stack, fill_token.since)
+        if is_invalidated or not fill_token.ends_in_order():
             self._metrics.not_stored["overtaken"] += 1
             return Reason.INVALIDATED
         entry = entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
@@ -286,7 +282,10 @@ class Tiers:
         now_s = self._clock.monotonic_s()
         for each in invalidations:
             if each.entry:
-                self._dropped_elsewhere(each.entry)
+                self._discard(each.entry)
+                if (fetches := self._fetches.get(each.entry)) is not None:
+                    # Void all begun until now: the order of two processes' fetches is unknown.
+                    fetches.end(self._changes.next())
             else:
                 self.invalidations.invalidate(each.stack, now_s, settles=each.settles, publishes=False)
                 self._invalidate_here(each.stack, "message")
@@ -305,9 +304,6 @@ class Tiers:
             await self.redis.close(timeout_s)
         self.memory.clear()
 
-    def _is_invalidated(self, fill_token: FillToken) -> bool:
-        return self._changes.has_changed(fill_token.key.stack, fill_token.since)
-
     def _keep_in_memory(self, fill_token: FillToken, entry: Entry) -> bool:
         life_s = entry.ttl_s(entry.now_s(fill_token.wall_s, fill_token.monotonic_s))
         if self.redis is not None:
@@ -318,12 +314,6 @@ class Tiers:
         self.memory.discard_stack(stack)
         self._on_invalidate(stack)
         self._metrics.invalidations[cause] += 1
-
-    def _dropped_elsewhere(self, entry: bytes) -> None:
-        """Void all fetches begun until now: the order of two processes' fetches is unknown."""
-        self._discard(entry)
-        if (fetches := self._fetches.get(entry)) is not None:
-            fetches.end(self._changes.next())
 
     def _message_received(self, message: InvalidationMessage) -> None:
         stack = message.stack.encode()
