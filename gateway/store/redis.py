@@ -26,7 +26,7 @@ from gateway.telemetry.metrics import Metrics
 _CLOSE_S = 1.0
 _CHECK_INTERVAL_S = 1.0
 # As long as a large record: a slow connection still delivers short replies in time.
-_PROBE = b"?" * 16_384
+_LONG_PING = b"?" * 16_384
 
 T = TypeVar("T")
 
@@ -188,7 +188,7 @@ class RedisStore:
         await self.link.disconnect_idle()
         await self._ping(b"?")
         began_s = asyncio.get_running_loop().time()
-        await self._ping(_PROBE)
+        await self._ping(_LONG_PING)
         if asyncio.get_running_loop().time() - began_s > self.link.settings.timeout_s:
             raise TimeoutError
         await self._check()

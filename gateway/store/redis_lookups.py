@@ -15,8 +15,8 @@ _BATCH = 64
 # While a batch is under way, how long later look-ups wait to go together.
 _GATHER_S = 0.001
 
+# Called once.
 OnResult = Callable[[LookupResult], None]
-"""Called once with the result, which may be `FAILED`."""
 _Batch = list[tuple[EntryKey, OnResult]]
 
 
