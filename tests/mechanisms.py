@@ -98,7 +98,7 @@ MECHANISMS = (
     Mechanism(
         "invalidation counts",
         "gateway/store/tiers.py",
-        "if self._is_invalidated(fill_token) or not fill_token.ends_in_order():",
+        "if is_invalidated or not fill_token.ends_in_order():",
         "if not fill_token.ends_in_order():",
         "tests/store/test_invalidation.py::test_a_fill_under_way_during_an_invalidation_leaves_nothing_usable",
     ),
@@ -120,7 +120,7 @@ MECHANISMS = (
     Mechanism(
         "separate retries",
         "gateway/store/invalidation_sender.py",
-        "self._invalidations.refused(pending, is_published=reply.is_published)",
+        "self._invalidations.refused(pending, is_published=is_published)",
         "self._invalidations.failed(pending)",
         "tests/store/test_invalidation_sender.py::"
         "test_a_refused_invalidation_is_logged_and_published_once_and_confirmed_when_allowed",
@@ -360,8 +360,8 @@ MECHANISMS = (
     Mechanism(
         "shared counts",
         "gateway/store/tiers.py",
-        "self.memory.check_with(peers.is_current)",
-        "pass",
+        "None if peers is None else peers.is_current",
+        "None",
         "tests/server/test_workers.py::test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped",
     ),
     Mechanism(

@@ -99,8 +99,8 @@ class Gateway:
         proxy = upstream_hop(config)
         self.tiers = Tiers(
             config.cache,
-            redis_settings(config, rules.longest_ttl_s),
-            longest_ttl_s=rules.longest_ttl_s,
+            rules.longest_ttl_s,
+            redis_settings(config, rules),
             keys=keys,
             secret=secret,
             clock=clock,
@@ -225,7 +225,7 @@ class Gateway:
             ConfigError: a file cannot be used; nothing is changed.
         """
         tls, upstream_tls = server_context(config.server), upstream_context(config.upstream)
-        redis = redis_settings(config, policy_rules(config).longest_ttl_s)
+        redis = redis_settings(config, policy_rules(config))
         was_tls = bool(self.config.server.tls_cert)
         if self._sockets is not None and self._acceptor is not None and (tls is not None or was_tls):
             try:

@@ -71,10 +71,10 @@ class Gauges:
     def _of_memory(self) -> dict[str, float]:
         memory = self._tiers.memory
         return {
-            "memory_cache_bytes": memory.size_bytes if memory is not None else 0,
-            "memory_cache_limit_bytes": memory.limit_bytes if memory is not None else 0,
-            "memory_cache_entries": len(memory) if memory is not None else 0,
-            "memory_cache_evictions": memory.evictions if memory is not None else 0,
+            "memory_cache_bytes": memory.size_bytes,
+            "memory_cache_limit_bytes": memory.limit_bytes,
+            "memory_cache_entries": len(memory),
+            "memory_cache_evictions": memory.evictions,
         }
 
     def _of_redis(self) -> dict[str, float]:

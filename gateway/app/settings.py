@@ -10,7 +10,7 @@ from gateway.core.caching.policy import Rules
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.proxy_identity import ProxyIdentity, make_proxy_identity
 from gateway.runtime.tls import redis_context
-from gateway.store.redis_settings import RedisSettings
+from gateway.store.redis_connection import RedisSettings
 
 # How much longer a generation lives than anything that could be stored under it.
 _GENERATION_MARGIN_S = 3600.0
@@ -53,27 +53,22 @@ def policy_rules(config: Config) -> Rules:
     )
 
 
-def redis_settings(config: Config, longest_ttl_s: float) -> RedisSettings | None:
+def redis_settings(config: Config, rules: Rules) -> RedisSettings | None:
     """Return how to reach Redis; ``None`` without it.
-
-    Args:
-        config: the whole configuration.
-        longest_ttl_s: no entry lives longer.
 
     Raises:
         ConfigError: a file cannot be used.
     """
-    redis = config.redis
-    if not redis.url:
+    if not config.redis.url:
         return None
     total_s = config.upstream.total_timeout_s
     return RedisSettings(
-        url=redis.url.reveal(),
-        timeout_s=redis.timeout_s,
-        max_connections=redis.max_connections,
-        generation_ttl_s=longest_ttl_s + total_s + _GENERATION_MARGIN_S,
+        url=config.redis.url.reveal(),
+        timeout_s=config.redis.timeout_s,
+        max_connections=config.redis.max_connections,
+        generation_ttl_s=rules.longest_ttl_s + total_s + _GENERATION_MARGIN_S,
         mint_ttl_s=total_s + _MINT_MARGIN_S,
-        tls=redis_context(redis),
+        tls=redis_context(config.redis),
     )
 
 

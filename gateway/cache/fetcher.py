@@ -184,8 +184,8 @@ class _Fetch:
             policy.decide_store,
             response,
             by.rules,
-            settling=by.tiers.is_settling(stack, now_s),
-            uncertain=by.tiers.is_uncertain(now_s),
+            settling=by.tiers.invalidations.is_settling(stack, now_s),
+            uncertain=by.tiers.invalidations.is_uncertain(now_s),
         )
         if policy.is_heavy(response):
             deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)

@@ -162,10 +162,9 @@ class FastPath:
         owner = self._owners.get(seen.rest) or self._owner(seen.rest)
         if owner is None:
             return None
-        if self._memory is not None:
-            entry = self._memory.get(owner.owner + seen.path)
-            if entry is not None:
-                return self._hit(data, entry, seen, owner, origin=origin)
+        entry = self._memory.get(owner.owner + seen.path)
+        if entry is not None:
+            return self._hit(data, entry, seen, owner, origin=origin)
         return PlainLookup(data, seen, owner, origin, time.monotonic())
 
     def look_up(self, question: PlainLookup, on_result: Callable[[EarlyLookup | None], None]) -> None:
@@ -177,9 +176,10 @@ class FastPath:
                 looked up, which may take a wait.
         """
         key = self._key(question.owner, question.seen.path)
-        found = None if key is None else self._tiers.lookup_now(key)
-        if key is None or found is not None or not self._tiers.ask_redis(key, on_result):
-            on_result(found)
+        if key is None:
+            on_result(None)
+        else:
+            self._tiers.lookup_soon(key, on_result)
 
     def found(self, question: PlainLookup, early_lookup: EarlyLookup) -> bytes | None:
         """Return the whole answer to a question; ``None`` when Redis has none that can be given so."""

@@ -29,12 +29,7 @@ class BreakerState(enum.Enum):
 
 
 class Breaker:
-    """Counts the outcomes of operations.
-
-    Attributes:
-        state: whether operations are sent.
-        openings: how often it has opened.
-    """
+    """Counts the outcomes of operations, and how often it has opened."""
 
     def __init__(self) -> None:
         self.openings = 0
@@ -49,11 +44,7 @@ class Breaker:
         return self.state is BreakerState.CLOSED
 
     async def wait_open(self) -> float:
-        """Wait until it is open.
-
-        Returns:
-            Seconds until the next probe is due.
-        """
+        """Wait until it is open, and return in how many seconds a probe is due."""
         await self._is_open.wait()
         return self._pause_s
 
@@ -72,12 +63,7 @@ class Breaker:
         self._is_open.clear()
 
     def failed(self, operation: str = PROBE, *, at_once: bool = False) -> None:
-        """Count a failure; that of a probe doubles the pause before the next, up to half a second.
-
-        Args:
-            operation: what failed.
-            at_once: open without waiting for more failures.
-        """
+        """Count a failure, and open, ``at_once`` or after some; that of a probe doubles the next pause."""
         if self.is_closed:
             self._failures[operation] += 1
             if self._failures[operation] < OPENING_FAILURES and not at_once:

@@ -11,10 +11,8 @@ import msgspec
 
 from gateway.clock import Clock
 from gateway.core.caching.invalidation_message import InvalidationMessage
-from gateway.core.caching.key import KeySpace
 from gateway.store.invalidations import Invalidations, PendingInvalidation
 from gateway.store.redis import RedisStore
-from gateway.store.redis_commands import Invalidate
 from gateway.store.redis_errors import StoreError
 
 # As many as fit well within the shortest sensible timeout on a busy machine; between two such batches other
@@ -31,21 +29,14 @@ _LAST_TRIES_S = 1.0
 class InvalidationSender:
     """Sends the pending invalidations of one replica.
 
-    Args:
-        redis: where to send them.
-        invalidations: what is pending.
-        keys: builds the keys.
-        clock: for the age of writes.
-
     Attributes:
         replica: the sender's name in published messages.
     """
 
-    def __init__(self, redis: RedisStore, invalidations: Invalidations, keys: KeySpace, clock: Clock) -> None:
+    def __init__(self, redis: RedisStore, invalidations: Invalidations, clock: Clock) -> None:
         self.replica = secrets.token_hex(8)
         self._redis = redis
         self._invalidations = invalidations
-        self._keys = keys
         self._clock = clock
         self._is_pending = asyncio.Event()
         self._is_refused = asyncio.Event()
@@ -69,9 +60,9 @@ class InvalidationSender:
             while due := self._due():
                 if await self.send(due):
                     retry_s = _FIRST_RETRY_S
-                    continue
-                await asyncio.sleep(retry_s)
-                retry_s = min(retry_s * 2, _LAST_RETRY_S)
+                else:
+                    await asyncio.sleep(retry_s)
+                    retry_s = min(retry_s * 2, _LAST_RETRY_S)
 
     async def run_refused(self) -> None:
         """Send again what Redis has refused, less and less often, until cancelled."""
@@ -92,24 +83,25 @@ class InvalidationSender:
 
     async def send(self, invalidations: Sequence[PendingInvalidation]) -> bool:
         """Send once, and return whether Redis confirmed all, the messages to be published included."""
-        unknown = list(invalidations)
         self._invalidations.begin_sending(invalidations)
         try:
-            replies = await self._redis.invalidate([self._command(pending) for pending in invalidations])
-            unknown.clear()
-        except StoreError:
-            return False
-        finally:
-            for pending in unknown:
+            replies = await self._redis.invalidate(
+                [(pending.stack, self._message(pending)) for pending in invalidations]
+            )
+        except BaseException as error:  # also when nobody waits any more
+            for pending in invalidations:
                 self._invalidations.failed(pending)
+            if isinstance(error, StoreError):
+                return False
+            raise
         now_s = self._clock.monotonic_s()
         are_confirmed = True
-        for pending, reply in zip(invalidations, replies, strict=True):
-            if reply.is_deleted and (reply.is_published or not pending.publishes):
+        for pending, (is_deleted, is_published) in zip(invalidations, replies, strict=True):
+            if is_deleted and (is_published or not pending.publishes):
                 self._invalidations.confirmed(pending, now_s)
             else:
                 are_confirmed = False
-                self._invalidations.refused(pending, is_published=reply.is_published)
+                self._invalidations.refused(pending, is_published=is_published)
                 self._is_refused.set()
         # A connection opened meanwhile makes earlier ones pending again.
         self.wake()
@@ -129,11 +121,10 @@ class InvalidationSender:
     def _due(self) -> list[PendingInvalidation]:
         return self._invalidations.due(self._clock.monotonic_s(), _AT_ONCE)
 
-    def _command(self, pending: PendingInvalidation) -> Invalidate:
-        message = None
-        if pending.publishes:
-            age_s = max(0.0, self._clock.monotonic_s() - pending.written_s)
-            message = msgspec.json.encode(
-                InvalidationMessage(pending.stack.decode(), age_s, pending.settles, self.replica)
-            )
-        return Invalidate(self._keys.generation(pending.stack), message)
+    def _message(self, pending: PendingInvalidation) -> bytes | None:
+        if not pending.publishes:
+            return None
+        age_s = max(0.0, self._clock.monotonic_s() - pending.written_s)
+        return msgspec.json.encode(
+            InvalidationMessage(pending.stack.decode(), age_s, pending.settles, self.replica)
+        )

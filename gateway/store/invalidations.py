@@ -13,6 +13,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from gateway.store.lookup import FillToken
+
 REPEAT_S = 600.0
 """How long an invalidation is repeated on each new Redis connection: a failover may have undone it."""
 
@@ -89,18 +91,22 @@ class Invalidations:
         longest_ttl_s: no entry lives longer; neither does a pending invalidation.
         settle_s: how long after a write a stack's records may still change.
         limit: bound of each queue.
+        has_redis: Redis must confirm them.
 
     Attributes:
         changes: of stacks, and of entries under their local keys.
         all_pending: every stack counts as pending: invalidations by another process are not received.
     """
 
-    def __init__(self, longest_ttl_s: float, settle_s: float, limit: int = _LIMIT) -> None:
+    def __init__(
+        self, longest_ttl_s: float, settle_s: float, limit: int = _LIMIT, *, has_redis: bool = True
+    ) -> None:
         self.changes = Changes(limit)
         self.all_pending = False
         self._longest_ttl_s = longest_ttl_s
         self._settle_s = settle_s
         self._limit = limit
+        self._has_redis = has_redis
         self._sequence = itertools.count(1)
         self._writes: _Queue = OrderedDict()
         self._removals: _Queue = OrderedDict()
@@ -123,45 +129,29 @@ class Invalidations:
         return sum(map(len, self._unconfirmed)) + len(self._confirmed) - self._current
 
     def invalidate(
-        self, stack: bytes, now_s: float, *, settles: bool, has_redis: bool
-    ) -> PendingInvalidation | None:
-        """Record a write or purge that went through this replica.
+        self, stack: bytes, now_s: float, *, settles: bool, publishes: bool = True
+    ) -> PendingInvalidation:
+        """Record a write or purge that went through this replica, and return what Redis must confirm.
 
         Args:
             stack: case-folded stack id.
             now_s: when the response to it came.
             settles: the write takes effect after its response; false for a purge.
-            has_redis: Redis must confirm it.
-
-        Returns:
-            What Redis must confirm, or ``None`` without Redis.
+            publishes: tell the other replicas; false when another worker does.
         """
-        self.changes.change(stack)
-        if settles:
-            self._settle(stack, now_s, now_s)
-        return self._add(stack, now_s, now_s, settles=settles, publishes=True) if has_redis else None
+        return self._add(stack, now_s, now_s, settles=settles, publishes=publishes)
 
-    def invalidated_elsewhere(
-        self, stack: bytes, now_s: float, age_s: float, *, settles: bool, in_redis: bool = True
-    ) -> PendingInvalidation | None:
-        """Record an invalidation by another replica or worker.
+    def invalidated_elsewhere(self, stack: bytes, now_s: float, age_s: float, *, settles: bool) -> None:
+        """Record an invalidation by another replica, which Redis has already.
 
         Args:
             stack: case-folded stack id.
             now_s: when the message came.
             age_s: how long before that the response to the write came.
             settles: the write takes effect after its response.
-            in_redis: Redis has it already; otherwise this replica sends it too.
-
-        Returns:
-            What Redis must confirm; ``None`` when it has it.
         """
-        self.changes.change(stack)
         written_s = now_s - age_s
-        if settles:
-            self._settle(stack, written_s, now_s)
-        if not in_redis:
-            return self._add(stack, now_s, written_s, settles=settles, publishes=False)
+        self._change(stack, now_s, written_s, settles=settles)
         for queue in self._unconfirmed:
             if (known := queue.pop(stack, None)) is not None:
                 # An entry stored until now may live its whole life from now on.
@@ -171,13 +161,11 @@ class Invalidations:
                     written_s=max(known.written_s, written_s),
                     settles=known.settles or settles,
                 )
-                return None
+                return
         self._keep_confirmed(self._merged(stack, now_s, written_s, settles=settles, publishes=False), now_s)
-        return None
 
     def removal_failed(self, stack: bytes, now_s: float) -> PendingInvalidation:
         """Invalidate a stack because an entry of it could not be removed from Redis."""
-        self.changes.change(stack)
         return self._add(stack, now_s, -math.inf, settles=False, publishes=False)
 
     def connection_opened(self, now_s: float) -> None:
@@ -206,6 +194,11 @@ class Invalidations:
                 return True
         confirmed = self._confirmed.get(stack)
         return confirmed is not None and self._needs_repeat(confirmed)
+
+    def is_void(self, fill_token: FillToken) -> bool:
+        """Whether its stack is pending, or was invalidated since; neither may enter or leave Redis."""
+        stack = fill_token.key.stack
+        return self.changes.has_changed(stack, fill_token.since) or self.is_pending(stack)
 
     def due(self, now_s: float, at_most: int) -> list[PendingInvalidation]:
         """Return what to send next: the oldest unconfirmed, then repeats. See `begin_sending`.
@@ -237,7 +230,7 @@ class Invalidations:
         """Take these out of `due` until `confirmed`, `refused` or `failed` is called for each."""
         for pending in sent:
             if (known := self._pop(pending)) is not None:
-                _put(self._being_sent, known, self._limit)
+                self._put(self._being_sent, known)
 
     def confirmed(self, sent: PendingInvalidation, now_s: float) -> None:
         """Redis has confirmed one; has no effect if the stack was invalidated again since."""
@@ -251,16 +244,11 @@ class Invalidations:
             self._keep_confirmed(msgspec.structs.replace(known, epoch=sent.epoch), now_s)
 
     def refused(self, sent: PendingInvalidation, *, is_published: bool) -> None:
-        """Redis has refused one: from now on it delays no others.
-
-        Args:
-            sent: as it was sent.
-            is_published: Redis took the message for the other replicas all the same.
-        """
+        """Redis has refused one, even if its message was published: from now on it delays no others."""
         known = self._drop_confirmed(sent.stack) or self._pop(sent)
         if known is not None:
             publishes = known.publishes and not is_published
-            _put(self._refused, msgspec.structs.replace(known, publishes=publishes), self._limit)
+            self._put(self._refused, msgspec.structs.replace(known, publishes=publishes))
 
     def failed(self, sent: PendingInvalidation) -> None:
         """The outcome of one is unknown: it is due again."""
@@ -269,7 +257,7 @@ class Invalidations:
             if confirmed.epoch < self._epoch and self._to_repeat is not None:
                 self._to_repeat.appendleft(sent.stack)
         elif (known := self._pop(sent)) is not None:
-            _put(self._queue_of(known), known, self._limit)
+            self._put(self._queue_of(known), known)
 
     def is_settling(self, stack: bytes, now_s: float) -> bool:
         """Whether a write to the stack is known within ``settle_s``."""
@@ -282,9 +270,16 @@ class Invalidations:
     def _add(
         self, stack: bytes, now_s: float, written_s: float, *, settles: bool, publishes: bool
     ) -> PendingInvalidation:
+        self._change(stack, now_s, written_s, settles=settles)
         pending = self._merged(stack, now_s, written_s, settles=settles, publishes=publishes)
-        _put(self._queue_of(pending), pending, self._limit)
+        if self._has_redis:
+            self._put(self._queue_of(pending), pending)
         return pending
+
+    def _put(self, queue: _Queue, pending: PendingInvalidation) -> None:
+        queue[pending.stack] = pending
+        if len(queue) > self._limit:
+            queue.popitem(last=False)
 
     def _queue_of(self, pending: PendingInvalidation) -> _Queue:
         # Any caller can make removals fail while Redis is down; they must not push out writes.
@@ -321,9 +316,12 @@ class Invalidations:
     def _needs_repeat(self, confirmed: PendingInvalidation) -> bool:
         return confirmed.epoch < self._epoch and self._epoch_began_s - confirmed.written_s < REPEAT_S
 
+    def _is_over(self, confirmed: PendingInvalidation, now_s: float) -> bool:
+        return now_s - confirmed.written_s >= REPEAT_S and not self._needs_repeat(confirmed)
+
     def _keep_confirmed(self, confirmed: PendingInvalidation, now_s: float) -> None:
         """Keep one to repeat it on connections opened later."""
-        if now_s - confirmed.written_s >= REPEAT_S and not self._needs_repeat(confirmed):
+        if self._is_over(confirmed, now_s):
             return
         self._confirmed[confirmed.stack] = confirmed
         if confirmed.epoch >= self._epoch:
@@ -332,8 +330,7 @@ class Invalidations:
             self._to_repeat.append(confirmed.stack)
         while self._confirmed:
             oldest = next(iter(self._confirmed.values()))
-            is_over = now_s - oldest.written_s >= REPEAT_S and not self._needs_repeat(oldest)
-            if len(self._confirmed) <= self._limit and not is_over:
+            if len(self._confirmed) <= self._limit and not self._is_over(oldest, now_s):
                 break
             self._drop_confirmed(oldest.stack)
 
@@ -343,7 +340,10 @@ class Invalidations:
             self._current -= 1
         return confirmed
 
-    def _settle(self, stack: bytes, written_s: float, now_s: float) -> None:
+    def _change(self, stack: bytes, now_s: float, written_s: float, *, settles: bool) -> None:
+        self.changes.change(stack)
+        if not settles:
+            return
         ends_s = max(written_s + self._settle_s, self._settling.pop(stack, 0.0))
         self._settling[stack] = ends_s
         while self._settling:
@@ -355,9 +355,3 @@ class Invalidations:
                 self._uncertain_until_s = max(self._uncertain_until_s, self._settling.pop(oldest))
             else:
                 break
-
-
-def _put(queue: _Queue, pending: PendingInvalidation, limit: int) -> None:
-    queue[pending.stack] = pending
-    if len(queue) > limit:
-        queue.popitem(last=False)

@@ -45,10 +45,8 @@ class FillToken(msgspec.Struct, frozen=True, gc=False):
     """Taken before a look-up or fetch, to find out later whether its result is outdated.
 
     Attributes:
-        key: of the entry.
         since: the number of the last change before it.
-        wall_s: wall clock.
-        monotonic_s: monotonic clock; the age of a copy counts from here.
+        monotonic_s: the age of a copy counts from here.
         generation: the stack's generation in Redis, read before the fetch; ``None`` means that
             nothing may be stored there.
         fetches: shared with other fetches of the entry; ``None`` before its own begins.
@@ -89,12 +87,7 @@ FAILED = LookupResult(None, has_failed=True)
 
 
 class EarlyLookup(msgspec.Struct, frozen=True, gc=False):
-    """A look-up made before its request was read in full.
-
-    Attributes:
-        fill_token: taken before it.
-        lookup: its result.
-    """
+    """A look-up made before its request was read in full, and the token taken before it."""
 
     fill_token: FillToken
     lookup: LookupResult

@@ -20,16 +20,10 @@ _MAX_SPARED = 1_000
 
 
 class _Copy(msgspec.Struct, gc=False):
-    """A copy of an entry.
-
-    Attributes:
-        entry: the entry.
-        ends_s: monotonic time at which this copy ends.
-        was_hit: since it was stored, or last spared from eviction.
-    """
-
     entry: Entry
+    # Monotonic.
     ends_s: float
+    # Since it was stored, or last spared from eviction.
     was_hit: bool = False
 
 
@@ -40,16 +34,18 @@ class MemoryStore:
     (the clock algorithm). That takes less memory than a list by last use, and one assignment a hit.
 
     Args:
-        limit_bytes: bound of bodies, heads and overhead together.
+        limit_bytes: bound of bodies, heads and overhead together; 0 keeps nothing.
         clock: decides when copies end.
+        is_current: whether every invalidation sent by other workers has been received, which never waits;
+            copies are returned only then. ``None`` without other workers.
     """
 
-    def __init__(self, limit_bytes: int, clock: Clock) -> None:
+    def __init__(self, limit_bytes: int, clock: Clock, is_current: Callable[[], bool] | None = None) -> None:
         self.limit_bytes = limit_bytes
         self.size_bytes = 0
         self.evictions = 0
         self._clock = clock
-        self._is_current: Callable[[], bool] | None = None
+        self._is_current = is_current
         self._copies: dict[bytes, _Copy] = {}
         # The keys of each stack, by its hash: two stacks with the same are invalidated together. Most stacks
         # have one key, for which a collection would take more memory.
@@ -58,27 +54,17 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._copies)
 
-    def check_with(self, is_current: Callable[[], bool]) -> None:
-        """Return copies only while every invalidation sent by other workers has been received.
-
-        Args:
-            is_current: whether that is so; never waits.
-        """
-        self._is_current = is_current
-
     def get(self, local: bytes, *, is_checked: bool = False) -> Entry | None:
         """Return the entry under `EntryKey.local` while its copy lasts, or ``None``; never waits.
 
-        Args:
-            local: the key.
-            is_checked: it was current when the request came.
+        ``is_checked``: it was current when the request came.
         """
         copy = self._copies.get(local)
         if copy is None:
             return None
         now_s = self._clock.monotonic_s()
         if now_s >= copy.ends_s:
-            self._remove(local)
+            self.discard(local)
             return None
         if self._is_current is not None and not is_checked and not self._is_current():
             return None
@@ -88,7 +74,7 @@ class MemoryStore:
     def put(self, key: EntryKey, entry: Entry, ends_s: float) -> bool:
         """Keep a copy until a monotonic time; ``False`` when that has passed or the entry is too large."""
         local = key.local
-        self._remove(local)
+        self.discard(local)
         size_bytes = _size_bytes(entry)
         if size_bytes > self.limit_bytes or self._clock.monotonic_s() >= ends_s:
             return False
@@ -101,24 +87,28 @@ class MemoryStore:
 
     def discard(self, local: bytes) -> None:
         """Remove the copy under `EntryKey.local`, if there is one."""
-        self._remove(local)
+        copy = self._copies.pop(local, None)
+        if copy is None:
+            return
+        self.size_bytes -= _size_bytes(copy.entry)
+        stack = hash(stack_of(local))
+        keys = self._by_stack[stack]
+        if isinstance(keys, dict):
+            del keys[local]
+        if isinstance(keys, bytes) or not keys:
+            del self._by_stack[stack]
 
     def discard_stack(self, stack: bytes) -> None:
         """Remove every copy of a case-folded stack id."""
         keys = self._by_stack.get(hash(stack), ())
         for local in [keys] if isinstance(keys, bytes) else list(keys):
-            self._remove(local)
+            self.discard(local)
 
     def clear(self) -> None:
         """Remove everything."""
         self._copies.clear()
         self._by_stack.clear()
         self.size_bytes = 0
-
-    def retire(self) -> None:
-        """Remove everything, and refuse new copies."""
-        self.clear()
-        self.limit_bytes = 0
 
     def _make_room(self, size_bytes: int) -> None:
         """Remove the oldest copies without a hit, a hundredth of the bound at least."""
@@ -138,7 +128,7 @@ class MemoryStore:
             if wanted_bytes <= 0:
                 break
         for local in removed:
-            self._remove(local)
+            self.discard(local)
         for local in spared:
             self._copies[local] = copy = self._copies.pop(local)
             copy.was_hit = False
@@ -153,18 +143,6 @@ class MemoryStore:
             self._by_stack[stack] = {keys: None, local: None}
         else:
             keys[local] = None
-
-    def _remove(self, local: bytes) -> None:
-        copy = self._copies.pop(local, None)
-        if copy is None:
-            return
-        self.size_bytes -= _size_bytes(copy.entry)
-        stack = hash(stack_of(local))
-        keys = self._by_stack[stack]
-        if isinstance(keys, dict):
-            del keys[local]
-        if isinstance(keys, bytes) or not keys:
-            del self._by_stack[stack]
 
 
 def _size_bytes(entry: Entry) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -14,22 +13,20 @@ from redis.exceptions import InvalidResponse, ResponseError
 from gateway.clock import Clock
 from gateway.core.caching.entry import GENERATION_BYTES, seal, unseal
 from gateway.core.caching.key import EntryKey, KeySpace
-from gateway.store.breaker import PROBE, Breaker
-from gateway.store.lookup import LookupResult
-from gateway.store.redis_commands import Invalidate, InvalidateReply, Write
+from gateway.store.breaker import PROBE
+from gateway.store.lookup import FAILED, LookupResult
 from gateway.store.redis_condition import CHECK, Condition
-from gateway.store.redis_connection import password_of
+from gateway.store.redis_connection import Link, RedisSettings
 from gateway.store.redis_errors import PartlyRefused, StoreError, kind_of, worst, wrong_server
-from gateway.store.redis_link import Link
-from gateway.store.redis_lookups import LookupBatcher, LookupValues
-from gateway.store.redis_settings import RedisSettings
+from gateway.store.redis_lookups import LookupBatcher, OnResult
+from gateway.store.write_queue import Write
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
 
 _CLOSE_S = 1.0
 _CHECK_INTERVAL_S = 1.0
 # As long as a large record: a slow connection still delivers short replies in time.
-_PROBE = b"?" * 16_384
+_LONG_PING = b"?" * 16_384
 
 T = TypeVar("T")
 
@@ -38,18 +35,15 @@ class RedisStore:
     """Keeps entries in Redis.
 
     Args:
-        settings: how to reach it.
-        keys: builds the keys.
         secret: ``cache.secret`` as bytes.
         clock: wall time decides when entries end.
-        metrics: counts failures and invalid entries.
         on_connection_opened: called before a new connection carries a command.
         on_wrong_server: called when the server is the wrong one and every connection was closed.
         on_recovered: see `Condition`.
 
     Attributes:
-        settings: as last given.
         condition: state of Redis.
+        link: the connections.
     """
 
     def __init__(
@@ -64,8 +58,7 @@ class RedisStore:
         on_wrong_server: Callable[[], None],
         on_recovered: Callable[[], None],
     ) -> None:
-        self.settings = settings
-        self.condition = Condition(clock, password_of(settings.url), on_recovered)
+        self.condition = Condition(clock, on_recovered)
         self._keys = keys
         self._secret = secret
         self._clock = clock
@@ -74,84 +67,44 @@ class RedisStore:
         # In different slots of a Cluster: only a single, writable server deletes both in one command.
         self._check_keys = tuple(keys.generation(name) for name in (b"", b"/"))
         self._tasks = TaskSet()
-        self._lookups = LookupBatcher(settings.timeout_s, self._mget, self._tasks.start)
-        self._link = Link(settings, self._tasks, on_connection_opened)
-
-    @property
-    def breaker(self) -> Breaker:
-        """Whether operations are sent at all."""
-        return self.condition.breaker
-
-    @property
-    def is_up(self) -> bool:
-        """The last operation succeeded."""
-        return self.condition.is_up
-
-    @property
-    def connections(self) -> int:
-        """How many connections carry a command."""
-        return self._link.connections
-
-    def connect_with(self, settings: RedisSettings) -> None:
-        """Use another user, password or TLS context for connections opened from now on."""
-        self.settings = settings
-        self.condition.password = password_of(settings.url)
-        self._link.connect_with(settings)
+        self._lookups = LookupBatcher(settings.timeout_s, self._mget, self._result, self._tasks)
+        self.link = Link(settings, self._tasks, on_connection_opened)
 
     async def lookup(self, key: EntryKey) -> LookupResult:
-        """Return the usable entry and the stack's generation.
+        """Return the usable entry and the stack's generation, or `FAILED`, within the timeout.
 
         All look-ups of one turn of the event loop go in one ``MGET``.
-
-        Raises:
-            StoreError: Redis did not answer in time or not as it should, or the breaker is open.
         """
         future: asyncio.Future[LookupResult] = asyncio.get_running_loop().create_future()
 
-        def on_result(result: LookupResult | StoreError) -> None:
+        def on_result(result: LookupResult) -> None:
             # The caller may have been cancelled.
-            if future.done():
-                return
-            if isinstance(result, StoreError):
-                future.set_exception(result)
-            else:
+            if not future.done():
                 future.set_result(result)
 
-        self.lookup_soon(key, on_result)
-        return await future
+        return await future if self.lookup_soon(key, on_result) else FAILED
 
-    def lookup_soon(self, key: EntryKey, on_result: Callable[[LookupResult | StoreError], None]) -> None:
-        """Look up like `lookup`, and call ``on_result`` once, after this has returned.
-
-        Raises:
-            StoreError: the breaker is open.
-        """
-        self._check_breaker()
-
-        def on_values(values: LookupValues | StoreError) -> None:
-            on_result(values if isinstance(values, StoreError) else self._result(key, values))
-
-        self._lookups.add(key, on_values)
+    def lookup_soon(self, key: EntryKey, on_result: OnResult) -> bool:
+        """Look up like `lookup`, and call ``on_result`` once, later; ``False`` when the breaker is open."""
+        if not self.condition.breaker.is_closed:
+            return False
+        self._lookups.add(key, on_result)
+        return True
 
     async def mint(self, key: EntryKey) -> bytes | None:
-        """Return the stack's generation, a new one if there was none.
-
-        Returns:
-            ``None`` when the key holds something else.
-
-        Raises:
-            StoreError: Redis did not answer in time or not as it should.
-        """
+        """Return the stack's generation, a new one if there was none; ``None`` if Redis gave none."""
 
         async def work() -> bytes | None:
             fresh = secrets.token_bytes(GENERATION_BYTES)
-            pipeline = self._link.client.pipeline(transaction=False)
-            pipeline.set(key.generation, fresh, nx=True, px=_milliseconds(self.settings.mint_ttl_s))
+            pipeline = self.link.client.pipeline(transaction=False)
+            pipeline.set(key.generation, fresh, nx=True, px=_milliseconds(self.link.settings.mint_ttl_s))
             pipeline.get(key.generation)
             _, generation = await pipeline.execute()
             return _generation(generation)
 
-        return await self._in_time(self._run("mint", work))
+        with contextlib.suppress(StoreError):
+            return await self._in_time("mint", work)
+        return None
 
     async def write(self, writes: Sequence[Write]) -> None:
         """Send writes in order, in one round trip, within the timeout.
@@ -160,55 +113,55 @@ class RedisStore:
             StoreError: some or all may not have been made.
         """
         wall_s, monotonic_s = self._clock.wall_s(), self._clock.monotonic_s()
-        pipeline = self._link.client.pipeline(transaction=False)
+        pipeline = self.link.client.pipeline(transaction=False)
         for write in writes:
-            if write.entry is None:
-                pipeline.delete(write.key.name)
-            elif (left_s := write.entry.ttl_s(write.entry.now_s(wall_s, monotonic_s))) > 0:
-                sealed = seal(write.key, write.generation, write.entry, self._secret)
-                pipeline.set(write.key.name, sealed, px=_milliseconds(left_s))
-                pipeline.pexpire(write.key.generation, _milliseconds(self.settings.generation_ttl_s))
+            key, generation, entry = write.fill_token.key, write.fill_token.generation, write.entry
+            if entry is None:
+                pipeline.delete(key.name)
+            elif generation is not None and (left_s := entry.ttl_s(entry.now_s(wall_s, monotonic_s))) > 0:
+                pipeline.set(key.name, seal(key, generation, entry, self._secret), px=_milliseconds(left_s))
+                pipeline.pexpire(key.generation, _milliseconds(self.link.settings.generation_ttl_s))
         # Sending nothing must not count as a success.
         if len(pipeline):
-            await self._in_time(self._run("write", pipeline.execute))
+            await self._in_time("write", pipeline.execute)
 
-    async def invalidate(self, commands: Sequence[Invalidate]) -> list[InvalidateReply]:
+    async def invalidate(self, messages: Sequence[tuple[bytes, bytes | None]]) -> list[tuple[bool, bool]]:
         """Delete generations and publish messages, in one round trip.
 
         ``DEL`` and ``PUBLISH`` still work when Redis is full; ``SET`` and ``INCR`` do not.
 
+        Args:
+            messages: case-folded stack ids, each with the message to publish; ``None`` publishes nothing.
+
         Returns:
-            For each, what Redis confirmed of it.
+            For each, what Redis confirmed: that the generation is deleted, that the message is published.
 
         Raises:
             StoreError: the outcome is unknown.
         """
-        if not commands:
+        if not messages:
             return []
 
         async def work() -> list[object]:
-            pipeline = self._link.client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.delete(command.generation_key)
-                if command.message is not None:
-                    pipeline.publish(self._keys.channel, command.message)
+            pipeline = self.link.client.pipeline(transaction=False)
+            for stack, message in messages:
+                pipeline.delete(self._keys.generation(stack))
+                if message is not None:
+                    pipeline.publish(self._keys.channel, message)
             replies: list[object] = await pipeline.execute(raise_on_error=False)
             if errors := [reply for reply in replies if isinstance(reply, ResponseError)]:
                 raise PartlyRefused(replies) from worst(errors)
             return replies
 
         try:
-            replies = await self._in_time(self._run("invalidate", work))
+            replies = await self._in_time("invalidate", work)
         except StoreError as error:
             refused = error.__cause__
             if not isinstance(refused, PartlyRefused) or wrong_server(refused) is not None:
                 raise
             replies = list(refused.replies)
         confirmed = iter([isinstance(reply, int) for reply in replies])
-        return [
-            InvalidateReply(next(confirmed), command.message is not None and next(confirmed))
-            for command in commands
-        ]
+        return [(next(confirmed), message is not None and next(confirmed)) for _, message in messages]
 
     async def monitor(self) -> None:
         """Check until cancelled, once a second, that the server accepts writes.
@@ -216,88 +169,85 @@ class RedisStore:
         A demoted master still answers look-ups.
         """
         while True:
-            if self.breaker.is_closed:
+            if self.condition.breaker.is_closed:
                 with contextlib.suppress(StoreError):
                     await self._guarded(CHECK, self._check)
             await asyncio.sleep(_CHECK_INTERVAL_S)
 
     async def probe_while_open(self) -> None:
         """Probe while the breaker is open, until cancelled."""
-
-        async def probe() -> None:
-            # Idle connections may be dead: otherwise each would cost a probe.
-            await self._link.disconnect_idle()
-            await self._ping(b"?")
-            began_s = asyncio.get_running_loop().time()
-            await self._ping(_PROBE)
-            if asyncio.get_running_loop().time() - began_s > self.settings.timeout_s:
-                raise TimeoutError
-            await self._check()
-
+        breaker = self.condition.breaker
         while True:
-            await asyncio.sleep(await self.breaker.wait_open())
-            self.breaker.begin_probe()
+            await asyncio.sleep(await breaker.wait_open())
+            breaker.begin_probe()
             with contextlib.suppress(StoreError):
-                # Connecting included, which is done once and may take longer.
-                await self._guarded(PROBE, probe, limit_s=math.inf)
+                await self._guarded(PROBE, self._probe)
+
+    async def _probe(self) -> None:
+        # Idle connections may be dead: otherwise each would cost a probe.
+        await self.link.disconnect_idle()
+        await self._ping(b"?")
+        began_s = asyncio.get_running_loop().time()
+        await self._ping(_LONG_PING)
+        if asyncio.get_running_loop().time() - began_s > self.link.settings.timeout_s:
+            raise TimeoutError
+        await self._check()
 
     async def _ping(self, message: bytes) -> None:
-        client: Any = self._link.client
+        client: Any = self.link.client
         if await client.execute_command("PING", message) != message:
             raise InvalidResponse
 
     async def _check(self) -> None:
-        if not isinstance(await self._link.client.delete(*self._check_keys), int):
+        if not isinstance(await self.link.client.delete(*self._check_keys), int):
             raise InvalidResponse
 
     async def close(self) -> None:
         """Let commands under way end, then close the connections."""
         await self._tasks.settle(_CLOSE_S)
         await self._tasks.cancel()
-        await self._link.close()
+        await self.link.client.aclose()
 
     async def _mget(self, names: list[bytes]) -> list[object]:
         async def work() -> list[object]:
-            values = await self._link.client.mget(names)
+            values = await self.link.client.mget(names)
             if not isinstance(values, list) or len(values) != len(names):
                 # The replies are out of step with the commands; so are later ones on that connection.
-                await self._link.disconnect_idle()
+                await self.link.disconnect_idle()
                 raise InvalidResponse
             return cast("list[object]", values)
 
         return await self._guarded("lookup", work)
 
-    def _result(self, key: EntryKey, values: LookupValues) -> LookupResult:
-        sealed, generation = values.entry, _generation(values.generation)
-        if not isinstance(sealed, bytes) or generation is None:
-            return LookupResult(None, generation, is_absent=True)
-        now_s = self._clock.wall_s()
-        entry = unseal(key, generation, sealed, self._secret, now_s)
-        if entry is None:
-            self._metrics.entries_invalid += 1
-            return LookupResult(None, generation, is_absent=True)
-        is_fresh = entry.ttl_s(now_s) > 0
-        return LookupResult(entry if is_fresh else None, generation, is_absent=not is_fresh)
+    def _result(self, key: EntryKey, sealed: object, generation: object) -> LookupResult:
+        generation, entry = _generation(generation), None
+        if isinstance(sealed, bytes) and generation is not None:
+            now_s = self._clock.wall_s()
+            entry = unseal(key, generation, sealed, self._secret, now_s)
+            if entry is None:
+                self._metrics.entries_invalid += 1
+            elif entry.ttl_s(now_s) <= 0:
+                entry = None
+        return LookupResult(entry, generation, is_absent=entry is None)
 
-    def _check_breaker(self) -> None:
-        """Raise `StoreError` unless the breaker is closed."""
-        if not self.breaker.is_closed:
-            raise StoreError("open")
+    async def _in_time(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Run one operation, and wait at most for the timeout.
 
-    def _run(self, operation: str, work: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
-        self._check_breaker()
-        return self._tasks.start(self._guarded(operation, work), f"redis-{operation}", awaited=True)
+        Whoever leaves does not cancel it: that would cost the connection.
 
-    async def _guarded(
-        self, operation: str, work: Callable[[], Awaitable[T]], *, limit_s: float | None = None
-    ) -> T:
-        """Run one operation, record its outcome, and translate its error into `StoreError`.
-
-        Args:
-            operation: its name in the metrics.
-            work: sends the command.
-            limit_s: taking longer counts as a failure; ``None`` means the timeout.
+        Raises:
+            StoreError: it failed, it takes longer, or the breaker is open.
         """
+        if not self.condition.breaker.is_closed:
+            raise StoreError("open")
+        running = self._tasks.start(self._guarded(operation, work), f"redis-{operation}", awaited=True)
+        done, _ = await asyncio.wait((running,), timeout=self.link.settings.timeout_s)
+        if done:
+            return running.result()
+        raise StoreError("timeout")
+
+    async def _guarded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Run one operation, record its outcome under its name, and translate its error into `StoreError`."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         try:
@@ -305,26 +255,20 @@ class RedisStore:
         except Exception as error:  # the parser raises anything when fed with garbage
             failure = StoreError(kind_of(error))
             self._metrics.redis_failures[operation, failure.kind] += 1
-            if self.condition.failed(operation, error):
-                self._link.close_all()
+            if self.condition.failed(operation, error, self.link.settings.password):
+                self.link.close_all()
                 self._on_wrong_server()
             raise failure from error
         finally:
             self._metrics.redis_took(operation, loop.time() - began_s)
-        if loop.time() - began_s > (self.settings.timeout_s if limit_s is None else limit_s):
+        # A probe may take longer: it includes connecting, which is done once.
+        if operation != PROBE and loop.time() - began_s > self.link.settings.timeout_s:
             # Each read was in time, the whole was not: the callers have given up.
             self._metrics.redis_failures[operation, "timeout"] += 1
             self.condition.slow(operation)
         else:
             self.condition.succeeded(operation)
         return result
-
-    async def _in_time(self, running: asyncio.Future[T]) -> T:
-        """Wait at most ``timeout_s``, without cancelling: that would cost the connection."""
-        done, _ = await asyncio.wait((running,), timeout=self.settings.timeout_s)
-        if done:
-            return running.result()
-        raise StoreError("timeout")
 
 
 def _generation(value: object) -> bytes | None:

@@ -19,22 +19,18 @@ class Condition:
     """Takes the outcome of each operation.
 
     Args:
-        clock: both clocks.
-        password: kept out of the log; "" for none.
         on_recovered: called when a check succeeds, if it is the first or the one before failed.
 
     Attributes:
         breaker: whether operations are sent at all.
         is_up: the last operation succeeded.
         refuses: the last reply was an error of Redis itself.
-        password: may be replaced.
     """
 
-    def __init__(self, clock: Clock, password: str, on_recovered: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, on_recovered: Callable[[], None]) -> None:
         self.breaker = Breaker()
         self.is_up = False
         self.refuses = False
-        self.password = password
         self._on_recovered = on_recovered
         self._clock = clock
         self._has_been_up = False
@@ -62,8 +58,12 @@ class Condition:
         self.breaker.failed(operation)
         self._log_down("answers too slowly")
 
-    def failed(self, operation: str, error: Exception) -> bool:
-        """Record a failure; ``True`` when this server is the wrong one: close every connection."""
+    def failed(self, operation: str, error: Exception, password: str) -> bool:
+        """Record a failure, and keep the password out of the log.
+
+        Returns:
+            Whether this server has turned out to be the wrong one: close every connection.
+        """
         if operation in (CHECK, PROBE):
             self._is_checked = False
         self.refuses = is_answer(error)
@@ -71,9 +71,8 @@ class Condition:
         if what is None and isinstance(error, ResponseError):
             # Other commands may still be allowed.
             self.breaker.succeeded(operation)
-            if operation not in self._command_logs:
-                self._command_logs[operation] = StateLog(f"redis {operation}", self._clock)
-            self._command_logs[operation].down(error_text(error, self.password))
+            log = self._command_logs.setdefault(operation, StateLog(f"redis {operation}", self._clock))
+            log.down(error_text(error, password))
             if operation == PROBE and self._is_wrong:
                 # Not the wrong server any more; use it for what it allows.
                 self._is_wrong = False
@@ -85,7 +84,7 @@ class Condition:
             self._is_wrong = True
             self._is_checked = False
         self.breaker.failed(operation, at_once=is_newly_wrong)
-        self._log_down((what or "") + error_text(error, self.password))
+        self._log_down((what or "") + error_text(error, password))
         return is_newly_wrong
 
     def _log_down(self, reason: str) -> None:

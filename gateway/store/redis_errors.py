@@ -65,13 +65,9 @@ def worst(errors: Sequence[ResponseError]) -> ResponseError:
 
 def kind_of(error: BaseException) -> str:
     """Return the short name of a failure: ``timeout``, ``connection`` or ``answer``."""
-    match error:
-        case TimeoutError() | aioredis.TimeoutError():
-            return "timeout"
-        case aioredis.ConnectionError() | OSError():
-            return "connection"
-        case _:
-            return "answer"
+    if isinstance(error, TimeoutError | aioredis.TimeoutError):
+        return "timeout"
+    return "connection" if isinstance(error, aioredis.ConnectionError | OSError) else "answer"
 
 
 def is_answer(error: BaseException) -> bool:
@@ -95,12 +91,7 @@ def wrong_server(error: BaseException) -> str | None:
 
 
 def error_text(error: BaseException, password: str = "") -> str:
-    """Return the error text of Redis with the class of the error, for the log.
-
-    Args:
-        error: as raised by redis-py, which cuts the error code off the text.
-        password: masked in the text; "" for none.
-    """
+    """Return the error text of Redis with the class of the error, for the log; the password is masked."""
     for one in _with_causes(error):
         if isinstance(one, ResponseError):
             error = one
@@ -123,6 +114,7 @@ def _code_and_text(error: BaseException) -> tuple[str, str]:
     text = str(error)
     if (of_pipeline := _OF_PIPELINE.fullmatch(text)) is not None:
         text = of_pipeline["words"]
+    # The library cuts it off the text of some errors.
     code = getattr(error, "status_code", None)
     if isinstance(code, str):
         return code, text

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-
-import msgspec
+from collections.abc import Awaitable, Callable
 
 from gateway.core.caching.key import EntryKey
+from gateway.store.lookup import FAILED, LookupResult
 from gateway.store.redis_errors import StoreError
+from gateway.tasks import TaskSet
 
 # Look-ups in one MGET; a larger one would block Redis for other clients.
 _BATCH = 64
 # While a batch is under way, how long later look-ups wait to go together.
 _GATHER_S = 0.001
 
-
-class LookupValues(msgspec.Struct, frozen=True, gc=False):
-    """The values of an entry's key and of its stack's generation key; ``None`` where there is none."""
-
-    entry: object
-    generation: object
-
-
-OnValues = Callable[[LookupValues | StoreError], None]
-"""Called once with the values, or with why they are unknown."""
+# Called once.
+OnResult = Callable[[LookupResult], None]
+_Batch = list[tuple[EntryKey, OnResult]]
 
 
 class LookupBatcher:
@@ -37,31 +29,34 @@ class LookupBatcher:
     Args:
         timeout_s: how long each of them waits.
         mget: reads keys in order; raises `StoreError`.
-        start: runs a batch as a task.
+        result_of: makes the result of the values at an entry's key and at its stack's generation key.
+        tasks: runs the batches.
     """
 
     def __init__(
         self,
         timeout_s: float,
         mget: Callable[[list[bytes]], Awaitable[list[object]]],
-        start: Callable[[Coroutine[None, None, None], str], object],
+        result_of: Callable[[EntryKey, object, object], LookupResult],
+        tasks: TaskSet,
     ) -> None:
         self._timeout_s = timeout_s
         self._mget = mget
-        self._start = start
-        self._waiting: list[tuple[EntryKey, OnValues]] = []
+        self._result_of = result_of
+        self._tasks = tasks
+        self._waiting: _Batch = []
         self._under_way = 0
         self._next: asyncio.Handle | None = None
         self._loop = asyncio.get_running_loop()
 
-    def add(self, key: EntryKey, on_values: OnValues) -> None:
-        """Look up one entry; ``on_values`` is called later, within the timeout."""
+    def add(self, key: EntryKey, on_result: OnResult) -> None:
+        """Look up one entry; ``on_result`` is called later, within the timeout."""
         if self._next is None:
             loop = self._loop
             self._next = (
                 loop.call_later(_GATHER_S, self._send) if self._under_way else loop.call_soon(self._send)
             )
-        self._waiting.append((key, on_values))
+        self._waiting.append((key, on_result))
 
     def _send(self) -> None:
         if self._next is not None:
@@ -69,35 +64,33 @@ class LookupBatcher:
             self._next = None
         waiting, self._waiting = self._waiting, []
         for start in range(0, len(waiting), _BATCH):
-            self._start(self._look_up(waiting[start : start + _BATCH]), "redis-lookup")
+            self._tasks.start(self._look_up(waiting[start : start + _BATCH]), "redis-lookup")
 
-    async def _look_up(self, batch: list[tuple[EntryKey, OnValues]]) -> None:
+    async def _look_up(self, batch: _Batch) -> None:
         # One deadline for all of one turn. The command itself is not cancelled.
-        deadline = self._loop.call_later(self._timeout_s, self._time_out, batch)
+        deadline = self._loop.call_later(self._timeout_s, self._deliver, batch, None)
         self._under_way += 1
-        outcomes: Iterable[LookupValues | StoreError]
+        values: list[object] | None = None
         try:
             values = await self._mget([name for key, _ in batch for name in (key.name, key.generation)])
-            outcomes = map(LookupValues, values[::2], values[1::2])
-        except StoreError as error:
-            outcomes = itertools.repeat(error)
+        except StoreError:
+            pass
         finally:
             deadline.cancel()
             self._under_way -= 1
             if self._waiting:
                 self._send()
-        self._deliver(batch, outcomes)
+        self._deliver(batch, values)
 
-    def _time_out(self, batch: list[tuple[EntryKey, OnValues]]) -> None:
+    def _deliver(self, batch: _Batch, values: list[object] | None) -> None:
         waiting = batch[:]
+        # What comes after the timeout is for nobody.
         batch.clear()
-        self._deliver(waiting, itertools.repeat(StoreError("timeout")))
-
-    def _deliver(
-        self, batch: list[tuple[EntryKey, OnValues]], outcomes: Iterable[LookupValues | StoreError]
-    ) -> None:
-        for (_, on_values), outcome in zip(batch, outcomes, strict=False):
+        for number, (key, on_result) in enumerate(waiting):
             try:
-                on_values(outcome)
+                if values is None:
+                    on_result(FAILED)
+                else:
+                    on_result(self._result_of(key, values[2 * number], values[2 * number + 1]))
             except Exception as error:  # a fault in one request keeps no other from its outcome
                 self._loop.call_exception_handler({"message": "after a look-up", "exception": error})

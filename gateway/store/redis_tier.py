@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -15,13 +15,12 @@ from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.store.breaker import BreakerState
 from gateway.store.invalidation_sender import InvalidationSender
 from gateway.store.invalidations import Invalidations, PendingInvalidation
-from gateway.store.lookup import FAILED, FillToken, LookupResult
+from gateway.store.lookup import FillToken
 from gateway.store.redis import RedisStore
-from gateway.store.redis_commands import Write
+from gateway.store.redis_connection import RedisSettings
 from gateway.store.redis_errors import StoreError
-from gateway.store.redis_settings import RedisSettings
 from gateway.store.subscription import Subscription
-from gateway.store.write_queue import WriteQueue
+from gateway.store.write_queue import Write, WriteQueue
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
 
@@ -32,13 +31,9 @@ class RedisState(msgspec.Struct, frozen=True):
     Attributes:
         is_configured: there is such a tier; otherwise the rest means nothing.
         is_up: the last operation succeeded.
-        breaker: whether operations are sent at all.
-        breaker_openings: how often the breaker has opened.
         is_subscribed: invalidations by other replicas are received.
         connections: those that carry a command.
-        max_connections: their bound.
         pending_invalidations: stacks whose invalidation Redis has not confirmed.
-        queued_writes: writes waiting to be sent.
     """
 
     is_configured: bool = False
@@ -56,14 +51,13 @@ class RedisTier:
     """Redis as one tier; nothing of a stack is read or stored there while its invalidation is pending.
 
     Args:
-        settings: how to reach Redis.
-        invalidations: of this replica.
-        keys: builds the keys.
         secret: ``cache.secret`` as bytes.
-        clock: both clocks.
-        metrics: counts failures and what is not stored.
         on_message: called with each invalidation by another replica.
         on_subscribed: called when the subscription is confirmed: messages may have been missed until then.
+
+    Attributes:
+        lookup, lookup_soon, mint: see `RedisStore`.
+        send_pending: `InvalidationSender.wake`.
     """
 
     def __init__(
@@ -84,50 +78,49 @@ class RedisTier:
         self._on_message = on_message
         self._tasks = TaskSet()
         self._writes = WriteQueue()
-        self._store = RedisStore(
+        self._subscription = Subscription(
+            settings, keys.channel, clock, on_subscribed, self._message_received
+        )
+        self._store = store = RedisStore(
             settings,
             keys=keys,
             secret=secret,
             clock=clock,
             metrics=metrics,
             on_connection_opened=self._connection_opened,
-            on_wrong_server=self._wrong_server_found,
+            on_wrong_server=self._subscription.pause,
             on_recovered=self._server_recovered,
         )
-        self._sender = InvalidationSender(self._store, invalidations, keys, clock)
-        self._subscription = Subscription(
-            settings, keys.channel, clock, on_subscribed, self._message_received
-        )
+        self.lookup, self.lookup_soon, self.mint = store.lookup, store.lookup_soon, store.mint
+        self._sender = InvalidationSender(store, invalidations, clock)
+        self.send_pending = self._sender.wake
 
-    def start(self) -> None:
-        """Start the background tasks."""
+    async def start(self, timeout_s: float) -> None:
+        """Start the background tasks, and wait for the subscription at most for ``timeout_s``."""
         self._tasks.start(self._store.monitor(), "redis-monitor")
         self._tasks.start(self._store.probe_while_open(), "redis-probe")
         self._tasks.start(self._subscription.run(), "redis-subscription")
         self._tasks.start(self._send_writes(), "redis-writes")
         self._tasks.start(self._sender.run(), "redis-invalidations")
         self._tasks.start(self._sender.run_refused(), "redis-refused")
-
-    async def wait_subscribed(self, timeout_s: float) -> None:
-        """Wait for the first confirmation of the subscription, at most for ``timeout_s``."""
         await self._subscription.wait_confirmed(timeout_s)
 
     def connect_with(self, settings: RedisSettings) -> None:
         """Use another user, password or TLS context for connections opened from now on."""
-        self._store.connect_with(settings)
-        self._subscription.connect_with(settings)
+        self._store.link.connect_with(settings)
+        self._subscription.settings = settings
 
     def state(self) -> RedisState:
         """Return the state of the tier now."""
-        store = self._store
+        condition, link = self._store.condition, self._store.link
         return RedisState(
             is_configured=True,
-            is_up=store.is_up,
-            breaker=store.breaker.state,
-            breaker_openings=store.breaker.openings,
+            is_up=condition.is_up,
+            breaker=condition.breaker.state,
+            breaker_openings=condition.breaker.openings,
             is_subscribed=self._subscription.is_up,
-            connections=store.connections,
-            max_connections=store.settings.max_connections,
+            connections=link.connections,
+            max_connections=link.settings.max_connections,
             pending_invalidations=self._invalidations.pending,
             queued_writes=len(self._writes),
         )
@@ -136,45 +129,22 @@ class RedisTier:
         """Whether a look-up is allowed: the entry is not being removed and its stack not invalidated."""
         return not (self._invalidations.is_pending(key.stack) or self._writes.is_removing(key.name))
 
-    async def lookup(self, key: EntryKey) -> LookupResult:
-        """Look up an entry."""
-        try:
-            return await self._store.lookup(key)
-        except StoreError:
-            return FAILED
-
-    def lookup_soon(self, key: EntryKey, on_result: Callable[[LookupResult], None]) -> bool:
-        """Call ``on_result`` once with the result, later; ``False`` when the breaker is open."""
-        if not self._store.breaker.is_closed:
-            return False
-        self._store.lookup_soon(
-            key, lambda result: on_result(FAILED if isinstance(result, StoreError) else result)
-        )
-        return True
-
-    async def mint(self, key: EntryKey) -> bytes | None:
-        """Return the stack's generation, a new one if there was none; ``None`` if Redis gave none."""
-        with contextlib.suppress(StoreError):
-            return await self._store.mint(key)
-        return None
-
     def store(self, fill_token: FillToken, entry: Entry) -> bool:
         """Queue an entry; ``False`` when it may not be stored or there is no room for it."""
-        key, generation = fill_token.key, fill_token.generation
-        if generation is None or self._invalidations.is_pending(key.stack):
+        if fill_token.generation is None or self._invalidations.is_pending(fill_token.key.stack):
             return False
-        if not self._writes.offer(fill_token, Write(key, entry, generation)):
+        is_queued = self._writes.offer(Write(fill_token, entry))
+        if not is_queued:
             self._metrics.not_stored["queue-full"] += 1
-            return False
-        return True
+        return is_queued
 
     def remove(self, fill_token: FillToken) -> None:
         """Queue the removal of an entry."""
-        if not self._writes.offer(fill_token, Write(fill_token.key, None, b"")):
+        if not self._writes.offer(Write(fill_token, None)):
             self._removal_failed(fill_token.key)
 
     async def invalidate(self, invalidations: Sequence[PendingInvalidation]) -> bool:
-        """Send invalidations now, for at most the timeout, and again later if that fails.
+        """Send invalidations now, for at most the timeout, and again later what Redis has not confirmed.
 
         Returns:
             Whether Redis confirmed all.
@@ -183,10 +153,6 @@ class RedisTier:
             return await self._sender.send(invalidations)
         finally:
             self._sender.wake()
-
-    def send_pending(self) -> None:
-        """Send soon what is pending."""
-        self._sender.wake()
 
     async def close(self, timeout_s: float) -> None:
         """Send what is queued and pending, at most for ``timeout_s``, then close the connections."""
@@ -205,24 +171,17 @@ class RedisTier:
 
     async def _send_some_writes(self) -> None:
         taken = self._writes.take()
-        due = [write for fill_token, write in taken if write.entry is None or not self._is_void(fill_token)]
+        is_void = self._invalidations.is_void
+        due = [write for write in taken if write.entry is None or not is_void(write.fill_token)]
         try:
             await self._store.write(due)
         except StoreError:
-            self._writes_failed(due)
+            for write in due:
+                if write.entry is None:
+                    self._removal_failed(write.fill_token.key)
+                else:
+                    self._metrics.not_stored["redis-failed"] += 1
         self._writes.done(taken)
-
-    def _is_void(self, fill_token: FillToken) -> bool:
-        stack = fill_token.key.stack
-        is_invalidated = self._invalidations.changes.has_changed(stack, fill_token.since)
-        return is_invalidated or self._invalidations.is_pending(stack)
-
-    def _writes_failed(self, writes: Iterable[Write]) -> None:
-        for write in writes:
-            if write.entry is not None:
-                self._metrics.not_stored["redis-failed"] += 1
-            else:
-                self._removal_failed(write.key)
 
     def _removal_failed(self, key: EntryKey) -> None:
         # The entry must not be served: invalidate its whole stack.
@@ -236,9 +195,6 @@ class RedisTier:
     def _connection_opened(self) -> None:
         self._invalidations.connection_opened(self._clock.monotonic_s())
         self._sender.wake()
-
-    def _wrong_server_found(self) -> None:
-        self._subscription.pause()
 
     def _server_recovered(self) -> None:
         self._subscription.resume()

@@ -11,9 +11,8 @@ import redis.asyncio as aioredis
 
 from gateway.clock import Clock
 from gateway.core.caching.invalidation_message import InvalidationMessage, read_message
-from gateway.store.redis_connection import connection_arguments, password_of
+from gateway.store.redis_connection import RedisSettings, connection_arguments
 from gateway.store.redis_errors import error_text
-from gateway.store.redis_settings import RedisSettings
 from gateway.telemetry.state_log import StateLog
 
 _PING_S = 1.0
@@ -39,14 +38,13 @@ class Subscription:
     """Listens on the gateway's channel, and reconnects.
 
     Args:
-        settings: how to reach Redis.
-        channel: from `KeySpace.channel`.
-        clock: measures silence.
+        channel: `KeySpace.channel`.
         on_confirmed: called each time the subscription is confirmed: earlier messages may have been missed.
         on_message: called with each message.
 
     Attributes:
         is_up: messages are received.
+        settings: of the next connection; another user, password or TLS context may be put here.
     """
 
     def __init__(
@@ -58,12 +56,12 @@ class Subscription:
         on_message: Callable[[InvalidationMessage], None],
     ) -> None:
         self.is_up = False
+        self.settings = settings
         self._is_confirmed = asyncio.Event()
         self._may_connect = asyncio.Event()
         self._may_connect.set()
         self._pauses = 0
         self._state = StateLog("redis subscription", clock)
-        self._settings = settings
         self._channel = channel
         self._clock = clock
         self._on_confirmed = on_confirmed
@@ -74,10 +72,6 @@ class Subscription:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._is_confirmed.wait()
-
-    def connect_with(self, settings: RedisSettings) -> None:
-        """Use another user, password or TLS context for the next connection."""
-        self._settings = settings
 
     def pause(self) -> None:
         """Leave this server, and connect to none before `resume`."""
@@ -102,7 +96,7 @@ class Subscription:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     # The connection failed while it was being cancelled.
                     raise asyncio.CancelledError from error
-                why = error_text(error, password_of(self._settings.url))
+                why = error_text(error, self.settings.password)
             if pauses == self._pauses:
                 self._state.down(why)
             retry_s = _FIRST_RETRY_S if self.is_up else min(retry_s * 2, _LAST_RETRY_S)
@@ -111,7 +105,7 @@ class Subscription:
 
     async def _listen(self) -> None:
         """Listen on one connection until it fails or is silent for too long."""
-        arguments = connection_arguments(self._settings.url, _CONNECT_S, self._settings.tls)
+        arguments = connection_arguments(self.settings, _CONNECT_S)
         client = aioredis.Redis.from_pool(aioredis.ConnectionPool(max_connections=1, **arguments))
         async with client, _PubSub(client.connection_pool) as subscription:
             pauses = self._pauses
@@ -127,16 +121,12 @@ class Subscription:
                     self._receive(message)
 
     def _receive(self, reply: dict[str, Any]) -> None:
-        match reply["type"]:
-            case "subscribe":
-                self.is_up = True
-                self._state.up()
-                self._is_confirmed.set()
-                self._on_confirmed()
-            case "message":
-                data = reply["data"]
-                message = read_message(data) if isinstance(data, bytes) else None
-                if message is not None:
-                    self._on_message(message)
-            case _:
-                pass
+        if reply["type"] == "subscribe":
+            self.is_up = True
+            self._state.up()
+            self._is_confirmed.set()
+            self._on_confirmed()
+        elif reply["type"] == "message" and isinstance(data := reply["data"], bytes):
+            message = read_message(data)
+            if message is not None:
+                self._on_message(message)

@@ -15,7 +15,7 @@ from gateway.store.invalidations import Invalidations
 from gateway.store.lookup import ABSENT, EarlyLookup, Fetches, FillToken, LookupResult
 from gateway.store.memory import MemoryStore
 from gateway.store.peers import Invalidation, WorkerPeers
-from gateway.store.redis_settings import RedisSettings
+from gateway.store.redis_connection import RedisSettings
 from gateway.store.redis_tier import RedisState, RedisTier
 from gateway.telemetry.metrics import Metrics
 
@@ -24,28 +24,26 @@ class Tiers:
     """The stores of one gateway.
 
     Args:
-        config: of the tier in memory, and how long after a write records may change.
-        redis: how to reach Redis; ``None`` without it.
+        cache: the section of the configuration.
         longest_ttl_s: no entry lives longer.
-        keys: builds the keys.
+        redis: how to reach Redis; ``None`` without it.
         secret: ``cache.secret`` as bytes.
-        clock: both clocks.
-        metrics: counts what is not stored and what is invalidated.
         on_invalidate: called for each invalidated stack, before the next ``await``: detach its fetches.
         on_start_over: called when invalidations may have been missed: detach all fetches.
         peers: the other workers; ``None`` without any.
 
     Attributes:
-        memory: the tier in this process; ``None`` without it.
+        memory: the tier in this process.
         redis: the tier in Redis; ``None`` without it.
+        invalidations: which stacks have changed, are pending or settling.
     """
 
     def __init__(
         self,
-        config: CacheConfig,
+        cache: CacheConfig,
+        longest_ttl_s: float,
         redis: RedisSettings | None,
         *,
-        longest_ttl_s: float,
         keys: KeySpace,
         secret: bytes,
         clock: Clock,
@@ -54,23 +52,21 @@ class Tiers:
         on_start_over: Callable[[], None],
         peers: WorkerPeers | None = None,
     ) -> None:
-        self.memory = MemoryStore(config.memory_bytes, clock) if config.memory_bytes else None
+        self.memory = MemoryStore(cache.memory_bytes, clock, None if peers is None else peers.is_current)
         self.redis: RedisTier | None = None
-        self._invalidations = Invalidations(longest_ttl_s, config.settle_s)
-        self._changes = self._invalidations.changes
-        self._config = config
+        self.invalidations = Invalidations(longest_ttl_s, cache.settle_s, has_redis=redis is not None)
+        self._changes = self.invalidations.changes
+        self._cache = cache
         self._clock = clock
         self._metrics = metrics
         self._on_invalidate = on_invalidate
         self._on_start_over = on_start_over
         self._fetches: dict[bytes, weakref.ref[Fetches]] = {}
         self._peers = peers
-        if peers is not None and self.memory is not None:
-            self.memory.check_with(peers.is_current)
         if redis is not None:
             self.redis = RedisTier(
                 redis,
-                self._invalidations,
+                self.invalidations,
                 keys=keys,
                 secret=secret,
                 clock=clock,
@@ -78,13 +74,12 @@ class Tiers:
                 on_message=self._message_received,
                 on_subscribed=self._start_over,
             )
-        self._invalidations.subscription_confirmed(clock.monotonic_s())
+        self.invalidations.subscription_confirmed(clock.monotonic_s())
 
     async def start(self, timeout_s: float) -> None:
         """Start the background tasks, and wait for the subscription at most for ``timeout_s``."""
         if self.redis is not None:
-            self.redis.start()
-            await self.redis.wait_subscribed(timeout_s)
+            await self.redis.start(timeout_s)
 
     def connect_with(self, settings: RedisSettings) -> None:
         """Use another user, password or TLS context for connections opened from now on."""
@@ -95,46 +90,32 @@ class Tiers:
         """Return the state of the Redis tier now."""
         return self.redis.state() if self.redis is not None else RedisState()
 
-    def is_settling(self, stack: bytes, now_s: float) -> bool:
-        """Whether a write to the stack is known within ``settle_s``; ``now_s`` is monotonic."""
-        return self._invalidations.is_settling(stack, now_s)
-
-    def is_uncertain(self, now_s: float) -> bool:
-        """Whether a write within ``settle_s`` may have been missed; ``now_s`` is monotonic."""
-        return self._invalidations.is_uncertain(now_s)
-
     def disable_memory(self) -> None:
         """Store and use nothing, in Redis neither, until `enable_memory`.
 
         For a process beside another that does not send it its invalidations.
         """
-        self._invalidations.all_pending = True
+        self.invalidations.all_pending = True
         self.retire_memory()
 
     def enable_memory(self) -> None:
         """Store again, but nothing that was fetched until now."""
-        self._invalidations.all_pending = False
-        if self.memory is not None:
-            self.memory.limit_bytes = self._config.memory_bytes
+        self.invalidations.all_pending = False
+        self.memory.limit_bytes = self._cache.memory_bytes
         self._start_over()
 
     def retire_memory(self) -> None:
         """Keep no copies in memory any more: another process receives writes from now on."""
-        if self.memory is not None:
-            self.memory.retire()
+        self.memory.clear()
+        self.memory.limit_bytes = 0
 
     def fill_token(self, key: EntryKey) -> FillToken:
         """Begin a look-up or a fill."""
-        return FillToken(
-            key=key,
-            since=self._changes.number,
-            wall_s=self._clock.wall_s(),
-            monotonic_s=self._clock.monotonic_s(),
-        )
+        return FillToken(key, self._changes.number, self._clock.wall_s(), self._clock.monotonic_s())
 
     def peek(self, key: EntryKey) -> Entry | None:
         """Look into process memory alone; never waits."""
-        return self.memory.get(key.local) if self.memory is not None else None
+        return self.memory.get(key.local)
 
     async def lookup(self, key: EntryKey) -> LookupResult:
         """Look into memory, then into Redis; a copy found there is kept in memory.
@@ -145,7 +126,7 @@ class Tiers:
             if not await self._peers.wait_current():
                 self.start_over()
             # More may have been sent meanwhile, but not before this look-up began.
-            if self.memory is not None and (entry := self.memory.get(key.local, is_checked=True)) is not None:
+            if (entry := self.memory.get(key.local, is_checked=True)) is not None:
                 return LookupResult(entry)
         if (entry := self.peek(key)) is not None:
             return LookupResult(entry)
@@ -154,42 +135,34 @@ class Tiers:
         fill_token = self.fill_token(key)
         return self._checked(fill_token, await self.redis.lookup(key))
 
-    def lookup_now(self, key: EntryKey) -> EarlyLookup | None:
-        """Look up what memory does not have, if that needs no wait; otherwise ``None``."""
-        if self._peers is not None and not self._peers.is_current():
-            return None
-        if self.redis is not None and self.redis.may_have(key):
-            return None
-        return EarlyLookup(self.fill_token(key), self._without_redis())
-
-    def ask_redis(self, key: EntryKey, on_result: Callable[[EarlyLookup], None]) -> bool:
-        """Start a look-up in Redis of what memory does not have.
+    def lookup_soon(self, key: EntryKey, on_result: Callable[[EarlyLookup | None], None]) -> None:
+        """Look up what memory does not have, without a task.
 
         Args:
             key: of the entry.
-            on_result: called once, after this has returned.
-
-        Returns:
-            Whether Redis is asked at all.
+            on_result: called once, perhaps before this returns; with ``None`` when only `lookup` can tell.
         """
-        if self.redis is None or not self.redis.may_have(key):
-            return False
         if self._peers is not None and not self._peers.is_current():
-            return False
+            on_result(None)
+            return
         fill_token = self.fill_token(key)
-        return self.redis.lookup_soon(
+        if self.redis is None or not self.redis.may_have(key):
+            on_result(EarlyLookup(fill_token, self._without_redis()))
+        elif not self.redis.lookup_soon(
             key, lambda result: on_result(EarlyLookup(fill_token, self._checked(fill_token, result)))
-        )
+        ):
+            on_result(None)
 
     def _without_redis(self) -> LookupResult:
         # What Redis may not have is removed there before it is read again, unless all counts as pending.
-        return LookupResult(None) if self._invalidations.all_pending else ABSENT
+        return LookupResult(None) if self.invalidations.all_pending else ABSENT
 
     def _checked(self, fill_token: FillToken, result: LookupResult) -> LookupResult:
         """Return what of a result from Redis is still valid; keep its entry in memory."""
         if result.has_failed:
             return result
-        if self._has_changed(fill_token) or self._invalidations.is_pending(fill_token.key.stack):
+        is_replaced = self._changes.has_changed(fill_token.key.local, fill_token.since)
+        if is_replaced or self.invalidations.is_void(fill_token):
             return LookupResult(None)
         if result.entry is None:
             return result
@@ -204,7 +177,7 @@ class Tiers:
             self.redis is not None
             and lookup.generation is None
             and not lookup.has_failed
-            and not self._invalidations.is_pending(found.fill_token.key.stack)
+            and not self.invalidations.is_pending(found.fill_token.key.stack)
         )
 
     async def mint(self, key: EntryKey) -> bytes | None:
@@ -218,19 +191,16 @@ class Tiers:
             fill_token: taken before the look-up.
             generation: of the stack, from before the fetch; ``None`` stores nothing in Redis.
         """
-        key = fill_token.key
-        if generation is not None and (
-            self._is_invalidated(fill_token) or self._invalidations.is_pending(key.stack)
-        ):
+        if generation is not None and self.invalidations.is_void(fill_token):
             generation = None
-        fetches = self._fetches_of(key.local) or Fetches(self._fetches, key.local)
+        key = fill_token.key
         return FillToken(
             key=key,
             since=fill_token.since,
             wall_s=fill_token.wall_s,
             monotonic_s=fill_token.monotonic_s,
             generation=generation,
-            fetches=fetches,
+            fetches=self._fetches_of(key.local) or Fetches(self._fetches, key.local),
             fetch=self._changes.next(),
         )
 
@@ -244,7 +214,8 @@ class Tiers:
         Returns:
             ``None`` when at least one tier took it, otherwise why none did.
         """
-        if self._is_invalidated(fill_token) or not fill_token.ends_in_order():
+        is_invalidated = self._changes.has_changed(fill_token.key.stack, fill_token.since)
+        if is_invalidated or not fill_token.ends_in_order():
             self._metrics.not_stored["overtaken"] += 1
             return Reason.INVALIDATED
         entry = entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
@@ -282,8 +253,7 @@ class Tiers:
             self._peers.send_uncounted(Invalidation(entry=key.local))
 
     def _discard(self, entry: bytes) -> None:
-        if self.memory is not None:
-            self.memory.discard(entry)
+        self.memory.discard(entry)
         if self.redis is not None:
             # A look-up under way may still bring it.
             self._changes.change(entry)
@@ -308,11 +278,7 @@ class Tiers:
         pending = []
         now_s = self._clock.monotonic_s()
         for stack in stacks:
-            one = self._invalidations.invalidate(
-                stack, now_s, settles=settles, has_redis=self.redis is not None
-            )
-            if one is not None:
-                pending.append(one)
+            pending.append(self.invalidations.invalidate(stack, now_s, settles=settles))
             self._invalidate_here(stack, cause)
         return self.redis is None or await self.redis.invalidate(pending)
 
@@ -325,12 +291,13 @@ class Tiers:
         now_s = self._clock.monotonic_s()
         for each in invalidations:
             if each.entry:
-                self._dropped_elsewhere(each)
-                continue
-            self._invalidations.invalidated_elsewhere(
-                each.stack, now_s, 0.0, settles=each.settles, in_redis=self.redis is None
-            )
-            self._invalidate_here(each.stack, "message")
+                self._discard(each.entry)
+                if (fetches := self._fetches_of(each.entry)) is not None:
+                    # Void all begun until now: the order of two processes' fetches is unknown.
+                    fetches.end(self._changes.next())
+            else:
+                self.invalidations.invalidate(each.stack, now_s, settles=each.settles, publishes=False)
+                self._invalidate_here(each.stack, "message")
         if self.redis is not None:
             self.redis.send_pending()
 
@@ -344,46 +311,27 @@ class Tiers:
         """Send what is queued and pending, at most for ``timeout_s``, then close everything."""
         if self.redis is not None:
             await self.redis.close(timeout_s)
-        if self.memory is not None:
-            self.memory.clear()
-
-    def _is_invalidated(self, fill_token: FillToken) -> bool:
-        return self._changes.has_changed(fill_token.key.stack, fill_token.since)
-
-    def _has_changed(self, fill_token: FillToken) -> bool:
-        return self._is_invalidated(fill_token) or self._changes.has_changed(
-            fill_token.key.local, fill_token.since
-        )
+        self.memory.clear()
 
     def _keep_in_memory(self, fill_token: FillToken, entry: Entry) -> bool:
-        if self.memory is None:
-            return False
         life_s = entry.ttl_s(entry.now_s(fill_token.wall_s, fill_token.monotonic_s))
         if self.redis is not None:
-            life_s = min(life_s, self._config.memory_ttl_s)
+            life_s = min(life_s, self._cache.memory_ttl_s)
         return self.memory.put(fill_token.key, entry, fill_token.monotonic_s + life_s)
 
     def _invalidate_here(self, stack: bytes, cause: str) -> None:
-        if self.memory is not None:
-            self.memory.discard_stack(stack)
+        self.memory.discard_stack(stack)
         self._on_invalidate(stack)
         self._metrics.invalidations[cause] += 1
-
-    def _dropped_elsewhere(self, dropped: Invalidation) -> None:
-        """Void all fetches begun until now: the order of two processes' fetches is unknown."""
-        self._discard(dropped.entry)
-        if (fetches := self._fetches_of(dropped.entry)) is not None:
-            fetches.end(self._changes.next())
 
     def _message_received(self, message: InvalidationMessage) -> None:
         stack = message.stack.encode()
         now_s = self._clock.monotonic_s()
-        self._invalidations.invalidated_elsewhere(stack, now_s, message.age_s, settles=message.settles)
+        self.invalidations.invalidated_elsewhere(stack, now_s, message.age_s, settles=message.settles)
         self._invalidate_here(stack, "message")
 
     def _start_over(self) -> None:
         self._metrics.redis_subscriptions += 1
-        self._invalidations.subscription_confirmed(self._clock.monotonic_s())
-        if self.memory is not None:
-            self.memory.clear()
+        self.invalidations.subscription_confirmed(self._clock.monotonic_s())
+        self.memory.clear()
         self._on_start_over()

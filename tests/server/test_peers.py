@@ -40,8 +40,8 @@ class Worker:
         self.peers = ChannelPeers(number, self.sent.append, SharedCounts(counts, number))
         self.tiers = Tiers(
             CacheConfig(),
+            3600.0,
             None,
-            longest_ttl_s=3600.0,
             keys=KeySpace(PREFIX, UPSTREAM),
             secret=b"",
             clock=Clock(),
@@ -176,4 +176,4 @@ async def test_a_received_invalidation_voids_fetches_under_way_and_leaves_nothin
     fill_token = tiers.begin_fetch(tiers.fill_token(key))
     workers[0].receive(Invalidate(1, 1, [Invalidation(stack=FOLDED, settles=True)]))
     assert tiers.store(fill_token, entry_of()) is Reason.INVALIDATED
-    assert tiers._invalidations.pending == 0
+    assert tiers.invalidations.pending == 0

@@ -21,10 +21,10 @@ from gateway.core.http.messages import Head
 from gateway.store.invalidations import Invalidations
 from gateway.store.lookup import EarlyLookup, FillToken, LookupResult
 from gateway.store.redis import RedisStore
-from gateway.store.redis_commands import Invalidate, InvalidateReply, Write
-from gateway.store.redis_settings import RedisSettings
+from gateway.store.redis_connection import RedisSettings
 from gateway.store.redis_tier import RedisState
 from gateway.store.tiers import Tiers
+from gateway.store.write_queue import Write
 from gateway.telemetry.metrics import Metrics
 
 STACK = b"Stack-1"
@@ -119,6 +119,11 @@ def redis_settings(url: str, *, timeout_s: float = 2.0, max_connections: int = 8
     return RedisSettings(url, timeout_s, max_connections, GENERATION_TTL_S, MINT_TTL_S)
 
 
+def write_of(key: EntryKey, entry: Entry | None, generation: bytes | None = None) -> Write:
+    """Return a write of an entry, or its removal."""
+    return Write(FillToken(key, 0, 0.0, 0.0, generation), entry)
+
+
 class Opened:
     """Counts the connections that a store opened."""
 
@@ -142,17 +147,15 @@ class DirectRedis:
 
     async def put(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
         """Store an entry."""
-        await self.store.write([Write(key, entry, generation)])
+        await self.store.write([write_of(key, entry, generation)])
 
     async def drop(self, key: EntryKey) -> None:
         """Remove an entry."""
-        await self.store.write([Write(key, None, b"")])
+        await self.store.write([write_of(key, None)])
 
     async def invalidate(self, key: EntryKey) -> None:
         """Delete the generation of an entry's stack."""
-        assert await self.store.invalidate([Invalidate(key.generation, None)]) == [
-            InvalidateReply(is_deleted=True, is_published=False)
-        ]
+        assert await self.store.invalidate([(key.stack, None)]) == [(True, False)]
 
     async def close(self) -> None:
         """Close the connections."""
@@ -202,7 +205,7 @@ class Replica:
     @property
     def invalidations(self) -> Invalidations:
         """What is pending, settling and changed."""
-        return self.tiers._invalidations
+        return self.tiers.invalidations
 
     @property
     def pending(self) -> int:
@@ -304,8 +307,8 @@ def replica(
     started_over: list[float] = []
     tiers = Tiers(
         CacheConfig(memory_bytes=memory_bytes, memory_ttl_s=memory_ttl_s, settle_s=settle_s),
+        longest_ttl_s,
         redis_settings(url, timeout_s=timeout_s) if url is not None else None,
-        longest_ttl_s=longest_ttl_s,
         keys=KeySpace(prefix, UPSTREAM),
         secret=secret,
         clock=times.clock,

@@ -13,7 +13,7 @@ from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey
 from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
-from gateway.store.lookup import LookupResult
+from gateway.store.lookup import FAILED, LookupResult
 from gateway.store.memory import MemoryStore
 from gateway.store.redis_errors import StoreError
 from tests.store.conftest import Replicas
@@ -24,7 +24,7 @@ KINDS = ["memory", "redis", "valkey", "tiers", "tiers on redis alone", "tiers in
 
 
 class Store(Protocol):
-    """What all of them do; a failure is `StoreError`."""
+    """What all of them do; a failure is `StoreError`, that of a look-up in its result."""
 
     async def lookup(self, key: EntryKey) -> LookupResult:
         """Return the fresh entry under a key."""
@@ -72,10 +72,7 @@ class TiersAsStore:
         self._one = one
 
     async def lookup(self, key: EntryKey) -> LookupResult:
-        result = await self._one.tiers.lookup(key)
-        if result.has_failed:
-            raise StoreError("failed")
-        return result
+        return await self._one.tiers.lookup(key)
 
     async def put(self, key: EntryKey, entry: Entry, generation: bytes) -> None:
         is_live = entry.ttl_s(self._one.times.clock.wall_s()) > 0
@@ -119,7 +116,9 @@ class Case:
 
     async def get(self, key: EntryKey) -> Entry | None:
         """Look an entry up."""
-        return as_stored((await self.store.lookup(key)).entry)
+        result = await self.store.lookup(key)
+        assert not result.has_failed
+        return as_stored(result.entry)
 
 
 @pytest.fixture(params=KINDS)
@@ -264,12 +263,8 @@ async def test_a_redis_that_fails_is_an_error_and_never_an_absent_entry(
     broken: tuple[DirectRedis, EntryKey],
 ) -> None:
     redis, key = broken
-    for failing in (
-        redis.lookup(key),
-        redis.store.mint(key),
-        redis.put(key, entry_of(), b"g" * 16),
-        redis.drop(key),
-        redis.invalidate(key),
-    ):
+    assert await redis.lookup(key) is FAILED
+    assert await redis.store.mint(key) is None
+    for failing in (redis.put(key, entry_of(), b"g" * 16), redis.drop(key), redis.invalidate(key)):
         with pytest.raises(StoreError):
             await failing

@@ -290,7 +290,7 @@ async def test_a_subscription_confirmed_again_empties_memory_and_detaches_every_
     assert not one.in_memory(key)
     assert await one.found(key) is not None  # Redis still knows what is usable
     assert one.tiers.store(fill_token, one.entry()) is Reason.INVALIDATED
-    assert one.tiers.is_uncertain(one.times.clock.monotonic_s())
+    assert one.tiers.invalidations.is_uncertain(one.times.clock.monotonic_s())
 
 
 async def test_an_invalidation_missed_without_a_subscription_counts_once_it_is_back(
@@ -341,8 +341,8 @@ async def test_a_write_settles_on_both_sides_and_a_purge_on_neither(pair: tuple[
     await received(pair[1], b"purged")
     for replica in pair:
         now_s = replica.times.clock.monotonic_s()
-        assert replica.tiers.is_settling(FOLDED, now_s)
-        assert not replica.tiers.is_settling(b"purged", now_s)
+        assert replica.tiers.invalidations.is_settling(FOLDED, now_s)
+        assert not replica.tiers.invalidations.is_settling(b"purged", now_s)
 
 
 async def test_a_late_message_settles_from_the_write_and_not_from_the_message(
@@ -362,8 +362,8 @@ async def test_a_late_message_settles_from_the_write_and_not_from_the_message(
         await one.tiers.lookup(one.key())
     await received(other)
     now_s = other.times.clock.monotonic_s()
-    assert other.tiers.is_settling(FOLDED, now_s)
-    assert not other.tiers.is_settling(FOLDED, now_s + 11)
+    assert other.tiers.invalidations.is_settling(FOLDED, now_s)
+    assert not other.tiers.invalidations.is_settling(FOLDED, now_s + 11)
 
 
 # Other gateways on the same Redis

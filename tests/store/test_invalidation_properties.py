@@ -59,7 +59,7 @@ class InvalidationsMachine(RuleBasedStateMachine):
     @rule(stack=stacks, settles=st.booleans())
     def a_write_goes_through_here(self, stack: bytes, settles: bool) -> None:
         self.change(stack)
-        self.invalidations.invalidate(stack, self.now_s, settles=settles, has_redis=True)
+        self.invalidations.invalidate(stack, self.now_s, settles=settles)
         self.truth[stack].writes.append((self.now_s, settles))
         self.became_pending(stack)
 

@@ -12,8 +12,8 @@ NOW_S = 5000.0
 S, T, U = b"s", b"t", b"u"
 
 
-def invalidations(*, limit: int = 100, settle_s: float = SETTLE_S) -> Invalidations:
-    return Invalidations(LONGEST_S, settle_s, limit)
+def invalidations(*, limit: int = 100, settle_s: float = SETTLE_S, has_redis: bool = True) -> Invalidations:
+    return Invalidations(LONGEST_S, settle_s, limit, has_redis=has_redis)
 
 
 def stacks(due: list[PendingInvalidation]) -> list[bytes]:
@@ -23,9 +23,7 @@ def stacks(due: list[PendingInvalidation]) -> list[bytes]:
 def invalidate(
     one: Invalidations, stack: bytes = S, now_s: float = NOW_S, *, settles: bool = True
 ) -> PendingInvalidation:
-    pending = one.invalidate(stack, now_s, settles=settles, has_redis=True)
-    assert pending is not None
-    return pending
+    return one.invalidate(stack, now_s, settles=settles)
 
 
 def confirm_all(one: Invalidations, now_s: float) -> None:
@@ -102,10 +100,11 @@ def test_stacks_are_pending_independently() -> None:
 
 
 def test_without_redis_nothing_is_pending_and_the_stack_has_changed() -> None:
-    one = invalidations()
+    one = invalidations(has_redis=False)
     since = one.changes.number
-    assert one.invalidate(S, NOW_S, settles=True, has_redis=False) is None
+    invalidate(one)
     assert one.pending == 0
+    assert not one.is_pending(S)
     assert one.changes.has_changed(S, since)
     assert one.is_settling(S, NOW_S)
 
@@ -469,7 +468,7 @@ def test_a_purge_does_not_end_the_settling_of_an_earlier_write() -> None:
 def test_beyond_the_limit_of_settling_stacks_it_is_uncertain_until_the_lost_one_has_settled() -> None:
     one = invalidations(limit=2)
     for stack in (S, T, U):
-        one.invalidate(stack, NOW_S, settles=True, has_redis=False)
+        invalidate(one, stack)
     assert one.is_settling(U, NOW_S + SETTLE_S - 1)
     assert not one.is_settling(b"any other", NOW_S)
     assert one.is_uncertain(NOW_S + SETTLE_S - 1)
@@ -488,13 +487,11 @@ def test_a_confirmed_subscription_changes_everything_and_is_uncertain_for_a_time
 
 def test_an_invalidation_by_another_worker_is_pending_here_too() -> None:
     one = invalidations()
-    pending = one.invalidated_elsewhere(S, NOW_S, 0.0, settles=True, in_redis=False)
-    assert pending is not None
+    pending = one.invalidate(S, NOW_S, settles=True, publishes=False)
     assert (pending.publishes, pending.settles) == (False, True)
     assert one.is_pending(S)
     one.confirmed(pending, NOW_S)
     assert not one.is_pending(S)
-    assert one.invalidated_elsewhere(S, NOW_S, 0.0, settles=True) is None
 
 
 def test_after_a_message_a_pending_one_stays_as_long_as_an_entry_from_before_it_may_live() -> None:

@@ -167,19 +167,19 @@ def test_clearing_takes_everything(times: Times) -> None:
     assert memory.get(key("0").local) is None
 
 
-def test_retired_memory_refuses_copies(times: Times) -> None:
+def test_a_bound_of_zero_refuses_copies(times: Times) -> None:
     memory = MemoryStore(ROOMY_BYTES, times.clock)
     assert put(memory, times, "1")
-    memory.retire()
+    memory.clear()
+    memory.limit_bytes = 0
     assert not put(memory, times, "1")
     assert (len(memory), memory.size_bytes) == (0, 0)
 
 
 def test_copies_are_returned_only_while_every_invalidation_has_been_received(times: Times) -> None:
-    memory = MemoryStore(ROOMY_BYTES, times.clock)
-    put(memory, times, "1")
     is_current = False
-    memory.check_with(lambda: is_current)
+    memory = MemoryStore(ROOMY_BYTES, times.clock, lambda: is_current)
+    put(memory, times, "1")
     assert memory.get(key("1").local) is None
     assert memory.get(key("1").local, is_checked=True) is not None
     is_current = True

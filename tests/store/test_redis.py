@@ -13,7 +13,7 @@ import pytest
 
 from gateway.core.caching.entry import seal
 from gateway.core.caching.key import ENTRY_VERSION
-from gateway.store.redis_commands import Invalidate, InvalidateReply, Write
+from gateway.store.lookup import FAILED
 from gateway.store.redis_errors import StoreError
 from tests.store.kit import (
     GENERATION_TTL_S,
@@ -24,6 +24,7 @@ from tests.store.kit import (
     entry_of,
     key_of,
     until,
+    write_of,
 )
 from tests.testbed.faultproxy import STALL, FaultProxy
 from tests.testbed.faults import PASS
@@ -106,7 +107,7 @@ async def test_changes_are_sent_together_and_each_store_renews_its_generation(
     assert generation is not None
     assert 0 < await pttl(redis, key.generation) <= MINT_TTL_S * 1000
     ran = await run_by(
-        redis, direct.store.write([Write(key, entry_of(ttl_s=50), generation), Write(other, None, b"")])
+        redis, direct.store.write([write_of(key, entry_of(ttl_s=50), generation), write_of(other, None)])
     )
     assert ran == {"set": 1, "pexpire": 1, "del": 1}
     assert MINT_TTL_S * 1000 < await pttl(redis, key.generation) <= GENERATION_TTL_S * 1000
@@ -142,9 +143,7 @@ async def test_a_generation_is_never_minted_twice(direct: DirectRedis, redis: Re
 async def test_an_invalidation_deletes_and_then_publishes(direct: DirectRedis, redis: RedisServer) -> None:
     key = key_of(redis.prefix)
     await direct.store.mint(key)
-    ran = await run_by(
-        redis, direct.store.invalidate([Invalidate(key.generation, b"message"), Invalidate(b"other", None)])
-    )
+    ran = await run_by(redis, direct.store.invalidate([(key.stack, b"message"), (b"other", None)]))
     assert ran == {"del": 2, "publish": 1}
     assert (await direct.lookup(key)).generation is None
 
@@ -152,8 +151,8 @@ async def test_an_invalidation_deletes_and_then_publishes(direct: DirectRedis, r
 async def test_an_invalidation_refused_in_part_is_not_confirmed(own_redis: RedisServer) -> None:
     await own_redis.command("ACL", "SETUSER", "default", "-publish")
     direct = direct_redis(own_redis.url, own_redis.prefix)
-    confirmed = await direct.store.invalidate([Invalidate(b"a", b"message"), Invalidate(b"b", None)])
-    assert confirmed == [InvalidateReply(True, False), InvalidateReply(True, False)]
+    confirmed = await direct.store.invalidate([(b"a", b"message"), (b"b", None)])
+    assert confirmed == [(True, False), (True, False)]
     await direct.close()
 
 
@@ -173,10 +172,21 @@ def paused(own_redis: RedisServer) -> RedisServer:
 
 async def test_a_silent_redis_costs_about_the_timeout_and_no_retry(paused: RedisServer) -> None:
     direct = direct_redis(paused.url, paused.prefix, timeout_s=0.1)
-    for work in (direct.lookup, direct.store.mint, direct.drop):
+    key = key_of(paused.prefix)
+
+    async def drop() -> str:
+        with pytest.raises(StoreError) as raised:
+            await direct.drop(key)
+        return raised.value.kind
+
+    works: list[tuple[Awaitable[object], object]] = [
+        (direct.lookup(key), FAILED),
+        (direct.store.mint(key), None),
+        (drop(), "timeout"),
+    ]
+    for work, outcome in works:
         started_s = time.monotonic()
-        with pytest.raises(StoreError, match="timeout"):
-            await work(key_of(paused.prefix))
+        assert await work == outcome
         assert 0.09 <= time.monotonic() - started_s < 0.6
     paused.resume()
     await direct.close()
@@ -185,14 +195,13 @@ async def test_a_silent_redis_costs_about_the_timeout_and_no_retry(paused: Redis
 async def test_more_look_ups_than_connections_still_end_in_time(paused: RedisServer) -> None:
     direct = direct_redis(paused.url, paused.prefix, timeout_s=0.1, max_connections=1)
     started_s = time.monotonic()
-    errors = []
+    lookups = []
     for _ in range(5):
         waiting = asyncio.ensure_future(direct.lookup(key_of(paused.prefix)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)  # so that the next one is a command of its own
-        errors.append(waiting)
-    results = await asyncio.gather(*errors, return_exceptions=True)
-    assert all(isinstance(error, StoreError) for error in results)
+        lookups.append(waiting)
+    assert await asyncio.gather(*lookups) == [FAILED] * 5
     assert time.monotonic() - started_s < 0.6
     paused.resume()
     await direct.close()
@@ -202,13 +211,12 @@ async def test_a_dead_redis_fails_at_once_and_is_asked_once(own_redis: RedisServ
     direct = direct_redis(own_redis.url, own_redis.prefix)
     key = key_of(own_redis.prefix)
     await direct.lookup(key)
-    assert direct.store.is_up
+    assert direct.store.condition.is_up
     own_redis.kill()
     started_s = time.monotonic()
-    with pytest.raises(StoreError, match="connection"):
-        await direct.lookup(key)
+    assert await direct.lookup(key) is FAILED
     assert time.monotonic() - started_s < 0.5
-    assert not direct.store.is_up
+    assert not direct.store.condition.is_up
     assert direct.metrics.redis_failures == {("lookup", "connection"): 1}
     await direct.close()
 
@@ -227,12 +235,11 @@ async def test_a_connection_that_breaks_is_not_tried_again_in_secret(
 
     await direct.lookup(key_of(redis.prefix))
     proxy.tap = cut
-    with pytest.raises(StoreError):
-        await direct.lookup(key_of(redis.prefix))
+    assert await direct.lookup(key_of(redis.prefix)) is FAILED
     assert len(sent) == 1
     proxy.tap = None
     proxy.failures.clear()  # the tap failed on purpose
-    await direct.lookup(key_of(redis.prefix))
+    assert not (await direct.lookup(key_of(redis.prefix))).has_failed
 
 
 async def test_redis_is_used_again_as_soon_as_it_answers(own_redis: RedisServer) -> None:
@@ -240,11 +247,10 @@ async def test_redis_is_used_again_as_soon_as_it_answers(own_redis: RedisServer)
     key = key_of(own_redis.prefix)
     await direct.lookup(key)
     own_redis.kill()
-    with pytest.raises(StoreError):
-        await direct.lookup(key)
+    assert await direct.lookup(key) is FAILED
     await own_redis.restart()
-    assert (await direct.lookup(key)).entry is None
-    assert direct.store.is_up
+    assert not (await direct.lookup(key)).has_failed
+    assert direct.store.condition.is_up
     await direct.close()
 
 
@@ -258,11 +264,7 @@ async def test_each_connection_is_reported_before_it_carries_a_command(own_redis
     await own_redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     async def answered() -> bool:
-        try:
-            await direct.lookup(key)
-        except StoreError:
-            return False
-        return True
+        return not (await direct.lookup(key)).has_failed
 
     await until(answered, "a look-up on a new connection")
     assert direct.opened.count == 2
@@ -406,8 +408,8 @@ async def test_another_type_at_a_generations_key_leaves_nothing_usable_and_mints
     await redis.command("LPUSH", key.generation, b"a")
     found = await direct.lookup(key)
     assert (found.entry, found.generation) == (None, None)
-    with pytest.raises(StoreError, match="answer"):
-        await direct.store.mint(key)
+    assert await direct.store.mint(key) is None
+    assert direct.metrics.redis_failures == {("mint", "answer"): 1}
     await direct.invalidate(key)
     assert await direct.store.mint(key) is not None
 

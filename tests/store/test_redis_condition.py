@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.store.breaker import BreakerState
+from gateway.store.lookup import FAILED
 from gateway.store.redis_errors import StoreError, error_text
 from tests.store.conftest import Replicas
 from tests.store.kit import FOLDED, Replica, direct_redis, key_of, replying, until
@@ -75,12 +76,11 @@ async def test_one_answer_of_the_wrong_server_is_enough_to_leave_it(
 ) -> None:
     async with replying(answer * 8) as address:
         direct = direct_redis(f"redis://{address}/0", own_redis.prefix)
-        with pytest.raises(StoreError):
-            await direct.store.lookup(key_of(own_redis.prefix))
-        assert not direct.store.breaker.is_closed
-        assert not direct.store.is_up
+        assert await direct.lookup(key_of(own_redis.prefix)) is FAILED
+        assert not direct.store.condition.breaker.is_closed
+        assert not direct.store.condition.is_up
         with pytest.raises(StoreError, match="open"):
-            await direct.store.mint(key_of(own_redis.prefix))
+            await direct.drop(key_of(own_redis.prefix))
         await direct.store.close()
     [line] = lines_about(caplog, "redis down")
     assert words in line

@@ -36,7 +36,7 @@ async def test_a_redis_that_reads_nothing_keeps_no_socket(own_redis: RedisServer
 
 async def test_idle_connections_are_closed_without_harm_to_who_needs_one(own_redis: RedisServer) -> None:
     direct = direct_redis(own_redis.url, own_redis.prefix)
-    key, link = key_of(own_redis.prefix), direct.store._link
+    key, link = key_of(own_redis.prefix), direct.store.link
 
     async def look_up_after(turns: int) -> None:
         for _ in range(turns):
@@ -68,7 +68,7 @@ async def test_a_new_connection_carries_nothing_but_what_was_asked(own_redis: Re
     ],
 )
 def test_each_way_to_connect_ends_at_once(url: str, name: str) -> None:
-    arguments = connection_arguments(url, 0.1)
+    arguments = connection_arguments(redis_settings(url), 0.1)
     assert arguments["connection_class"].__name__ == name
     assert arguments["socket_timeout"] == arguments["socket_connect_timeout"] == 0.1
 
