@@ -21,7 +21,7 @@ from aiohttp import web
 
 from gateway.config.address import is_loopback_host
 from gateway.twin.body import read_body
-from gateway.twin.fault_book import TooManyFaultsError
+from gateway.twin.fault_book import MAX_FAULTS, TooManyFaultsError
 from gateway.twin.faults import KINDS, Fault
 from gateway.twin.records import Json
 from gateway.twin.requests import MAX_DURATION_S, BadBodyError, outcome_of
@@ -93,8 +93,7 @@ class Control:
         except (BadBodyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             return _response(400, {"error": str(exc)})
         except TooManyFaultsError:
-            limit = self._world.profile.max_faults
-            return _response(409, {"error": f"{limit} faults wait already; DELETE /faults first"})
+            return _response(409, {"error": f"{MAX_FAULTS} faults wait already; DELETE /faults first"})
 
     def _state(self, _body: bytes, _query: str) -> Json:
         world, now_s = self._world, self._world.clock.now_s()

@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway.twin.effects import Effects
+from gateway.twin.fault_book import Effects
 from gateway.twin.replies import Reply
 
 # What the API gateway in front of AOS adds to every response.
@@ -26,23 +26,13 @@ async def deliver(
 ) -> web.StreamResponse:
     """Return the response for a reply; where a fault needs it, its body has been sent already.
 
-    Args:
-        request: the request.
-        reply: what to send.
-        effects: of faults.
-        request_id: for X-Request-Id.
-        closes: close the connection after it.
+    With `closes` the connection is closed after it.
     """
     if effects.cut_before_head:
         return _cut(request)
-    body = (
-        reply.body if effects.keep_share is None else reply.body[: int(len(reply.body) * effects.keep_share)]
-    )
-    headers = CIMultiDict(_COMMON_HEADERS)
-    headers.add("Content-Type", reply.content_type)
-    headers.add("X-Request-Id", request_id)
-    headers.extend(reply.headers)
-    headers.extend(effects.headers)
+    body = reply.body[: _share(reply.body, effects.keep_share)]
+    own = (("Content-Type", reply.content_type), ("X-Request-Id", request_id))
+    headers = CIMultiDict((*_COMMON_HEADERS, *own, *reply.headers, *effects.headers))
     is_plain = effects.cut_share is None and effects.bytes_per_s is None
     if is_plain or request.method == "HEAD":
         whole = web.Response(status=reply.status, headers=headers, body=body)
@@ -52,15 +42,16 @@ async def deliver(
     response = web.StreamResponse(status=reply.status, headers=headers)
     response.content_length = len(body)
     await response.prepare(request)
-    end = len(body) if effects.cut_share is None else int(len(body) * effects.cut_share)
     try:
-        await _send(response, body[:end], effects.bytes_per_s)
+        await _send(response, body[: _share(body, effects.cut_share)], effects.bytes_per_s)
     except ConnectionError:
         # The caller has closed the connection.
         return response
-    if effects.cut_share is not None:
-        return _cut(request, response)
-    return response
+    return response if effects.cut_share is None else _cut(request, response)
+
+
+def _share(body: bytes, share: float | None) -> int:
+    return len(body) if share is None else int(len(body) * share)
 
 
 async def _send(response: web.StreamResponse, body: bytes, bytes_per_s: int | None) -> None:

@@ -9,7 +9,6 @@ from typing import Final
 
 import msgspec
 
-from gateway.twin.effects import Effects, Facts
 from gateway.twin.faults import (
     Cut,
     Fault,
@@ -21,10 +20,48 @@ from gateway.twin.faults import (
     Throttle,
     Truncated,
 )
-from gateway.twin.replies import Reply, aos_error, apigw_error, html_error, throttled
+from gateway.twin.replies import Headers, Reply, aos_error, apigw_error, html_error, retry_after, throttled
 
+MAX_FAULTS: Final = 64
 # Bound of the callers that one throttle counts in one window.
 _MAX_COUNTED: Final = 10_000
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """The request, as faults see it.
+
+    Attributes:
+        user: digest of the token's user; "" without a token.
+        peer: address of the other side.
+    """
+
+    method: str
+    path: str
+    user: str
+    peer: str
+    request_id: str
+
+
+class Effects(msgspec.Struct, kw_only=True):
+    """What faults do to one response.
+
+    Attributes:
+        delay_s: before the response, real seconds.
+        reply: to send instead of the model's; None for the model's.
+        headers: to add.
+        keep_share: of the body to send, framed as whole; None for all.
+        cut_share: of the body to send before the connection is cut; None for no cut.
+        cut_before_head: cut without any response.
+        bytes_per_s: rate of the body; None for no limit.
+    """
+
+    delay_s: float = 0.0
+    reply: Reply | None = None
+    headers: Headers = ()
+    keep_share: float | None = None
+    cut_share: float | None = None
+    cut_before_head: bool = False
+    bytes_per_s: int | None = None
 
 
 class TooManyFaultsError(Exception):
@@ -43,22 +80,27 @@ class _Waiting(msgspec.Struct, kw_only=True):
     def is_over(self, now_s: float) -> bool:
         return self.left == 0 or (self.ends_s is not None and now_s >= self.ends_s)
 
+    def matches(self, facts: Facts, now_s: float) -> bool:
+        return (
+            not self.is_over(now_s)
+            and fnmatchcase(facts.path, self.fault.path)
+            and fnmatchcase(facts.method, self.fault.method)
+        )
+
 
 class FaultBook:
     """The faults that wait for requests, oldest first."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._waiting: list[_Waiting] = []
 
     def add(self, fault: Fault, now_s: float) -> None:
         """Add a fault.
 
         Raises:
-            TooManyFaultsError: when `limit` faults wait already.
+            TooManyFaultsError: when `MAX_FAULTS` wait already.
         """
-        self.drop_expired(now_s)
-        if len(self._waiting) >= self._limit:
+        if len(self.waiting(now_s)) >= MAX_FAULTS:
             raise TooManyFaultsError
         ends_s = None if fault.duration_s is None else now_s + fault.duration_s
         self._waiting.append(_Waiting(fault=fault, ends_s=ends_s, left=fault.count))
@@ -67,30 +109,20 @@ class FaultBook:
         """Remove all faults."""
         self._waiting.clear()
 
-    def drop_expired(self, now_s: float) -> None:
-        """Remove the faults whose count or time is used up."""
-        self._waiting = [waiting for waiting in self._waiting if not waiting.is_over(now_s)]
-
     def waiting(self, now_s: float) -> list[Fault]:
-        """Return the faults that can still act, oldest first."""
-        self.drop_expired(now_s)
+        """Return the faults whose count and time are not used up, oldest first; drop the others."""
+        self._waiting = [waiting for waiting in self._waiting if not waiting.is_over(now_s)]
         return [waiting.fault for waiting in self._waiting]
 
     def take(self, facts: Facts, now_s: float) -> Effects:
-        """Return the effects on one response, and count it.
-
-        Args:
-            facts: the request.
-            now_s: modelled Unix seconds.
-        """
+        """Return the effects on one response, and count it."""
         effects = Effects()
-        if not self._waiting:
-            return effects
-        self.drop_expired(now_s)
         for waiting in self._waiting:
-            fault = waiting.fault
-            matches = fnmatchcase(facts.path, fault.path) and fnmatchcase(facts.method, fault.method)
-            if matches and _apply(waiting, facts, effects, now_s) and waiting.left is not None:
+            if (
+                waiting.matches(facts, now_s)
+                and _apply(waiting, facts, effects, now_s)
+                and waiting.left is not None
+            ):
                 waiting.left -= 1
         return effects
 
@@ -113,13 +145,12 @@ def _apply(waiting: _Waiting, facts: Facts, effects: Effects, now_s: float) -> b
         case Status() as fault:
             effects.reply = _status_reply(fault, facts.request_id)
         case RateLimited(retry_after_s=retry_after_s):
-            effects.reply = throttled(facts.request_id, retry_after_s, "user", 200, 1)
+            effects.reply = retry_after(throttled(facts.request_id, "user", 200, 1), retry_after_s)
         case Throttle() as fault:
             if not _is_over_limit(waiting, fault, facts, now_s):
                 return False
-            effects.reply = throttled(
-                facts.request_id, fault.retry_after_s, fault.per, fault.limit, fault.window_s
-            )
+            reply = throttled(facts.request_id, fault.per, fault.limit, fault.window_s)
+            effects.reply = retry_after(reply, fault.retry_after_s)
     return True
 
 
@@ -131,9 +162,7 @@ def _status_reply(fault: Status, request_id: str) -> Reply:
             reply = apigw_error(fault.status, "APIGW.0202", "Backend unavailable", request_id)
         case "html":
             reply = html_error(fault.status)
-    if fault.retry_after_s is None:
-        return reply
-    return msgspec.structs.replace(reply, headers=(("Retry-After", str(fault.retry_after_s)),))
+    return retry_after(reply, fault.retry_after_s)
 
 
 def _is_over_limit(waiting: _Waiting, fault: Throttle, facts: Facts, now_s: float) -> bool:

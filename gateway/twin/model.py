@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.twin.lifecycle import Plan, cancelled, draw_plan, view_at
 from gateway.twin.phases import Phase
-from gateway.twin.profiles import Preset, Profile
+from gateway.twin.profiles import EPOCH_S, Preset, Profile
 from gateway.twin.stack import Ending, Execution, Lifecycle, NewStack, Order, Stack
 
 # How many names of deleted stacks are kept, so that a new stack of the same name gets another id.
@@ -33,10 +33,10 @@ _AT_ONCE: Final = Ending(outcome=Phase.SUCCEEDED, duration_s=0.001)
 class Refusal(StrEnum):
     """Why the model rejects a request."""
 
-    NAME_TAKEN = "name_taken"
-    TOO_MANY_STACKS = "too_many_stacks"
-    BUSY = "busy"
-    IDLE = "idle"
+    NAME_TAKEN = "The stack name is already existed."
+    TOO_MANY_STACKS = "The number of stacks has reached its limit."
+    BUSY = "The stack is executing another lifecycle."
+    IDLE = "The stack executes no lifecycle."
 
 
 class RefusedError(Exception):
@@ -60,7 +60,6 @@ class Model:
         self._seed = seed
         self._stacks: dict[str, Stack] = {}
         self._by_name: dict[tuple[str, str], Stack] = {}
-        self._by_project: dict[str, dict[str, Stack]] = {}
         self._times_made: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._forced: list[Ending] = []
         if profile.preset is not None:
@@ -98,7 +97,6 @@ class Model:
         )
         self._stacks[stack.guid] = stack
         self._by_name[key] = stack
-        self._by_project.setdefault(project, {})[stack.guid] = stack
         return stack
 
     def stack(self, project: str, guid: str, now_s: float) -> Stack | None:
@@ -113,7 +111,7 @@ class Model:
 
     def stacks(self, project: str, now_s: float) -> list[Stack]:
         """Return a project's stacks, oldest first."""
-        return [stack for stack in self._by_project.get(project, {}).values() if not stack.is_gone(now_s)]
+        return [stack for stack in self.all_stacks(now_s) if stack.project == project]
 
     def all_stacks(self, now_s: float) -> list[Stack]:
         """Return the stacks of all projects, oldest first."""
@@ -144,13 +142,9 @@ class Model:
         return self._replan(stack, last, cancelled(last.plan, now_s, self._profile.cancel_s), now_s)
 
     def delete(self, stack: Stack, order: Order, now_s: float, *, force: bool) -> Execution:
-        """Start to delete a stack; a running execution is cancelled first.
+        """Start to delete a stack that is not gone; a running execution is cancelled first.
 
-        Args:
-            stack: a stack that is not gone.
-            order: its lifecycle is DELETE.
-            now_s: modelled Unix seconds.
-            force: end a running delete at once.
+        With `force` a running delete ends at once.
 
         Raises:
             RefusedError: BUSY when it is being deleted already, without `force`.
@@ -184,11 +178,11 @@ class Model:
 
     def _start(self, stack: Stack, order: Order, now_s: float) -> Execution:
         rng = Random(f"{stack.guid}/{stack.started}")
-        number = rng.getrandbits(32)
-        while f"{stack.new.name}-{number}" in stack.executions:
-            number = rng.getrandbits(32)
+        while (name := f"{stack.new.name}-{rng.getrandbits(32)}") in stack.executions:
+            pass
         # Drawn even if not needed, so that a forced end changes nothing else.
-        drawn = _drawn(rng, self._profile.outcome_shares)
+        phases, shares = zip(*self._profile.outcome_shares, strict=True)
+        drawn = rng.choices(phases, shares)[0]
         ending = self._forced.pop() if self._forced and order.ending.outcome is None else order.ending
         pace = self._profile.delete_pace if order.lifecycle is Lifecycle.DELETE else self._profile.pace
         plan = draw_plan(
@@ -201,8 +195,7 @@ class Model:
         )
         last = stack.last
         execution = Execution(
-            name=f"{stack.new.name}-{number}",
-            number=number,
+            name=name,
             uid=_uuid(rng),
             location=f"172.16.{rng.randrange(256)}.{rng.randrange(1, 255)}",
             revision=stack.started + 1,
@@ -221,15 +214,11 @@ class Model:
     def _remove(self, stack: Stack) -> None:
         del self._stacks[stack.guid]
         del self._by_name[stack.project, stack.new.name]
-        remaining = self._by_project[stack.project]
-        del remaining[stack.guid]
-        if not remaining:
-            del self._by_project[stack.project]
 
     def _make_preset(self, preset: Preset) -> None:
         """Make the history before the start: each execution ends before the next begins."""
         longest_s = 2 * (self._profile.pace.pending_s[1] + self._profile.pace.running_s[1])
-        begin_s = self._profile.epoch_s - longest_s * (preset.executions_per_stack + 1)
+        begin_s = EPOCH_S - longest_s * (preset.executions_per_stack + 1)
         template_id = str(UUID(bytes=blake2b(preset.project.encode(), digest_size=16).digest()))
         for i in range(preset.stacks):
             new = NewStack(name=f"{preset.project}-{i:04d}", template_id=template_id)
@@ -239,12 +228,8 @@ class Model:
                 self._start(stack, Order(lifecycle=lifecycle), begin_s + longest_s * k)
             if i < preset.running_stacks:
                 ending = Ending(outcome=Phase.SUCCEEDED, duration_s=preset.running_s)
-                self._start(stack, Order(lifecycle=Lifecycle.UPGRADE, ending=ending), self._profile.epoch_s)
+                self._start(stack, Order(lifecycle=Lifecycle.UPGRADE, ending=ending), EPOCH_S)
 
 
 def _uuid(rng: Random) -> str:
     return str(UUID(int=rng.getrandbits(128), version=4))
-
-
-def _drawn(rng: Random, shares: tuple[tuple[Phase, float], ...]) -> Phase:
-    return rng.choices([phase for phase, _ in shares], [share for _, share in shares])[0]

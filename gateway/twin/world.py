@@ -7,7 +7,7 @@ from random import Random
 from gateway.twin.clock import Clock
 from gateway.twin.fault_book import FaultBook
 from gateway.twin.model import Model
-from gateway.twin.profiles import Profile
+from gateway.twin.profiles import EPOCH_S, Profile
 from gateway.twin.routes import Route
 from gateway.twin.tokens import Revoked
 
@@ -20,34 +20,22 @@ class World:
         answered: responses by route and status, faults included.
     """
 
-    clock: Clock
-    model: Model
-    faults: FaultBook
-    revoked: Revoked
-    received: Counter[Route]
-    answered: Counter[tuple[Route, int]]
-
     def __init__(self, profile: Profile, seed: int) -> None:
-        """Make the world as it is before the first request.
-
-        Args:
-            profile: how it behaves.
-            seed: of all random values.
-        """
+        """Make the world as it is before the first request; all chance comes from the seed."""
         self.profile = profile
         self.seed = seed
         self.reset()
 
     def reset(self) -> None:
         """Return to the state before the first request: time, stacks, faults, tokens, counts."""
-        self.clock = Clock(self.profile.epoch_s)
+        self.clock = Clock(EPOCH_S)
         self.model = Model(self.profile, self.seed)
-        self.faults = FaultBook(self.profile.max_faults)
+        self.faults = FaultBook()
         for throttle in self.profile.throttles:
             self.faults.add(throttle, self.clock.now_s())
-        self.revoked = Revoked(self.profile.max_revoked_tokens)
-        self.received = Counter()
-        self.answered = Counter()
+        self.revoked = Revoked()
+        self.received: Counter[Route] = Counter()
+        self.answered: Counter[tuple[Route, int]] = Counter()
         self._request_count = 0
         self._rng = Random(f"{self.seed}/latency")
 

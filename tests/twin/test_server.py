@@ -16,6 +16,8 @@ import msgspec
 import pytest
 
 from gateway.config.address import TcpAddress, UnixAddress, parse_address
+from gateway.twin.api import MAX_BODY_BYTES
+from gateway.twin.fault_book import MAX_FAULTS
 from gateway.twin.profiles import DEMO, LOAD, THROTTLED, Profile
 from gateway.twin.routes import Route
 from gateway.twin.server import Twin, TwinError, run
@@ -269,7 +271,7 @@ async def test_a_name_in_use_is_refused_in_the_published_words(caller: Caller) -
 
 
 async def test_a_body_beyond_the_limit_is_refused_and_one_at_the_limit_is_read(caller: Caller) -> None:
-    filler = b" " * (DEMO.max_body_bytes - 1)
+    filler = b" " * (MAX_BODY_BYTES - 1)
     assert (await caller.call("POST", "/v2/stacks", b"{" + filler)).json["code"] == "SVCSTG.AOS.4000010"
     refused = await caller.call("POST", "/v2/stacks", b"{}" + filler)
     assert (refused.status, refused.json["code"]) == (400, "SVCSTG.AOS.4001101")
@@ -574,7 +576,7 @@ async def test_web_pages_cannot_use_the_control_address(caller: Caller, headers:
 
 
 async def test_too_many_faults_are_refused(caller: Caller) -> None:
-    for _ in range(DEMO.max_faults):
+    for _ in range(MAX_FAULTS):
         await caller.fault(kind="status", status=500, path="/nowhere")
     answer = await caller.control("POST", "/faults", {"kind": "cut"})
     assert answer.status == 409
