@@ -35,11 +35,7 @@ _ANY_PORT = TcpAddress(host="127.0.0.1", port=0)
 
 
 def run() -> int:
-    """Run the demo until Ctrl-C.
-
-    Returns:
-        The exit code: 0 after a clean end.
-    """
+    """Run the demo until Ctrl-C; return the exit code."""
     set_up_logging("warning", "text")
     check_parser()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -63,7 +59,6 @@ async def _demo() -> int:
 async def _show(stopped: asyncio.Future[None]) -> None:
     twin = Twin(profile_named("demo"))
     await twin.start(_ANY_PORT)
-    assert twin.url is not None
     sockets, admin_sockets = await _open(_LISTEN), await _open(_ADMIN)
     address, admin_address = sockets.address, admin_sockets.address
     gateway = Gateway(_config(twin.url, address, admin_address))
@@ -95,7 +90,7 @@ async def _open(usual: TcpAddress) -> ListeningSockets:
 
 
 def _config(upstream_url: str, listen: Address, admin_listen: Address) -> Config:
-    flags: dict[str, object] = {
+    flags = {
         "upstream.url": upstream_url,
         "server.listen": str(listen),
         "server.admin_listen": str(admin_listen),

@@ -33,14 +33,7 @@ class Pace:
         return pause_s
 
     def after(self, status: int, fields: Fields, body: bytes, now_s: float) -> float:
-        """Return the pause after a response.
-
-        Args:
-            status: of the response.
-            fields: of the response.
-            body: of the response, without content coding.
-            now_s: wall clock.
-        """
+        """Return the pause after a response whose body has no content coding; `now_s` is wall clock."""
         if (asked := back_off(status, fields, body, now_s)) is not None:
             jitter = 1.0 if asked.is_explicit else 1.0 + _JITTER * random.random()
             return max(_SHORTEST_S, asked.wait_s * jitter)

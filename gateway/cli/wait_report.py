@@ -40,12 +40,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 def progress_of(body: bytes, phase: str | None) -> Progress:
-    """Return how far a record's execution is.
-
-    Args:
-        body: the record; where its fields have other types than AOS's, only the phase is used.
-        phase: of the whole.
-    """
+    """Return how far a record's execution is; only its phase where fields have other types than AOS's."""
     try:
         record = decode_record(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -67,11 +62,7 @@ def progress_of(body: bytes, phase: str | None) -> Progress:
 
 
 class Report:
-    """Prints what changes.
-
-    Args:
-        out: a terminal or anything else.
-    """
+    """Prints what changes, on a terminal or anything else."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
