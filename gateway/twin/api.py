@@ -9,15 +9,14 @@ import msgspec
 from aiohttp import web
 
 from gateway.twin import element_records, records, replies, requests, stack_records
-from gateway.twin.body import read_body
-from gateway.twin.delivery import deliver
 from gateway.twin.fault_book import Facts
 from gateway.twin.model import Refusal, RefusedError
 from gateway.twin.records import Json, dump
 from gateway.twin.replies import Reply
 from gateway.twin.routes import Match, Route, match, path_of
 from gateway.twin.stack import Execution, Lifecycle, Order, Stack
-from gateway.twin.tokens import project_of, user_of
+from gateway.twin.tokens import digest, project_of, user_of
+from gateway.twin.wire import deliver, read_body
 from gateway.twin.world import World
 
 MAX_BODY_BYTES: Final = 1_048_576
@@ -39,7 +38,7 @@ class Api:
         path = path_of(request.raw_path)
         found = match(request.method, path)
         request_id = world.next_request_id()
-        world.received[found.route] += 1
+        world.received[found.route.label] += 1
         tokens = request.headers.getall("X-Auth-Token", [])
         token = tokens[0] if len(tokens) == 1 else ""
         facts = Facts(
@@ -55,7 +54,7 @@ class Api:
         if delay_s:
             await asyncio.sleep(delay_s)
         reply = effects.reply or self._answer(request, found, token, body, request_id)
-        world.answered[found.route, reply.status] += 1
+        world.answered[found.route.label, reply.status] += 1
         return await deliver(request, reply, effects, request_id, closes=body is None)
 
     def _answer(
@@ -66,7 +65,7 @@ class Api:
             return replies.unknown_api(request_id)
         if not token:
             return replies.unauthorized(request_id, "x-auth-token not found")
-        if token in self._world.revoked:
+        if digest(token) in self._world.revoked:
             return replies.unauthorized(request_id, "decrypt token fail")
         if any(not 1 <= len(each) <= 64 for each in found.ids):
             # API page aos_02_0033, table 1.
@@ -83,7 +82,7 @@ class Api:
             return replies.bad_request(exc.why, "SVCSTG.AOS.4000011")
         except Exception as exc:
             # Only the type: a message could contain what the caller sent.
-            logging.getLogger("gateway.twin").error("twin: %s in %s", type(exc).__name__, found.route.value)
+            logging.getLogger("gateway.twin").error("twin: %s in %s", type(exc).__name__, found.route.label)
             return replies.SERVER_ERROR
 
     def _called(self, request: web.BaseRequest, found: Match, project: str, body: bytes) -> Reply:

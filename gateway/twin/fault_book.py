@@ -9,18 +9,9 @@ from typing import Final
 
 import msgspec
 
-from gateway.twin.faults import (
-    Cut,
-    Fault,
-    Header,
-    Latency,
-    RateLimited,
-    SlowBody,
-    Status,
-    Throttle,
-    Truncated,
-)
-from gateway.twin.replies import Headers, Reply, aos_error, apigw_error, html_error, retry_after, throttled
+from gateway.twin import faults, replies
+from gateway.twin.faults import Fault
+from gateway.twin.replies import Headers, Reply
 
 MAX_FAULTS: Final = 64
 # Bound of the callers that one throttle counts in one window.
@@ -118,11 +109,8 @@ class FaultBook:
         """Return the effects on one response, and count it."""
         effects = Effects()
         for waiting in self._waiting:
-            if (
-                waiting.matches(facts, now_s)
-                and _apply(waiting, facts, effects, now_s)
-                and waiting.left is not None
-            ):
+            acts = waiting.matches(facts, now_s) and _apply(waiting, facts, effects, now_s)
+            if acts and waiting.left is not None:
                 waiting.left -= 1
         return effects
 
@@ -130,42 +118,43 @@ class FaultBook:
 def _apply(waiting: _Waiting, facts: Facts, effects: Effects, now_s: float) -> bool:
     """Apply one fault to a response; False when it has no effect."""
     match waiting.fault:
-        case Latency(delay_s=delay_s):
+        case faults.Latency(delay_s=delay_s):
             effects.delay_s += delay_s
-        case Header(name=name, value=value):
+        case faults.Header(name=name, value=value):
             effects.headers = (*effects.headers, (name, value))
-        case Truncated(share=share):
+        case faults.Truncated(share=share):
             effects.keep_share = share
-        case Cut(share=share, before_head=before_head):
+        case faults.Cut(share=share, before_head=before_head):
             effects.cut_share, effects.cut_before_head = share, before_head
-        case SlowBody(bytes_per_s=bytes_per_s):
+        case faults.SlowBody(bytes_per_s=bytes_per_s):
             effects.bytes_per_s = bytes_per_s
-        case Status() | RateLimited() | Throttle() if effects.reply is not None:
-            return False
-        case Status() as fault:
-            effects.reply = _status_reply(fault, facts.request_id)
-        case RateLimited(retry_after_s=retry_after_s):
-            effects.reply = retry_after(throttled(facts.request_id, "user", 200, 1), retry_after_s)
-        case Throttle() as fault:
-            if not _is_over_limit(waiting, fault, facts, now_s):
+        case faults.Status() | faults.RateLimited() | faults.Throttle() as fault:
+            reply = None if effects.reply else _reply_of(fault, waiting, facts, now_s)
+            if reply is None:
                 return False
-            reply = throttled(facts.request_id, fault.per, fault.limit, fault.window_s)
-            effects.reply = retry_after(reply, fault.retry_after_s)
+            effects.reply = replies.retry_after(reply, fault.retry_after_s)
     return True
 
 
-def _status_reply(fault: Status, request_id: str) -> Reply:
-    match fault.shape:
-        case "aos":
-            reply = aos_error(fault.status, f"SVCSTG.AOS.{fault.status}1002", "Modelled failure of AOS.")
-        case "apigw":
-            reply = apigw_error(fault.status, "APIGW.0202", "Backend unavailable", request_id)
-        case "html":
-            reply = html_error(fault.status)
-    return retry_after(reply, fault.retry_after_s)
+def _reply_of(
+    fault: faults.Status | faults.RateLimited | faults.Throttle, waiting: _Waiting, facts: Facts, now_s: float
+) -> Reply | None:
+    match fault:
+        case faults.Status(status=status, shape="aos"):
+            return replies.aos_error(status, f"SVCSTG.AOS.{status}1002", "Modelled failure of AOS.")
+        case faults.Status(status=status, shape="apigw"):
+            return replies.apigw_error(status, "APIGW.0202", "Backend unavailable", facts.request_id)
+        case faults.Status():
+            return replies.html_error(fault.status)
+        case faults.RateLimited():
+            return replies.throttled(facts.request_id, "user", 200, 1)
+        case faults.Throttle() if _is_over_limit(waiting, fault, facts, now_s):
+            return replies.throttled(facts.request_id, fault.per, fault.limit, fault.window_s)
+        case faults.Throttle():
+            return None
 
 
-def _is_over_limit(waiting: _Waiting, fault: Throttle, facts: Facts, now_s: float) -> bool:
+def _is_over_limit(waiting: _Waiting, fault: faults.Throttle, facts: Facts, now_s: float) -> bool:
     """Count a call in the current window."""
     window = int(now_s // fault.window_s)
     if window != waiting.window:

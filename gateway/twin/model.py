@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from enum import StrEnum
-from hashlib import blake2b
 from random import Random
 from typing import Final
 from uuid import UUID
@@ -13,6 +12,7 @@ from gateway.twin.lifecycle import Plan, cancelled, draw_plan, view_at
 from gateway.twin.phases import Phase
 from gateway.twin.profiles import EPOCH_S, Preset, Profile
 from gateway.twin.stack import Ending, Execution, Lifecycle, NewStack, Order, Stack
+from gateway.twin.tokens import digest
 
 # How many names of deleted stacks are kept, so that a new stack of the same name gets another id.
 _MAX_REMEMBERED_NAMES: Final = 100_000
@@ -52,6 +52,9 @@ class Model:
 
     The same seed and the same calls with the same times give the same results, and a stack's values depend on
     its project, name and own history alone, so that unrelated calls may come in any order.
+
+    Attributes:
+        forced: how the next executions of any stack end, unless their requests choose an end; last one first.
     """
 
     def __init__(self, profile: Profile, seed: int) -> None:
@@ -61,7 +64,7 @@ class Model:
         self._stacks: dict[str, Stack] = {}
         self._by_name: dict[tuple[str, str], Stack] = {}
         self._times_made: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._forced: list[Ending] = []
+        self.forced: list[Ending] = []
         if profile.preset is not None:
             self._make_preset(profile.preset)
 
@@ -158,15 +161,6 @@ class Model:
             self._replan(stack, last, cancelled(last.plan, now_s, 0.0), now_s)
         return self._start(stack, order, now_s)
 
-    def force_ending(self, ending: Ending, count: int) -> None:
-        """Let the next `count` executions of any stack end like this, unless their requests choose an end."""
-        self._forced = [ending] * count
-
-    @property
-    def forced_endings(self) -> int:
-        """How many executions to come have a forced end."""
-        return len(self._forced)
-
     def _replan(self, stack: Stack, execution: Execution, plan: Plan, now_s: float) -> Execution:
         # The version continues, although the new plan counts its changes from the start.
         past = view_at(plan, now_s).changes
@@ -183,7 +177,7 @@ class Model:
         # Drawn even if not needed, so that a forced end changes nothing else.
         phases, shares = zip(*self._profile.outcome_shares, strict=True)
         drawn = rng.choices(phases, shares)[0]
-        ending = self._forced.pop() if self._forced and order.ending.outcome is None else order.ending
+        ending = self.forced.pop() if self.forced and order.ending.outcome is None else order.ending
         pace = self._profile.delete_pace if order.lifecycle is Lifecycle.DELETE else self._profile.pace
         plan = draw_plan(
             rng,
@@ -219,7 +213,7 @@ class Model:
         """Make the history before the start: each execution ends before the next begins."""
         longest_s = 2 * (self._profile.pace.pending_s[1] + self._profile.pace.running_s[1])
         begin_s = EPOCH_S - longest_s * (preset.executions_per_stack + 1)
-        template_id = str(UUID(bytes=blake2b(preset.project.encode(), digest_size=16).digest()))
+        template_id = str(UUID(digest(preset.project)))
         for i in range(preset.stacks):
             new = NewStack(name=f"{preset.project}-{i:04d}", template_id=template_id)
             stack = self.create_stack(preset.project, new, begin_s)

@@ -12,8 +12,8 @@ from gateway.twin.phases import Phase
 EPOCH_S: Final = 1_704_067_200.0
 
 
-class UnknownProfileError(ValueError):
-    """There is no profile of that name; the text is one line that lists those there are."""
+class TwinError(Exception):
+    """The twin cannot start; the text is one line with the reason and the remedy."""
 
 
 class Preset(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,9 +117,9 @@ def profile_named(name: str) -> Profile:
     """Return the profile of that name.
 
     Raises:
-        UnknownProfileError: when there is none.
+        TwinError: when there is none.
     """
     profile = PROFILES.get(name)
     if profile is None:
-        raise UnknownProfileError(f"unknown twin profile {name[:80]!r}; choose one of {', '.join(PROFILES)}")
+        raise TwinError(f"unknown twin profile {name[:80]!r}; choose one of {', '.join(PROFILES)}")
     return profile

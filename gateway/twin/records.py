@@ -4,7 +4,7 @@ A single record has the shape of API page aos_02_0033, a listed one that of aos_
 """
 
 from collections.abc import Callable
-from hashlib import blake2b
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
@@ -13,7 +13,7 @@ from gateway.twin.lifecycle import SubView, View
 from gateway.twin.phases import FAILURES
 from gateway.twin.profiles import Profile
 from gateway.twin.stack import Execution, Stack
-from gateway.twin.timestamps import rfc3339, rfc3339_micro
+from gateway.twin.tokens import digest
 
 Json = dict[str, Any]
 
@@ -30,9 +30,14 @@ def text(value: Json) -> str:
     return dump(value).decode() if value else ""
 
 
-def domain_id(project: str) -> str:
-    """Return the made-up domain a project belongs to: 32 hex digits."""
-    return blake2b(project.encode(), digest_size=16).hexdigest()
+def rfc3339(at_s: float) -> str:
+    """Return Unix seconds as RFC 3339 in UTC, to the second."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def rfc3339_micro(at_s: float) -> str:
+    """Return Unix seconds as RFC 3339 in UTC, to the microsecond."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def go_reference(stack: Stack, name: str) -> Json:
@@ -62,7 +67,7 @@ def single(stack: Stack, execution: Execution, now_s: float, profile: Profile) -
         "creationTimestamp": rfc3339(execution.plan.created_s),
         "labels": labels,
         "annotations": {
-            "paas-iam.alpha.kubernetes.io/domain-id": domain_id(stack.project),
+            "paas-iam.alpha.kubernetes.io/domain-id": digest(stack.project),
             "stack.kubernetes.io/revision": str(execution.revision),
         },
         "enable": True,
@@ -150,7 +155,7 @@ def _object_status(view: View | SubView, moment: Callable[[float], str]) -> Json
 
 
 def _listed_annotations(stack: Stack, execution: Execution) -> Json:
-    new, domain = stack.new, domain_id(stack.project)
+    new, domain = stack.new, digest(stack.project)
     return {
         "aos.security.io/account": "******",
         "aosmeta.cluster.id": new.cluster_id,

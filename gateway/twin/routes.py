@@ -8,20 +8,29 @@ import msgspec
 
 
 class Route(StrEnum):
-    """The calls of the AOS v2 API that the twin knows."""
+    """The calls of the AOS v2 API that the twin knows: method and path, `*` for an id."""
 
-    CREATE_STACK = "create_stack"
-    LIST_STACKS = "list_stacks"
-    GET_STACK = "get_stack"
-    DELETE_STACK = "delete_stack"
-    RUN_LIFECYCLE = "run_lifecycle"
-    LIST_EXECUTIONS = "list_executions"
-    GET_EXECUTION = "get_execution"
-    LIST_ELEMENTS = "list_elements"
-    GET_ELEMENT = "get_element"
-    OUTPUTS = "outputs"
-    INPUTS = "inputs"
-    UNKNOWN = "unknown"
+    CREATE_STACK = "POST /v2/stacks"
+    LIST_STACKS = "GET /v2/stacks"
+    GET_STACK = "GET /v2/stacks/*"
+    DELETE_STACK = "DELETE /v2/stacks/*"
+    RUN_LIFECYCLE = "PUT /v2/stacks/*/actions"
+    LIST_EXECUTIONS = "GET /v2/stacks/*/actions"
+    GET_EXECUTION = "GET /v2/stacks/*/actions/*"
+    LIST_ELEMENTS = "GET /v2/stacks/*/elements"
+    GET_ELEMENT = "GET /v2/stacks/*/elements/*"
+    OUTPUTS = "GET /v2/stacks/*/outputs"
+    INPUTS = "GET /v2/stacks/*/inputs"
+    UNKNOWN = ""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Route":
+        return cls.UNKNOWN
+
+    @property
+    def label(self) -> str:
+        """Its name in counts and in the log."""
+        return self.name.lower()
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,19 +40,6 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
     ids: tuple[str, ...]
 
 
-_ROUTES: Final = {
-    "POST /v2/stacks": Route.CREATE_STACK,
-    "GET /v2/stacks": Route.LIST_STACKS,
-    "GET /v2/stacks/*": Route.GET_STACK,
-    "DELETE /v2/stacks/*": Route.DELETE_STACK,
-    "PUT /v2/stacks/*/actions": Route.RUN_LIFECYCLE,
-    "GET /v2/stacks/*/actions": Route.LIST_EXECUTIONS,
-    "GET /v2/stacks/*/actions/*": Route.GET_EXECUTION,
-    "GET /v2/stacks/*/elements": Route.LIST_ELEMENTS,
-    "GET /v2/stacks/*/elements/*": Route.GET_ELEMENT,
-    "GET /v2/stacks/*/outputs": Route.OUTPUTS,
-    "GET /v2/stacks/*/inputs": Route.INPUTS,
-}
 # Places of the ids among the segments of a path, the empty one before the first slash included.
 _ID_PLACES: Final = (3, 5)
 
@@ -58,14 +54,8 @@ def path_of(target: str) -> str:
 
 
 def match(method: str, path: str) -> Match:
-    """Return the call that a request means; HEAD is the same call as GET.
-
-    Args:
-        method: as sent.
-        path: as sent, percent-encoded.
-    """
+    """Return the call that a method and a percent-encoded path mean; HEAD is the same call as GET."""
     segments = path.split("/")
     ids = tuple(unquote(segments[place]) for place in _ID_PLACES if place < len(segments))
     shape = "/".join("*" if place in _ID_PLACES else segment for place, segment in enumerate(segments))
-    route = _ROUTES.get(f"{'GET' if method == 'HEAD' else method} {shape}", Route.UNKNOWN)
-    return Match(route=route, ids=ids)
+    return Match(route=Route(f"{'GET' if method == 'HEAD' else method} {shape}"), ids=ids)

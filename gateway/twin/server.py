@@ -14,7 +14,7 @@ from gateway.runtime.listeners import Acceptor, ListeningSockets, address_of, op
 from gateway.runtime.signals import Signals
 from gateway.twin.api import Api
 from gateway.twin.control import Control
-from gateway.twin.profiles import Profile, UnknownProfileError, profile_named
+from gateway.twin.profiles import Profile, TwinError, profile_named
 from gateway.twin.world import World
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -24,10 +24,6 @@ _MAX_FIELD_BYTES: Final = 131_072
 _KEEPALIVE_S: Final = 75.0
 # Slow responses are cut off when the twin stops.
 _SHUTDOWN_S: Final = 0.05
-
-
-class TwinError(Exception):
-    """The twin cannot start; the text is one line with the reason and the remedy."""
 
 
 class Twin:
@@ -107,7 +103,7 @@ def run(listen: Address, control: Address | None, profile: str, seed: int) -> in
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_serve(listen, control, profile_named(profile), seed))
-    except (UnknownProfileError, TwinError) as exc:
+    except TwinError as exc:
         print(f"aos-gateway twin: {exc}", file=sys.stderr)
         return 2
     return 0

@@ -5,27 +5,22 @@ aos_02_0026.
 """
 
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Final
 
 from gateway.twin import records
 from gateway.twin.element_records import masked, runtime_properties
 from gateway.twin.lifecycle import View
 from gateway.twin.phases import Phase
-from gateway.twin.records import API_VERSION, Json, domain_id, text
+from gateway.twin.records import API_VERSION, Json, rfc3339, text
 from gateway.twin.stack import Execution, Lifecycle, Stack
-from gateway.twin.timestamps import rfc3339, rfc3339_china
+from gateway.twin.tokens import digest
 
+# Where health checks take their time from.
+_CHINA: Final = timezone(timedelta(hours=8))
 _DSL_VERSION: Final = "huaweicloud_tosca_version_1_0"
-_GERUNDS: Final = {
-    Lifecycle.CREATE: "Creating",
-    Lifecycle.START: "Starting",
-    Lifecycle.STOP: "Stopping",
-    Lifecycle.DELETE: "Deleting",
-    Lifecycle.SCALE: "Scaling",
-    Lifecycle.UPGRADE: "Upgrading",
-    Lifecycle.ROLLBACK: "Rollbacking",
-    Lifecycle.RECONFIG: "Reconfiging",
-    Lifecycle.RETRY: "Retrying",
+_GERUNDS: Final = {each: f"{each.removesuffix('e').capitalize()}ing" for each in Lifecycle} | {
+    Lifecycle.STOP: "Stopping"
 }
 # The stack's phase is the same word whatever was cancelled (page aos_02_0026, table 9).
 _BARE_PHASES: Final = (Phase.FORCE_CANCELLED, Phase.CANCEL_FAILED)
@@ -120,7 +115,7 @@ def _summary(stack: Stack, status: str, created_at: str, updated_at: str) -> Jso
         "project_id": stack.project,
         "cluster_name": "",
         "cluster_id": new.cluster_id,
-        "domain_id": domain_id(stack.project),
+        "domain_id": digest(stack.project),
         "name": new.name,
         "description": new.description,
         "status": status,
@@ -150,7 +145,7 @@ def _metadata(stack: Stack, now_s: float, creation: Json, revision: Json) -> Jso
         "annotations": {
             "cluster-id": new.cluster_id,
             "namespace": new.namespace,
-            "paas-iam.alpha.kubernetes.io/domain-id": domain_id(stack.project),
+            "paas-iam.alpha.kubernetes.io/domain-id": digest(stack.project),
             **revision,
         },
     }
@@ -174,7 +169,7 @@ def _healthy_status(stack: Stack, now_s: float) -> Json:
     last = stack.last
     if last is None:
         return {}
-    checked_at = rfc3339_china(now_s)
+    checked_at = datetime.fromtimestamp(now_s, _CHINA).isoformat(timespec="seconds")
     runtimes = {"fatigue": "1", "instanceCount": "1", "timestamp": checked_at}
     return {
         "healthyStatus": {

@@ -1,18 +1,15 @@
 """The user and project of a token; the twin keeps digests only."""
 
 import re
-from collections import OrderedDict
 from hashlib import blake2b
-from typing import Final
 
-_MAX_REVOKED: Final = 10_000
 # What AOS accepts as a project id (API page aos_02_0021, table 1).
 _PROJECT = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
-def digest(token: str) -> str:
-    """Return 32 hex digits that stand for a token."""
-    return blake2b(token.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+def digest(text: str) -> str:
+    """Return 32 hex digits that stand for a text, such as a token."""
+    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def project_of(token: str) -> str:
@@ -28,24 +25,3 @@ def project_of(token: str) -> str:
 def user_of(token: str) -> str:
     """Return a digest of a token's user, the same for "project-a:alice" and "project-a:alice:2"."""
     return digest(":".join(token.split(":", 2)[:2]))
-
-
-class Revoked:
-    """Revoked tokens, bounded; the oldest revocations are dropped first."""
-
-    def __init__(self) -> None:
-        self._digests: OrderedDict[str, None] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._digests)
-
-    def __contains__(self, token: str) -> bool:
-        return digest(token) in self._digests
-
-    def add(self, token: str) -> str:
-        """Revoke a token and return its digest."""
-        revoked = digest(token)
-        self._digests[revoked] = None
-        if len(self._digests) > _MAX_REVOKED:
-            self._digests.popitem(last=False)
-        return revoked

@@ -1,21 +1,23 @@
 """The twin's state, shared by the API and the control address."""
 
-from collections import Counter
-from hashlib import blake2b
+from collections import Counter, deque
 from random import Random
+from typing import Final
 
 from gateway.twin.clock import Clock
 from gateway.twin.fault_book import FaultBook
 from gateway.twin.model import Model
 from gateway.twin.profiles import EPOCH_S, Profile
-from gateway.twin.routes import Route
-from gateway.twin.tokens import Revoked
+from gateway.twin.tokens import digest
+
+_MAX_REVOKED: Final = 10_000
 
 
 class World:
     """The model with its clock, faults and revoked tokens, and counts of requests.
 
     Attributes:
+        revoked: digests of tokens; the oldest are dropped.
         received: requests by route, counted when their head is complete.
         answered: responses by route and status, faults included.
     """
@@ -33,16 +35,16 @@ class World:
         self.faults = FaultBook()
         for throttle in self.profile.throttles:
             self.faults.add(throttle, self.clock.now_s())
-        self.revoked = Revoked()
-        self.received: Counter[Route] = Counter()
-        self.answered: Counter[tuple[Route, int]] = Counter()
+        self.revoked: deque[str] = deque(maxlen=_MAX_REVOKED)
+        self.received: Counter[str] = Counter()
+        self.answered: Counter[tuple[str, int]] = Counter()
         self._request_count = 0
         self._rng = Random(f"{self.seed}/latency")
 
     def next_request_id(self) -> str:
         """Return the next X-Request-Id: 32 hex digits that follow from the seed."""
         self._request_count += 1
-        return blake2b(f"{self.seed}/{self._request_count}".encode(), digest_size=16).hexdigest()
+        return digest(f"{self.seed}/{self._request_count}")
 
     def latency_s(self) -> float:
         """Return the latency of the next response, real seconds."""

@@ -13,7 +13,7 @@ from gateway.twin import records
 from gateway.twin.lifecycle import Plan, cancelled, draw_plan, view_at
 from gateway.twin.model import Model, Refusal, RefusedError
 from gateway.twin.phases import BEFORE_END, FAILURES, SUB_OUTCOMES, Phase
-from gateway.twin.profiles import DEMO, EPOCH_S, LOAD, PROFILES, Profile, UnknownProfileError, profile_named
+from gateway.twin.profiles import DEMO, EPOCH_S, LOAD, PROFILES, Profile, TwinError, profile_named
 from gateway.twin.stack import Ending, Execution, Lifecycle, NewStack, Order, Stack
 
 NOW_S = EPOCH_S
@@ -298,13 +298,13 @@ def test_outcomes_follow_the_shares_of_the_profile() -> None:
 
 def test_forced_ends_apply_to_the_next_executions_unless_they_say_their_own() -> None:
     model = Model(DEMO, 1)
-    model.force_ending(Ending(outcome=Phase.PAUSED, duration_s=10.0), 2)
+    model.forced = [Ending(outcome=Phase.PAUSED, duration_s=10.0)] * 2
     own = msgspec.structs.replace(CREATE, ending=Ending(outcome=Phase.FORCE_CANCELLED))
     orders = [CREATE, own, CREATE, CREATE]
     plans = [model.start(new_stack(model, f"stack-{i}"), order, NOW_S).plan for i, order in enumerate(orders)]
     expected = [Phase.PAUSED, Phase.FORCE_CANCELLED, Phase.PAUSED, Phase.SUCCEEDED]
     assert [plan.outcome for plan in plans] == expected
-    assert model.forced_endings == 0
+    assert model.forced == []
 
 
 @pytest.mark.parametrize("outcome", list(SUB_OUTCOMES))
@@ -340,7 +340,7 @@ def test_a_record_of_the_load_profile_is_about_a_kilobyte_and_a_quarter() -> Non
 
 def test_the_error_for_an_unknown_profile_lists_the_known_ones() -> None:
     assert profile_named("demo") is DEMO
-    with pytest.raises(UnknownProfileError) as unknown:
+    with pytest.raises(TwinError) as unknown:
         profile_named("fast\n")
     assert (
         str(unknown.value) == "unknown twin profile 'fast\\n'; choose one of demo, load, realistic, throttled"

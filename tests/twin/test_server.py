@@ -18,9 +18,8 @@ import pytest
 from gateway.config.address import TcpAddress, UnixAddress, parse_address
 from gateway.twin.api import MAX_BODY_BYTES
 from gateway.twin.fault_book import MAX_FAULTS
-from gateway.twin.profiles import DEMO, LOAD, THROTTLED, Profile
-from gateway.twin.routes import Route
-from gateway.twin.server import Twin, TwinError, run
+from gateway.twin.profiles import DEMO, LOAD, THROTTLED, Profile, TwinError
+from gateway.twin.server import Twin, run
 from tests.testbed.payloads import payload
 
 from .caller import ALICE, Caller, phase_of
@@ -440,7 +439,7 @@ async def test_a_write_that_is_cut_has_taken_effect_all_the_same(caller: Caller)
     await caller.fault(kind="cut", before_head=True, count=1, method="DELETE")
     with pytest.raises(aiohttp.ClientConnectionError):
         await caller.call("DELETE", stack)
-    assert caller.twin.world.received[Route.DELETE_STACK] == 1
+    assert caller.twin.world.received["delete_stack"] == 1
     caller.twin.world.clock.advance(10)
     assert (await caller.get(stack)).status == 404
 
@@ -613,7 +612,7 @@ async def test_closing_does_not_wait_for_slow_answers(caller: Caller) -> None:
     record = await caller.create()
     await caller.fault(kind="latency", delay_s=60)
     waiting = asyncio.create_task(caller.get(record))
-    while not caller.twin.world.received[Route.GET_EXECUTION]:
+    while not caller.twin.world.received["get_execution"]:
         await caller.control("GET", "/state")
     began_s = time.monotonic()
     await caller.twin.close()

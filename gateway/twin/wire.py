@@ -1,4 +1,4 @@
-"""From a reply to the wire, with the effects of faults."""
+"""On the wire: bounded request bodies, and replies with the effects of faults."""
 
 import asyncio
 from typing import Final
@@ -19,6 +19,27 @@ _COMMON_HEADERS: Final = (
 )
 # A slow body is sent in pieces this far apart.
 _TICK_S: Final = 0.02
+
+
+async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes | None:
+    """Read a request's body.
+
+    Returns:
+        None when it is larger than the limit; the rest is not read, so that the connection has to be closed.
+    """
+    if not request.can_read_body:
+        return b""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    parts = []
+    left = limit_bytes
+    async for part in request.content.iter_any():
+        left -= len(part)
+        if left < 0:
+            return None
+        parts.append(part)
+    return b"".join(parts)
 
 
 async def deliver(
