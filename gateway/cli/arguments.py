@@ -4,7 +4,6 @@ import argparse
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from gateway import __version__
@@ -81,7 +80,7 @@ class _Parser(argparse.ArgumentParser):
         commands: the parsers of all commands by their names.
     """
 
-    commands: Mapping[str, "_Parser"] = MappingProxyType({})
+    commands: Mapping[str, "_Parser"]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)

@@ -5,7 +5,7 @@ import json
 from typing import Final
 
 from gateway.cli.arguments import complain
-from gateway.cli.client import Client, NoResponseError, Response
+from gateway.cli.client import NoResponseError, Response, connect
 from gateway.config.address import Address
 from gateway.config.errors import one_line
 from gateway.config.secret import Secret
@@ -47,7 +47,7 @@ def run(address: Address, stack_id: str, token: Secret) -> int:
 
 async def _post(address: Address, stack_id: str, token: Secret) -> Response:
     fields = {"Authorization": f"Bearer {token.reveal()}"} if token else {}
-    async with Client(address) as client:
+    async with connect(address) as client:
         body = json.dumps({"stack_id": stack_id}).encode()
         return await client.send("POST", "/purge", fields, _TIMEOUT_S, body)
 

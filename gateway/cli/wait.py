@@ -16,10 +16,10 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.cli.arguments import complain
-from gateway.cli.client import Client, NoResponseError, Response, TooLargeError
+from gateway.cli.client import Client, NoResponseError, Response, TooLargeError, connect
 from gateway.cli.wait_pace import Pace
 from gateway.cli.wait_report import Progress, Report, elapsed, progress_of
-from gateway.config.address import UnixAddress, UpstreamUrl, address_of, upstream_url_of
+from gateway.config.address import Address, UpstreamUrl, address_of, upstream_url_of
 from gateway.config.errors import ConfigError, InvalidValue, one_line, shorten
 from gateway.config.secret import Secret
 from gateway.config.sources import secret_in_file
@@ -65,7 +65,7 @@ class WaitOptions(msgspec.Struct, frozen=True, kw_only=True):
         as_json: print one JSON object at the end, and everything else to standard error.
     """
 
-    gateway: UpstreamUrl | UnixAddress
+    gateway: UpstreamUrl | Address
     stack_id: str
     action_id: str
     token: Secret
@@ -86,7 +86,6 @@ def read_options(
 
     Args:
         gateway: http or https URL, or `unix:/path`.
-        ids: of the stack and of the action.
         timeout: like "20m", "1h30m", "90s" or "90".
         token_file: beats the variable AOS_TOKEN.
 
@@ -100,7 +99,6 @@ def read_options(
         url = address_of(gateway) if gateway.startswith("unix:") else upstream_url_of(gateway)
     except InvalidValue as exc:
         raise ConfigError(f"--gateway {exc.value} {exc.remedy}") from exc
-    assert isinstance(url, UpstreamUrl | UnixAddress)
     token = environ.get("AOS_TOKEN", "")
     if token_file is not None:
         token = secret_in_file("--token-file", token_file)
@@ -120,11 +118,7 @@ def read_options(
 
 
 def run(options: WaitOptions) -> int:
-    """Wait for the end; print what changes, and the end.
-
-    Returns:
-        The exit code, a value of `Outcome`.
-    """
+    """Wait for the end; print what changes, and the end; return the exit code, a value of `Outcome`."""
     report = Report(sys.stderr if options.as_json else sys.stdout)
     watch = Watch(options, report)
     try:
@@ -146,9 +140,8 @@ class Watch:
     def __init__(self, options: WaitOptions, report: Report) -> None:
         self._options = options
         self._report = report
-        self._path = (
-            f"/v2/stacks/{quote(options.stack_id, safe='')}/actions/{quote(options.action_id, safe='')}"
-        )
+        stack_id, action_id = (quote(each, safe="") for each in (options.stack_id, options.action_id))
+        self._path = f"/v2/stacks/{stack_id}/actions/{action_id}"
         self._pace = Pace()
         self._body = b""
         self._etag = ""
@@ -161,7 +154,7 @@ class Watch:
         timeout_s = self._options.timeout_s
         clock = asyncio.create_task(self._report.keep_time())
         try:
-            async with asyncio.timeout(timeout_s), Client(self._options.gateway) as client:
+            async with asyncio.timeout(timeout_s), connect(self._options.gateway) as client:
                 while (end := await self._poll(client)) is None:
                     pass
                 return end

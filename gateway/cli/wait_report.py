@@ -76,12 +76,7 @@ class Report:
         return time.monotonic() - self._started_s
 
     def show(self, progress: Progress | None, trouble: str = "") -> None:
-        """Print the progress, if it has changed.
-
-        Args:
-            progress: of the last record; ``None`` before the first.
-            trouble: why the last request brought no record; "" when it did.
-        """
+        """Print the last record's progress, and why the last request brought none, if that has changed."""
         parts = (str(progress) if progress else "", f"({one_line(trouble)}; asking again)" if trouble else "")
         line = "  ".join(filter(None, parts))
         if line == self._line:

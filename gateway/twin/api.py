@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway.twin import element_records, records, replies, requests, stack_records
 from gateway.twin.fault_book import Facts
-from gateway.twin.model import Refusal, RefusedError
+from gateway.twin.model import NameTakenError, RefusedError
 from gateway.twin.records import Json, dump
 from gateway.twin.replies import Reply
 from gateway.twin.routes import Match, Route, match, path_of
@@ -55,7 +55,10 @@ class Api:
             await asyncio.sleep(delay_s)
         reply = effects.reply or self._answer(request, found, token, body, request_id)
         world.answered[found.route.label, reply.status] += 1
-        return await deliver(request, reply, effects, request_id, closes=body is None)
+        response = await deliver(request, reply, effects, request_id)
+        if body is None:
+            response.force_close()
+        return response
 
     def _answer(
         self, request: web.BaseRequest, found: Match, token: str, body: bytes | None, request_id: str
@@ -76,10 +79,10 @@ class Api:
             return self._called(request, found, project_of(token), body)
         except requests.BadBodyError as exc:
             return replies.bad_request(str(exc))
+        except NameTakenError as exc:
+            return replies.invalid_body(str(exc))
         except RefusedError as exc:
-            if exc.why is Refusal.NAME_TAKEN:
-                return replies.invalid_body(exc.why)
-            return replies.bad_request(exc.why, "SVCSTG.AOS.4000011")
+            return replies.bad_request(str(exc), "SVCSTG.AOS.4000011")
         except Exception as exc:
             # Only the type: a message could contain what the caller sent.
             logging.getLogger("gateway.twin").error("twin: %s in %s", type(exc).__name__, found.route.label)

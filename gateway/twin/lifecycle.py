@@ -136,13 +136,7 @@ def draw_plan(
 
 
 def cancelled(plan: Plan, now_s: float, linger_s: float) -> Plan:
-    """Return the plan of an execution that has not ended and is cancelled now.
-
-    Args:
-        plan: before the cancel.
-        now_s: modelled Unix seconds.
-        linger_s: how long it stays in Cancelling.
-    """
+    """Return the plan of an execution that has not ended and is cancelled: `linger_s` later it has ended."""
     return msgspec.structs.replace(
         plan,
         running_s=min(plan.running_s, now_s),

@@ -1,7 +1,6 @@
 """Projects, stacks and executions of the twin: no I/O and no clock, all chance from the seed."""
 
 from collections import OrderedDict
-from enum import StrEnum
 from random import Random
 from typing import Final
 from uuid import UUID
@@ -26,25 +25,17 @@ ELEMENT_NAMES: Final = (
     "redis-app",
     "mysql-app",
 )
+_BUSY: Final = "The stack is executing another lifecycle."
 # A forced delete ends a moment after its answer.
 _AT_ONCE: Final = Ending(outcome=Phase.SUCCEEDED, duration_s=0.001)
 
 
-class Refusal(StrEnum):
-    """Why the model rejects a request."""
-
-    NAME_TAKEN = "The stack name is already existed."
-    TOO_MANY_STACKS = "The number of stacks has reached its limit."
-    BUSY = "The stack is executing another lifecycle."
-    IDLE = "The stack executes no lifecycle."
-
-
 class RefusedError(Exception):
-    """The model rejects a request in its present state; `why` names the reason."""
+    """The model rejects a request in its present state; the text says why."""
 
-    def __init__(self, why: Refusal) -> None:
-        super().__init__(why.value)
-        self.why = why
+
+class NameTakenError(RefusedError):
+    """The project has a stack of that name."""
 
 
 class Model:
@@ -72,17 +63,17 @@ class Model:
         """Make a stack without any execution.
 
         Raises:
-            RefusedError: NAME_TAKEN or TOO_MANY_STACKS.
+            RefusedError: the name is taken (NameTakenError), or there are too many stacks.
         """
         key = (project, new.name)
         holder = self._by_name.get(key)
         if holder is not None and self.stack(project, holder.guid, now_s) is not None:
-            raise RefusedError(Refusal.NAME_TAKEN)
+            raise NameTakenError("The stack name is already existed.")
         if len(self._stacks) >= self._profile.max_stacks:
             for stack in [stack for stack in self._stacks.values() if stack.is_gone(now_s)]:
                 self._remove(stack)
         if len(self._stacks) >= self._profile.max_stacks:
-            raise RefusedError(Refusal.TOO_MANY_STACKS)
+            raise RefusedError("The number of stacks has reached its limit.")
         times_made = self._times_made.pop(key, 0) + 1
         self._times_made[key] = times_made
         if len(self._times_made) > _MAX_REMEMBERED_NAMES:
@@ -124,21 +115,21 @@ class Model:
         """Start an execution.
 
         Raises:
-            RefusedError: BUSY while another one is running.
+            RefusedError: while another one is running.
         """
         if stack.last is not None and stack.last.is_under_way(now_s):
-            raise RefusedError(Refusal.BUSY)
+            raise RefusedError(_BUSY)
         return self._start(stack, order, now_s)
 
     def cancel(self, stack: Stack, now_s: float) -> Execution:
         """Cancel the running execution; it keeps its record.
 
         Raises:
-            RefusedError: IDLE when none is running.
+            RefusedError: when none is running.
         """
         last = stack.last
         if last is None or not last.is_under_way(now_s):
-            raise RefusedError(Refusal.IDLE)
+            raise RefusedError("The stack executes no lifecycle.")
         if last.view(now_s).phase in (Phase.CANCELLING, Phase.FORCE_CANCELLING):
             # A repeated cancel must not postpone the end.
             return last
@@ -150,13 +141,13 @@ class Model:
         With `force` a running delete ends at once.
 
         Raises:
-            RefusedError: BUSY when it is being deleted already, without `force`.
+            RefusedError: when it is being deleted already, without `force`.
         """
         last = stack.last
         if last is not None and last.is_under_way(now_s):
             if last.order.lifecycle is Lifecycle.DELETE:
                 if not force:
-                    raise RefusedError(Refusal.BUSY)
+                    raise RefusedError(_BUSY)
                 order = msgspec.structs.replace(order, ending=_AT_ONCE)
             self._replan(stack, last, cancelled(last.plan, now_s, 0.0), now_s)
         return self._start(stack, order, now_s)

@@ -24,12 +24,6 @@ _GERUNDS: Final = {each: f"{each.removesuffix('e').capitalize()}ing" for each in
 }
 # The stack's phase is the same word whatever was cancelled (page aos_02_0026, table 9).
 _BARE_PHASES: Final = (Phase.FORCE_CANCELLED, Phase.CANCEL_FAILED)
-_NOT_OF_A_SINGLE_STACK: Final = (
-    "previous_template_id",
-    "healthy",
-    "healthy_message",
-    "previous_inputs_json",
-)
 
 
 def stack_phase(stack: Stack, now_s: float) -> str:
@@ -47,18 +41,15 @@ def stack_phase(stack: Stack, now_s: float) -> str:
 
 def created(stack: Stack) -> Json:
     """Return the answer to `POST /v2/stacks`."""
-    summary = _summary(stack, "", "", "")
-    return {**summary, "template_version": "1.0", "dsl_version": _DSL_VERSION}
+    return {**_summary(stack, "", "", ""), "template_version": "1.0", "dsl_version": _DSL_VERSION}
 
 
 def single_stack(stack: Stack, now_s: float) -> Json:
     """Return the answer to `GET /v2/stacks/{id}`."""
-    summary = _shown_summary(stack, now_s)
-    for name in _NOT_OF_A_SINGLE_STACK:
-        del summary[name]
+    summary = _shown_summary(stack, now_s).items()
     reference = f"{stack.new.name}-{stack.guid}"
     return {
-        **summary,
+        **{name: value for name, value in summary if not name.startswith(("healthy", "previous_"))},
         "dsl_version": _DSL_VERSION,
         "object": {
             "kind": "Stack",

@@ -43,12 +43,9 @@ async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes | None:
 
 
 async def deliver(
-    request: web.BaseRequest, reply: Reply, effects: Effects, request_id: str, *, closes: bool
+    request: web.BaseRequest, reply: Reply, effects: Effects, request_id: str
 ) -> web.StreamResponse:
-    """Return the response for a reply; where a fault needs it, its body has been sent already.
-
-    With `closes` the connection is closed after it.
-    """
+    """Return the response for a reply; where a fault needs it, its body has been sent already."""
     if effects.cut_before_head:
         return _cut(request)
     body = reply.body[: _share(reply.body, effects.keep_share)]
@@ -56,10 +53,7 @@ async def deliver(
     headers = CIMultiDict((*_COMMON_HEADERS, *own, *reply.headers, *effects.headers))
     is_plain = effects.cut_share is None and effects.bytes_per_s is None
     if is_plain or request.method == "HEAD":
-        whole = web.Response(status=reply.status, headers=headers, body=body)
-        if closes:
-            whole.force_close()
-        return whole
+        return web.Response(status=reply.status, headers=headers, body=body)
     response = web.StreamResponse(status=reply.status, headers=headers)
     response.content_length = len(body)
     await response.prepare(request)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.twin import records
 from gateway.twin.lifecycle import Plan, cancelled, draw_plan, view_at
-from gateway.twin.model import Model, Refusal, RefusedError
+from gateway.twin.model import Model, NameTakenError, RefusedError
 from gateway.twin.phases import BEFORE_END, FAILURES, SUB_OUTCOMES, Phase
 from gateway.twin.profiles import DEMO, EPOCH_S, LOAD, PROFILES, Profile, TwinError, profile_named
 from gateway.twin.stack import Ending, Execution, Lifecycle, NewStack, Order, Stack
@@ -234,9 +234,8 @@ def test_a_second_delete_is_refused_unless_it_is_forced_and_then_ends_at_once() 
     model = Model(DEMO, 1)
     stack = new_stack(model)
     model.delete(stack, DELETE, NOW_S, force=False)
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(RefusedError, match="executing another lifecycle"):
         model.delete(stack, DELETE, NOW_S + 1, force=False)
-    assert refused.value.why is Refusal.BUSY
     model.delete(stack, DELETE, NOW_S + 1, force=True)
     assert model.stack("project-a", stack.guid, NOW_S + 1.1) is None
 
@@ -244,9 +243,8 @@ def test_a_second_delete_is_refused_unless_it_is_forced_and_then_ends_at_once() 
 def test_a_name_is_free_again_after_a_delete_and_gets_another_id() -> None:
     model = Model(DEMO, 1)
     stack = new_stack(model)
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(NameTakenError):
         new_stack(model)
-    assert refused.value.why is Refusal.NAME_TAKEN
     ends_s = model.delete(stack, DELETE, NOW_S, force=False).plan.ends_s
     again = model.create_stack("project-a", stack.new, ends_s)
     assert again.guid != stack.guid
@@ -263,13 +261,11 @@ def test_projects_do_not_see_each_other() -> None:
 def test_one_execution_at_a_time() -> None:
     model = Model(DEMO, 1)
     stack = new_stack(model)
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(RefusedError, match="executes no lifecycle"):
         model.cancel(stack, NOW_S)
-    assert refused.value.why is Refusal.IDLE
     model.start(stack, CREATE, NOW_S)
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(RefusedError, match="executing another lifecycle"):
         model.start(stack, UPGRADE, NOW_S + 1)
-    assert refused.value.why is Refusal.BUSY
 
 
 def test_the_oldest_records_and_the_surplus_stacks_go() -> None:
@@ -279,9 +275,8 @@ def test_the_oldest_records_and_the_surplus_stacks_go() -> None:
     assert list(stack.executions) == names[2:]
     assert [execution.name for execution in stack.newest(2)] == names[:2:-1]
     other = new_stack(model, "other")
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(RefusedError, match="has reached its limit"):
         new_stack(model, "third")
-    assert refused.value.why is Refusal.TOO_MANY_STACKS
     ends_s = model.delete(other, DELETE, NOW_S, force=False).plan.ends_s
     model.create_stack("project-a", NewStack(name="third", template_id="template"), ends_s)
 
