@@ -25,7 +25,7 @@ def dump(value: Json | list[Json], *, compact: bool = True) -> bytes:
     return orjson.dumps(value, option=None if compact else orjson.OPT_INDENT_2)
 
 
-def text(value: Json) -> str:
+def json_text(value: Json) -> str:
     """Return a value as JSON text; "" when it is empty."""
     return dump(value).decode() if value else ""
 
@@ -132,13 +132,13 @@ def action_status(sub: SubView, execution: Execution) -> Json:
 def _status(
     execution: Execution,
     view: View,
-    moment: Callable[[float], str],
+    timestamp: Callable[[float], str],
     sub_status: Callable[[SubView, Execution], Json],
 ) -> Json:
     return {
         "actionName": execution.order.lifecycle.value,
         "progress": view.progress,
-        "objectStatus": _object_status(view, moment),
+        "objectStatus": _object_status(view, timestamp),
         "subObjectStatuses": {sub.name: sub_status(sub, execution) for sub in view.subs},
     }
 
@@ -149,9 +149,9 @@ def _listed_sub(sub: SubView, execution: Execution) -> Json:
     return {**status, "subActionName": execution.order.lifecycle.value, "updateAt": updated_at}
 
 
-def _object_status(view: View | SubView, moment: Callable[[float], str]) -> Json:
+def _object_status(view: View | SubView, timestamp: Callable[[float], str]) -> Json:
     """Return table 8 of page aos_02_0033; the examples leave out a message and reason that are empty."""
-    return {"phase": view.phase.value, **FAILURES.get(view.phase, {}), "updateAt": moment(view.updated_s)}
+    return {"phase": view.phase.value, **FAILURES.get(view.phase, {}), "updateAt": timestamp(view.updated_s)}
 
 
 def _listed_annotations(stack: Stack, execution: Execution) -> Json:
@@ -163,7 +163,7 @@ def _listed_annotations(stack: Stack, execution: Execution) -> Json:
         "aosmeta.description": new.description,
         "aosmeta.domain.id": domain,
         "aosmeta.force": str(new.force).lower(),
-        "aosmeta.labels": text(new.labels),
+        "aosmeta.labels": json_text(new.labels),
         "aosmeta.namespace": new.namespace,
         "aosmeta.project.id": stack.project,
         "aosmeta.signature": "1",

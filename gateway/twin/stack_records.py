@@ -12,7 +12,7 @@ from gateway.twin import records
 from gateway.twin.element_records import masked, runtime_properties
 from gateway.twin.lifecycle import View
 from gateway.twin.phases import Phase
-from gateway.twin.records import API_VERSION, Json, rfc3339, text
+from gateway.twin.records import API_VERSION, Json, json_text, rfc3339
 from gateway.twin.stack import Execution, Lifecycle, Stack
 from gateway.twin.tokens import digest
 
@@ -115,11 +115,11 @@ def _summary(stack: Stack, status: str, created_at: str, updated_at: str) -> Jso
         "template_name": "tosca-hello",
         "healthy": True,
         "healthy_message": "",
-        "inputs_json": text(masked(new.inputs)),
+        "inputs_json": json_text(masked(new.inputs)),
         "previous_inputs_json": "",
         "create_at": created_at,
         "update_at": updated_at,
-        "labels": text(new.labels),
+        "labels": json_text(new.labels),
     }
 
 
