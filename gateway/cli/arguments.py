@@ -4,13 +4,13 @@ import argparse
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from gateway import __version__
 from gateway.config.errors import one_line
 
 PROG: Final = "aos-gateway"
+ERROR: Final = 1
 USAGE: Final = 2
 
 _MAIN_EPILOG: Final = """\
@@ -80,7 +80,10 @@ class _Parser(argparse.ArgumentParser):
         commands: the parsers of all commands by their names.
     """
 
-    commands: Mapping[str, "_Parser"] = MappingProxyType({})
+    commands: Mapping[str, "_Parser"]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -120,9 +123,10 @@ def _is_option(argument: str) -> bool:
     return argument.startswith("-") and argument not in {"-", "--"}
 
 
-def complain(line: str) -> None:
-    """Print one line about what went wrong."""
+def complain(line: str) -> int:
+    """Print one line about what went wrong; return the exit code for an error."""
     print(one_line(f"{PROG}: {line}"), file=sys.stderr)
+    return ERROR
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -131,23 +135,12 @@ def build_parser() -> argparse.ArgumentParser:
         prog=PROG,
         description="A caching proxy for Huawei Cloud AOS: stores settled execution records.",
         epilog=_MAIN_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, summary: str, about: str, epilog: str = "") -> argparse.ArgumentParser:
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=about,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        command.set_defaults(command=name)
-        return command
+        return commands.add_parser(name, help=summary, description=about, epilog=epilog)
 
     serve = add(
         "serve",
@@ -155,7 +148,8 @@ def build_parser() -> argparse.ArgumentParser:
         "Run the gateway in front of one AOS. Only the upstream is required.",
         _SERVE_EPILOG,
     )
-    _add_config(serve)
+    config_help = "configuration file, TOML (default: none)"
+    serve.add_argument("--config", metavar="F", help=config_help)
     address = "host:port, [v6]:port, :port for all interfaces, or unix:/path"
     serve.add_argument(
         "--listen", metavar="A", help=f"where callers connect: {address} (default: 127.0.0.1:8080)"
@@ -214,7 +208,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Validate file and environment, and print the effective configuration with secrets masked.",
         _CHECK_EPILOG,
     )
-    _add_config(check)
+    check.add_argument("--config", metavar="F", help=config_help)
     check.add_argument(
         "--probe",
         nargs=2,
@@ -265,7 +259,3 @@ def build_parser() -> argparse.ArgumentParser:
     for each in (parser, *commands.choices.values()):
         each.commands = commands.choices
     return parser
-
-
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="F", help="configuration file, TOML (default: none)")

@@ -23,23 +23,13 @@ from gateway.telemetry.metrics import Metrics
 from gateway.upstream.upstream import Upstream
 
 
-def run(config: Config, stack_id: str, action_id: str, token: Secret) -> int:
-    """Fetch a record, and print whether it would be stored and why.
-
-    Args:
-        config: the effective configuration.
-        stack_id: as in the path.
-        action_id: as in the path.
-        token: goes up as ``X-Auth-Token``.
+async def probe(config: Config, stack_id: str, action_id: str, *, token: Secret) -> int:
+    """Fetch a record with a token as ``X-Auth-Token``, and print whether it would be stored and why.
 
     Returns:
-        0 when the upstream answered, stored or not; 1 when it did not.
+        The exit code: 0 when the upstream answered, stored or not; 1 when it did not.
     """
     check_parser()
-    return asyncio.run(_probe(config, stack_id, action_id, token))
-
-
-async def _probe(config: Config, stack_id: str, action_id: str, token: Secret) -> int:
     try:
         target = f"/v2/stacks/{stack_id}/actions/{action_id}".encode("ascii")
         field = (b"X-Auth-Token", token.reveal().encode("ascii"))

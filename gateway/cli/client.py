@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
 
 import aiohttp
 import msgspec
@@ -33,11 +33,7 @@ class TooLargeError(NoResponseError):
 
 
 class Response(msgspec.Struct, frozen=True):
-    """A response.
-
-    Attributes:
-        body: without content coding.
-    """
+    """A response; its body has no content coding."""
 
     status: int
     fields: Fields
@@ -45,38 +41,11 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """An HTTP client of one server; use it as a context."""
+    """An HTTP client of one server; see `connect`."""
 
-    def __init__(self, server: UpstreamUrl | Address) -> None:
-        """Make a client that has not connected yet.
-
-        Args:
-            server: a URL, a TCP address ("" as host is this machine) or a Unix socket.
-        """
-        self._socket: str | None = None
-        match server:
-            case UnixAddress(path=path):
-                self._base, self._socket = "http://localhost", path
-            case TcpAddress(host="", port=port):
-                self._base = f"http://localhost:{port}"
-            case TcpAddress():
-                self._base = f"http://{server}"
-            case UpstreamUrl():
-                self._base = str(server)
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector() if self._socket is None else aiohttp.UnixConnector(self._socket),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            max_line_size=_MAX_FIELD_BYTES,
-            max_field_size=_MAX_FIELD_BYTES,
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._session.close()
+    def __init__(self, session: aiohttp.ClientSession, base: str) -> None:
+        self._session = session
+        self._base = base
 
     async def send(
         self, method: str, path: str, fields: Mapping[str, str], timeout_s: float, body: bytes | None = None
@@ -84,9 +53,7 @@ class Client:
         """Send a request; a redirect is a response like any other.
 
         Args:
-            method: the method token.
             path: percent-encoded, behind the path of the server's URL.
-            fields: field lines; a body's Content-Type is JSON.
             timeout_s: for the whole response.
             body: JSON; ``None`` sends none.
 
@@ -115,6 +82,28 @@ class Client:
                 return Response(response.status, response.raw_headers, bytes(read))
         except (aiohttp.ClientError, OSError) as exc:
             raise NoResponseError(_reason(exc)) from exc
+
+
+@contextlib.asynccontextmanager
+async def connect(server: UpstreamUrl | Address) -> AsyncIterator[Client]:
+    """Make a client of one server; of a TCP address, "" as host is this machine."""
+    connector = None
+    match server:
+        case UnixAddress(path=path):
+            connector, base = aiohttp.UnixConnector(path), "http://localhost"
+        case TcpAddress(host="", port=port):
+            base = f"http://localhost:{port}"
+        case TcpAddress():
+            base = f"http://{server}"
+        case UpstreamUrl():
+            base = str(server)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        max_line_size=_MAX_FIELD_BYTES,
+        max_field_size=_MAX_FIELD_BYTES,
+    ) as session:
+        yield Client(session, base)
 
 
 def _reason(exc: Exception) -> str:

@@ -11,10 +11,9 @@ import msgspec
 from gateway.admin.app import build_admin
 from gateway.admin.server import AdminServer
 from gateway.app.gateway import Gateway
-from gateway.cli.client import Client, Response
+from gateway.cli.client import Client, Response, connect
 from gateway.config.address import Address, TcpAddress
 from gateway.config.load import load_config
-from gateway.config.model import Config
 from gateway.core.aos.execution import RecordSummary, Unreadable, decode_deciding
 from gateway.core.http.messages import first
 from gateway.runtime.event_loop import check_parser, loop_factory
@@ -35,11 +34,7 @@ _ANY_PORT = TcpAddress(host="127.0.0.1", port=0)
 
 
 def run() -> int:
-    """Run the demo until Ctrl-C.
-
-    Returns:
-        The exit code: 0 after a clean end.
-    """
+    """Run the demo until Ctrl-C; return the exit code."""
     set_up_logging("warning", "text")
     check_parser()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -63,13 +58,20 @@ async def _demo() -> int:
 async def _show(stopped: asyncio.Future[None]) -> None:
     twin = Twin(profile_named("demo"))
     await twin.start(_ANY_PORT)
-    assert twin.url is not None
     sockets, admin_sockets = await _open(_LISTEN), await _open(_ADMIN)
     address, admin_address = sockets.address, admin_sockets.address
-    gateway = Gateway(_config(twin.url, address, admin_address))
-    server = gateway.config.server
+    flags = {
+        "upstream.url": twin.url,
+        "server.listen": str(address),
+        "server.admin_listen": str(admin_address),
+        "log.access": "off",
+        # The twin's executions settle in seconds, and stay as they are.
+        "cache.settle_s": "0",
+    }
+    config = load_config(None, {}, flags)
+    gateway = Gateway(config)
     admin = AdminServer(
-        build_admin(gateway, token=server.admin_token, hosts=server.admin_hosts), admin_address
+        build_admin(gateway, token=config.server.admin_token, hosts=config.server.admin_hosts), admin_address
     )
     try:
         await gateway.start(sockets)
@@ -94,21 +96,9 @@ async def _open(usual: TcpAddress) -> ListeningSockets:
         return await open_sockets(_ANY_PORT)
 
 
-def _config(upstream_url: str, listen: Address, admin_listen: Address) -> Config:
-    flags: dict[str, object] = {
-        "upstream.url": upstream_url,
-        "server.listen": str(listen),
-        "server.admin_listen": str(admin_listen),
-        "log.access": "off",
-        # The twin's executions settle in seconds, and stay as they are.
-        "cache.settle_s": "0",
-    }
-    return load_config(None, {}, flags)
-
-
 async def _poll(address: Address) -> None:
     """Make a stack, run its first execution and poll it: first from AOS, then from the gateway."""
-    async with Client(address) as client:
+    async with connect(address) as client:
         stack = b'{"name":"demo","template_id":"demo-template","cluster_id":"demo-cluster"}'
         stack_id = _json(await _send(client, "POST", "/v2/stacks", stack))["guid"]
         action = b'{"lifecycle":"create"}'

@@ -9,27 +9,18 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from gateway.cli.arguments import USAGE, build_parser, complain
+from gateway.cli.arguments import ERROR, USAGE, build_parser, complain
+from gateway.config.errors import ConfigError, shorten
 
 _OK: Final = 0
-_ERROR: Final = 1
-
-
-class _UsageError(Exception):
-    """Wrong arguments; the text is one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Args:
-        argv: the arguments after the program's name; None takes them from `sys.argv`.
+    """Run a command; without `argv` that of `sys.argv`.
 
     Returns:
         The exit code: 0 clean, 2 wrong usage, configuration or address, 1 anything else; `wait` has more.
     """
-    from gateway.config.errors import ConfigError
-
     arguments = build_parser().parse_args(argv)
     if arguments.command in _UNTIL_STOPPED:
         from gateway.telemetry.line_writer import unblock_standard_streams
@@ -39,15 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
         return code
-    except (ConfigError, _UsageError) as exc:
+    except ConfigError as exc:
         complain(str(exc))
         return USAGE
     except BrokenPipeError:
         # The reader of the output has left; without this, Python prints a second error while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _ERROR
+        return ERROR
     except KeyboardInterrupt:
-        return _OK if arguments.command in _UNTIL_STOPPED else _ERROR
+        return _OK if arguments.command in _UNTIL_STOPPED else ERROR
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -103,29 +94,29 @@ def _check(arguments: argparse.Namespace) -> int:
         return _OK
     token = os.environ.get("AOS_TOKEN", "")
     if not token:
-        raise _UsageError(
+        raise ConfigError(
             "--probe needs a token; set the environment variable AOS_TOKEN to one that AOS accepts"
         )
-    stack_id, action_id = arguments.probe
-    from gateway.cli.check import run
+    import asyncio
 
-    return run(config, stack_id, action_id, Secret(token))
+    from gateway.cli.check import probe
+
+    return asyncio.run(probe(config, *arguments.probe, token=Secret(token)))
 
 
 def _purge(arguments: argparse.Namespace) -> int:
     from gateway.cli.purge import run
     from gateway.config.address import TcpAddress, parse_address
-    from gateway.config.errors import shorten
     from gateway.config.load import admin_token
     from gateway.core.aos.route import is_id
 
     address = parse_address(arguments.admin)
     if isinstance(address, TcpAddress) and address.port == 0:
-        raise _UsageError(
+        raise ConfigError(
             f"--admin {address} has port 0; write the port of the gateway's server.admin_listen"
         )
     if not is_id(os.fsencode(arguments.stack_id)):
-        raise _UsageError(
+        raise ConfigError(
             f"STACK_ID = {shorten(arguments.stack_id)} is not a stack id; write one stack's whole id, "
             "1 to 64 of A-Z a-z 0-9 . _ ~ -"
         )

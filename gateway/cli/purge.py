@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-import sys
 from typing import Final
 
-from gateway.cli.client import Client, NoResponseError, Response
+from gateway.cli.arguments import complain
+from gateway.cli.client import NoResponseError, Response, connect
 from gateway.config.address import Address
 from gateway.config.errors import one_line
 from gateway.config.secret import Secret
@@ -18,7 +18,7 @@ def run(address: Address, stack_id: str, token: Secret) -> int:
 
     Args:
         address: the gateway's admin address.
-        stack_id: the stack; see `route.is_id`.
+        stack_id: see `route.is_id`.
         token: the gateway's `server.admin_token`; empty to send none.
 
     Returns:
@@ -27,7 +27,7 @@ def run(address: Address, stack_id: str, token: Secret) -> int:
     try:
         response = asyncio.run(_post(address, stack_id, token))
     except NoResponseError as exc:
-        return _failed(
+        return complain(
             f"cannot purge over {address}: {exc}; --admin has to be the gateway's server.admin_listen"
         )
     status = response.status
@@ -36,18 +36,18 @@ def run(address: Address, stack_id: str, token: Secret) -> int:
             print(one_line(f"invalidated: every stored entry of stack {stack_id}"))
             return 0
         case 401, _:
-            return _failed(
+            return complain(
                 "not allowed to purge (401); set AOS_GATEWAY_SERVER__ADMIN_TOKEN to the gateway's own value"
             )
         case _, {"message": str(message)}:
-            return _failed(f"not purged ({status}): {message[:200]}")
+            return complain(f"not purged ({status}): {message[:200]}")
         case _:
-            return _failed(f"not purged ({status}): the answer is not the gateway's; check --admin")
+            return complain(f"not purged ({status}): the answer is not the gateway's; check --admin")
 
 
 async def _post(address: Address, stack_id: str, token: Secret) -> Response:
     fields = {"Authorization": f"Bearer {token.reveal()}"} if token else {}
-    async with Client(address) as client:
+    async with connect(address) as client:
         body = json.dumps({"stack_id": stack_id}).encode()
         return await client.send("POST", "/purge", fields, _TIMEOUT_S, body)
 
@@ -57,8 +57,3 @@ def _members(body: bytes) -> object:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
-
-
-def _failed(line: str) -> int:
-    print(one_line(f"aos-gateway: {line}"), file=sys.stderr)
-    return 1

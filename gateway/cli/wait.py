@@ -15,10 +15,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from gateway.cli.client import Client, NoResponseError, Response, TooLargeError
+from gateway.cli.arguments import complain
+from gateway.cli.client import Client, NoResponseError, Response, TooLargeError, connect
 from gateway.cli.wait_pace import Pace
 from gateway.cli.wait_report import Progress, Report, elapsed, progress_of
-from gateway.config.address import UnixAddress, UpstreamUrl, address_of, upstream_url_of
+from gateway.config.address import Address, UpstreamUrl, address_of, upstream_url_of
 from gateway.config.errors import ConfigError, InvalidValue, one_line, shorten
 from gateway.config.secret import Secret
 from gateway.config.sources import secret_in_file
@@ -53,7 +54,6 @@ _ENDS: Final = {
     "Cancelled": Outcome.CANCELLED,
     "ForceCancelled": Outcome.CANCELLED,
 }
-_ENDED: Final = frozenset(_ENDS.values())
 
 
 class WaitOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class WaitOptions(msgspec.Struct, frozen=True, kw_only=True):
         as_json: print one JSON object at the end, and everything else to standard error.
     """
 
-    gateway: UpstreamUrl | UnixAddress
+    gateway: UpstreamUrl | Address
     stack_id: str
     action_id: str
     token: Secret
@@ -86,11 +86,8 @@ def read_options(
 
     Args:
         gateway: http or https URL, or `unix:/path`.
-        ids: of the stack and of the action.
         timeout: like "20m", "1h30m", "90s" or "90".
-        token_file: holds the token; beats the variable AOS_TOKEN.
-        environ: like `os.environ`.
-        as_json: see `WaitOptions`.
+        token_file: beats the variable AOS_TOKEN.
 
     Raises:
         ConfigError: one line with the option and the remedy, without the token.
@@ -102,7 +99,6 @@ def read_options(
         url = address_of(gateway) if gateway.startswith("unix:") else upstream_url_of(gateway)
     except InvalidValue as exc:
         raise ConfigError(f"--gateway {exc.value} {exc.remedy}") from exc
-    assert isinstance(url, UpstreamUrl | UnixAddress)
     token = environ.get("AOS_TOKEN", "")
     if token_file is not None:
         token = secret_in_file("--token-file", token_file)
@@ -122,11 +118,7 @@ def read_options(
 
 
 def run(options: WaitOptions) -> int:
-    """Wait for the end; print what changes, and the end.
-
-    Returns:
-        The exit code, a value of `Outcome`.
-    """
+    """Wait for the end; print what changes, and the end; return the exit code, a value of `Outcome`."""
     report = Report(sys.stderr if options.as_json else sys.stdout)
     watch = Watch(options, report)
     try:
@@ -135,45 +127,34 @@ def run(options: WaitOptions) -> int:
         report.close()
     if options.as_json:
         print(msgspec.json.encode(watch.result(outcome, line)).decode())
-    if outcome not in _ENDED:
-        print(one_line(f"aos-gateway: {line}"), file=sys.stderr)
+    if outcome not in _ENDS.values():
+        complain(line)
     elif not options.as_json:
         print(one_line(line))
     return outcome.value
 
 
 class Watch:
-    """Polls one execution until it has ended.
-
-    Args:
-        options: what to wait for.
-        report: shows what changes.
-    """
+    """Polls one execution until it has ended."""
 
     def __init__(self, options: WaitOptions, report: Report) -> None:
         self._options = options
         self._report = report
-        self._path = (
-            f"/v2/stacks/{quote(options.stack_id, safe='')}/actions/{quote(options.action_id, safe='')}"
-        )
+        stack_id, action_id = (quote(each, safe="") for each in (options.stack_id, options.action_id))
+        self._path = f"/v2/stacks/{stack_id}/actions/{action_id}"
         self._pace = Pace()
         self._body = b""
-        self._record: Any = None
         self._etag = ""
         self._progress: Progress | None = None
         self._is_delete = False
         self._trouble = ""
 
     async def until_end(self) -> tuple[Outcome, str]:
-        """Wait for the end.
-
-        Returns:
-            How it ended, and a line about it.
-        """
+        """Wait for the end; return how it ended, and a line about it."""
         timeout_s = self._options.timeout_s
         clock = asyncio.create_task(self._report.keep_time())
         try:
-            async with asyncio.timeout(timeout_s), Client(self._options.gateway) as client:
+            async with asyncio.timeout(timeout_s), connect(self._options.gateway) as client:
                 while (end := await self._poll(client)) is None:
                     pass
                 return end
@@ -188,6 +169,10 @@ class Watch:
     def result(self, outcome: Outcome, line: str) -> dict[str, Any]:
         """Return what `--json` prints."""
         progress = self._progress or Progress()
+        try:
+            record = msgspec.json.decode(self._body)
+        except (msgspec.DecodeError, RecursionError):
+            record = None
         return {
             "stack_id": self._options.stack_id,
             "action_id": self._options.action_id,
@@ -197,7 +182,7 @@ class Watch:
             "phase": progress.phase or None,
             "progress": progress.percent,
             "elapsed_s": round(self._report.elapsed_s, 3),
-            "record": self._record,
+            "record": record,
         }
 
     async def _poll(self, client: Client) -> tuple[Outcome, str] | None:
@@ -257,10 +242,6 @@ class Watch:
             return Outcome.ERROR, f"the answer is no execution record ({record.value}); check --gateway"
         if response.body != self._body:
             self._pace.start_over()
-        try:
-            self._record = msgspec.json.decode(response.body)
-        except (msgspec.DecodeError, RecursionError):
-            self._record = None
         self._body = response.body
         self._etag = (first(response.fields, b"etag") or b"").decode("latin-1")
         self._progress = progress_of(response.body, record.phase)

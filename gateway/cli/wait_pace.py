@@ -33,14 +33,7 @@ class Pace:
         return pause_s
 
     def after(self, status: int, fields: Fields, body: bytes, now_s: float) -> float:
-        """Return the pause after a response.
-
-        Args:
-            status: of the response.
-            fields: of the response.
-            body: of the response, without content coding.
-            now_s: wall clock.
-        """
+        """Return the pause after a response whose body has no content coding; `now_s` is wall clock."""
         wait_s = retry_after_s(fields, now_s)
         if status == 429:
             if wait_s is None:

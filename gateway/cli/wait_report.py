@@ -58,12 +58,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 def progress_of(body: bytes, phase: str | None) -> Progress:
-    """Return how far a record's execution is.
-
-    Args:
-        body: the record; where its fields have other types than AOS's, only the phase is used.
-        phase: of the whole.
-    """
+    """Return how far a record's execution is; only its phase where fields have other types than AOS's."""
     try:
         status = _decoder.decode(body).status or _Status()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -84,11 +79,7 @@ def progress_of(body: bytes, phase: str | None) -> Progress:
 
 
 class Report:
-    """Prints what changes.
-
-    Args:
-        out: a terminal or anything else.
-    """
+    """Prints what changes, on a terminal or anything else."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -102,12 +93,7 @@ class Report:
         return time.monotonic() - self._started_s
 
     def show(self, progress: Progress | None, trouble: str = "") -> None:
-        """Print the progress, if it has changed.
-
-        Args:
-            progress: of the last record; ``None`` before the first.
-            trouble: why the last request brought no record; "" when it did.
-        """
+        """Print the last record's progress, and why the last request brought none, if that has changed."""
         parts = (str(progress) if progress else "", f"({one_line(trouble)}; asking again)" if trouble else "")
         line = "  ".join(filter(None, parts))
         if line == self._line:

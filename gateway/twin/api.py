@@ -9,30 +9,21 @@ import msgspec
 from aiohttp import web
 
 from gateway.twin import element_records, records, replies, requests, stack_records
-from gateway.twin.body import read_body
-from gateway.twin.delivery import deliver
-from gateway.twin.effects import Facts
-from gateway.twin.model import Refusal, RefusedError
+from gateway.twin.fault_book import Facts
+from gateway.twin.model import NameTakenError, RefusedError
+from gateway.twin.records import Json, dump
 from gateway.twin.replies import Reply
-from gateway.twin.routes import Match, Route, has_bad_id, match, path_of
+from gateway.twin.routes import Match, Route, match, path_of
 from gateway.twin.stack import Execution, Lifecycle, Order, Stack
-from gateway.twin.tokens import project_of, user_of
+from gateway.twin.tokens import digest, project_of, user_of
+from gateway.twin.wire import deliver, read_body
 from gateway.twin.world import World
 
+MAX_BODY_BYTES: Final = 1_048_576
+_MAX_LISTED_STACKS: Final = 100
 _LISTED_EXECUTIONS: Final = 10
-_REFUSALS: Final = {
-    Refusal.NAME_TAKEN: replies.older_aos_error(
-        400,
-        "02030008",
-        "The request body is invalid, please check. Error: The stack name is already existed.",
-    ),
-    Refusal.TOO_MANY_STACKS: replies.bad_request(
-        "The number of stacks has reached its limit.", "SVCSTG.AOS.4000011"
-    ),
-    Refusal.BUSY: replies.bad_request("The stack is executing another lifecycle.", "SVCSTG.AOS.4000011"),
-    Refusal.IDLE: replies.bad_request("The stack executes no lifecycle.", "SVCSTG.AOS.4000011"),
-}
-_TOO_LARGE: Final = replies.bad_request("The request body is too large.", "SVCSTG.AOS.4001101")
+# Records from this size on are sent as gzip if that is accepted.
+_GZIP_MIN_BYTES: Final = 512
 
 
 class Api:
@@ -47,7 +38,7 @@ class Api:
         path = path_of(request.raw_path)
         found = match(request.method, path)
         request_id = world.next_request_id()
-        world.received[found.route] += 1
+        world.received[found.route.label] += 1
         tokens = request.headers.getall("X-Auth-Token", [])
         token = tokens[0] if len(tokens) == 1 else ""
         facts = Facts(
@@ -58,13 +49,16 @@ class Api:
             request_id=request_id,
         )
         effects = world.faults.take(facts, world.clock.now_s())
-        body = await read_body(request, world.profile.max_body_bytes)
+        body = await read_body(request, MAX_BODY_BYTES)
         delay_s = effects.delay_s + world.latency_s()
         if delay_s:
             await asyncio.sleep(delay_s)
         reply = effects.reply or self._answer(request, found, token, body, request_id)
-        world.answered[found.route, reply.status] += 1
-        return await deliver(request, reply, effects, request_id, closes=body is None)
+        world.answered[found.route.label, reply.status] += 1
+        response = await deliver(request, reply, effects, request_id)
+        if body is None:
+            response.force_close()
+        return response
 
     def _answer(
         self, request: web.BaseRequest, found: Match, token: str, body: bytes | None, request_id: str
@@ -74,22 +68,25 @@ class Api:
             return replies.unknown_api(request_id)
         if not token:
             return replies.unauthorized(request_id, "x-auth-token not found")
-        if token in self._world.revoked:
+        if digest(token) in self._world.revoked:
             return replies.unauthorized(request_id, "decrypt token fail")
-        if has_bad_id(found):
+        if any(not 1 <= len(each) <= 64 for each in found.ids):
+            # API page aos_02_0033, table 1.
             return replies.bad_request("An id must be 1 to 64 characters long.")
         if body is None:
-            return _TOO_LARGE
+            return replies.bad_request("The request body is too large.", "SVCSTG.AOS.4001101")
         try:
             return self._called(request, found, project_of(token), body)
         except requests.BadBodyError as exc:
             return replies.bad_request(str(exc))
+        except NameTakenError as exc:
+            return replies.invalid_body(str(exc))
         except RefusedError as exc:
-            return _REFUSALS[exc.why]
+            return replies.bad_request(str(exc), "SVCSTG.AOS.4000011")
         except Exception as exc:
             # Only the type: a message could contain what the caller sent.
-            logging.getLogger("gateway.twin").error("twin: %s in %s", type(exc).__name__, found.route.value)
-            return replies.server_error()
+            logging.getLogger("gateway.twin").error("twin: %s in %s", type(exc).__name__, found.route.label)
+            return replies.SERVER_ERROR
 
     def _called(self, request: web.BaseRequest, found: Match, project: str, body: bytes) -> Reply:
         world, now_s = self._world, self._world.clock.now_s()
@@ -99,9 +96,9 @@ class Api:
             case Route.LIST_STACKS:
                 return self._list_stacks(project, request.query.get("project_id", project), now_s)
             case _:
-                stack = world.model.stack(project, found.stack_id, now_s)
+                stack = world.model.stack(project, found.ids[0], now_s)
         if stack is None:
-            return replies.not_found()
+            return replies.NOT_FOUND
         match found.route:
             case Route.GET_STACK:
                 return self._ok(stack_records.single_stack(stack, now_s))
@@ -113,29 +110,27 @@ class Api:
                 return self._run_lifecycle(stack, body, now_s)
             case Route.LIST_EXECUTIONS:
                 count = 1 if requests.read_flag("last", request.query.get("last")) else _LISTED_EXECUTIONS
-                found_executions = stack.newest(count)
-                return self._ok(
-                    [records.listed(stack, one, now_s, world.profile) for one in found_executions]
-                )
+                newest = stack.newest(count)
+                return self._ok([records.listed(stack, each, now_s, world.profile) for each in newest])
             case Route.GET_EXECUTION:
-                execution = stack.executions.get(found.item_id)
-                return self._record(request, stack, execution, now_s) if execution else replies.not_found()
+                execution = stack.executions.get(found.ids[1])
+                return self._record(request, stack, execution, now_s) if execution else replies.NOT_FOUND
             case Route.LIST_ELEMENTS:
                 return self._ok(element_records.elements(stack, now_s))
             case Route.GET_ELEMENT:
-                element = element_records.element(stack, found.item_id, now_s)
-                return self._ok(element) if element else replies.not_found()
+                element = element_records.element(stack, found.ids[1], now_s)
+                return self._ok(element) if element else replies.NOT_FOUND
             case Route.OUTPUTS:
                 return self._ok(element_records.outputs(stack, now_s))
             case Route.INPUTS:
                 return self._ok(element_records.inputs(stack))
             case Route.UNKNOWN:
-                return replies.not_found()
+                return replies.NOT_FOUND
             case _ as never:
                 assert_never(never)
 
-    def _ok(self, value: records.Json | list[records.Json], status: int = 200) -> Reply:
-        return replies.json_reply(status, value, compact=self._world.profile.compact)
+    def _ok(self, value: Json | list[Json], status: int = 200) -> Reply:
+        return Reply(status=status, body=dump(value, compact=self._world.profile.compact))
 
     def _started(self, execution: Execution) -> Reply:
         return self._ok({"action_id": execution.name, "last_action_id": execution.last_action_id})
@@ -150,7 +145,7 @@ class Api:
     def _list_stacks(self, project: str, wanted: str, now_s: float) -> Reply:
         """List the newest stacks; of another project the caller sees none."""
         stacks = self._world.model.stacks(project, now_s) if wanted == project else []
-        newest = stacks[: -self._world.profile.max_listed_stacks - 1 : -1]
+        newest = stacks[: -_MAX_LISTED_STACKS - 1 : -1]
         return self._ok([stack_records.listed_stack(stack, now_s) for stack in newest])
 
     def _run_lifecycle(self, stack: Stack, body: bytes, now_s: float) -> Reply:
@@ -163,9 +158,8 @@ class Api:
         return self._started(model.start(stack, order, now_s))
 
     def _record(self, request: web.BaseRequest, stack: Stack, execution: Execution, now_s: float) -> Reply:
-        profile = self._world.profile
-        reply = self._ok(records.single(stack, execution, now_s, profile))
-        if profile.gzip_min_bytes is None or len(reply.body) < profile.gzip_min_bytes:
+        reply = self._ok(records.single(stack, execution, now_s, self._world.profile))
+        if len(reply.body) < _GZIP_MIN_BYTES:
             return reply
         if not _accepts_gzip(request.headers.getall("Accept-Encoding", [])):
             return msgspec.structs.replace(reply, headers=(("Vary", "Accept-Encoding"),))

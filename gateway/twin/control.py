@@ -13,23 +13,21 @@ POST   /reset       back to the start
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import msgspec
 import orjson
 from aiohttp import web
 
 from gateway.config.address import is_loopback_host
-from gateway.twin.body import read_body
-from gateway.twin.fault_book import TooManyFaultsError
+from gateway.twin.fault_book import MAX_FAULTS, TooManyFaultsError
 from gateway.twin.faults import KINDS, Fault
-from gateway.twin.records import Json
+from gateway.twin.records import Json, rfc3339_micro
 from gateway.twin.requests import MAX_DURATION_S, BadBodyError, outcome_of
 from gateway.twin.stack import Ending
-from gateway.twin.timestamps import rfc3339_micro
+from gateway.twin.tokens import digest
+from gateway.twin.wire import read_body
 from gateway.twin.world import World
-
-_T = TypeVar("_T")
 
 _MAX_BODY_BYTES: Final = 65_536
 _MAX_LISTED: Final = 1_000
@@ -61,15 +59,15 @@ class Control:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._calls: dict[tuple[str, str], Callable[[bytes, str], Any]] = {
-            ("GET", "/state"): self._state,
-            ("GET", "/executions"): self._executions,
-            ("POST", "/faults"): self._add_fault,
-            ("DELETE", "/faults"): self._clear_faults,
-            ("POST", "/clock"): self._move_clock,
-            ("POST", "/revoke"): self._revoke,
-            ("POST", "/outcome"): self._force_outcome,
-            ("POST", "/reset"): self._reset,
+        self._calls: dict[str, Callable[[bytes, str], Any]] = {
+            "GET /state": self._state,
+            "GET /executions": self._executions,
+            "POST /faults": self._add_fault,
+            "DELETE /faults": self._clear_faults,
+            "POST /clock": self._move_clock,
+            "POST /revoke": self._revoke,
+            "POST /outcome": self._force_outcome,
+            "POST /reset": self._reset,
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -79,10 +77,9 @@ class Control:
                 403, {"error": "the control address is not for web pages: use a loopback Host, no Origin"}
             )
         path, _, query = request.raw_path.partition("?")
-        call = self._calls.get((request.method, path))
+        call = self._calls.get(f"{request.method} {path}")
         if call is None:
-            known = ", ".join(f"{method} {known}" for method, known in self._calls)
-            return _response(404, {"error": f"unknown call; there are {known}"})
+            return _response(404, {"error": f"unknown call; there are {', '.join(self._calls)}"})
         body = await read_body(request, _MAX_BODY_BYTES)
         if body is None:
             response = _response(413, {"error": f"the body is larger than {_MAX_BODY_BYTES} bytes"})
@@ -93,8 +90,7 @@ class Control:
         except (BadBodyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             return _response(400, {"error": str(exc)})
         except TooManyFaultsError:
-            limit = self._world.profile.max_faults
-            return _response(409, {"error": f"{limit} faults wait already; DELETE /faults first"})
+            return _response(409, {"error": f"{MAX_FAULTS} faults wait already; DELETE /faults first"})
 
     def _state(self, _body: bytes, _query: str) -> Json:
         world, now_s = self._world, self._world.clock.now_s()
@@ -102,7 +98,7 @@ class Control:
         executions = [execution for stack in stacks for execution in stack.executions.values()]
         answered: dict[str, dict[str, int]] = {}
         for (route, status), count in sorted(world.answered.items()):
-            answered.setdefault(route.value, {})[str(status)] = count
+            answered.setdefault(route, {})[str(status)] = count
         return {
             "profile": world.profile.name,
             "seed": world.seed,
@@ -113,9 +109,9 @@ class Control:
             "executions": len(executions),
             "under_way": sum(execution.is_under_way(now_s) for execution in executions),
             "faults": [msgspec.to_builtins(fault) for fault in world.faults.waiting(now_s)],
-            "forced_outcomes": world.model.forced_endings,
+            "forced_outcomes": len(world.model.forced),
             "revoked_tokens": len(world.revoked),
-            "received": {route.value: count for route, count in sorted(world.received.items())},
+            "received": dict(sorted(world.received.items())),
             "answered": answered,
         }
 
@@ -147,29 +143,28 @@ class Control:
         return {"faults": []}
 
     def _move_clock(self, body: bytes, _query: str) -> Json:
-        wanted, clock = _decoded(body, _Clock), self._world.clock
+        wanted, clock = msgspec.json.decode(body or b"{}", type=_Clock), self._world.clock
         if wanted.frozen is not None:
             (clock.freeze if wanted.frozen else clock.thaw)()
         clock.advance(wanted.advance_s)
         return {"now": rfc3339_micro(clock.now_s()), "frozen": clock.is_frozen}
 
     def _revoke(self, body: bytes, _query: str) -> Json:
-        return {"revoked": self._world.revoked.add(_decoded(body, _Revoke).token)}
+        revoked = digest(msgspec.json.decode(body or b"{}", type=_Revoke).token)
+        if revoked not in self._world.revoked:
+            self._world.revoked.append(revoked)
+        return {"revoked": revoked}
 
     def _force_outcome(self, body: bytes, _query: str) -> Json:
-        wanted = _decoded(body, _Outcome)
+        wanted = msgspec.json.decode(body or b"{}", type=_Outcome)
         outcome = None if wanted.outcome is None else outcome_of(wanted.outcome)
         ending = Ending(outcome=outcome, duration_s=wanted.duration_s)
-        self._world.model.force_ending(ending, wanted.count)
-        return {"forced_outcomes": self._world.model.forced_endings}
+        self._world.model.forced = [ending] * wanted.count
+        return {"forced_outcomes": wanted.count}
 
     def _reset(self, body: bytes, query: str) -> Json:
         self._world.reset()
         return self._state(body, query)
-
-
-def _decoded(body: bytes, kind: type[_T]) -> _T:
-    return msgspec.json.decode(body or b"{}", type=kind)
 
 
 def _is_local(request: web.BaseRequest) -> bool:

@@ -7,9 +7,8 @@ from typing import Any, Final
 
 from gateway.twin.lifecycle import SubView
 from gateway.twin.phases import Phase
-from gateway.twin.records import Json, action_status
+from gateway.twin.records import Json, action_status, rfc3339
 from gateway.twin.stack import Execution, Stack
-from gateway.twin.timestamps import rfc3339
 
 _SECRET_WORDS: Final = ("password", "passwd", "secret", "token")
 _ELEMENT_TYPES: Final = {"vpc": "HuaweiCloud.VPC.VPC", "subnet": "HuaweiCloud.VPC.Subnet"}

@@ -9,22 +9,50 @@ from typing import Final
 
 import msgspec
 
-from gateway.twin.effects import Effects, Facts
-from gateway.twin.faults import (
-    Cut,
-    Fault,
-    Header,
-    Latency,
-    RateLimited,
-    SlowBody,
-    Status,
-    Throttle,
-    Truncated,
-)
-from gateway.twin.replies import Reply, aos_error, apigw_error, html_error, throttled
+from gateway.twin import faults, replies
+from gateway.twin.faults import Fault
+from gateway.twin.replies import Headers, Reply
 
+MAX_FAULTS: Final = 64
 # Bound of the callers that one throttle counts in one window.
 _MAX_COUNTED: Final = 10_000
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """The request, as faults see it.
+
+    Attributes:
+        user: digest of the token's user; "" without a token.
+        peer: address of the other side.
+    """
+
+    method: str
+    path: str
+    user: str
+    peer: str
+    request_id: str
+
+
+class Effects(msgspec.Struct, kw_only=True):
+    """What faults do to one response.
+
+    Attributes:
+        delay_s: before the response, real seconds.
+        reply: to send instead of the model's; None for the model's.
+        headers: to add.
+        keep_share: of the body to send, framed as whole; None for all.
+        cut_share: of the body to send before the connection is cut; None for no cut.
+        cut_before_head: cut without any response.
+        bytes_per_s: rate of the body; None for no limit.
+    """
+
+    delay_s: float = 0.0
+    reply: Reply | None = None
+    headers: Headers = ()
+    keep_share: float | None = None
+    cut_share: float | None = None
+    cut_before_head: bool = False
+    bytes_per_s: int | None = None
 
 
 class TooManyFaultsError(Exception):
@@ -43,22 +71,27 @@ class _Waiting(msgspec.Struct, kw_only=True):
     def is_over(self, now_s: float) -> bool:
         return self.left == 0 or (self.ends_s is not None and now_s >= self.ends_s)
 
+    def matches(self, facts: Facts, now_s: float) -> bool:
+        return (
+            not self.is_over(now_s)
+            and fnmatchcase(facts.path, self.fault.path)
+            and fnmatchcase(facts.method, self.fault.method)
+        )
+
 
 class FaultBook:
     """The faults that wait for requests, oldest first."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._waiting: list[_Waiting] = []
 
     def add(self, fault: Fault, now_s: float) -> None:
         """Add a fault.
 
         Raises:
-            TooManyFaultsError: when `limit` faults wait already.
+            TooManyFaultsError: when `MAX_FAULTS` wait already.
         """
-        self.drop_expired(now_s)
-        if len(self._waiting) >= self._limit:
+        if len(self.waiting(now_s)) >= MAX_FAULTS:
             raise TooManyFaultsError
         ends_s = None if fault.duration_s is None else now_s + fault.duration_s
         self._waiting.append(_Waiting(fault=fault, ends_s=ends_s, left=fault.count))
@@ -67,30 +100,17 @@ class FaultBook:
         """Remove all faults."""
         self._waiting.clear()
 
-    def drop_expired(self, now_s: float) -> None:
-        """Remove the faults whose count or time is used up."""
-        self._waiting = [waiting for waiting in self._waiting if not waiting.is_over(now_s)]
-
     def waiting(self, now_s: float) -> list[Fault]:
-        """Return the faults that can still act, oldest first."""
-        self.drop_expired(now_s)
+        """Return the faults whose count and time are not used up, oldest first; drop the others."""
+        self._waiting = [waiting for waiting in self._waiting if not waiting.is_over(now_s)]
         return [waiting.fault for waiting in self._waiting]
 
     def take(self, facts: Facts, now_s: float) -> Effects:
-        """Return the effects on one response, and count it.
-
-        Args:
-            facts: the request.
-            now_s: modelled Unix seconds.
-        """
+        """Return the effects on one response, and count it."""
         effects = Effects()
-        if not self._waiting:
-            return effects
-        self.drop_expired(now_s)
         for waiting in self._waiting:
-            fault = waiting.fault
-            matches = fnmatchcase(facts.path, fault.path) and fnmatchcase(facts.method, fault.method)
-            if matches and _apply(waiting, facts, effects, now_s) and waiting.left is not None:
+            acts = waiting.matches(facts, now_s) and _apply(waiting, facts, effects, now_s)
+            if acts and waiting.left is not None:
                 waiting.left -= 1
         return effects
 
@@ -98,45 +118,43 @@ class FaultBook:
 def _apply(waiting: _Waiting, facts: Facts, effects: Effects, now_s: float) -> bool:
     """Apply one fault to a response; False when it has no effect."""
     match waiting.fault:
-        case Latency(delay_s=delay_s):
+        case faults.Latency(delay_s=delay_s):
             effects.delay_s += delay_s
-        case Header(name=name, value=value):
+        case faults.Header(name=name, value=value):
             effects.headers = (*effects.headers, (name, value))
-        case Truncated(share=share):
+        case faults.Truncated(share=share):
             effects.keep_share = share
-        case Cut(share=share, before_head=before_head):
+        case faults.Cut(share=share, before_head=before_head):
             effects.cut_share, effects.cut_before_head = share, before_head
-        case SlowBody(bytes_per_s=bytes_per_s):
+        case faults.SlowBody(bytes_per_s=bytes_per_s):
             effects.bytes_per_s = bytes_per_s
-        case Status() | RateLimited() | Throttle() if effects.reply is not None:
-            return False
-        case Status() as fault:
-            effects.reply = _status_reply(fault, facts.request_id)
-        case RateLimited(retry_after_s=retry_after_s):
-            effects.reply = throttled(facts.request_id, retry_after_s, "user", 200, 1)
-        case Throttle() as fault:
-            if not _is_over_limit(waiting, fault, facts, now_s):
+        case faults.Status() | faults.RateLimited() | faults.Throttle() as fault:
+            reply = None if effects.reply else _reply_of(fault, waiting, facts, now_s)
+            if reply is None:
                 return False
-            effects.reply = throttled(
-                facts.request_id, fault.retry_after_s, fault.per, fault.limit, fault.window_s
-            )
+            effects.reply = replies.retry_after(reply, fault.retry_after_s)
     return True
 
 
-def _status_reply(fault: Status, request_id: str) -> Reply:
-    match fault.shape:
-        case "aos":
-            reply = aos_error(fault.status, f"SVCSTG.AOS.{fault.status}1002", "Modelled failure of AOS.")
-        case "apigw":
-            reply = apigw_error(fault.status, "APIGW.0202", "Backend unavailable", request_id)
-        case "html":
-            reply = html_error(fault.status)
-    if fault.retry_after_s is None:
-        return reply
-    return msgspec.structs.replace(reply, headers=(("Retry-After", str(fault.retry_after_s)),))
+def _reply_of(
+    fault: faults.Status | faults.RateLimited | faults.Throttle, waiting: _Waiting, facts: Facts, now_s: float
+) -> Reply | None:
+    match fault:
+        case faults.Status(status=status, shape="aos"):
+            return replies.aos_error(status, f"SVCSTG.AOS.{status}1002", "Modelled failure of AOS.")
+        case faults.Status(status=status, shape="apigw"):
+            return replies.apigw_error(status, "APIGW.0202", "Backend unavailable", facts.request_id)
+        case faults.Status():
+            return replies.html_error(fault.status)
+        case faults.RateLimited():
+            return replies.throttled(facts.request_id, "user", 200, 1)
+        case faults.Throttle() if _is_over_limit(waiting, fault, facts, now_s):
+            return replies.throttled(facts.request_id, fault.per, fault.limit, fault.window_s)
+        case faults.Throttle():
+            return None
 
 
-def _is_over_limit(waiting: _Waiting, fault: Throttle, facts: Facts, now_s: float) -> bool:
+def _is_over_limit(waiting: _Waiting, fault: faults.Throttle, facts: Facts, now_s: float) -> bool:
     """Count a call in the current window."""
     window = int(now_s // fault.window_s)
     if window != waiting.window:

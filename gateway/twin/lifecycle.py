@@ -2,12 +2,13 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 from random import Random
 from typing import Final
 
 import msgspec
 
-from gateway.twin.phases import BEFORE_END, FAILURES, SUB_OUTCOMES, Phase
+from gateway.twin.phases import BEFORE_END, SUB_OUTCOMES, Phase
 
 _PROGRESS_STEPS: Final = 10
 # The object ends this share of its running time after its last sub-object.
@@ -37,7 +38,7 @@ class SubPlan(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Phase
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Plan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What one execution goes through, in modelled Unix seconds.
 
     Attributes:
@@ -47,8 +48,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         ends_s: when it reaches `outcome`; later than every sub-object's end.
         outcome: its last phase.
         progress: pairs of a time and the percentage reached then, both growing.
-        subs: its sub-objects.
-        changes_s: every moment at which something visible changes, growing.
     """
 
     created_s: float
@@ -58,18 +57,25 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Phase
     progress: tuple[tuple[float, int], ...]
     subs: tuple[SubPlan, ...]
-    changes_s: tuple[float, ...]
+
+    @cached_property
+    def changes_s(self) -> tuple[float, ...]:
+        """Every moment at which something visible changes, growing."""
+        moments = {self.created_s, self.running_s, self.ends_s, *(at_s for at_s, _ in self.progress)}
+        for sub in self.subs:
+            moments.update((sub.starts_s, sub.settles_s))
+        if self.winding_down_s is not None:
+            moments.add(self.winding_down_s)
+        return tuple(sorted(moments))
 
 
 class SubView(msgspec.Struct, frozen=True, kw_only=True):
-    """A sub-object at one moment; `reason` and `message` are empty unless it failed."""
+    """A sub-object at one moment."""
 
     name: str
     phase: Phase
     created_s: float
     updated_s: float
-    reason: str = ""
-    message: str = ""
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +90,6 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     updated_s: float
     subs: tuple[SubView, ...]
     changes: int
-    reason: str = ""
-    message: str = ""
 
 
 def draw_plan(
@@ -120,7 +124,7 @@ def draw_plan(
     ]
     steps[-1] = (running_s + work, 100)
     last_step_s = stop_s if winding_down_s is None else winding_down_s
-    return _plan(
+    return Plan(
         created_s=created_s,
         running_s=running_s,
         winding_down_s=winding_down_s,
@@ -132,46 +136,34 @@ def draw_plan(
 
 
 def cancelled(plan: Plan, now_s: float, linger_s: float) -> Plan:
-    """Return the plan of an execution that is cancelled at `now_s`.
-
-    Args:
-        plan: before the cancel; it must not have ended.
-        now_s: modelled Unix seconds.
-        linger_s: how long it stays in Cancelling, seconds.
-    """
-    settles_s = now_s + linger_s / 2
-    subs = tuple(
-        sub
-        if sub.settles_s <= now_s
-        else msgspec.structs.replace(sub, settles_s=settles_s, outcome=Phase.CANCELLED)
-        for sub in plan.subs
-        if sub.starts_s <= now_s
-    )
-    return _plan(
-        created_s=plan.created_s,
+    """Return the plan of an execution that has not ended and is cancelled: `linger_s` later it has ended."""
+    return msgspec.structs.replace(
+        plan,
         running_s=min(plan.running_s, now_s),
         winding_down_s=now_s,
         ends_s=now_s + linger_s,
         outcome=Phase.CANCELLED,
         progress=tuple(step for step in plan.progress if step[0] <= now_s),
-        subs=subs,
+        subs=tuple(
+            sub
+            if sub.settles_s <= now_s
+            else msgspec.structs.replace(sub, settles_s=now_s + linger_s / 2, outcome=Phase.CANCELLED)
+            for sub in plan.subs
+            if sub.starts_s <= now_s
+        ),
     )
 
 
 def view_at(plan: Plan, now_s: float) -> View:
     """Return what an execution looks like at a moment not before its creation."""
-    phase = _phase_at(plan, now_s)
     changes = bisect_right(plan.changes_s, now_s)
-    reason, message = FAILURES.get(phase, ("", ""))
     reached = bisect_right(plan.progress, now_s, key=lambda step: step[0])
     return View(
-        phase=phase,
+        phase=_phase_at(plan, now_s),
         progress=plan.progress[reached - 1][1] if reached else 0,
         updated_s=plan.changes_s[max(changes - 1, 0)],
         subs=tuple(_sub_at(sub, now_s) for sub in plan.subs if sub.starts_s <= now_s),
         changes=changes,
-        reason=reason,
-        message=message,
     )
 
 
@@ -184,16 +176,12 @@ def _phase_at(plan: Plan, now_s: float) -> Phase:
 
 
 def _sub_at(sub: SubPlan, now_s: float) -> SubView:
-    if now_s < sub.settles_s:
-        return SubView(name=sub.name, phase=Phase.RUNNING, created_s=sub.starts_s, updated_s=sub.starts_s)
-    reason, message = FAILURES.get(sub.outcome, ("", ""))
+    has_settled = now_s >= sub.settles_s
     return SubView(
         name=sub.name,
-        phase=sub.outcome,
+        phase=sub.outcome if has_settled else Phase.RUNNING,
         created_s=sub.starts_s,
-        updated_s=sub.settles_s,
-        reason=reason,
-        message=message,
+        updated_s=sub.settles_s if has_settled else sub.starts_s,
     )
 
 
@@ -218,30 +206,3 @@ def _draw_subs(
             )
         )
     return tuple(subs)
-
-
-def _plan(
-    *,
-    created_s: float,
-    running_s: float,
-    winding_down_s: float | None,
-    ends_s: float,
-    outcome: Phase,
-    progress: tuple[tuple[float, int], ...],
-    subs: tuple[SubPlan, ...],
-) -> Plan:
-    moments = {created_s, running_s, ends_s, *(at_s for at_s, _ in progress)}
-    moments.update(sub.starts_s for sub in subs)
-    moments.update(sub.settles_s for sub in subs)
-    if winding_down_s is not None:
-        moments.add(winding_down_s)
-    return Plan(
-        created_s=created_s,
-        running_s=running_s,
-        winding_down_s=winding_down_s,
-        ends_s=ends_s,
-        outcome=outcome,
-        progress=progress,
-        subs=subs,
-        changes_s=tuple(sorted(moments)),
-    )

@@ -1,8 +1,6 @@
 """Projects, stacks and executions of the twin: no I/O and no clock, all chance from the seed."""
 
 from collections import OrderedDict
-from enum import StrEnum
-from hashlib import blake2b
 from random import Random
 from typing import Final
 from uuid import UUID
@@ -11,8 +9,9 @@ import msgspec
 
 from gateway.twin.lifecycle import Plan, cancelled, draw_plan, view_at
 from gateway.twin.phases import Phase
-from gateway.twin.profiles import Preset, Profile
+from gateway.twin.profiles import EPOCH_S, Preset, Profile
 from gateway.twin.stack import Ending, Execution, Lifecycle, NewStack, Order, Stack
+from gateway.twin.tokens import digest
 
 # How many names of deleted stacks are kept, so that a new stack of the same name gets another id.
 _MAX_REMEMBERED_NAMES: Final = 100_000
@@ -26,25 +25,17 @@ ELEMENT_NAMES: Final = (
     "redis-app",
     "mysql-app",
 )
+_BUSY: Final = "The stack is executing another lifecycle."
 # A forced delete ends a moment after its answer.
 _AT_ONCE: Final = Ending(outcome=Phase.SUCCEEDED, duration_s=0.001)
 
 
-class Refusal(StrEnum):
-    """Why the model rejects a request."""
-
-    NAME_TAKEN = "name_taken"
-    TOO_MANY_STACKS = "too_many_stacks"
-    BUSY = "busy"
-    IDLE = "idle"
-
-
 class RefusedError(Exception):
-    """The model rejects a request in its present state; `why` names the reason."""
+    """The model rejects a request in its present state; the text says why."""
 
-    def __init__(self, why: Refusal) -> None:
-        super().__init__(why.value)
-        self.why = why
+
+class NameTakenError(RefusedError):
+    """The project has a stack of that name."""
 
 
 class Model:
@@ -52,6 +43,9 @@ class Model:
 
     The same seed and the same calls with the same times give the same results, and a stack's values depend on
     its project, name and own history alone, so that unrelated calls may come in any order.
+
+    Attributes:
+        forced: how the next executions of any stack end, unless their requests choose an end; last one first.
     """
 
     def __init__(self, profile: Profile, seed: int) -> None:
@@ -60,9 +54,8 @@ class Model:
         self._seed = seed
         self._stacks: dict[str, Stack] = {}
         self._by_name: dict[tuple[str, str], Stack] = {}
-        self._by_project: dict[str, dict[str, Stack]] = {}
         self._times_made: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._forced: list[Ending] = []
+        self.forced: list[Ending] = []
         if profile.preset is not None:
             self._make_preset(profile.preset)
 
@@ -70,17 +63,17 @@ class Model:
         """Make a stack without any execution.
 
         Raises:
-            RefusedError: NAME_TAKEN or TOO_MANY_STACKS.
+            RefusedError: the name is taken (NameTakenError), or there are too many stacks.
         """
         key = (project, new.name)
         holder = self._by_name.get(key)
         if holder is not None and self.stack(project, holder.guid, now_s) is not None:
-            raise RefusedError(Refusal.NAME_TAKEN)
+            raise NameTakenError("The stack name is already existed.")
         if len(self._stacks) >= self._profile.max_stacks:
             for stack in [stack for stack in self._stacks.values() if stack.is_gone(now_s)]:
                 self._remove(stack)
         if len(self._stacks) >= self._profile.max_stacks:
-            raise RefusedError(Refusal.TOO_MANY_STACKS)
+            raise RefusedError("The number of stacks has reached its limit.")
         times_made = self._times_made.pop(key, 0) + 1
         self._times_made[key] = times_made
         if len(self._times_made) > _MAX_REMEMBERED_NAMES:
@@ -98,7 +91,6 @@ class Model:
         )
         self._stacks[stack.guid] = stack
         self._by_name[key] = stack
-        self._by_project.setdefault(project, {})[stack.guid] = stack
         return stack
 
     def stack(self, project: str, guid: str, now_s: float) -> Stack | None:
@@ -113,7 +105,7 @@ class Model:
 
     def stacks(self, project: str, now_s: float) -> list[Stack]:
         """Return a project's stacks, oldest first."""
-        return [stack for stack in self._by_project.get(project, {}).values() if not stack.is_gone(now_s)]
+        return [stack for stack in self.all_stacks(now_s) if stack.project == project]
 
     def all_stacks(self, now_s: float) -> list[Stack]:
         """Return the stacks of all projects, oldest first."""
@@ -123,55 +115,42 @@ class Model:
         """Start an execution.
 
         Raises:
-            RefusedError: BUSY while another one is running.
+            RefusedError: while another one is running.
         """
         if stack.last is not None and stack.last.is_under_way(now_s):
-            raise RefusedError(Refusal.BUSY)
+            raise RefusedError(_BUSY)
         return self._start(stack, order, now_s)
 
     def cancel(self, stack: Stack, now_s: float) -> Execution:
         """Cancel the running execution; it keeps its record.
 
         Raises:
-            RefusedError: IDLE when none is running.
+            RefusedError: when none is running.
         """
         last = stack.last
         if last is None or not last.is_under_way(now_s):
-            raise RefusedError(Refusal.IDLE)
+            raise RefusedError("The stack executes no lifecycle.")
         if last.view(now_s).phase in (Phase.CANCELLING, Phase.FORCE_CANCELLING):
             # A repeated cancel must not postpone the end.
             return last
         return self._replan(stack, last, cancelled(last.plan, now_s, self._profile.cancel_s), now_s)
 
     def delete(self, stack: Stack, order: Order, now_s: float, *, force: bool) -> Execution:
-        """Start to delete a stack; a running execution is cancelled first.
+        """Start to delete a stack that is not gone; a running execution is cancelled first.
 
-        Args:
-            stack: a stack that is not gone.
-            order: its lifecycle is DELETE.
-            now_s: modelled Unix seconds.
-            force: end a running delete at once.
+        With `force` a running delete ends at once.
 
         Raises:
-            RefusedError: BUSY when it is being deleted already, without `force`.
+            RefusedError: when it is being deleted already, without `force`.
         """
         last = stack.last
         if last is not None and last.is_under_way(now_s):
             if last.order.lifecycle is Lifecycle.DELETE:
                 if not force:
-                    raise RefusedError(Refusal.BUSY)
+                    raise RefusedError(_BUSY)
                 order = msgspec.structs.replace(order, ending=_AT_ONCE)
             self._replan(stack, last, cancelled(last.plan, now_s, 0.0), now_s)
         return self._start(stack, order, now_s)
-
-    def force_ending(self, ending: Ending, count: int) -> None:
-        """Let the next `count` executions of any stack end like this, unless their requests choose an end."""
-        self._forced = [ending] * count
-
-    @property
-    def forced_endings(self) -> int:
-        """How many executions to come have a forced end."""
-        return len(self._forced)
 
     def _replan(self, stack: Stack, execution: Execution, plan: Plan, now_s: float) -> Execution:
         # The version continues, although the new plan counts its changes from the start.
@@ -184,12 +163,12 @@ class Model:
 
     def _start(self, stack: Stack, order: Order, now_s: float) -> Execution:
         rng = Random(f"{stack.guid}/{stack.started}")
-        number = rng.getrandbits(32)
-        while f"{stack.new.name}-{number}" in stack.executions:
-            number = rng.getrandbits(32)
+        while (name := f"{stack.new.name}-{rng.getrandbits(32)}") in stack.executions:
+            pass
         # Drawn even if not needed, so that a forced end changes nothing else.
-        drawn = _drawn(rng, self._profile.outcome_shares)
-        ending = self._forced.pop() if self._forced and order.ending.outcome is None else order.ending
+        phases, shares = zip(*self._profile.outcome_shares, strict=True)
+        drawn = rng.choices(phases, shares)[0]
+        ending = self.forced.pop() if self.forced and order.ending.outcome is None else order.ending
         pace = self._profile.delete_pace if order.lifecycle is Lifecycle.DELETE else self._profile.pace
         plan = draw_plan(
             rng,
@@ -201,8 +180,7 @@ class Model:
         )
         last = stack.last
         execution = Execution(
-            name=f"{stack.new.name}-{number}",
-            number=number,
+            name=name,
             uid=_uuid(rng),
             location=f"172.16.{rng.randrange(256)}.{rng.randrange(1, 255)}",
             revision=stack.started + 1,
@@ -221,16 +199,12 @@ class Model:
     def _remove(self, stack: Stack) -> None:
         del self._stacks[stack.guid]
         del self._by_name[stack.project, stack.new.name]
-        remaining = self._by_project[stack.project]
-        del remaining[stack.guid]
-        if not remaining:
-            del self._by_project[stack.project]
 
     def _make_preset(self, preset: Preset) -> None:
         """Make the history before the start: each execution ends before the next begins."""
         longest_s = 2 * (self._profile.pace.pending_s[1] + self._profile.pace.running_s[1])
-        begin_s = self._profile.epoch_s - longest_s * (preset.executions_per_stack + 1)
-        template_id = str(UUID(bytes=blake2b(preset.project.encode(), digest_size=16).digest()))
+        begin_s = EPOCH_S - longest_s * (preset.executions_per_stack + 1)
+        template_id = str(UUID(digest(preset.project)))
         for i in range(preset.stacks):
             new = NewStack(name=f"{preset.project}-{i:04d}", template_id=template_id)
             stack = self.create_stack(preset.project, new, begin_s)
@@ -239,12 +213,8 @@ class Model:
                 self._start(stack, Order(lifecycle=lifecycle), begin_s + longest_s * k)
             if i < preset.running_stacks:
                 ending = Ending(outcome=Phase.SUCCEEDED, duration_s=preset.running_s)
-                self._start(stack, Order(lifecycle=Lifecycle.UPGRADE, ending=ending), self._profile.epoch_s)
+                self._start(stack, Order(lifecycle=Lifecycle.UPGRADE, ending=ending), EPOCH_S)
 
 
 def _uuid(rng: Random) -> str:
     return str(UUID(int=rng.getrandbits(128), version=4))
-
-
-def _drawn(rng: Random, shares: tuple[tuple[Phase, float], ...]) -> Phase:
-    return rng.choices([phase for phase, _ in shares], [share for _, share in shares])[0]

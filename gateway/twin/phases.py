@@ -36,7 +36,14 @@ BEFORE_END: Final = {
     Phase.CANCEL_FAILED: Phase.CANCELLING,
     Phase.PAUSED: Phase.PAUSING,
 }
+# Members of the status of an object that has failed.
 FAILURES: Final = {
-    Phase.FAILED: ("ExecuteFailed", "The execution failed: modelled failure of an element."),
-    Phase.CANCEL_FAILED: ("CancelFailed", "The execution could not be cancelled: modelled failure."),
+    Phase.FAILED: {
+        "message": "The execution failed: modelled failure of an element.",
+        "reason": "ExecuteFailed",
+    },
+    Phase.CANCEL_FAILED: {
+        "message": "The execution could not be cancelled: modelled failure.",
+        "reason": "CancelFailed",
+    },
 }

@@ -8,14 +8,12 @@ from gateway.twin.faults import Throttle
 from gateway.twin.lifecycle import Pace
 from gateway.twin.phases import Phase
 
-Range = tuple[float, float]
-
 # A fixed start makes timestamps repeat: 2024-01-01T00:00:00Z.
 EPOCH_S: Final = 1_704_067_200.0
 
 
-class UnknownProfileError(ValueError):
-    """There is no profile of that name; the text is one line that lists those there are."""
+class TwinError(Exception):
+    """The twin cannot start; the text is one line with the reason and the remedy."""
 
 
 class Preset(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +39,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: what `--profile` selects.
-        epoch_s: modelled time when the twin starts, Unix seconds.
         pace: how long an execution takes.
         delete_pace: how long a delete takes until the stack is gone.
         cancel_s: from a cancel call to the end of the execution, seconds.
@@ -51,37 +48,24 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         status_delay_s: a record younger than this has no `status` yet, seconds.
         with_kind: whether records have `kind` and `apiVersion` (published examples differ).
         compact: JSON without white space; otherwise indented by two.
-        object_data_bytes: length of `spec.objectData`; 0 for the masked "*****".
-        gzip_min_bytes: records from this size on are sent as gzip if accepted; None for never.
         max_stacks: bound of stacks over all projects.
         max_executions_per_stack: bound of records kept for a stack; the oldest go first.
-        max_listed_stacks: bound of one list.
-        max_body_bytes: bound of a request body.
-        max_faults: bound of faults that wait at the same time.
-        max_revoked_tokens: bound of revocations; the oldest go first.
         throttles: limits of the API gateway from the start, faults like any other.
         preset: what exists at the start; None for nothing.
     """
 
     name: str
-    epoch_s: float = EPOCH_S
     pace: Pace
     delete_pace: Pace
     cancel_s: float = 1.0
     outcome_shares: tuple[tuple[Phase, float], ...] = ((Phase.SUCCEEDED, 1.0),)
     sub_objects: tuple[int, int] = (3, 3)
-    latency_s: Range = (0.0, 0.0)
+    latency_s: tuple[float, float] = (0.0, 0.0)
     status_delay_s: float = 0.0
     with_kind: bool = True
     compact: bool = False
-    object_data_bytes: int = 0
-    gzip_min_bytes: int | None = 512
     max_stacks: int = 1_000
     max_executions_per_stack: int = 100
-    max_listed_stacks: int = 100
-    max_body_bytes: int = 1_048_576
-    max_faults: int = 64
-    max_revoked_tokens: int = 10_000
     throttles: tuple[Throttle, ...] = ()
     preset: Preset | None = None
 
@@ -132,13 +116,10 @@ PROFILES: Final = {profile.name: profile for profile in (DEMO, LOAD, REALISTIC, 
 def profile_named(name: str) -> Profile:
     """Return the profile of that name.
 
-    Args:
-        name: "demo", "load", "realistic" or "throttled".
-
     Raises:
-        UnknownProfileError: when there is none; its text lists the names.
+        TwinError: when there is none.
     """
     profile = PROFILES.get(name)
     if profile is None:
-        raise UnknownProfileError(f"unknown twin profile {name[:80]!r}; choose one of {', '.join(PROFILES)}")
+        raise TwinError(f"unknown twin profile {name[:80]!r}; choose one of {', '.join(PROFILES)}")
     return profile

@@ -9,7 +9,6 @@ from gateway.twin.records import Json, dump
 
 Headers = tuple[tuple[str, str], ...]
 
-JSON: Final = "application/json"
 _UNITS_S: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
 
 
@@ -22,57 +21,38 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
     status: int
     body: bytes
-    content_type: str = JSON
+    content_type: str = "application/json"
     headers: Headers = ()
-
-
-def json_reply(status: int, value: Json | list[Json], *, compact: bool) -> Reply:
-    """Return an answer with a JSON body."""
-    return Reply(status=status, body=dump(value, compact=compact))
 
 
 def aos_error(status: int, code: str, message: str, extend: str = "") -> Reply:
     """Return an error in the shape of AOS (API page aos_02_0042), keys in the order of real answers."""
     body: Json = {"message": message, "code": code, "extend": extend, "showdetail": bool(extend)}
-    return Reply(status=status, body=dump(body, compact=True))
+    return Reply(status=status, body=dump(body))
 
 
-def older_aos_error(status: int, code: str, message: str) -> Reply:
-    """Return an error in the older shape of AOS, as creating a stack does (API page aos_02_0021)."""
-    return Reply(status=status, body=dump({"message": message, "code": code, "extend": ""}, compact=True))
+def bad_request(detail: str, code: str = "SVCSTG.AOS.4000010") -> Reply:
+    """Return AOS's answer to a bad parameter; `detail` says what is wrong with it."""
+    return aos_error(400, code, "Bad request, the request parameter is invalid, please check.", detail)
 
 
-def apigw_error(status: int, code: str, message: str, request_id: str, headers: Headers = ()) -> Reply:
+# For a stack, record or element that does not exist (any more).
+NOT_FOUND: Final = aos_error(404, "SVCSTG.AOS.4040013", "Resource Not Found")
+SERVER_ERROR: Final = aos_error(
+    500, "SVCSTG.AOS.5001002", "Internal error.please check the error log and handle it."
+)
+
+
+def invalid_body(error: str) -> Reply:
+    """Return AOS's answer to a stack that it does not create, of an older shape (API page aos_02_0021)."""
+    message = f"The request body is invalid, please check. Error: {error}"
+    return Reply(status=400, body=dump({"message": message, "code": "02030008", "extend": ""}))
+
+
+def apigw_error(status: int, code: str, message: str, request_id: str) -> Reply:
     """Return an error in the shape of the API gateway in front of AOS."""
     body: Json = {"error_code": code, "error_msg": message, "request_id": request_id}
-    return Reply(status=status, body=dump(body, compact=True), headers=headers)
-
-
-def html_error(status: int) -> Reply:
-    """Return the error page of a load balancer, which is HTML."""
-    text = f"{status} {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else str(status)
-    page = (
-        f"<html>\r\n<head><title>{text}</title></head>\r\n<body>\r\n<center><h1>{text}</h1></center>\r\n"
-        "<hr><center>elb</center>\r\n</body>\r\n</html>\r\n"
-    )
-    return Reply(status=status, body=page.encode(), content_type="text/html")
-
-
-def throttled(request_id: str, retry_after_s: int | None, policy: str, limit: int, window_s: int) -> Reply:
-    """Return the API gateway's 429 (APIGW.0308).
-
-    Args:
-        request_id: as in the answer's X-Request-Id.
-        retry_after_s: value of Retry-After; None to omit it, as the real one does.
-        policy: what the limit counts: "user", "ip" or "api".
-        limit: calls in a window.
-        window_s: length of the window, seconds.
-    """
-    count, unit = next((window_s // s, unit) for unit, s in _UNITS_S if window_s % s == 0)
-    reached = f"policy {policy} over ratelimit,limit:{limit},time:{count} {unit}"
-    message = f"The throttling threshold has been reached: {reached}"
-    headers = () if retry_after_s is None else (("Retry-After", str(retry_after_s)),)
-    return apigw_error(429, "APIGW.0308", message, request_id, headers)
+    return Reply(status=status, body=dump(body))
 
 
 def unknown_api(request_id: str) -> Reply:
@@ -86,16 +66,29 @@ def unauthorized(request_id: str, why: str) -> Reply:
     return apigw_error(401, "APIGW.0301", f"Incorrect IAM authentication information: {why}", request_id)
 
 
-def not_found() -> Reply:
-    """Return the answer for a stack, record or element that does not exist (any more)."""
-    return aos_error(404, "SVCSTG.AOS.4040013", "Resource Not Found")
+def throttled(request_id: str, policy: str, limit: int, window_s: int) -> Reply:
+    """Return the API gateway's 429 (APIGW.0308), like the real one without Retry-After.
+
+    `policy` says whose calls in `window_s` seconds the limit counts: "user", "ip" or "api".
+    """
+    count, unit = next((window_s // s, unit) for unit, s in _UNITS_S if window_s % s == 0)
+    reached = f"policy {policy} over ratelimit,limit:{limit},time:{count} {unit}"
+    message = f"The throttling threshold has been reached: {reached}"
+    return apigw_error(429, "APIGW.0308", message, request_id)
 
 
-def bad_request(detail: str, code: str = "SVCSTG.AOS.4000010") -> Reply:
-    """Return AOS's answer to a bad parameter; `detail` says what is wrong with it."""
-    return aos_error(400, code, "Bad request, the request parameter is invalid, please check.", detail)
+def retry_after(reply: Reply, seconds: int | None) -> Reply:
+    """Return a reply with Retry-After; as it is when `seconds` is None."""
+    if seconds is None:
+        return reply
+    return msgspec.structs.replace(reply, headers=(("Retry-After", str(seconds)),))
 
 
-def server_error() -> Reply:
-    """Return AOS's answer to its own failure."""
-    return aos_error(500, "SVCSTG.AOS.5001002", "Internal error.please check the error log and handle it.")
+def html_error(status: int) -> Reply:
+    """Return the error page of a load balancer, which is HTML."""
+    text = f"{status} {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else str(status)
+    page = (
+        f"<html>\r\n<head><title>{text}</title></head>\r\n<body>\r\n<center><h1>{text}</h1></center>\r\n"
+        "<hr><center>elb</center>\r\n</body>\r\n</html>\r\n"
+    )
+    return Reply(status=status, body=page.encode(), content_type="text/html")

@@ -70,14 +70,9 @@ _RUN_LIFECYCLE: Final = msgspec.json.Decoder(_RunLifecycle)
 
 
 def read_new_stack(body: bytes, project: str) -> tuple[NewStack, Order | None]:
-    """Read a stack to create, and the create execution to start with it.
+    """Read a stack to create in the caller's project, and the create execution to start with it.
 
-    Args:
-        body: JSON.
-        project: the caller's; `project_id`, if present, has to be the same.
-
-    Returns:
-        The order is None unless `action_parameters.auto_create` is true: AOS then leaves the stack idle.
+    The order is None unless `action_parameters.auto_create` is true: AOS then leaves the stack idle.
 
     Raises:
         BadBodyError: when AOS would reject it.
@@ -86,16 +81,8 @@ def read_new_stack(body: bytes, project: str) -> tuple[NewStack, Order | None]:
     if wanted.project_id not in ("", project):
         raise BadBodyError("project_id must be the project that the token belongs to")
     values = _inputs_of(wanted.inputs_json)
-    new = NewStack(
-        name=wanted.name,
-        template_id=wanted.template_id,
-        description=wanted.description,
-        namespace=wanted.namespace,
-        cluster_id=wanted.cluster_id,
-        force=wanted.force,
-        labels=wanted.labels,
-        inputs=values,
-    )
+    new = msgspec.convert(wanted, NewStack, from_attributes=True)
+    new = msgspec.structs.replace(new, inputs=values)
     if not wanted.action_parameters.auto_create:
         return new, None
     return new, Order(
@@ -107,10 +94,7 @@ def read_new_stack(body: bytes, project: str) -> tuple[NewStack, Order | None]:
 
 
 def read_order(body: bytes) -> Order | None:
-    """Read what lifecycle to run.
-
-    Returns:
-        None for "cancel", which starts no execution but ends the running one.
+    """Read what lifecycle to run; None for "cancel", which starts no execution but ends the running one.
 
     Raises:
         BadBodyError: when AOS would reject it.

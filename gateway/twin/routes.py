@@ -8,47 +8,40 @@ import msgspec
 
 
 class Route(StrEnum):
-    """The calls of the AOS v2 API that the twin knows."""
+    """The calls of the AOS v2 API that the twin knows: method and path, `*` for an id."""
 
-    CREATE_STACK = "create_stack"
-    LIST_STACKS = "list_stacks"
-    GET_STACK = "get_stack"
-    DELETE_STACK = "delete_stack"
-    RUN_LIFECYCLE = "run_lifecycle"
-    LIST_EXECUTIONS = "list_executions"
-    GET_EXECUTION = "get_execution"
-    LIST_ELEMENTS = "list_elements"
-    GET_ELEMENT = "get_element"
-    OUTPUTS = "outputs"
-    INPUTS = "inputs"
-    UNKNOWN = "unknown"
+    CREATE_STACK = "POST /v2/stacks"
+    LIST_STACKS = "GET /v2/stacks"
+    GET_STACK = "GET /v2/stacks/*"
+    DELETE_STACK = "DELETE /v2/stacks/*"
+    RUN_LIFECYCLE = "PUT /v2/stacks/*/actions"
+    LIST_EXECUTIONS = "GET /v2/stacks/*/actions"
+    GET_EXECUTION = "GET /v2/stacks/*/actions/*"
+    LIST_ELEMENTS = "GET /v2/stacks/*/elements"
+    GET_ELEMENT = "GET /v2/stacks/*/elements/*"
+    OUTPUTS = "GET /v2/stacks/*/outputs"
+    INPUTS = "GET /v2/stacks/*/inputs"
+    UNKNOWN = ""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Route":
+        return cls.UNKNOWN
+
+    @property
+    def label(self) -> str:
+        """Its name in counts and in the log."""
+        return self.name.lower()
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
-    """A call with the ids of its path, decoded; "" where it has none."""
+    """A call with the ids of its path, decoded: the stack's, then the execution's or element's."""
 
     route: Route
-    stack_id: str = ""
-    item_id: str = ""
+    ids: tuple[str, ...]
 
 
-# Path segments after /v2/stacks; None stands for an id.
-_ROUTES: Final[dict[tuple[str, tuple[str | None, ...]], Route]] = {
-    ("POST", ()): Route.CREATE_STACK,
-    ("GET", ()): Route.LIST_STACKS,
-    ("GET", (None,)): Route.GET_STACK,
-    ("DELETE", (None,)): Route.DELETE_STACK,
-    ("PUT", (None, "actions")): Route.RUN_LIFECYCLE,
-    ("GET", (None, "actions")): Route.LIST_EXECUTIONS,
-    ("GET", (None, "actions", None)): Route.GET_EXECUTION,
-    ("GET", (None, "elements")): Route.LIST_ELEMENTS,
-    ("GET", (None, "elements", None)): Route.GET_ELEMENT,
-    ("GET", (None, "outputs")): Route.OUTPUTS,
-    ("GET", (None, "inputs")): Route.INPUTS,
-}
-_STACKS: Final = ["", "v2", "stacks"]
-# Places of the two ids among the segments after /v2/stacks.
-_STACK, _ITEM = 0, 2
+# Places of the ids among the segments of a path, the empty one before the first slash included.
+_ID_PLACES: Final = (3, 5)
 
 
 def path_of(target: str) -> str:
@@ -61,33 +54,8 @@ def path_of(target: str) -> str:
 
 
 def match(method: str, path: str) -> Match:
-    """Return the call that a request means; HEAD is the same call as GET.
-
-    Args:
-        method: as sent.
-        path: as sent, percent-encoded.
-    """
+    """Return the call that a method and a percent-encoded path mean; HEAD is the same call as GET."""
     segments = path.split("/")
-    if segments[:3] != _STACKS:
-        return Match(route=Route.UNKNOWN)
-    rest = segments[3:]
-    shape = tuple(None if place in (_STACK, _ITEM) else segment for place, segment in enumerate(rest))
-    route = _ROUTES.get(("GET" if method == "HEAD" else method, shape), Route.UNKNOWN)
-    ids = [unquote(segment) for segment in rest]
-    return Match(
-        route=route,
-        stack_id=ids[_STACK] if len(ids) > _STACK else "",
-        item_id=ids[_ITEM] if len(ids) > _ITEM else "",
-    )
-
-
-def has_bad_id(found: Match) -> bool:
-    """Tell whether an id of the path is not 1 to 64 characters long (API page aos_02_0033, table 1)."""
-    places = {
-        Route.CREATE_STACK: (),
-        Route.LIST_STACKS: (),
-        Route.GET_EXECUTION: (found.stack_id, found.item_id),
-        Route.GET_ELEMENT: (found.stack_id, found.item_id),
-        Route.UNKNOWN: (),
-    }.get(found.route, (found.stack_id,))
-    return any(not 1 <= len(text) <= 64 for text in places)
+    ids = tuple(unquote(segments[place]) for place in _ID_PLACES if place < len(segments))
+    shape = "/".join("*" if place in _ID_PLACES else segment for place, segment in enumerate(segments))
+    return Match(route=Route(f"{'GET' if method == 'HEAD' else method} {shape}"), ids=ids)

@@ -74,7 +74,6 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    number: int
     uid: str
     location: str
     revision: int

@@ -1,58 +1,27 @@
 """The user and project of a token; the twin keeps digests only."""
 
 import re
-from collections import OrderedDict
 from hashlib import blake2b
 
 # What AOS accepts as a project id (API page aos_02_0021, table 1).
 _PROJECT = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
-def digest(token: str) -> str:
-    """Return 32 hex digits that stand for a token."""
-    return blake2b(token.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+def digest(text: str) -> str:
+    """Return 32 hex digits that stand for a text, such as a token."""
+    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def project_of(token: str) -> str:
-    """Return the project a token belongs to.
+    """Return the project a token belongs to: "project-a" for "project-a:alice".
 
-    Args:
-        token: free text; "project-a:alice" belongs to "project-a".
-
-    Returns:
-        The text before the first colon when it can be a project id; otherwise the token is a project of its
-        own, named by its digest, because project ids stand in records and tokens must not.
+    A token that does not begin with a project id and a colon is a project of its own, named by its digest,
+    because project ids stand in records and tokens must not.
     """
     project, colon, _ = token.partition(":")
     return project if colon and _PROJECT.fullmatch(project) else digest(token)
 
 
 def user_of(token: str) -> str:
-    """Return a digest of the user a token belongs to.
-
-    Args:
-        token: free text; "project-a:alice" and "project-a:alice:2" are two tokens of one user.
-    """
+    """Return a digest of a token's user, the same for "project-a:alice" and "project-a:alice:2"."""
     return digest(":".join(token.split(":", 2)[:2]))
-
-
-class Revoked:
-    """Revoked tokens, bounded; the oldest revocations are dropped first."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._digests: OrderedDict[str, None] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._digests)
-
-    def __contains__(self, token: str) -> bool:
-        return digest(token) in self._digests
-
-    def add(self, token: str) -> str:
-        """Revoke a token and return its digest."""
-        revoked = digest(token)
-        self._digests[revoked] = None
-        if len(self._digests) > self._limit:
-            self._digests.popitem(last=False)
-        return revoked

@@ -1,60 +1,50 @@
 """The twin's state, shared by the API and the control address."""
 
-from collections import Counter
-from hashlib import blake2b
+from collections import Counter, deque
 from random import Random
+from typing import Final
 
 from gateway.twin.clock import Clock
 from gateway.twin.fault_book import FaultBook
 from gateway.twin.model import Model
-from gateway.twin.profiles import Profile
-from gateway.twin.routes import Route
-from gateway.twin.tokens import Revoked
+from gateway.twin.profiles import EPOCH_S, Profile
+from gateway.twin.tokens import digest
+
+_MAX_REVOKED: Final = 10_000
 
 
 class World:
     """The model with its clock, faults and revoked tokens, and counts of requests.
 
     Attributes:
+        revoked: digests of tokens; the oldest are dropped.
         received: requests by route, counted when their head is complete.
         answered: responses by route and status, faults included.
     """
 
-    clock: Clock
-    model: Model
-    faults: FaultBook
-    revoked: Revoked
-    received: Counter[Route]
-    answered: Counter[tuple[Route, int]]
-
     def __init__(self, profile: Profile, seed: int) -> None:
-        """Make the world as it is before the first request.
-
-        Args:
-            profile: how it behaves.
-            seed: of all random values.
-        """
+        """Make the world as it is before the first request; all chance comes from the seed."""
         self.profile = profile
         self.seed = seed
         self.reset()
 
     def reset(self) -> None:
         """Return to the state before the first request: time, stacks, faults, tokens, counts."""
-        self.clock = Clock(self.profile.epoch_s)
+        self.clock = Clock(EPOCH_S)
         self.model = Model(self.profile, self.seed)
-        self.faults = FaultBook(self.profile.max_faults)
+        self.faults = FaultBook()
         for throttle in self.profile.throttles:
             self.faults.add(throttle, self.clock.now_s())
-        self.revoked = Revoked(self.profile.max_revoked_tokens)
-        self.received = Counter()
-        self.answered = Counter()
+        self.revoked: deque[str] = deque(maxlen=_MAX_REVOKED)
+        self.received: Counter[str] = Counter()
+        self.answered: Counter[tuple[str, int]] = Counter()
         self._request_count = 0
         self._rng = Random(f"{self.seed}/latency")
 
     def next_request_id(self) -> str:
         """Return the next X-Request-Id: 32 hex digits that follow from the seed."""
         self._request_count += 1
-        return blake2b(f"{self.seed}/{self._request_count}".encode(), digest_size=16).hexdigest()
+        return digest(f"{self.seed}/{self._request_count}")
 
     def latency_s(self) -> float:
         """Return the latency of the next response, real seconds."""

@@ -134,7 +134,7 @@ RULES = (
     Rule(
         who="gateway.twin",
         never=(PACKAGE,),
-        but=("gateway.config", "gateway.runtime.listeners", "gateway.twin"),
+        but=("gateway.config", "gateway.runtime", "gateway.twin"),
         why="the simulated AOS would share the gateway's mistakes if it shared its code",
     ),
     Rule(

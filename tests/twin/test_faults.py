@@ -8,8 +8,7 @@ import pytest
 
 from gateway.core.caching.retry_after import retry_after_s as stated_s
 from gateway.core.caching.retry_after import window_s as stated_window_s
-from gateway.twin.effects import Effects, Facts
-from gateway.twin.fault_book import FaultBook, TooManyFaultsError
+from gateway.twin.fault_book import MAX_FAULTS, Effects, Facts, FaultBook, TooManyFaultsError
 from gateway.twin.faults import (
     KINDS,
     Cut,
@@ -31,7 +30,7 @@ def facts(path: str = RECORD, method: str = "GET", user: str = "alice", peer: st
 
 
 def book_of(*faults: Fault) -> FaultBook:
-    book = FaultBook(64)
+    book = FaultBook()
     for fault in faults:
         book.add(fault, 0.0)
     return book
@@ -42,7 +41,7 @@ def status_of(effects: Effects) -> int | None:
 
 
 def test_without_faults_nothing_happens() -> None:
-    assert FaultBook(64).take(facts(), 0.0) == Effects()
+    assert FaultBook().take(facts(), 0.0) == Effects()
 
 
 def test_a_fault_with_a_count_affects_that_many_responses() -> None:
@@ -161,9 +160,7 @@ def test_a_throttle_uses_up_its_count_by_refusals_alone() -> None:
 
 
 def test_the_number_of_waiting_faults_is_bounded() -> None:
-    book = FaultBook(2)
-    book.add(Latency(delay_s=1, duration_s=5), 0.0)
-    book.add(Latency(delay_s=1), 0.0)
+    book = book_of(Latency(delay_s=1, duration_s=5), *[Latency(delay_s=1)] * (MAX_FAULTS - 1))
     with pytest.raises(TooManyFaultsError):
         book.add(Latency(delay_s=1), 4.0)
     book.add(Latency(delay_s=1), 5.0)

@@ -16,9 +16,10 @@ import msgspec
 import pytest
 
 from gateway.config.address import TcpAddress, UnixAddress, parse_address
-from gateway.twin.profiles import DEMO, LOAD, THROTTLED, Profile
-from gateway.twin.routes import Route
-from gateway.twin.server import Twin, TwinError, run
+from gateway.twin.api import MAX_BODY_BYTES
+from gateway.twin.fault_book import MAX_FAULTS
+from gateway.twin.profiles import DEMO, LOAD, THROTTLED, Profile, TwinError
+from gateway.twin.server import Twin, run
 from tests.testbed.payloads import payload
 
 from .caller import ALICE, Caller, phase_of
@@ -269,7 +270,7 @@ async def test_a_name_in_use_is_refused_in_the_published_words(caller: Caller) -
 
 
 async def test_a_body_beyond_the_limit_is_refused_and_one_at_the_limit_is_read(caller: Caller) -> None:
-    filler = b" " * (DEMO.max_body_bytes - 1)
+    filler = b" " * (MAX_BODY_BYTES - 1)
     assert (await caller.call("POST", "/v2/stacks", b"{" + filler)).json["code"] == "SVCSTG.AOS.4000010"
     refused = await caller.call("POST", "/v2/stacks", b"{}" + filler)
     assert (refused.status, refused.json["code"]) == (400, "SVCSTG.AOS.4001101")
@@ -438,7 +439,7 @@ async def test_a_write_that_is_cut_has_taken_effect_all_the_same(caller: Caller)
     await caller.fault(kind="cut", before_head=True, count=1, method="DELETE")
     with pytest.raises(aiohttp.ClientConnectionError):
         await caller.call("DELETE", stack)
-    assert caller.twin.world.received[Route.DELETE_STACK] == 1
+    assert caller.twin.world.received["delete_stack"] == 1
     caller.twin.world.clock.advance(10)
     assert (await caller.get(stack)).status == 404
 
@@ -574,7 +575,7 @@ async def test_web_pages_cannot_use_the_control_address(caller: Caller, headers:
 
 
 async def test_too_many_faults_are_refused(caller: Caller) -> None:
-    for _ in range(DEMO.max_faults):
+    for _ in range(MAX_FAULTS):
         await caller.fault(kind="status", status=500, path="/nowhere")
     answer = await caller.control("POST", "/faults", {"kind": "cut"})
     assert answer.status == 409
@@ -611,7 +612,7 @@ async def test_closing_does_not_wait_for_slow_answers(caller: Caller) -> None:
     record = await caller.create()
     await caller.fault(kind="latency", delay_s=60)
     waiting = asyncio.create_task(caller.get(record))
-    while not caller.twin.world.received[Route.GET_EXECUTION]:
+    while not caller.twin.world.received["get_execution"]:
         await caller.control("GET", "/state")
     began_s = time.monotonic()
     await caller.twin.close()

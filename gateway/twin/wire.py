@@ -1,4 +1,4 @@
-"""From a reply to the wire, with the effects of faults."""
+"""On the wire: bounded request bodies, and replies with the effects of faults."""
 
 import asyncio
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway.twin.effects import Effects
+from gateway.twin.fault_book import Effects
 from gateway.twin.replies import Reply
 
 # What the API gateway in front of AOS adds to every response.
@@ -21,46 +21,52 @@ _COMMON_HEADERS: Final = (
 _TICK_S: Final = 0.02
 
 
-async def deliver(
-    request: web.BaseRequest, reply: Reply, effects: Effects, request_id: str, *, closes: bool
-) -> web.StreamResponse:
-    """Return the response for a reply; where a fault needs it, its body has been sent already.
+async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes | None:
+    """Read a request's body.
 
-    Args:
-        request: the request.
-        reply: what to send.
-        effects: of faults.
-        request_id: for X-Request-Id.
-        closes: close the connection after it.
+    Returns:
+        None when it is larger than the limit; the rest is not read, so that the connection has to be closed.
     """
+    if not request.can_read_body:
+        return b""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    parts = []
+    left = limit_bytes
+    async for part in request.content.iter_any():
+        left -= len(part)
+        if left < 0:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def deliver(
+    request: web.BaseRequest, reply: Reply, effects: Effects, request_id: str
+) -> web.StreamResponse:
+    """Return the response for a reply; where a fault needs it, its body has been sent already."""
     if effects.cut_before_head:
         return _cut(request)
-    body = (
-        reply.body if effects.keep_share is None else reply.body[: int(len(reply.body) * effects.keep_share)]
-    )
-    headers = CIMultiDict(_COMMON_HEADERS)
-    headers.add("Content-Type", reply.content_type)
-    headers.add("X-Request-Id", request_id)
-    headers.extend(reply.headers)
-    headers.extend(effects.headers)
+    body = reply.body[: _share(reply.body, effects.keep_share)]
+    own = (("Content-Type", reply.content_type), ("X-Request-Id", request_id))
+    headers = CIMultiDict((*_COMMON_HEADERS, *own, *reply.headers, *effects.headers))
     is_plain = effects.cut_share is None and effects.bytes_per_s is None
     if is_plain or request.method == "HEAD":
-        whole = web.Response(status=reply.status, headers=headers, body=body)
-        if closes:
-            whole.force_close()
-        return whole
+        return web.Response(status=reply.status, headers=headers, body=body)
     response = web.StreamResponse(status=reply.status, headers=headers)
     response.content_length = len(body)
     await response.prepare(request)
-    end = len(body) if effects.cut_share is None else int(len(body) * effects.cut_share)
     try:
-        await _send(response, body[:end], effects.bytes_per_s)
+        await _send(response, body[: _share(body, effects.cut_share)], effects.bytes_per_s)
     except ConnectionError:
         # The caller has closed the connection.
         return response
-    if effects.cut_share is not None:
-        return _cut(request, response)
-    return response
+    return response if effects.cut_share is None else _cut(request, response)
+
+
+def _share(body: bytes, share: float | None) -> int:
+    return len(body) if share is None else int(len(body) * share)
 
 
 async def _send(response: web.StreamResponse, body: bytes, bytes_per_s: int | None) -> None:
