@@ -23,30 +23,28 @@ class IndexedFields(tuple[Field, ...]):
     """
 
     by_name: dict[bytes, list[bytes]]
-    end_to_end: IndexedFields | None
+    end_to_end: IndexedFields | None = None
 
     def __new__(cls, fields: Iterable[Field]) -> Self:
         """Make an indexed copy."""
-        self = super().__new__(cls, fields)
-        by_name: dict[bytes, list[bytes]] = {}
-        for name, value in self:
-            by_name.setdefault(name.lower(), []).append(value)
-        self.by_name = by_name
-        self.end_to_end = None
+        self = tuple.__new__(cls, fields)
+        self.by_name = {name.lower(): [value] for name, value in self}
+        if len(self.by_name) < len(self):
+            self.by_name = {name: [] for name in self.by_name}
+            for name, value in self:
+                self.by_name[name.lower()].append(value)
         return self
 
     def with_field(self, position: int, field: Field) -> Self:
         """Return the lines with one more, whose name is new."""
-        more = super().__new__(type(self), (*self[:position], field, *self[position:]))
+        more = tuple.__new__(type(self), (*self[:position], field, *self[position:]))
         more.by_name = {**self.by_name, field[0].lower(): [field[1]]}
-        more.end_to_end = None
         return more
 
     def without(self, removed: frozenset[bytes]) -> Self:
         """Return the lines without those of some lower-case names."""
-        fewer = super().__new__(type(self), [field for field in self if field[0].lower() not in removed])
+        fewer = tuple.__new__(type(self), [field for field in self if field[0].lower() not in removed])
         fewer.by_name = {name: values for name, values in self.by_name.items() if name not in removed}
-        fewer.end_to_end = None
         return fewer
 
 
@@ -115,7 +113,7 @@ def members(fields: Iterable[Field], name: bytes) -> list[bytes]:
     lines = values(fields, name)
     if not lines:
         return []
-    stripped = (part.strip(b" \t") for value in lines for part in value.split(b","))
+    stripped = [part.strip(b" \t") for value in lines for part in value.split(b",")]
     return [part for part in stripped if part]
 
 
