@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable
 
 from gateway.clock import Clock
+from tests.testbed.answers import as_bytes
 from tests.testbed.aos import TARGET, Answer, record
 from tests.testbed.client import Headers, RawResponse, fetch
 from tests.testbed.gateway import RunningGateway
 from tests.testbed.secrets import token
+from tests.testbed.wire import Field
 
 ALICE = token("alice", 300)
 BOB = token("bob", 300)
@@ -55,6 +57,11 @@ async def get(
     """Ask the gateway on a connection of its own."""
     fields: Headers = headers
     return await fetch(gateway.address, target, method=method, headers=fields, body=body, token=token)
+
+
+def pairs(fields: Headers) -> list[Field]:
+    """Fields as they are on the wire."""
+    return [(as_bytes(name), as_bytes(value)) for name, value in fields]
 
 
 def cache_status(response: RawResponse) -> str:

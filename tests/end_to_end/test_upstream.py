@@ -245,29 +245,10 @@ _NO_ANSWERS: dict[str, tuple[AnyAnswer, str]] = {
     "reset": (reset_unanswered, "connection_terminated"),
     "half a head": (truncated(_OK, 12), "connection_terminated"),
     "another protocol": (b"SSH-2.0-x\r\n\r\n", "http_protocol_error"),
-    "two lengths": (
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
-        "http_protocol_error",
-    ),
-    "length and chunks": (
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
-        "http_protocol_error",
-    ),
-    "an unasked switch": (
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
-        "http_protocol_error",
-    ),
-    "a status of four digits": (b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n", "http_protocol_error"),
-    "a status of its own": (b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", "http_protocol_error"),
-    "a control character": (
-        b"HTTP/1.1 200 OK\r\nX-A: b\x01c\r\nContent-Length: 0\r\n\r\n",
-        "http_protocol_error",
-    ),
     "an unknown coding": (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nConnection: close\r\n\r\nabc",
         "http_response_transfer_coding",
     ),
-    "a head without end": (b"HTTP/1.1 200 OK\r\nX-A: " + b"x" * 100_000, "http_protocol_error"),
 }
 
 

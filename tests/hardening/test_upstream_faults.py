@@ -11,15 +11,13 @@ import pytest
 
 from tests.testbed.answers import Conversation
 from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos, record
-from tests.testbed.client import RawClient, RawResponse, TruncatedResponse, fetch, request_bytes
+from tests.testbed.client import RawClient, RawResponse, fetch, request_bytes
 from tests.testbed.gateway import RunningGateway, running
 
-_OTHER = "/v2/stacks"
-_TARGETS = (TARGET, _OTHER)
+from .kit import BROKEN, OTHER, OWN, TARGETS, assert_not_used_again, get
+
 _OK = b"HTTP/1.1 200 OK\r\n"
 _LATE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate"
-_OWN = Answer(404, body=b"own")
-_BROKEN = (TruncatedResponse, ConnectionError)
 
 
 @dataclass(frozen=True)
@@ -170,62 +168,50 @@ async def gateway(aos: ScriptedAos) -> AsyncIterator[RunningGateway]:
     assert started.app.upstream.slots.in_use == 0
 
 
-async def _get(gateway: RunningGateway, target: str = TARGET) -> RawResponse:
-    return await fetch(gateway.address, target, token="alice")
-
-
 def _is_problem(answer: RawResponse, status: int) -> None:
     assert answer.status == status
     assert answer.get("content-type") == b"application/problem+json"
     assert (answer.get("proxy-status") or b"").startswith(b"aos-gateway; error=")
 
 
-async def _is_not_used_again(aos: ScriptedAos, gateway: RunningGateway, target: str) -> None:
-    aos.answer(_OWN)
-    for _ in range(2):
-        assert (await _get(gateway, target)).body == b"own"
-    assert {received.connection for received in aos.received} == {1, 2}
-
-
-@pytest.mark.parametrize("target", _TARGETS)
-@pytest.mark.parametrize("is_slow", [False, True])
+@pytest.mark.parametrize(("target", "is_slow"), [(TARGET, False), (OTHER, True)])
 @pytest.mark.parametrize("fault", _NO_HEADS, ids=lambda fault: fault.name)
-async def test_an_answer_that_is_none_is_a_502_and_its_connection_is_not_used_again(
+async def test_an_answer_that_is_none_is_a_502_and_its_connectionassert_not_used_again(
     aos: ScriptedAos, gateway: RunningGateway, fault: Fault, is_slow: bool, target: str
 ) -> None:
     aos.answer(fault.slowly if is_slow and len(fault.data) < 1000 else fault)
-    _is_problem(await _get(gateway, target), 502)
+    _is_problem(await get(gateway, target), 502)
     assert len(aos.heads) == 1
-    await _is_not_used_again(aos, gateway, target)
+    await assert_not_used_again(aos, gateway, target)
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("fault", _BODIES_BEHIND_NOTHING, ids=lambda fault: fault.name)
 async def test_a_body_where_none_may_be_is_a_502(
     aos: ScriptedAos, gateway: RunningGateway, fault: Fault, target: str
 ) -> None:
     aos.answer(fault)
-    _is_problem(await _get(gateway, target), 502)
-    await _is_not_used_again(aos, gateway, target)
+    _is_problem(await get(gateway, target), 502)
+    await assert_not_used_again(aos, gateway, target)
 
 
 @pytest.mark.parametrize("is_slow", [False, True])
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("fault", _HALF_BODIES, ids=lambda fault: fault.name)
 async def test_a_body_that_breaks_off_is_a_502_or_cut_and_never_looks_whole(
     aos: ScriptedAos, gateway: RunningGateway, fault: Fault, target: str, is_slow: bool
 ) -> None:
     aos.answer(fault.slowly if is_slow else fault)
     try:
-        answer = await _get(gateway, target)
-    except _BROKEN:
-        assert target == _OTHER
+        answer = await get(gateway, target)
+    except BROKEN:
+        assert target == OTHER
     else:
         _is_problem(answer, 502)
-    await _is_not_used_again(aos, gateway, target)
+    await assert_not_used_again(aos, gateway, target)
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     "interim",
     [
@@ -241,13 +227,13 @@ async def test_other_interim_answers_are_dropped_cleanly(
     for answer in (Fault("", interim + Answer(404, body=b"fine").whole()), Fault("", interim + _LATE)):
         for way in (answer, answer.slowly):
             aos.queue(way)
-            got = await _get(gateway, target)
+            got = await get(gateway, target)
             assert got.body in {b"fine", b"late"}
             assert got.interim == ()
             assert got.get("x-evil") is None
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 async def test_endless_interim_answers_end_in_time(
     aos: ScriptedAos, gateway: RunningGateway, target: str
 ) -> None:
@@ -257,17 +243,17 @@ async def test_endless_interim_answers_end_in_time(
             await asyncio.sleep(0.05)
 
     aos.answer(hint)
-    answer = await _get(gateway, target)
+    answer = await get(gateway, target)
     assert answer.status in {502, 504}
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
 async def test_silence_is_a_504(aos: ScriptedAos, sent: bytes, target: str) -> None:
     aos.answer(Fault("", sent))
     async with running(aos.url, upstream__read_timeout_s=0.2) as gateway:
-        _is_problem(await _get(gateway, target), 504)
-        await _is_not_used_again(aos, gateway, target)
+        _is_problem(await get(gateway, target), 504)
+        await assert_not_used_again(aos, gateway, target)
 
 
 @pytest.mark.parametrize("begins", [_OK + b"X-A: ", _OK + b"Content-Length: 1000\r\n\r\n"])
@@ -280,7 +266,7 @@ async def test_a_record_that_drips_is_a_504_after_its_whole_time(aos: ScriptedAo
 
     aos.answer(drip)
     async with running(aos.url, upstream__read_timeout_s=0.2, upstream__total_timeout_s=0.5) as gateway:
-        _is_problem(await _get(gateway), 504)
+        _is_problem(await get(gateway), 504)
         assert gateway.app.upstream.slots.in_use == 0
 
 
@@ -294,11 +280,11 @@ async def test_a_head_that_drips_is_a_504_on_every_route(aos: ScriptedAos) -> No
     aos.answer(drip)
     async with running(aos.url, upstream__read_timeout_s=0.3, upstream__total_timeout_s=0.6) as gateway:
         started_s = time.monotonic()
-        _is_problem(await _get(gateway, _OTHER), 504)
+        _is_problem(await get(gateway, OTHER), 504)
         assert time.monotonic() - started_s < 1
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("late", [_LATE, b"x", b"\r\n", b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"\x00"])
 async def test_late_bytes_close_an_idle_connection(
     aos: ScriptedAos, gateway: RunningGateway, late: bytes, target: str
@@ -306,20 +292,20 @@ async def test_late_bytes_close_an_idle_connection(
     gate = aos.gate()
 
     async def talk_on(_: Received, conversation: Conversation) -> None:
-        await conversation.answer(_OWN)
+        await conversation.answer(OWN)
         await gate.passed()
         await conversation.send(late)
 
     aos.queue(talk_on)
-    aos.answer(_OWN)
-    assert (await _get(gateway, target)).body == b"own"
+    aos.answer(OWN)
+    assert (await get(gateway, target)).body == b"own"
     gate.open()
     await aos.wait_until(lambda: aos.open_connections == 0, "the gateway to close it")
-    assert (await _get(gateway, target)).body == b"own"
+    assert (await get(gateway, target)).body == b"own"
     assert aos.connections == 2
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     "answer",
     [
@@ -334,67 +320,42 @@ async def test_bytes_beyond_a_body_are_dropped_with_their_connection(
     aos: ScriptedAos, gateway: RunningGateway, answer: bytes, target: str
 ) -> None:
     aos.queue(answer)
-    first = await _get(gateway, target)
+    first = await get(gateway, target)
     assert first.body == b"own" or first.status == 502
-    await _is_not_used_again(aos, gateway, target)
+    await assert_not_used_again(aos, gateway, target)
 
 
 _BOMB = gzip.compress(b'{"a": "' + b"0" * 50_000_000 + b'"}', 1)
 _DEEP = b'{"x":' * 200_000 + b"1" + b"}" * 200_000
-_TWICE = record().replace(b'"phase"', b'"phase": "Running", "phase"', 1)
-_UNREAD: list[tuple[str, bytes, tuple[tuple[str, str], ...], str]] = [
-    ("no JSON", b"<html>Succeeded</html>", (), "undecodable"),
-    ("empty", b"", (), "undecodable"),
-    ("cut JSON", record()[:-3], (), "undecodable"),
-    ("JSON twice", record() * 2, (), "undecodable"),
-    ("too deep", _DEEP, (), "undecodable"),
-    ("too deep lists", b"[" * 300_000, (), "undecodable"),
-    ("NaN", record(x=1).replace(b'"x": 1', b'"x": NaN', 1), (), "undecodable"),
-    ("Infinity", record(x=1).replace(b'"x": 1', b'"x": -Infinity', 1), (), "undecodable"),
-    ("a BOM", b"\xef\xbb\xbf" + record(), (), "undecodable"),
-    ("UTF-16", record().decode().encode("utf-16"), (), "not-utf8"),
-    ("bytes beyond UTF-8", record(x="A").replace(b'"A"', b'"\xff"', 1), (), "not-utf8"),
-    ("overlong UTF-8", record(x="A").replace(b'"A"', b'"\xc0\xaf"', 1), (), "not-utf8"),
-    ("a key twice", _TWICE, (), "duplicate-key"),
-    ("gzip that is none", record(), (("Content-Encoding", "gzip"),), "content-coding"),
-    ("cut gzip", gzip.compress(record())[:-9], (("Content-Encoding", "gzip"),), "content-coding"),
-    ("gzip and more", gzip.compress(record()) + b"x", (("Content-Encoding", "gzip"),), "content-coding"),
-    ("a gzip bomb", _BOMB, (("Content-Encoding", "gzip"),), "too-large"),
-    ("an unknown coding", record(), (("Content-Encoding", "br"),), "content-coding"),
-    ("two codings", gzip.compress(record()), (("Content-Encoding", "gzip, gzip"),), "content-coding"),
-    ("a large body", record(x="x" * 5_000_000), (), "too-large"),
-    ("thousands of digits", record(x=1).replace(b'"x": 1', b'"x": ' + b"1" * 10_000, 1), (), ""),
-]
 
 
 @pytest.mark.parametrize(
-    ("body", "fields", "reason"), [case[1:] for case in _UNREAD], ids=[case[0] for case in _UNREAD]
+    ("answer", "detail"),
+    [
+        (Answer(body=_DEEP), b"detail=undecodable"),
+        (Answer(headers=[("Content-Encoding", "gzip")], body=_BOMB), b"detail=too-large"),
+        (Answer(body=record(x="x" * 5_000_000)), b"detail=too-large"),
+        # Python refuses to convert so many digits, but nobody asks for that number.
+        (Answer(body=record(x=1).replace(b'"x": 1', b'"x": ' + b"1" * 10_000, 1)), b"stored"),
+    ],
+    ids=["too deep", "a gzip bomb", "a large body", "thousands of digits"],
 )
-async def test_a_body_that_cannot_be_read_passes_unchanged_and_is_not_stored(
-    aos: ScriptedAos,
-    gateway: RunningGateway,
-    body: bytes,
-    fields: tuple[tuple[str, str], ...],
-    reason: str,
+async def test_a_body_that_costs_much_to_read_passes_unchanged(
+    aos: ScriptedAos, gateway: RunningGateway, answer: Answer, detail: bytes
 ) -> None:
-    aos.answer(Answer(headers=fields, body=body))
-    for count in (1, 2):
-        answer = await fetch(
-            gateway.address, TARGET, token="alice", headers=[("Accept-Encoding", "gzip")], timeout_s=5
-        )
-        assert answer.status == 200
-        assert answer.body == body
-        if reason:
-            assert b"stored" not in answer.all("cache-status")[-1]
-            assert answer.all("cache-status")[-1].endswith(b"detail=" + reason.encode())
-            assert aos.count() == count
+    aos.answer(answer)
+    got = await fetch(
+        gateway.address, TARGET, token="alice", headers=[("Accept-Encoding", "gzip")], timeout_s=5
+    )
+    assert (got.status, got.body) == (200, answer.body)
+    assert got.all("cache-status")[-1].endswith(detail)
 
 
 async def test_a_deep_or_packed_body_does_not_stall_the_others(
     aos: ScriptedAos, gateway: RunningGateway
 ) -> None:
     aos.on("GET", TARGET, Answer(headers=[("Content-Encoding", "gzip")], body=_BOMB))
-    aos.answer(_OWN)
+    aos.answer(OWN)
     loop = asyncio.get_running_loop()
     longest_s = 0.0
 
@@ -411,7 +372,7 @@ async def test_a_deep_or_packed_body_does_not_stall_the_others(
     assert longest_s < 0.25
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 async def test_50_mb_stream_through_in_bounded_memory(aos: ScriptedAos, framing: str, target: str) -> None:
     piece, count = b"0123456789abcdef" * 4096, 800

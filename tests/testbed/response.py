@@ -62,6 +62,18 @@ class RawResponse:
         return json.loads(self.body)
 
 
+def assert_refused(response: RawResponse, status: int) -> None:
+    """The gateway refused a request: a problem (RFC 9457) that ends the connection and names no software."""
+    assert (response.version, response.status) == (b"HTTP/1.1", status)
+    assert response.get("content-type") == b"application/problem+json"
+    assert response.json()["status"] == status
+    assert response.get("date") is not None
+    assert response.get("connection") == b"close"
+    text = (response.raw_head + response.body).lower()
+    for word in (b"aiohttp", b"python", b"traceback", b"server:"):
+        assert word not in text
+
+
 class TruncatedResponse(Exception):
     """The connection ended before the response did.
 
