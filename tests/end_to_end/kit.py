@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from gateway.clock import Clock
-from tests.testbed.answers import as_bytes
+from tests.testbed.answers import Conversation, Received, as_bytes
 from tests.testbed.aos import TARGET, Answer, record
 from tests.testbed.client import Headers, RawResponse, fetch
 from tests.testbed.gateway import RunningGateway
@@ -44,6 +44,13 @@ def settled(*headers: tuple[str, str], body: bytes | None = None) -> Answer:
 def running_record() -> Answer:
     """A record in progress."""
     return Answer(body=record("Running"))
+
+
+async def flood(_: Received, conversation: Conversation) -> None:
+    """Answer without end, as fast as it is taken."""
+    await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+    while True:
+        await conversation.send(b"x" * 1_000_000)
 
 
 async def get(

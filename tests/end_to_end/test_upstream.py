@@ -30,7 +30,7 @@ from tests.testbed.client import RawClient, RawResponse, TruncatedResponse, requ
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.tls import Authority
 
-from .kit import OTHER_ROUTE, MovableTime, cache_status, get, is_hit, running_record, settled, until
+from .kit import OTHER_ROUTE, MovableTime, cache_status, flood, get, is_hit, running_record, settled, until
 
 _OK = Answer(200, body=b"fine")
 _ERROR_MEMBERS = {"type", "title", "status", "detail", "instance", "code", "message", "extend", "showdetail"}
@@ -482,11 +482,6 @@ async def test_a_request_waits_for_a_connection_no_longer_than_the_read_timeout(
 
 
 async def test_a_caller_who_leaves_a_stream_frees_its_connection(aos: ScriptedAos) -> None:
-    async def flood(_: Received, conversation: Conversation) -> None:
-        await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
-        while True:
-            await conversation.send(b"x" * 1_000_000)
-
     aos.answer(flood)
     async with running(aos.url, upstream__max_connections=1) as gateway:
         client = await RawClient.connect(gateway.address)
