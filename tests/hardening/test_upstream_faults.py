@@ -49,114 +49,33 @@ class Fault:
             conversation.close()
 
 
+_CHUNKED = _OK + b"Transfer-Encoding: chunked\r\n\r\n"
+# One of each kind; which heads and chunks are refused is tested with the reader, in the core.
 _NO_HEADS = [
-    Fault("two lengths", _OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nx"),
-    Fault("the same length twice", _OK + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\nx"),
-    Fault("a list of lengths", _OK + b"Content-Length: 1, 1\r\n\r\nx"),
-    Fault("a signed length", _OK + b"Content-Length: +1\r\n\r\nx"),
-    Fault("a negative length", _OK + b"Content-Length: -1\r\n\r\nx"),
-    Fault("an empty length", _OK + b"Content-Length: \r\n\r\nx", closes=True),
-    Fault("a hexadecimal length", _OK + b"Content-Length: 0x1\r\n\r\nx"),
-    Fault("a length beyond 64 bits", _OK + b"Content-Length: 99999999999999999999\r\n\r\nx"),
-    Fault(
-        "length and coding",
-        _OK + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
-    ),
-    Fault(
-        "coding and length",
-        _OK + b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n1\r\nx\r\n0\r\n\r\n",
-    ),
-    Fault("coding twice", _OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    Fault("coding over 1.0", b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", closes=True),
-    *(
-        Fault(
-            f"coding {name.decode()}", _OK + b"Transfer-Encoding: " + name + b"\r\n\r\n0\r\n\r\n", closes=True
-        )
-        for name in (b"gzip", b"xchunked", b"gzip, chunked", b"chunked, gzip", b"identity", b'"chunked"', b"")
-    ),
-    *(
-        Fault(f"status line {line!r}", line + b"\r\nContent-Length: 0\r\n\r\n", closes=True)
-        for line in (
-            b"SSH-2.0-x",
-            b"HTTP/1.1",
-            b"HTTP/1.1 ",
-            b"HTTP/1.1 2000 OK",
-            b"HTTP/1.1 20 OK",
-            b"HTTP/1.1 -20 OK",
-            b"HTTP/1.1 abc OK",
-            b"HTTP/1.1 000 OK",
-            b"HTTP/1.1 999 OK",
-            b"HTTP/1.1 600 OK",
-            b"HTTP/2.0 200 OK",
-            b"HTTP/1.9 200 OK",
-            b"HTTP/1.1 200 O\x01K",
-            b"HTTP/1.1 200 O\x00K",
-            b"ICY 200 OK",
-            b"RTSP/1.0 200 OK",
-            b"\x00\x01\x02",
-            b"200 OK",
-            b"GET / HTTP/1.1",
-            b"<html>",
-        )
-    ),
-    *(
-        Fault(f"field {field!r}", _OK + field + b"\r\nContent-Length: 0\r\n\r\n", closes=True)
-        for field in (
-            b"X-A: a\x00b",
-            b"X-A: a\x01b",
-            b"X-A: a\x7fb",
-            b"X-A: a\rb",
-            b"X-A: a\x1b[0m",
-            b"X(A: b",
-            b"X A: b",
-            b"X-A : b",
-            b": b",
-            b"no colon",
-            b"X\xe9: b",
-            b" folded: b",
-            b"X-A: a\r\n b",
-        )
-    ),
+    Fault("another protocol", b"SSH-2.0-x\r\n"),
+    Fault("a control character", _OK + b"X-A: a\x01b\r\nContent-Length: 0\r\n\r\n", closes=True),
     Fault("a head without CR", b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx", closes=True),
-    Fault("a long value", _OK + b"X-A: " + b"x" * 100_000 + b"\r\nContent-Length: 0\r\n\r\n"),
+    Fault("two lengths", _OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nx"),
+    Fault("coding and length", _CHUNKED[:-2] + b"Content-Length: 1\r\n\r\n1\r\nx\r\n0\r\n\r\n"),
+    Fault("an unknown coding", _OK + b"Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n", closes=True),
     Fault("a long reason", b"HTTP/1.1 200 " + b"x" * 100_000 + b"\r\nContent-Length: 0\r\n\r\n"),
-    Fault(
-        "a large head",
-        _OK + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 8000) for n in range(40)) + b"Content-Length: 0\r\n\r\n",
-    ),
-    Fault(
-        "many fields", _OK + b"".join(b"X-%d: x\r\n" % n for n in range(3000)) + b"Content-Length: 0\r\n\r\n"
-    ),
-    Fault(
-        "an unasked switch",
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nabc",
-    ),
-    Fault("an unasked switch without fields", b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+    Fault("a large head", _OK + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 8000) for n in range(40)) + b"\r\n"),
+    Fault("many fields", _OK + b"".join(b"X-%d: x\r\n" % n for n in range(3000)) + b"\r\n"),
+    Fault("an unasked switch", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nabc"),
     Fault("only an interim answer", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", closes=True),
     Fault("half a head", b"HTTP/1.1 200 OK\r\nContent-Le", closes=True),
-    Fault("an end in the first line", b"HTTP/1.", closes=True),
     Fault("nothing", b"", closes=True),
     Fault("204 with a length", b"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc"),
-    Fault("204 with chunks", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
 ]
 _BODIES_BEHIND_NOTHING = [
     Fault("204 with a body", b"HTTP/1.1 204 No Content\r\n\r\nabc"),
-    Fault("204 with an answer behind it", b"HTTP/1.1 204 No Content\r\n\r\n" + _LATE),
-    Fault("304 with a body", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\nabc"),
     Fault("304 with an answer behind it", b"HTTP/1.1 304 Not Modified\r\n\r\n" + _LATE),
 ]
-_CHUNKED = _OK + b"Transfer-Encoding: chunked\r\n\r\n"
 _HALF_BODIES = [
     Fault("too short", _OK + b"Content-Length: 9\r\n\r\nabc", closes=True),
-    Fault("no body at all", _OK + b"Content-Length: 9\r\n\r\n", closes=True),
     Fault("no last chunk", _CHUNKED + b"3\r\nabc\r\n", closes=True),
-    Fault("half a chunk", _CHUNKED + b"9\r\nabc", closes=True),
-    Fault("half a last chunk", _CHUNKED + b"3\r\nabc\r\n0\r\n", closes=True),
     Fault("a bad chunk size", _CHUNKED + b"3\r\nabc\r\nzz\r\n\r\n"),
-    Fault("a negative chunk size", _CHUNKED + b"3\r\nabc\r\n-1\r\n\r\n"),
-    Fault("a huge chunk size", _CHUNKED + b"3\r\nabc\r\nFFFFFFFFFFFFFFFFF\r\nabc"),
     Fault("a chunk longer than its size", _CHUNKED + b"3\r\nabcd\r\n0\r\n\r\n"),
-    Fault("a bad trailer", _CHUNKED + b"3\r\nabc\r\n0\r\nno colon\r\n\r\n"),
 ]
 
 
