@@ -35,7 +35,7 @@ async def _run(script: str, *arguments: str, token: str = _TOKEN) -> tuple[int |
 
 
 @pytest.mark.parametrize("script", _SCRIPTS)
-async def test_an_end_is_told_by_the_exit_code(aos: ScriptedAos, script: str) -> None:
+async def test_the_exit_code_says_how_the_execution_ended(aos: ScriptedAos, script: str) -> None:
     for phase in _ENDS:
         message = 'quota: {\\"phase\\": "Succeeded"}}, "phase": "Running"'
         body = record(phase, status__objectStatus={"message": message, "phase": phase, "reason": message})

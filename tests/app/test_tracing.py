@@ -161,7 +161,7 @@ async def test_a_trace_of_which_nothing_is_recorded_goes_up_as_it_came(
     assert aos.received[0].get("tracestate") == b"a=1"
 
 
-async def test_refusals_and_failures_are_told(aos: ScriptedAos, free_port: int) -> None:
+async def test_spans_record_refusals_and_failures(aos: ScriptedAos, free_port: int) -> None:
     aos.answer(Answer(body=record("Running")))
     async with traced(aos.url) as gateway:
         _, running_one = await gateway.ask()

@@ -91,7 +91,7 @@ async def poll(aos: ScriptedAos, *, interval_s: float, for_s: float) -> tuple[Po
     return poller, counts
 
 
-async def test_a_poller_that_was_refused_waits_as_told(aos: ScriptedAos) -> None:
+async def test_a_poller_that_was_refused_obeys_retry_after(aos: ScriptedAos) -> None:
     aos.answer(Answer(429, headers=[("Retry-After", "1")], body=b"{}"))
     poller, counts = await poll(aos, interval_s=0.01, for_s=0.3)
     assert len(aos.received) == counts.asked == 1

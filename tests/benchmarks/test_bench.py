@@ -140,7 +140,7 @@ def test_a_quick_run_plays_nothing_and_a_full_run_everything() -> None:
     assert {one.name for one in quick[0]} < {one.name for one in full[0]}
 
 
-def test_a_scenario_that_came_to_nothing_is_told_though_others_did_not() -> None:
+def test_a_scenario_without_result_is_reported_though_others_have_one() -> None:
     good, bad = measured(row("gateway", [1.0])), measured(row("gateway", [None]))
     bad.name = "bad"
     weighed = measured(Row("gateway", None, [Round(0, {"entry_bytes": 1.0})]))
@@ -209,7 +209,7 @@ def test_the_origin_answers_by_the_path_alone(origin: Origin) -> None:
     assert origin.requests() == before + 3
 
 
-def test_the_closed_loop_asks_for_each_target_once_when_told_to(processes: Processes, origin: Origin) -> None:
+def test_the_closed_loop_can_request_each_target_once(processes: Processes, origin: Origin) -> None:
     load = Load(records=50, callers=2, body_bytes=70_000)
     asked = write_targets(make_targets(load), processes.folder, "once")
     before = origin.requests()

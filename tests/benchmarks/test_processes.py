@@ -58,7 +58,7 @@ def test_an_error_in_the_block_ends_them_too(tmp_path: Path) -> None:
     assert tree.stat(pids[0]) is None
 
 
-def test_one_that_does_not_start_is_told_with_the_end_of_its_log() -> None:
+def test_a_failed_start_is_reported_with_the_end_of_its_log() -> None:
     with Processes() as processes, pytest.raises(StartError, match="broken ended at once: no, not today"):
         processes.start("broken", [sys.executable, "-c", "exit('no, not today')"], ready=lambda: False)
 

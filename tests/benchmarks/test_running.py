@@ -174,7 +174,7 @@ async def test_a_result_that_cannot_be_written_is_refused_before_any_load(
 
 
 @pytest.mark.parametrize("by", BY)
-async def test_targets_without_a_token_are_told_and_asked_for_without_the_field(
+async def test_targets_without_a_token_are_reported_and_requested_without_the_field(
     aos: ScriptedAos, tmp_path: Path, by: str
 ) -> None:
     aos.answer(OK)
@@ -236,7 +236,7 @@ def test_options_of_a_running_server_are_not_ignored_without_one(option: str) ->
         check(parser().parse_args(["--quick", option, "1"]))
 
 
-def test_a_token_that_cannot_be_sent_is_refused_and_not_told() -> None:
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown() -> None:
     said = usage_error("--url", "http://127.0.0.1:1", "--target", TARGET, token="two lines\nof it")
     assert said.startswith("AOS_TOKEN ")
     assert "lines" not in said

@@ -27,7 +27,7 @@ NGINX = Goal(contestant="gateway", peer="nginx", at_most=1.2, stretch=0.8)
         ([None, None, None], "not measured"),
     ],
 )
-def test_a_goal_is_judged_by_the_median_ratio_of_paired_rounds(
+def test_a_goal_is_measured_by_the_median_ratio_of_paired_rounds(
     costs_us: list[float | None], word: str
 ) -> None:
     assessment = assess(measured(row("gateway", costs_us), row("nginx", [10.0, 10.0, 10.0]), goals=[NGINX]))[

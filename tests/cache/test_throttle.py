@@ -26,7 +26,7 @@ def test_a_held_caller_waits_until_the_time_is_over() -> None:
     assert len(throttle) == 0
 
 
-def test_the_oldest_caller_is_forgotten_when_there_are_too_many() -> None:
+def test_of_too_many_throttled_callers_the_oldest_is_dropped() -> None:
     throttle = Throttle(_Time().clock(), limit=2)
     for caller in (b"a", b"b", b"c"):
         throttle.hold(caller, 10.0)

@@ -344,8 +344,13 @@ async def test_the_exit_code_of_the_command_says_how_it_ended(aos: ScriptedAos, 
     for status in (404, 403, 302):
         aos.on("GET", f"/v2/stacks/{status}/", Answer(status))
     expected = {"Succeeded": 0, "302": 1, "Failed": 3, "ForceCancelled": 4, "Running": 5, "404": 6, "403": 7}
-    options = ("--gateway", aos.url, "--timeout", "3s", "--token-file", str(file))
-    done = await asyncio.gather(*(_command(*options, stack, "a", AOS_TOKEN="other") for stack in expected))
+    options = ("--gateway", aos.url, "--token-file", str(file), "--timeout")
+    done = await asyncio.gather(
+        *(
+            _command(*options, "1s" if stack == "Running" else "15s", stack, "a", AOS_TOKEN="other")
+            for stack in expected
+        )
+    )
     assert dict(zip(expected, [code for code, _, _ in done], strict=True)) == expected
     assert {r.get("X-Auth-Token") for r in aos.received} == {_TOKEN.encode()}
     assert [out + err for _, out, err in done if _TOKEN in out + err] == []
@@ -388,10 +393,10 @@ async def test_a_terminal_gets_a_line_that_is_redrawn(aos: ScriptedAos) -> None:
 async def test_a_certificate_is_checked_against_the_authorities_of_this_machine(authority: Authority) -> None:
     async with ScriptedAos(tls=authority.server_context()) as aos:
         aos.answer(_ok())
-        options = ("--gateway", aos.url, "--timeout", "2s", STACK_ID, ACTION_ID)
+        options = ("--gateway", aos.url, STACK_ID, ACTION_ID, "--timeout")
         trusting, doubting = await asyncio.gather(
-            _command(*options, AOS_TOKEN=_TOKEN, SSL_CERT_FILE=str(authority.ca_file)),
-            _command(*options, AOS_TOKEN=_TOKEN),
+            _command(*options, "15s", AOS_TOKEN=_TOKEN, SSL_CERT_FILE=str(authority.ca_file)),
+            _command(*options, "1s", AOS_TOKEN=_TOKEN),
         )
         assert (trusting[0], trusting[2]) == (0, "")
         assert doubting[0] == 5

@@ -15,6 +15,7 @@ from gateway.config.address import Mode, TcpAddress, UnixAddress
 from gateway.config.errors import ConfigError
 from gateway.config.load import admin_token, load_config, masked
 from gateway.config.model import (
+    FROM_FILE,
     RULES,
     CacheConfig,
     Config,
@@ -26,11 +27,13 @@ from gateway.config.model import (
 )
 from gateway.config.secret import Secret
 from gateway.config.sources import unused_variables, variable_of
+from gateway.config.types import Boolean, Enum, Number
 from gateway.core.caching.policy import IN_PROGRESS
 from tests.testbed.tls import Authority
 
 _ROOT = Path(__file__).parents[2]
 _URL = {"upstream.url": "http://aos"}
+_VARIABLES = {"AOS_GATEWAY_UPSTREAM__URL": "http://aos"}
 _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": ServerConfig,
     "upstream": UpstreamConfig,
@@ -233,13 +236,10 @@ def test_the_admin_token_of_a_client_is_read_without_checking_other_variables() 
     "variable",
     [
         "AOS_GATEWAY_SERVICE_HOST",
-        "AOS_GATEWAY_SERVICE_PORT",
         "AOS_GATEWAY_SERVICE_PORT_HTTP",
         "AOS_GATEWAY_PORT",
-        "AOS_GATEWAY_PORT_8080_TCP",
         "AOS_GATEWAY_PORT_8080_TCP_ADDR",
         "AOS_GATEWAY_ADMIN_PORT_9901_TCP_PROTO",
-        "AOS_GATEWAY_ADMIN_SERVICE_HOST",
     ],
 )
 def test_what_kubernetes_sets_for_a_service_of_that_name_is_left_alone(variable: str) -> None:
@@ -254,210 +254,189 @@ def test_other_variables_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "remedy"),
+    ("text", "message"),
     [
-        ("[server\n", "gateway.toml", "is not TOML: "),
-        ("x = 1\n", "x", "is outside a section; config/gateway.toml lists all keys"),
-        ('scope = "shared"\n', "scope", "is outside a section; did you mean cache.scope?"),
-        ("[other]\n", "[other]", "there are server or upstream or cache or redis or log or tracing"),
-        ("[sever]\n", "[sever]", "did you mean [server]?"),
-        ("[Cache]\n", "[Cache]", "did you mean [cache]?"),
-        ("redis = 'redis://:s3cret@h'\n", "redis", "is outside a section; did you mean redis.url or"),
-        ("[[cache]]\n", "cache", "is outside a section"),
-        ("[cache]\nsecrt = 's3cret'\n", "cache.secrt", "did you mean cache.secret?"),
-        ("[cache]\nttl = 1\n", "cache.ttl", ""),
-        ("[server]\nscope = 'shared'\n", "server.scope", "did you mean cache.scope?"),
-        ("[server.spdy]\ncert = 'x'\n", "server.spdy", "config/gateway.toml lists all keys"),
-        ("[server]\nspdy_port = 'x'\n", "server.spdy_port", "unknown key"),
-        ("[server]\nlisten = 8080\n", "server.listen = 8080", "is not a text; write it in quotes"),
-        ("[server]\nlisten_mode = 0o660\n", "server.listen_mode = 432", "is not a text; write it in quotes"),
-        ("[server]\nworkers = '1'\n", "server.workers = '1'", "is not a whole number; write"),
-        ("[server]\nworkers = 1.0\n", "server.workers = 1.0", "is not a whole number"),
-        ("[server]\nworkers = true\n", "server.workers = True", "is not a whole number"),
-        ("[cache]\nsettle_s = true\n", "cache.settle_s = True", "is not a number"),
-        ("[cache]\nsettle_s = nan\n", "cache.settle_s = nan", "from 0 to 86400, without unit"),
-        ("[cache]\nsettle_s = inf\n", "cache.settle_s = inf", "is out of range"),
-        ("[cache]\nsettle_s = '600s'\n", "cache.settle_s = '600s'", "write a number of seconds"),
-        ("[cache]\nsettle_s = [1]\n", "cache.settle_s = [1]", "is not a number"),
-        ("[cache]\nsettle_s = 2024-01-01\n", "cache.settle_s = ", "is not a number"),
-        (f"[cache]\nsettle_s = 1{'0' * 400}\n", "cache.settle_s = 1000", "is out of range"),
-        (f"[cache]\nsettle_s = 0x{'f' * 9000}\n", "cache.settle_s = a int too long", "is out of range"),
-        (f"[cache]\nsettle_s = 1{'0' * 9000}\n", "gateway.toml", "is not TOML"),
-        ("[cache]\nallow_shared_on_network = 1\n", "cache.allow_shared_on_network = 1", "write one of them"),
+        ("[server\n", "configuration file 'FILE' is not TOML: "),
+        (f"[cache]\nsettle_s = 1{'0' * 9000}\n", "configuration file 'FILE' is not TOML: "),
+        (f"x = {'[' * 9000}\n", "configuration file 'FILE' is "),
+        ("x = 1\n", "key 'x' in FILE is outside a section; config/gateway.toml lists all keys"),
+        ('scope = "shared"\n', "key 'scope' in FILE is outside a section; did you mean cache.scope?"),
+        ("[[cache]]\n", "key 'cache' in FILE is outside a section; did you mean "),
         (
-            "[cache]\nallow_shared_on_network = 'true'\n",
-            "allow_shared_on_network = 'true'",
-            "write one of them",
+            "redis = 'redis://:s3cret@h'\n",
+            "key 'redis' in FILE is outside a section; did you mean redis.url or",
         ),
-        ("[cache]\nterminal_phases = 'Succeeded'\n", "cache.terminal_phases", 'write ["one", "two"]'),
-        ("[cache]\nterminal_phases = [1]\n", "cache.terminal_phases = 1", "write each item in quotes"),
-        ("[cache]\nsecret = 5\n", "cache.secret = ***", "is not a text"),
-        (f"x = {'[' * 9000}\n", "gateway.toml", ""),
+        (
+            "[other]\n",
+            "unknown section [other] in FILE; there are server or upstream or cache or redis or log",
+        ),
+        ("[Sever]\n", "unknown section [Sever] in FILE; did you mean [server]?"),
+        ("[cache]\nsecrt = 's3cret'\n", "unknown key cache.secrt in FILE; did you mean cache.secret?"),
+        ("[server]\nscope = 'shared'\n", "unknown key server.scope in FILE; did you mean cache.scope?"),
+        (
+            "[server.spdy]\nport = 'x'\n",
+            "unknown key server.spdy in FILE; config/gateway.toml lists all keys",
+        ),
+        ("[server]\nlisten = 8080\n", "server.listen = 8080 (from FILE) is not a text; write it in quotes"),
+        ("[cache]\nsecret = 5\n", "cache.secret = *** (from FILE) is not a text; write it in quotes"),
+        ("[server]\nworkers = '1'\n", "server.workers = '1' (from FILE) is not a whole number; write"),
+        ("[server]\nworkers = 1.0\n", "server.workers = 1.0 (from FILE) is not a whole number; write"),
+        ("[server]\nworkers = true\n", "server.workers = True (from FILE) is not a whole number; write"),
+        ("[cache]\nsettle_s = true\n", "cache.settle_s = True (from FILE) is not a number; write"),
+        ("[cache]\nsettle_s = nan\n", "cache.settle_s = nan (from FILE) is out of range; write"),
+        ("[cache]\nsettle_s = '600s'\n", "cache.settle_s = '600s' (from FILE) is not a number; write"),
+        (
+            "[cache]\nsettle_s = 2024-01-01\n",
+            "cache.settle_s = datetime.date(2024, 1, 1) (from FILE) is not a",
+        ),
+        (
+            f"[cache]\nsettle_s = 1{'0' * 400}\n",
+            f"cache.settle_s = 1{'0' * 79}... (from FILE) is out of range; write",
+        ),
+        (
+            f"[cache]\nsettle_s = 0x{'f' * 9000}\n",
+            "cache.settle_s = a int too long to show (from FILE) is out",
+        ),
+        ("[server]\nproxy_protocol = 1\n", "server.proxy_protocol = 1 (from FILE) is neither true nor false"),
+        ("[log]\ncaller = 'true'\n", "log.caller = 'true' (from FILE) is neither true nor false; write one"),
+        (
+            "[cache]\nterminal_phases = 'Failed'\n",
+            "cache.terminal_phases = 'Failed' (from FILE) is not a list; write [",
+        ),
+        (
+            "[cache]\nterminal_phases = [1]\n",
+            "cache.terminal_phases = 1 (from FILE) is not a text; write each",
+        ),
     ],
 )
-def test_a_bad_file_gets_one_line_with_key_and_remedy(
-    toml: TomlFile, text: str, key: str, remedy: str
-) -> None:
-    line = _error_of(toml(text))
-    assert key in line
-    assert remedy in line
+def test_a_bad_file_gets_one_line_with_key_and_remedy(toml: TomlFile, text: str, message: str) -> None:
+    path = toml(text)
+    line = _error_of(path).replace(path, "FILE")
+    assert line.startswith(message)
     assert "s3cret" not in line
     assert len(line) < 500
+
+
+_NO_FILE = "can't be read (No such file or directory); name a readable PEM file"
+_NOT_SENT = "does not reach the upstream as the caller sent it; remove it"
+_IN_PROGRESS = "is a phase in progress, whose records still change; remove it"
+
+# Bad values of each key whose type alone does not say what is bad, and how the message goes on.
+_BAD: dict[str, dict[str, str]] = {
+    "server.listen": {
+        "8080": "has no port; write host:port, [v6]:port, :port for all interfaces, or unix:/path",
+    },
+    "server.listen_mode": {
+        "rw-rw----": 'is no file mode; write three octal digits, like "0660"',
+        "0690": "is no file mode",
+        "1660": "is no file mode",
+    },
+    "server.admin_listen": {"host:x": "has a bad port; write a number from 0 to 65535"},
+    "server.admin_listen_mode": {"0444": 'lets nobody connect, which needs write permission; write "0600"'},
+    "server.admin_token": {
+        "s3cret with blanks": "holds a blank, control or non-ASCII character; use printable ASCII",
+        "s3crét": "holds a blank, control or non-ASCII character",
+        "s3cret\x7f": "holds a blank, control or non-ASCII character",
+    },
+    "server.admin_hosts": {
+        "a.example:80": "has a bad host; write the name alone, without scheme and port",
+        "a.example,,b.example": "is empty; write the name alone",
+        "a.example,A.example": "is in the list twice; remove one",
+        ",".join(f"h{i}" for i in range(65)): "is too long; write at most 64",
+    },
+    "server.trusted_proxies": {
+        "10.0.0.1/8": 'is no address or network; write it like "10.0.0.1", "10.0.0.0/8" or "unix"',
+        "lb.example": "is no address or network",
+        "10.0.0.1,::ffff:10.0.0.1": "is in the list twice",
+    },
+    "server.tls_cert": {"/nowhere/cert.pem": _NO_FILE},
+    "server.tls_key": {"/": "can't be read (Is a directory); name a readable PEM file"},
+    "server.tls_client_ca": {"/nowhere/ca.pem": _NO_FILE},
+    "upstream.url": {"aos": "is not a URL; write http://host:port", "": "is not a URL"},
+    "upstream.signed_hosts": {"https://aos": "has a bad"},
+    "upstream.ca_file": {"/nowhere/ca.pem": _NO_FILE},
+    "upstream.client_cert": {"/nowhere/cert.pem": _NO_FILE},
+    "upstream.client_key": {"/nowhere/key.pem": _NO_FILE},
+    "upstream.server_name": {"aos:443": "has a bad host; write the name alone, without scheme and port"},
+    "cache.identity_headers": {
+        "X Project": "is not a header name; write a name like X-Project-Id",
+        "X-Project-Id,": "is not a header name",
+        "Authorization": "always bypasses the cache, so it can't separate callers; remove it",
+        **dict.fromkeys(("Proxy-Authorization", "X_Request_Id", "Via", "Prefer", "Range"), _NOT_SENT),
+        **dict.fromkeys(("If-None-Match", "Accept-Encoding", "X-HTTP-Method-Override"), _NOT_SENT),
+        "X_Auth_Token": "looks like X-Auth-Token, which always counts; remove it",
+        "X-Project-Id,x-project-id": "is in the list twice",
+        "X-Project-Id,X_Project_Id": "differs from another name in the list by - and _ alone; remove one",
+    },
+    "cache.terminal_phases": {
+        "": 'is empty, so nothing could be stored; name at least "Succeeded"',
+        "Succeeded,": 'is not a phase; write it as AOS does, like "Succeeded"',
+        "Suc ceeded": "is not a phase",
+        "Succeeded,Succeeded": "is in the list twice",
+        **{f"Succeeded,{phase}": _IN_PROGRESS for phase in (*sorted(IN_PROGRESS), "PAUSED", "Deleting")},
+    },
+    "cache.secret": {"s3cret\udcff": "is not valid UTF-8; write it as UTF-8 text"},
+    "redis.url": {
+        "s3cret": "is not a Redis URL; write redis://host:port/db",
+        "redis://s3cret@h": "has no password before the @",
+        "redis://:s3cret@h:x": "has a bad port",
+    },
+    "redis.prefix": {
+        "": "is not a prefix; write 1 to 64 of A-Z a-z 0-9 _ . : -",
+        "a{b}": "is not a prefix",
+        "a" * 65: "is not a prefix",
+        "a\n": "is not a prefix",
+    },
+    "redis.ca_file": {"/nowhere/ca.pem": _NO_FILE},
+    "tracing.endpoint": {
+        "http://user:p@h/v1/traces": "is no endpoint; write http:// or https://, a host and a path",
+        "127.0.0.1:4318": "is no endpoint",
+    },
+}
+
+
+def _bad_values(name: str) -> dict[str, str]:
+    match RULES[name]:
+        case Number(low=low, high=high, of=kind) if kind is int:
+            bad = dict.fromkeys((f"{low - 1:g}", f"{high + 1:.15g}"), "is out of range; write a whole number of ")
+            return bad | dict.fromkeys(("64k", "1.0", "1_0", ""), "is not a whole number; write a whole ")
+        case Number(low=low, high=high):
+            bad = dict.fromkeys((f"{low - 0.001}", f"{high + 0.1}"), "is out of range; write a number ")
+            return bad | dict.fromkeys(("75s", "nan", "1_0", ""), "is not a number; write a number ")
+        case Boolean():
+            return {"yes": "is neither true nor false; write one of them"}
+        case Enum(words=words):
+            return {words[0].upper(): f'is unknown; write "{words[0]}" or "{words[1]}"'}
+        case _:
+            return _BAD[name]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_each_key_says_of_a_bad_value_where_it_is_set_and_what_to_write(name: str) -> None:
+    variable = variable_of(name)
+    shown = r"\*\*\*" if name in FROM_FILE else ".+"
+    for text, message in _bad_values(name).items():
+        with pytest.raises(ConfigError) as caught:
+            load_config(None, _VARIABLES | {variable: text}, {})
+        line = str(caught.value)
+        assert re.match(rf"{name} = {shown} \(from {variable}\) {re.escape(message)}", line), line
+        assert "s3cr" not in line
+        assert line.isprintable()
 
 
 @pytest.mark.parametrize(
     ("name", "text", "remedy"),
     [
-        (
-            "server.listen",
-            "8080",
-            "has no port; write host:port, [v6]:port, :port for all interfaces, or unix:/path",
-        ),
-        ("server.admin_listen", "host:x", "has a bad port"),
-        ("server.listen_mode", "rw-rw----", 'is no file mode; write three octal digits, like "0660"'),
-        ("server.listen_mode", "0690", "is no file mode"),
-        ("server.listen_mode", "1660", "is no file mode"),
-        (
-            "server.admin_listen_mode",
-            "0444",
-            'lets nobody connect, which needs write permission; write "0600"',
-        ),
-        ("server.trusted_proxies", "10.0.0.1/8", 'write it like "10.0.0.1", "10.0.0.0/8" or "unix"'),
-        ("server.trusted_proxies", "lb.example", "is no address or network"),
-        ("server.trusted_proxies", "10.0.0.1,::ffff:10.0.0.1", "is in the list twice; remove one"),
-        ("server.proxy_protocol", "v2", "is neither true nor false"),
-        ("server.admin_hosts", "a.example:80", "write the name alone, without scheme and port"),
-        ("server.admin_hosts", "a.example,,b.example", "is empty; write the name alone"),
-        ("server.admin_hosts", "a.example,A.example", "is in the list twice; remove one"),
-        ("server.admin_hosts", ",".join(f"h{i}" for i in range(65)), "is too long; write at most 64"),
-        ("server.workers", "-1", "write a whole number of processes from 0 to 1024, without unit"),
-        ("server.workers", "one", "is not a whole number"),
-        ("server.workers", "1_0", "is not a whole number"),
-        ("server.header_timeout_s", "0", "write a number of seconds from 0.01 to 86400, without unit"),
-        ("server.body_timeout_s", "-1", "is out of range"),
-        ("server.keepalive_timeout_s", "75s", "is not a number"),
-        ("server.keepalive_timeout_s", "nan", "is not a number"),
-        ("server.keepalive_timeout_s", "inf", "is not a number"),
-        ("server.keepalive_timeout_s", "1e400", "is out of range"),
-        ("server.keepalive_timeout_s", "1_0", "is not a number"),
-        ("server.keepalive_timeout_s", "", "is not a number"),
-        (
-            "server.max_header_bytes",
-            "64k",
-            "write a whole number of bytes from 1024 to 1048576, without unit",
-        ),
-        ("server.max_header_bytes", "100", "is out of range"),
-        ("server.max_connections", "0", "is out of range"),
-        ("server.drain_grace_s", "3601", "is out of range"),
-        ("server.drain_timeout_s", "-0.1", "is out of range"),
-        ("upstream.url", "aos", "is not a URL"),
-        ("upstream.url", "", "is not a URL"),
-        ("upstream.connect_timeout_s", "0", "is out of range"),
-        ("upstream.max_connections", "0", "is out of range"),
-        ("upstream.max_waiting", "-1", "is out of range"),
-        ("upstream.signed_hosts", "https://aos", "has a bad"),
-        (
-            "upstream.ca_file",
-            "/nowhere/ca.pem",
-            "can't be read (No such file or directory); name a readable PEM",
-        ),
-        ("upstream.ca_file", "/", "can't be read (Is a directory)"),
-        ("cache.scope", "all", 'is unknown; write "caller" or "shared"'),
-        ("cache.scope", "Shared", 'is unknown; write "caller" or "shared"'),
-        ("cache.allow_shared_on_network", "yes", "is neither true nor false; write one of them"),
-        ("cache.access_ttl_s", "86401", "is out of range"),
-        ("cache.terminal_phases", "", 'is empty, so nothing could be stored; name at least "Succeeded"'),
-        ("cache.terminal_phases", "Succeeded,", "is not a phase"),
-        ("cache.terminal_phases", "Succeeded,Succeeded", "is in the list twice"),
-        ("cache.terminal_phases", "Suc ceeded", "is not a phase"),
-        *(
-            ("cache.terminal_phases", f"Succeeded,{phase}", "is a phase in progress")
-            for phase in (*sorted(IN_PROGRESS), "Paused", "running", "PAUSED", "Deleting")
-        ),
-        ("cache.identity_headers", "X Project", "is not a header name"),
-        ("cache.identity_headers", "X-Project-Id,", "is not a header name"),
-        ("cache.identity_headers", "Authorization", "always bypasses the cache"),
-        (
-            "cache.identity_headers",
-            "Proxy-Authorization",
-            "does not reach the upstream as the caller sent it",
-        ),
-        *(
-            ("cache.identity_headers", name, "does not reach the upstream")
-            for name in (
-                "x-forwarded-for",
-                "X_Request_Id",
-                "Via",
-                "Prefer",
-                "If-None-Match",
-                "Accept-Encoding",
-            )
-        ),
-        ("cache.identity_headers", "Range", "does not reach the upstream"),
-        ("cache.identity_headers", "X-HTTP-Method-Override", "does not reach the upstream"),
-        ("cache.identity_headers", "X_Auth_Token", "looks like X-Auth-Token"),
-        ("cache.identity_headers", "X-Project-Id,x-project-id", "is in the list twice"),
-        ("cache.identity_headers", "X-Project-Id,X_Project_Id", "by - and _ alone"),
-        (
-            "cache.ttl_succeeded_s",
-            "31536001",
-            "write a number of seconds from 0.01 to 31536000, without unit",
-        ),
-        ("cache.ttl_unsettled_s", "0", "is out of range"),
-        ("cache.settle_s", "-1", "is out of range"),
-        ("cache.memory_bytes", "-1", "is out of range"),
-        ("cache.memory_bytes", "64MiB", "is not a whole number"),
-        ("cache.memory_ttl_s", "0", "is out of range"),
-        ("cache.max_body_bytes", "0", "is out of range"),
-        ("cache.origin_cache_control", "no", 'write "obey" or "ignore"'),
-        ("redis.url", "localhost:6379", "is not a Redis URL; write redis://host:port/db"),
-        ("redis.prefix", "", "is not a prefix; write 1 to 64 of A-Z a-z 0-9 _ . : -"),
-        ("redis.prefix", "a{b}", "is not a prefix"),
-        ("redis.prefix", "a" * 65, "is not a prefix"),
-        ("redis.prefix", "a\n", "is not a prefix"),
-        ("redis.timeout_s", "0", "write a number of seconds from 0.001 to 60, without unit"),
-        ("redis.max_connections", "0", "is out of range"),
-        ("log.level", "INFO", 'write "debug" or "info" or "warning" or "error"'),
-        ("log.access", "none", 'write "all" or "errors" or "off"'),
-        ("log.format", "xml", 'write "auto" or "json" or "text"'),
-        ("log.sample", "1.1", "is out of range; write a number from 0 to 1"),
-        (
-            "tracing.endpoint",
-            "http://user:p@h/v1/traces",
-            "is no endpoint; write http:// or https://, a host",
-        ),
-        ("tracing.endpoint", "127.0.0.1:4318", "like http://127.0.0.1:4318/v1/traces"),
-        ("tracing.sample", "-0.1", "is out of range"),
+        ("server.workers", "-1", "whole number of processes from 0 to 1024, without unit"),
+        ("server.max_header_bytes", "1023", "whole number of bytes from 1024 to 1048576, without unit"),
+        ("server.keepalive_timeout_s", "1e400", "number of seconds from 0.01 to 86400, without unit"),
+        ("cache.ttl_succeeded_s", "31536001", "number of seconds from 0.01 to 31536000, without unit"),
+        ("redis.timeout_s", "0", "number of seconds from 0.001 to 60, without unit"),
+        ("log.sample", "1.1", "number from 0 to 1"),
     ],
 )
-def test_a_bad_value_gets_one_line_with_key_variable_and_remedy(name: str, text: str, remedy: str) -> None:
-    variable = variable_of(name)
-    flags = {} if name == "upstream.url" else _URL
-    with pytest.raises(ConfigError) as caught:
-        load_config(None, {variable: text}, flags)
-    line = str(caught.value)
-    assert line.startswith(f"{name} = ")
-    assert f"(from {variable})" in line
-    assert remedy in line
-    assert line.isprintable()
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("server.admin_token", "s3cret with blanks"),
-        ("server.admin_token", "s3crét"),
-        ("server.admin_token", "s3cret\x7f"),
-        ("cache.secret", "s3cret\udcff"),
-        ("redis.url", "redis://s3cret@h"),
-        ("redis.url", "redis://:s3cret@h:x"),
-        ("redis.url", "s3cret"),
-    ],
-)
-def test_the_value_of_an_invalid_secret_is_not_shown(name: str, text: str) -> None:
-    line = _error_of(None, {variable_of(name): text})
-    assert line.startswith(f"{name} = *** (from {variable_of(name)})")
-    assert "s3cr" not in line
+def test_a_number_out_of_range_names_its_bounds_and_unit(name: str, text: str, remedy: str) -> None:
+    assert _error_of(None, {variable_of(name): text}).endswith(f" is out of range; write a {remedy}")
 
 
 @pytest.mark.parametrize(
@@ -465,17 +444,13 @@ def test_the_value_of_an_invalid_secret_is_not_shown(name: str, text: str) -> No
     [
         ("AOS_GATEWAY_CACHE__SCOP", "did you mean AOS_GATEWAY_CACHE__SCOPE?"),
         ("AOS_GATEWAY_CACHE_SCOPE", "did you mean AOS_GATEWAY_CACHE__SCOPE?"),
-        ("AOS_GATEWAY_SERVER__SCOPE", "did you mean AOS_GATEWAY_CACHE__SCOPE?"),
         ("AOS_GATEWAY_cache__scope", "did you mean AOS_GATEWAY_CACHE__SCOPE?"),
         ("AOS_GATEWAY_CACHE__SCOPE_FILE", "unknown environment variable AOS_GATEWAY_CACHE__SCOPE_FILE"),
         ("AOS_GATEWAY_cache__secret_FILE", "unknown environment variable AOS_GATEWAY_cache__secret_FILE"),
-        ("AOS_GATEWAY_CACHE__VERSION", "config/gateway.toml lists all keys"),
         ("AOS_GATEWAY_XYZ__KEY", "config/gateway.toml lists all keys"),
         ("AOS_GATEWAY_ADMIN_TOKENS", "did you mean AOS_GATEWAY_SERVER__ADMIN_TOKEN?"),
-        ("AOS_GATEWAY_SECRET_FILE", "unknown environment variable AOS_GATEWAY_SECRET_FILE"),
         ("AOS_GATEWAY_REDIS_PASSWORD", "config/gateway.toml lists all keys"),
         ("AOS_GATEWAY_REDIS", "did you mean AOS_GATEWAY_REDIS__URL or"),
-        ("AOS_GATEWAY_LOGLEVEL", "did you mean AOS_GATEWAY_LOG__LEVEL?"),
     ],
 )
 def test_an_unknown_variable_is_named_without_its_value(variable: str, hint: str) -> None:

@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable
 
 from gateway.clock import Clock
+from tests.testbed.answers import Conversation, Received, as_bytes
 from tests.testbed.aos import TARGET, Answer, record
 from tests.testbed.client import Headers, RawResponse, fetch
 from tests.testbed.gateway import RunningGateway
 from tests.testbed.secrets import token
+from tests.testbed.wire import Field
 
 ALICE = token("alice", 300)
 BOB = token("bob", 300)
@@ -44,6 +46,13 @@ def running_record() -> Answer:
     return Answer(body=record("Running"))
 
 
+async def flood(_: Received, conversation: Conversation) -> None:
+    """Answer without end, as fast as it is taken."""
+    await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+    while True:
+        await conversation.send(b"x" * 1_000_000)
+
+
 async def get(
     gateway: RunningGateway,
     target: str = TARGET,
@@ -55,6 +64,11 @@ async def get(
     """Ask the gateway on a connection of its own."""
     fields: Headers = headers
     return await fetch(gateway.address, target, method=method, headers=fields, body=body, token=token)
+
+
+def pairs(fields: Headers) -> list[Field]:
+    """Fields as they are on the wire."""
+    return [(as_bytes(name), as_bytes(value)) for name, value in fields]
 
 
 def cache_status(response: RawResponse) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.testbed.address import free_port
-from tests.testbed.aos import TARGET, Answer, ScriptedAos
+from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawClient, RawResponse
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.redis_server import RedisServer
@@ -41,6 +41,29 @@ async def gateway(aos: ScriptedAos, fast_lane: bool) -> AsyncIterator[RunningGat
     """A gateway with default settings that has stored nothing yet."""
     async with running(aos.url, server__fast_lane=fast_lane) as started:
         yield started
+
+
+@pytest.mark.parametrize(
+    ("answer", "detail"),
+    [
+        (Answer(body=record("Running")), "phase"),
+        (Answer(body=record(spec__actionName="delete")), "delete"),
+        (Answer(body=b""), "undecodable"),
+        (Answer(500, body=record()), "status"),
+        (Answer(body=record(), framing="close"), "incomplete"),
+        (settled(("Cache-Control", "max-age=60, NO-STORE")), "no-store"),
+    ],
+)
+async def test_what_is_not_storable_passes_and_is_not_stored(
+    aos: ScriptedAos, gateway: RunningGateway, answer: Answer, detail: str
+) -> None:
+    aos.answer(answer)
+    for _ in range(2):
+        response = await _get(gateway)
+        assert (response.status, response.body) == (answer.status, answer.body)
+        expected = f"aos-gateway; fwd=uri-miss; fwd-status={answer.status}; detail={detail}"
+        assert cache_status(response) == expected
+    assert aos.count() == 2
 
 
 @pytest.mark.parametrize(

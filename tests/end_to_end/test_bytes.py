@@ -7,14 +7,14 @@ from typing import Literal
 
 import pytest
 
-from tests.testbed.answers import Conversation
+from tests.testbed.answers import Conversation, as_bytes
 from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos, record
-from tests.testbed.client import Headers, RawClient, RawResponse, fetch, request_bytes
+from tests.testbed.client import RawClient, RawResponse, fetch, request_bytes
 from tests.testbed.gateway import RunningGateway
 from tests.testbed.payloads import EXECUTION, payload, payload_names
 from tests.testbed.wire import Field
 
-from .kit import ALICE, OTHER_ROUTE, cache_status, get, is_hit, settled
+from .kit import ALICE, OTHER_ROUTE, get, is_hit, pairs, settled
 
 _Framing = Literal["length", "chunked", "close"]
 _FRAMINGS: list[_Framing] = ["length", "chunked", "close"]
@@ -63,26 +63,18 @@ def _is_ours(field: Field) -> bool:
     return field[0] == b"Cache-Status" and field[1].startswith(b"aos-gateway")
 
 
-def _pairs(fields: Headers) -> list[Field]:
-    return [(_raw(name), _raw(value)) for name, value in fields]
-
-
-def _raw(text: str | bytes) -> bytes:
-    return text if isinstance(text, bytes) else text.encode("latin-1")
-
-
-@pytest.mark.parametrize("name", payload_names())
-@pytest.mark.parametrize("target", [TARGET, OTHER_ROUTE])
+@pytest.mark.parametrize("framing", _FRAMINGS)
 async def test_every_example_body_passes_byte_for_byte(
-    aos: ScriptedAos, gateway: RunningGateway, name: str, target: str
+    aos: ScriptedAos, gateway: RunningGateway, framing: _Framing
 ) -> None:
-    body = payload(name)
-    for framing in _FRAMINGS:
+    for name in payload_names():
+        body = payload(name)
         aos.answer(Answer(headers=[("Content-Type", "application/json")], body=body, framing=framing))
-        answers = [await get(gateway, target, token=framing.encode()) for _ in range(2)]
-        assert [answer.body for answer in answers] == [body, body]
-        is_stored = name == EXECUTION and target == TARGET and framing != "close"
-        assert is_hit(answers[1]) is is_stored
+        for target in (TARGET, OTHER_ROUTE):
+            answers = [await get(gateway, target, token=name.encode()) for _ in range(2)]
+            assert [answer.body for answer in answers] == [body, body], name
+            is_stored = name == EXECUTION and target == TARGET and framing != "close"
+            assert is_hit(answers[1]) is is_stored, name
 
 
 async def test_the_record_without_kind_is_stored_and_hit(aos: ScriptedAos, gateway: RunningGateway) -> None:
@@ -94,17 +86,8 @@ async def test_the_record_without_kind_is_stored_and_hit(aos: ScriptedAos, gatew
     assert answer.body == body
 
 
-@pytest.mark.parametrize("name", [name for name in payload_names() if name.startswith("execution-list")])
-async def test_a_list_of_executions_is_not_stored(
-    aos: ScriptedAos, gateway: RunningGateway, name: str
-) -> None:
-    aos.answer(Answer(body=payload(name)))
-    assert "stored" not in cache_status(await get(gateway))
-    assert not is_hit(await get(gateway))
-
-
 @pytest.mark.parametrize("body", _BODIES.values(), ids=_BODIES.keys())
-@pytest.mark.parametrize("status", [200, 201, 400, 401, 404, 429, 500, 502, 599])
+@pytest.mark.parametrize("status", [200, 401, 599])
 async def test_status_head_and_body_pass_unchanged(
     aos: ScriptedAos, gateway: RunningGateway, status: int, body: bytes
 ) -> None:
@@ -113,21 +96,19 @@ async def test_status_head_and_body_pass_unchanged(
         answer = await get(gateway, target)
         assert (answer.version, answer.status, answer.reason) == (b"HTTP/1.1", status, b"As It Came")
         length = (b"Content-Length", b"%d" % len(body))
-        assert _upstream_fields(answer) == [*_pairs(_ODD_FIELDS), length]
+        assert _upstream_fields(answer) == [*pairs(_ODD_FIELDS), length]
         assert answer.body == body
         assert answer.all("cache-status")[0] == b"elsewhere; hit, other; fwd=miss"
         assert answer.get("proxy-status") is None
 
 
-@pytest.mark.parametrize(
-    "reason", ["", "OK", "Nicht Gefunden!", "two  blanks", b"caf\xe9", "a\tb", "200 OK", "(^_^)", "x" * 500]
-)
+@pytest.mark.parametrize("reason", ["", "two  blanks", b"caf\xe9\tb", "x" * 500])
 async def test_the_reason_phrase_passes_unchanged_on_miss_and_hit(
     aos: ScriptedAos, gateway: RunningGateway, reason: str | bytes
 ) -> None:
     aos.answer(Answer(200, reason, body=record()))
     for _ in range(2):
-        assert (await get(gateway)).reason == _raw(reason)
+        assert (await get(gateway)).reason == as_bytes(reason)
     assert aos.count() == 1
 
 
@@ -142,7 +123,7 @@ async def test_a_hit_has_the_kept_fields_in_order_and_case_and_the_same_bytes(
     assert hit.body == record()
     length = (b"Content-Length", b"%d" % len(record()))
     found = [field for field in _upstream_fields(hit) if field[0] not in {b"Age", b"X-Request-Id"}]
-    assert found == [*_pairs(kept), (b"ETag", b'"own"'), length]
+    assert found == [*pairs(kept), (b"ETag", b'"own"'), length]
     assert hit.get("x-request-id") == b"mine"
 
 

@@ -35,7 +35,7 @@ def _ttl_s(response_cache_status: str) -> int:
     return int(match[1])
 
 
-@pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Cancelled", "ForceCancelled"])
+@pytest.mark.parametrize("phase", ["Succeeded", "ForceCancelled"])
 async def test_a_terminal_record_is_stored_and_served(
     aos: ScriptedAos, gateway: RunningGateway, phase: str
 ) -> None:
@@ -47,96 +47,9 @@ async def test_a_terminal_record_is_stored_and_served(
     assert aos.count() == 1
 
 
-@pytest.mark.parametrize(
-    "phase",
-    [
-        *("Running", "Pending", "Paused", "Pausing", "Cancelling", "CancelFailed", "Retrying", "Unknown"),
-        *("succeeded", "SUCCEEDED", "Succeeded ", "", ABSENT, None, 1, True, ["Succeeded"], {"x": 1}),
-    ],
-)
-async def test_any_other_phase_is_not_stored(
-    aos: ScriptedAos, gateway: RunningGateway, phase: object
-) -> None:
-    aos.answer(Answer(body=record(phase)))
-    for _ in range(2):
-        answer = await get(gateway)
-        assert answer.body == record(phase)
-        assert cache_status(answer) in {
-            "aos-gateway; fwd=uri-miss; fwd-status=200; detail=phase",
-            "aos-gateway; fwd=uri-miss; fwd-status=200; detail=undecodable",
-        }
-    assert aos.count() == 2
-
-
-_NOT_STORED: dict[str, tuple[Answer, str]] = {
-    "a delete": (Answer(body=record(spec__actionName="delete")), "delete"),
-    "a sub-object under way": (
-        Answer(body=record(status__subObjectStatuses={"vm": {"phase": "Running"}})),
-        "sub-object",
-    ),
-    "another record": (Answer(body=record(name="other")), "name"),
-    "another kind": (Answer(body=record(kind="Stack")), "kind"),
-    "no JSON": (Answer(body=b"<html>"), "undecodable"),
-    "an empty body": (Answer(body=b""), "undecodable"),
-    "a truncated record": (Answer(body=record()[:-1]), "undecodable"),
-    "no UTF-8": (Answer(body=record().replace(b"Succeeded", b"Succeeded\xff")), "not-utf8"),
-    "a byte order mark": (Answer(body=b"\xef\xbb\xbf" + record()), "undecodable"),
-    "a key twice": (
-        Answer(body=record().replace(b'"phase": "Succ', b'"phase": "Running", "phase": "Succ', 1)),
-        "duplicate-key",
-    ),
-    "deep nesting": (Answer(body=b"[" * 100_000 + b"]" * 100_000), "undecodable"),
-    "a cookie": (settled(("Set-Cookie", "a=1")), "set-cookie"),
-    "created": (Answer(201, body=record()), "status"),
-    "an error": (Answer(500, body=record()), "status"),
-    "to the end of the connection": (Answer(body=record(), framing="close"), "incomplete"),
-    "no-store": (settled(("Cache-Control", "no-store")), "no-store"),
-    "private": (settled(("Cache-Control", 'private="x"')), "private"),
-    "no-cache": (settled(("Cache-Control", "max-age=60, NO-CACHE")), "no-cache"),
-    "max-age=0": (settled(("Cache-Control", "max-age=0")), "expired"),
-    "as old as its max-age": (settled(("Cache-Control", "max-age=60"), ("Age", "60")), "expired"),
-    "s-maxage=0": (settled(("Cache-Control", "s-maxage=0, max-age=60")), "expired"),
-    "an unreadable max-age": (settled(("Cache-Control", "max-age=soon")), "unreadable-freshness"),
-    "Expires of old": (settled(("Expires", "Thu, 01 Jan 1970 00:00:00 GMT")), "expired"),
-    "Expires 0": (settled(("Expires", "0")), "unreadable-freshness"),
-    "Pragma": (settled(("Pragma", "no-cache")), "no-cache"),
-    "a stricter CDN": (
-        settled(("Cache-Control", "max-age=60"), ("CDN-Cache-Control", "no-store")),
-        "no-store",
-    ),
-    "Vary *": (settled(("Vary", "*")), "vary"),
-    "Vary on what is no variant": (settled(("Vary", "Accept, User-Agent")), "vary"),
-    "an unknown coding": (settled(("Content-Encoding", "br")), "content-coding"),
-}
-
-
-@pytest.mark.parametrize(("answer", "detail"), _NOT_STORED.values(), ids=_NOT_STORED.keys())
-async def test_what_is_not_storable_passes_and_is_not_stored(
-    aos: ScriptedAos, gateway: RunningGateway, answer: Answer, detail: str
-) -> None:
-    aos.answer(answer)
-    for _ in range(2):
-        response = await get(gateway)
-        assert (response.status, response.body) == (answer.status, answer.body)
-        expected = f"aos-gateway; fwd=uri-miss; fwd-status={answer.status}; detail={detail}"
-        assert cache_status(response) == expected
-    assert aos.count() == 2
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        [("Vary", "Accept-Encoding, accept, X-Language")],
-        [("Vary", "Origin")],
-        [("Cache-Control", "public, max-age=600")],
-        [("Cache-Control", "max-age=600"), ("Pragma", "no-cache")],
-        [("Content-Encoding", "identity")],
-    ],
-)
-async def test_what_the_origin_allows_is_stored(
-    aos: ScriptedAos, gateway: RunningGateway, fields: list[tuple[str, str]]
-) -> None:
-    aos.answer(settled(*fields))
+async def test_what_the_origin_allows_is_stored(aos: ScriptedAos, gateway: RunningGateway) -> None:
+    freshness = [("Cache-Control", "public, max-age=600"), ("Pragma", "no-cache")]
+    aos.answer(settled(*freshness, ("Vary", "Accept-Encoding, Origin"), ("Content-Encoding", "identity")))
     await get(gateway)
     assert is_hit(await get(gateway))
 
@@ -154,7 +67,7 @@ async def test_the_origins_max_age_caps_the_time_to_live(aos: ScriptedAos, gatew
     assert hit.get("age") in {b"10", b"11"}
 
 
-@pytest.mark.parametrize("word", ["no-store", "private", "no-cache", "max-age=0", "max-age=soon"])
+@pytest.mark.parametrize("word", ["no-store", "max-age=soon"])
 async def test_the_origins_freshness_is_ignored_when_configured_so(aos: ScriptedAos, word: str) -> None:
     aos.answer(settled(("Cache-Control", word)))
     async with running(aos.url, cache__origin_cache_control="ignore") as gateway:
@@ -211,9 +124,8 @@ async def test_shared_scope_keeps_a_succeeded_record_for_a_day(aos: ScriptedAos)
         assert is_hit(await get(gateway))
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 410])
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_a_no_of_the_upstream_ends_the_callers_own_entry(
+@pytest.mark.parametrize(("method", "status"), [("GET", 401), ("GET", 404), ("HEAD", 403)])
+async def test_a_401_403_or_404_of_the_upstream_ends_the_callers_own_entry(
     aos: ScriptedAos, gateway: RunningGateway, method: str, status: int
 ) -> None:
     aos.queue(settled(), settled(), Answer(status, body=b"no"))
@@ -237,7 +149,7 @@ async def test_an_unstorable_200_ends_the_callers_own_entry(
     assert not is_hit(await get(gateway))
 
 
-@pytest.mark.parametrize("status", [400, 429, 500, 503])
+@pytest.mark.parametrize("status", [400, 503])
 async def test_another_error_leaves_the_entry(aos: ScriptedAos, gateway: RunningGateway, status: int) -> None:
     aos.queue(settled(), Answer(status))
     await get(gateway)
@@ -400,7 +312,9 @@ async def test_a_throttled_callers_misses_wait_out_what_the_upstream_asked_for(a
         assert (await get(gateway, elsewhere)).status == 404
 
 
-async def test_judging_a_large_record_holds_up_nobody_else(aos: ScriptedAos, gateway: RunningGateway) -> None:
+async def test_decoding_a_large_record_holds_up_nobody_else(
+    aos: ScriptedAos, gateway: RunningGateway
+) -> None:
     large = f"/v2/stacks/{STACK_ID}/actions/large"
     name = "large"
     nodes = {f"node-{number}": {"phase": "Succeeded"} for number in range(2_000)}

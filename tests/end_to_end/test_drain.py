@@ -1,31 +1,18 @@
 """Stopping: what is under way may end, and what may not is cut and counted."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, never, record
 from tests.testbed.client import RawClient, TruncatedResponse, request_bytes
-from tests.testbed.gateway import GatewayProcess, running
+from tests.testbed.gateway import StartGateway, running
 from tests.testbed.redis_server import RedisServer
 
 from .kit import ALICE, OTHER_ROUTE, get, is_hit, settled
 
 _TOKEN = ("X-Auth-Token", ALICE)
-
-
 _GET = request_bytes("GET", TARGET, [_TOKEN])
-
-
-@pytest.fixture
-async def process(aos: ScriptedAos) -> AsyncIterator[GatewayProcess]:
-    """A gateway as a process of its own in front of the scripted AOS."""
-    started = GatewayProcess("--upstream", aos.url)
-    try:
-        yield await started.ready()
-    finally:
-        started.discard()
 
 
 async def test_a_drain_lets_a_request_end_and_refuses_new_ones(aos: ScriptedAos) -> None:
@@ -105,9 +92,10 @@ async def test_a_write_that_outlasts_the_drain_invalidates(
         assert not is_hit(await get(restarted))
 
 
-async def test_sigterm_lets_a_request_end_and_exits_0(aos: ScriptedAos, process: GatewayProcess) -> None:
+async def test_sigterm_lets_a_request_end_and_exits_0(aos: ScriptedAos, start_gateway: StartGateway) -> None:
     gate = aos.gate()
     aos.answer(gate.before(settled()))
+    process = await start_gateway()
     async with (
         await RawClient.connect(process.address) as busy,
         await RawClient.connect(process.address) as idle,

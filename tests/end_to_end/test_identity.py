@@ -14,7 +14,6 @@ from tests.testbed.secrets import assert_absent
 from .kit import ALICE, BOB, all_busy, cache_status, get, is_hit, settled
 
 _TOKEN = ("X-Auth-Token", ALICE)
-_SCHEMES = ["SDK-HMAC-SHA256", "SDK-HMAC-SM3", "SDK-ECDSA-P256-SHA256", "SDK-SM2-SM3", "V11-HMAC-SHA256"]
 
 
 def _signature(scheme: str = "SDK-HMAC-SHA256", names: str = "host;x-sdk-date") -> tuple[str, str]:
@@ -91,8 +90,15 @@ async def _ask(gateway: RunningGateway, headers: Headers, method: str = "GET") -
     return await fetch(gateway.address, TARGET, method=method, headers=headers)
 
 
-@pytest.mark.parametrize("equal_bodies", [False, True])
-@pytest.mark.parametrize("stranger", _STRANGERS.values(), ids=_STRANGERS.keys())
+@pytest.mark.parametrize(
+    ("stranger", "equal_bodies"),
+    [
+        *((stranger, False) for stranger in _STRANGERS.values()),
+        (_STRANGERS["another token"], True),
+        (_STRANGERS["no token"], True),
+    ],
+    ids=[*_STRANGERS, "another token, equal bodies", "no token, equal bodies"],
+)
 async def test_two_callers_see_nothing_of_each_others_responses(
     aos: ScriptedAos,
     gateway: RunningGateway,
@@ -207,7 +213,7 @@ async def test_in_shared_scope_one_callers_refusal_is_not_anothers(aos: Scripted
         assert [response.status for response in await asyncio.gather(*asked)] == [401, 200]
 
 
-@pytest.mark.parametrize("scheme", _SCHEMES)
+@pytest.mark.parametrize("scheme", ["SDK-HMAC-SHA256", "V11-HMAC-SHA256"])
 async def test_a_signed_request_bypasses_and_arrives_as_it_was_signed(
     aos: ScriptedAos, gateway: RunningGateway, scheme: str
 ) -> None:

@@ -6,25 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.testbed.answers import Conversation
-from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos, record
-from tests.testbed.client import RawClient, RawResponse, fetch, request_bytes
+from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
+from tests.testbed.client import RawClient, fetch, request_bytes
 from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.response import assert_refused
 
-from .kit import ALICE, BOB, OTHER_ROUTE, get, is_hit, settled, until
+from .kit import ALICE, BOB, OTHER_ROUTE, flood, get, is_hit, settled, until
 
 _TOKEN = ("X-Auth-Token", ALICE)
 _GET = request_bytes("GET", TARGET, [_TOKEN])
-
-
-def _is_problem(answer: RawResponse, status: int) -> None:
-    assert answer.version == b"HTTP/1.1"
-    assert answer.status == status
-    assert answer.get("content-type") == b"application/problem+json"
-    assert answer.json()["status"] == status
-    assert answer.get("connection") == b"close"
-    assert answer.names()[-1] == b"Connection"
-    assert b"aiohttp" not in answer.raw_head + answer.body
 
 
 async def test_a_unix_socket_serves_like_a_tcp_address(aos: ScriptedAos, socket_folder: Path) -> None:
@@ -91,7 +81,7 @@ async def test_a_slow_head_is_answered_with_408(aos: ScriptedAos, begins: bytes)
         await RawClient.connect(gateway.address) as client,
     ):
         await client.send(begins)
-        _is_problem(await client.read_response(), 408)
+        assert_refused(await client.read_response(), 408)
         assert await client.at_eof()
 
 
@@ -103,7 +93,7 @@ async def test_a_slow_head_on_a_used_connection_is_answered_with_408(aos: Script
     ):
         await client.request("GET", TARGET, [_TOKEN])
         await client.send(b"GET / HT")
-        _is_problem(await client.read_response(), 408)
+        assert_refused(await client.read_response(), 408)
 
 
 @pytest.mark.parametrize("first", [_GET, request_bytes("POST", "/x", body=b"abc")])
@@ -117,15 +107,7 @@ async def test_a_slow_head_right_behind_a_request_has_its_own_deadline_not_the_i
     ):
         await client.send(first + b"GET / HT")
         assert (await client.read_response()).status == 200
-        _is_problem(await client.read_response(), 408)
-        assert await client.at_eof(3)
-
-
-async def test_a_silent_new_connection_is_closed(aos: ScriptedAos) -> None:
-    async with (
-        running(aos.url, server__header_timeout_s=0.2) as gateway,
-        await RawClient.connect(gateway.address) as client,
-    ):
+        assert_refused(await client.read_response(), 408)
         assert await client.at_eof(3)
 
 
@@ -144,25 +126,11 @@ async def test_a_slow_fetch_is_not_mistaken_for_a_slow_head(aos: ScriptedAos) ->
         assert (await client.read_response()).status == 200
 
 
-async def test_a_body_that_stalls_is_answered_with_408(aos: ScriptedAos) -> None:
-    aos.answer(Answer(200))
-    async with (
-        running(aos.url, server__body_timeout_s=0.2) as gateway,
-        await RawClient.connect(gateway.address) as client,
-    ):
-        await client.send(request_bytes("POST", "/x", [("Content-Length", "10")]) + b"abc")
-        _is_problem(await client.read_response("POST"), 408)
-        assert await client.at_eof(3)
-        await aos.wait_until(lambda: bool(aos.cut), "the upstream to see that the body broke off")
-        assert aos.received == []
-
-
 @pytest.mark.parametrize(
     "head",
     [
         request_bytes("GET", TARGET, [("X-A", "x" * 70_000)]),
         request_bytes("GET", TARGET, [(f"X-{number}", "x" * 7_000) for number in range(10)]),
-        request_bytes("GET", TARGET, [(f"X-{'n' * 70_000}", "x")]),
     ],
 )
 @pytest.mark.parametrize("piece_bytes", [1 << 20, 1000])
@@ -173,7 +141,7 @@ async def test_a_head_too_large_is_answered_with_431(
         for start in range(0, len(head), piece_bytes):
             client.writer.write(head[start : start + piece_bytes])
             await asyncio.sleep(0)
-        _is_problem(await client.read_response(), 431)
+        assert_refused(await client.read_response(), 431)
     assert aos.heads == []
 
 
@@ -186,7 +154,7 @@ async def test_a_target_too_long_is_answered_with_414(
         for start in range(0, len(sent), piece_bytes):
             client.writer.write(sent[start : start + piece_bytes])
             await asyncio.sleep(0)
-        _is_problem(await client.read_response(), 414)
+        assert_refused(await client.read_response(), 414)
     assert aos.heads == []
 
 
@@ -206,27 +174,14 @@ async def test_more_fields_than_any_client_sends_are_refused(
     assert aos.heads == []
 
 
-_MALFORMED: dict[str, bytes] = {
-    "no HTTP": b"hello\r\n\r\n",
-    "a blank before the colon": b"GET / HTTP/1.1\r\nHost: x\r\nX-Auth-Token : t\r\n\r\n",
-    "a control character": b"GET / HTTP/1.1\r\nHost: x\r\nX-A: a\x00b\r\n\r\n",
-    "a bare carriage return": b"GET / HTTP/1.1\r\nHost: x\r\nX-A: a\rb\r\n\r\n",
-    "a folded line": b"GET / HTTP/1.1\r\nHost: x\r\nX-A: a\r\n b\r\n\r\n",
-    "no Host": b"GET / HTTP/1.1\r\n\r\n",
-    "two Hosts": b"GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
-    "a Host with a blank": b"GET / HTTP/1.1\r\nHost: x y\r\n\r\n",
-    "two lengths": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-    "a signed length": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\na",
-    "length and chunks": (
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-    ),
-    "an unknown coding": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    "chunks in HTTP/1.0": b"POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a length with underscores": b"POST / HTTP/1.1\r\nHost: x\r\nContent_Length: 5\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("sent", _MALFORMED.values(), ids=_MALFORMED.keys())
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"hello\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Auth-Token : t\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    ],
+)
 async def test_a_malformed_request_is_answered_with_a_problem_and_no_traceback(
     aos: ScriptedAos, gateway: RunningGateway, caplog: pytest.LogCaptureFixture, sent: bytes
 ) -> None:
@@ -234,7 +189,7 @@ async def test_a_malformed_request_is_answered_with_a_problem_and_no_traceback(
     async with await RawClient.connect(gateway.address) as client:
         await client.send(sent + _GET)
         answer = await client.read_response()
-        _is_problem(answer, 400)
+        assert_refused(answer, 400)
         assert answer.json()["code"] == "GATEWAY.4000001"
         # Whatever follows is not read: nobody knows where it would begin.
         assert await client.at_eof()
@@ -261,7 +216,7 @@ async def test_malformed_chunks_break_off_the_request_upstream(
         await client.send(head + b"3\r\nabc\r\n")
         await aos.wait_until(lambda: bool(aos.heads) and aos.heads[0].body == b"abc", "the first chunk")
         await client.send(b"zz\r\n")
-        _is_problem(await client.read_response("POST"), 400)
+        assert_refused(await client.read_response("POST"), 400)
     await aos.wait_until(lambda: bool(aos.cut), "the upstream to see the cut")
     assert aos.received == []
 
@@ -274,7 +229,7 @@ async def test_connections_beyond_the_bound_are_refused_with_503(aos: ScriptedAo
             await second.request("GET", TARGET, [_TOKEN])
             async with await RawClient.connect(gateway.address) as third:
                 answer = await third.read_response()
-                _is_problem(answer, 503)
+                assert_refused(answer, 503)
                 assert answer.get("retry-after") == b"1"
                 assert await third.at_eof()
             assert is_hit(await second.request("GET", TARGET, [_TOKEN]))
@@ -295,7 +250,7 @@ async def test_connections_of_one_address_beyond_its_bound_are_refused_and_other
             async with await RawClient.connect(gateway.address) as third:
                 # Bytes that nobody reads would reset the connection and lose the response.
                 await third.send(_GET + b"x" * 100_000)
-                _is_problem(await third.read_response(), 503)
+                assert_refused(await third.read_response(), 503)
                 assert await third.at_eof()
             async with await RawClient.connect(gateway.address, source="127.0.0.2") as other:
                 assert (await other.request("GET", TARGET, [_TOKEN])).status == 200
@@ -321,26 +276,7 @@ async def test_a_chunked_request_closes_its_connection_and_what_follows_is_dropp
     assert aos.received[0].get("x-auth-token") is None
 
 
-async def test_a_trailer_becomes_no_field_of_the_next_request_upstream(
-    aos: ScriptedAos, gateway: RunningGateway
-) -> None:
-    aos.answer(Answer(200, body=b"ok"))
-    for _ in range(2):
-        async with await RawClient.connect(gateway.address) as client:
-            head = request_bytes("POST", "/x", [("Transfer-Encoding", "chunked")])
-            await client.send(head + b"0\r\nX-Smuggled: 1\r\n\r\n")
-            assert (await client.read_response("POST")).status == 200
-        await get(gateway, OTHER_ROUTE)
-    assert all(received.get("x-smuggled") is None for received in aos.received)
-    assert all(received.trailers == [] for received in aos.received)
-
-
 async def test_a_caller_who_takes_nothing_is_cut_off(aos: ScriptedAos) -> None:
-    async def flood(_: Received, conversation: Conversation) -> None:
-        await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
-        while True:
-            await conversation.send(b"x" * 1_000_000)
-
     aos.answer(flood)
     async with running(aos.url, server__body_timeout_s=0.3) as gateway:
         client = await RawClient.connect(gateway.address)

@@ -43,14 +43,9 @@ async def test_other_answers_get_no_etag(aos: ScriptedAos, gateway: RunningGatew
 @pytest.mark.parametrize(
     ("condition", "status"),
     [
-        ('"own"', 304),
-        ('W/"own"', 304),
         ('"a", W/"own" , "b"', 304),
         ("*", 304),
         ('"other"', 200),
-        ('"OWN"', 200),
-        ("own", 200),
-        ("", 200),
     ],
 )
 async def test_if_none_match_is_answered_from_entry_and_from_fetch(
@@ -128,12 +123,7 @@ async def test_a_head_without_entry_is_forwarded_and_stores_nothing(
 
 @pytest.mark.parametrize(
     "directive",
-    [
-        ("Cache-Control", "no-cache"),
-        ("Cache-Control", "max-age=0"),
-        ("Cache-Control", "max-age=nonsense"),
-        ("Pragma", "no-cache"),
-    ],
+    [("Cache-Control", "no-cache"), ("Cache-Control", "max-age=nonsense"), ("Pragma", "no-cache")],
 )
 async def test_a_no_cache_fetches_anew_and_stores(
     aos: ScriptedAos, gateway: RunningGateway, directive: tuple[str, str]
@@ -203,19 +193,12 @@ async def test_only_if_cached_never_goes_upstream(
     ("target", "fields", "detail"),
     [
         (TARGET + "?", [], "query"),
-        (TARGET + "?a=1", [], "query"),
         (TARGET, [("Range", "bytes=0-1")], "range"),
         (TARGET, [("If-Match", '"x"')], "precondition"),
-        (TARGET, [("If-Unmodified-Since", "x")], "precondition"),
         (TARGET, [("Content-Length", "0002")], "body"),
-        (TARGET, [("Accept", "x" * 65)], "variant"),
         (TARGET, [("Accept-Language", "x" * 65)], "variant"),
-        (TARGET, [("X-Language", "x" * 65)], "variant"),
         (TARGET + "/", [], "route"),
-        ("/v2/stacks/%41/actions/b", [], "route"),
         ("/v2/stacks/../actions/b", [], "route"),
-        (f"/v2/stacks/{'x' * 65}/actions/b", [], "route"),
-        (OTHER_ROUTE, [], "route"),
     ],
 )
 async def test_what_the_cache_does_not_take_part_in_bypasses_and_says_why(

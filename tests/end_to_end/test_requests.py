@@ -5,44 +5,24 @@ import re
 import pytest
 
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
-from tests.testbed.client import Headers, RawClient, fetch, request_bytes
+from tests.testbed.client import RawClient, fetch, request_bytes
 from tests.testbed.gateway import RunningGateway, running
-from tests.testbed.wire import Field
 
-from .kit import OTHER_ROUTE, get, is_hit, settled
+from .kit import OTHER_ROUTE, get, is_hit, pairs, settled
 
 _VIA = re.compile(rb"1\.1 aos-gateway \([0-9a-f]{8}\)")
-
-
-def _pairs(fields: Headers) -> list[Field]:
-    return [(_raw(name), _raw(value)) for name, value in fields]
-
-
-def _raw(text: str | bytes) -> bytes:
-    return text if isinstance(text, bytes) else text.encode("latin-1")
 
 
 @pytest.mark.parametrize(
     "target",
     [
-        "/v2/stacks?",
-        "/v2/stacks?a=1&a=2&&b",
-        "/v2/stacks?q=%20+%2B%zz",
-        "/v2//stacks",
-        "//v2/stacks",
-        "/v2/./stacks/../x",
-        "/v2/stacks/%2e%2E/%2F/%41",
-        "/v2/a;b=c,d/e@f:g!$&'()*+~",
-        '/v2/"<>{}|\\^`',
-        "/v2/[::]?x=[1]",
+        "/v2/stacks?a=1&a=2&&b?q=%20+%2B%zz",
+        "//v2/./stacks/../%2e%2E/%2F/%41",
+        "/v2/a;b=c,d/e@f:g!$&'()*+~\"<>{}|\\^`[::]?x=[1]",
         "/%",
-        "/?",
         "/??",
-        "/",
         TARGET + "?",
-        TARGET + "/",
         "/" + TARGET,
-        TARGET.replace("actions", "Actions"),
         TARGET.replace("-", "%2D"),
         "/" + "x" * 9000,
     ],
@@ -57,7 +37,7 @@ async def test_path_and_query_arrive_byte_for_byte(
     assert [received.target for received in aos.received] == [target, target]
 
 
-@pytest.mark.parametrize("target", ["/v2/a#b", "/v2/\xe9", "*", "v2/stacks", "", "ftp://h/x", "/a b"])
+@pytest.mark.parametrize("target", ["/v2/a#b", "*", "", "/a b"])
 async def test_a_target_that_cannot_be_carried_is_refused(
     aos: ScriptedAos, gateway: RunningGateway, target: str
 ) -> None:
@@ -97,7 +77,7 @@ async def test_options_about_the_whole_server_is_asked_of_the_upstream(aos: Scri
     assert [(received.method, received.target) for received in aos.received] == [("OPTIONS", "*")]
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"])
+@pytest.mark.parametrize("method", ["PUT", "OPTIONS", "PROPFIND"])
 async def test_any_method_passes_with_its_body(
     aos: ScriptedAos, gateway: RunningGateway, method: str
 ) -> None:
@@ -147,10 +127,10 @@ async def test_request_fields_arrive_in_order_and_case(aos: ScriptedAos, gateway
         ("Prefer", "wait=1"),
     ]
     await fetch(gateway.address, OTHER_ROUTE, headers=fields)
-    assert aos.received[0].headers[1 : 1 + len(fields)] == _pairs(fields)
+    assert aos.received[0].headers[1 : 1 + len(fields)] == pairs(fields)
 
 
-async def test_100_continue_is_said_when_the_body_is_read_and_the_wish_is_not_passed_on(
+async def test_100_continue_is_sent_when_the_body_is_read_and_expect_is_not_forwarded(
     aos: ScriptedAos, gateway: RunningGateway
 ) -> None:
     aos.answer(Answer(201))
@@ -210,23 +190,7 @@ async def test_an_upgrade_is_not_passed_on(aos: ScriptedAos, gateway: RunningGat
     assert aos.received[0].get("upgrade") is None
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(
-            "X-Auth-Token",
-            "x-project-id",
-            "Cookie",
-            "Authorization",
-            "X-Sdk-Date",
-            "Accept",
-            "Accept-Encoding",
-        ),
-        *("Accept-Language", "X-Language", "If-None-Match", "If-Match", "Range", "Host", "Content-Length"),
-        *("Transfer-Encoding", "Cache-Control", "Pragma", "Via", "X-Forwarded-For", "X-Forwarded-Host"),
-    ],
-)
-@pytest.mark.parametrize("target", [TARGET, OTHER_ROUTE])
+@pytest.mark.parametrize(("target", "name"), [(TARGET, "X-Auth-Token"), (OTHER_ROUTE, "Content-Length")])
 async def test_connection_may_not_name_a_field_that_must_arrive(
     aos: ScriptedAos, gateway: RunningGateway, target: str, name: str
 ) -> None:

@@ -29,9 +29,15 @@ _ACTIONS = f"{_STACK}/actions"
 _OVERRIDE = ("X-HTTP-Method-Override", "DELETE")
 
 
-@pytest.mark.parametrize("cut", [close_unanswered, reset_unanswered])
-@pytest.mark.parametrize("is_reused", [False, True])
-@pytest.mark.parametrize("body", [None, b'{"action": "update"}'])
+@pytest.mark.parametrize(
+    ("body", "is_reused", "cut"),
+    [
+        (None, False, close_unanswered),
+        (None, True, reset_unanswered),
+        (b'{"action": "update"}', False, reset_unanswered),
+        (b'{"action": "update"}', True, close_unanswered),
+    ],
+)
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "POST", "PATCH", "OPTIONS"])
 async def test_a_request_that_is_read_and_cut_off_was_received_exactly_once(
     aos: ScriptedAos, method: str, body: bytes | None, is_reused: bool, cut: AnyAnswer
@@ -72,7 +78,7 @@ async def test_an_upstream_that_stays_silent_has_received_a_write_once(
     assert aos.count("DELETE") == 1
 
 
-_FORGETTING: dict[str, AnyAnswer] = {
+_MAY_HAVE_WRITTEN: dict[str, AnyAnswer] = {
     "200": Answer(200),
     "202": Answer(202, body=b"{}"),
     "204": Answer(204),
@@ -85,22 +91,21 @@ _FORGETTING: dict[str, AnyAnswer] = {
 }
 
 
-@pytest.mark.parametrize("answer", _FORGETTING.values(), ids=_FORGETTING.keys())
-@pytest.mark.parametrize("method", ["DELETE", "PUT"])
+@pytest.mark.parametrize("answer", _MAY_HAVE_WRITTEN.values(), ids=_MAY_HAVE_WRITTEN.keys())
 async def test_a_write_that_may_have_been_done_makes_the_stacks_entries_unusable(
-    aos: ScriptedAos, gateway: RunningGateway, method: str, answer: AnyAnswer
+    aos: ScriptedAos, gateway: RunningGateway, answer: AnyAnswer
 ) -> None:
     aos.on("GET", _STACK, settled())
     for token in (ALICE, BOB):
         await get(gateway, token=token)
-    aos.on(method, _STACK, answer)
-    await get(gateway, _STACK, method=method)
+    aos.on("PUT", _STACK, answer)
+    await get(gateway, _STACK, method="PUT")
     for token in (ALICE, BOB):
         assert not is_hit(await get(gateway, token=token))
     assert aos.count("GET") == 4
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 429, 499])
+@pytest.mark.parametrize("status", [400, 404, 499])
 async def test_a_failed_write_changes_nothing(aos: ScriptedAos, gateway: RunningGateway, status: int) -> None:
     aos.on("GET", _STACK, settled())
     await get(gateway)
@@ -202,21 +207,10 @@ async def test_a_fetch_under_way_during_a_write_answers_who_had_joined_and_is_no
     "target",
     [
         _STACK,
-        _ACTIONS,
-        f"{_STACK}?force=true",
-        f"{_STACK}/",
-        f"/V2/STACKS/{STACK_ID.upper()}",
-        f"/v2/%73tacks/{STACK_ID}",
-        f"/v2/%2573tacks/{STACK_ID}",
-        f"/v2/stacks%2F{STACK_ID}",
-        f"/v2/stacks%252F{STACK_ID}",
-        f"//v2//stacks//{STACK_ID}",
-        f"/v2/stacks/./{STACK_ID}",
-        f"/v2/stacks/x/../{STACK_ID}/actions",
-        f"/v2/stacks/{STACK_ID};v=1",
-        f"/v2/stacks/{STACK_ID.replace('-', '%2d')}",
-        f"/v2/projects/p/stacks/{STACK_ID}/elements",
-        f"/v2/stacks/{STACK_ID}/../other",
+        f"{_ACTIONS}?force=true",
+        f"/V2//STACKS/{STACK_ID.upper()}/",
+        f"/v2/%2573tacks%2F{STACK_ID}",
+        f"/v2/stacks/x/../{STACK_ID};v=1",
     ],
 )
 async def test_a_write_counts_however_its_target_is_spelled(
@@ -241,7 +235,7 @@ async def test_a_write_to_a_stack_counts_for_its_id_in_any_case(
     assert not is_hit(await get(gateway, odd))
 
 
-@pytest.mark.parametrize("target", ["/v2/stacks/other", "/v2/stacks", "/v2/templates/x", "/"])
+@pytest.mark.parametrize("target", ["/v2/stacks/other", "/v2/stacks"])
 async def test_a_write_elsewhere_leaves_the_stack_alone(
     aos: ScriptedAos, gateway: RunningGateway, target: str
 ) -> None:
@@ -252,9 +246,7 @@ async def test_a_write_elsewhere_leaves_the_stack_alone(
     assert is_hit(await get(gateway))
 
 
-@pytest.mark.parametrize(
-    "name", ["X-HTTP-Method-Override", "x-http-method", "X-Method-Override", "X_HTTP_METHOD_OVERRIDE"]
-)
+@pytest.mark.parametrize("name", ["x-http-method", "X_HTTP_METHOD_OVERRIDE"])
 async def test_a_get_that_says_it_is_another_method_counts_as_a_write(
     aos: ScriptedAos, gateway: RunningGateway, name: str
 ) -> None:

@@ -138,20 +138,12 @@ class Turns:
         )
 
 
-def _redis_mode(mode: Mode) -> Callable[[Stage, float], Awaitable[None]]:
+def _mode(side: Side, mode: Mode) -> Callable[[Stage, float], Awaitable[None]]:
     async def plays(stage: Stage, hold_s: float) -> None:
-        stage.redis_proxy.mode = mode
+        proxy = stage.redis_proxy if side == "redis" else stage.aos_proxy
+        proxy.mode = mode
         await asyncio.sleep(hold_s)
-        stage.redis_proxy.mode = PASS
-
-    return plays
-
-
-def _upstream_mode(mode: Mode) -> Callable[[Stage, float], Awaitable[None]]:
-    async def plays(stage: Stage, hold_s: float) -> None:
-        stage.aos_proxy.mode = mode
-        await asyncio.sleep(hold_s)
-        stage.aos_proxy.mode = PASS
+        proxy.mode = PASS
 
     return plays
 
@@ -194,12 +186,12 @@ TURNS = (
     Turn("Redis killed", "redis", _killed),
     Turn("upstream refused", "upstream", _refused, causes_errors=True),
     Turn("Redis stopped", "redis", _stopped),
-    Turn("upstream reset", "upstream", _upstream_mode(RESET), causes_errors=True),
+    Turn("upstream reset", "upstream", _mode("upstream", RESET), causes_errors=True),
     Turn("Redis blocked", "redis", _blocked),
-    Turn("upstream stalled", "upstream", _upstream_mode(STALL), causes_errors=True),
-    Turn("Redis slow", "redis", _redis_mode(Mode(delay_down_s=0.3))),
-    Turn("upstream slow", "upstream", _upstream_mode(Mode(delay_down_s=0.15))),
+    Turn("upstream stalled", "upstream", _mode("upstream", STALL), causes_errors=True),
+    Turn("Redis slow", "redis", _mode("redis", Mode(delay_down_s=0.3))),
+    Turn("upstream slow", "upstream", _mode("upstream", Mode(delay_down_s=0.15))),
     Turn("Redis flushed", "redis", _flushed),
-    Turn("upstream truncated", "upstream", _upstream_mode(_TRUNCATED), causes_errors=True),
-    Turn("Redis half-open", "redis", _redis_mode(HALF_OPEN)),
+    Turn("upstream truncated", "upstream", _mode("upstream", _TRUNCATED), causes_errors=True),
+    Turn("Redis half-open", "redis", _mode("redis", HALF_OPEN)),
 )

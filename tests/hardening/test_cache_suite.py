@@ -21,6 +21,8 @@ _Value = str | int
 
 _Lines = tuple[tuple[str, _Value], ...]
 
+CALLER = pytest.mark.parametrize("scope", ["caller"])
+SHARED = pytest.mark.parametrize("scope", ["shared"])
 BOTH = pytest.mark.parametrize("scope", ["caller", "shared"])
 CC = "Cache-Control"
 CDN = "CDN-Cache-Control"
@@ -301,13 +303,13 @@ REQUESTS = [
 ]
 
 
-@BOTH
+@SHARED
 @pytest.mark.parametrize("case", FRESHNESS, ids=_case_names)
 async def test_a_record_is_a_hit_only_while_the_origin_calls_it_fresh(stage: Stage, case: Case) -> None:
     await _play(stage, case)
 
 
-@BOTH
+@CALLER
 @pytest.mark.parametrize("case", DIRECTIVES, ids=_case_names)
 async def test_what_the_origin_forbids_is_not_stored(stage: Stage, case: Case) -> None:
     await _play(stage, case)
@@ -319,13 +321,13 @@ async def test_a_record_is_a_hit_only_for_what_it_varies_on(stage: Stage, case: 
     await _play(stage, case)
 
 
-@BOTH
+@CALLER
 @pytest.mark.parametrize("case", REQUESTS, ids=_case_names)
 async def test_what_a_caller_asks_of_the_cache_is_obeyed(stage: Stage, case: Case) -> None:
     await _play(stage, case)
 
 
-@BOTH
+@SHARED
 @pytest.mark.parametrize("status", [201, 203, 206, 299, 301, 304, 404, 410, 500, 503, 599])
 async def test_only_a_200_is_stored_however_fresh_it_is_called(stage: Stage, status: int) -> None:
     body = b"" if status == 304 else record()
@@ -413,7 +415,7 @@ CONDITIONS = [
 ]
 
 
-@pytest.mark.parametrize("scope", ["caller"])
+@CALLER
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.name)
 async def test_conditions_are_answered_from_the_entry_and_from_the_fetch_alike(
     stage: Stage, condition: Condition
@@ -429,7 +431,7 @@ async def test_conditions_are_answered_from_the_entry_and_from_the_fetch_alike(
     assert not received.all(_SINCE)
 
 
-@pytest.mark.parametrize("scope", ["caller"])
+@CALLER
 async def test_a_304_carries_what_a_cache_further_down_needs_and_nothing_of_the_body(stage: Stage) -> None:
     sent: _Lines = (
         ("Date", "Sun, 06 Nov 1994 08:49:37 GMT"),
@@ -455,7 +457,7 @@ async def test_a_304_carries_what_a_cache_further_down_needs_and_nothing_of_the_
     assert fetched.body == hit.body == b""
 
 
-@pytest.mark.parametrize("scope", ["caller"])
+@CALLER
 async def test_a_hit_keeps_every_field_but_those_of_one_hop_and_renews_the_age(stage: Stage) -> None:
     kept: _Lines = (
         ("X-Own", "1"),
@@ -495,7 +497,7 @@ async def test_a_hit_keeps_every_field_but_those_of_one_hop_and_renews_the_age(s
     assert second.all("age") == [b"33"]
 
 
-@pytest.mark.parametrize("scope", ["caller"])
+@CALLER
 async def test_without_a_date_from_the_origin_the_age_counts_from_the_fetch(stage: Stage) -> None:
     stage.aos.answer(_answer(_HOUR))
     first = await stage.ask()
@@ -507,9 +509,12 @@ async def test_without_a_date_from_the_origin_the_age_counts_from_the_fetch(stag
 
 
 @BOTH
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "M-SEARCH", "PATCH"])
 @pytest.mark.parametrize(
-    ("status", "fetches"), [(200, 2), (201, 2), (302, 2), (500, 2), (400, 1), (404, 1), (409, 1)]
+    ("method", "status", "fetches"),
+    [
+        *(("POST", 200, 2), ("PUT", 201, 2), ("M-SEARCH", 302, 2), ("DELETE", 500, 2)),
+        *(("PATCH", 400, 1), ("DELETE", 404, 1), ("PUT", 409, 1)),
+    ],
 )
 async def test_a_write_that_was_not_refused_makes_the_record_unusable(
     stage: Stage, method: str, status: int, fetches: int

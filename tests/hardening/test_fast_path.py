@@ -314,7 +314,7 @@ async def test_while_draining_a_hit_closes_its_connection(aos: ScriptedAos) -> N
     assert gateway.app.metrics.fast_hits == 0
 
 
-async def test_a_write_takes_the_fast_lane_its_copies_too(aos: ScriptedAos) -> None:
+async def test_a_write_invalidates_the_copies_of_the_fast_path_too(aos: ScriptedAos) -> None:
     aos.answer(Answer(body=record()))
     async with running(aos.url) as gateway, await RawClient.connect(gateway.address) as client:
         for _ in range(3):

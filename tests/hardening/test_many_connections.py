@@ -8,14 +8,15 @@ import errno
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from tests.testbed import address as addresses
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, never, record
 from tests.testbed.client import RawClient, request_bytes
-from tests.testbed.gateway import GatewayProcess
+from tests.testbed.gateway import GatewayProcess, StartGateway
 from tests.testbed.process import descriptors, gauges, rss_bytes
 from tests.testbed.slow_peers import Slow, slow_peers
 
@@ -24,26 +25,14 @@ _RUNNING = f"/v2/stacks/{STACK_ID}/actions/running"
 _BIG = f"/v2/stacks/{STACK_ID}/actions/big"
 _UPLOAD = request_bytes("POST", "/v2/stacks", [_TOKEN, ("Content-Length", "1000000")])
 
-Start = Callable[..., Awaitable[GatewayProcess]]
-
 
 @pytest.fixture
-async def start(aos: ScriptedAos) -> AsyncIterator[Start]:
+def start(aos: ScriptedAos, start_gateway: StartGateway) -> StartGateway:
     """Start a gateway as a process of its own, with settings by `section__key`."""
     aos.on("GET", TARGET, Answer(body=record()))
     aos.on("GET", _RUNNING, Answer(body=record("Running", name="running")))
     aos.on("GET", _BIG, Answer(body=record(name="big", padding="x" * 1_000_000)))
-    started: list[GatewayProcess] = []
-
-    async def start(**settings: object) -> GatewayProcess:
-        environ = {f"AOS_GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
-        gateway = GatewayProcess("--upstream", aos.url, environ={"AOS_GATEWAY_LOG__ACCESS": "off"} | environ)
-        started.append(gateway)
-        return await gateway.ready()
-
-    yield start
-    for gateway in started:
-        gateway.discard()
+    return partial(start_gateway, log__access="off")
 
 
 async def _served(gateway: GatewayProcess, times: int) -> None:
@@ -81,7 +70,7 @@ async def _warm(gateway: GatewayProcess) -> None:
 
 
 async def test_600_slow_peers_do_not_hold_up_the_others_and_are_gone_after_their_deadlines(
-    aos: ScriptedAos, start: Start
+    aos: ScriptedAos, start: StartGateway
 ) -> None:
     # Longer than it takes to open them all, on a slow machine too.
     deadline_s = 5
@@ -155,7 +144,7 @@ def _are_closed(held: list[socket.socket]) -> bool:
 
 
 async def test_10000_idle_connections_are_held_in_little_memory_and_closed_at_drain(
-    start: Start, many: int
+    start: StartGateway, many: int
 ) -> None:
     gateway = await start(server__header_timeout_s=60)
     await _warm(gateway)
@@ -200,7 +189,7 @@ def _send(address: str, data: bytes, held: list[socket.socket]) -> None:
 
 @pytest.mark.parametrize(("data", "most_mib"), _COSTLY.values(), ids=_COSTLY.keys())
 async def test_heads_cost_no_multiple_of_their_bytes_before_their_turn(
-    aos: ScriptedAos, start: Start, data: bytes, most_mib: int
+    aos: ScriptedAos, start: StartGateway, data: bytes, most_mib: int
 ) -> None:
     aos.on("POST", "/v2/stacks", never)
     gateway = await start(server__header_timeout_s=60)
@@ -215,7 +204,7 @@ async def test_heads_cost_no_multiple_of_their_bytes_before_their_turn(
 
 
 async def test_silent_admin_connections_leave_descriptors_to_callers_and_answers_to_probes(
-    start: Start,
+    start: StartGateway,
 ) -> None:
     gateway = await start(server__max_connections=100)
     resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (300, 300))
@@ -233,7 +222,7 @@ async def test_silent_admin_connections_leave_descriptors_to_callers_and_answers
             sock.close()
 
 
-async def test_idle_connections_are_closed_by_their_deadline(start: Start) -> None:
+async def test_idle_connections_are_closed_by_their_deadline(start: StartGateway) -> None:
     gateway = await start(server__keepalive_timeout_s=1, server__header_timeout_s=1)
     await _warm(gateway)
     base = await _rested(gateway, 5)

@@ -156,7 +156,6 @@ async def _play(turns: Turns, upstream: MixedAos) -> tuple[list[int], list[int]]
     ends_s = turns.now_s() + _LENGTH_S
     half_s = turns.now_s() + _LENGTH_S / 2
     before: list[int] = []
-    after: list[int] = []
     for turn in itertools.cycle(TURNS):
         left_s = ends_s - turns.now_s()
         if left_s <= 0:
@@ -164,13 +163,13 @@ async def _play(turns: Turns, upstream: MixedAos) -> tuple[list[int], list[int]]
         if upstream.revoked is None and turns.now_s() >= half_s:
             before = await _kept(turns.stage, upstream)
             upstream.revoked = _REVOKED, turns.now_s()
-        if not after and upstream.is_over(turns.now_s()):
-            after = await _kept(turns.stage, upstream)
         slot_s = min(_ROUND_S / len(TURNS), left_s)
         began_s = turns.now_s()
         await turns.play(turn, max(0.5, slot_s - _TOTAL_S))
         await asyncio.sleep(max(0.0, began_s + slot_s - turns.now_s()))
-    return before, after
+    while not upstream.is_over(turns.now_s()):
+        await asyncio.sleep(0.1)
+    return before, await _kept(turns.stage, upstream)
 
 
 @pytest.fixture

@@ -8,20 +8,14 @@ import pytest
 
 from tests.testbed.answers import Conversation
 from tests.testbed.aos import STACK_ID, TARGET, Answer, Received, ScriptedAos, never, record
-from tests.testbed.client import RawClient, RawResponse, request_bytes
+from tests.testbed.client import RawClient, request_bytes
 from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.response import assert_refused
 
 _TOKEN = ("X-Auth-Token", "alice")
 _GET = request_bytes("GET", TARGET, [_TOKEN])
 _DEADLINE_S = 0.2
 _STEP_S = 0.02
-
-
-def _is_problem(answer: RawResponse, status: int) -> None:
-    assert answer.status == status
-    assert answer.get("content-type") == b"application/problem+json"
-    assert answer.get("connection") == b"close"
-    assert answer.get("date") is not None
 
 
 async def _until(is_true: Callable[[], bool]) -> None:
@@ -56,7 +50,7 @@ async def test_a_head_that_drips_is_answered_with_408_however_steadily_it_comes(
             assert (await client.read_response("POST")).status == 200
         started_s = time.monotonic()
         dripping = asyncio.create_task(_drip(client, b"GET / HTTP/1.1\r\nX-Slow: " + b"a" * 500))
-        _is_problem(await client.read_response(), 408)
+        assert_refused(await client.read_response(), 408)
         assert await client.at_eof(2)
         assert time.monotonic() - started_s < 3 * _DEADLINE_S
         dripping.cancel()
@@ -75,7 +69,7 @@ async def test_a_slow_head_behind_a_request_is_refused_after_its_answer(aos: Scr
         await asyncio.sleep(2 * _DEADLINE_S)
         gate.open()
         assert (await client.read_response()).body == b"first"
-        _is_problem(await client.read_response(), 408)
+        assert_refused(await client.read_response(), 408)
         assert await client.at_eof(2)
 
 
@@ -87,7 +81,7 @@ async def test_a_new_connection_that_asks_nothing_is_closed(aos: ScriptedAos, be
     ):
         await client.send(begins)
         if begins:
-            _is_problem(await client.read_response(), 408)
+            assert_refused(await client.read_response(), 408)
         assert await client.at_eof(3 * _DEADLINE_S)
 
 
@@ -116,7 +110,7 @@ async def test_a_body_that_stalls_is_answered_with_408_and_cut_upstream(
         await RawClient.connect(gateway.address) as client,
     ):
         await client.send(request_bytes("PUT", f"/v2/stacks/{STACK_ID}", [framing]) + b"5\r\nab")
-        _is_problem(await client.read_response("PUT"), 408)
+        assert_refused(await client.read_response("PUT"), 408)
         assert await client.at_eof(2)
         await aos.wait_until(lambda: bool(aos.cut), "the upstream to see the cut")
         assert aos.received == []
@@ -242,7 +236,7 @@ async def test_connections_beyond_the_bound_get_503_and_the_others_are_served(ao
         for _ in range(30):
             async with await RawClient.connect(gateway.address) as client:
                 answer = await client.read_response()
-                _is_problem(answer, 503)
+                assert_refused(answer, 503)
                 assert answer.get("retry-after") == b"1"
                 assert await client.at_eof()
         assert (await held[1].request("GET", TARGET, [_TOKEN])).status == 200

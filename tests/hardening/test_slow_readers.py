@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from tests.testbed import address as addresses
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawClient, request_bytes
-from tests.testbed.gateway import GatewayProcess, running
+from tests.testbed.gateway import GatewayProcess, StartGateway, running
 from tests.testbed.tls import Authority
 
 _LIMIT_S = 0.4
@@ -33,26 +33,15 @@ _WAYS = {
     "passing": ("/v2/stacks", "alice"),
 }
 
-Start = Callable[..., Awaitable[GatewayProcess]]
-
 
 @pytest.fixture
-async def start(aos: ScriptedAos) -> AsyncIterator[Start]:
+def start(aos: ScriptedAos, start_gateway: StartGateway) -> StartGateway:
     """Start a gateway as a process of its own, with settings by `section__key`; it has alice's record."""
     aos.on("GET", TARGET, Answer(body=_RECORD))
     aos.on("GET", _LARGE, Answer(body=record(name="large", padding="x" * (_BIG_BYTES + 1_000_000))))
     aos.on("GET", "/v2/stacks", Answer(body=_RECORD))
-    started: list[GatewayProcess] = []
-
-    async def start(**settings: object) -> GatewayProcess:
-        settings |= {"server__body_timeout_s": _LIMIT_S, "cache__max_body_bytes": _BIG_BYTES + 500_000}
-        environ = {f"AOS_GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
-        started.append(GatewayProcess("--upstream", aos.url, environ=environ))
-        return await started[-1].ready()
-
-    yield start
-    for gateway in started:
-        gateway.discard()
+    settings = {"server__body_timeout_s": _LIMIT_S, "cache__max_body_bytes": _BIG_BYTES + 500_000}
+    return partial(start_gateway, **settings)
 
 
 async def _ask(
@@ -99,19 +88,19 @@ async def _read_all(address: str, tls: ssl.SSLContext | None = None) -> dict[str
             writer.transport.abort()
 
 
-async def test_a_steady_slow_reader_gets_all_of_a_large_answer(start: Start) -> None:
+async def test_a_steady_slow_reader_gets_all_of_a_large_answer(start: StartGateway) -> None:
     gateway = await start()
     assert await _read_all(gateway.address) == dict.fromkeys(_WAYS, True)
 
 
-async def test_a_steady_slow_reader_gets_all_of_it_over_tls(start: Start, tmp_path: Path) -> None:
+async def test_a_steady_slow_reader_gets_all_of_it_over_tls(start: StartGateway, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.files("127.0.0.1")
     gateway = await start(server__tls_cert=certificate, server__tls_key=key)
     assert await _read_all(gateway.address, authority.client_context()) == dict.fromkeys(_WAYS, True)
 
 
-async def test_who_stops_reading_is_cut_and_the_log_says_what_was_sent(start: Start) -> None:
+async def test_who_stops_reading_is_cut_and_the_log_says_what_was_sent(start: StartGateway) -> None:
     gateway = await start()
     async with await RawClient.connect(gateway.address) as client:
         await client.request("GET", TARGET, [("X-Auth-Token", "alice")])

@@ -11,15 +11,13 @@ import pytest
 
 from tests.testbed.answers import Conversation
 from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos, record
-from tests.testbed.client import RawClient, RawResponse, TruncatedResponse, fetch, request_bytes
+from tests.testbed.client import RawClient, RawResponse, fetch, request_bytes
 from tests.testbed.gateway import RunningGateway, running
 
-_OTHER = "/v2/stacks"
-_TARGETS = (TARGET, _OTHER)
+from .kit import BROKEN, OTHER, OWN, TARGETS, assert_not_used_again, get
+
 _OK = b"HTTP/1.1 200 OK\r\n"
 _LATE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate"
-_OWN = Answer(404, body=b"own")
-_BROKEN = (TruncatedResponse, ConnectionError)
 
 
 @dataclass(frozen=True)
@@ -51,114 +49,33 @@ class Fault:
             conversation.close()
 
 
+_CHUNKED = _OK + b"Transfer-Encoding: chunked\r\n\r\n"
+# One of each kind; which heads and chunks are refused is tested with the reader, in the core.
 _NO_HEADS = [
-    Fault("two lengths", _OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nx"),
-    Fault("the same length twice", _OK + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\nx"),
-    Fault("a list of lengths", _OK + b"Content-Length: 1, 1\r\n\r\nx"),
-    Fault("a signed length", _OK + b"Content-Length: +1\r\n\r\nx"),
-    Fault("a negative length", _OK + b"Content-Length: -1\r\n\r\nx"),
-    Fault("an empty length", _OK + b"Content-Length: \r\n\r\nx", closes=True),
-    Fault("a hexadecimal length", _OK + b"Content-Length: 0x1\r\n\r\nx"),
-    Fault("a length beyond 64 bits", _OK + b"Content-Length: 99999999999999999999\r\n\r\nx"),
-    Fault(
-        "length and coding",
-        _OK + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
-    ),
-    Fault(
-        "coding and length",
-        _OK + b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n1\r\nx\r\n0\r\n\r\n",
-    ),
-    Fault("coding twice", _OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    Fault("coding over 1.0", b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", closes=True),
-    *(
-        Fault(
-            f"coding {name.decode()}", _OK + b"Transfer-Encoding: " + name + b"\r\n\r\n0\r\n\r\n", closes=True
-        )
-        for name in (b"gzip", b"xchunked", b"gzip, chunked", b"chunked, gzip", b"identity", b'"chunked"', b"")
-    ),
-    *(
-        Fault(f"status line {line!r}", line + b"\r\nContent-Length: 0\r\n\r\n", closes=True)
-        for line in (
-            b"SSH-2.0-x",
-            b"HTTP/1.1",
-            b"HTTP/1.1 ",
-            b"HTTP/1.1 2000 OK",
-            b"HTTP/1.1 20 OK",
-            b"HTTP/1.1 -20 OK",
-            b"HTTP/1.1 abc OK",
-            b"HTTP/1.1 000 OK",
-            b"HTTP/1.1 999 OK",
-            b"HTTP/1.1 600 OK",
-            b"HTTP/2.0 200 OK",
-            b"HTTP/1.9 200 OK",
-            b"HTTP/1.1 200 O\x01K",
-            b"HTTP/1.1 200 O\x00K",
-            b"ICY 200 OK",
-            b"RTSP/1.0 200 OK",
-            b"\x00\x01\x02",
-            b"200 OK",
-            b"GET / HTTP/1.1",
-            b"<html>",
-        )
-    ),
-    *(
-        Fault(f"field {field!r}", _OK + field + b"\r\nContent-Length: 0\r\n\r\n", closes=True)
-        for field in (
-            b"X-A: a\x00b",
-            b"X-A: a\x01b",
-            b"X-A: a\x7fb",
-            b"X-A: a\rb",
-            b"X-A: a\x1b[0m",
-            b"X(A: b",
-            b"X A: b",
-            b"X-A : b",
-            b": b",
-            b"no colon",
-            b"X\xe9: b",
-            b" folded: b",
-            b"X-A: a\r\n b",
-        )
-    ),
+    Fault("another protocol", b"SSH-2.0-x\r\n"),
+    Fault("a control character", _OK + b"X-A: a\x01b\r\nContent-Length: 0\r\n\r\n", closes=True),
     Fault("a head without CR", b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx", closes=True),
-    Fault("a long value", _OK + b"X-A: " + b"x" * 100_000 + b"\r\nContent-Length: 0\r\n\r\n"),
+    Fault("two lengths", _OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nx"),
+    Fault("coding and length", _CHUNKED[:-2] + b"Content-Length: 1\r\n\r\n1\r\nx\r\n0\r\n\r\n"),
+    Fault("an unknown coding", _OK + b"Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n", closes=True),
     Fault("a long reason", b"HTTP/1.1 200 " + b"x" * 100_000 + b"\r\nContent-Length: 0\r\n\r\n"),
-    Fault(
-        "a large head",
-        _OK + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 8000) for n in range(40)) + b"Content-Length: 0\r\n\r\n",
-    ),
-    Fault(
-        "many fields", _OK + b"".join(b"X-%d: x\r\n" % n for n in range(3000)) + b"Content-Length: 0\r\n\r\n"
-    ),
-    Fault(
-        "an unasked switch",
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nabc",
-    ),
-    Fault("an unasked switch without fields", b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+    Fault("a large head", _OK + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 8000) for n in range(40)) + b"\r\n"),
+    Fault("many fields", _OK + b"".join(b"X-%d: x\r\n" % n for n in range(3000)) + b"\r\n"),
+    Fault("an unasked switch", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nabc"),
     Fault("only an interim answer", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", closes=True),
     Fault("half a head", b"HTTP/1.1 200 OK\r\nContent-Le", closes=True),
-    Fault("an end in the first line", b"HTTP/1.", closes=True),
     Fault("nothing", b"", closes=True),
     Fault("204 with a length", b"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc"),
-    Fault("204 with chunks", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
 ]
 _BODIES_BEHIND_NOTHING = [
     Fault("204 with a body", b"HTTP/1.1 204 No Content\r\n\r\nabc"),
-    Fault("204 with an answer behind it", b"HTTP/1.1 204 No Content\r\n\r\n" + _LATE),
-    Fault("304 with a body", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\nabc"),
     Fault("304 with an answer behind it", b"HTTP/1.1 304 Not Modified\r\n\r\n" + _LATE),
 ]
-_CHUNKED = _OK + b"Transfer-Encoding: chunked\r\n\r\n"
 _HALF_BODIES = [
     Fault("too short", _OK + b"Content-Length: 9\r\n\r\nabc", closes=True),
-    Fault("no body at all", _OK + b"Content-Length: 9\r\n\r\n", closes=True),
     Fault("no last chunk", _CHUNKED + b"3\r\nabc\r\n", closes=True),
-    Fault("half a chunk", _CHUNKED + b"9\r\nabc", closes=True),
-    Fault("half a last chunk", _CHUNKED + b"3\r\nabc\r\n0\r\n", closes=True),
     Fault("a bad chunk size", _CHUNKED + b"3\r\nabc\r\nzz\r\n\r\n"),
-    Fault("a negative chunk size", _CHUNKED + b"3\r\nabc\r\n-1\r\n\r\n"),
-    Fault("a huge chunk size", _CHUNKED + b"3\r\nabc\r\nFFFFFFFFFFFFFFFFF\r\nabc"),
     Fault("a chunk longer than its size", _CHUNKED + b"3\r\nabcd\r\n0\r\n\r\n"),
-    Fault("a bad trailer", _CHUNKED + b"3\r\nabc\r\n0\r\nno colon\r\n\r\n"),
 ]
 
 
@@ -170,62 +87,50 @@ async def gateway(aos: ScriptedAos) -> AsyncIterator[RunningGateway]:
     assert started.app.upstream.slots.in_use == 0
 
 
-async def _get(gateway: RunningGateway, target: str = TARGET) -> RawResponse:
-    return await fetch(gateway.address, target, token="alice")
-
-
 def _is_problem(answer: RawResponse, status: int) -> None:
     assert answer.status == status
     assert answer.get("content-type") == b"application/problem+json"
     assert (answer.get("proxy-status") or b"").startswith(b"aos-gateway; error=")
 
 
-async def _is_not_used_again(aos: ScriptedAos, gateway: RunningGateway, target: str) -> None:
-    aos.answer(_OWN)
-    for _ in range(2):
-        assert (await _get(gateway, target)).body == b"own"
-    assert {received.connection for received in aos.received} == {1, 2}
-
-
-@pytest.mark.parametrize("target", _TARGETS)
-@pytest.mark.parametrize("is_slow", [False, True])
+@pytest.mark.parametrize(("target", "is_slow"), [(TARGET, False), (OTHER, True)])
 @pytest.mark.parametrize("fault", _NO_HEADS, ids=lambda fault: fault.name)
-async def test_an_answer_that_is_none_is_a_502_and_its_connection_is_not_used_again(
+async def test_an_answer_that_is_none_is_a_502_and_its_connectionassert_not_used_again(
     aos: ScriptedAos, gateway: RunningGateway, fault: Fault, is_slow: bool, target: str
 ) -> None:
     aos.answer(fault.slowly if is_slow and len(fault.data) < 1000 else fault)
-    _is_problem(await _get(gateway, target), 502)
+    _is_problem(await get(gateway, target), 502)
     assert len(aos.heads) == 1
-    await _is_not_used_again(aos, gateway, target)
+    await assert_not_used_again(aos, gateway, target)
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("fault", _BODIES_BEHIND_NOTHING, ids=lambda fault: fault.name)
 async def test_a_body_where_none_may_be_is_a_502(
     aos: ScriptedAos, gateway: RunningGateway, fault: Fault, target: str
 ) -> None:
     aos.answer(fault)
-    _is_problem(await _get(gateway, target), 502)
-    await _is_not_used_again(aos, gateway, target)
+    _is_problem(await get(gateway, target), 502)
+    await assert_not_used_again(aos, gateway, target)
 
 
 @pytest.mark.parametrize("is_slow", [False, True])
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("fault", _HALF_BODIES, ids=lambda fault: fault.name)
 async def test_a_body_that_breaks_off_is_a_502_or_cut_and_never_looks_whole(
     aos: ScriptedAos, gateway: RunningGateway, fault: Fault, target: str, is_slow: bool
 ) -> None:
     aos.answer(fault.slowly if is_slow else fault)
     try:
-        answer = await _get(gateway, target)
-    except _BROKEN:
-        assert target == _OTHER
+        answer = await get(gateway, target)
+    except BROKEN:
+        assert target == OTHER
     else:
         _is_problem(answer, 502)
-    await _is_not_used_again(aos, gateway, target)
+    await assert_not_used_again(aos, gateway, target)
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     "interim",
     [
@@ -241,13 +146,13 @@ async def test_other_interim_answers_are_dropped_cleanly(
     for answer in (Fault("", interim + Answer(404, body=b"fine").whole()), Fault("", interim + _LATE)):
         for way in (answer, answer.slowly):
             aos.queue(way)
-            got = await _get(gateway, target)
+            got = await get(gateway, target)
             assert got.body in {b"fine", b"late"}
             assert got.interim == ()
             assert got.get("x-evil") is None
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 async def test_endless_interim_answers_end_in_time(
     aos: ScriptedAos, gateway: RunningGateway, target: str
 ) -> None:
@@ -257,17 +162,17 @@ async def test_endless_interim_answers_end_in_time(
             await asyncio.sleep(0.05)
 
     aos.answer(hint)
-    answer = await _get(gateway, target)
+    answer = await get(gateway, target)
     assert answer.status in {502, 504}
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
 async def test_silence_is_a_504(aos: ScriptedAos, sent: bytes, target: str) -> None:
     aos.answer(Fault("", sent))
     async with running(aos.url, upstream__read_timeout_s=0.2) as gateway:
-        _is_problem(await _get(gateway, target), 504)
-        await _is_not_used_again(aos, gateway, target)
+        _is_problem(await get(gateway, target), 504)
+        await assert_not_used_again(aos, gateway, target)
 
 
 @pytest.mark.parametrize("begins", [_OK + b"X-A: ", _OK + b"Content-Length: 1000\r\n\r\n"])
@@ -280,7 +185,7 @@ async def test_a_record_that_drips_is_a_504_after_its_whole_time(aos: ScriptedAo
 
     aos.answer(drip)
     async with running(aos.url, upstream__read_timeout_s=0.2, upstream__total_timeout_s=0.5) as gateway:
-        _is_problem(await _get(gateway), 504)
+        _is_problem(await get(gateway), 504)
         assert gateway.app.upstream.slots.in_use == 0
 
 
@@ -294,11 +199,11 @@ async def test_a_head_that_drips_is_a_504_on_every_route(aos: ScriptedAos) -> No
     aos.answer(drip)
     async with running(aos.url, upstream__read_timeout_s=0.3, upstream__total_timeout_s=0.6) as gateway:
         started_s = time.monotonic()
-        _is_problem(await _get(gateway, _OTHER), 504)
+        _is_problem(await get(gateway, OTHER), 504)
         assert time.monotonic() - started_s < 1
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("late", [_LATE, b"x", b"\r\n", b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"\x00"])
 async def test_late_bytes_close_an_idle_connection(
     aos: ScriptedAos, gateway: RunningGateway, late: bytes, target: str
@@ -306,20 +211,20 @@ async def test_late_bytes_close_an_idle_connection(
     gate = aos.gate()
 
     async def talk_on(_: Received, conversation: Conversation) -> None:
-        await conversation.answer(_OWN)
+        await conversation.answer(OWN)
         await gate.passed()
         await conversation.send(late)
 
     aos.queue(talk_on)
-    aos.answer(_OWN)
-    assert (await _get(gateway, target)).body == b"own"
+    aos.answer(OWN)
+    assert (await get(gateway, target)).body == b"own"
     gate.open()
     await aos.wait_until(lambda: aos.open_connections == 0, "the gateway to close it")
-    assert (await _get(gateway, target)).body == b"own"
+    assert (await get(gateway, target)).body == b"own"
     assert aos.connections == 2
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     "answer",
     [
@@ -334,67 +239,42 @@ async def test_bytes_beyond_a_body_are_dropped_with_their_connection(
     aos: ScriptedAos, gateway: RunningGateway, answer: bytes, target: str
 ) -> None:
     aos.queue(answer)
-    first = await _get(gateway, target)
+    first = await get(gateway, target)
     assert first.body == b"own" or first.status == 502
-    await _is_not_used_again(aos, gateway, target)
+    await assert_not_used_again(aos, gateway, target)
 
 
 _BOMB = gzip.compress(b'{"a": "' + b"0" * 50_000_000 + b'"}', 1)
 _DEEP = b'{"x":' * 200_000 + b"1" + b"}" * 200_000
-_TWICE = record().replace(b'"phase"', b'"phase": "Running", "phase"', 1)
-_UNREAD: list[tuple[str, bytes, tuple[tuple[str, str], ...], str]] = [
-    ("no JSON", b"<html>Succeeded</html>", (), "undecodable"),
-    ("empty", b"", (), "undecodable"),
-    ("cut JSON", record()[:-3], (), "undecodable"),
-    ("JSON twice", record() * 2, (), "undecodable"),
-    ("too deep", _DEEP, (), "undecodable"),
-    ("too deep lists", b"[" * 300_000, (), "undecodable"),
-    ("NaN", record(x=1).replace(b'"x": 1', b'"x": NaN', 1), (), "undecodable"),
-    ("Infinity", record(x=1).replace(b'"x": 1', b'"x": -Infinity', 1), (), "undecodable"),
-    ("a BOM", b"\xef\xbb\xbf" + record(), (), "undecodable"),
-    ("UTF-16", record().decode().encode("utf-16"), (), "not-utf8"),
-    ("bytes beyond UTF-8", record(x="A").replace(b'"A"', b'"\xff"', 1), (), "not-utf8"),
-    ("overlong UTF-8", record(x="A").replace(b'"A"', b'"\xc0\xaf"', 1), (), "not-utf8"),
-    ("a key twice", _TWICE, (), "duplicate-key"),
-    ("gzip that is none", record(), (("Content-Encoding", "gzip"),), "content-coding"),
-    ("cut gzip", gzip.compress(record())[:-9], (("Content-Encoding", "gzip"),), "content-coding"),
-    ("gzip and more", gzip.compress(record()) + b"x", (("Content-Encoding", "gzip"),), "content-coding"),
-    ("a gzip bomb", _BOMB, (("Content-Encoding", "gzip"),), "too-large"),
-    ("an unknown coding", record(), (("Content-Encoding", "br"),), "content-coding"),
-    ("two codings", gzip.compress(record()), (("Content-Encoding", "gzip, gzip"),), "content-coding"),
-    ("a large body", record(x="x" * 5_000_000), (), "too-large"),
-    ("thousands of digits", record(x=1).replace(b'"x": 1', b'"x": ' + b"1" * 10_000, 1), (), ""),
-]
 
 
 @pytest.mark.parametrize(
-    ("body", "fields", "reason"), [case[1:] for case in _UNREAD], ids=[case[0] for case in _UNREAD]
+    ("answer", "detail"),
+    [
+        (Answer(body=_DEEP), b"detail=undecodable"),
+        (Answer(headers=[("Content-Encoding", "gzip")], body=_BOMB), b"detail=too-large"),
+        (Answer(body=record(x="x" * 5_000_000)), b"detail=too-large"),
+        # Python refuses to convert so many digits, but nobody asks for that number.
+        (Answer(body=record(x=1).replace(b'"x": 1', b'"x": ' + b"1" * 10_000, 1)), b"stored"),
+    ],
+    ids=["too deep", "a gzip bomb", "a large body", "thousands of digits"],
 )
-async def test_a_body_that_cannot_be_read_passes_unchanged_and_is_not_stored(
-    aos: ScriptedAos,
-    gateway: RunningGateway,
-    body: bytes,
-    fields: tuple[tuple[str, str], ...],
-    reason: str,
+async def test_a_body_that_costs_much_to_read_passes_unchanged(
+    aos: ScriptedAos, gateway: RunningGateway, answer: Answer, detail: bytes
 ) -> None:
-    aos.answer(Answer(headers=fields, body=body))
-    for count in (1, 2):
-        answer = await fetch(
-            gateway.address, TARGET, token="alice", headers=[("Accept-Encoding", "gzip")], timeout_s=5
-        )
-        assert answer.status == 200
-        assert answer.body == body
-        if reason:
-            assert b"stored" not in answer.all("cache-status")[-1]
-            assert answer.all("cache-status")[-1].endswith(b"detail=" + reason.encode())
-            assert aos.count() == count
+    aos.answer(answer)
+    got = await fetch(
+        gateway.address, TARGET, token="alice", headers=[("Accept-Encoding", "gzip")], timeout_s=5
+    )
+    assert (got.status, got.body) == (200, answer.body)
+    assert got.all("cache-status")[-1].endswith(detail)
 
 
 async def test_a_deep_or_packed_body_does_not_stall_the_others(
     aos: ScriptedAos, gateway: RunningGateway
 ) -> None:
     aos.on("GET", TARGET, Answer(headers=[("Content-Encoding", "gzip")], body=_BOMB))
-    aos.answer(_OWN)
+    aos.answer(OWN)
     loop = asyncio.get_running_loop()
     longest_s = 0.0
 
@@ -411,7 +291,7 @@ async def test_a_deep_or_packed_body_does_not_stall_the_others(
     assert longest_s < 0.25
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 async def test_50_mb_stream_through_in_bounded_memory(aos: ScriptedAos, framing: str, target: str) -> None:
     piece, count = b"0123456789abcdef" * 4096, 800

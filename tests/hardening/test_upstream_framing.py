@@ -5,29 +5,15 @@ import asyncio
 import pytest
 
 from tests.testbed.answers import Conversation
-from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos, record
-from tests.testbed.client import RawResponse, TruncatedResponse, fetch
+from tests.testbed.aos import TARGET, Received, ScriptedAos, record
 from tests.testbed.gateway import RunningGateway
 
-_OTHER = "/v2/stacks"
-_TARGETS = (TARGET, _OTHER)
+from .kit import BROKEN, OTHER, OWN, TARGETS, assert_not_used_again, get
+
 _CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-_OWN = Answer(404, body=b"own")
-_BROKEN = (TruncatedResponse, ConnectionError)
 
 
-async def _get(gateway: RunningGateway, target: str) -> RawResponse:
-    return await fetch(gateway.address, target, token="alice")
-
-
-async def _is_not_used_again(aos: ScriptedAos, gateway: RunningGateway, target: str) -> None:
-    aos.answer(_OWN)
-    for _ in range(2):
-        assert (await _get(gateway, target)).body == b"own"
-    assert {received.connection for received in aos.received} == {1, 2}
-
-
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("is_late", [False, True])
 @pytest.mark.parametrize(
     "chunks",
@@ -54,21 +40,21 @@ async def test_chunks_that_others_may_read_in_another_way_never_look_whole(
         await conversation.send(chunks)
 
     aos.answer(answer)
-    asking = asyncio.create_task(_get(gateway, target))
+    asking = asyncio.create_task(get(gateway, target))
     if is_late:
         await gate.wait_reached()
         gate.open()
     try:
         answered = await asking
-    except _BROKEN:
-        assert target == _OTHER
+    except BROKEN:
+        assert target == OTHER
     else:
         assert answered.status == 502
         assert answered.get("proxy-status") is not None
-    await _is_not_used_again(aos, gateway, target)
+    await assert_not_used_again(aos, gateway, target)
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     "more", [b"\r\n\r\n", b"\r\n\r\n\r\n\r\n", b"0\r\n\r\n", b"x\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]
 )
@@ -76,11 +62,11 @@ async def test_bytes_behind_the_last_chunk_are_dropped_with_their_connection(
     aos: ScriptedAos, gateway: RunningGateway, more: bytes, target: str
 ) -> None:
     aos.answer(_CHUNKED + b"3\r\nabc\r\n0\r\n\r\n" + more)
-    assert (await _get(gateway, target)).body == b"abc"
-    await _is_not_used_again(aos, gateway, target)
+    assert (await get(gateway, target)).body == b"abc"
+    await assert_not_used_again(aos, gateway, target)
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 async def test_a_reset_does_not_end_a_body_without_a_length(
     aos: ScriptedAos, gateway: RunningGateway, target: str
 ) -> None:
@@ -90,20 +76,20 @@ async def test_a_reset_does_not_end_a_body_without_a_length(
 
     aos.answer(reset)
     try:
-        assert (await _get(gateway, target)).status == 502
-    except _BROKEN:
-        assert target == _OTHER
+        assert (await get(gateway, target)).status == 502
+    except BROKEN:
+        assert target == OTHER
 
 
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("field", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"])
 async def test_an_interim_answer_has_no_body_whatever_it_says(
     aos: ScriptedAos, gateway: RunningGateway, field: bytes, target: str
 ) -> None:
     interim = b"HTTP/1.1 103 Early Hints\r\n" + field + b"\r\n\r\n"
-    aos.answer(interim * 2 + _OWN.whole())
+    aos.answer(interim * 2 + OWN.whole())
     for _ in range(2):
-        answer = await _get(gateway, target)
+        answer = await get(gateway, target)
         assert (answer.status, answer.body) == (404, b"own")
     assert aos.connections == 1
 
@@ -117,4 +103,4 @@ async def test_what_does_not_begin_like_http_is_refused_at_its_first_bytes(
         await conversation.wait_closed()
 
     aos.answer(greet)
-    assert (await _get(gateway, TARGET)).status == 502
+    assert (await get(gateway, TARGET)).status == 502

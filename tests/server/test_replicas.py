@@ -82,7 +82,7 @@ async def body_of(address: str) -> bytes:
 # Writes
 
 
-@pytest.mark.parametrize("status", [200, 202, 204, 302, 500, 503])
+@pytest.mark.parametrize("status", [202, 500])
 async def test_a_write_that_may_have_been_done_is_seen_by_both_within_a_second(
     aos: ScriptedAos, pair: tuple[RunningGateway, RunningGateway], status: int
 ) -> None:
@@ -101,7 +101,7 @@ async def test_a_write_that_may_have_been_done_is_seen_by_both_within_a_second(
     assert aos.count("DELETE") == 1
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 429])
+@pytest.mark.parametrize("status", [400, 409])
 async def test_a_failed_write_changes_nothing(
     aos: ScriptedAos, pair: tuple[RunningGateway, RunningGateway], status: int
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from benchmarks.openloop.targets import Target
 from tests.store.kit import until
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawClient, fetch, request_bytes
-from tests.testbed.gateway import GatewayProcess
+from tests.testbed.gateway import GatewayProcess, StartGateway
 from tests.testbed.process import gauges, is_alive
 from tests.testbed.run_length import RunLength, run_length
 from tests.testbed.secrets import token
@@ -31,25 +31,14 @@ NEW = Answer(headers=[("Content-Type", "application/json")], body=record(unknown
 KILLS = 3 if run_length() is RunLength.SHORT else 30
 
 
-Start = Callable[..., Awaitable[GatewayProcess]]
-
-
 @pytest.fixture
-async def start(aos: ScriptedAos) -> AsyncIterator[Start]:
+def start(start_gateway: StartGateway) -> StartGateway:
     """Starts gateways of two workers in front of the scripted AOS."""
-    started: list[GatewayProcess] = []
-
-    async def begin(*arguments: str) -> GatewayProcess:
-        started.append(GatewayProcess("--upstream", aos.url, "--workers", "2", *arguments))
-        return await started[-1].ready()
-
-    yield begin
-    for process in started:
-        process.discard()
+    return partial(start_gateway, "--workers", "2")
 
 
 async def test_a_killed_worker_takes_only_its_own_requests_along_and_is_replaced(
-    aos: ScriptedAos, start: Start
+    aos: ScriptedAos, start: StartGateway
 ) -> None:
     aos.on("GET", "/", OLD)
     gate = aos.gate()
@@ -79,7 +68,7 @@ async def test_a_killed_worker_takes_only_its_own_requests_along_and_is_replaced
 
 @pytest.mark.timeout(30 + 2 * KILLS)
 async def test_under_load_kills_fail_only_what_the_killed_had_accepted(
-    aos: ScriptedAos, start: Start
+    aos: ScriptedAos, start: StartGateway
 ) -> None:
     aos.on("GET", "/", OLD)
     gateway = await start()
@@ -131,7 +120,7 @@ async def test_workers_that_cannot_start_end_the_gateway_with_one_line(
         gateway.discard()
 
 
-async def test_a_drain_lets_requests_in_every_worker_end(aos: ScriptedAos, start: Start) -> None:
+async def test_a_drain_lets_requests_in_every_worker_end(aos: ScriptedAos, start: StartGateway) -> None:
     aos.on("GET", "/", OLD)
     gate = aos.gate()
     aos.on("GET", "/v2/slow", gate.before(Answer(body=b"slow")))
@@ -154,7 +143,7 @@ async def test_a_drain_lets_requests_in_every_worker_end(aos: ScriptedAos, start
 
 
 async def test_a_signal_to_all_processes_drains_as_one_to_the_parent_does(
-    aos: ScriptedAos, start: Start
+    aos: ScriptedAos, start: StartGateway
 ) -> None:
     gate = aos.gate()
     aos.on("GET", "/v2/slow", gate.before(Answer(body=b"slow")))
@@ -173,7 +162,7 @@ async def test_a_signal_to_all_processes_drains_as_one_to_the_parent_does(
         assert await stopping == 0
 
 
-async def test_workers_end_when_their_parent_is_killed(aos: ScriptedAos, start: Start) -> None:
+async def test_workers_end_when_their_parent_is_killed(aos: ScriptedAos, start: StartGateway) -> None:
     gateway = await start()
     workers = await pids(gateway.admin)
     gateway.kill()

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from tests.store.kit import until
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import Headers, RawClient, fetch, request_bytes
-from tests.testbed.gateway import GatewayProcess
+from tests.testbed.gateway import GatewayProcess, StartGateway
 from tests.testbed.redis_server import RedisServer
 from tests.testbed.secrets import token
 from tests.testbed.workers import hit, one_to_each, pids, says_hit, worker_of
@@ -28,21 +28,11 @@ STACK = f"/v2/stacks/{STACK_ID}"
 OLD = Answer(headers=[("Content-Type", "application/json")], body=record())
 NEW = Answer(headers=[("Content-Type", "application/json")], body=record(unknownField="new"))
 
-Start = Callable[..., Awaitable[GatewayProcess]]
-
 
 @pytest.fixture
-async def start(aos: ScriptedAos) -> AsyncIterator[Start]:
+def start(start_gateway: StartGateway) -> StartGateway:
     """Starts gateways of two workers in front of the scripted AOS."""
-    started: list[GatewayProcess] = []
-
-    async def begin(*arguments: str) -> GatewayProcess:
-        started.append(GatewayProcess("--upstream", aos.url, "--workers", "2", *arguments))
-        return await started[-1].ready()
-
-    yield begin
-    for process in started:
-        process.discard()
+    return partial(start_gateway, "--workers", "2")
 
 
 @pytest.fixture(params=["without Redis", "with Redis"])
@@ -58,7 +48,7 @@ async def request_count(admin: str, outcome: str = r'[^"]*') -> int:
 
 
 async def test_a_write_through_one_worker_invalidates_in_the_other_before_its_response(
-    aos: ScriptedAos, start: Start, store: list[str]
+    aos: ScriptedAos, start: StartGateway, store: list[str]
 ) -> None:
     aos.on("GET", "/", OLD)
     aos.on("DELETE", "/", Answer(202))
@@ -74,7 +64,7 @@ async def test_a_write_through_one_worker_invalidates_in_the_other_before_its_re
 
 
 async def test_an_entry_dropped_by_one_worker_is_not_served_by_the_other(
-    aos: ScriptedAos, start: Start
+    aos: ScriptedAos, start: StartGateway
 ) -> None:
     aos.on("GET", "/", OLD)
     gateway = await start()
@@ -90,7 +80,7 @@ async def test_an_entry_dropped_by_one_worker_is_not_served_by_the_other(
 
 
 async def test_what_a_worker_without_the_entry_is_refused_ends_it_in_the_other(
-    aos: ScriptedAos, start: Start, tmp_path: Path
+    aos: ScriptedAos, start: StartGateway, tmp_path: Path
 ) -> None:
     refusals = [("GET", Answer(status, body=b"no")) for status in (401, 403, 404, 410)]
     refusals += [
@@ -119,13 +109,13 @@ async def test_what_a_worker_without_the_entry_is_refused_ends_it_in_the_other(
             await until(is_dropped, f"the other worker's own fetch after {method} {answer}", timeout_s=1.0)
 
 
-async def test_no_number_means_one_worker_for_each_core(start: Start) -> None:
+async def test_no_number_means_one_worker_for_each_core(start: StartGateway) -> None:
     gateway = await start("--workers", "0")
     cores = len(os.sched_getaffinity(0))
     assert cores == 1 or f", {cores} workers" in gateway.output()
 
 
-async def test_a_purge_reaches_all_workers(aos: ScriptedAos, start: Start, store: list[str]) -> None:
+async def test_a_purge_reaches_all_workers(aos: ScriptedAos, start: StartGateway, store: list[str]) -> None:
     aos.on("GET", "/", OLD)
     gateway = await start(*store)
     async with one_to_each(gateway.address, 2, A) as clients:
@@ -139,7 +129,7 @@ async def test_a_purge_reaches_all_workers(aos: ScriptedAos, start: Start, store
         assert aos.count("GET") > asked
 
 
-async def test_one_scrape_counts_every_request_once(aos: ScriptedAos, start: Start) -> None:
+async def test_one_scrape_counts_every_request_once(aos: ScriptedAos, start: StartGateway) -> None:
     aos.on("GET", "/", OLD)
     aos.on("GET", "/v2/other", Answer(429))
     gateway = await start()
@@ -161,7 +151,7 @@ async def test_one_scrape_counts_every_request_once(aos: ScriptedAos, start: Sta
 
 
 async def test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped(
-    aos: ScriptedAos, start: Start, store: list[str]
+    aos: ScriptedAos, start: StartGateway, store: list[str]
 ) -> None:
     aos.on("GET", "/", OLD)
     aos.on("DELETE", "/", Answer(202))
@@ -182,7 +172,7 @@ async def test_a_write_counts_for_the_other_worker_while_the_parent_is_stopped(
 
 
 async def test_a_fetch_from_before_a_write_is_not_joined_while_the_parent_is_stopped(
-    aos: ScriptedAos, start: Start
+    aos: ScriptedAos, start: StartGateway
 ) -> None:
     gate = aos.gate()
     aos.on("GET", "/", OLD)
@@ -208,7 +198,7 @@ async def test_a_fetch_from_before_a_write_is_not_joined_while_the_parent_is_sto
             assert (await reader.read_response()).body == OLD.body
 
 
-async def test_while_the_parent_is_silent_workers_start_over(aos: ScriptedAos, start: Start) -> None:
+async def test_while_the_parent_is_silent_workers_start_over(aos: ScriptedAos, start: StartGateway) -> None:
     aos.on("GET", "/", OLD)
     gateway = await start()
     async with one_to_each(gateway.address, 2, A) as (one, other):
@@ -226,7 +216,7 @@ async def test_while_the_parent_is_silent_workers_start_over(aos: ScriptedAos, s
             os.kill(gateway.pid, signal.SIGCONT)
 
 
-async def test_a_hung_worker_is_reported_and_delays_nothing(aos: ScriptedAos, start: Start) -> None:
+async def test_a_hung_worker_is_reported_and_delays_nothing(aos: ScriptedAos, start: StartGateway) -> None:
     aos.on("GET", "/", OLD)
     aos.on("DELETE", "/", Answer(202))
     gateway = await start()
@@ -246,7 +236,7 @@ async def test_a_hung_worker_is_reported_and_delays_nothing(aos: ScriptedAos, st
         await asyncio.gather(*deleting)
 
 
-async def test_the_admin_side_works_while_all_workers_hang(start: Start) -> None:
+async def test_the_admin_side_works_while_all_workers_hang(start: StartGateway) -> None:
     gateway = await start()
     workers = await pids(gateway.admin)
     for pid in workers:
@@ -264,7 +254,7 @@ async def test_the_admin_side_works_while_all_workers_hang(start: Start) -> None
 
 
 async def test_a_worker_stopped_for_a_moment_does_not_serve_what_was_invalidated_meanwhile(
-    aos: ScriptedAos, start: Start, store: list[str]
+    aos: ScriptedAos, start: StartGateway, store: list[str]
 ) -> None:
     aos.on("DELETE", "/", Answer(202))
     gateway = await start(*store)

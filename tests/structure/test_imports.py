@@ -61,13 +61,7 @@ def test_a_tree_that_keeps_to_the_tables_has_no_fault(tmp_path: Path) -> None:
         ("core/caching/policy.py", "import asyncio", "no loop, thread"),
         ("core/caching/policy.py", "def f():\n    import logging.config", "no loop, thread"),
         ("core/caching/policy.py", "from time import time as t", "time comes into core"),
-        (
-            "core/caching/policy.py",
-            "from datetime import datetime as d\nd.now()",
-            "uses datetime.datetime.now",
-        ),
         ("core/caching/policy.py", "import datetime\ndatetime.date.today()", "uses datetime.date.today"),
-        ("core/caching/policy.py", "import os.path", "follows from its arguments"),
         ("core/caching/policy.py", "import socket", "core has no I/O"),
         ("core/caching/policy.py", "open('x')", "uses builtins.open"),
         ("core/caching/policy.py", "import orjson", "the standard library and msgspec"),
@@ -78,11 +72,6 @@ def test_a_tree_that_keeps_to_the_tables_has_no_fault(tmp_path: Path) -> None:
             "gateway.core.caching imports gateway.errors, which does not",
         ),
         (
-            "core/caching/policy.py",
-            "from ... import store",
-            "gateway.core.caching imports gateway.store, which",
-        ),
-        (
             "core/http/messages.py",
             "from gateway.core.aos.route import X",
             "gateway.core.http imports gateway.core.aos",
@@ -90,19 +79,9 @@ def test_a_tree_that_keeps_to_the_tables_has_no_fault(tmp_path: Path) -> None:
         ("core/http/messages.py", "from . import fields", "in a circle: gateway.core.http."),
         ("core/http/__init__.py", "def f(): ...", "an __init__.py holds names only"),
         ("store/memory.py", "from redis.exceptions import RedisError", "where redis is imported"),
-        (
-            "upstream/client.py",
-            "import gateway.downstream.handler",
-            "gateway.upstream imports gateway.downstream.handler",
-        ),
         ("upstream/client.py", "from gateway.store import redis", "gateway.upstream imports gateway.store"),
         ("downstream/handler.py", "from aiohttp import ClientSession", "uses aiohttp.ClientSession"),
         ("downstream/handler.py", "import aiohttp as a\na.TCPConnector()", "uses aiohttp.TCPConnector"),
-        (
-            "downstream/handler.py",
-            "from aiohttp.client_exceptions import X",
-            "uses aiohttp.client_exceptions.X",
-        ),
         ("downstream/handler.py", "from prometheus_client import Counter", "names and bounds in one place"),
         (
             "server/run.py",
@@ -111,7 +90,6 @@ def test_a_tree_that_keeps_to_the_tables_has_no_fault(tmp_path: Path) -> None:
         ),
         ("store/memory.py", "X = __import__('y')", "only see import statements"),
         ("twin/world.py", "from gateway.core.http.messages import Field", "share the gateway's mistakes"),
-        ("cli/main.py", "import importlib\nimportlib.import_module('x')", "only see import statements"),
         ("surprise.py", "", "surprise.py: stands in no room"),
         ("store/utils.py", "", "named after what it holds"),
     ],

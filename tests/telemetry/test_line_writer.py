@@ -221,9 +221,9 @@ raise ValueError("the end")
     )
     assert done.returncode == 1
     assert time.monotonic() - began_s < _WAIT_S / 2
-    heard = subprocess.run(command, capture_output=True, text=True, timeout=_WAIT_S, check=False, cwd=root)
-    assert heard.stdout == ("p" * 1000 + "\n") * 100
-    assert heard.stderr.rstrip().endswith("ValueError: the end")
+    captured = subprocess.run(command, capture_output=True, text=True, timeout=_WAIT_S, check=False, cwd=root)
+    assert captured.stdout == ("p" * 1000 + "\n") * 100
+    assert captured.stderr.rstrip().endswith("ValueError: the end")
 
 
 @pytest.mark.operation

@@ -6,14 +6,14 @@ from http import HTTPStatus
 from typing import Literal, Protocol
 
 from .watch import Watch
-from .wire import Body, Field, only_value, values
+from .wire import Body, Field, Message, values
 
 Text = str | bytes
 HOLD_S = 30.0
 
 
 @dataclass
-class Received:
+class Received(Message):
     """One request as the scripted AOS got it.
 
     Attributes:
@@ -33,31 +33,9 @@ class Received:
     framing: Body
 
     @property
-    def body(self) -> bytes:
-        """The content read so far; all of it once the request is in `received`."""
-        return bytes(self.framing.data)
-
-    @property
     def complete(self) -> bool:
         """Whether the whole body has been read."""
         return self.framing.complete
-
-    @property
-    def trailers(self) -> list[Field]:
-        """The trailer fields of a chunked body, in order."""
-        return self.framing.trailers
-
-    def get(self, name: Text) -> bytes | None:
-        """The one value of a field, None when absent; ValueError when it stands there twice."""
-        return only_value(self.headers, name)
-
-    def all(self, name: Text) -> list[bytes]:
-        """All values of a field, in order."""
-        return values(self.headers, name)
-
-    def names(self) -> list[bytes]:
-        """The field names in order, in their case."""
-        return [name for name, _ in self.headers]
 
 
 class Conversation(Protocol):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from . import address, gateway, payloads
+from . import address, gateway
 from .aos import ScriptedAos
 from .faultproxy import FaultProxy
 from .redis_server import RedisServer, find_valkey_server
@@ -94,12 +94,21 @@ def socket_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def free_port() -> int:
-    """A loopback TCP port without a listener."""
-    return address.free_port()
+async def start_gateway(aos: ScriptedAos) -> AsyncIterator[gateway.StartGateway]:
+    """Starts gateways as processes of their own in front of the scripted AOS."""
+    started: list[gateway.GatewayProcess] = []
+
+    async def start(*arguments: str, **settings: object) -> gateway.GatewayProcess:
+        environ = {f"AOS_GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
+        started.append(gateway.GatewayProcess("--upstream", aos.url, *arguments, environ=environ))
+        return await started[-1].ready()
+
+    yield start
+    for process in started:
+        process.discard()
 
 
 @pytest.fixture
-def payload() -> Callable[[str], bytes]:
-    """Loads an example body by its file name or an unambiguous beginning of it."""
-    return payloads.payload
+def free_port() -> int:
+    """A loopback TCP port without a listener."""
+    return address.free_port()

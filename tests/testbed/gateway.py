@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -159,3 +159,7 @@ def _environ(settings: Mapping[str, object]) -> dict[str, str]:
     return {
         f"AOS_GATEWAY_{key.upper().replace('.', '__')}": str(value).lower() for key, value in settings.items()
     }
+
+
+StartGateway = Callable[..., Awaitable[GatewayProcess]]
+"""Starts one with arguments and settings by `section__key`."""

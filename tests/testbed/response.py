@@ -4,12 +4,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from .answers import Text
-from .wire import Body, Field, only_value, values
+from .wire import Body, Field, Message
 
 
 @dataclass(frozen=True)
-class RawResponse:
+class RawResponse(Message):
     """A response as it came.
 
     Attributes:
@@ -31,35 +30,25 @@ class RawResponse:
     interim: tuple["RawResponse", ...] = ()
 
     @property
-    def body(self) -> bytes:
-        """The content, without chunk framing."""
-        return bytes(self.framing.data)
-
-    @property
     def raw_body(self) -> bytes:
         """The content as it came, with chunk framing and trailers."""
         return bytes(self.framing.raw)
 
-    @property
-    def trailers(self) -> list[Field]:
-        """The trailer fields, in order."""
-        return self.framing.trailers
-
-    def get(self, name: Text) -> bytes | None:
-        """The one value of a field, None when absent; ValueError when it stands there twice."""
-        return only_value(self.headers, name)
-
-    def all(self, name: Text) -> list[bytes]:
-        """All values of a field, in order."""
-        return values(self.headers, name)
-
-    def names(self) -> list[bytes]:
-        """The field names in order, in their case."""
-        return [name for name, _ in self.headers]
-
     def json(self) -> Any:
         """The content decoded as JSON."""
         return json.loads(self.body)
+
+
+def assert_refused(response: RawResponse, status: int) -> None:
+    """The gateway refused a request: a problem (RFC 9457) that ends the connection and names no software."""
+    assert (response.version, response.status) == (b"HTTP/1.1", status)
+    assert response.get("content-type") == b"application/problem+json"
+    assert response.json()["status"] == status
+    assert response.get("date") is not None
+    assert response.get("connection") == b"close"
+    text = (response.raw_head + response.body).lower()
+    for word in (b"aiohttp", b"python", b"traceback", b"server:"):
+        assert word not in text
 
 
 class TruncatedResponse(Exception):

@@ -148,6 +148,40 @@ class Body:
     complete: bool = False
 
 
+class Message:
+    """What a received request and a received response have in common.
+
+    Attributes:
+        headers: fields in order, names in their case, values without outer blanks.
+        framing: the body with its chunks and trailers.
+    """
+
+    headers: list[Field]
+    framing: Body
+
+    @property
+    def body(self) -> bytes:
+        """The content read so far, without chunk framing."""
+        return bytes(self.framing.data)
+
+    @property
+    def trailers(self) -> list[Field]:
+        """The trailer fields of a chunked body, in order."""
+        return self.framing.trailers
+
+    def get(self, name: str | bytes) -> bytes | None:
+        """The one value of a field, None when absent; ValueError when it stands there twice."""
+        return only_value(self.headers, name)
+
+    def all(self, name: str | bytes) -> list[bytes]:
+        """All values of a field, in order."""
+        return values(self.headers, name)
+
+    def names(self) -> list[bytes]:
+        """The field names in order, in their case."""
+        return [name for name, _ in self.headers]
+
+
 class BodyReader:
     """Reads one body piece by piece, by Content-Length, by chunks or to the end of the connection."""
 

@@ -1,9 +1,7 @@
 """The Redis server of the tests, and the proxy that makes faults."""
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
@@ -91,17 +89,6 @@ async def test_a_password_is_asked_for_and_stands_in_the_url() -> None:
             await server.command("PING")
 
 
-async def test_it_listens_on_a_unix_socket_and_cleans_up() -> None:
-    with RedisServer(unix=True) as server:
-        path = Path(server.address.removeprefix("unix:"))
-        assert await server.command("PING") == "PONG"
-        assert server.url == f"unix://{path}"
-        pid = server.pid
-    assert not path.parent.exists()
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-
-
 def test_a_redis_that_can_not_start_says_why() -> None:
     server = RedisServer(settings={"maxmemory": "nonsense"})
     with pytest.raises(RuntimeError, match="maxmemory"):
@@ -138,18 +125,6 @@ async def test_bytes_pass_unchanged_both_ways(aos: ScriptedAos, proxy: FaultProx
     assert bytes(proxy.recorded[Way.DOWN]) == response.raw_head + big
     await proxy.wait_until(lambda: proxy.open_connections == 0, "the end")
     await aos.wait_until(lambda: aos.open_connections == 0, "the end behind the proxy")
-
-
-async def test_a_half_close_passes(aos: ScriptedAos, proxy: FaultProxy) -> None:
-    gate = aos.gate()
-    aos.answer(gate.before(ANSWER))
-    async with await RawClient.connect(proxy.address) as client:
-        await client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-        await gate.wait_reached()
-        client.half_close()
-        await aos.wait_until(lambda: aos.open_connections == 0, "the half close")
-        gate.open()
-        assert (await client.read_response()).body == ANSWER.body
 
 
 @pytest.mark.parametrize(("mode", "is_reset"), [(CUT, False), (RESET, True)])
@@ -193,16 +168,6 @@ async def test_a_stall_keeps_bytes_until_it_is_over(aos: ScriptedAos, proxy: Fau
     assert (await call).body == ANSWER.body
 
 
-async def test_a_stall_in_the_middle_keeps_the_rest(proxy: FaultProxy) -> None:
-    proxy.mode = Mode(Kind.STALL, after_down_bytes=len(ANSWER.head()) + 3)
-    async with await RawClient.connect(proxy.address) as client:
-        await client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-        await client.read_head()
-        assert await client.read_some() == b"012"
-        proxy.mode = PASS
-        assert (await client.read_body()).body == ANSWER.body
-
-
 async def test_half_open_takes_the_target_and_says_nothing(aos: ScriptedAos, proxy: FaultProxy) -> None:
     async with await RawClient.connect(proxy.address) as client:
         await client.request("GET", "/")
@@ -229,14 +194,6 @@ async def test_each_direction_can_be_delayed(aos: ScriptedAos, proxy: FaultProxy
     assert loop.time() - start_s >= 0.05
     await call
     assert loop.time() - start_s >= 0.15
-
-
-async def test_a_new_mode_ends_a_delay(proxy: FaultProxy) -> None:
-    proxy.mode = Mode(delay_up_s=60)
-    call = asyncio.ensure_future(fetch(proxy.address, "/", timeout_s=5))
-    await proxy.wait_until(lambda: proxy.connections == 1, "the connection")
-    proxy.mode = PASS
-    assert (await call).status == 200
 
 
 async def test_a_throttle_carries_no_more_than_it_says(aos: ScriptedAos, proxy: FaultProxy) -> None:
@@ -269,16 +226,6 @@ async def test_a_dead_target_is_a_reset(fault_proxy: Start, free_port: int) -> N
     async with await RawClient.connect(proxy.address) as client:
         assert await client.at_eof()
         assert client.was_reset
-
-
-async def test_closing_ends_what_is_stalled(aos: ScriptedAos) -> None:
-    proxy = await FaultProxy(aos.address).start()
-    proxy.mode = STALL
-    async with await RawClient.connect(proxy.address) as client:
-        await client.send(b"x")
-        await proxy.wait_until(lambda: proxy.open_connections == 1, "the connection")
-        await proxy.close()
-        assert await client.at_eof()
 
 
 async def test_a_closed_proxy_refuses_and_opens_again_at_the_same_address(aos: ScriptedAos) -> None:

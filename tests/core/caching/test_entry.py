@@ -69,10 +69,10 @@ def test_any_flipped_byte_is_a_miss(place: int, mask: int) -> None:
     assert unseal(KEY, GENERATION, bytes(damaged), SECRET, NOW_S) is None
 
 
-@pytest.mark.parametrize("size", range(len(SEALED)))
-def test_any_shortened_form_is_a_miss(size: int) -> None:
-    assert unseal(KEY, GENERATION, SEALED[:size], SECRET, NOW_S) is None
-    assert unseal(KEY, GENERATION, SEALED[size + 1 :], SECRET, NOW_S) is None
+def test_any_shortened_form_is_a_miss() -> None:
+    for size in range(len(SEALED)):
+        assert unseal(KEY, GENERATION, SEALED[:size], SECRET, NOW_S) is None, size
+        assert unseal(KEY, GENERATION, SEALED[size + 1 :], SECRET, NOW_S) is None, size
 
 
 @BOUNDED

@@ -1,4 +1,4 @@
-"""The origin's word on storing."""
+"""The origin's freshness and what it forbids to store."""
 
 import pytest
 from hypothesis import given
@@ -307,10 +307,10 @@ dates = st.builds(
     ).map(tuple)
 )
 def test_no_field_makes_the_readers_fail_and_a_time_named_is_positive(fields: Fields) -> None:
-    word = origin_freshness(fields, NOW_S)
+    freshness = origin_freshness(fields, NOW_S)
     unmet_vary(fields, fields, ())
-    if isinstance(word, float | int):
-        assert word > 0
+    if isinstance(freshness, float | int):
+        assert freshness > 0
 
 
 COVERED = frozenset({b"x-auth-token", b"cookie"})

@@ -54,7 +54,7 @@ def test_what_was_written_is_read(message: InvalidationMessage) -> None:
         b"[" * 512,
     ],
 )
-def test_anything_else_is_no_note(data: bytes) -> None:
+def test_anything_else_is_no_invalidation_message(data: bytes) -> None:
     assert read_message(data) is None
 
 

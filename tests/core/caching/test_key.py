@@ -114,7 +114,7 @@ def test_the_generation_depends_on_prefix_upstream_and_stack_alone() -> None:
     assert SPACE.generation(b"abc") not in others
 
 
-def test_notes_of_two_upstreams_or_prefixes_go_separate_ways() -> None:
+def test_two_upstreams_or_prefixes_have_different_invalidation_channels() -> None:
     other = upstream_identity("https", "other.example", 443, "")
     channels = {space.channel for space in (SPACE, KeySpace("aosgw", other), KeySpace("other", UPSTREAM))}
     assert len(channels) == 3

@@ -204,6 +204,7 @@ def test_what_asks_for_more_than_a_look_up_is_for_the_parser(line: bytes) -> Non
 def test_too_many_fields_are_for_the_parser() -> None:
     many = b"A: b\r\n" * incoming.MAX_FIELDS
     assert owner(rest_of(ALICE + many)) is None
+    assert without_fields(rest_of(ALICE + many), trace_fields(READER)) is None
 
 
 @pytest.mark.parametrize(("host", "is_taken"), [(b"localhost:80", True), (b"evil.example", False)])

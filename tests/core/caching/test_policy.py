@@ -178,8 +178,15 @@ def test_decompression_never_fails_and_never_exceeds_its_bound(data: bytes, boun
         assert isinstance(plain, Reason) or len(plain) <= bound
 
 
-def test_a_body_that_is_not_utf8_anywhere_is_not_stored() -> None:
-    body = record(spec__objectData="MARK").replace(b"MARK", b"\xff")
+@pytest.mark.parametrize(
+    "body",
+    [
+        record(spec__objectData="MARK").replace(b"MARK", b"\xff"),
+        record(spec__objectData="MARK").replace(b"MARK", b"\xc0\xaf"),
+        record().decode().encode("utf-16"),
+    ],
+)
+def test_a_body_that_is_not_utf8_anywhere_is_not_stored(body: bytes) -> None:
     assert reason_not_stored(body) is Reason.NOT_UTF8
 
 
@@ -189,7 +196,11 @@ def test_a_body_that_is_not_utf8_anywhere_is_not_stored() -> None:
         b"\xef\xbb\xbf" + record(),
         record()[:-1],
         record() + b"}",
+        record() * 2,
+        record(x=1).replace(b'"x": 1', b'"x": NaN', 1),
+        record(x=1).replace(b'"x": 1', b'"x": -Infinity', 1),
         b"[" + record() + b"]",
+        b"[" * 90_000,
         b"<html>",
         b'{"status": {"objectStatus": {"phase": "Succeeded"}}, "later": '
         + b"[" * 40_000

@@ -79,6 +79,11 @@ def test_the_end_of_the_connection_behind_a_whole_response_ends_its_use() -> Non
     assert (reader.is_complete, reader.is_reusable, reader.take()) == (True, False, b"abc")
 
 
+def test_a_head_that_has_begun_is_known() -> None:
+    assert not ResponseReader("GET").is_in_head
+    assert _read(_OK).is_in_head
+
+
 def test_a_head_is_kept_as_it_came() -> None:
     reader = _read(b"HTTP/1.1 299 Own \xe4\r\nA: 1\r\nb:\t x\ty \r\nA:\r\nConnection: close\r\n\r\n")
     assert reader.head == Head(
@@ -105,6 +110,8 @@ def test_a_body_without_a_length_ends_with_its_connection_unless_that_was_reset(
         (_OK, "connection_terminated"),
         (b"HTTP/1.1 100 Continue\r\n\r\n", "connection_terminated"),
         (_OK + b"Content-Length: 3\r\n\r\nab", "http_response_incomplete"),
+        (_OK + b"Content-Length: 3\r\n\r\n", "http_response_incomplete"),
+        (_CHUNKED + b"9\r\nabc", "http_response_incomplete"),
         (_CHUNKED + b"3\r\nabc\r\n0\r\n", "http_response_incomplete"),
     ],
 )
@@ -114,28 +121,38 @@ def test_an_end_that_comes_too_early_is_an_error(data: bytes, error: str) -> Non
         reader.feed_eof(is_clean=True)
 
 
+_STATUS_LINES = [
+    *(b"HTTP/2.0 200 OK", b"HTTP/1.9 200 OK", b"ICY 200 OK", b"RTSP/1.0 200 OK", b"SSH-2.0-x", b"<html>"),
+    *(b"200 OK", b"GET / HTTP/1.1", b"\x00\x01\x02", b"HTTP/1.1", b"HTTP/1.1 ", b"HTTP/1.1 200OK"),
+    *(b"HTTP/1.1 2000 OK", b"HTTP/1.1 20 OK", b"HTTP/1.1 -20 OK", b"HTTP/1.1 abc OK", b"HTTP/1.1 000 OK"),
+    *(b"HTTP/1.1 600 OK", b"HTTP/1.1 999 OK", b"HTTP/1.1 200 O\x01K", b"HTTP/1.1 200 O\x00K"),
+]
 _UNSOUND = [
-    b"HTTP/2.0 200 OK\r\n\r\n",
-    b"HTTP/1.1 200OK\r\n\r\n",
+    *(line + b"\r\nContent-Length: 0\r\n\r\n" for line in _STATUS_LINES),
     b"HTTP/1.1 199 Interim\r\n\r\n" * 17,
     b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-    b"HTTP/1.1 600 Own\r\n\r\n",
-    b"HTTP/1.1 200 a\x01b\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nabc",
+    b"HTTP/1.1 200 " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n",
+    b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx",
+    _OK + b" A: b\r\n\r\n",
     _OK + b"A: b\r\n c\r\n\r\n",
     _OK + b"A : b\r\n\r\n",
     _OK + b"A: b\nC: d\r\n\r\n",
     _OK + b"A: b\rc\r\n\r\n",
     _OK + b"A: \x00\r\n\r\n",
+    _OK + b"A: \x1b[0m\r\n\r\n",
     _OK + b"A: \x7f\r\n\r\n",
     _OK + b": b\r\n\r\n",
     _OK + b"A b: c\r\n\r\n",
+    _OK + b"A(b: c\r\n\r\n",
     _OK + b"A\xe4: c\r\n\r\n",
     _OK + b"no colon\r\n\r\n",
     _OK + b"A: b\r\n" * 257 + b"\r\n",
     _OK + b"A: " + b"b" * MAX_HEAD_BYTES + b"\r\n\r\n",
-    _OK + b"Content-Length: -1\r\n\r\n",
-    _OK + b"Content-Length:\r\n\r\n",
-    _OK + b"Content-Length: 1, 1\r\n\r\n",
+    *(
+        _OK + b"Content-Length: " + length + b"\r\n\r\n"
+        for length in (b"-1", b"+1", b"0x1", b"", b"1, 1", b"9" * 20, b"1\r\nContent-Length: 2")
+    ),
     _OK + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\n",
     _OK + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
     _OK + b"Content-Length: 1\r\nTransfer-Encoding:\r\n\r\n",
@@ -157,13 +174,25 @@ def test_what_cannot_become_a_head_is_refused_at_once(begin: bytes) -> None:
     assert _error(begin) == "http_protocol_error"
 
 
-@pytest.mark.parametrize("coding", [b"gzip", b"gzip, chunked", b"", b"chunked\r\nTransfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    "coding",
+    [
+        *(b"gzip", b"gzip, chunked", b"chunked, gzip", b"xchunked", b"identity", b'"chunked"', b""),
+        b"chunked\r\nTransfer-Encoding: chunked",
+    ],
+)
 def test_a_transfer_coding_other_than_chunked_is_refused(coding: bytes) -> None:
     data = _OK + b"Transfer-Encoding: " + coding + b"\r\n\r\n"
     assert _error(data) == "http_response_transfer_coding"
 
 
-@pytest.mark.parametrize("chunks", [b"zz\r\n", b"3\r\nabcd\r\n", b"3\nabc\r\n", b"0\r\nA : b\r\n\r\n"])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        *(b"zz\r\n", b"-1\r\n\r\n", b"F" * 17 + b"\r\nabc", b"3\r\nabcd\r\n", b"3\nabc\r\n"),
+        *(b"0\r\nA : b\r\n\r\n", b"0\r\nno colon\r\n\r\n"),
+    ],
+)
 def test_bad_chunks_are_an_incomplete_response(chunks: bytes) -> None:
     assert _error(_CHUNKED + chunks) == "http_response_incomplete"
 
