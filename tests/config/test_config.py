@@ -398,7 +398,9 @@ _BAD: dict[str, dict[str, str]] = {
 def _bad_values(name: str) -> dict[str, str]:
     match RULES[name]:
         case Number(low=low, high=high, of=kind) if kind is int:
-            bad = dict.fromkeys((f"{low - 1:g}", f"{high + 1:.15g}"), "is out of range; write a whole number of ")
+            bad = dict.fromkeys(
+                (f"{low - 1:g}", f"{high + 1:.15g}"), "is out of range; write a whole number of "
+            )
             return bad | dict.fromkeys(("64k", "1.0", "1_0", ""), "is not a whole number; write a whole ")
         case Number(low=low, high=high):
             bad = dict.fromkeys((f"{low - 0.001}", f"{high + 0.1}"), "is out of range; write a number ")
