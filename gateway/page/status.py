@@ -57,7 +57,7 @@ def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict
         "steps": STEPS,
         "timeline": [_traffic(step) for step in history.steps()],
         "latency": _latency(minute),
-        "hit_ratio_note": _why_few_hits(minute),
+        "hit_ratio_detail": _why_few_hits(minute),
         "reasons": _reasons(history.since(_ALL_S)),
         "gauges": {
             name: sample.gauge(name)

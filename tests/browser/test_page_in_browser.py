@@ -31,7 +31,7 @@ return fetch('/status').then((answer) => answer.json()).then((status) => {
     status.reasons = [{ reason: 'unreadable-freshness', text: 'y'.repeat(100), count: 1e9 + turn }];
     status.throttled = [...Array(10).keys()].map((index) => (
       { caller: index ? id(index).slice(0, 10) : '', upstream: 1e9, here: 1e9 + turn, age_s: turn % 300 }));
-    status.hit_ratio_note = 'most: ' + 'y'.repeat(100);
+    status.hit_ratio_detail = 'most: ' + 'y'.repeat(100);
     status.now.per_s = turn;
     show(status);
   }
@@ -103,8 +103,8 @@ def test_an_idle_gateway_is_well(browser: Browser) -> None:
 def test_the_figures_change_while_load_runs(place: Place, browser: Browser) -> None:
     with place.load():
         until(lambda: float(browser.text("#per-s")) > 1, _SOON_S)
-        first = browser.text("#per-s-note")
-        until(lambda: browser.text("#per-s-note") != first, _SOON_S)
+        first = browser.text("#per-s-detail")
+        until(lambda: browser.text("#per-s-detail") != first, _SOON_S)
         until(lambda: browser.text("#ratio").endswith("%") and float(browser.text("#saved")) > 0, 15.0)
         until(lambda: "Succeeded" in browser.text("#executions"), 15.0)
         until(lambda: browser.run(_WITH_HITS), 15.0)
@@ -205,7 +205,7 @@ def test_nothing_scrolls_sideways_however_long_ids_and_values_are(browser: Brows
     # No more polls that would replace it.
     browser.run("turn = () => {}; clearTimeout(timer);" + _SHOW_MORE, 1)
     browser.run("put(at('config'), JSON.stringify({ upstream: { url: 'x'.repeat(400) } }, null, 2));")
-    assert browser.text("#ratio-note").startswith("of execution calls served from the cache; most: yyy")
+    assert browser.text("#ratio-detail").startswith("of execution calls served from the cache; most: yyy")
     for width in (_NARROW, 320, 700, 840, _WIDE):
         browser.look(width)
         assert browser.run("return document.documentElement.scrollWidth") <= width

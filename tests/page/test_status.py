@@ -71,7 +71,7 @@ def test_the_worst_problem_is_the_headline_with_what_to_do_and_the_rest_below() 
 
 
 @pytest.mark.parametrize(
-    ("counts", "note"),
+    ("counts", "detail"),
     [
         ({}, ""),
         ({("hit", ""): 5, ("miss", "phase"): 5}, ""),
@@ -82,14 +82,14 @@ def test_the_worst_problem_is_the_headline_with_what_to_do_and_the_rest_below() 
         ({("miss", "no-store"): 3, ("miss", "phase"): 3, ("miss", ""): 3}, "for several reasons, see below"),
     ],
 )
-def test_a_low_hit_ratio_is_explained(counts: dict[tuple[str, str], float], note: str) -> None:
+def test_a_low_hit_ratio_is_explained(counts: dict[tuple[str, str], float], detail: str) -> None:
     history = History()
     history.add(Sample(0.0, {}), is_step=True)
     values: dict[Series, float] = {
         ("requests", outcome, reason, "2xx"): float(count) for (outcome, reason), count in counts.items()
     }
     history.add(Sample(5.0, values), is_step=True)
-    assert status(history, _FACTS, {})["hit_ratio_note"] == note
+    assert status(history, _FACTS, {})["hit_ratio_detail"] == detail
 
 
 def test_responses_of_status_429_are_counted_by_origin() -> None:

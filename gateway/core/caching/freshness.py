@@ -17,7 +17,7 @@ _DIRECTIVE = re.compile(
 _SECONDS = re.compile(rb"[0-9]+")
 _LONGEST_S = 2**31
 _CACHE_CONTROL = b"cache-control"
-# Cache-Control for intermediaries only: RFC 9213, and its predecessor, a W3C note.
+# Cache-Control for intermediaries only: RFC 9213, and what the W3C had before it.
 _TARGETED = (b"cdn-cache-control", b"surrogate-control")
 
 Directives = dict[bytes, list[bytes | None]]

@@ -7,7 +7,7 @@ const CONFIG_EVERY_MS = 30000;
 const MARKS = { ok: "✓", warn: "!", bad: "✕", wait: "…" };
 const KINDS = ["hits", "misses", "passed", "errors"];
 const NAMES = { gateway: "Gateway", upstream: "AOS", quota: "AOS quota", redis: "Redis" };
-const RATIO_NOTE = "of execution calls served from the cache";
+const RATIO_DETAIL = "of execution calls served from the cache";
 const HEIGHT = 140, WIDTH = 600;
 
 const at = (id) => document.getElementById(id);
@@ -160,15 +160,15 @@ function show(status) {
   put(at("about"), `${status.version} · ${workers} · scope ${status.scope} · in front of ${status.upstream_url}`);
   const minute = status.minute;
   put(at("per-s"), number(status.now.per_s));
-  put(at("per-s-note"), `${number(minute.requests)} in the last ${Math.round(minute.over_s)}\u00a0s`);
+  put(at("per-s-detail"), `${number(minute.requests)} in the last ${Math.round(minute.over_s)}\u00a0s`);
   put(at("ratio"), minute.hit_ratio < 0 ? "–" : `${(minute.hit_ratio * 100).toFixed(1)} %`);
-  put(at("ratio-note"), status.hit_ratio_note ? `${RATIO_NOTE}; ${status.hit_ratio_note}` : RATIO_NOTE);
+  put(at("ratio-detail"), status.hit_ratio_detail ? `${RATIO_DETAIL}; ${status.hit_ratio_detail}` : RATIO_DETAIL);
   put(at("saved"), number(minute.saved));
-  put(at("saved-note"), `${number(minute.upstream_requests)} were made`);
+  put(at("saved-detail"), `${number(minute.upstream_requests)} were made`);
   put(at("failed"), number(minute.failed));
   at("failed").classList.toggle("some", minute.failed > 0);
   put(at("throttled"), number(minute.throttled));
-  put(at("throttled-note"), `status 429, ${number(minute.throttled_here)} by the gateway; ${count(status.gauges.throttled_callers, "caller")} throttled now`);
+  put(at("throttled-detail"), `status 429, ${number(minute.throttled_here)} by the gateway; ${count(status.gauges.throttled_callers, "caller")} throttled now`);
   at("throttled").classList.toggle("some", minute.throttled > 0);
   chart(status);
   const gauges = status.gauges;
