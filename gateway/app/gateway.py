@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import os
 import ssl
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +95,9 @@ class Gateway:
         rules = policy_rules(config)
         identity_reader = IdentityReader(identity_headers(config), secret, shared=rules.shared)
         self.flights: SingleFlight[Fetched] = SingleFlight(
-            config.upstream.total_timeout_s, config.cache.memory_ttl_s, clock
+            config.upstream.total_timeout_s,
+            min(config.cache.memory_ttl_s, config.cache.ttl_running_s or math.inf),
+            clock,
         )
         proxy = upstream_hop(config)
         self.tiers = Tiers(

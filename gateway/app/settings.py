@@ -48,6 +48,7 @@ def policy_rules(config: Config) -> Rules:
         ttl_succeeded_s=cache.ttl_succeeded_s,
         ttl_failed_s=cache.ttl_failed_s,
         ttl_unsettled_s=cache.ttl_unsettled_s,
+        ttl_running_s=cache.ttl_running_s,
         max_body_bytes=cache.max_body_bytes,
         identity_headers=frozenset(identity_headers(config)),
     )

@@ -22,7 +22,7 @@ from gateway.core.caching.eligibility import Bypass, Eligible, eligibility, may_
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import EntryKey, FlightKey, KeySpace
-from gateway.core.caching.request_directives import read_directives
+from gateway.core.caching.request_directives import accepts_events, read_directives
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Head, Request, first, names
 from gateway.core.http.proxy_identity import check_request, upstream_fields
@@ -164,7 +164,7 @@ class Cache:
                 key = self._keys.entry(eligible.identity.entry, variant, eligible.execution)
                 found, entry = await self._look_up(key, None)
             forward, reason = absent, Reason.STORE_FAILED if found.lookup.has_failed else None
-            if entry is not None:
+            if entry is not None and (entry.is_settled or not accepts_events(eligible.fields)):
                 now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
                 why_not = directives.unmet(entry.age_s(now_s), entry.ttl_s(now_s))
                 if why_not is None:
@@ -178,7 +178,7 @@ class Cache:
         if request.method == "HEAD":
             return await self._head(request, eligible, found, cache_status)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
-        flight_key = self._keys.flight(eligible.identity.flight, variant, eligible.execution)
+        flight_key = self._flight_key(eligible, variant)
         may_join = forward is not Forward.REQUEST
         return await self._response(
             lambda on_response: self._share(
@@ -208,8 +208,17 @@ class Cache:
         except Throttled as error:
             on_response(error)
             return _nothing
-        flight_key = self._keys.flight(eligible.identity.flight, eligible.variant.general, eligible.execution)
+        flight_key = self._flight_key(eligible, eligible.variant.general)
         return self._share(request, eligible, found, cache_status, on_response, flight_key=flight_key)
+
+    def _flight_key(self, eligible: Eligible, variant: bytes) -> FlightKey:
+        """Return the key of the fetch that this request may share.
+
+        Where running records are given to everybody, so are the fetches of them.
+        """
+        identity = eligible.identity
+        caller = identity.entry if self._fetcher.rules.ttl_running_s else identity.flight
+        return self._keys.flight(caller, variant, eligible.execution)
 
     def _share(
         self,
@@ -230,6 +239,12 @@ class Cache:
         joined = self._flights.joinable(flight_key) if flight_key is not None and may_join else None
 
         def response_of(fetched: Fetched) -> Response | Coroutine[Any, Any, Response]:
+            if joined is not None and not self._may_be_given(eligible, fetched):
+                return self._response(
+                    functools.partial(
+                        self._share, request, eligible, found, cache_status, flight_key=flight_key
+                    )
+                )
             if joined is not None and (unshared := self._why_not_shared(eligible, fetched)) is not None:
                 return self._forward(request, None, _because(cache_status, unshared), execution_call=True)
             return self._fetched(fetched, eligible, cache_status, collapsed=joined is not None)
@@ -275,6 +290,12 @@ class Cache:
                 _dropped(result.result())
             raise
         return response if isinstance(response, Response) else await response
+
+    def _may_be_given(self, eligible: Eligible, fetched: Fetched) -> bool:
+        """Tell whether a fetch's result is for a caller who joined it: whatever it is for the same caller."""
+        of = fetched.eligible
+        is_allowed = fetched.decision is not None and fetched.decision.reason is None
+        return is_allowed or of.identity.flight == eligible.identity.flight
 
     def _why_not_shared(self, eligible: Eligible, fetched: Fetched) -> Reason | None:
         """Return why a request that joined a fetch has to be forwarded by itself all the same."""
@@ -336,7 +357,7 @@ class Cache:
         self._top_executions.hit(eligible.execution, entry)
         cache_log.decided(request, "hit, fresh for another %d s", entry.ttl_s(now_s))
         head = answers.hit_head(entry, eligible.fields, request.request_id, self._proxy.via, now_s)
-        return Response(head, entry.body, CacheStatus(ttl_s=int(entry.ttl_s(now_s))))
+        return Response(head, entry.body, answers.hit_status(entry, now_s))
 
     def _fetched(
         self, fetched: Fetched, eligible: Eligible, cache_status: CacheStatus, *, collapsed: bool

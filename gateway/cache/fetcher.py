@@ -174,7 +174,7 @@ class _Fetch:
                 by.tiers.drop(self._token, self.found.lookup, everywhere=True)
             if not self._flight.leader_waits:
                 exchange.close()
-            self._finish(Fetched(response, None, False, Reason.TOO_LARGE, exchange))
+            self._finish(Fetched(self._eligible, response, None, False, Reason.TOO_LARGE, exchange))
             return
         exchange.close()
         # A write that comes while a thread decides changes the stack, so the record isn't stored.
@@ -200,17 +200,18 @@ class _Fetch:
         by = self._by
         by.top_executions.fetched(self._eligible.execution, response, decision)
         refusal = decision.reason
-        if refusal is not None:
+        if refusal is not None or not decision.is_settled:
             by.hints.refused(response, decision)
             if policy.drops_own_entry(response.head.status, decision):
-                # No worker has stored a record that has not ended.
-                by.tiers.drop(self._token, self.found.lookup, everywhere=refusal is not Reason.PHASE)
-        elif self._stores:
+                # No worker has stored a record as settled that is not.
+                is_running = refusal is Reason.PHASE or not decision.is_settled
+                by.tiers.drop(self._token, self.found.lookup, everywhere=not is_running)
+        if refusal is None and self._stores:
             age_s = policy.received_age_s(response.head)
             entry = entry_of(response, decision, age_s, self._eligible.variant.accept)
             refusal = by.tiers.store(self._token, entry)
         is_stored = self._stores and refusal is None
-        self._finish(Fetched(response, decision, is_stored, refusal))
+        self._finish(Fetched(self._eligible, response, decision, is_stored, refusal))
 
     def _finish(self, fetched: Fetched) -> None:
         cache_log.fetched(self._request, fetched)

@@ -6,6 +6,7 @@ import msgspec
 
 from gateway.core.caching import policy
 from gateway.core.caching.cache_status import CacheStatus, Reason
+from gateway.core.caching.eligibility import Eligible
 from gateway.core.http.messages import Head
 from gateway.upstream.exchange import Exchange
 
@@ -34,6 +35,7 @@ class Fetched(msgspec.Struct, frozen=True):
     """The result of a flight.
 
     Attributes:
+        eligible: the request that was sent.
         fetched_response: the response as far as it was read.
         decision: whether it is stored; ``None`` when it was too large to be decoded.
         is_stored: handed to at least one tier.
@@ -41,6 +43,7 @@ class Fetched(msgspec.Struct, frozen=True):
         exchange: the rest of a body too large to buffer; only the leader may read it.
     """
 
+    eligible: Eligible
     fetched_response: policy.FetchedResponse
     decision: policy.StoreDecision | None
     is_stored: bool

@@ -117,6 +117,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
         ttl_succeeded_s: time to live of a Succeeded record, seconds.
         ttl_failed_s: time to live of a record in any other terminal phase, seconds.
         ttl_unsettled_s: time to live of a record that might still change, seconds.
+        ttl_running_s: how long the record of a running execution may be given again, seconds; 0: never.
         settle_s: how long a stack's records count as unsettled after a write, seconds.
         memory_bytes: bound of the memory tier; 0 disables it.
         memory_ttl_s: time to live of a copy in memory when Redis is configured, seconds.
@@ -146,6 +147,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     ttl_succeeded_s: Life = 86_400.0
     ttl_failed_s: Life = 3_600.0
     ttl_unsettled_s: Life = 30.0
+    ttl_running_s: Annotated[float, Number(0, 60)] = 0.0
     settle_s: Annotated[float, Number(0, _DAY_S)] = 600.0
     memory_bytes: Annotated[int, Number(0, 1_048_576 * _MEBIBYTE, "bytes", int)] = 67_108_864
     memory_ttl_s: Seconds = 30.0

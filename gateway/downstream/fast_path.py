@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.clock import Clock
 from gateway.core.aos.route import ExecutionRef, execution
-from gateway.core.caching.cache_status import HIT, CacheStatus
+from gateway.core.caching.cache_status import HIT
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import EntryKey, KeySpace
@@ -24,7 +24,7 @@ from gateway.core.caching.plain_request import (
     trace_fields,
     without_fields,
 )
-from gateway.core.caching.responses import hit_bytes
+from gateway.core.caching.responses import hit_bytes, hit_status
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.proxy_identity import ProxyIdentity
 from gateway.core.http.trace_context import parent
@@ -248,6 +248,8 @@ class FastPath:
         request_id = seen.request_id or self._request_ids.fresh()
         hits = self._metrics.fast_hits + 1
         self._metrics.fast_hits = hits
+        if not entry.is_settled:
+            self._metrics.fast_running_hits += 1
         # One comparison: under load few hits are sampled, see `HitSample`.
         if hits >= self._sample.next:
             self._top_executions.fast_hit(seen.path, entry, hits)
@@ -261,7 +263,7 @@ class FastPath:
                 method="GET",
                 path=_STACKS + seen.path,
                 status=200,
-                cache_status=CacheStatus(ttl_s=int(entry.ttl_s(now_s))),
+                cache_status=hit_status(entry, now_s),
                 took_s=took_s,
                 received_bytes=len(data),
                 sent_bytes=len(answer),

@@ -223,7 +223,7 @@ class Tiers:
             # A look-up under way may still bring the entry that this one replaces.
             self._changes.change(fill_token.key.local)
         is_kept = self._keep_in_memory(fill_token, entry)
-        is_queued = self.redis is not None and self.redis.store(fill_token, entry)
+        is_queued = self.redis is not None and entry.is_settled and self.redis.store(fill_token, entry)
         return None if is_kept or is_queued else Reason.NOT_KEPT
 
     def drop(self, fill_token: FillToken, lookup: LookupResult, *, everywhere: bool) -> None:

@@ -37,12 +37,14 @@ class Metrics:
 
     Attributes:
         fast_hits: hits with status 200 on the fast path, which `requests` leaves out.
+        fast_running_hits: those of them whose record may still change.
         collapsed: requests that joined another one's fetch.
     """
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, str]] = Counter()
         self.fast_hits = 0
+        self.fast_running_hits = 0
         self.collapsed = 0
         self.records_stored = 0
         self.errors: Counter[str] = Counter()
@@ -115,10 +117,15 @@ class Metrics:
             name: {labels: (*one.counts, one.total_s) for labels, one in histograms.items()}
             for name, histograms in self._histograms.items()
         }
-        requests = self.requests + Counter({(HIT, "", "2xx"): self.fast_hits})
+        requests = self.requests + Counter(
+            {
+                (HIT, "", "2xx"): self.fast_hits - self.fast_running_hits,
+                (HIT, Reason.RUNNING.label, "2xx"): self.fast_running_hits,
+            }
+        )
         uncached: Counter[tuple[str, str]] = Counter()
-        for (_, reason, _), count in requests.items():
-            if reason:
+        for (how, reason, _), count in requests.items():
+            if reason and how != HIT:
                 uncached[Reason(reason).stage, reason] += count
         hits = sum(count for (how, _, _), count in requests.items() if how == HIT)
         counted: dict[str, Any] = {

@@ -51,6 +51,8 @@ class Reason(enum.Enum):
     REQUEST_MAX_AGE = "request-max-age", _SERVE
     REQUEST_MIN_FRESH = "request-min-fresh", _SERVE
     STORE_FAILED = "store-failed", _SERVE
+    # Served though the record may still change.
+    RUNNING = "running", _SERVE
     # Not forwarded either: the gateway answers for itself.
     REQUEST_ONLY_IF_CACHED = "request-only-if-cached", _SERVE
     THROTTLED = "throttled", _SERVE
@@ -102,7 +104,7 @@ class CacheStatus(msgspec.Struct, frozen=True, gc=False):
         ttl_s: time to live of the entry that answers, whole seconds; ``None`` when it is not a hit.
         stored: handed to at least one tier.
         collapsed: answered by the fetch of another request.
-        reason: why it was not looked up, served or stored; ``None`` when it was.
+        reason: why it was not looked up, served or stored, or `Reason.RUNNING`; ``None`` when there is none.
     """
 
     forward: Forward | None = None

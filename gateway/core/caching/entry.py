@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import math
 from hashlib import blake2b
+from typing import ClassVar
 
 import msgspec
 
@@ -27,6 +28,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         expires_s: wall clock at which it becomes stale.
         upstream_age_s: the Age it was received with.
         accept: the `Variant.accept` that selected it; empty unless the response varies on ``Accept``.
+        is_settled: the record will not change.
         clock_offset_s: how far the wall clock was ahead of this process's monotonic clock when the entry
             was taken in; not stored.
     """
@@ -38,6 +40,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     upstream_age_s: int
     accept: bytes = b""
     clock_offset_s: float = -math.inf
+
+    is_settled: ClassVar[bool] = True
 
     def taken_in(self, wall_s: float, monotonic_s: float) -> Entry:
         """Return the entry bound to this process's clocks.
@@ -76,6 +80,12 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     def ttl_s(self, now_s: float) -> float:
         """Return the seconds for which it stays fresh; zero or less when it is stale."""
         return self.expires_s - now_s
+
+
+class RunningEntry(Entry, frozen=True, gc=False):
+    """The record of an execution that may still change, kept in memory for a moment."""
+
+    is_settled: ClassVar[bool] = False
 
 
 # Version, identity of the key, generation; then of the entry fetched_s, expires_s, upstream_age_s, accept,

@@ -13,7 +13,7 @@ from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility
 from gateway.core.caching.identity import Identity, IdentityReader, Variant
 from gateway.core.caching.key import KeySpace
-from gateway.core.caching.request_directives import NO_DIRECTIVES
+from gateway.core.caching.request_directives import NO_DIRECTIVES, accepts_events
 from gateway.core.http import request as incoming
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.fields import end_to_end
@@ -40,6 +40,7 @@ _NOT_PLAIN = frozenset(
         b"range",
         b"te",
         b"trailer",
+        b"prefer",
     }
 )
 # Differ in each request without changing the response.
@@ -193,7 +194,7 @@ def read_owner(
     if own_hosts is not None and not own_hosts.has(first(fields, b"host") or b""):
         return None
     eligible = eligibility(request, identity_reader)
-    if isinstance(eligible, Bypass) or eligible.directives != NO_DIRECTIVES:
+    if isinstance(eligible, Bypass) or eligible.directives != NO_DIRECTIVES or accepts_events(fields):
         return None
     owner = keys.owner(eligible.identity.entry, eligible.variant.general)
     lines = fetch_lines(fields, proxy)

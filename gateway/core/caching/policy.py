@@ -16,6 +16,8 @@ SUCCEEDED = "Succeeded"
 FAILED = "Failed"
 _SETTLED_STRATEGY = "DoNothing"
 _KIND = "Execution"
+# Why a record may still change.
+_UNSETTLED = (Reason.PHASE, Reason.SUB_OBJECT, Reason.DELETE)
 DELETE = "delete"
 IN_PROGRESS = frozenset({"Running", "Pending", "Pausing", "Cancelling", "ForceCancelling", "Retrying"})
 
@@ -44,6 +46,7 @@ class Rules(msgspec.Struct, frozen=True):
     ttl_failed_s: float
     ttl_unsettled_s: float
     max_body_bytes: int
+    ttl_running_s: float = 0.0
     identity_headers: frozenset[bytes] = frozenset()
 
     @property
@@ -88,6 +91,7 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
         ttl_s: seconds from the start of the fetch for which it stays fresh; 0 when it is not stored.
         is_record: the body decodes as a record, stored or not.
         phase: the record's phase; ``None`` without one.
+        is_settled: the record will not change; false only when one that may be is stored all the same.
         etag: the upstream's ``ETag``, or one made from a record's body; ``None`` without either.
     """
 
@@ -96,6 +100,7 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
     is_record: bool
     phase: str | None = None
     etag: bytes | None = None
+    is_settled: bool = True
 
 
 def decide_store(
@@ -117,9 +122,13 @@ def decide_store(
     etag = first(end_to_end(fields), b"etag")
     if isinstance(read, Reason):
         return StoreDecision(reason, 0.0, is_record=False, etag=etag)
-    _, record = read
+    plain, record = read
     ttl_s = 0.0
-    if reason is None:
+    is_settled = not (rules.ttl_running_s and reason in _UNSETTLED and not has_duplicate_key(plain))
+    if not is_settled:
+        ttl_s = min(rules.ttl_running_s, origin) if isinstance(origin, float | int) else rules.ttl_running_s
+        reason = None
+    elif reason is None:
         age_s = received_age_s(fetched_response.head) if rules.obey_origin else 0
         ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
         if isinstance(origin, float | int):
@@ -128,7 +137,7 @@ def decide_store(
             reason, ttl_s = Reason.EXPIRED, 0.0
     if etag is None:
         etag = entity_tag(fetched_response.body)
-    return StoreDecision(reason, ttl_s, is_record=True, phase=record.phase, etag=etag)
+    return StoreDecision(reason, ttl_s, True, record.phase, etag, is_settled)
 
 
 def _read(fetched_response: FetchedResponse, rules: Rules) -> tuple[bytes, RecordSummary] | Reason:
@@ -218,7 +227,7 @@ def drops_own_entry(status: int, decision: StoreDecision | None) -> bool:
         decision: about a whole 200; ``None`` when the body was not read.
     """
     if status == 200:
-        return decision is None or decision.reason is not None
+        return decision is None or decision.reason is not None or not decision.is_settled
     return status in DROPPING_STATUSES
 
 

@@ -70,6 +70,11 @@ def read_directives(fields: Fields) -> RequestDirectives:
     )
 
 
+def accepts_events(fields: Fields) -> bool:
+    """Tell whether ``Accept`` names ``text/event-stream``: such a request wants what is new."""
+    return any(b"text/event-stream" in value.lower() for value in values(fields, b"accept"))
+
+
 def entity_tag(body: bytes) -> bytes:
     """Return the strong ``ETag`` of body bytes."""
     return b'"%s"' % blake2b(body, digest_size=16, person=b"aosgw-etag").hexdigest().encode("ascii")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from gateway.core.caching.cache_status import CacheStatus
-from gateway.core.caching.entry import Entry
+from gateway.core.caching.cache_status import CacheStatus, Reason
+from gateway.core.caching.entry import Entry, RunningEntry
 from gateway.core.caching.freshness import varies_on_accept
 from gateway.core.caching.policy import FetchedResponse, StoreDecision
 from gateway.core.caching.request_directives import is_not_modified
@@ -17,6 +17,7 @@ from gateway.core.http.request import own_request_id
 _NOT_MODIFIED = (304, b"Not Modified")
 _REQUEST_ID = b"x-request-id"
 _ETAG = b"etag"
+_RUNNING = b"; detail=running"
 _LAST_MODIFIED = b"last-modified"
 # About the exchange, not about the representation.
 _OF_THE_EXCHANGE = frozenset({_REQUEST_ID, b"set-cookie"})
@@ -40,7 +41,8 @@ def entry_of(
     if first(fields, b"content-length") is None:
         # Received in chunks; the response to a HEAD needs the length too.
         fields = (*fields, (b"Content-Length", b"%d" % len(fetched_response.body)))
-    return Entry(
+    make = Entry if decision.is_settled else RunningEntry
+    return make(
         lines=head_lines(Head(head.status, head.reason, fields)),
         body=fetched_response.body,
         fetched_s=fetched_response.fetched_s,
@@ -64,7 +66,7 @@ def hit_head(entry: Entry, request: Fields, request_id: bytes, via: bytes, now_s
         (b"Age", b"%d" % entry.age_s(now_s)),
         (b"X-Request-Id", request_id),
         (b"Via", via),
-        (b"Cache-Status", CacheStatus(ttl_s=math.floor(entry.ttl_s(now_s))).member()),
+        (b"Cache-Status", hit_status(entry, now_s).member()),
     )
     head = entry.head()
     etag, modified = first(head.fields, _ETAG), first(head.fields, _LAST_MODIFIED)
@@ -73,13 +75,21 @@ def hit_head(entry: Entry, request: Fields, request_id: bytes, via: bytes, now_s
     return Head(head.status, head.reason, (*head.fields, *added))
 
 
+def hit_status(entry: Entry, now_s: float) -> CacheStatus:
+    """Return the ``Cache-Status`` of a hit."""
+    return CacheStatus(
+        ttl_s=math.floor(entry.ttl_s(now_s)), reason=None if entry.is_settled else Reason.RUNNING
+    )
+
+
 def hit_bytes(entry: Entry, request_id: bytes, via: bytes, now_s: float) -> bytes:
     """Return the bytes of a hit for an unconditional GET over HTTP/1.1, with the same head as `hit_head`."""
-    added = b"Age: %d\r\nX-Request-Id: %b\r\nVia: %b\r\nCache-Status: aos-gateway; hit; ttl=%d\r\n\r\n" % (
+    added = b"Age: %d\r\nX-Request-Id: %b\r\nVia: %b\r\nCache-Status: aos-gateway; hit; ttl=%d%b\r\n\r\n" % (
         entry.age_s(now_s),
         request_id,
         via,
         entry.expires_s - now_s,
+        b"" if entry.is_settled else _RUNNING,
     )
     return b"".join((entry.lines, added, entry.body))
 
