@@ -25,6 +25,7 @@ from gateway.cache.fetcher import Fetcher
 from gateway.cache.results import Fetched
 from gateway.cache.single_flight import SingleFlight
 from gateway.cache.throttle import Throttle
+from gateway.cache.waiting import Waits
 from gateway.clock import Clock
 from gateway.config.address import Address
 from gateway.config.errors import ConfigError
@@ -108,8 +109,8 @@ class Gateway:
             secret=secret,
             clock=clock,
             metrics=self.metrics,
-            on_invalidate=self.flights.detach_stack,
-            on_start_over=self.flights.detach_all,
+            on_invalidate=self._invalidated,
+            on_start_over=self._started_over,
             peers=peers,
         )
         # One: more would only take the interpreter from the event loop.
@@ -117,9 +118,6 @@ class Gateway:
         make_upstream = Upstream if self.tracing is None else self.tracing.upstream
         self.upstream = make_upstream(config.upstream, upstream_context(config.upstream), clock, self.metrics)
         throttle = Throttle(clock)
-        self._gauges = Gauges(
-            config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle
-        )
         self.top_executions = TopExecutions(clock)
         self._fetcher = Fetcher(
             rules=rules,
@@ -131,17 +129,29 @@ class Gateway:
             executor=self.executor,
             top_executions=self.top_executions,
         )
+        request_ids, hosts = RequestIds(), own_hosts(config)
+        self.waits = waits = Waits(
+            config.wait,
+            flights=self.flights,
+            fetcher=self._fetcher,
+            throttle=throttle,
+            fresh_id=request_ids.fresh,
+            metrics=self.metrics,
+        )
+        self._gauges = Gauges(
+            config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle, waits=waits
+        )
         cache = Cache(
             identity_reader=identity_reader,
             keys=keys,
             flights=self.flights,
             fetcher=self._fetcher,
             throttle=throttle,
+            waits=waits,
         )
         self._caller_digest = CallerDigest(identity_reader, digest_key(secret, os.environ))
         self._throttled = ThrottledCallers(clock, self._caller_digest)
         self._access_log = access_log = AccessLog(config.log, self._caller_digest)
-        request_ids, hosts = RequestIds(), own_hosts(config)
         self._handler = handler = Handler(
             cache,
             body_timeout_s=config.server.body_timeout_s,
@@ -182,6 +192,14 @@ class Gateway:
             connection=connection,
         )
         self._proxied = ProxiedConnections(self.server) if config.server.proxy_protocol else None
+
+    def _invalidated(self, stack: bytes) -> None:
+        self.flights.detach_stack(stack)
+        self.waits.invalidate(stack)
+
+    def _started_over(self) -> None:
+        self.flights.detach_all()
+        self.waits.invalidate_all()
 
     async def start(self, sockets: ListeningSockets | None = None) -> Address:
         """Accept connections.
@@ -241,6 +259,8 @@ class Gateway:
                 # It began meanwhile.
                 acceptor.close()
         self.config = config
+        self.waits.config = config.wait
+        self.waits.release()
         self.server.change(config.server)
         self._handler.body_timeout_s = config.server.body_timeout_s
         self._access_log.change(config.log)
@@ -262,6 +282,7 @@ class Gateway:
         idle_until_s = loop.time() + min(_GENTLE_S, within_s / 2) if is_handover else 0.0
         self._is_ready = False
         self._is_draining = True
+        self.waits.close()
         self._gauges.event_loop_lag.stop()
         if self.fast_path is not None:
             self.fast_path.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.cache.throttle import Throttle
+from gateway.cache.waiting import Waits
 from gateway.config.model import Config
 from gateway.downstream.connection import DownstreamServer
 from gateway.store.breaker import BreakerState
@@ -26,10 +27,18 @@ class Gauges:
         tiers: memory and Redis.
         upstream: the pool.
         throttle: callers who have to wait.
+        waits: callers who want to.
     """
 
     def __init__(
-        self, config: Config, metrics: Metrics, *, tiers: Tiers, upstream: Upstream, throttle: Throttle
+        self,
+        config: Config,
+        metrics: Metrics,
+        *,
+        tiers: Tiers,
+        upstream: Upstream,
+        throttle: Throttle,
+        waits: Waits,
     ) -> None:
         self.event_loop_lag = EventLoopLag(metrics.event_loop_lag_s)
         self._config = config
@@ -37,6 +46,7 @@ class Gauges:
         self._tiers = tiers
         self._upstream = upstream
         self._throttle = throttle
+        self._waits = waits
 
     def snapshot(self, server: DownstreamServer, flights: int, *, is_ready: bool) -> Snapshot:
         """Return everything that one process has to tell.
@@ -51,6 +61,8 @@ class Gauges:
             "connections": len(server.connections),
             "connections_limit": self._config.server.max_connections,
             "fetches_in_flight": flights,
+            "waiting_callers": len(self._waits),
+            "waiting_callers_limit": self._config.wait.max_waiting if self._config.wait.max_s else 0,
             "throttled_callers": self._throttle.held(),
             "log_lines_dropped": dropped_lines(),
         }

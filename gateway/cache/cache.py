@@ -14,6 +14,7 @@ from gateway.cache.fetcher import Fetcher
 from gateway.cache.results import Fetched, Response
 from gateway.cache.single_flight import SingleFlight
 from gateway.cache.throttle import Throttle
+from gateway.cache.waiting import Waits
 from gateway.core.aos import route
 from gateway.core.caching import policy
 from gateway.core.caching import responses as answers
@@ -23,6 +24,7 @@ from gateway.core.caching.entry import Entry
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import EntryKey, FlightKey, KeySpace
 from gateway.core.caching.request_directives import accepts_events, read_directives
+from gateway.core.http import prefer
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Head, Request, first, names
 from gateway.core.http.proxy_identity import check_request, upstream_fields
@@ -45,6 +47,7 @@ class Cache:
         flights: the shared fetches.
         fetcher: does their work.
         throttle: callers whom AOS asked to wait.
+        waits: callers who ask to wait themselves.
     """
 
     def __init__(
@@ -55,12 +58,14 @@ class Cache:
         flights: SingleFlight[Fetched],
         fetcher: Fetcher,
         throttle: Throttle,
+        waits: Waits,
     ) -> None:
         self._identity_reader = identity_reader
         self._keys = keys
         self._flights = flights
         self._fetcher = fetcher
         self._throttle = throttle
+        self._waits = waits
         self._tiers = fetcher.tiers
         self._upstream = fetcher.upstream
         self._proxy = fetcher.proxy
@@ -114,7 +119,9 @@ class Cache:
         self, request: Request, body: RequestBody | None, cache_status: CacheStatus, *, execution_call: bool
     ) -> Response:
         """Stream a request and its response through, alone."""
-        fields = upstream_fields(request, self._proxy, execution_call=execution_call)
+        fields = upstream_fields(
+            request, self._proxy, execution_call=execution_call, is_shared=request.method != "HEAD"
+        )
         sending = self._upstream.send(request.method, request.target, fields, body)
         try:
             exchange = await (self._flights.in_time(sending) if execution_call else sending)
@@ -150,12 +157,18 @@ class Cache:
         directives = eligible.directives
         if directives.no_store:
             return await self._alone(request, eligible, key)
+        wait_s = None
+        if request.method == "GET" and not directives.only_if_cached:
+            wait_s = self._waits.applied_s(prefer.wait_s(request.fields))
         forward = Forward.REQUEST
         reason: Reason | None = Reason.REQUEST_NO_CACHE
         if directives.no_cache:
             found = EarlyLookup(self._tiers.fill_token(key), LookupResult(None))
         else:
             found, entry = await self._look_up(key, early_lookup)
+            if entry is not None and not entry.is_settled and (wait_s or accepts_events(eligible.fields)):
+                # They want what is new.
+                entry = None
             absent = Forward.URI_MISS
             if entry is not None and not entry.suits(eligible.variant.accept):
                 # It was chosen by another Accept; what is chosen by this one has a place of its own.
@@ -164,27 +177,66 @@ class Cache:
                 key = self._keys.entry(eligible.identity.entry, variant, eligible.execution)
                 found, entry = await self._look_up(key, None)
             forward, reason = absent, Reason.STORE_FAILED if found.lookup.has_failed else None
-            if entry is not None and (entry.is_settled or not accepts_events(eligible.fields)):
+            if entry is not None:
                 now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
                 why_not = directives.unmet(entry.age_s(now_s), entry.ttl_s(now_s))
                 if why_not is None:
-                    return self._hit(request, eligible, entry, now_s)
+                    return _preferred(self._hit(request, eligible, entry, now_s), wait_s)
                 forward, reason = why_not
         cache_log.decided(request, "no entry to serve: %s", reason or "none is stored")
         cache_status = CacheStatus(forward=forward, reason=reason)
         if directives.only_if_cached:
             raise _with_member(NotCached(), cache_status)
+        flight_key = self._flight_key(eligible, variant)
+        if wait_s:
+            waited = await self._wait(
+                request, eligible, cache_status, flight_key=flight_key, key=key, wait_s=wait_s
+            )
+            if waited is not None:
+                return waited
+            # There is no place for one more, or AOS is not to be asked.
+            wait_s = None
         self._hold_back(eligible, cache_status)
         if request.method == "HEAD":
             return await self._head(request, eligible, found, cache_status)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
-        flight_key = self._flight_key(eligible, variant)
         may_join = forward is not Forward.REQUEST
-        return await self._response(
+        response = await self._response(
             lambda on_response: self._share(
                 request, eligible, found, cache_status, on_response, flight_key=flight_key, may_join=may_join
             )
         )
+        return _preferred(response, wait_s)
+
+    async def _wait(
+        self,
+        request: Request,
+        eligible: Eligible,
+        cache_status: CacheStatus,
+        *,
+        flight_key: FlightKey,
+        key: EntryKey,
+        wait_s: int,
+    ) -> Response | None:
+        """Answer when there is something to say, or the time is over; ``None``: as without waiting."""
+        is_fresh = cache_status.forward is Forward.REQUEST
+        outcome, has_waited = await self._waits.wait(
+            request, eligible, flight_key, key, wait_s=wait_s, is_fresh=is_fresh
+        )
+        if outcome is None:
+            return None
+        cache_status = msgspec.structs.replace(cache_status, reason=Reason.WAITED)
+        if isinstance(outcome, GatewayError):
+            raise _with_member(outcome, cache_status)
+        now_s = self._clock.wall_s()
+        if isinstance(outcome, Entry):
+            response = self._hit(request, eligible, outcome, outcome.now_s(now_s, self._clock.monotonic_s()))
+        elif self._why_not_shared(eligible, outcome) is not None:
+            response = await self._forward(request, None, cache_status, execution_call=True)
+        else:
+            response = self._fetched(outcome, eligible, cache_status, collapsed=True)
+            response = _aged(response, int(now_s - outcome.fetched_response.fetched_s))
+        return _preferred(response, wait_s if has_waited else None)
 
     def fetch_plain(
         self, request: Request, eligible: Eligible, found: EarlyLookup, on_response: OnResponse
@@ -381,6 +433,26 @@ class Cache:
         own = msgspec.structs.replace(fetched_response, request=eligible.fields)
         head = answers.fetched_head(own, decision, self._proxy.via, cache_status)
         return Response(head, fetched_response.body, cache_status, upstream_s=fetched_response.upstream_s)
+
+
+def _preferred(response: Response, wait_s: int | None) -> Response:
+    """Say that a preference was applied (RFC 7240 §3); ``None`` was not."""
+    if wait_s is None:
+        return response
+    head = response.head
+    fields = (*head.fields, (b"Preference-Applied", b"wait=%d" % wait_s), (b"Vary", b"Prefer"))
+    return msgspec.structs.replace(response, head=Head(head.status, head.reason, fields))
+
+
+def _aged(response: Response, age_s: int) -> Response:
+    """Say how old a response is that was not fetched for its request alone (RFC 9111 §5.1)."""
+    if age_s <= 0:
+        return response
+    head = response.head
+    received_s = policy.received_age_s(head)
+    fields = tuple(field for field in head.fields if field[0].lower() != b"age")
+    fields = (*fields, (b"Age", b"%d" % (received_s + age_s)))
+    return msgspec.structs.replace(response, head=Head(head.status, head.reason, fields))
 
 
 def _because(cache_status: CacheStatus, reason: Reason) -> CacheStatus:

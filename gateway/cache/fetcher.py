@@ -139,7 +139,7 @@ class _Fetch:
         self._fetched_s = by.clock.wall_s()
         fields, lines = self._request.fields, self._eligible.fetch_lines
         if lines is None:
-            fields = upstream_fields(self._request, by.proxy, execution_call=True)
+            fields = upstream_fields(self._request, by.proxy, execution_call=True, is_shared=self._stores)
         self._exchange = exchange = by.upstream.begin("GET", self._request.target, fields, None, lines)
         exchange.read_ahead_bytes = by.rules.max_body_bytes
         exchange.on_change = self._changed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
@@ -72,7 +73,10 @@ class Flight(Generic[T]):
             return
         self._leader, self._waiting = None, []
         self.stop = _nothing
-        for on_result in waiting if leader is None else [leader, *waiting]:
+        takers = waiting if leader is None else [leader, *waiting]
+        if (watcher := self._flights.watchers.get(self.key)) is not None:
+            takers.append(functools.partial(watcher, self))
+        for on_result in takers:
             try:
                 on_result(result)
             except Exception as error:
@@ -87,6 +91,9 @@ class SingleFlight(Generic[T]):
         timeout_s: how long each of them may take.
         join_max_age_s: nobody joins one that began longer ago.
         clock: monotonic time.
+
+    Attributes:
+        watchers: called with each flight of a key that ends, and its result.
     """
 
     def __init__(self, timeout_s: float, join_max_age_s: float, clock: Clock) -> None:
@@ -97,6 +104,7 @@ class SingleFlight(Generic[T]):
         # In the order in which they began, so one timer is enough for all deadlines.
         self._under_way: dict[Flight[T], None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self.watchers: dict[FlightKey | None, Callable[[Flight[T], T | GatewayError], None]] = {}
         self._open: dict[FlightKey, Flight[T]] = {}
         self._by_stack: defaultdict[bytes, set[FlightKey]] = defaultdict(set)
         self._all_ended: asyncio.Event | None = None

@@ -174,6 +174,22 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
     ca_file: CaFile = ""
 
 
+class WaitConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Section `[wait]`: callers who ask to wait with `Prefer: wait=N`.
+
+    Attributes:
+        max_s: longest wait, seconds; 0: nobody waits.
+        interval_s: between the starts of two fetches of what somebody waits for, seconds.
+        max_interval_s: the same while nothing changes, seconds.
+        max_waiting: bound of callers who wait.
+    """
+
+    max_s: Annotated[float, Number(0, 3_600)] = 50.0
+    interval_s: Annotated[float, Number(0.1, 3_600)] = 2.0
+    max_interval_s: Annotated[float, Number(0.1, 3_600)] = 10.0
+    max_waiting: Annotated[int, Number(0, 1_000_000, "callers", int)] = 10_000
+
+
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Section `[log]`.
 
@@ -211,6 +227,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     upstream: UpstreamConfig
     cache: CacheConfig = CacheConfig()
     redis: RedisConfig = RedisConfig()
+    wait: WaitConfig = WaitConfig()
     log: LogConfig = LogConfig()
     tracing: TracingConfig = TracingConfig()
 

@@ -58,6 +58,7 @@ class Metrics:
         self.not_stored: Counter[str] = Counter()
         self.invalidations: Counter[str] = Counter()
         self.bad_requests: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
         self.connections_refused = 0
         self.connections_unfit: Counter[str] = Counter()
         self._histograms = {
@@ -68,6 +69,7 @@ class Metrics:
         self.request_s = self._histograms["request_duration_seconds"]
         self.upstream_s = self._histograms["upstream_duration_seconds"]
         self.upstream_wait_s = self._histograms["upstream_wait_seconds"][()]
+        self.wake_s = self._histograms["wake_duration_seconds"][()]
         self.redis_s = self._histograms["redis_duration_seconds"]
         self.event_loop_lag_s = self._histograms["event_loop_lag_seconds"][()]
 
@@ -124,9 +126,9 @@ class Metrics:
             }
         )
         uncached: Counter[tuple[str, str]] = Counter()
-        for (how, reason, _), count in requests.items():
-            if reason and how != HIT:
-                uncached[Reason(reason).stage, reason] += count
+        for (_, reason, _), count in requests.items():
+            if reason and (stage := Reason(reason).stage):
+                uncached[stage, reason] += count
         hits = sum(count for (how, _, _), count in requests.items() if how == HIT)
         counted: dict[str, Any] = {
             **vars(self),

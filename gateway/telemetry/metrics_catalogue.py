@@ -102,7 +102,7 @@ FAMILIES: tuple[Family, ...] = (
         "Requests for which the cache was not used, by stage: lookup (not looked up), serve (no stored entry "
         "served), store (response not stored).",
         ("stage", "reason"),
-        tuple((reason.stage, reason.value) for reason in Reason),
+        tuple((reason.stage, reason.value) for reason in Reason if reason.stage),
     ),
     _counter(
         "errors",
@@ -183,6 +183,19 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("upstream_waiting", "Requests waiting for an upstream connection."),
     _gauge("upstream_waiting_limit", "Limit of requests waiting for an upstream connection."),
     _gauge("fetches_in_flight", "Shared fetches in flight."),
+    # Waiting.
+    _gauge("waiting_callers", "Callers who wait for a running execution (Prefer: wait)."),
+    _gauge("waiting_callers_limit", "Limit of callers who wait for a running execution."),
+    _counter(
+        "waits",
+        "Waits of callers by their end: woken by something new, timed out, or left: the caller went away.",
+        outcome=("woken", "timed_out", "left"),
+    ),
+    _histogram(
+        "wake_duration_seconds",
+        LOOP_BOUNDS_S,
+        "From the end of a fetch until the last of the waiting callers whom it wakes is answered.",
+    ),
     _gauge("throttled_callers", "Callers throttled at present because the upstream answered 429."),
     # Memory.
     _gauge("memory_cache_bytes", "Bytes in the memory tier."),

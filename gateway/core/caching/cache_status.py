@@ -19,7 +19,7 @@ class Reason(enum.Enum):
     Attributes:
         label: its name; quicker than ``value``.
         token: the same as bytes.
-        stage: at which it was not used: ``lookup``, ``serve`` or ``store``.
+        stage: at which it was not used: ``lookup``, ``serve`` or ``store``; empty when it was.
     """
 
     _value_: str
@@ -51,8 +51,9 @@ class Reason(enum.Enum):
     REQUEST_MAX_AGE = "request-max-age", _SERVE
     REQUEST_MIN_FRESH = "request-min-fresh", _SERVE
     STORE_FAILED = "store-failed", _SERVE
-    # Served though the record may still change.
-    RUNNING = "running", _SERVE
+    # Served though the record may still change, or after a wait for it.
+    RUNNING = "running", ""
+    WAITED = "waited", ""
     # Not forwarded either: the gateway answers for itself.
     REQUEST_ONLY_IF_CACHED = "request-only-if-cached", _SERVE
     THROTTLED = "throttled", _SERVE
@@ -104,7 +105,7 @@ class CacheStatus(msgspec.Struct, frozen=True, gc=False):
         ttl_s: time to live of the entry that answers, whole seconds; ``None`` when it is not a hit.
         stored: handed to at least one tier.
         collapsed: answered by the fetch of another request.
-        reason: why it was not looked up, served or stored, or `Reason.RUNNING`; ``None`` when there is none.
+        reason: why it was not looked up, served or stored, or how; ``None`` when there is nothing to say.
     """
 
     forward: Forward | None = None

@@ -31,7 +31,8 @@ _NEVER_NOMINATED = (
     | {b"content-length", b"transfer-encoding", b"content-encoding", b"content-type"}
 )
 _NEVER_NOMINATED_PREFIXES = (CONDITIONAL_PREFIX, b"x-forwarded-")
-_NOT_TO_EXECUTIONS = NOT_FORWARDED | {b"prefer", b"accept-encoding"}
+_PREFER = frozenset({b"prefer"})
+_NOT_TO_EXECUTIONS = NOT_FORWARDED | _PREFER | {b"accept-encoding"}
 _VIA_HEX = re.compile(rb"aos-gateway \(([0-9a-f]{8})\)")
 _FOREIGN_HOST = (
     "The request is signed for a Host that is neither the upstream's nor one of upstream.signed_hosts, so "
@@ -104,17 +105,22 @@ def check_request(request: Request, proxy: ProxyIdentity) -> None:
             raise MessageError(400, "SignedHeaders names a field that is not forwarded.")
 
 
-def upstream_fields(request: Request, proxy: ProxyIdentity, *, execution_call: bool) -> Fields:
+def upstream_fields(
+    request: Request, proxy: ProxyIdentity, *, execution_call: bool, is_shared: bool = True
+) -> Fields:
     """Return the field lines to send upstream, framing left out (RFC 9110 §7.6, §7.6.3).
 
     Args:
         request: the downstream request; `check_request` has accepted it.
         proxy: what the gateway adds about itself.
         execution_call: fetch for the cache: unconditional, and with gzip as the only coding.
+        is_shared: others may get its response too, so that what this caller prefers is not passed on.
     """
     fields = request.fields
     signed = signature.signed_fields(fields)
     removed = _NOT_TO_EXECUTIONS if execution_call else NOT_FORWARDED
+    if not is_shared:
+        removed -= _PREFER
     if named := nominated(fields):
         removed |= named
     if execution_call:
