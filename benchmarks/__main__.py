@@ -172,7 +172,8 @@ def chosen(options: argparse.Namespace) -> tuple[list[Scenario], list[str]]:
         if name not in measurable:
             raise ScenarioError(f"no scenario {name!r}; there are {', '.join([*measurable, *playable])}")
     if not names:
-        return choose(measurable, [], quick=options.quick), [] if options.quick or options.only else playable
+        plays = [] if options.only else behaviours(quick=options.quick)
+        return choose(measurable, [], quick=options.quick), plays
     return choose(measurable, others, quick=options.quick) if others else [], plays
 
 
@@ -183,7 +184,10 @@ def _listing(scenarios: Sequence[Scenario], plays: Sequence[str]) -> str:
         for entry in scenario.contestant:
             packages = missing_packages(KINDS[entry.kind].needs)
             lines.append(f"  {entry.name}" + (f" - install {', '.join(packages)}" if packages else ""))
-    lines += [f"{name}: played with and without the gateway" for name in plays]
+    quick = behaviours(quick=True)
+    lines += [
+        f"{name}{' (quick)' if name in quick else ''}: played with and without the gateway" for name in plays
+    ]
     if not WRK.is_met():
         lines.append(
             f"closed loop by a client in Python, which takes more of its core: install {WRK.package}"

@@ -13,6 +13,8 @@ import msgspec
 from benchmarks.behaviour import run, table
 from benchmarks.behaviour.scenario import UnknownScenarioError, names
 from benchmarks.harness.processes import StartError
+from benchmarks.report import polls
+from benchmarks.report.table import table as markdown_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = [result.as_json() for result in results]
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(values)) + b"\n")
     print(table(results))
+    for result in results:
+        if rows := polls.rows(result.as_json()["sides"]):
+            print(f"\n{result.title}:\n\n{markdown_table(polls.HEADS, rows)}")
     silent = [f"{one.name}, {side.name}" for one in results for side in one.sides if not side.answered]
     if silent:
         print(f"behaviour: nothing was answered: {'; '.join(silent)}", file=sys.stderr)

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from random import Random
 from typing import Final, assert_never
 
 import msgspec
 
 from benchmarks.behaviour import scenario as scenarios
-from benchmarks.behaviour.pollers import Counts, Poller
+from benchmarks.behaviour.pollers import Counts, Poller, noticed, poll_until_end
 from benchmarks.behaviour.result import Result, Side, errors_in_words
 from benchmarks.behaviour.scenario import (
+    DIRECT,
+    GATEWAY,
     ColdStart,
-    Herd,
+    Group,
     Mixed,
+    Pollers,
     RedisDies,
     Scenario,
     SlowUpstream,
     Throttled,
+    Variant,
 )
 from benchmarks.behaviour.stage import Stage, records, tokens
-from benchmarks.openloop.report import Quantiles
 
 # A poller without a good response for so many intervals makes no progress.
 _SILENT_INTERVALS: Final = 3
-_ENDS: Final = 15.0
 
 
 async def run(names: Sequence[str] = ()) -> list[Result]:
@@ -60,8 +62,8 @@ async def play(name: str, scenario: Scenario) -> Result:
     match scenario:
         case Mixed():
             sides, seen = await _mixed(scenario)
-        case Herd():
-            sides, seen = await _herd(scenario)
+        case Pollers():
+            sides, seen = await _pollers(scenario)
         case ColdStart():
             sides, seen = await _cold_start(scenario)
         case RedisDies():
@@ -72,8 +74,10 @@ async def play(name: str, scenario: Scenario) -> Result:
             sides, seen = await _throttled(scenario)
         case _:
             assert_never(scenario)
-    with_gateway = [side for side in sides if side.name != "direct"]
-    direct = [side.upstream_calls for side in sides if side.name == "direct"]
+    direct = [side.upstream_calls for side in sides if side.name == DIRECT]
+    # Of several variants of the gateway, that with the defaults counts.
+    with_gateway = [side for side in sides if side.name == GATEWAY]
+    with_gateway = with_gateway or [side for side in sides if side.name != DIRECT]
     # Without the gateway each request is a call: where nothing else can happen, that is not measured.
     without = direct or [side.requests for side in with_gateway]
     return Result(
@@ -89,8 +93,8 @@ async def play(name: str, scenario: Scenario) -> Result:
 
 async def _mixed(scenario: Mixed) -> tuple[list[Side], str]:
     sides = []
-    for name in ("direct", "gateway"):
-        with Stage(scenario, has_gateway=name != "direct") as stage:
+    for name in (DIRECT, GATEWAY):
+        with Stage(scenario, has_gateway=name != DIRECT) as stage:
             report = await stage.offer(scenario.load)
             sides.append(Side.of(name, report, stage.calls()))
     hits = sides[1].by_outcome["hit"] / max(sides[1].answered, 1)
@@ -123,8 +127,8 @@ async def _redis_dies(scenario: RedisDies) -> tuple[list[Side], str]:
 
 async def _slow_upstream(scenario: SlowUpstream) -> tuple[list[Side], str]:
     sides = []
-    for name in ("direct", "gateway"):
-        with Stage(scenario, has_gateway=name != "direct") as stage:
+    for name in (DIRECT, GATEWAY):
+        with Stage(scenario, has_gateway=name != DIRECT) as stage:
             await _offered(stage, "warming", scenario.load)
             stage.fault(kind="latency", delay_s=scenario.slower_by_s)
             sides.append(await _offered(stage, name, scenario.load))
@@ -132,52 +136,76 @@ async def _slow_upstream(scenario: SlowUpstream) -> tuple[list[Side], str]:
     return sides, f"{hits:.0%} hits wait for nothing, {errors_in_words(sides[1].errors)}"
 
 
-async def _herd(scenario: Herd) -> tuple[list[Side], str]:
-    sides = [await _herd_side(scenario, name) for name in ("direct", "gateway")]
-    return sides, (
-        f"upstream answers after the end {_both(sides, 'answers_after_the_end')};"
-        f" noticed by {_both(sides, 'noticed')}, p50 after {_both(sides, 'noticed_p50_s', 2)} s,"
-        f" the last after {_both(sides, 'noticed_max_s', 2)} s; {errors_in_words(sides[1].errors)}"
-    )
-
-
-async def _herd_side(scenario: Herd, name: str) -> Side:
-    rng = Random("herd")
-    counts = Counts()
-    with Stage(scenario, has_gateway=name != "direct") as stage:
-        callers = tokens(scenario.callers)
-        pollers = [
-            Poller(stage.url, records().running[:1], callers[number % len(callers)], counts)
-            for number in range(scenario.pollers)
+async def _pollers(scenario: Pollers) -> tuple[list[Side], str]:
+    with ExitStack() as stack:
+        stages = [
+            stack.enter_context(Stage(scenario, has_gateway=one.name != DIRECT, settings=one.settings))
+            for one in scenario.variants
         ]
-        until_s = time.monotonic() + scenario.before_s + _ENDS
+        async with asyncio.TaskGroup() as together:
+            played = [
+                together.create_task(_variant(scenario, variant, stage))
+                for variant, stage in zip(scenario.variants, stages, strict=True)
+            ]
+    by_group = list(zip(*(task.result() for task in played), strict=True))
+    seen = (
+        f"{sides[0].group}: {_both(sides, 'calls_per_s', 1)} calls/s, {_both(sides, 'refused')} refused,"
+        f" noticed by {_both(sides, 'noticed')}"
+        for sides in by_group
+    )
+    return [side for sides in by_group for side in sides], "; ".join(seen)
 
-        async def wait_and_read(poller: Poller) -> None:
-            await poller.poll(scenario.interval_s, rng, until_s=until_s, stops_at_end=True)
-            for _ in range(scenario.reads_after):
-                await poller.ask()
 
-        async with asyncio.TaskGroup() as group:
-            for poller in pollers:
-                group.create_task(wait_and_read(poller))
-            await asyncio.sleep(scenario.before_s)
-            # Calls under way at the end count too, by the time of their response.
-            answers_before = stage.answers()
-            stage.end_executions()
-            ended_s = time.monotonic()
-        calls, answers = stage.calls(), stage.answers()
-    _close(pollers)
-    return _side(
-        name,
+async def _variant(scenario: Pollers, variant: Variant, stage: Stage) -> list[Side]:
+    return [
+        await _group(scenario, variant, group, stage, user=f"group-{number}")
+        for number, group in enumerate(scenario.groups)
+    ]
+
+
+async def _group(scenario: Pollers, variant: Variant, group: Group, stage: Stage, *, user: str) -> Side:
+    # Calls to the twin's control are made in threads: the pollers of other variants must not wait for them.
+    await asyncio.to_thread(stage.clear_faults)
+    if group.per_second:
+        await asyncio.to_thread(stage.fault, kind="throttle", limit=group.per_second)
+    calls_before = await asyncio.to_thread(stage.calls)
+    began_s = time.monotonic()
+    ends_s = await asyncio.to_thread(stage.start_executions, scenario.executions, scenario.before_s)
+    all_ended_s = max(ends_s.values())
+    counts = Counts()
+    shared = tokens(group.tokens, user)
+    pollers = [
+        Poller(stage.url, [target], shared[number % len(shared)], counts, wait_s=variant.wait_s)
+        for number in range(scenario.callers)
+        for target in ends_s
+    ]
+    async with asyncio.TaskGroup() as both:
+        both.create_task(
+            poll_until_end(
+                pollers,
+                scenario.interval_s,
+                until_s=all_ended_s + scenario.after_s,
+                reads_after=scenario.reads_after,
+            )
+        )
+        await asyncio.sleep(all_ended_s - time.monotonic())
+        calls_at_end = await asyncio.to_thread(stage.calls)
+    calls = await asyncio.to_thread(stage.calls)
+    return Side.of_pollers(
+        variant.name,
         counts,
-        calls,
-        answers_after_the_end=answers - answers_before,
-        **_noticed(pollers, ended_s),
+        calls - calls_before,
+        {
+            "calls_per_s": (calls_at_end - calls_before) / (all_ended_s - began_s),
+            "calls_after_the_end": calls - calls_at_end,
+            **noticed(pollers, ends_s),
+        },
+        group.name,
     )
 
 
 async def _throttled(scenario: Throttled) -> tuple[list[Side], str]:
-    sides = [await _throttled_side(scenario, name) for name in ("direct", "gateway")]
+    sides = [await _throttled_side(scenario, name) for name in (DIRECT, GATEWAY)]
     return sides, (
         f"in progress: waiters {_both(sides, 'waiters_in_progress')} of {scenario.waiters},"
         f" dashboards {_both(sides, 'dashboards_in_progress')} of {scenario.dashboards};"
@@ -191,40 +219,38 @@ async def _throttled_side(scenario: Throttled, name: str) -> Side:
     rng = Random("throttled")
     counts = Counts()
     token = tokens(1)[0]
-    known = records()
-    with Stage(scenario, has_gateway=name != "direct") as stage:
+    with Stage(scenario, has_gateway=name != DIRECT) as stage:
         stage.fault(kind="throttle", limit=scenario.per_second, retry_after_s=1)
-        shown = known.settled[: scenario.records]
+        shown = records().settled[: scenario.records]
         starts = [number % len(shown) for number in range(scenario.dashboards)]
         rounds = [[*shown[start:], *shown[:start]] for start in starts]
         dashboards = [Poller(stage.url, targets, token, counts) for targets in rounds]
-        waiters = [Poller(stage.url, [target], token, counts) for target in known.running[: scenario.waiters]]
-        began_s = time.monotonic()
+        ends_s = stage.start_executions(scenario.waiters, scenario.before_s)
+        waiters = [Poller(stage.url, [target], token, counts) for target in ends_s]
+        began_s, ended_s = time.monotonic(), max(ends_s.values())
         # The first half is for filling the cache.
-        steady_s = began_s + scenario.before_s / 2
-        until_s = began_s + scenario.before_s + scenario.after_s
+        steady_s = (began_s + ended_s) / 2
+        until_s = ended_s + scenario.after_s
         async with asyncio.TaskGroup() as group:
             for poller in dashboards:
                 group.create_task(
                     poller.poll(scenario.dashboard_interval_s, rng, until_s=until_s, stops_at_end=False)
                 )
-            for poller in waiters:
-                group.create_task(
-                    poller.poll(scenario.waiter_interval_s, rng, until_s=until_s, stops_at_end=True)
-                )
-            await asyncio.sleep(scenario.before_s)
-            stage.end_executions()
-            ended_s = time.monotonic()
+            group.create_task(poll_until_end(waiters, scenario.waiter_interval_s, until_s=until_s))
         calls = stage.calls()
-    _close([*dashboards, *waiters])
-    return _side(
+    for poller in dashboards:
+        poller.close()
+    return Side.of_pollers(
         name,
         counts,
         calls,
-        waiters_in_progress=_in_progress(waiters, scenario.waiter_interval_s, steady_s, ended_s),
-        dashboards_in_progress=_in_progress(dashboards, scenario.dashboard_interval_s, steady_s, ended_s),
-        refused_share=counts.by_status[429] / max(counts.asked, 1),
-        **_noticed(waiters, ended_s),
+        {
+            "waiters_in_progress": _in_progress(waiters, scenario.waiter_interval_s, steady_s, ended_s),
+            "dashboards_in_progress": _in_progress(
+                dashboards, scenario.dashboard_interval_s, steady_s, ended_s
+            ),
+            **noticed(waiters, ends_s),
+        },
     )
 
 
@@ -248,32 +274,3 @@ async def _later(delay_s: float, act: Callable[[], None]) -> None:
 def _in_progress(pollers: Sequence[Poller], interval_s: float, began_s: float, ended_s: float) -> float:
     allowed_s = _SILENT_INTERVALS * interval_s
     return sum(poller.longest_silence_s(began_s, ended_s) <= allowed_s for poller in pollers)
-
-
-def _noticed(pollers: Sequence[Poller], ended_s: float) -> dict[str, float]:
-    delays_s = [poller.noticed_s - ended_s for poller in pollers if poller.noticed_s is not None]
-    if not delays_s:
-        return {"noticed": 0}
-    return {
-        "noticed": len(delays_s),
-        "noticed_p50_s": statistics.median(delays_s),
-        "noticed_max_s": max(delays_s),
-    }
-
-
-def _side(name: str, counts: Counts, calls: int, **figures: float) -> Side:
-    return Side(
-        name=name,
-        requests=counts.asked,
-        answered=sum(counts.by_status.values()),
-        errors=dict(counts.errors),
-        by_outcome={outcome: counts.by_outcome[outcome] for outcome in ("hit", "miss", "bypass", "none")},
-        upstream_calls=calls,
-        latency_ms=Quantiles.of(counts.latency),
-        figures=figures,
-    )
-
-
-def _close(pollers: Sequence[Poller]) -> None:
-    for poller in pollers:
-        poller.close()

@@ -1,25 +1,32 @@
-"""Callers that poll, each on a connection of its own: what they got, and when they knew the end."""
+"""Callers that poll or wait, each on a connection of its own: what they got, and when they knew the end."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+import ssl
+import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from itertools import cycle, pairwise
 from random import Random
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from benchmarks.openloop.histogram import Histogram
 from benchmarks.openloop.response import MalformedError, Response, ResponseReader
+from gateway.config.address import upstream_url_of
 
 TERMINAL: Final = frozenset({"Succeeded", "Failed", "Cancelled", "ForceCancelled"})
 _TIMEOUT_S: Final = 10.0
 _RETRY_AFTER: Final = re.compile(rb"\nretry-after:[ \t]*([0-9]{1,4})[ \t]*\r", re.IGNORECASE)
+_ETAG: Final = re.compile(rb"\netag:[ \t]*([^\r\n]+)", re.IGNORECASE)
+_WAITED: Final = re.compile(rb"\npreference-applied:[^\r\n]*\bwait=0*[1-9]", re.IGNORECASE)
+_FORWARDED: Final = re.compile(rb"\ncache-status:[^\r\n]*;[ \t]*fwd=", re.IGNORECASE)
 
 
 class _ObjectStatus(msgspec.Struct):
@@ -45,11 +52,14 @@ class Counts:
         latency: of whole answers, from the moment of the request.
         by_status: whole answers by status.
         by_outcome: whole answers by what ``Cache-Status`` says.
-        errors: requests without a whole answer by the name of the exception, and statuses 4xx and 5xx.
+        forwarded: whole answers that were a call at AOS, by what ``Cache-Status`` says; without it, all are.
+        errors: requests without a whole answer by the name of the exception, statuses 4xx and 5xx, and
+            answers of status 200 without a record.
     """
 
     def __init__(self) -> None:
         self.asked = 0
+        self.forwarded = 0
         self.latency = Histogram()
         self.by_status: Counter[int] = Counter()
         self.by_outcome: Counter[str] = Counter()
@@ -61,51 +71,69 @@ class Poller:
 
     Attributes:
         answered_s: when it got an answer of status 200, each time (`time.monotonic`).
-        noticed_s: when it received a terminal phase; ``None`` if it has not.
+        noticed_s: when it received a terminal phase, or 404 after a record, as at the end of a delete;
+            ``None`` if it has not.
+        status: of the last whole answer; 0 before.
+        target: what it asks for, the first of several.
     """
 
-    def __init__(self, url: str, targets: Sequence[str], token: str, counts: Counts) -> None:
+    def __init__(
+        self, url: str, targets: Sequence[str], token: str | None, counts: Counts, *, wait_s: int = 0
+    ) -> None:
         """Make a poller that has not asked yet.
 
         Args:
-            url: ``http://host:port``.
-            targets: asked for one after the other, round and round.
-            token: its ``X-Auth-Token``.
+            url: ``http://host:port`` or https, with an optional base path.
+            targets: asked for one after the other, round and round; one alone for a caller who waits.
+            token: its ``X-Auth-Token``; ``None`` sends none.
             counts: where it counts, with others.
+            wait_s: asks the server to wait so long for a change (``Prefer: wait``, RFC 7240); 0 does not.
         """
-        parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "", parts.port or 80
+        self._server = upstream_url_of(url)
+        fields = f"Host: {self._server.authority}\r\n"
+        fields += f"X-Auth-Token: {token}\r\n" if token else ""
+        fields += f"Prefer: wait={wait_s}\r\n" if wait_s else ""
         self._requests = cycle(
-            f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nX-Auth-Token: {token}\r\n\r\n".encode()
-            for target in targets
+            f"GET {self._server.base_path}{target} HTTP/1.1\r\n{fields}".encode() for target in targets
         )
+        self._wait_s = wait_s
+        self._known = b""
         self._counts = counts
         self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.answered_s: list[float] = []
         self.noticed_s: float | None = None
+        self.status = 0
+        self.target = targets[0]
 
     async def poll(self, interval_s: float, rng: Random, *, until_s: float, stops_at_end: bool) -> None:
         """Ask again and again, from a random moment of the first interval on.
 
-        It waits as ``Retry-After`` says (at least an interval) before it asks again after 429.
+        It waits as ``Retry-After`` says (at least an interval) before it asks again after 429, and asks again
+        at once after an answer for which the server has waited.
 
         Args:
             interval_s: between two requests.
             rng: draws its first moment.
-            until_s: when it gives up (`time.monotonic`).
-            stops_at_end: stop once the phase is terminal.
+            until_s: when it gives up (`time.monotonic`), also while it waits for an answer.
+            stops_at_end: stop once the end is noticed.
         """
         next_s = time.monotonic() + rng.random() * interval_s
-        while next_s < until_s:
-            await asyncio.sleep(next_s - time.monotonic())
-            response = await self.ask()
-            now_s = time.monotonic()
-            if stops_at_end and self.noticed_s is not None:
-                return
-            next_s = max(next_s + interval_s, now_s)
-            if response is not None and response.status == 429:
-                wait = _RETRY_AFTER.search(response.head)
-                next_s = now_s + max(interval_s, float(wait[1]) if wait else 0.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(until_s - time.monotonic()):
+                while next_s < until_s:
+                    await asyncio.sleep(next_s - time.monotonic())
+                    response = await self.ask()
+                    now_s = time.monotonic()
+                    if stops_at_end and self.noticed_s is not None:
+                        return
+                    next_s = max(next_s + interval_s, now_s)
+                    if response is None:
+                        continue
+                    if response.status == 429:
+                        wait = _RETRY_AFTER.search(response.head)
+                        next_s = now_s + max(interval_s, float(wait[1]) if wait else 0.0)
+                    elif self._wait_s and _WAITED.search(response.head):
+                        next_s = now_s
 
     async def ask(self) -> Response | None:
         """Ask once, and count; ``None`` when there was no whole answer."""
@@ -113,7 +141,7 @@ class Poller:
         counts.asked += 1
         began_s = time.monotonic()
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(self._wait_s + _TIMEOUT_S):
                 response = await self._exchange()
         except (OSError, EOFError, MalformedError) as exc:
             counts.errors[type(exc).__name__] += 1
@@ -123,18 +151,33 @@ class Poller:
         counts.latency.record(now_s - began_s)
         counts.by_status[response.status] += 1
         counts.by_outcome[response.outcome] += 1
+        counts.forwarded += response.outcome == "none" or (
+            not response.is_collapsed and _FORWARDED.search(response.head) is not None
+        )
         if response.status >= 400:
             counts.errors[f"status-{response.status // 100}xx"] += 1
         if response.is_last:
             self.close()
+        self.status = response.status
+        if self.noticed_s is None and self._is_end(response):
+            self.noticed_s = now_s
         if response.status == 200:
             self.answered_s.append(now_s)
-            if (
-                self.noticed_s is None
-                and _RECORD.decode(response.body).status.object_status.phase in TERMINAL
-            ):
-                self.noticed_s = now_s
         return response
+
+    def _is_end(self, response: Response) -> bool:
+        if response.status == 404:
+            return bool(self.answered_s)
+        if response.status != 200:
+            return False
+        if self._wait_s:
+            etag = _ETAG.search(response.head)
+            self._known = b"If-None-Match: %b\r\n" % etag[1] if etag else b""
+        try:
+            return _RECORD.decode(response.body).status.object_status.phase in TERMINAL
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._counts.errors["no-record"] += 1
+            return False
 
     def longest_silence_s(self, began_s: float, ended_s: float) -> float:
         """Return the longest time within two moments in which it got no answer of status 200."""
@@ -149,9 +192,10 @@ class Poller:
 
     async def _exchange(self) -> Response:
         if self._connection is None:
-            self._connection = await asyncio.open_connection(self._host, self._port)
+            tls = _tls() if self._server.scheme == "https" else None
+            self._connection = await asyncio.open_connection(self._server.host, self._server.port, ssl=tls)
         reader, writer = self._connection
-        writer.write(next(self._requests))
+        writer.write(b"%b%b\r\n" % (next(self._requests), self._known))
         response_reader = ResponseReader(keeps_body=True)
         while data := await reader.read(65536):
             if (response := response_reader.feed(data)) is not None:
@@ -160,3 +204,50 @@ class Poller:
         if whole is None:
             raise EOFError
         return whole
+
+
+async def poll_until_end(
+    pollers: Sequence[Poller], interval_s: float, *, until_s: float, reads_after: int = 0
+) -> None:
+    """Let all of them poll until each has noticed the end, and close their connections.
+
+    Args:
+        pollers: whoever polls.
+        interval_s: between two requests of each.
+        until_s: when they give up (`time.monotonic`).
+        reads_after: how often each then reads the record again at once.
+    """
+    rng = Random("pollers")
+
+    async def poll_and_read(poller: Poller) -> None:
+        await poller.poll(interval_s, rng, until_s=until_s, stops_at_end=True)
+        if poller.noticed_s is not None:
+            for _ in range(reads_after):
+                await poller.ask()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for poller in pollers:
+                group.create_task(poll_and_read(poller))
+    finally:
+        for poller in pollers:
+            poller.close()
+
+
+def noticed(pollers: Sequence[Poller], ends_s: Mapping[str, float]) -> dict[str, float]:
+    """Return how many noticed the end, and how long after it: the median and the last, seconds.
+
+    Args:
+        pollers: each of one target.
+        ends_s: when the executions ended, by target.
+    """
+    delays_s = [one.noticed_s - ends_s[one.target] for one in pollers if one.noticed_s is not None]
+    figures: dict[str, float] = {"callers": len(pollers), "noticed": len(delays_s)}
+    if delays_s:
+        figures |= {"noticed_p50_s": statistics.median(delays_s), "noticed_max_s": max(delays_s)}
+    return figures
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()

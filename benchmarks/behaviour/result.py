@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.behaviour.pollers import Counts
 from benchmarks.openloop.report import Quantiles, Report
 
 
@@ -15,7 +16,8 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: ``direct`` is without the gateway; others say what is different.
-        requests: how many were due.
+        group: who the callers were, where there are several groups; empty otherwise.
+        requests: how many were due, or sent by pollers.
         answered: whole answers, of any status.
         errors: by name; answers of status 4xx and 5xx too.
         by_outcome: answers by what ``Cache-Status`` says.
@@ -26,6 +28,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
+    group: str = ""
     requests: int
     answered: int
     errors: dict[str, int]
@@ -48,6 +51,24 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
             latency_ms=report.latency_ms,
             figures=figures,
             why_not=report.why_not,
+        )
+
+    @classmethod
+    def of_pollers(
+        cls, name: str, counts: Counts, upstream_calls: int, figures: dict[str, float], group: str = ""
+    ) -> Side:
+        """Make it from what pollers counted."""
+        refused = counts.by_status[429]
+        return cls(
+            name=name,
+            group=group,
+            requests=counts.asked,
+            answered=sum(counts.by_status.values()),
+            errors=dict(counts.errors),
+            by_outcome={outcome: counts.by_outcome[outcome] for outcome in ("hit", "miss", "bypass", "none")},
+            upstream_calls=upstream_calls,
+            latency_ms=Quantiles.of(counts.latency),
+            figures={"refused": refused, "refused_share": refused / max(counts.asked, 1)} | figures,
         )
 
 
@@ -83,9 +104,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
             f"{side.name} {side.latency_ms.p50:.1f} / {side.latency_ms.p99:.1f} / {side.latency_ms.max:.0f}"
             + (" (not valid)" if side.why_not else "")
             for side in self.sides
+            if not side.group
         )
         calls = f"{self.calls_without} → {self.calls_with}"
-        return f"| {' | '.join([self.name, calls, f'{self.saved:.0%}', latencies, self.seen])} |"
+        return f"| {' | '.join([self.name, calls, f'{self.saved:.0%}', latencies or '–', self.seen])} |"
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain values."""

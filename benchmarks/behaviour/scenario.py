@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 
 FOLDER: Final = Path(__file__).parent.parent / "scenarios" / "behaviour"
+
+DIRECT: Final = "direct"
+GATEWAY: Final = "gateway"
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -47,12 +49,14 @@ class _Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         title: what is to be seen.
+        quick: part of quick runs.
         with_redis: whether the gateway has a Redis.
         settings: configuration of the gateway by ``section.key``, beside the defaults.
         upstream_delay_s: how long the upstream takes for each answer.
     """
 
     title: str
+    quick: bool = False
     with_redis: bool = True
     upstream_delay_s: _Seconds = 0.0
     settings: dict[str, str] = {}
@@ -64,22 +68,60 @@ class Mixed(_Scenario, frozen=True, kw_only=True, tag="mixed"):
     load: Load
 
 
-class Herd(_Scenario, frozen=True, kw_only=True, tag="herd"):
-    """Many wait for one execution; when it ends, all of them learn of it and read it.
+class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The callers of one run of `Pollers`, all of one user.
 
     Attributes:
-        pollers: how many wait.
-        callers: tokens that they share.
-        interval_s: of each one's polls.
-        before_s: until the execution ends.
-        reads_after: how often each reads the record again at once.
+        name: in tables.
+        tokens: that they share.
+        per_second: calls of the user that the upstream answers in a second; beyond it comes 429 as from
+            Huawei's gateway, without ``Retry-After``; 0 for no limit.
     """
 
-    pollers: _Count
+    name: str
+    tokens: _Count = 1
+    per_second: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the callers of `Pollers` ask, and how.
+
+    Attributes:
+        name: in tables; `DIRECT` is the upstream itself.
+        settings: configuration of the gateway by ``section.key``, beside the scenario's.
+        wait_s: callers send ``Prefer: wait`` with so many seconds; 0 polls.
+    """
+
+    name: str
+    settings: dict[str, str] = {}
+    wait_s: Annotated[int, msgspec.Meta(ge=0, le=600)] = 0
+
+
+class Pollers(_Scenario, frozen=True, kw_only=True, tag="pollers"):
+    """Callers poll executions until these have ended: each group in each variant, on executions of its own.
+
+    Attributes:
+        callers: pollers of each execution.
+        executions: that run at the same time.
+        interval_s: of each poller.
+        before_s: until the executions end.
+        after_s: how long the pollers then have to notice.
+        reads_after: how often each reads the record again at once.
+        groups: played one after the other.
+        variants: played at the same time, each with an upstream of its own.
+    """
+
     callers: _Count
+    executions: _Count = 1
     interval_s: _Positive
     before_s: _Positive
+    after_s: _Positive
     reads_after: Annotated[int, msgspec.Meta(ge=0)] = 0
+    groups: Annotated[tuple[Group, ...], msgspec.Meta(min_length=1)]
+    variants: Annotated[tuple[Variant, ...], msgspec.Meta(min_length=1)] = (
+        Variant(name=DIRECT),
+        Variant(name=GATEWAY),
+    )
 
 
 class ColdStart(_Scenario, frozen=True, kw_only=True, tag="cold-start"):
@@ -134,18 +176,23 @@ class Throttled(_Scenario, frozen=True, kw_only=True, tag="throttled"):
     dashboards: _Count
     records: _Count
     dashboard_interval_s: _Positive
-    waiters: Annotated[int, msgspec.Meta(ge=1, le=20)]
+    waiters: _Count
     waiter_interval_s: _Positive
     before_s: _Positive
     after_s: _Positive
 
 
-Scenario = Mixed | Herd | ColdStart | RedisDies | SlowUpstream | Throttled
+Scenario = Mixed | Pollers | ColdStart | RedisDies | SlowUpstream | Throttled
 
 
-def names() -> list[str]:
-    """Return the names of all scenarios."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+def names(*, quick: bool = False) -> list[str]:
+    """Return the names of all scenarios, or of those of quick runs.
+
+    Raises:
+        UnknownScenarioError: one cannot be read.
+    """
+    all_names = sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return [name for name in all_names if read(name).quick] if quick else all_names
 
 
 def read(name: str) -> Scenario:
@@ -154,8 +201,7 @@ def read(name: str) -> Scenario:
     Raises:
         UnknownScenarioError: there is none of that name, or it cannot be read.
     """
-    known: Sequence[str] = names()
-    if name not in known:
+    if name not in (known := names()):
         raise UnknownScenarioError(f"unknown scenario {name[:80]!r}; choose one of {', '.join(known)}")
     path = FOLDER / f"{name}.toml"
     try:

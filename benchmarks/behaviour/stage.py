@@ -6,7 +6,8 @@ import asyncio
 import http.client
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -22,8 +23,9 @@ from gateway.twin.world import World
 
 PROFILE: Final = "load"
 SEED: Final = 1
-# The running executions of the twin's profile last six days.
-_BEYOND_THE_LAST_S: Final = 600_000
+# Calls for records alone: what is slow or throttled must not be what prepares a scenario.
+_RECORDS: Final = "/v2/stacks/*/actions/*"
+_OPERATOR: Final = "load:operator"
 _REPORT: Final = msgspec.json.Decoder(Report)
 _SLACK_S: Final = 30.0
 
@@ -48,9 +50,9 @@ def records() -> Records:
     return found
 
 
-def tokens(count: int) -> list[str]:
-    """Return the tokens of so many callers of the project that owns the records."""
-    return [f"load:caller-{number}" for number in range(count)]
+def tokens(count: int, user: str = "caller") -> list[str]:
+    """Return so many tokens of one user of the project that owns the records."""
+    return [f"load:{user}:{number}" for number in range(count)]
 
 
 def targets(load: Load) -> list[Target]:
@@ -72,28 +74,72 @@ def targets(load: Load) -> list[Target]:
     ]
 
 
+class ControlError(Exception):
+    """A twin, or what was taken for one, refuses a call; the text is one line with the reason."""
+
+
+class Control:
+    """The control address of a twin."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def calls(self) -> int:
+        """Return how often the twin was asked for a record so far.
+
+        Raises:
+            OSError: it cannot be reached.
+            ControlError: its answer is not that of a twin.
+        """
+        received = self.send("GET", "/state").get("received")
+        if not isinstance(received, dict):
+            raise ControlError("it counts no calls")
+        return int(received.get("get_execution", 0))
+
+    def send(self, method: str, path: str, value: object = None) -> dict[str, Any]:
+        """Send a request and return what is answered.
+
+        Raises:
+            OSError: it cannot be reached.
+            ControlError: it refuses.
+        """
+        return _send(self.url, method, path, value)
+
+
 class Stage:
     """A fresh twin, and with `has_gateway` a fresh gateway before it.
 
     Attributes:
         url: the server that callers use.
         redis: the gateway's; ``None`` without one.
+        control: of the twin.
     """
 
-    def __init__(self, scenario: Scenario, *, has_gateway: bool) -> None:
+    def __init__(
+        self, scenario: Scenario, *, has_gateway: bool, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """Start all of it.
+
+        Args:
+            scenario: what is played.
+            has_gateway: callers use a gateway, not the twin itself.
+            settings: of the gateway, beside the scenario's.
+        """
         self._processes = Processes()
+        self._upstream_delay_s = scenario.upstream_delay_s
+        self._executions = 0
         try:
             self._twin = Twin(self._processes, profile=PROFILE, seed=SEED, cpu=None)
             self.url = self._twin.url
+            self.control = Control(self._twin.control)
             self.redis: Redis | None = None
             if has_gateway:
                 self.redis = Redis(self._processes, cpu=None) if scenario.with_redis else None
                 known = {"redis.url": self.redis.url} if self.redis is not None else {}
-                settings = known | scenario.settings
-                gateway = GatewayServer(self._processes, self._twin.url, settings=settings, cpu=SERVER_CPU)
+                known |= {**scenario.settings, **(settings or {})}
+                gateway = GatewayServer(self._processes, self._twin.url, settings=known, cpu=SERVER_CPU)
                 self.url = gateway.url
-            if scenario.upstream_delay_s:
-                self.fault(kind="latency", delay_s=scenario.upstream_delay_s)
+            self.clear_faults()
         except BaseException:
             self._processes.close()
             raise
@@ -106,20 +152,34 @@ class Stage:
 
     def calls(self) -> int:
         """Return how often the upstream was asked for a record so far."""
-        return int(self._control("GET", "/state")["received"].get("get_execution", 0))
-
-    def answers(self) -> int:
-        """Return how many of these calls the upstream has answered so far, with whatever status."""
-        answered: dict[str, int] = self._control("GET", "/state")["answered"].get("get_execution", {})
-        return sum(answered.values())
+        return self.control.calls()
 
     def fault(self, **fault: object) -> None:
-        """Make the upstream misbehave from now on; see ``gateway/twin/faults.py``."""
-        self._control("POST", "/faults", fault)
+        """Make the upstream misbehave towards readers of records; see ``gateway/twin/faults.py``."""
+        self.control.send("POST", "/faults", {"path": _RECORDS, **fault})
 
-    def end_executions(self) -> None:
-        """Let all running executions end."""
-        self._control("POST", "/clock", {"advance_s": _BEYOND_THE_LAST_S})
+    def clear_faults(self) -> None:
+        """End all faults but the scenario's delay."""
+        self.control.send("DELETE", "/faults")
+        if self._upstream_delay_s:
+            self.fault(kind="latency", delay_s=self._upstream_delay_s)
+
+    def start_executions(self, count: int, duration_s: float) -> dict[str, float]:
+        """Start executions that succeed, each of a stack of its own.
+
+        Returns:
+            When each ends (`time.monotonic`), by its target.
+        """
+        ends_s = {}
+        for _ in range(count):
+            self._executions += 1
+            stack = {"name": f"polled-{self._executions}", "template_id": "t", "cluster_id": "c"}
+            stack_id = self._operate("POST", "/v2/stacks", stack)["guid"]
+            inputs = {"twin_outcome": "Succeeded", "twin_duration_s": duration_s}
+            path = f"/v2/stacks/{stack_id}/actions"
+            action_id = self._operate("PUT", path, {"lifecycle": "create", "inputs": inputs})["action_id"]
+            ends_s[f"{path}/{action_id}"] = time.monotonic() + duration_s
+        return ends_s
 
     def kill_redis(self) -> None:
         """End Redis as a crash would."""
@@ -151,16 +211,29 @@ class Stage:
         finally:
             self._processes.stop(child)
 
-    def _control(self, method: str, path: str, value: object = None) -> dict[str, Any]:
-        control = urlsplit(self._twin.control)
-        connection = http.client.HTTPConnection(control.hostname or "", control.port, timeout=5.0)
-        try:
-            connection.request(method, path, None if value is None else json.dumps(value))
-            response = connection.getresponse()
-            body = response.read()
-            if response.status != 200:
-                raise RuntimeError(f"the twin's control: {body[:200]!r}")
-            answer: dict[str, Any] = json.loads(body)
-            return answer
-        finally:
-            connection.close()
+    def _operate(self, method: str, path: str, value: object) -> dict[str, Any]:
+        return _send(self._twin.url, method, path, value, {"X-Auth-Token": _OPERATOR})
+
+
+def _send(
+    url: str, method: str, path: str, value: object, fields: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5.0)
+    try:
+        connection.request(method, path, None if value is None else json.dumps(value), fields or {})
+        response = connection.getresponse()
+        body = response.read()
+    except http.client.HTTPException as exc:
+        raise ControlError(f"no answer in HTTP: {type(exc).__name__}") from exc
+    finally:
+        connection.close()
+    if not 200 <= response.status < 300:
+        raise ControlError(f"answered {response.status}: {body[:200]!r}")
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise ControlError(f"answered something else than JSON: {body[:40]!r}")
+    return answer

@@ -1,4 +1,4 @@
-"""Draws a result as SVG: cost by path beside the peers, latency by load, cost by what varies, calls saved."""
+"""Draws a result as SVG: cost by path beside the peers, latency by load, cost by what varies, calls."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
+from . import polls
 from .chart import Bar, Line, bars, lines, short
 from .goals import assess
 from .results import Measured, Result
@@ -55,6 +56,7 @@ def draw(result: Result, stem: Path) -> list[Path]:
                 drawn.append((one.name, _saved(one)))
         if result.behaviour:
             drawn.append(("behaviour", _played(result.behaviour)))
+        drawn += [(one["name"], _polled(one)) for one in result.behaviour if polls.rows(one.get("sides", ()))]
         files = []
         for name, figure in drawn:
             file = stem.with_name(f"{stem.name}-{name}.svg")
@@ -214,6 +216,33 @@ def _played(behaviour: list[dict[str, Any]]) -> Figure:
     axes.set_title("upstream calls without (grey) and with the gateway", loc="left", fontsize=11)
     axes.xaxis.grid(True, color="#dddddd")
     _tidy(axes)
+    return figure
+
+
+def _polled(played: dict[str, Any]) -> Figure:
+    """Calls a second of each way to ask, a panel for each group of callers."""
+    sides = [side for side in played["sides"] if side["group"]]
+    groups = list(dict.fromkeys(side["group"] for side in sides))
+    panels = [[side for side in sides if side["group"] == group] for group in groups]
+    heights = [1.0 + 0.42 * len(panel) for panel in panels]
+    figure = Figure(figsize=(9.0, sum(heights) + 0.5), layout="constrained")
+    grid = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
+    most = max(side["figures"]["calls_per_s"] for side in sides)
+    for axes, panel in zip(grid[:, 0], panels, strict=True):
+        for place, side in enumerate(panel):
+            figures = side["figures"]
+            colour = _GATEWAY if side["name"].startswith("gateway") else _GREY
+            axes.barh(place, figures["calls_per_s"], color=colour, height=0.62)
+            _say(axes, figures["calls_per_s"], place, polls.in_words(figures))
+        axes.set_yticks(range(len(panel)), [side["name"] for side in panel])
+        axes.invert_yaxis()
+        # Room for the words behind the longest bar.
+        axes.set_xlim(0, most * 2.4)
+        axes.set_title(panel[0]["group"], loc="left", fontsize=11)
+        axes.xaxis.grid(True, color="#dddddd")
+        _tidy(axes)
+    axes.set_xlabel("calls a second at AOS while the executions run; median (last) notice of the end")
+    figure.suptitle(played["title"], fontsize=11)
     return figure
 
 

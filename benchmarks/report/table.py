@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from . import polls
 from .goals import Assessment, assess
 from .results import Measured, Result, Row
 from .summary import Spread, ratios, spread
@@ -78,6 +79,9 @@ def markdown(result: Result) -> str:
     parts += [part for measured in result.scenarios for part in (f"## {measured.title}", _rows(measured))]
     if result.behaviour:
         parts += ["## With and without the gateway", _behaviour(result.behaviour)]
+    for one in result.behaviour:
+        if polled := polls.rows(one.get("sides", ())):
+            parts += [f"### {one['title']}", table(polls.HEADS, polled)]
     if result.missing:
         missing = [f"- {one.contestant} ({one.scenario}): {one.why}" for one in result.missing]
         parts += ["## Left out", "\n".join(missing)]

@@ -133,10 +133,10 @@ def test_scenarios_of_both_sorts_are_chosen_by_name(
     assert ([one.name for one in scenarios], plays) == (measured, played)
 
 
-def test_a_quick_run_plays_nothing_and_a_full_run_everything() -> None:
+def test_a_quick_run_plays_the_pollers_and_a_full_run_everything() -> None:
     quick, full = (chosen(parser().parse_args(arguments)) for arguments in (["--quick"], []))
-    assert quick[1] == []
-    assert {"herd", "redis-dies", "throttled"} <= set(full[1])
+    assert quick[1] == ["pollers"]
+    assert {"pollers", "herd", "redis-dies", "throttled"} <= set(full[1])
     assert {one.name for one in quick[0]} < {one.name for one in full[0]}
 
 

@@ -2,10 +2,12 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import compare
+from benchmarks.report import polls
 from benchmarks.report.chart import bars, lines, short
 from benchmarks.report.goals import assess
 from benchmarks.report.results import Missing, Round, Row, load_result, save
@@ -93,6 +95,35 @@ def test_what_was_played_stands_in_the_report() -> None:
     numbers = {"calls_without": 1590, "calls_with": 227, "saved": 0.857}
     run.behaviour.append({"name": "herd", "title": "a herd", "seen": "no errors", **numbers})
     assert "| herd: a herd | 1,590 | 227 | 86% | no errors |" in markdown(run).splitlines()
+
+
+def test_each_way_of_pollers_stands_in_the_report_beside_aos_itself() -> None:
+    def side(name: str, calls: int, per_s: float, **figures: float) -> dict[str, Any]:
+        counted = {"callers": 50, "noticed": 0, "refused": 0, "refused_share": 0.0, "calls_per_s": per_s}
+        return {
+            "name": name,
+            "group": "one token",
+            "requests": 1200,
+            "upstream_calls": calls,
+            "figures": counted | figures,
+        }
+
+    few = {"noticed": 50, "noticed_p50_s": 0.5, "noticed_max_s": 1.25, "calls_after_the_end": 2}
+    sides = [side("direct", 1200, 50.0, refused=864, refused_share=0.72), side("gateway", 8, 2.0, **few)]
+    numbers = {"calls_without": 1200, "calls_with": 8, "saved": 0.99}
+    run = result()
+    run.behaviour.append({"name": "pollers", "title": "many poll", "seen": "", "sides": sides, **numbers})
+    lines_ = markdown(run).splitlines()
+    assert lines_.index("### many poll") < lines_.index(
+        "| one token | direct | 1,200 | 1,200 | – | 50.0 | – | 864 (72%) | 0 of 50 | – |"
+    )
+    assert (
+        "| one token | gateway | 1,200 | 8 | 2 | 2.0 | 96% | 0 (0%) | 50 of 50 | 0.50 s; 1.25 s |" in lines_
+    )
+    assert [polls.in_words(side["figures"]) for side in sides] == [
+        "50.0, 72% refused, by 0 of 50",
+        "2.0, end noticed after 0.50 s (1.25)",
+    ]
 
 
 def test_a_table_has_its_numbers_on_the_right() -> None:
