@@ -254,4 +254,5 @@ class Twin:
         self.control = f"http://{control}"
         argv = [sys.executable, "-m", "gateway", "twin", "--listen", self.address, "--control", control]
         argv += ["--profile", profile, "--seed", str(seed)]
-        self.child = processes.start(name, argv, cpu=cpu, ready=accepts(self.address))
+        # Opened after the address for callers.
+        self.child = processes.start(name, argv, cpu=cpu, ready=accepts(control))
