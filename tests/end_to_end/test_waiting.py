@@ -303,6 +303,43 @@ async def test_a_write_ends_what_later_callers_are_given(aos: ScriptedAos) -> No
         first.cancel()
 
 
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("GET", Answer(403)),
+        ("HEAD", Answer(404)),
+        ("GET", Answer(200, body=b"[]")),
+        ("GET", Answer(200, headers=[("Cache-Control", "no-store")], body=record("Running"))),
+    ],
+    ids=["refused", "refused to a HEAD", "no record", "no-store"],
+)
+async def test_after_what_may_not_be_given_again_the_next_one_looks_for_himself(
+    aos: ScriptedAos, method: str, answer: Answer
+) -> None:
+    aos.answer(_at(1))
+    async with running(aos.url, wait__interval_s=60) as gateway:
+        assert (await get(gateway, TARGET, ("Prefer", "wait=1"))).body == _at(1).body
+        aos.queue(answer)
+        response = await get(gateway, TARGET, ("Cache-Control", "no-cache"), method=method)
+        assert response.status == answer.status
+        calls = aos.count()
+        aos.answer(_at(2))
+        assert (await get(gateway, TARGET, ("Prefer", "wait=1"))).body == _at(2).body
+        assert aos.count() == calls + 1
+
+
+async def test_a_poller_keeps_no_credential_of_those_who_have_left(aos: ScriptedAos) -> None:
+    aos.answer(_at(1))
+    async with running(aos.url, wait__interval_s=60) as gateway:
+        await get(gateway, TARGET, ("Prefer", "wait=1"), ("X-Project-Id", "project-of-alice"))
+        (poller,) = gateway.app.waits.pollers.values()
+        assert poller.latest is not None
+        kept = repr(poller.latest)
+        assert "Running" in kept
+        assert ALICE.decode() not in kept
+        assert "project-of-alice" not in kept
+
+
 async def test_a_record_from_before_a_write_does_not_answer_who_came_after_it(aos: ScriptedAos) -> None:
     gate = aos.gate()
     aos.queue(gate.before(settled()))
@@ -312,11 +349,9 @@ async def test_a_record_from_before_a_write_does_not_answer_who_came_after_it(ao
         before = asyncio.create_task(get(gateway, TARGET, _WAIT))
         await gate.wait_reached()
         await get(gateway, f"/v2/stacks/{STACK_ID}", method="PUT", body=b"{}")
-        after = asyncio.create_task(get(gateway, TARGET, ("Prefer", "wait=1")))
-        await _waiting(gateway, 2)
+        assert (await get(gateway, TARGET, _WAIT, ("If-None-Match", '"none"'))).body == _at(2).body
         gate.open()
         assert (await before).body == record()
-        assert (await after).body == _at(2).body
 
 
 async def test_a_silent_upstream_ends_a_wait_as_it_ends_any_request(aos: ScriptedAos) -> None:
