@@ -110,6 +110,7 @@ class Gateway:
             clock=clock,
             metrics=self.metrics,
             on_invalidate=self._invalidated,
+            on_drop=self._dropped,
             on_start_over=self._started_over,
             peers=peers,
         )
@@ -196,6 +197,9 @@ class Gateway:
     def _invalidated(self, stack: bytes) -> None:
         self.flights.detach_stack(stack)
         self.waits.invalidate(stack)
+
+    def _dropped(self, entry: bytes) -> None:
+        self.waits.drop(entry)
 
     def _started_over(self) -> None:
         self.flights.detach_all()

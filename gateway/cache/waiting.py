@@ -13,17 +13,20 @@ from gateway.cache.results import Fetched
 from gateway.cache.single_flight import Flight, SingleFlight
 from gateway.cache.throttle import Throttle
 from gateway.config.model import WaitConfig
+from gateway.core.caching import policy
 from gateway.core.caching.eligibility import Eligible
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey, FlightKey
 from gateway.core.caching.request_directives import is_not_modified
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.messages import Request, first, names
+from gateway.core.http.messages import IndexedFields, Request, first, names
 from gateway.store.lookup import EarlyLookup, LookupResult
 from gateway.telemetry.metrics import Metrics
 
 _GROWTH = 1.5
 _JITTER = 0.1
+# Of larger records the first look is always a fetch.
+_LARGEST_KEPT_BYTES = 65_536
 # A caller who is held back for longer than this is looked at again.
 _LONGEST_HOLD_S = 60.0
 
@@ -114,6 +117,7 @@ class Waits:
         self.count = 0
         self.pollers: dict[FlightKey, Poller] = {}
         self._by_stack: dict[bytes, set[Poller]] = {}
+        self._by_entry: dict[bytes, Poller] = {}
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -149,13 +153,15 @@ class Waits:
             What to answer with, and whether that was waited for.
         """
         poller = self.pollers.get(key)
+        now_s = self.fetcher.clock.monotonic_s()
         if self._is_closed or self.count >= self.config.max_waiting:
-            return (poller.latest if poller is not None and not is_fresh else None), False
+            return (None if poller is None or is_fresh else poller.fresh_enough(now_s)), False
         if poller is None:
             poller = Poller(self, key, entry_key)
             self.pollers[key] = poller
             self._by_stack.setdefault(entry_key.stack, set()).add(poller)
-        waiter = Waiter(request, eligible, self.fetcher.clock.monotonic_s())
+            self._by_entry[entry_key.local] = poller
+        waiter = Waiter(request, eligible, now_s)
         timer = asyncio.get_running_loop().call_later(wait_s, poller.time_over, waiter)
         self.count += 1
         end = "left"
@@ -185,6 +191,11 @@ class Waits:
         for poller in self.pollers.values():
             poller.invalidate()
 
+    def drop(self, entry: bytes) -> None:
+        """Give nobody who comes from now on what was fetched of an entry until now, by `EntryKey.local`."""
+        if (poller := self._by_entry.get(entry)) is not None:
+            poller.invalidate()
+
     def release(self) -> None:
         """Answer all who wait with the newest record."""
         for poller in list(self.pollers.values()):
@@ -199,6 +210,7 @@ class Waits:
     def dropped(self, poller: Poller) -> None:
         """Forget a poller for whom nobody has waited for a while."""
         del self.pollers[poller.key], self.flights.watchers[poller.key]
+        self._by_entry.pop(poller.entry_key.local, None)
         of_stack = self._by_stack[poller.entry_key.stack]
         of_stack.discard(poller)
         if not of_stack:
@@ -235,12 +247,18 @@ class Poller:
         """Let a caller wait; he may be answered before this returns."""
         self.waiters[waiter] = None
         self._interval_s = self._waits.config.interval_s
-        oldest_s = waiter.arrived_s - self._interval_s
-        if self.latest is not None and not is_fresh and self._latest_began_s >= oldest_s:
-            self._offer(waiter, self.latest, Wave(waiter.arrived_s))
+        latest = None if is_fresh else self.fresh_enough(waiter.arrived_s)
+        if latest is not None:
+            self._offer(waiter, latest, Wave(waiter.arrived_s))
             self._schedule()
         else:
-            self._fetch(not_before_s=waiter.arrived_s if is_fresh else oldest_s)
+            oldest_s = waiter.arrived_s - (0.0 if is_fresh else self._interval_s)
+            self._fetch(not_before_s=max(oldest_s, self._invalidated_s))
+
+    def fresh_enough(self, arrived_s: float) -> Fetched | None:
+        """Return the newest record if a caller who arrived then may be given it."""
+        is_fresh = self._latest_began_s >= arrived_s - self._waits.config.interval_s
+        return self.latest if is_fresh else None
 
     def time_over(self, waiter: Waiter) -> None:
         """Answer a caller whose time is over, at the latest with what is under way."""
@@ -304,13 +322,18 @@ class Poller:
 
     def _finished(self, flight: Flight[Fetched], result: Fetched | GatewayError) -> None:
         """Take the result of any fetch of the record."""
+        if isinstance(result, Fetched):
+            # What is kept of it may outlive the request that was sent.
+            result = _without_credentials(result, self._waits.fetcher.rules.identity_headers)
         now_s = self._waits.fetcher.clock.monotonic_s()
         self._began_s = max(self._began_s, flight.started_s)
         if flight.started_s >= self._began_s:
             self._is_fetching = False
         is_record = not isinstance(result, GatewayError) and result.fetched_response.head.status == 200
-        if isinstance(result, Fetched) and is_record and flight.started_s >= self._invalidated_s:
-            self._latest(result, flight.started_s)
+        if _is_final(result):
+            self.latest = None
+        elif isinstance(result, Fetched) and is_record and flight.started_s >= self._invalidated_s:
+            self._keep(result, flight.started_s)
         wave = Wave(now_s)
         is_others = False
         for waiter in list(self.waiters):
@@ -328,7 +351,7 @@ class Poller:
         else:
             self._schedule()
 
-    def _latest(self, fetched: Fetched, began_s: float) -> None:
+    def _keep(self, fetched: Fetched, began_s: float) -> None:
         if began_s < self._latest_began_s:
             return
         known, new = self.latest, fetched.decision
@@ -338,8 +361,9 @@ class Poller:
         config = self._waits.config
         longer_s = min(self._interval_s * _GROWTH, max(config.max_interval_s, config.interval_s))
         self._interval_s = config.interval_s if has_changed else longer_s
-        # Of a body that is too large nothing is kept.
-        self.latest = fetched if new is not None else None
+        may_be_kept = new is not None and policy.may_be_given(new)
+        is_small = len(fetched.fetched_response.body) <= _LARGEST_KEPT_BYTES
+        self.latest = fetched if may_be_kept and is_small else None
         self._latest_began_s = began_s
 
     def _offer(self, waiter: Waiter, result: Fetched | GatewayError, wave: Wave) -> None:
@@ -369,6 +393,16 @@ class Poller:
             wave.waiting += 1
             waiter.wave = wave
         waiter.outcome.set_result(outcome)
+
+
+def _without_credentials(fetched: Fetched, names: frozenset[bytes]) -> Fetched:
+    response, eligible = fetched.fetched_response, fetched.eligible
+    fields = IndexedFields(eligible.fields).without(names)
+    return msgspec.structs.replace(
+        fetched,
+        fetched_response=msgspec.structs.replace(response, request=fields),
+        eligible=msgspec.structs.replace(eligible, fields=fields, fetch_lines=None),
+    )
 
 
 def _is_for(result: Fetched, waiter: Waiter) -> bool:

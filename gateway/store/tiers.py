@@ -29,6 +29,7 @@ class Tiers:
         redis: how to reach Redis; ``None`` without it.
         secret: ``cache.secret`` as bytes.
         on_invalidate: called for each invalidated stack, before the next ``await``: detach its fetches.
+        on_drop: called with `EntryKey.local` of an entry that AOS has refused to its caller.
         on_start_over: called when invalidations may have been missed: detach all fetches.
         peers: the other workers; ``None`` without any.
 
@@ -49,6 +50,7 @@ class Tiers:
         clock: Clock,
         metrics: Metrics,
         on_invalidate: Callable[[bytes], None],
+        on_drop: Callable[[bytes], None],
         on_start_over: Callable[[], None],
         peers: WorkerPeers | None = None,
     ) -> None:
@@ -60,6 +62,7 @@ class Tiers:
         self._clock = clock
         self._metrics = metrics
         self._on_invalidate = on_invalidate
+        self._on_drop = on_drop
         self._on_start_over = on_start_over
         self._fetches: dict[bytes, weakref.ref[Fetches]] = {}
         self._peers = peers
@@ -245,6 +248,8 @@ class Tiers:
             and not self._changes.has_changed(key.local, fill_token.since)
             and self.peek(key) is None
         )
+        if everywhere:
+            self._on_drop(key.local)
         if not is_absent:
             self._discard(key.local)
             if self.redis is not None:
@@ -291,6 +296,7 @@ class Tiers:
         now_s = self._clock.monotonic_s()
         for each in invalidations:
             if each.entry:
+                self._on_drop(each.entry)
                 self._discard(each.entry)
                 if (fetches := self._fetches_of(each.entry)) is not None:
                     # Void all begun until now: the order of two processes' fetches is unknown.

@@ -8,6 +8,7 @@ import pytest
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, never, record
 from tests.testbed.client import RawResponse
 from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.redis_server import RedisServer
 from tests.testbed.secrets import token
 
 from .kit import ALICE, BOB, all_busy, cache_status, get, running_record, settled, until
@@ -303,20 +304,88 @@ async def test_a_write_ends_what_later_callers_are_given(aos: ScriptedAos) -> No
         first.cancel()
 
 
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("GET", Answer(403)),
+        ("HEAD", Answer(404)),
+        ("GET", Answer(200, body=b"[]")),
+        ("GET", Answer(200, headers=[("Cache-Control", "no-store")], body=record("Running"))),
+    ],
+    ids=["refused", "refused to a HEAD", "no record", "no-store"],
+)
+async def test_after_what_may_not_be_given_again_the_next_one_looks_for_himself(
+    aos: ScriptedAos, method: str, answer: Answer
+) -> None:
+    aos.answer(_at(1))
+    async with running(aos.url, wait__interval_s=60) as gateway:
+        assert (await get(gateway, TARGET, ("Prefer", "wait=1"))).body == _at(1).body
+        aos.queue(answer)
+        response = await get(gateway, TARGET, ("Cache-Control", "no-cache"), method=method)
+        assert response.status == answer.status
+        calls = aos.count()
+        aos.answer(_at(2))
+        assert (await get(gateway, TARGET, ("Prefer", "wait=1"))).body == _at(2).body
+        assert aos.count() == calls + 1
+
+
+async def test_a_poller_keeps_no_credential_of_those_who_have_left(aos: ScriptedAos) -> None:
+    aos.answer(_at(1))
+    async with running(aos.url, wait__interval_s=60) as gateway:
+        await get(gateway, TARGET, ("Prefer", "wait=1"), ("X-Project-Id", "project-of-alice"))
+        (poller,) = gateway.app.waits.pollers.values()
+        assert poller.latest is not None
+        kept = repr(poller.latest)
+        assert "Running" in kept
+        assert ALICE.decode() not in kept
+        assert "project-of-alice" not in kept
+
+
 async def test_a_record_from_before_a_write_does_not_answer_who_came_after_it(aos: ScriptedAos) -> None:
-    gate = aos.gate()
-    aos.queue(gate.before(settled()))
-    aos.answer(_at(2))
+    older, later = aos.gate(), aos.gate()
+    aos.queue(older.before(settled()), later.before(_at(2)))
     aos.on("PUT", f"/v2/stacks/{STACK_ID}", Answer(202))
     async with running(aos.url, wait__interval_s=60) as gateway:
         before = asyncio.create_task(get(gateway, TARGET, _WAIT))
-        await gate.wait_reached()
+        await older.wait_reached()
         await get(gateway, f"/v2/stacks/{STACK_ID}", method="PUT", body=b"{}")
-        after = asyncio.create_task(get(gateway, TARGET, ("Prefer", "wait=1")))
-        await _waiting(gateway, 2)
-        gate.open()
+        after = asyncio.create_task(get(gateway, TARGET, _WAIT, ("If-None-Match", '"none"')))
+        await later.wait_reached()
+        older.open()
         assert (await before).body == record()
+        await asyncio.sleep(0)
+        assert not after.done()
+        later.open()
         assert (await after).body == _at(2).body
+
+
+async def test_a_fetch_under_way_is_the_first_look(aos: ScriptedAos) -> None:
+    gate = aos.gate()
+    aos.queue(gate.before(settled()))
+    async with running(aos.url, wait__interval_s=60) as gateway:
+        ordinary = asyncio.create_task(get(gateway))
+        await gate.wait_reached()
+        waiting = asyncio.create_task(get(gateway, TARGET, _WAIT))
+        await _waiting(gateway, 1)
+        gate.open()
+        assert (await ordinary).body == (await waiting).body == record()
+        assert aos.count() == 1
+
+
+async def test_what_another_replica_has_stored_ends_a_wait(aos: ScriptedAos, redis: RedisServer) -> None:
+    aos.answer(_at(1))
+    async with (
+        running(aos.url, redis__url=redis.url, wait__interval_s=0.2) as one,
+        running(aos.url, redis__url=redis.url) as other,
+    ):
+        asked = [asyncio.create_task(get(one, TARGET, _WAIT)) for _ in range(2)]
+        await _waiting(one, 2)
+        aos.answer(settled())
+        await get(other)
+        aos.answer(_at(1))
+        responses = [await waiting for waiting in asked]
+        assert {response.body for response in responses} == {record()}
+        assert all(response.get("Preference-Applied") == b"wait=20" for response in responses)
 
 
 async def test_a_silent_upstream_ends_a_wait_as_it_ends_any_request(aos: ScriptedAos) -> None:
@@ -348,14 +417,6 @@ async def test_in_scope_shared_a_refusal_ends_one_wait_alone(aos: ScriptedAos) -
         await get(gateway, TARGET, ("Cache-Control", "no-cache"), token=callers[1])
         bodies = [(await one).body for one in asked]
         assert bodies == [record(), b"no", record()]
-
-
-async def test_redis_ends_a_wait_too(aos: ScriptedAos, gateway: RunningGateway) -> None:
-    aos.queue(_at(1))
-    aos.answer(settled(("X-Padding", "x" * 100)))
-    asked = [asyncio.create_task(get(gateway, TARGET, _WAIT)) for _ in range(2)]
-    assert [(await one).status for one in asked] == [200, 200]
-    assert aos.count() == 2
 
 
 async def test_a_body_that_is_too_large_is_streamed_to_each(aos: ScriptedAos) -> None:

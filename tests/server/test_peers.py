@@ -47,6 +47,7 @@ class Worker:
             clock=Clock(),
             metrics=Metrics(),
             on_invalidate=lambda stack: None,
+            on_drop=lambda _: None,
             on_start_over=self._start_over,
             peers=self.peers,
         )

@@ -314,6 +314,7 @@ def replica(
         clock=times.clock,
         metrics=metrics,
         on_invalidate=detached.append,
+        on_drop=lambda _: None,
         on_start_over=lambda: started_over.append(times.clock.monotonic_s()),
     )
     return Replica(tiers, metrics, times, prefix, detached, started_over)

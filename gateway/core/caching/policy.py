@@ -219,6 +219,11 @@ def time_to_live_s(
     return min(limit_s for applies, limit_s in limits if applies)
 
 
+def may_be_given(decision: StoreDecision) -> bool:
+    """Tell whether a 200 may be given to the same caller again, for a moment at least."""
+    return decision.is_record and (decision.reason is None or decision.reason in _UNSETTLED)
+
+
 def drops_own_entry(status: int, decision: StoreDecision | None) -> bool:
     """Tell whether a response invalidates the caller's own stored entry for the execution.
 
