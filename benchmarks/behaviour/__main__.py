@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="OUT", help="where the results go as JSON")
     at_url.add_arguments(parser)
     options = parser.parse(arguments)
-    raise_limit()
     try:
         to_poll = at_url.read_options(options.names, options, os.environ)
         _check_writable(options.json)
+        raise_limit()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             results = runner.run(_results(options.names, to_poll))
     except (UnknownScenarioError, ConfigError) as exc:
