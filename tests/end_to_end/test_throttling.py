@@ -8,8 +8,11 @@ import msgspec
 import pytest
 
 from gateway.cache.throttle import Throttle
+from gateway.config.address import TcpAddress
 from gateway.telemetry.log_format import FIELDS
+from gateway.twin.profiles import THROTTLED
 from gateway.twin.replies import throttled
+from gateway.twin.server import Twin
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawClient, RawResponse
 from tests.testbed.gateway import RunningGateway, running
@@ -209,6 +212,26 @@ async def test_who_joined_the_refused_fetch_and_who_comes_later_get_the_same_429
         answers.append(await _ask(gateway))
     assert {(answer.status, answer.body) for answer in answers} == {(429, _throttled("user").body)}
     assert aos.count() == 1
+
+
+async def test_of_the_calls_beyond_the_limit_of_an_address_aos_sees_one_a_window(fast_lane: bool) -> None:
+    time, twin = MovableTime(), Twin(THROTTLED)
+    twin.world.clock.freeze()
+    await twin.start(TcpAddress(host="127.0.0.1", port=0))
+    try:
+        async with running(twin.url, clock=time.clock, server__fast_lane=fast_lane) as gateway:
+            for _ in range(3):
+                answers = [await _ask(gateway, token=b"project:user-%d" % number) for number in range(10)]
+                assert [answer.status for answer in answers] == [404] * 5 + [429] * 5
+                assert b"policy ip over ratelimit,limit:5,time:1 second" in answers[5].body
+                assert [cache_status(answer) for answer in answers[6:]] == [_OWN] * 4
+                again = await _ask(gateway, token=b"project:user-5")
+                assert (again.body, again.get("Retry-After")) == (answers[5].body, b"1")
+                time.ahead_s += 1
+                twin.world.clock.advance(1)
+        assert sum(twin.world.received.values()) == 3 * 6
+    finally:
+        await twin.close()
 
 
 async def test_switched_off_every_request_goes_to_aos(aos: ScriptedAos, fast_lane: bool) -> None:
