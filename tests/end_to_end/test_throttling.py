@@ -1,5 +1,6 @@
 """Callers whom AOS throttles: its 429 is told again while its time runs, and nothing is sent."""
 
+import asyncio
 import gzip
 import json
 import logging
@@ -212,6 +213,20 @@ async def test_who_joined_the_refused_fetch_and_who_comes_later_get_the_same_429
         answers.append(await _ask(gateway))
     assert {(answer.status, answer.body) for answer in answers} == {(429, _throttled("user").body)}
     assert aos.count() == 1
+
+
+async def test_who_joined_a_fetch_and_was_refused_alone_is_held_back_too(aos: ScriptedAos) -> None:
+    gate = aos.gate()
+    aos.queue(gate.before(settled(("Vary", "Accept"))), Answer(429, headers=[("Retry-After", "30")]))
+    async with running(aos.url) as gateway, asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(_ask(gateway, ("Accept", "*/*")))
+        await aos.wait_received(1)
+        other = tasks.create_task(_ask(gateway, ("Accept", "application/json")))
+        await all_busy(gateway, 2)
+        gate.open()
+        assert ((await first).status, (await other).status) == (200, 429)
+        assert cache_status(await _ask(gateway, target=_ELSEWHERE)) == _OWN
+    assert aos.count() == 2
 
 
 async def test_of_the_calls_beyond_the_limit_of_an_address_aos_sees_one_a_window(fast_lane: bool) -> None:
