@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import orjson
 
-from gateway.core.caching.cache_status import Reason
+from gateway.core.caching.cache_status import CacheStatus, Reason
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Field, Head
 
@@ -112,16 +112,17 @@ class DeadlinePassed(GatewayError):
 
 
 class Throttled(FetchError):
-    """The upstream asked this caller to wait, and that time has not passed."""
+    """The upstream asked this caller, or all, to wait, and that time has not passed."""
 
     status = 429
-    detail = "The upstream asked this caller to wait; nothing was sent to it."
+    detail = "The upstream asked to wait; nothing was sent to it."
     proxy_error = "http_request_denied"
     reason = Reason.THROTTLED
 
     def __init__(self, wait_s: float) -> None:
         super().__init__(self.detail)
         self.retry_after_s = math.ceil(wait_s)
+        self.cache_member = CacheStatus(reason=self.reason).member()
 
 
 class NotCached(FetchError):

@@ -226,11 +226,48 @@ MECHANISMS = (
     ),
     Mechanism(
         "held callers",
-        "gateway/cache/cache.py",
-        "            raise _with_member(Throttled(wait_s), cache_status)\n",
-        "            pass\n",
-        "tests/cache/test_throttle.py::"
-        "test_a_throttled_callers_misses_stay_here_while_hits_and_other_callers_go_on",
+        "gateway/cache/throttle.py",
+        "        if left_s is None:\n",
+        "        if True:\n",
+        "tests/end_to_end/test_throttling.py::test_a_held_back_caller_gets_the_429_that_it_was_told",
+    ),
+    Mechanism(
+        "held for all",
+        "gateway/cache/throttle.py",
+        "        if asked.all_s:\n",
+        "        if False:\n",
+        "tests/end_to_end/test_throttling.py::"
+        "test_where_aos_refuses_the_gateways_address_everybody_is_held_and_gets_the_gateways_429",
+    ),
+    Mechanism(
+        "a short time",
+        "gateway/core/caching/retry_after.py",
+        "min(wait_s, LONGEST_FOR_ALL_S)",
+        "wait_s",
+        "tests/cache/test_throttle.py::test_a_limit_that_counts_everybody_holds_everybody_for_a_short_time",
+    ),
+    Mechanism(
+        "its own 429",
+        "gateway/cache/throttle.py",
+        "kept = self._responses.get(caller)",
+        "kept = next(iter(self._responses.values()), None)",
+        "tests/end_to_end/test_throttling.py::"
+        "test_where_aos_refuses_the_gateways_address_everybody_is_held_and_gets_the_gateways_429",
+    ),
+    Mechanism(
+        "what it accepts",
+        "gateway/core/caching/throttled_response.py",
+        " and self.variant in (None, variant)",
+        "",
+        "tests/end_to_end/test_throttling.py::"
+        "test_a_coded_429_is_read_and_repeated_to_who_accepts_its_coding",
+    ),
+    Mechanism(
+        "bounded 429s",
+        "gateway/cache/throttle.py",
+        "        while self.size_bytes > self._max_bytes:\n",
+        "        while False:\n",
+        "tests/cache/test_throttle.py::test_of_too_many_bytes_the_oldest_429_gives_way_to_the_gateways_own",
     ),
     Mechanism(
         "plain requests only",

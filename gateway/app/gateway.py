@@ -118,7 +118,12 @@ class Gateway:
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decide")
         make_upstream = Upstream if self.tracing is None else self.tracing.upstream
         self.upstream = make_upstream(config.upstream, upstream_context(config.upstream), clock, self.metrics)
-        throttle = Throttle(clock)
+        self._throttle = throttle = Throttle(
+            clock,
+            via=proxy.via,
+            identity_headers=rules.identity_headers,
+            is_on=config.upstream.hold_back,
+        )
         self.top_executions = TopExecutions(clock)
         self._fetcher = Fetcher(
             rules=rules,
@@ -269,6 +274,7 @@ class Gateway:
         self._handler.body_timeout_s = config.server.body_timeout_s
         self._access_log.change(config.log)
         self.upstream.change(config.upstream, upstream_tls)
+        self._throttle.change(is_on=config.upstream.hold_back)
         if redis is not None:
             self.tiers.connect_with(redis)
 

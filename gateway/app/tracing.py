@@ -37,7 +37,6 @@ from gateway.downstream.connection_origin import Origin
 from gateway.downstream.fast_path import FastPath, PlainLookup
 from gateway.downstream.response import PreparedResponse
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.metrics_catalogue import ERROR
 from gateway.upstream.exchange import Exchange
 from gateway.upstream.upstream import RequestBody, Upstream
 
@@ -127,7 +126,7 @@ class Tracing:
         if span is None or not span.is_recording():
             return
         span.set_attribute("http.response.status_code", status)
-        span.set_attribute("aos_gateway.cache", ERROR if cache_status is None else outcome(cache_status))
+        span.set_attribute("aos_gateway.cache", outcome(cache_status))
         if cache_status is not None and cache_status.reason is not None:
             span.set_attribute("aos_gateway.reason", cache_status.reason.value)
         if cache_status is not None and cache_status.collapsed:

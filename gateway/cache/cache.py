@@ -97,10 +97,10 @@ class Cache:
         if bypass.is_reading and read_directives(request.fields).only_if_cached:
             raise _with_member(NotCached(), cache_status)
         if not is_write(request.method, names(request.fields)):
-            return await self._forward(request, body, cache_status, execution_call=False)
+            return await self._forward(request, body, cache_status)
         stacks = route.written_stacks(request.target)
         try:
-            answer = await self._forward(request, body, cache_status, execution_call=False)
+            answer = await self._forward(request, body, cache_status)
         except BaseException as error:
             # Unknown outcome: it may have been done. What certainly never left changes nothing.
             if not (isinstance(error, UpstreamError) and not error.was_sent):
@@ -116,20 +116,29 @@ class Cache:
             await self._tiers.invalidate(stacks, "write", settles=True)
 
     async def _forward(
-        self, request: Request, body: RequestBody | None, cache_status: CacheStatus, *, execution_call: bool
+        self,
+        request: Request,
+        body: RequestBody | None,
+        cache_status: CacheStatus,
+        eligible: Eligible | None = None,
     ) -> Response:
-        """Stream a request and its response through, alone."""
+        """Stream a request and its response through, alone; ``eligible`` is ``None`` where it is a bypass."""
         fields = upstream_fields(
-            request, self._proxy, execution_call=execution_call, is_shared=request.method != "HEAD"
+            request,
+            self._proxy,
+            execution_call=eligible is not None,
+            is_shared=request.method != "HEAD",
         )
         sending = self._upstream.send(request.method, request.target, fields, body)
         try:
-            exchange = await (self._flights.in_time(sending) if execution_call else sending)
+            exchange = await (sending if eligible is None else self._flights.in_time(sending))
         except GatewayError as error:
             _with_member(error, cache_status)
             raise
         if cache_status.reason is not Reason.ROUTE:
             cache_status = msgspec.structs.replace(cache_status, fwd_status=exchange.head.status)
+        if eligible is not None:
+            self._fetcher.heed(eligible, exchange.head, None)
         head = answers.forwarded_head(exchange.head, self._proxy.via, cache_status)
         return Response(head, None, cache_status, exchange, upstream_s=exchange.head_s)
 
@@ -196,7 +205,8 @@ class Cache:
                 return waited
             # There is no place for one more, or AOS is not to be asked.
             wait_s = None
-        self._hold_back(eligible, cache_status)
+        if (held := self._held_back(request, eligible)) is not None:
+            return held
         if request.method == "HEAD":
             return await self._head(request, eligible, found, cache_status)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
@@ -232,7 +242,7 @@ class Cache:
         if isinstance(outcome, Entry):
             response = self._hit(request, eligible, outcome, outcome.now_s(now_s, self._clock.monotonic_s()))
         elif self._why_not_shared(eligible, outcome) is not None:
-            response = await self._forward(request, None, cache_status, execution_call=True)
+            response = await self._forward(request, None, cache_status, eligible)
         else:
             response = self._fetched(outcome, eligible, cache_status, collapsed=True)
             response = _aged(response, int(now_s - outcome.fetched_response.fetched_s))
@@ -255,10 +265,8 @@ class Cache:
         reason = Reason.STORE_FAILED if found.lookup.has_failed else None
         cache_log.decided(request, "no entry to serve: %s", reason or "none is stored")
         cache_status = CacheStatus(forward=Forward.URI_MISS, reason=reason)
-        try:
-            self._hold_back(eligible, cache_status)
-        except Throttled as error:
-            on_response(error)
+        if (held := self._throttle.response("GET", eligible)) is not None:
+            on_response(held)
             return _nothing
         flight_key = self._flight_key(eligible, eligible.variant.general)
         return self._share(request, eligible, found, cache_status, on_response, flight_key=flight_key)
@@ -292,13 +300,15 @@ class Cache:
 
         def response_of(fetched: Fetched) -> Response | Coroutine[Any, Any, Response]:
             if joined is not None and not self._may_be_given(eligible, fetched):
+                if (held := self._held_back(request, eligible)) is not None:
+                    return held
                 return self._response(
                     functools.partial(
                         self._share, request, eligible, found, cache_status, flight_key=flight_key
                     )
                 )
             if joined is not None and (unshared := self._why_not_shared(eligible, fetched)) is not None:
-                return self._forward(request, None, _because(cache_status, unshared), execution_call=True)
+                return self._forward(request, None, _because(cache_status, unshared), eligible)
             return self._fetched(fetched, eligible, cache_status, collapsed=joined is not None)
 
         def on_fetched(fetched: Fetched | GatewayError) -> None:
@@ -367,18 +377,20 @@ class Cache:
         # Between a look-up in Redis and here another request's fetch may have ended.
         return early_lookup, early_lookup.lookup.entry or self._tiers.peek(key)
 
-    def _hold_back(self, eligible: Eligible, cache_status: CacheStatus) -> None:
+    def _held_back(self, request: Request, eligible: Eligible) -> Response | None:
         """Answer for the upstream while it wants to hear nothing of this caller."""
-        wait_s = self._throttle.wait_s(eligible.identity.flight)
-        if wait_s is not None:
-            raise _with_member(Throttled(wait_s), cache_status)
+        held = self._throttle.response(request.method, eligible)
+        if isinstance(held, Throttled):
+            raise held
+        return held
 
     async def _alone(self, request: Request, eligible: Eligible, key: EntryKey) -> Response:
         """Fetch for a caller who wants the cache neither read nor written."""
         cache_status = CacheStatus(forward=Forward.REQUEST, reason=Reason.REQUEST_NO_STORE)
         if eligible.directives.only_if_cached:
             raise _with_member(NotCached(), cache_status)
-        self._hold_back(eligible, cache_status)
+        if (held := self._held_back(request, eligible)) is not None:
+            return held
         early_lookup = EarlyLookup(self._tiers.fill_token(key), LookupResult(None))
         if request.method == "HEAD":
             return await self._head(request, eligible, early_lookup, cache_status)
@@ -393,8 +405,7 @@ class Cache:
     ) -> Response:
         """Forward a HEAD alone; it stores nothing, but may tell that an entry is over."""
         fill_token = self._tiers.begin_fetch(early_lookup.fill_token)
-        answer = await self._forward(request, None, _because(cache_status, Reason.HEAD), execution_call=True)
-        self._fetcher.heed(eligible, answer.head)
+        answer = await self._forward(request, None, _because(cache_status, Reason.HEAD), eligible)
         if answer.head.status in policy.DROPPING_STATUSES or self._is_outdated(fill_token.key, answer.head):
             self._tiers.drop(fill_token, early_lookup.lookup, everywhere=True)
         return answer

@@ -18,7 +18,6 @@ from gateway.core.caching import policy
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.eligibility import Eligible
 from gateway.core.caching.responses import entry_of
-from gateway.core.caching.retry_after import retry_after_s
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Head, Request
@@ -89,12 +88,10 @@ class Fetcher:
         """Stop what is still under way."""
         await self._tasks.cancel()
 
-    def heed(self, eligible: Eligible, head: Head) -> None:
-        """Remember a 429's Retry-After for the caller who gets it."""
+    def heed(self, eligible: Eligible, head: Head, body: bytes | None) -> None:
+        """Remember a 429 for the caller who gets it; ``body`` is ``None`` where it is not at hand whole."""
         if head.status == 429:
-            wait_s = retry_after_s(head.fields, self.clock.wall_s())
-            if wait_s:
-                self._throttle.hold(eligible.identity.flight, wait_s)
+            self._throttle.heed(eligible, head, body)
 
     async def _mint_and_send(self, fetch: _Fetch) -> None:
         fetch.send(await self.tiers.mint(fetch.found.fill_token.key))
@@ -159,7 +156,8 @@ class _Fetch:
         by, exchange = self._by, self._exchange
         exchange.stream()
         head, body = exchange.head, exchange.take()
-        by.heed(self._eligible, head)
+        is_whole = exchange.framing is not BodyFraming.CLOSE and len(body) <= by.rules.max_body_bytes
+        by.heed(self._eligible, head, body if is_whole else None)
         response = policy.FetchedResponse(
             head=head,
             body=body,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from gateway.core.caching.retry_after import retry_after_s, window_s
+from gateway.core.caching.retry_after import limit, retry_after_s
 from gateway.core.http.messages import Fields, members
 
 # From the start of one request to the start of the next. `_WAITED_S` applies after a response that waited.
@@ -37,7 +37,7 @@ class Pace:
         wait_s = retry_after_s(fields, now_s)
         if status == 429:
             if wait_s is None:
-                wait_s = window_s(body) * (1.0 + _JITTER * random.random())
+                wait_s = limit(body).wait_s * (1.0 + _JITTER * random.random())
             return max(_SHORTEST_S, wait_s)
         if status < 400 and _has_waited(fields):
             return _WAITED_S

@@ -84,6 +84,7 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True):
         max_connections: bound of connections to the upstream.
         max_waiting: bound of requests that wait for a connection.
         connection_max_age_s: age at which a pooled connection is replaced, seconds.
+        hold_back: repeat a 429 to its caller while the time that it asks for runs, instead of forwarding.
         signed_hosts: lower-case `host` or `host:port` that a signed request may name besides the upstream's.
         ca_file: PEM file with the certificates to trust; "" for those of the system.
         client_cert: PEM file with the certificate chain for an https upstream; "" for none.
@@ -98,6 +99,7 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: Annotated[int, Number(1, 65_536, "connections", int)] = 256
     max_waiting: Annotated[int, Number(0, 1_000_000, "requests", int)] = 1_024
     connection_max_age_s: Seconds = 300.0
+    hold_back: bool = True
     signed_hosts: Annotated[tuple[str, ...], StringList(address.host_and_port_of)] = ()
     ca_file: CaFile = ""
     client_cert: File = ""

@@ -14,7 +14,7 @@ from aiohttp.streams import StreamReader
 
 from gateway.cache.cache import Cache
 from gateway.cache.results import Response
-from gateway.core.caching.cache_status import CacheStatus
+from gateway.core.caching.cache_status import ERROR, CacheStatus, outcome
 from gateway.core.caching.eligibility import Eligible
 from gateway.core.caching.identity import Identity
 from gateway.core.http import request as incoming
@@ -229,7 +229,7 @@ class Handler:
         status = response.head.status
         self._metrics.answered(cache_status, status, time.monotonic() - context.started_s)
         if status == 429:
-            self._throttled.count(context.fields, is_own=cache_status is None)
+            self._throttled.count(context.fields, is_own=outcome(cache_status) == ERROR)
         sent: Callable[[int], None] | None = None
         if self._access_log.wants(status, cache_status):
             sent = functools.partial(

@@ -36,6 +36,7 @@ LIVE: Final = frozenset(
         "upstream.client_cert",
         "upstream.client_key",
         "upstream.connect_timeout_s",
+        "upstream.hold_back",
         "upstream.read_timeout_s",
     }
 )

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.config.model import LogConfig
 from gateway.core.aos.route import route_name
-from gateway.core.caching.cache_status import BYPASS, HIT, MISS, CacheStatus, outcome
+from gateway.core.caching.cache_status import BYPASS, ERROR, HIT, MISS, CacheStatus, outcome
 from gateway.core.caching.identity import Identity
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Fields
@@ -23,7 +23,7 @@ from gateway.telemetry.log_rate_limit import LogLimit, TokenBucket
 
 ABORTED = 499
 """The status of a request without a response: the caller left, or the drain deadline passed."""
-_ANSWERED_BY = {HIT: "cache", MISS: "aos", BYPASS: "aos"}
+_ANSWERED_BY = {HIT: "cache", MISS: "aos", BYPASS: "aos", ERROR: "gateway"}
 # Bounds what a caller puts into a line.
 _MAX_TEXT_BYTES = 128
 _PRINTABLE = bytes(number if 0x20 <= number < 0x7F else ord("?") for number in range(256))
@@ -76,7 +76,7 @@ class AccessLog:
         """Return whether a response is logged."""
         if status < self._least_status:
             return False
-        if cache_status is None or status >= 400 or outcome(cache_status) != HIT:
+        if status >= 400 or outcome(cache_status) != HIT:
             return True
         return self.wants_hit()
 
@@ -131,12 +131,12 @@ class AccessLog:
             error: of a response of the gateway itself; ``None`` for others.
             upstream_s: to the upstream's response head; ``None`` without an upstream request.
         """
-        log = _log if cache_status is not None else _refused_log
+        how = outcome(cache_status)
+        log = _log if how != ERROR else _refused_log
         level = logging.WARNING if status >= 500 or status == 429 else logging.INFO
         if not log.isEnabledFor(level):
             return
         path = loggable_path(path)
-        how = outcome(cache_status) if cache_status is not None else "none"
         reason = cache_status.reason if cache_status is not None else None
         line: dict[str, object] = {
             "request_id": _text(request_id),
@@ -146,9 +146,9 @@ class AccessLog:
             "path": _text(path),
             "route": route_name(path),
             "status": status,
-            "cache": how,
+            "cache": how if how != ERROR else "none",
             "reason": reason.value if reason is not None else "",
-            "answered_by": _ANSWERED_BY.get(how, "gateway" if error is not None else ""),
+            "answered_by": "" if cache_status is None and error is None else _ANSWERED_BY[how],
             "upstream_ms": None if upstream_s is None else round(upstream_s * 1000, 2),
             "duration_ms": round(took_s * 1000, 2),
             "received_bytes": received_bytes,

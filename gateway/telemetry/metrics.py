@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.core.caching.cache_status import HIT, CacheStatus, Reason, outcome
-from gateway.telemetry.metrics_catalogue import ERROR, FAMILIES, GATEWAY, METHODS, NO_STATUS, UPSTREAM
+from gateway.core.caching.cache_status import ERROR, HIT, CacheStatus, Reason, outcome
+from gateway.telemetry.metrics_catalogue import FAMILIES, GATEWAY, METHODS, NO_STATUS, UPSTREAM
 from gateway.telemetry.snapshot import Snapshot
 
 
@@ -82,11 +82,11 @@ class Metrics:
             duration_s: from the parsed request to the response head.
         """
         reason = cache_status.reason if cache_status is not None else None
-        how = ERROR if cache_status is None else outcome(cache_status)
+        how = outcome(cache_status)
         self.requests[how, reason.label if reason is not None else "", f"{status // 100}xx"] += 1
         self.request_s[how,].observe(duration_s)
         if status == 429:
-            self.throttled[GATEWAY if cache_status is None else UPSTREAM] += 1
+            self.throttled[GATEWAY if how == ERROR else UPSTREAM] += 1
         if cache_status is None:
             return
         if cache_status.collapsed:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.core.caching.cache_status import HIT, OUTCOMES, Reason
+from gateway.core.caching.cache_status import ERROR, HIT, OUTCOMES, Reason
 from gateway.core.http.proxy_header import Unfit
 
 PREFIX = "aos_gateway_"
@@ -21,8 +21,6 @@ OPERATIONS = ("lookup", "mint", "write", "invalidate", "probe", "ping")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other")
 NO_STATUS = "none"
 UPSTREAM, GATEWAY = "upstream", "gateway"
-ERROR = "error"
-"""The outcome of a request that the gateway answered itself."""
 
 # From a fast AOS in the same region to the default read timeout.
 UPSTREAM_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -111,7 +109,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _counter(
         "throttled",
-        "Responses with status 429: the upstream's, and the gateway's while a caller is throttled.",
+        "Responses with status 429: the upstream's, and the gateway's to callers held back.",
         by=(UPSTREAM, GATEWAY),
     ),
     _counter(
@@ -127,7 +125,7 @@ FAMILIES: tuple[Family, ...] = (
         "request_duration_seconds",
         UPSTREAM_BOUNDS_S,
         "From the parsed request to the response head; memory hits on the fast path are not measured.",
-        outcome=(*OUTCOMES, ERROR),
+        outcome=OUTCOMES,
     ),
     # The cache.
     _counter(

@@ -21,7 +21,7 @@ from gateway.config.secret import Secret
 from gateway.core.caching.cache_status import Reason
 from gateway.core.http.host import OwnHosts
 from tests.references import ROOT
-from tests.testbed.aos import TARGET, Answer, ScriptedAos, never, record
+from tests.testbed.aos import TARGET, Answer, ScriptedAos, never, payload, record
 from tests.testbed.client import Headers, fetch
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.response import RawResponse
@@ -167,11 +167,12 @@ async def test_errors_of_the_gateway_are_as_described(aos: ScriptedAos) -> None:
         )
     async with running("http://127.0.0.1:1") as gateway:
         unreachable = await fetch(gateway.address, TARGET, token="a")
-    aos.on("GET", TARGET, Answer(429, headers=[("Retry-After", "9")], body=b"{}"))
+    json = [("Content-Type", "application/json")]
+    aos.on("GET", TARGET, Answer(429, headers=json, body=payload("error__apigw-0308")))
     async with running(aos.url) as gateway:
-        await fetch(gateway.address, TARGET, token="a")
-        held = await fetch(gateway.address, TARGET, token="a")
-    answers = (late, not_cached, unreachable, held)
-    assert [answer.status for answer in answers] == [504, 504, 502, 429]
+        throttled = [await fetch(gateway.address, TARGET, token=token) for token in ("a", "a", "b")]
+    assert [answer.get("Proxy-Status") is None for answer in throttled] == [True, True, False]
+    answers = (late, not_cached, unreachable, *throttled)
+    assert [answer.status for answer in answers] == [504, 504, 502, 429, 429, 429]
     for answer in answers:
         check(answer, _EXECUTION)

@@ -230,17 +230,6 @@ async def test_an_entry_that_is_over_by_the_wall_clock_is_called_stale(
         assert "; hit" in await _ask(gateway)
 
 
-@pytest.mark.parametrize("directive", [None, "no-cache", "no-store"])
-async def test_the_response_to_a_throttled_caller_says_that_nothing_was_forwarded(
-    aos: ScriptedAos, gateway: RunningGateway, directive: str | None
-) -> None:
-    aos.answer(Answer(429, headers=[("Retry-After", "20")]))
-    assert await _ask(gateway) == "aos-gateway; fwd=uri-miss; fwd-status=429; detail=status"
-    fields = [] if directive is None else [("Cache-Control", directive)]
-    assert await _ask(gateway, *fields) == "aos-gateway; detail=throttled"
-    assert aos.count() == 1
-
-
 async def test_what_could_not_be_sent_was_not_forwarded(aos: ScriptedAos, fast_lane: bool) -> None:
     async with running(f"http://127.0.0.1:{free_port()}", server__fast_lane=fast_lane) as gateway:
         assert await _ask(gateway) == "aos-gateway; detail=unreachable"

@@ -290,28 +290,6 @@ async def test_a_hit_needs_no_upstream(aos: ScriptedAos, gateway: RunningGateway
     assert aos.count() == 1
 
 
-async def test_a_throttled_callers_misses_wait_out_what_the_upstream_asked_for(aos: ScriptedAos) -> None:
-    time = MovableTime()
-    aos.queue(settled(), Answer(429, headers=[("Retry-After", "20")], body=b"slow down"))
-    aos.answer(Answer(404))
-    elsewhere = f"/v2/stacks/{STACK_ID}/actions/other"
-    async with running(aos.url, clock=time.clock) as gateway:
-        await get(gateway)
-        throttled = await get(gateway, elsewhere)
-        assert (throttled.status, throttled.body) == (429, b"slow down")
-        held = await get(gateway, elsewhere)
-        assert held.status == 429
-        assert held.json()["code"].startswith("GATEWAY.429")
-        retry_after = held.get("retry-after")
-        assert retry_after is not None
-        assert 18 <= int(retry_after) <= 20
-        assert is_hit(await get(gateway))
-        assert (await get(gateway, elsewhere, token=b"neighbour")).status == 404
-        assert aos.count() == 3
-        time.ahead_s = 21
-        assert (await get(gateway, elsewhere)).status == 404
-
-
 async def test_decoding_a_large_record_holds_up_nobody_else(
     aos: ScriptedAos, gateway: RunningGateway
 ) -> None:

@@ -169,7 +169,7 @@ async def test_a_failure_is_a_warning_with_its_origin_and_error(
         ("info", 404, "aos", None, None),
         ("warning", 503, "aos", None, None),
         ("warning", 429, "aos", None, None),
-        ("warning", 429, "gateway", "http_request_denied", "GATEWAY.4290001"),
+        ("warning", 429, "gateway", None, None),
         ("warning", 502, "gateway", "connection_refused", "GATEWAY.5020001"),
     ]
 

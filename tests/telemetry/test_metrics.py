@@ -249,16 +249,22 @@ async def test_upstream_responses_and_failures_are_timed(aos: ScriptedAos, free_
 
 
 async def test_a_throttled_caller_and_a_connection_beyond_the_limit_are_counted(aos: ScriptedAos) -> None:
-    aos.on("GET", TARGET, Answer(429, headers=[("Retry-After", "30")], body=b"{}"))
+    fields = [("Retry-After", "30"), ("Vary", "Accept-Encoding")]
+    aos.on("GET", TARGET, Answer(429, headers=fields, body=b"{}"))
     async with running(aos.url, server__max_connections=1) as gateway:
         client = await RawClient.connect(gateway.address)
         for _ in range(2):
             await client.request("GET", TARGET, [("X-Auth-Token", "a")])
+        # The gateway's own 429: the one at hand is in another coding.
+        await client.request("GET", TARGET, [("X-Auth-Token", "a"), ("Accept-Encoding", "gzip")])
         turned_away = await fetch(gateway.address, TARGET)
         found = of(gateway)
         await client.close()
     assert turned_away.status == 503
     assert found["aos_gateway_throttled_callers",] == 1
+    assert found["aos_gateway_throttled_total", "upstream"] == 1
+    assert found["aos_gateway_throttled_total", "gateway"] == 2
+    assert found["aos_gateway_uncached_total", "held-back", "serve"] == 1
     assert found["aos_gateway_errors_total", "GATEWAY.4290001"] == 1
     assert found["aos_gateway_connections_refused_total",] == 1
     assert found["aos_gateway_connections",] == 1

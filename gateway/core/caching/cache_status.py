@@ -57,6 +57,7 @@ class Reason(enum.Enum):
     # Not forwarded either: the gateway answers for itself.
     REQUEST_ONLY_IF_CACHED = "request-only-if-cached", _SERVE
     THROTTLED = "throttled", _SERVE
+    HELD_BACK = "held-back", _SERVE
     UPSTREAM_BUSY = "upstream-busy", _SERVE
     UNREACHABLE = "unreachable", _SERVE
     # Not stored: the response forbids it, or is not a settled record.
@@ -138,11 +139,22 @@ class CacheStatus(msgspec.Struct, frozen=True, gc=False):
 HIT = "hit"
 MISS = "miss"
 BYPASS = "bypass"
-OUTCOMES = (HIT, MISS, BYPASS)
+ERROR = "error"
+OUTCOMES = (HIT, MISS, BYPASS, ERROR)
 
 
-def outcome(cache_status: CacheStatus) -> str:
-    """Return ``hit``, ``miss`` or ``bypass``: the one-word summary for logs and metrics."""
+def outcome(cache_status: CacheStatus | None) -> str:
+    """Return the one-word summary for logs and metrics.
+
+    Args:
+        cache_status: what the cache did; ``None`` for a response of the gateway itself.
+
+    Returns:
+        ``hit``, ``miss`` or ``bypass``; ``error`` for a refusal by the gateway, in its own words or the
+        upstream's.
+    """
+    if cache_status is None or cache_status.reason is Reason.HELD_BACK:
+        return ERROR
     if cache_status.ttl_s is not None:
         return HIT
     return BYPASS if cache_status.forward in (Forward.BYPASS, Forward.METHOD) else MISS

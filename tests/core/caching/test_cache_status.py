@@ -6,6 +6,7 @@ import pytest
 
 from gateway.core.caching.cache_status import (
     BYPASS,
+    ERROR,
     HIT,
     MISS,
     CacheStatus,
@@ -37,6 +38,7 @@ SF_TOKEN = re.compile(rb"[A-Za-z*][!#$%&'*+.^_`|~:/A-Za-z0-9-]*")
             b"aos-gateway; fwd=request; fwd-status=200; stored; collapsed",
         ),
         (CacheStatus(reason=Reason.THROTTLED), b"aos-gateway; detail=throttled"),
+        (CacheStatus(reason=Reason.HELD_BACK), b"aos-gateway; detail=held-back"),
         (CacheStatus(forward=Forward.METHOD, fwd_status=404), b"aos-gateway; fwd=method; fwd-status=404"),
     ],
 )
@@ -62,9 +64,11 @@ def test_every_reason_is_a_token_in_cache_status(reason: Reason) -> None:
         (CacheStatus(forward=Forward.STALE), MISS),
         (CacheStatus(forward=Forward.REQUEST), MISS),
         (CacheStatus(reason=Reason.REQUEST_ONLY_IF_CACHED), MISS),
+        (CacheStatus(reason=Reason.HELD_BACK), ERROR),
+        (None, ERROR),
     ],
 )
-def test_the_one_word_outcome(cache_status: CacheStatus, word: str) -> None:
+def test_the_one_word_outcome(cache_status: CacheStatus | None, word: str) -> None:
     assert outcome(cache_status) == word
 
 

@@ -7,11 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.caching.retry_after import (
+    LONGEST_FOR_ALL_S,
     LONGEST_S,
     LONGEST_WINDOW_S,
     UNREADABLE_S,
+    BackOff,
+    Limit,
+    back_off,
+    limit,
     retry_after_s,
-    window_s,
 )
 from gateway.core.http.messages import Fields
 from tests.core.kit import BOUNDED
@@ -87,7 +91,54 @@ def _reached(policy: str, window: str) -> bytes:
     ],
 )
 def test_a_429_of_huaweis_gateway_says_in_its_body_what_it_asks_for(body: bytes, wait_s: float) -> None:
-    assert window_s(body) == wait_s
+    assert limit(body).wait_s == wait_s
+
+
+@pytest.mark.parametrize(
+    ("body", "counts_all"),
+    [
+        (payload("error__apigw-0308"), True),
+        (_reached("api", "1 second"), True),
+        (_reached("IP", "1 fortnight"), True),
+        (_reached("user", "1 second"), False),
+        (_reached("app", "1 second"), False),
+        (_reached("ipv6", "1 second"), False),
+        (_body("policy ip over ratelimit,limit:5,time:1 second", "APIGW.0307"), False),
+        (b"policy ip over ratelimit", False),
+    ],
+)
+def test_a_limit_for_an_address_or_for_all_calls_counts_everybody(body: bytes, counts_all: bool) -> None:
+    assert limit(body).counts_all == counts_all
+
+
+_USER, _IP = _reached("user", "4 second"), _reached("ip", "4 second")
+
+
+@pytest.mark.parametrize(
+    ("value", "body", "random_share", "asked"),
+    [
+        # Retry-After counts before the body, and has no jitter.
+        (b"30", _USER, 1.0, BackOff(30.0, 0.0)),
+        (b"30", _IP, 1.0, BackOff(30.0, LONGEST_FOR_ALL_S)),
+        (b"3", _IP, 1.0, BackOff(3.0, 3.0)),
+        (b"0", _IP, 1.0, BackOff(0.0, 0.0)),
+        (b"soon", _USER, 0.0, BackOff(4.0, 0.0)),
+        (None, _USER, 0.0, BackOff(4.0, 0.0)),
+        (None, _USER, 1.0, BackOff(3.6, 0.0)),
+        (None, _IP, 1.0, BackOff(3.6, 3.6)),
+        (None, b"", 0.0, BackOff(UNREADABLE_S, 0.0)),
+        (None, b"", 1.0, BackOff(1.8, 0.0)),
+    ],
+)
+def test_a_429_says_who_waits_and_how_long(
+    value: bytes | None, body: bytes, random_share: float, asked: BackOff
+) -> None:
+    fields = () if value is None else ((b"Retry-After", value),)
+    assert back_off(fields, body, _NOW_S, random_share) == asked
+
+
+def test_what_is_unreadable_names_no_limit() -> None:
+    assert limit(b"") == Limit(UNREADABLE_S, counts_all=False)
 
 
 _fields: st.SearchStrategy[Fields] = st.lists(
@@ -99,7 +150,9 @@ _fields: st.SearchStrategy[Fields] = st.lists(
 @given(fields=_fields, body=st.one_of(st.binary(), st.text().map(_body), st.text().map(str.encode)))
 def test_whatever_comes_the_wait_is_bounded(fields: Fields, body: bytes) -> None:
     assert 0 <= (retry_after_s(fields, _NOW_S) or 0) <= LONGEST_S
-    assert 0 <= window_s(body) <= LONGEST_WINDOW_S
+    assert 0 <= limit(body).wait_s <= LONGEST_WINDOW_S
+    asked = back_off(fields, body, _NOW_S, 0.5)
+    assert 0 <= asked.all_s <= min(asked.caller_s, LONGEST_FOR_ALL_S)
 
 
 @BOUNDED
@@ -111,4 +164,4 @@ def test_whatever_comes_the_wait_is_bounded(fields: Fields, body: bytes) -> None
 def test_without_retry_after_the_window_counts_up_to_its_bound(
     policy: str, count: int, unit: tuple[str, int]
 ) -> None:
-    assert window_s(_reached(policy, f"{count} {unit[0]}")) == min(count * unit[1], LONGEST_WINDOW_S)
+    assert limit(_reached(policy, f"{count} {unit[0]}")).wait_s == min(count * unit[1], LONGEST_WINDOW_S)
