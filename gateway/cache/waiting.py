@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable
 
@@ -27,6 +28,7 @@ _GROWTH = 1.5
 _JITTER = 0.1
 # Of larger records the first look is always a fetch.
 _LARGEST_KEPT_BYTES = 65_536
+_MOST_TRIED = 100
 # A caller who is held back for longer than this is looked at again.
 _LONGEST_HOLD_S = 60.0
 
@@ -296,10 +298,15 @@ class Poller:
         if flight is not None and flight.started_s >= not_before_s:
             self._is_fetching, self._began_s = True, flight.started_s
             return
-        waiter = next(iter(self.waiters))
-        held_s = self._waits.throttle.wait_s(waiter.eligible.identity.flight)
-        if held_s is not None:
-            self._schedule(min(held_s, _LONGEST_HOLD_S))
+        # Where callers share a poller, one of them may be throttled and the next one not.
+        held_s = _LONGEST_HOLD_S
+        for waiter in itertools.islice(self.waiters, _MOST_TRIED):
+            this_held_s = self._waits.throttle.wait_s(waiter.eligible.identity.flight)
+            if this_held_s is None:
+                break
+            held_s = min(held_s, this_held_s)
+        else:
+            self._schedule(held_s)
             return
         self._is_fetching, self._began_s = True, self._waits.fetcher.clock.monotonic_s()
         self._waits.fetcher.tiers.lookup_soon(self.entry_key, lambda found: self._send(waiter, found))

@@ -419,6 +419,21 @@ async def test_in_scope_shared_a_refusal_ends_one_wait_alone(aos: ScriptedAos) -
         assert bodies == [record(), b"no", record()]
 
 
+async def test_in_scope_shared_the_poller_goes_on_with_who_is_not_throttled(aos: ScriptedAos) -> None:
+    aos.queue(_at(1), Answer(429, headers=[("Retry-After", "60")], body=b"slow"))
+    aos.answer(settled())
+    async with running(
+        aos.url, cache__scope="shared", cache__ttl_running_s=0.1, wait__interval_s=0.2
+    ) as gateway:
+        asked = []
+        for caller in (ALICE, BOB):
+            asked.append(asyncio.create_task(get(gateway, TARGET, _WAIT, token=caller)))
+            await _waiting(gateway, len(asked))
+        async with asyncio.timeout(5):
+            assert [(await waiting).body for waiting in asked] == [record(), record()]
+        assert [request.get("X-Auth-Token") for request in aos.heads] == [ALICE, ALICE, BOB]
+
+
 async def test_a_body_that_is_too_large_is_streamed_to_each(aos: ScriptedAos) -> None:
     aos.answer(settled(body=record(padding="x" * 9000)))
     async with running(aos.url, cache__max_body_bytes=5000) as gateway:
