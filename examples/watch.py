@@ -3,7 +3,7 @@
 
 AOS_TOKEN=... ./watch.py STACK ACTION [URL]
 
-Exit codes: 0 Succeeded, 1 anything else, 2 wrong usage, 3 Failed, 4 Cancelled or ForceCancelled.
+Exit codes: 0 Succeeded or deleted, 1 anything else, 2 wrong usage, 3 Failed, 4 Cancelled or ForceCancelled.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def send(url: str, fields: dict[str, str]) -> Response:
 def watch(url: str, token: str) -> int:
     """Return the exit code that says how the execution ended."""
     known = etag = ""
+    is_delete = False
     pause_s = SHORTEST_S
     while True:
         began_s = time.monotonic()
@@ -54,13 +55,18 @@ def watch(url: str, token: str) -> int:
         status, head, body = send(url, fields)
         if status == 200:
             text = body.decode()
-            phase = json.loads(text).get("status", {}).get("objectStatus", {}).get("phase")
+            record = json.loads(text)
+            phase = record.get("status", {}).get("objectStatus", {}).get("phase")
             if text != known:
                 print(f"{time.strftime('%X')} {phase or 'no status yet'}", flush=True)
                 pause_s = SHORTEST_S
             if phase in ENDS:
                 return ENDS[phase]
             known, etag = text, head.get("ETag", "")
+            is_delete = record.get("spec", {}).get("actionName") == "delete"
+        elif status == 404 and is_delete:
+            print(f"{time.strftime('%X')} deleted")
+            return 0
         elif status in (0, 429) or status >= 500:
             print(f"{time.strftime('%X')} no record ({status}), retrying", file=sys.stderr)
         elif status != 304:
