@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 ENDS = {"Succeeded": 0, "Failed": 3, "Cancelled": 4, "ForceCancelled": 4}
@@ -39,6 +40,13 @@ def send(url: str, fields: dict[str, str]) -> Response:
         connection.close()
 
 
+def member(value: Any, *names: str) -> Any:
+    """Return what is inside, or None: parts of a record may be missing or null."""
+    for name in names:
+        value = (value or {}).get(name)
+    return value
+
+
 def watch(url: str, token: str) -> int:
     """Return the exit code that says how the execution ended."""
     known = etag = ""
@@ -56,14 +64,14 @@ def watch(url: str, token: str) -> int:
         if status == 200:
             text = body.decode()
             record = json.loads(text)
-            phase = record.get("status", {}).get("objectStatus", {}).get("phase")
+            phase = member(record, "status", "objectStatus", "phase")
             if text != known:
                 print(f"{time.strftime('%X')} {phase or 'no status yet'}", flush=True)
                 pause_s = SHORTEST_S
             if phase in ENDS:
                 return ENDS[phase]
             known, etag = text, head.get("ETag", "")
-            is_delete = record.get("spec", {}).get("actionName") == "delete"
+            is_delete = member(record, "spec", "actionName") == "delete"
         elif status == 404 and is_delete:
             print(f"{time.strftime('%X')} deleted")
             return 0

@@ -69,7 +69,9 @@ async def test_the_scripts_wait_where_they_may_and_poll_where_not(aos: ScriptedA
         Answer(304, headers=[_APPLIED]),
         Answer(headers=[_APPLIED], body=record()),
     ]
-    polling: list[AnyAnswer] = [first, Answer(429), close_unanswered, Answer(body=record("Failed"))]
+    # Before AOS has written a status.
+    empty = Answer(headers=first.headers, body=b'{"spec": null, "status": null}')
+    polling: list[AnyAnswer] = [empty, Answer(429), close_unanswered, Answer(body=record("Failed"))]
     for script in _SCRIPTS:
         for kind, answers in (("waiting", waiting), ("polling", polling)):
             for answer in reversed(answers):
