@@ -3,7 +3,7 @@
 
 AOS_TOKEN=... ./watch.py STACK ACTION [URL]
 
-Exit codes: 0 Succeeded, 1 anything else, 2 wrong usage, 3 Failed, 4 Cancelled or ForceCancelled.
+Exit codes: 0 Succeeded or deleted, 1 anything else, 2 wrong usage, 3 Failed, 4 Cancelled or ForceCancelled.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 ENDS = {"Succeeded": 0, "Failed": 3, "Cancelled": 4, "ForceCancelled": 4}
@@ -39,9 +40,17 @@ def send(url: str, fields: dict[str, str]) -> Response:
         connection.close()
 
 
+def member(value: Any, *names: str) -> Any:
+    """Return what is inside, or None: parts of a record may be missing or null."""
+    for name in names:
+        value = (value or {}).get(name)
+    return value
+
+
 def watch(url: str, token: str) -> int:
     """Return the exit code that says how the execution ended."""
     known = etag = ""
+    is_delete = False
     pause_s = SHORTEST_S
     while True:
         began_s = time.monotonic()
@@ -54,13 +63,18 @@ def watch(url: str, token: str) -> int:
         status, head, body = send(url, fields)
         if status == 200:
             text = body.decode()
-            phase = json.loads(text).get("status", {}).get("objectStatus", {}).get("phase")
+            record = json.loads(text)
+            phase = member(record, "status", "objectStatus", "phase")
             if text != known:
                 print(f"{time.strftime('%X')} {phase or 'no status yet'}", flush=True)
                 pause_s = SHORTEST_S
             if phase in ENDS:
                 return ENDS[phase]
             known, etag = text, head.get("ETag", "")
+            is_delete = member(record, "spec", "actionName") == "delete"
+        elif status == 404 and is_delete:
+            print(f"{time.strftime('%X')} deleted")
+            return 0
         elif status in (0, 429) or status >= 500:
             print(f"{time.strftime('%X')} no record ({status}), retrying", file=sys.stderr)
         elif status != 304:

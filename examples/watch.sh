@@ -3,7 +3,7 @@
 #
 #   AOS_TOKEN=... ./watch.sh STACK ACTION [URL]
 #
-# Exit codes: 0 Succeeded, 1 anything else, 2 wrong usage, 3 Failed, 4 Cancelled or ForceCancelled.
+# Exit codes: 0 Succeeded or deleted, 1 anything else, 2 wrong usage, 3 Failed, 4 Cancelled or ForceCancelled.
 set -eu
 
 if [ $# -lt 2 ] || [ -z "${AOS_TOKEN:-}" ]; then
@@ -18,7 +18,7 @@ trap 'rm -rf "$folder"' EXIT
 trap 'exit 1' INT TERM
 
 # The first request is plain; the next ones wait until the record changes.
-etag='' known='' pause=$shortest
+etag='' known='' gone='' pause=$shortest
 
 header() {
     printf '%s\n' "$1" | sed 's/["\\]/\\&/g; s/.*/header = "&"/'
@@ -53,6 +53,7 @@ while :; do
         body=$(cksum < "$folder/body")
         [ "$body" = "$known" ] || { echo "$(date +%T) ${phase:-no status yet}"; pause=$shortest; }
         known=$body etag=$(field etag)
+        ! grep -q '"actionName" *: *"delete"' "$folder/body" || gone=404
         case $phase in
         Succeeded) exit 0 ;;
         Failed) exit 3 ;;
@@ -60,6 +61,10 @@ while :; do
         esac
         ;;
     304) ;;
+    "$gone")
+        echo "$(date +%T) deleted"
+        exit 0
+        ;;
     000 | 429 | 5??) echo "$(date +%T) no record ($status), retrying" >&2 ;;
     *)
         echo "unexpected status $status" >&2

@@ -198,8 +198,9 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "demo",
         "watch the gateway work against a simulated AOS",
-        "Start a simulated AOS and the gateway, poll one execution to its end with one line per poll, then "
-        "keep\nboth running and print curl commands to try. Ctrl-C ends it.",
+        "Start a simulated AOS and the gateway, poll one execution to its end with one line per poll, let "
+        "ten\ncallers wait for another, then keep both running and print curl commands to try. "
+        "Ctrl-C ends it.",
     )
 
     check = add(

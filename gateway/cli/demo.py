@@ -1,4 +1,4 @@
-"""The demo: a simulated AOS, the gateway in front of it, and one execution polled to its end."""
+"""The demo: a simulated AOS behind the gateway; one execution is polled to its end, one waited for."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from gateway.app.gateway import Gateway
 from gateway.cli.client import Client, Response, connect
 from gateway.config.address import Address, TcpAddress
 from gateway.config.load import load_config
-from gateway.core.aos.execution import RecordSummary, Unreadable, decode_deciding
+from gateway.core.aos.execution import RecordSummary, decode_deciding
 from gateway.core.http.messages import first
 from gateway.runtime.event_loop import check_parser, loop_factory
 from gateway.runtime.listeners import ListeningSockets, open_sockets
 from gateway.runtime.signals import Signals
 from gateway.telemetry.access_log import set_up_logging
 from gateway.twin.profiles import profile_named
+from gateway.twin.routes import Route
 from gateway.twin.server import Twin
 
 _TOKEN = "demo:alice"
-_POLL_S = 0.5
-_HITS = 3
-_MOST_POLLS = 120
-_TIMEOUT_S = 5.0
+_POLL_S = 1.0
+_HITS = 2
+_MOST_POLLS = 60
+_CALLERS = 10
+_WAIT_S = 50
+_TIMEOUT_S = _WAIT_S + 10.0
 _LISTEN = TcpAddress(host="127.0.0.1", port=8080)
 _ADMIN = TcpAddress(host="127.0.0.1", port=9901)
 _ANY_PORT = TcpAddress(host="127.0.0.1", port=0)
@@ -77,8 +80,13 @@ async def _show(stopped: asyncio.Future[None]) -> None:
         await gateway.start(sockets)
         await admin.start(admin_sockets)
         print(f"A simulated AOS runs on {twin.url}, the gateway in front of it on http://{address}.\n")
-        await _poll(address)
-        print(_farewell(address, admin_address), flush=True)
+        async with connect(address) as client:
+            stack = b'{"name":"demo","template_id":"demo-template","cluster_id":"demo-cluster"}'
+            stack_id = _json(await _send(client, "POST", "/v2/stacks", body=stack))["guid"]
+            await _poll(client, await _start(client, stack_id, b'{"lifecycle":"create"}'))
+            path = await _start(client, stack_id, b'{"lifecycle":"upgrade"}')
+            await _wait(client, path, twin)
+        print(_farewell(address, admin_address, path), flush=True)
         await stopped
     finally:
         await gateway.close(0)
@@ -96,40 +104,61 @@ async def _open(usual: TcpAddress) -> ListeningSockets:
         return await open_sockets(_ANY_PORT)
 
 
-async def _poll(address: Address) -> None:
-    """Make a stack, run its first execution and poll it: first from AOS, then from the gateway."""
-    async with connect(address) as client:
-        stack = b'{"name":"demo","template_id":"demo-template","cluster_id":"demo-cluster"}'
-        stack_id = _json(await _send(client, "POST", "/v2/stacks", stack))["guid"]
-        action = b'{"lifecycle":"create"}'
-        started = _json(await _send(client, "PUT", f"/v2/stacks/{stack_id}/actions", action))
-        path = f"/v2/stacks/{stack_id}/actions/{started['action_id']}"
-        print(f"Polling GET {path}\n\n   time  phase      progress  response", flush=True)
-        started_s = time.monotonic()
-        hits = 0
-        for _ in range(_MOST_POLLS):
-            response = await _send(client, "GET", path)
-            record = decode_deciding(response.body)
-            cache_status = (first(response.fields, b"cache-status") or b"").decode("latin-1")
-            is_hit = "; hit" in cache_status
-            print(_line(time.monotonic() - started_s, record, cache_status, is_hit=is_hit), flush=True)
-            hits += is_hit
-            if hits == _HITS:
-                break
-            await asyncio.sleep(_POLL_S)
-    print(f"\nTry it yourself:\n\n  curl -i -H 'X-Auth-Token: {_TOKEN}' http://{address}{path}")
+async def _start(client: Client, stack_id: object, order: bytes) -> str:
+    """Start an execution, and return where its record is."""
+    started = _json(await _send(client, "PUT", f"/v2/stacks/{stack_id}/actions", body=order))
+    return f"/v2/stacks/{stack_id}/actions/{started['action_id']}"
 
 
-def _line(after_s: float, record: RecordSummary | Unreadable, cache_status: str, *, is_hit: bool) -> str:
+async def _poll(client: Client, path: str) -> None:
+    """Poll an execution to its end: first from AOS, then from the gateway."""
+    print(f"Polling GET {path}\n\n   time  phase      progress  response", flush=True)
+    started_s = time.monotonic()
+    hits = 0
+    for _ in range(_MOST_POLLS):
+        response = await _send(client, "GET", path)
+        cache_status = (first(response.fields, b"cache-status") or b"").decode("latin-1")
+        is_hit = "; hit" in cache_status
+        source = "the gateway" if is_hit else "AOS"
+        about = f"from {source}: {cache_status.removeprefix('aos-gateway; ')}"
+        print(_line(time.monotonic() - started_s, response, about), flush=True)
+        hits += is_hit
+        if hits == _HITS:
+            break
+        await asyncio.sleep(_POLL_S)
+
+
+async def _wait(client: Client, path: str, twin: Twin) -> None:
+    """Let many callers wait for an execution, and count the calls that AOS receives meanwhile."""
+    prefer = f"wait={_WAIT_S}"
+    print(
+        f"\nNow {_CALLERS} callers wait for another execution, one request each: Prefer: {prefer}\n",
+        flush=True,
+    )
+    received = twin.world.received
+    calls = received[Route.GET_EXECUTION.label]
+    started_s = time.monotonic()
+    responses = await asyncio.gather(*(_send(client, "GET", path, prefer=prefer) for _ in range(_CALLERS)))
+    after_s = time.monotonic() - started_s
+    calls = received[Route.GET_EXECUTION.label] - calls
+    polls = _CALLERS * (int(after_s / _POLL_S) + 1)
+    about = f"to all {_CALLERS}; AOS saw {calls} calls, as pollers they would have made {polls}"
+    print(_line(after_s, responses[-1], about))
+
+
+def _line(after_s: float, response: Response, about: str) -> str:
+    record = decode_deciding(response.body)
     phase, percent = (record.phase, record.progress) if isinstance(record, RecordSummary) else (None, None)
     progress = "-" if percent is None else f"{percent} %"
-    source = "the gateway" if is_hit else "AOS"
-    about = cache_status.removeprefix("aos-gateway; ")
-    return f"{after_s:6.1f}s  {phase or '-':<10} {progress:>7}  from {source}: {about}"
+    return f"{after_s:6.1f}s  {phase or '-':<10} {progress:>7}  {about}"
 
 
-def _farewell(address: Address, admin: Address) -> str:
-    return f"""  curl -i -H 'X-Auth-Token: demo:bob' http://{address}/v2/stacks
+def _farewell(address: Address, admin: Address, path: str) -> str:
+    return f"""
+Try it yourself:
+
+  curl -i -H 'X-Auth-Token: {_TOKEN}' http://{address}{path}
+  curl -i -H 'X-Auth-Token: demo:bob' http://{address}/v2/stacks
   curl http://{admin}/readyz
   curl http://{admin}/metrics
 
@@ -137,9 +166,13 @@ How it is doing: open http://{admin}/ in a browser.
 The gateway listens on http://{address}. Ctrl-C ends everything."""
 
 
-async def _send(client: Client, method: str, path: str, body: bytes | None = None) -> Response:
+async def _send(
+    client: Client, method: str, path: str, *, body: bytes | None = None, prefer: str | None = None
+) -> Response:
     # Without a content coding, as curl asks, so that the commands to try are hits.
     fields = {"X-Auth-Token": _TOKEN, "Accept-Encoding": "identity"}
+    if prefer is not None:
+        fields["Prefer"] = prefer
     return await client.send(method, path, fields, _TIMEOUT_S, body)
 
 

@@ -245,7 +245,7 @@ class Watch:
         self._body = response.body
         self._etag = (first(response.fields, b"etag") or b"").decode("latin-1")
         self._progress = progress_of(response.body, record.phase)
-        self._is_delete = DELETE in record.action_names
+        self._is_delete |= DELETE in record.action_names
         self._trouble = ""
         outcome = _ENDS.get(record.phase or "")
         if outcome is None:

@@ -1,4 +1,4 @@
-"""The page of examples/ that watches an execution, in a real Chromium before a scripted AOS."""
+"""The page of examples/ that watches an execution, in a real Chromium before a scripted AOS and a gateway."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.testbed.aos import ACTION_ID, STACK_ID, TARGET, Answer, ScriptedAos, record, truncated
+from tests.testbed.client import fetch
+from tests.testbed.gateway import running
 from tests.testbed.webdriver import Browser, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
@@ -31,13 +33,13 @@ def chromium() -> Iterator[Browser]:
         yield browser
 
 
-async def _watched(aos: ScriptedAos, browser: Browser, end: str) -> list[str]:
+async def _watched(aos: ScriptedAos, browser: Browser, end: str, url: str = "") -> list[str]:
     """Watch the example execution until the page says so, and return the phases that it has listed."""
     aos.on("GET", "/watch.html", Answer(headers=[_HTML], body=_PAGE))
     aos.on("GET", "/favicon.ico", Answer(204))
 
     def look() -> list[str]:
-        browser.open(f"{aos.url}/watch.html")
+        browser.open(f"{url or aos.url}/watch.html")
         browser.run(_WATCH, "t0ken", STACK_ID, ACTION_ID)
         until(lambda: browser.text("[role=status]") == end, _SOON_S)
         return [line.split()[-1] for line in browser.text("ol").splitlines()]
@@ -49,6 +51,11 @@ def _requests(aos: ScriptedAos) -> list[tuple[bytes | None, bytes | None]]:
     received = [r for r in aos.received if r.target == TARGET]
     assert {r.get("X-Auth-Token") for r in received} == {b"t0ken"}
     return [(r.get("Prefer"), r.get("If-None-Match")) for r in received]
+
+
+async def test_the_normal_end_of_a_delete_is_told(aos: ScriptedAos, chromium: Browser) -> None:
+    aos.queue(Answer(headers=[_JSON], body=record("Running", spec__actionName="delete")), Answer(404))
+    assert await _watched(aos, chromium, "deleted") == ["Running"]
 
 
 async def test_the_page_waits_for_another_record_where_it_may(aos: ScriptedAos, chromium: Browser) -> None:
@@ -73,6 +80,24 @@ async def test_the_page_polls_without_support_for_prefer(aos: ScriptedAos, chrom
     assert await _watched(aos, chromium, "Failed") == ["Running", "Failed"]
     assert asyncio.get_running_loop().time() - began_s > 2 + 3 + 4
     assert _requests(aos) == [(None, None)] + [(b"wait=50", None)] * 3
+
+
+async def test_the_page_costs_no_more_calls_than_the_gateway_makes_for_it(
+    aos: ScriptedAos, chromium: Browser
+) -> None:
+    aos.on("PUT", "/v2/stacks/", Answer(202))
+    aos.answer(Answer(headers=[_JSON], body=record("Running")))
+    async with running(aos.url, wait__max_s=1, wait__interval_s=60) as gateway:
+        watching = asyncio.create_task(_watched(aos, chromium, "Succeeded", f"http://{gateway.address}"))
+        async with asyncio.timeout(_SOON_S):
+            while gateway.app.metrics.waits["timed_out"] < 3:
+                await asyncio.sleep(0.02)
+        # A plain request, and the first of those that waited.
+        assert len(_requests(aos)) == 2
+        aos.answer(Answer(headers=[_JSON], body=record("Succeeded")))
+        await fetch(gateway.address, f"/v2/stacks/{STACK_ID}", method="PUT", body=b"{}", token="t0ken")
+        assert await watching == ["Running", "Succeeded"]
+        assert len(_requests(aos)) == 3
 
 
 @pytest.mark.parametrize(
