@@ -282,3 +282,16 @@ async def test_another_caller_has_his_own(aos: ScriptedAos, gateway: RunningGate
     await get(gateway)
     assert not is_hit(await get(gateway, token=BOB))
     assert [request.get("X-Auth-Token") for request in aos.heads] == [ALICE, BOB]
+
+
+async def test_it_lives_no_longer_than_a_revoked_token_may_see_it(
+    aos: ScriptedAos, fast_lane: bool, now: MovableTime
+) -> None:
+    aos.answer(running_record())
+    settings: dict[str, object] = {"cache__ttl_running_s": 30, "cache__access_ttl_s": 5}
+    async with running(aos.url, clock=now.clock, server__fast_lane=fast_lane, **settings) as gateway:
+        await get(gateway)
+        now.ahead_s += 4
+        assert is_hit(await get(gateway))
+        now.ahead_s += 2
+        assert not is_hit(await get(gateway))

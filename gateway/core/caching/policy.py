@@ -126,7 +126,8 @@ def decide_store(
     ttl_s = 0.0
     is_settled = not (rules.ttl_running_s and reason in _UNSETTLED and not has_duplicate_key(plain))
     if not is_settled:
-        ttl_s = min(rules.ttl_running_s, origin) if isinstance(origin, float | int) else rules.ttl_running_s
+        ttl_s = min(rules.ttl_running_s, rules.access_ttl_s)
+        ttl_s = min(ttl_s, origin) if isinstance(origin, float | int) else ttl_s
         reason = None
     elif reason is None:
         age_s = received_age_s(fetched_response.head) if rules.obey_origin else 0
