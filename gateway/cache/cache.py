@@ -175,9 +175,6 @@ class Cache:
             found = EarlyLookup(self._tiers.fill_token(key), LookupResult(None))
         else:
             found, entry = await self._look_up(key, early_lookup)
-            if entry is not None and not entry.is_settled and (wait_s or accepts_events(eligible.fields)):
-                # They want what is new.
-                entry = None
             absent = Forward.URI_MISS
             if entry is not None and not entry.suits(eligible.variant.accept):
                 # It was chosen by another Accept; what is chosen by this one has a place of its own.
@@ -185,6 +182,9 @@ class Cache:
                 variant = eligible.variant.exact
                 key = self._keys.entry(eligible.identity.entry, variant, eligible.execution)
                 found, entry = await self._look_up(key, None)
+            if entry is not None and not entry.is_settled and (wait_s or accepts_events(eligible.fields)):
+                # They want what is new.
+                entry = None
             forward, reason = absent, Reason.STORE_FAILED if found.lookup.has_failed else None
             if entry is not None:
                 now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
@@ -199,7 +199,13 @@ class Cache:
         flight_key = self._flight_key(eligible, variant)
         if wait_s:
             waited = await self._wait(
-                request, eligible, cache_status, flight_key=flight_key, key=key, wait_s=wait_s
+                request,
+                eligible,
+                cache_status,
+                flight_key=flight_key,
+                key=key,
+                wait_s=wait_s,
+                applied_s=wait_s,
             )
             if waited is not None:
                 return waited
@@ -226,27 +232,44 @@ class Cache:
         *,
         flight_key: FlightKey,
         key: EntryKey,
-        wait_s: int,
+        wait_s: float,
+        applied_s: int,
     ) -> Response | None:
         """Answer when there is something to say, or the time is over; ``None``: as without waiting."""
-        is_fresh = cache_status.forward is Forward.REQUEST
-        outcome, has_waited = await self._waits.wait(
-            request, eligible, flight_key, key, wait_s=wait_s, is_fresh=is_fresh
-        )
+        asked_s = self._clock.monotonic_s()
+        outcome, has_waited = await self._waits.wait(request, eligible, flight_key, key, wait_s)
         if outcome is None:
             return None
-        cache_status = msgspec.structs.replace(cache_status, reason=Reason.WAITED)
+        reason = Reason.WAITED if has_waited else cache_status.reason
+        cache_status = msgspec.structs.replace(cache_status, reason=reason)
         if isinstance(outcome, GatewayError):
             raise _with_member(outcome, cache_status)
         now_s = self._clock.wall_s()
         if isinstance(outcome, Entry):
             response = self._hit(request, eligible, outcome, outcome.now_s(now_s, self._clock.monotonic_s()))
-        elif self._why_not_shared(eligible, outcome) is not None:
+        elif (unshared := self._why_not_shared(eligible, outcome)) is not None:
+            exact = self._flight_key(eligible, eligible.variant.exact)
+            left_s = wait_s - (self._clock.monotonic_s() - asked_s)
+            if unshared is Reason.VARY and flight_key != exact and has_waited and left_s > 0:
+                # It was chosen by another Accept; what is chosen by this one has a place of its own.
+                key = self._keys.entry(eligible.identity.entry, eligible.variant.exact, eligible.execution)
+                return await self._wait(
+                    request,
+                    eligible,
+                    cache_status,
+                    flight_key=exact,
+                    key=key,
+                    wait_s=left_s,
+                    applied_s=applied_s,
+                )
             response = await self._forward(request, None, cache_status, eligible)
         else:
+            if has_waited:
+                outcome = msgspec.structs.replace(outcome, reason=Reason.WAITED)
             response = self._fetched(outcome, eligible, cache_status, collapsed=True)
-            response = _aged(response, int(now_s - outcome.fetched_response.fetched_s))
-        return _preferred(response, wait_s if has_waited else None)
+            if outcome.fetched_response.head.status == 200:
+                response = _aged(response, int(now_s - outcome.fetched_response.fetched_s))
+        return _preferred(response, applied_s if has_waited else None)
 
     def fetch_plain(
         self, request: Request, eligible: Eligible, found: EarlyLookup, on_response: OnResponse
@@ -297,16 +320,16 @@ class Cache:
             To be called when nobody waits for the response any more.
         """
         joined = self._flights.joinable(flight_key) if flight_key is not None and may_join else None
+        arrived_s = self._clock.monotonic_s()
 
         def response_of(fetched: Fetched) -> Response | Coroutine[Any, Any, Response]:
             if joined is not None and not self._may_be_given(eligible, fetched):
                 if (held := self._held_back(request, eligible)) is not None:
                     return held
-                return self._response(
-                    functools.partial(
-                        self._share, request, eligible, found, cache_status, flight_key=flight_key
-                    )
+                again = functools.partial(
+                    self._share, request, eligible, found, cache_status, flight_key=flight_key
                 )
+                return self._flights.in_time(self._response(again), arrived_s)
             if joined is not None and (unshared := self._why_not_shared(eligible, fetched)) is not None:
                 return self._forward(request, None, _because(cache_status, unshared), eligible)
             return self._fetched(fetched, eligible, cache_status, collapsed=joined is not None)

@@ -146,14 +146,19 @@ class SingleFlight(Generic[T]):
             self._all_ended.set()
         return True
 
-    async def in_time(self, work: Awaitable[R]) -> R:
+    async def in_time(self, work: Awaitable[R], since_s: float | None = None) -> R:
         """Wait for something that nobody shares, as long as for a flight.
+
+        Args:
+            work: what is waited for.
+            since_s: monotonic time from which that counts; ``None``: now.
 
         Raises:
             GatewayError: what it failed with, or `DeadlinePassed`.
         """
         try:
-            async with asyncio.timeout(self._timeout_s):
+            passed_s = 0.0 if since_s is None else self._clock.monotonic_s() - since_s
+            async with asyncio.timeout(self._timeout_s - passed_s):
                 return await work
         except TimeoutError as error:
             raise DeadlinePassed from error

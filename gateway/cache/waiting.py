@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -17,8 +17,9 @@ from gateway.config.model import WaitConfig
 from gateway.core.caching import policy
 from gateway.core.caching.eligibility import Eligible
 from gateway.core.caching.entry import Entry
-from gateway.core.caching.key import EntryKey, FlightKey
-from gateway.core.caching.request_directives import is_not_modified
+from gateway.core.caching.key import EntryKey, FlightKey, stack_of
+from gateway.core.caching.request_directives import NO_DIRECTIVES, is_not_modified
+from gateway.core.caching.retry_after import retry_after_s
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import IndexedFields, Request, first, names
 from gateway.store.lookup import EarlyLookup, LookupResult
@@ -26,11 +27,13 @@ from gateway.telemetry.metrics import Metrics
 
 _GROWTH = 1.5
 _JITTER = 0.1
-# Of larger records the first look is always a fetch.
+# Larger records are not kept for who comes later.
 _LARGEST_KEPT_BYTES = 65_536
+# While everybody is held back, whether somebody is not any more is looked at again after this at the latest.
+_LONGEST_HOLD_S = 5.0
+_LONGEST_RETRY_AFTER_S = 60.0
 _MOST_TRIED = 100
-# A caller who is held back for longer than this is looked at again.
-_LONGEST_HOLD_S = 60.0
+_REQUEST_ID = frozenset({b"x-request-id"})
 
 Outcome = Fetched | Entry | GatewayError | None
 """What a wait ends with: a fetch, a settled entry, why there is none; ``None``: answer as without waiting."""
@@ -57,7 +60,7 @@ class Waiter:
     Attributes:
         request: the request.
         eligible: what `eligibility` makes of it.
-        arrived_s: monotonic time.
+        not_before_s: monotonic time; fetches that began earlier are not for it.
         outcome: resolved once, when the wait ends.
         seen: the newest record seen during the wait; ``None`` before the first.
         refused: the last response that was none; ``None`` before the first.
@@ -65,12 +68,12 @@ class Waiter:
         wave: whom the same fetch has woken; ``None`` when its time was over.
     """
 
-    __slots__ = ("arrived_s", "eligible", "is_over", "outcome", "refused", "request", "seen", "wave")
+    __slots__ = ("eligible", "is_over", "not_before_s", "outcome", "refused", "request", "seen", "wave")
 
-    def __init__(self, request: Request, eligible: Eligible, arrived_s: float) -> None:
+    def __init__(self, request: Request, eligible: Eligible, not_before_s: float) -> None:
         self.request = request
         self.eligible = eligible
-        self.arrived_s = arrived_s
+        self.not_before_s = not_before_s
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.seen: Fetched | None = None
         self.refused: Fetched | GatewayError | None = None
@@ -86,6 +89,13 @@ class Waiter:
         etag = None if decision is None else decision.etag
         modified = first(response.head.fields, b"last-modified")
         return is_not_modified(fields, etag, modified, response.fetched_s)
+
+    def may_have(self, entry: Entry, now_s: float) -> bool:
+        """Whether a settled entry is for it; what its request says of copies binds the first look alone."""
+        is_first = self.seen is None and self.refused is None
+        directives = self.eligible.directives if is_first else NO_DIRECTIVES
+        is_fresh = directives.unmet(entry.age_s(now_s), entry.ttl_s(now_s)) is None
+        return is_fresh and not directives.no_cache and entry.suits(self.eligible.variant.accept)
 
 
 class Waits:
@@ -119,7 +129,6 @@ class Waits:
         self.count = 0
         self.pollers: dict[FlightKey, Poller] = {}
         self._by_stack: dict[bytes, set[Poller]] = {}
-        self._by_entry: dict[bytes, Poller] = {}
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -137,9 +146,7 @@ class Waits:
         eligible: Eligible,
         key: FlightKey,
         entry_key: EntryKey,
-        *,
         wait_s: float,
-        is_fresh: bool,
     ) -> tuple[Outcome, bool]:
         """Wait until there is something to say.
 
@@ -149,26 +156,29 @@ class Waits:
             key: of the fetches that it may share.
             entry_key: of the record.
             wait_s: for how long.
-            is_fresh: the first record must be fetched from now on.
 
         Returns:
             What to answer with, and whether that was waited for.
         """
         poller = self.pollers.get(key)
-        now_s = self.fetcher.clock.monotonic_s()
-        if self._is_closed or self.count >= self.config.max_waiting:
-            return (None if poller is None or is_fresh else poller.fresh_enough(now_s)), False
+        oldest_s = eligible.directives.oldest_s(self.config.interval_s)
+        not_before_s = self.fetcher.clock.monotonic_s() - oldest_s
+        if self._is_closed:
+            return None, False
+        # Pollers too, which keep a record for a moment after the last caller has left.
+        most = self.config.max_waiting
+        if self.count >= most or (poller is None and len(self.pollers) >= most):
+            return (None if poller is None else poller.since(not_before_s)), False
         if poller is None:
             poller = Poller(self, key, entry_key)
             self.pollers[key] = poller
             self._by_stack.setdefault(entry_key.stack, set()).add(poller)
-            self._by_entry[entry_key.local] = poller
-        waiter = Waiter(request, eligible, now_s)
+        waiter = Waiter(request, eligible, not_before_s)
         timer = asyncio.get_running_loop().call_later(wait_s, poller.time_over, waiter)
         self.count += 1
         end = "left"
         try:
-            poller.add(waiter, is_fresh=is_fresh)
+            poller.add(waiter)
             outcome = await waiter.outcome
             end = "timed_out" if waiter.wave is None else "woken"
         finally:
@@ -195,8 +205,9 @@ class Waits:
 
     def drop(self, entry: bytes) -> None:
         """Give nobody who comes from now on what was fetched of an entry until now, by `EntryKey.local`."""
-        if (poller := self._by_entry.get(entry)) is not None:
-            poller.invalidate()
+        for poller in self._by_stack.get(stack_of(entry), ()):
+            if poller.entry_key.local == entry:
+                poller.drop()
 
     def release(self) -> None:
         """Answer all who wait with the newest record."""
@@ -212,7 +223,6 @@ class Waits:
     def dropped(self, poller: Poller) -> None:
         """Forget a poller for whom nobody has waited for a while."""
         del self.pollers[poller.key], self.flights.watchers[poller.key]
-        self._by_entry.pop(poller.entry_key.local, None)
         of_stack = self._by_stack[poller.entry_key.stack]
         of_stack.discard(poller)
         if not of_stack:
@@ -239,28 +249,31 @@ class Poller:
         # Monotonic time at which the fetch of the latest record began, and the last fetch of all.
         self._latest_began_s = self._began_s = float("-inf")
         # What was fetched before is not for those who come later.
-        self._invalidated_s = float("-inf")
+        self._dropped_s = float("-inf")
+        # AOS, out of order, wants to hear nothing until then.
+        self._resumes_s = float("-inf")
         self._interval_s = waits.config.interval_s
         self._is_fetching = False
         self._timer: asyncio.TimerHandle | None = None
         waits.flights.watchers[key] = self._finished
 
-    def add(self, waiter: Waiter, *, is_fresh: bool) -> None:
+    def add(self, waiter: Waiter) -> None:
         """Let a caller wait; he may be answered before this returns."""
         self.waiters[waiter] = None
         self._interval_s = self._waits.config.interval_s
-        latest = None if is_fresh else self.fresh_enough(waiter.arrived_s)
+        is_due = self._began_s < waiter.not_before_s
+        waiter.not_before_s = max(waiter.not_before_s, self._dropped_s)
+        latest = self.since(waiter.not_before_s)
         if latest is not None:
-            self._offer(waiter, latest, Wave(waiter.arrived_s))
-            self._schedule()
+            self._offer(waiter, latest, Wave(self._waits.fetcher.clock.monotonic_s()))
+        if is_due and latest is None:
+            self._fetch([waiter], waiter.not_before_s)
         else:
-            oldest_s = waiter.arrived_s - (0.0 if is_fresh else self._interval_s)
-            self._fetch(not_before_s=max(oldest_s, self._invalidated_s))
+            self._schedule()
 
-    def fresh_enough(self, arrived_s: float) -> Fetched | None:
-        """Return the newest record if a caller who arrived then may be given it."""
-        is_fresh = self._latest_began_s >= arrived_s - self._waits.config.interval_s
-        return self.latest if is_fresh else None
+    def since(self, not_before_s: float) -> Fetched | None:
+        """Return the newest record if its fetch did not begin before a monotonic time."""
+        return self.latest if self._latest_began_s >= not_before_s else None
 
     def time_over(self, waiter: Waiter) -> None:
         """Answer a caller whose time is over, at the latest with what is under way."""
@@ -271,106 +284,150 @@ class Poller:
             waiter.is_over = True
 
     def invalidate(self) -> None:
+        """Give nobody who comes from now on what was fetched until now, and fetch for him at once."""
+        self.drop()
+        self._began_s = float("-inf")
+
+    def drop(self) -> None:
         """Give nobody who comes from now on what was fetched until now."""
         self.latest = None
-        self._invalidated_s = self._waits.fetcher.clock.monotonic_s()
+        self._dropped_s = self._waits.fetcher.clock.monotonic_s()
 
     def _schedule(self, after_s: float = 0.0) -> None:
         """Fetch when the interval is over, if anybody waits; else end when nobody has come back by then."""
         if self._timer is not None:
             self._timer.cancel()
-        pause_s = self._began_s + self._interval_s - self._waits.fetcher.clock.monotonic_s()
-        pause_s = max(after_s, pause_s, 0.0) * (1.0 + _JITTER * random.random())
-        self._timer = self._loop.call_later(pause_s, self._due)
+        due_s = max(self._began_s + self._interval_s, self._resumes_s)
+        pause_s = max(after_s, due_s - self._waits.fetcher.clock.monotonic_s())
+        self._timer = self._loop.call_later(pause_s * (1.0 + _JITTER * random.random()), self._due)
 
     def _due(self) -> None:
         self._timer = None
-        if not self.waiters and not self._is_fetching:
-            self._waits.dropped(self)
-        elif not self._is_fetching:
-            self._fetch(not_before_s=self._waits.fetcher.clock.monotonic_s())
-
-    def _fetch(self, not_before_s: float) -> None:
-        """Fetch on behalf of who has waited longest, unless a fetch that began late enough is under way."""
-        flight = self._waits.flights.joinable(self.key)
-        if self._is_fetching and self._began_s >= not_before_s:
+        if self._is_fetching:
             return
-        if flight is not None and flight.started_s >= not_before_s:
-            self._is_fetching, self._began_s = True, flight.started_s
-            return
-        # Where callers share a poller, one of them may be throttled and the next one not.
-        held_s = _LONGEST_HOLD_S
-        for waiter in itertools.islice(self.waiters, _MOST_TRIED):
-            this_held_s = self._waits.throttle.wait_s(waiter.eligible.identity.flight)
-            if this_held_s is None:
-                break
-            held_s = min(held_s, this_held_s)
+        if self.waiters:
+            self._fetch(self.waiters, self._waits.fetcher.clock.monotonic_s() - self._interval_s)
         else:
-            self._schedule(held_s)
-            return
-        self._is_fetching, self._began_s = True, self._waits.fetcher.clock.monotonic_s()
-        self._waits.fetcher.tiers.lookup_soon(self.entry_key, lambda found: self._send(waiter, found))
+            self._waits.dropped(self)
 
-    def _send(self, waiter: Waiter, found: EarlyLookup | None) -> None:
-        tiers = self._waits.fetcher.tiers
+    def _fetch(self, senders: Iterable[Waiter], not_before_s: float) -> None:
+        """Fetch on behalf of the first who is not held back, unless that is done already.
+
+        Args:
+            senders: some who wait.
+            not_before_s: a fetch under way that began then or later will do.
+        """
+        if (self._is_fetching and self._began_s >= not_before_s) or self._joins(not_before_s):
+            return
+        sender, held_s = self._free(senders)
+        if sender is not None:
+            self._is_fetching, self._began_s = True, self._waits.fetcher.clock.monotonic_s()
+            self._waits.fetcher.tiers.lookup_soon(self.entry_key, self._send)
+        elif self._timer is None:
+            self._schedule(held_s)
+
+    def _joins(self, not_before_s: float) -> bool:
+        """Wait for a fetch that somebody else has begun then or later, if there is one."""
+        flight = self._waits.flights.joinable(self.key)
+        if flight is None or flight.started_s < not_before_s:
+            return False
+        self._is_fetching, self._began_s = True, flight.started_s
+        return True
+
+    def _free(self, senders: Iterable[Waiter]) -> tuple[Waiter | None, float]:
+        """Return the first who is not held back, or how long until one of them may not be any more."""
+        shortest_s = _LONGEST_HOLD_S
+        for waiter in itertools.islice(senders, _MOST_TRIED):
+            held_s = self._waits.throttle.wait_s(waiter.eligible.identity.flight)
+            if held_s is None:
+                return waiter, 0.0
+            shortest_s = min(shortest_s, held_s)
+        return None, shortest_s
+
+    def _send(self, found: EarlyLookup | None) -> None:
+        """Send the request of who has waited longest, unless what a look-up gave answers everybody."""
+        tiers, clock = self._waits.fetcher.tiers, self._waits.fetcher.clock
+        if not self._is_fetching or self._joins(self._began_s):
+            # Another's fetch was quicker than the look-up.
+            return
         if found is None:
             found = EarlyLookup(tiers.fill_token(self.entry_key), LookupResult(None))
         entry = found.lookup.entry or tiers.peek(self.entry_key)
         if entry is not None and entry.is_settled:
-            self._is_fetching = False
-            wave = Wave(self._waits.fetcher.clock.monotonic_s())
+            wave, now_s = Wave(clock.monotonic_s()), entry.now_s(clock.wall_s(), clock.monotonic_s())
             for each in list(self.waiters):
-                self._answer(each, entry, wave)
-            self._schedule()
+                if each.may_have(entry, now_s):
+                    self._answer(each, entry, wave)
+        sender, held_s = self._free(self.waiters)
+        if sender is None:
+            self._is_fetching = False
+            self._end_late()
+            self._schedule(held_s if self.waiters else 0.0)
             return
-        request = msgspec.structs.replace(waiter.request, request_id=self._waits.fresh_id())
+        fields = IndexedFields(sender.request.fields).without(_REQUEST_ID)
+        request = msgspec.structs.replace(sender.request, fields=fields, request_id=self._waits.fresh_id())
         flight = self._waits.flights.begin(self.key, self.entry_key.stack, _let_go)
-        self._waits.fetcher.start(flight, request, waiter.eligible, found)
+        self._began_s = flight.started_s
+        self._waits.fetcher.start(flight, request, sender.eligible, found)
 
     def _finished(self, flight: Flight[Fetched], result: Fetched | GatewayError) -> None:
         """Take the result of any fetch of the record."""
         if isinstance(result, Fetched):
             # What is kept of it may outlive the request that was sent.
             result = _without_credentials(result, self._waits.fetcher.rules.identity_headers)
-        now_s = self._waits.fetcher.clock.monotonic_s()
-        self._began_s = max(self._began_s, flight.started_s)
         if flight.started_s >= self._began_s:
-            self._is_fetching = False
-        is_record = not isinstance(result, GatewayError) and result.fetched_response.head.status == 200
-        if _is_final(result):
-            self.latest = None
-        elif isinstance(result, Fetched) and is_record and flight.started_s >= self._invalidated_s:
+            self._is_fetching, self._began_s = False, flight.started_s
+            self._resumes_s = self._waits.fetcher.clock.monotonic_s() + self._retry_after_s(result)
+        if flight.started_s >= max(self._dropped_s, self._latest_began_s):
             self._keep(result, flight.started_s)
-        wave = Wave(now_s)
-        is_others = False
-        for waiter in list(self.waiters):
-            if flight.started_s < self._invalidated_s <= waiter.arrived_s:
+        wave = Wave(self._waits.fetcher.clock.monotonic_s())
+        told = [waiter for waiter in self.waiters if flight.started_s >= waiter.not_before_s]
+        is_others = not _is_for_all(result) and not all(_is_for(result, waiter) for waiter in told)
+        for waiter in told:
+            if is_others and not _is_for(result, waiter):
                 continue
-            if not is_record and isinstance(result, Fetched) and not _is_for(result, waiter):
-                # What another was refused is not for this one.
-                is_others = True
-            else:
-                self._offer(waiter, result, wave)
+            # What began before is not news.
+            waiter.not_before_s = flight.started_s
+            self._offer(waiter, result, wave)
+            if is_others and waiter in self.waiters:
+                # The next fetch is another's.
+                self.waiters[waiter] = self.waiters.pop(waiter)
         if self._is_fetching:
             return
-        if is_others and _is_final(result):
-            self._fetch(not_before_s=now_s)
+        self._end_late()
+        if is_others and _is_final(result) and self.waiters:
+            self._fetch(self.waiters, self._waits.fetcher.clock.monotonic_s())
         else:
             self._schedule()
 
-    def _keep(self, fetched: Fetched, began_s: float) -> None:
-        if began_s < self._latest_began_s:
+    def _end_late(self) -> None:
+        """Answer those whose time is over: what they have waited for was not for them."""
+        for waiter in [waiter for waiter in self.waiters if waiter.is_over]:
+            self._answer(waiter, waiter.seen or waiter.refused)
+
+    def _retry_after_s(self, result: Fetched | GatewayError) -> float:
+        if isinstance(result, GatewayError) or result.fetched_response.head.status < 500:
+            # A 429 holds back its caller alone.
+            return 0.0
+        fields = result.fetched_response.head.fields
+        wait_s = retry_after_s(fields, self._waits.fetcher.clock.wall_s())
+        return min(wait_s or 0.0, _LONGEST_RETRY_AFTER_S)
+
+    def _keep(self, result: Fetched | GatewayError, began_s: float) -> None:
+        """Keep a record for those who come later; what is none ends the one before, or changes nothing."""
+        if _is_final(result):
+            self.latest, self._latest_began_s = None, began_s
+        if isinstance(result, GatewayError) or result.fetched_response.head.status != 200:
             return
-        known, new = self.latest, fetched.decision
+        known, new = self.latest, result.decision
         has_changed = (
             known is None or known.decision is None or new is None or known.decision.etag != new.etag
         )
         config = self._waits.config
         longer_s = min(self._interval_s * _GROWTH, max(config.max_interval_s, config.interval_s))
         self._interval_s = config.interval_s if has_changed else longer_s
-        may_be_kept = new is not None and policy.may_be_given(new)
-        is_small = len(fetched.fetched_response.body) <= _LARGEST_KEPT_BYTES
-        self.latest = fetched if may_be_kept and is_small else None
+        is_small = len(result.fetched_response.body) <= _LARGEST_KEPT_BYTES
+        self.latest = result if _is_for_all(result) and is_small else None
         self._latest_began_s = began_s
 
     def _offer(self, waiter: Waiter, result: Fetched | GatewayError, wave: Wave) -> None:
@@ -412,8 +469,18 @@ def _without_credentials(fetched: Fetched, names: frozenset[bytes]) -> Fetched:
     )
 
 
-def _is_for(result: Fetched, waiter: Waiter) -> bool:
+def _is_for(result: Fetched | GatewayError, waiter: Waiter) -> bool:
+    """Whether it was told to this caller."""
+    if isinstance(result, GatewayError):
+        return True
     return result.eligible.identity.flight == waiter.eligible.identity.flight
+
+
+def _is_for_all(result: Fetched | GatewayError) -> bool:
+    """Whether it is for all who share the poller, whoever of them it was told to."""
+    if isinstance(result, GatewayError):
+        return True
+    return result.decision is not None and policy.may_be_given(result.decision)
 
 
 def _is_throttled(result: Fetched | GatewayError) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.testbed.answers import Conversation, Received
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawResponse
 from tests.testbed.gateway import RunningGateway, running
@@ -295,3 +296,42 @@ async def test_it_lives_no_longer_than_a_revoked_token_may_see_it(
         assert is_hit(await get(gateway))
         now.ahead_s += 2
         assert not is_hit(await get(gateway))
+
+
+async def test_in_scope_shared_a_chain_of_refusals_has_a_deadline(aos: ScriptedAos, fast_lane: bool) -> None:
+    async def answer(_: Received, conversation: Conversation) -> None:
+        await asyncio.sleep(0.2)
+        await conversation.answer(Answer(401))
+
+    aos.on("GET", "/", answer)
+    settings: dict[str, object] = {"cache__ttl_running_s": 1, "cache__scope": "shared"}
+    async with running(
+        aos.url,
+        server__fast_lane=fast_lane,
+        upstream__total_timeout_s=0.5,
+        **settings,  # type: ignore[arg-type]
+    ) as gateway:
+        began_s = asyncio.get_running_loop().time()
+        asked = [asyncio.create_task(get(gateway, token=token(f"{number}"))) for number in range(10)]
+        statuses = [response.status for response in await asyncio.gather(*asked)]
+        assert asyncio.get_running_loop().time() - began_s < 1.5
+        assert set(statuses) == {401, 504}
+
+
+@pytest.mark.parametrize("events", [True, False], ids=["events", "wait"])
+async def test_a_copy_chosen_by_accept_is_none_for_who_wants_what_is_new(
+    aos: ScriptedAos, fast_lane: bool, events: bool
+) -> None:
+    def answer(body: bytes) -> Answer:
+        return Answer(headers=[("Vary", "Accept")], body=body)
+
+    accept = ("Accept", "text/event-stream, application/json" if events else "application/json;q=0.9")
+    new = record(status__progress=7)
+    async with running(aos.url, server__fast_lane=fast_lane, cache__ttl_running_s=10) as gateway:
+        aos.queue(answer(record()), answer(record("Running")), answer(new))
+        await get(gateway)
+        # What this one selects has a place beside the settled record.
+        await get(gateway, TARGET, accept)
+        fields = [accept] if events else [accept, ("Prefer", "wait=5")]
+        assert (await get(gateway, TARGET, *fields)).body == new
+        assert aos.count() == 3

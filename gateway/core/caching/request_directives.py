@@ -42,6 +42,16 @@ class RequestDirectives(msgspec.Struct, frozen=True, gc=False):
             return Forward.REQUEST, Reason.REQUEST_MIN_FRESH
         return None
 
+    def oldest_s(self, most_s: float) -> float:
+        """Return how many seconds ago the fetch of a record that does not stay fresh may have begun.
+
+        Args:
+            most_s: without a directive that says less.
+        """
+        if self.no_cache or self.min_fresh_s:
+            return 0.0
+        return most_s if self.max_age_s is None else min(most_s, self.max_age_s)
+
 
 NO_DIRECTIVES = RequestDirectives()
 

@@ -152,3 +152,19 @@ def test_if_modified_since_is_held_against_last_modified_alone(
 
 def test_what_has_no_validator_matches_nothing() -> None:
     assert not is_not_modified(((b"If-None-Match", b"*"),), None, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("directives", "oldest_s"),
+    [
+        (NO_DIRECTIVES, 2.0),
+        (RequestDirectives(max_age_s=60), 2.0),
+        (RequestDirectives(max_age_s=1), 1.0),
+        (RequestDirectives(no_cache=True), 0.0),
+        (RequestDirectives(min_fresh_s=1, max_age_s=1), 0.0),
+    ],
+)
+def test_how_old_a_record_may_be_that_does_not_stay_fresh(
+    directives: RequestDirectives, oldest_s: float
+) -> None:
+    assert directives.oldest_s(2.0) == oldest_s

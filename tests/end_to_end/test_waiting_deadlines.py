@@ -1,0 +1,270 @@
+"""`Prefer: wait`: what may be given to whom, and when AOS is asked again."""
+
+import asyncio
+
+import pytest
+
+from tests.testbed.answers import Conversation, Received
+from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
+from tests.testbed.client import RawResponse
+from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.secrets import token
+
+from .kit import ALICE, MovableTime, cache_status, get, is_hit, settled, until
+
+_WAIT = ("Prefer", "wait=20")
+_SHARED: dict[str, object] = {"cache__scope": "shared", "cache__ttl_running_s": 1}
+
+
+def _at(progress: int, **fields: object) -> Answer:
+    return Answer(body=record("Running", status__progress=progress, **fields))
+
+
+async def _waiting(gateway: RunningGateway, count: int) -> None:
+    await until(lambda: len(gateway.app.waits) == count)
+
+
+async def _idle(gateway: RunningGateway) -> None:
+    await until(lambda: not len(gateway.app.flights))
+
+
+def _ask(
+    gateway: RunningGateway, *fields: tuple[str, str], caller: bytes = ALICE
+) -> asyncio.Task[RawResponse]:
+    return asyncio.create_task(get(gateway, TARGET, *fields, token=caller))
+
+
+@pytest.mark.parametrize("directive", ["no-cache", "max-age=0", "min-fresh=100000"])
+async def test_who_wants_no_copy_is_given_none(aos: ScriptedAos, directive: str) -> None:
+    async with running(aos.url) as gateway:
+        aos.answer(settled())
+        await get(gateway)
+        assert is_hit(await get(gateway))
+        aos.answer(settled(body=record(status__progress=7)))
+        response = await get(gateway, TARGET, _WAIT, ("Cache-Control", directive))
+        assert response.body == record(status__progress=7)
+        assert aos.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "ahead_s"), [(("Cache-Control", "no-cache"), 0.0), (("Accept-Nothing", "x"), 3.0)]
+)
+async def test_a_fetch_that_began_too_early_does_not_answer(
+    aos: ScriptedAos, field: tuple[str, str], ahead_s: float
+) -> None:
+    now = MovableTime()
+    gates = [aos.gate() for _ in range(2)]
+    aos.queue(gates[0].before(settled(body=record(status__progress=1))), gates[1].before(settled()))
+    async with running(aos.url, clock=now.clock) as gateway:
+        first = _ask(gateway, _WAIT)
+        await gates[0].wait_reached()
+        now.ahead_s += ahead_s
+        second = _ask(gateway, _WAIT, field)
+        await gates[1].wait_reached()
+        gates[0].open()
+        assert (await first).body == record(status__progress=1)
+        gates[1].open()
+        assert (await second).body == record()
+
+
+async def test_an_older_answer_wakes_nobody_who_has_seen_a_later_one(aos: ScriptedAos) -> None:
+    older, later = aos.gate(), aos.gate()
+    async with running(aos.url, wait__interval_s=60) as gateway:
+        aos.queue(older.before(_at(1)), later.before(_at(2)))
+        aos.answer(settled())
+        plain = _ask(gateway)
+        await older.wait_reached()
+        waiting = _ask(gateway, _WAIT, ("Cache-Control", "no-cache"))
+        await later.wait_reached()
+        later.open()
+        await _waiting(gateway, 1)
+        await until(lambda: len(gateway.app.flights) == 1)
+        older.open()
+        await plain
+        await _idle(gateway)
+        gateway.app.waits.release()
+        assert (await waiting).body == _at(2).body
+
+
+async def test_max_age_binds_what_another_was_given(aos: ScriptedAos) -> None:
+    now = MovableTime()
+    async with running(aos.url, clock=now.clock, wait__interval_s=60) as gateway:
+        aos.answer(_at(1))
+        first = _ask(gateway, _WAIT)
+        await until(lambda: aos.count() == 1)
+        await _idle(gateway)
+        now.ahead_s += 10
+        aos.answer(_at(2))
+        for directive in ("max-age=5", "min-fresh=1"):
+            response = await get(
+                gateway, TARGET, _WAIT, ("If-None-Match", '"x"'), ("Cache-Control", directive)
+            )
+            assert response.body == _at(2).body
+            now.ahead_s += 6
+        first.cancel()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Answer(headers=[("Set-Cookie", "session=alice")], body=record("Running")),
+        Answer(headers=[("Cache-Control", "private")], body=record("Running")),
+        Answer(headers=[("Vary", "X-Auth-Token")], body=record(status__progress=1)),
+        Answer(body=b"[]"),
+    ],
+    ids=["cookie", "private", "vary", "no record"],
+)
+async def test_in_scope_shared_only_what_may_be_given_is_shared(aos: ScriptedAos, refusal: Answer) -> None:
+    gate = aos.gate()
+    async with running(aos.url, **_SHARED) as gateway:  # type: ignore[arg-type]
+        aos.queue(gate.before(refusal))
+        aos.answer(settled())
+        asked = [_ask(gateway, _WAIT, ("If-None-Match", '"x"'), caller=token("0"))]
+        await gate.wait_reached()
+        asked.append(_ask(gateway, _WAIT, ("If-None-Match", '"x"'), caller=token("1")))
+        await _waiting(gateway, 2)
+        gate.open()
+        one, other = await asyncio.gather(*asked)
+        assert one.body == refusal.body
+        assert (other.body, other.get("Set-Cookie")) == (record(), None)
+
+
+async def test_in_scope_shared_a_throttled_caller_holds_up_nobody_else(aos: ScriptedAos) -> None:
+    async def answer(received: Received, conversation: Conversation) -> None:
+        is_first = received.get("X-Auth-Token") == token("0")
+        slow = Answer(429, headers=[("Retry-After", "60")])
+        await conversation.answer(slow if is_first else settled())
+
+    aos.on("GET", "/", answer)
+    async with running(aos.url, wait__interval_s=0.1, **_SHARED) as gateway:  # type: ignore[arg-type]
+        first = _ask(gateway, _WAIT, caller=token("0"))
+        await until(lambda: aos.count() == 1)
+        await _idle(gateway)
+        async with asyncio.timeout(3):
+            assert (await _ask(gateway, _WAIT, caller=token("1"))).body == record()
+            assert (await first).body == record()
+
+
+@pytest.mark.parametrize("status", [429, 500])
+async def test_in_scope_shared_nobody_waits_longer_for_what_another_was_refused(
+    aos: ScriptedAos, status: int
+) -> None:
+    gate = aos.gate()
+    async with running(aos.url, wait__interval_s=60, **_SHARED) as gateway:  # type: ignore[arg-type]
+        aos.queue(gate.before(Answer(status)))
+        aos.answer(settled())
+        first = _ask(gateway, _WAIT, caller=token("0"))
+        await gate.wait_reached()
+        second = _ask(gateway, ("Prefer", "wait=1"), caller=token("1"))
+        await _waiting(gateway, 2)
+        await asyncio.sleep(1.2)
+        gate.open()
+        async with asyncio.timeout(2):
+            assert (await second).body == record()
+        first.cancel()
+
+
+@pytest.mark.parametrize(
+    ("padding", "fields"), [(70_000, []), (0, [("Cache-Control", "no-store")])], ids=["large", "no-store"]
+)
+async def test_what_is_not_kept_makes_no_hot_loop_either(
+    aos: ScriptedAos, padding: int, fields: list[tuple[str, str]]
+) -> None:
+    for progress in range(20):
+        aos.queue(Answer(headers=fields, body=_at(progress, padding="x" * padding).body))
+    async with running(aos.url, wait__interval_s=0.2) as gateway:
+        etag = '"none"'
+        began_s = asyncio.get_running_loop().time()
+        for _ in range(5):
+            response = await get(gateway, TARGET, _WAIT, ("If-None-Match", etag))
+            etag = (response.get("ETag") or b"").decode()
+        assert asyncio.get_running_loop().time() - began_s > 4 * 0.2
+        assert aos.count() == 5
+
+
+async def test_a_fetch_under_way_counts_as_the_pollers_next(aos: ScriptedAos) -> None:
+    gate = aos.gate()
+    async with running(aos.url, wait__interval_s=0.5) as gateway:
+        aos.queue(_at(1), gate.before(settled()))
+        aos.answer(settled())
+        waiting = _ask(gateway, _WAIT)
+        await until(lambda: aos.count() == 1)
+        await _idle(gateway)
+        await asyncio.sleep(0.3)
+        plain = _ask(gateway)
+        await gate.wait_reached()
+        await asyncio.sleep(0.5)
+        gate.open()
+        assert {(await one).body for one in (plain, waiting)} == {record()}
+        assert aos.count() == 2
+
+
+async def test_retry_after_of_a_503_is_heard(aos: ScriptedAos) -> None:
+    async with running(aos.url, wait__interval_s=0.1) as gateway:
+        aos.queue(_at(1), Answer(503, headers=[("Retry-After", "1")]))
+        aos.answer(settled())
+        began_s = asyncio.get_running_loop().time()
+        assert (await get(gateway, TARGET, _WAIT)).body == record()
+        assert asyncio.get_running_loop().time() - began_s > 1
+        assert aos.count() == 3
+
+
+async def test_the_answer_to_a_wait_says_so(aos: ScriptedAos) -> None:
+    async with running(aos.url, wait__max_waiting=1, wait__interval_s=60) as gateway:
+        aos.answer(_at(1))
+        first = _ask(gateway, ("Prefer", "wait=1"))
+        await until(lambda: aos.count() == 1)
+        await _idle(gateway)
+        # One too many: answered at once with what there is.
+        assert cache_status(await get(gateway, TARGET, _WAIT)).endswith("detail=phase")
+        assert cache_status(await first).endswith("detail=waited")
+
+
+async def test_each_fetch_has_an_id_of_its_own(aos: ScriptedAos) -> None:
+    async with running(aos.url, wait__interval_s=0.1) as gateway:
+        aos.queue(_at(1), _at(1))
+        aos.answer(settled())
+        await get(gateway, TARGET, _WAIT, ("X-Request-Id", "mine"))
+        ids = [request.get("X-Request-Id") for request in aos.heads]
+        assert len(set(ids)) == 3
+        assert b"mine" not in ids
+
+
+async def test_a_refusal_to_one_of_several_pollers_of_an_entry_reaches_all(aos: ScriptedAos) -> None:
+    aos.answer(_at(1))
+    async with running(aos.url, wait__interval_s=60, cache__scope="shared") as gateway:
+        asked = [_ask(gateway, _WAIT, caller=token(f"{number}")) for number in range(2)]
+        await _waiting(gateway, 2)
+        await until(lambda: aos.count() == 2)
+        await _idle(gateway)
+        aos.on("HEAD", TARGET, Answer(403), times=1)
+        await get(gateway, TARGET, ("Cache-Control", "no-cache"), method="HEAD")
+        assert [poller.latest for poller in gateway.app.waits.pollers.values()] == [None, None]
+        for one in asked:
+            one.cancel()
+
+
+async def test_a_record_chosen_by_accept_makes_no_hot_loop(aos: ScriptedAos) -> None:
+    async def answer(received: Received, conversation: Conversation) -> None:
+        which = (received.get("Accept") or b"").decode()
+        await conversation.answer(
+            Answer(headers=[("Vary", "Accept")], body=record("Running", status__accept=which))
+        )
+
+    aos.on("GET", "/", answer)
+    async with running(aos.url, wait__interval_s=0.3, wait__max_interval_s=0.3) as gateway:
+        first = _ask(gateway, _WAIT, ("Accept", "application/json"))
+        await until(lambda: aos.count() == 1)
+        await _idle(gateway)
+        etag = '"none"'
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        turns = 0
+        while loop.time() - began_s < 1.5:
+            response = await get(
+                gateway, TARGET, ("Prefer", "wait=1"), ("If-None-Match", etag), ("Accept", "*/*")
+            )
+            etag = (response.get("ETag") or b"").decode()
+            turns += 1
+        assert turns <= 3
+        first.cancel()
