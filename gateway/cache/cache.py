@@ -198,7 +198,7 @@ class Cache:
             raise _with_member(NotCached(), cache_status)
         flight_key = self._flight_key(eligible, variant)
         if wait_s:
-            waited = await self._wait(
+            waited, has_waited = await self._wait(
                 request,
                 eligible,
                 cache_status,
@@ -209,8 +209,9 @@ class Cache:
             )
             if waited is not None:
                 return waited
-            # There is no place for one more, or AOS is not to be asked.
-            wait_s = None
+            if not has_waited:
+                # There is no place for one more.
+                wait_s = None
         if (held := self._held_back(request, eligible)) is not None:
             return held
         if request.method == "HEAD":
@@ -234,12 +235,16 @@ class Cache:
         key: EntryKey,
         wait_s: float,
         applied_s: int,
-    ) -> Response | None:
-        """Answer when there is something to say, or the time is over; ``None``: as without waiting."""
+    ) -> tuple[Response | None, bool]:
+        """Wait until there is something to say, or the time is over.
+
+        Returns:
+            The response, ``None`` where it is still to be fetched, and whether that was waited for.
+        """
         asked_s = self._clock.monotonic_s()
         outcome, has_waited = await self._waits.wait(request, eligible, flight_key, key, wait_s)
         if outcome is None:
-            return None
+            return None, has_waited
         reason = Reason.WAITED if has_waited else cache_status.reason
         cache_status = msgspec.structs.replace(cache_status, reason=reason)
         if isinstance(outcome, GatewayError):
@@ -269,7 +274,7 @@ class Cache:
             response = self._fetched(outcome, eligible, cache_status, collapsed=True)
             if outcome.fetched_response.head.status == 200:
                 response = _aged(response, int(now_s - outcome.fetched_response.fetched_s))
-        return _preferred(response, applied_s if has_waited else None)
+        return _preferred(response, applied_s if has_waited else None), has_waited
 
     def fetch_plain(
         self, request: Request, eligible: Eligible, found: EarlyLookup, on_response: OnResponse
@@ -329,7 +334,7 @@ class Cache:
                 again = functools.partial(
                     self._share, request, eligible, found, cache_status, flight_key=flight_key
                 )
-                return self._flights.in_time(self._response(again), arrived_s)
+                return self._again(again, arrived_s)
             if joined is not None and (unshared := self._why_not_shared(eligible, fetched)) is not None:
                 return self._forward(request, None, _because(cache_status, unshared), eligible)
             return self._fetched(fetched, eligible, cache_status, collapsed=joined is not None)
@@ -347,6 +352,10 @@ class Cache:
         flight = self._flights.begin(flight_key, found.fill_token.key.stack, on_fetched)
         self._fetcher.start(flight, request, eligible, found, stores=flight_key is not None)
         return functools.partial(flight.leave, on_fetched)
+
+    async def _again(self, begin: Callable[[OnResponse], Callable[[], None]], arrived_s: float) -> Response:
+        """Wait for the response to what is begun in place of a fetch that gave none."""
+        return await self._flights.in_time(self._response(begin), arrived_s)
 
     async def _response(self, begin: Callable[[OnResponse], Callable[[], None]]) -> Response:
         """Wait for the response to what is begun.

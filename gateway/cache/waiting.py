@@ -36,7 +36,7 @@ _MOST_TRIED = 100
 _REQUEST_ID = frozenset({b"x-request-id"})
 
 Outcome = Fetched | Entry | GatewayError | None
-"""What a wait ends with: a fetch, a settled entry, why there is none; ``None``: answer as without waiting."""
+"""What a wait ends with: a fetch, a settled entry, why there is none; ``None``: nothing has come for it."""
 
 
 class Wave:
@@ -191,7 +191,7 @@ class Waits:
             if not waiter.wave.waiting:
                 took_s = self.fetcher.clock.monotonic_s() - waiter.wave.began_s
                 self.metrics.wake_s.observe(took_s)
-        return outcome, outcome is not None
+        return outcome, True
 
     def invalidate(self, stack: bytes) -> None:
         """Give nobody who comes from now on what was fetched of a stack until now."""
@@ -248,6 +248,8 @@ class Poller:
         self._loop = asyncio.get_running_loop()
         # Monotonic time at which the fetch of the latest record began, and the last fetch of all.
         self._latest_began_s = self._began_s = float("-inf")
+        # Of the newest record, also where that is not kept.
+        self._etag: bytes | None = None
         # What was fetched before is not for those who come later.
         self._dropped_s = float("-inf")
         # AOS, out of order, wants to hear nothing until then.
@@ -419,10 +421,8 @@ class Poller:
             self.latest, self._latest_began_s = None, began_s
         if isinstance(result, GatewayError) or result.fetched_response.head.status != 200:
             return
-        known, new = self.latest, result.decision
-        has_changed = (
-            known is None or known.decision is None or new is None or known.decision.etag != new.etag
-        )
+        known, self._etag = self._etag, None if result.decision is None else result.decision.etag
+        has_changed = self._etag is None or self._etag != known
         config = self._waits.config
         longer_s = min(self._interval_s * _GROWTH, max(config.max_interval_s, config.interval_s))
         self._interval_s = config.interval_s if has_changed else longer_s

@@ -8,6 +8,7 @@ from tests.testbed.answers import Conversation, Received
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawResponse
 from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.redis_server import RedisServer
 from tests.testbed.secrets import token
 
 from .kit import ALICE, MovableTime, cache_status, get, is_hit, settled, until
@@ -268,3 +269,38 @@ async def test_a_record_chosen_by_accept_makes_no_hot_loop(aos: ScriptedAos) -> 
             turns += 1
         assert turns <= 3
         first.cancel()
+
+
+async def test_a_wait_that_ends_before_the_next_fetch_is_due_ends_with_a_look(aos: ScriptedAos) -> None:
+    large = _at(1, padding="x" * 70_000)
+    aos.answer(large)
+    async with running(aos.url, wait__interval_s=60) as gateway:
+        for calls in (1, 2):
+            response = await get(gateway, TARGET, ("Prefer", "wait=1"))
+            assert (response.status, response.body) == (200, large.body)
+            assert response.get("Preference-Applied") == b"wait=1"
+            assert aos.count() == calls
+
+
+async def test_a_record_that_is_not_kept_slows_its_poller_too(aos: ScriptedAos) -> None:
+    aos.answer(_at(1, padding="x" * 70_000))
+    async with running(aos.url, wait__interval_s=0.1, wait__max_interval_s=60) as gateway:
+        await get(gateway, TARGET, ("Prefer", "wait=2"))
+        # 0.1 s, 0.15 s, 0.23 s, ... after each other.
+        assert aos.count() <= 8
+
+
+async def test_with_redis_a_poller_makes_one_call_an_interval(aos: ScriptedAos, redis: RedisServer) -> None:
+    aos.answer(_at(1))
+    async with running(
+        aos.url, redis__url=redis.url, wait__interval_s=0.2, wait__max_interval_s=0.2
+    ) as gateway:
+        asked = [_ask(gateway, ("Prefer", "wait=2")) for _ in range(20)]
+        await asyncio.gather(*asked)
+        assert aos.count() <= 11
+        aos.answer(settled())
+        async with running(aos.url, redis__url=redis.url, wait__interval_s=0.2) as other:
+            waiting = _ask(gateway, _WAIT)
+            await _waiting(gateway, 1)
+            await get(other)
+            assert (await waiting).body == record()
