@@ -6,16 +6,18 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from gateway.clock import Clock
 from gateway.config.model import CacheConfig
 from gateway.core.caching.cache_status import Reason
+from gateway.core.caching.entry import RunningEntry
 from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.server.messages import Invalidate, Message
 from gateway.server.peers import ChannelPeers
 from gateway.server.shared_counts import SharedCounts, open_shared_counts
-from gateway.store.lookup import LookupResult
+from gateway.store.lookup import ABSENT, LookupResult
 from gateway.store.peers import Invalidation
 from gateway.store.tiers import Tiers
 from gateway.telemetry.metrics import Metrics
@@ -178,3 +180,24 @@ async def test_a_received_invalidation_voids_fetches_under_way_and_leaves_nothin
     workers[0].receive(Invalidate(1, 1, [Invalidation(stack=FOLDED, settles=True)]))
     assert tiers.store(fill_token, entry_of()) is Reason.INVALIDATED
     assert tiers.invalidations.pending == 0
+
+
+async def test_that_an_execution_still_runs_is_no_news_to_the_other_workers(
+    workers: tuple[Worker, Worker],
+) -> None:
+    one, _ = workers
+    running = msgspec.convert(msgspec.structs.asdict(entry_of()), RunningEntry)
+    fill_token = one.tiers.begin_fetch(one.tiers.fill_token(KEY))
+    assert one.tiers.store(fill_token, running) is None
+    for lookup in (await one.tiers.lookup(KEY), ABSENT):
+        one.tiers.drop(one.tiers.begin_fetch(one.tiers.fill_token(KEY)), lookup, everywhere=False)
+        assert one.sent == []
+        assert one.tiers.peek(KEY) is None
+        one.tiers.store(one.tiers.begin_fetch(one.tiers.fill_token(KEY)), running)
+    # That it may not be seen any more is.
+    one.tiers.drop(one.tiers.begin_fetch(one.tiers.fill_token(KEY)), ABSENT, everywhere=True)
+    assert len(one.sent) == 1
+    # And so is that a settled one runs again.
+    one.keep(KEY)
+    one.tiers.drop(one.tiers.begin_fetch(one.tiers.fill_token(KEY)), ABSENT, everywhere=False)
+    assert len(one.sent) == 2
