@@ -133,6 +133,11 @@ FAMILIES: tuple[Family, ...] = (
         "Requests answered without one of their own upstream: hits, and those that joined a fetch.",
         how=(HIT, "collapsed"),
     ),
+    _counter("running_polls", "Fetches that showed an execution which had not ended."),
+    _counter(
+        "running_polls_avoidable",
+        "Those of them that cache.ttl_running_s = 1 would have spared; counted while it is 0.",
+    ),
     _counter("records_stored", "Records stored in at least one tier."),
     _counter(
         "not_stored",
