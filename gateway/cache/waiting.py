@@ -35,6 +35,9 @@ _LONGEST_HOLD_S = 60.0
 Outcome = Fetched | Entry | GatewayError | None
 """What a wait ends with: a fetch, a settled entry, why there is none; ``None``: answer as without waiting."""
 
+OnWaited = Callable[[float], None]
+"""Called with how long a caller has waited, seconds."""
+
 
 class Wave:
     """The callers whom one fetch wakes.
@@ -140,6 +143,7 @@ class Waits:
         *,
         wait_s: float,
         is_fresh: bool,
+        on_waited: OnWaited,
     ) -> tuple[Outcome, bool]:
         """Wait until there is something to say.
 
@@ -150,6 +154,7 @@ class Waits:
             entry_key: of the record.
             wait_s: for how long.
             is_fresh: the first record must be fetched from now on.
+            on_waited: called when the wait is over, however it ends.
 
         Returns:
             What to answer with, and whether that was waited for.
@@ -173,6 +178,7 @@ class Waits:
             end = "timed_out" if waiter.wave is None else "woken"
         finally:
             self.metrics.waits[end] += 1
+            on_waited(self.fetcher.clock.monotonic_s() - waiter.arrived_s)
             timer.cancel()
             self.count -= 1
             poller.waiters.pop(waiter, None)

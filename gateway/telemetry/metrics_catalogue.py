@@ -124,7 +124,8 @@ FAMILIES: tuple[Family, ...] = (
     _histogram(
         "request_duration_seconds",
         UPSTREAM_BOUNDS_S,
-        "From the parsed request to the response head; memory hits on the fast path are not measured.",
+        "From the parsed request to the response head, less the time that the caller asked to wait; memory "
+        "hits on the fast path are not measured.",
         outcome=OUTCOMES,
     ),
     # The cache.
