@@ -92,7 +92,13 @@ FAMILIES: tuple[Family, ...] = (
         "counter",
         "Requests by outcome; reason is why the cache was not used, empty if it was.",
         ("outcome", "reason", "status"),
-        ((HIT, "", "2xx"), ("miss", "", "2xx"), ("bypass", Reason.ROUTE.value, "2xx"), (ERROR, "", "5xx")),
+        (
+            (HIT, "", "2xx"),
+            (HIT, Reason.RUNNING.value, "2xx"),
+            ("miss", "", "2xx"),
+            ("bypass", Reason.ROUTE.value, "2xx"),
+            (ERROR, "", "5xx"),
+        ),
     ),
     Family(
         "uncached",
