@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import random
 from collections.abc import Callable
@@ -61,6 +62,7 @@ class Waiter:
         request: the request.
         eligible: what `eligibility` makes of it.
         arrived_s: monotonic time.
+        context: of its task; what is fetched on its behalf belongs to its span.
         outcome: resolved once, when the wait ends.
         seen: the newest record seen during the wait; ``None`` before the first.
         refused: the last response that was none; ``None`` before the first.
@@ -68,12 +70,23 @@ class Waiter:
         wave: whom the same fetch has woken; ``None`` when its time was over.
     """
 
-    __slots__ = ("arrived_s", "eligible", "is_over", "outcome", "refused", "request", "seen", "wave")
+    __slots__ = (
+        "arrived_s",
+        "context",
+        "eligible",
+        "is_over",
+        "outcome",
+        "refused",
+        "request",
+        "seen",
+        "wave",
+    )
 
     def __init__(self, request: Request, eligible: Eligible, arrived_s: float) -> None:
         self.request = request
         self.eligible = eligible
         self.arrived_s = arrived_s
+        self.context = contextvars.copy_context()
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.seen: Fetched | None = None
         self.refused: Fetched | GatewayError | None = None
@@ -331,7 +344,7 @@ class Poller:
             return
         request = msgspec.structs.replace(waiter.request, request_id=self._waits.fresh_id())
         flight = self._waits.flights.begin(self.key, self.entry_key.stack, _let_go)
-        self._waits.fetcher.start(flight, request, waiter.eligible, found)
+        waiter.context.run(self._waits.fetcher.start, flight, request, waiter.eligible, found)
 
     def _finished(self, flight: Flight[Fetched], result: Fetched | GatewayError) -> None:
         """Take the result of any fetch of the record."""
