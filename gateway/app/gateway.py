@@ -275,6 +275,7 @@ class Gateway:
                 # It began meanwhile.
                 acceptor.close()
         self.config = config
+        self._gauges.config = config
         self.waits.config = config.wait
         self.waits.release()
         self.server.change(config.server)
