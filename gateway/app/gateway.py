@@ -23,6 +23,7 @@ from gateway.app.settings import (
 from gateway.cache.cache import Cache
 from gateway.cache.fetcher import Fetcher
 from gateway.cache.results import Fetched
+from gateway.cache.running_polls import RunningPolls
 from gateway.cache.single_flight import SingleFlight
 from gateway.cache.throttle import Throttle
 from gateway.cache.waiting import Waits
@@ -134,6 +135,12 @@ class Gateway:
             clock=clock,
             executor=self.executor,
             top_executions=self.top_executions,
+            running_polls=RunningPolls(
+                rules,
+                self.tiers.invalidations.changes,
+                self.metrics,
+                has_memory=config.cache.memory_bytes > 0,
+            ),
         )
         request_ids, hosts = RequestIds(), own_hosts(config)
         self.waits = waits = Waits(
@@ -268,6 +275,7 @@ class Gateway:
                 # It began meanwhile.
                 acceptor.close()
         self.config = config
+        self._gauges.config = config
         self.waits.config = config.wait
         self.waits.release()
         self.server.change(config.server)

@@ -28,6 +28,9 @@ class Gauges:
         upstream: the pool.
         throttle: callers who have to wait.
         waits: callers who want to.
+
+    Attributes:
+        config: the bounds in use; a reload replaces it.
     """
 
     def __init__(
@@ -41,7 +44,7 @@ class Gauges:
         waits: Waits,
     ) -> None:
         self.event_loop_lag = EventLoopLag(metrics.event_loop_lag_s)
-        self._config = config
+        self.config = config
         self._metrics = metrics
         self._tiers = tiers
         self._upstream = upstream
@@ -59,10 +62,10 @@ class Gauges:
         gauges = {
             "ready": float(is_ready),
             "connections": len(server.connections),
-            "connections_limit": self._config.server.max_connections,
+            "connections_limit": self.config.server.max_connections,
             "fetches_in_flight": flights,
             "waiting_callers": len(self._waits),
-            "waiting_callers_limit": self._config.wait.max_waiting if self._config.wait.max_s else 0,
+            "waiting_callers_limit": self.config.wait.max_waiting if self.config.wait.max_s else 0,
             "throttled_callers": self._throttle.held(),
             "log_lines_dropped": dropped_lines(),
         }
@@ -71,7 +74,7 @@ class Gauges:
         return self._metrics.snapshot() | unlabelled(gauges) | {"build_info": {build: (1,)}}
 
     def _of_the_upstream(self) -> dict[str, float]:
-        slots, bounds = self._upstream.slots, self._config.upstream
+        slots, bounds = self._upstream.slots, self.config.upstream
         return {
             "upstream_connections": slots.in_use,
             "upstream_connections_limit": bounds.max_connections,

@@ -14,7 +14,7 @@ from gateway.cache.fetcher import Fetcher
 from gateway.cache.results import Fetched, Response
 from gateway.cache.single_flight import SingleFlight
 from gateway.cache.throttle import Throttle
-from gateway.cache.waiting import Waits
+from gateway.cache.waiting import OnWaited, Waits
 from gateway.core.aos import route
 from gateway.core.caching import policy
 from gateway.core.caching import responses as answers
@@ -73,7 +73,12 @@ class Cache:
         self._top_executions = fetcher.top_executions
 
     async def answer(
-        self, request: Request, body: RequestBody | None, early_lookup: EarlyLookup | None = None
+        self,
+        request: Request,
+        body: RequestBody | None,
+        early_lookup: EarlyLookup | None = None,
+        *,
+        on_waited: OnWaited,
     ) -> Response:
         """Answer one request.
 
@@ -81,6 +86,7 @@ class Cache:
             request: what was asked.
             body: its body; ``None`` without one.
             early_lookup: a look-up made for it already; ``None`` when none was.
+            on_waited: called if its caller asked to wait, when that is over.
 
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
@@ -90,7 +96,7 @@ class Cache:
         if isinstance(eligible, Bypass):
             cache_log.decided(request, "bypasses the cache: %s", eligible.reason)
             return await self._bypass(request, body, eligible)
-        return await self.fetch(request, eligible, early_lookup)
+        return await self.fetch(request, eligible, early_lookup, on_waited=on_waited)
 
     async def _bypass(self, request: Request, body: RequestBody | None, bypass: Bypass) -> Response:
         cache_status = CacheStatus(forward=bypass.forward, reason=bypass.reason)
@@ -148,6 +154,8 @@ class Cache:
         eligible: Eligible,
         early_lookup: EarlyLookup | None,
         key: EntryKey | None = None,
+        *,
+        on_waited: OnWaited,
     ) -> Response:
         """Answer the execution call of a caller that can be recognised again.
 
@@ -156,6 +164,7 @@ class Cache:
             eligible: what `eligibility` makes of it.
             early_lookup: a look-up made for it already; ``None`` when none was.
             key: of its entry, where it is known.
+            on_waited: called if its caller asked to wait, when that is over.
 
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
@@ -206,6 +215,7 @@ class Cache:
                 key=key,
                 wait_s=wait_s,
                 applied_s=wait_s,
+                on_waited=on_waited,
             )
             if waited is not None:
                 return waited
@@ -235,6 +245,7 @@ class Cache:
         key: EntryKey,
         wait_s: float,
         applied_s: int,
+        on_waited: OnWaited,
     ) -> tuple[Response | None, bool]:
         """Wait until there is something to say, or the time is over.
 
@@ -242,7 +253,9 @@ class Cache:
             The response, ``None`` where it is still to be fetched, and whether that was waited for.
         """
         asked_s = self._clock.monotonic_s()
-        outcome, has_waited = await self._waits.wait(request, eligible, flight_key, key, wait_s)
+        outcome, has_waited = await self._waits.wait(
+            request, eligible, flight_key, key, wait_s, on_waited=on_waited
+        )
         if outcome is None:
             return None, has_waited
         reason = Reason.WAITED if has_waited else cache_status.reason
@@ -266,6 +279,7 @@ class Cache:
                     key=key,
                     wait_s=left_s,
                     applied_s=applied_s,
+                    on_waited=on_waited,
                 )
             response = await self._forward(request, None, cache_status, eligible)
         else:
@@ -458,12 +472,13 @@ class Cache:
         self, fetched: Fetched, eligible: Eligible, cache_status: CacheStatus, *, collapsed: bool
     ) -> Response:
         fetched_response, decision = fetched.fetched_response, fetched.decision
+        has_waited = cache_status.reason is Reason.WAITED
         cache_status = msgspec.structs.replace(
             cache_status,
             fwd_status=fetched_response.head.status,
             stored=fetched.is_stored,
             collapsed=collapsed,
-            reason=fetched.reason or cache_status.reason,
+            reason=cache_status.reason if has_waited else fetched.reason or cache_status.reason,
         )
         if decision is None:
             head = answers.forwarded_head(fetched_response.head, self._proxy.via, cache_status)

@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from gateway.cache import cache_log
 from gateway.cache.hints import Hints
 from gateway.cache.results import Fetched
+from gateway.cache.running_polls import RunningPolls
 from gateway.cache.single_flight import Flight
 from gateway.cache.throttle import Throttle
 from gateway.clock import Clock
@@ -43,6 +44,7 @@ class Fetcher:
         clock: both clocks.
         executor: threads for what would hold up the event loop.
         top_executions: counts the records that are fetched.
+        running_polls: counts those that may still change.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Fetcher:
         clock: Clock,
         executor: Executor,
         top_executions: TopExecutions,
+        running_polls: RunningPolls,
     ) -> None:
         self.rules = rules
         self.proxy = proxy
@@ -64,6 +67,7 @@ class Fetcher:
         self.clock = clock
         self.executor = executor
         self.top_executions = top_executions
+        self.running_polls = running_polls
         self.hints = Hints(rules)
         self._throttle = throttle
         self._tasks = TaskSet()
@@ -197,6 +201,7 @@ class _Fetch:
         """Store what may be stored, and answer all who wait."""
         by = self._by
         by.top_executions.fetched(self._eligible.execution, response, decision)
+        by.running_polls.fetched(self._flight.started_s, self._token, self._eligible, decision)
         refusal = decision.reason
         if refusal is not None or not decision.is_settled:
             by.hints.refused(response, decision)

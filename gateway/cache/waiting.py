@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import random
 from collections.abc import Callable, Iterable
@@ -38,6 +39,9 @@ _REQUEST_ID = frozenset({b"x-request-id"})
 Outcome = Fetched | Entry | GatewayError | None
 """What a wait ends with: a fetch, a settled entry, why there is none; ``None``: nothing has come for it."""
 
+OnWaited = Callable[[float], None]
+"""Called with how long a caller has waited, seconds."""
+
 
 class Wave:
     """The callers whom one fetch wakes.
@@ -61,6 +65,7 @@ class Waiter:
         request: the request.
         eligible: what `eligibility` makes of it.
         not_before_s: monotonic time; fetches that began earlier are not for it.
+        context: of its task; what is fetched on its behalf belongs to its span.
         outcome: resolved once, when the wait ends.
         seen: the newest record seen during the wait; ``None`` before the first.
         refused: the last response that was none; ``None`` before the first.
@@ -68,12 +73,23 @@ class Waiter:
         wave: whom the same fetch has woken; ``None`` when its time was over.
     """
 
-    __slots__ = ("eligible", "is_over", "not_before_s", "outcome", "refused", "request", "seen", "wave")
+    __slots__ = (
+        "context",
+        "eligible",
+        "is_over",
+        "not_before_s",
+        "outcome",
+        "refused",
+        "request",
+        "seen",
+        "wave",
+    )
 
     def __init__(self, request: Request, eligible: Eligible, not_before_s: float) -> None:
         self.request = request
         self.eligible = eligible
         self.not_before_s = not_before_s
+        self.context = contextvars.copy_context()
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.seen: Fetched | None = None
         self.refused: Fetched | GatewayError | None = None
@@ -147,6 +163,8 @@ class Waits:
         key: FlightKey,
         entry_key: EntryKey,
         wait_s: float,
+        *,
+        on_waited: OnWaited,
     ) -> tuple[Outcome, bool]:
         """Wait until there is something to say.
 
@@ -156,13 +174,15 @@ class Waits:
             key: of the fetches that it may share.
             entry_key: of the record.
             wait_s: for how long.
+            on_waited: called when the wait is over, however it ends.
 
         Returns:
             What to answer with, and whether that was waited for.
         """
         poller = self.pollers.get(key)
         oldest_s = eligible.directives.oldest_s(self.config.interval_s)
-        not_before_s = self.fetcher.clock.monotonic_s() - oldest_s
+        arrived_s = self.fetcher.clock.monotonic_s()
+        not_before_s = arrived_s - oldest_s
         if self._is_closed:
             return None, False
         # Pollers too, which keep a record for a moment after the last caller has left.
@@ -183,6 +203,7 @@ class Waits:
             end = "timed_out" if waiter.wave is None else "woken"
         finally:
             self.metrics.waits[end] += 1
+            on_waited(self.fetcher.clock.monotonic_s() - arrived_s)
             timer.cancel()
             self.count -= 1
             poller.waiters.pop(waiter, None)
@@ -370,7 +391,7 @@ class Poller:
         request = msgspec.structs.replace(sender.request, fields=fields, request_id=self._waits.fresh_id())
         flight = self._waits.flights.begin(self.key, self.entry_key.stack, _let_go)
         self._began_s = flight.started_s
-        self._waits.fetcher.start(flight, request, sender.eligible, found)
+        sender.context.run(self._waits.fetcher.start, flight, request, sender.eligible, found)
 
     def _finished(self, flight: Flight[Fetched], result: Fetched | GatewayError) -> None:
         """Take the result of any fetch of the record."""

@@ -42,7 +42,7 @@ _FOREIGN_HOST = (
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class RequestContext(msgspec.Struct, frozen=True):
+class RequestContext(msgspec.Struct):
     """What of a request its response needs.
 
     Attributes:
@@ -56,6 +56,7 @@ class RequestContext(msgspec.Struct, frozen=True):
         persists: the caller lets its connection carry another request.
         content: its body as it comes; ``None`` when it was read without one.
         started_s: monotonic time at which it had been read.
+        waited_s: how long it has waited because its caller asked to; ``None`` when it has not.
     """
 
     connection: DownstreamConnection
@@ -68,6 +69,11 @@ class RequestContext(msgspec.Struct, frozen=True):
     persists: bool
     content: StreamReader | None
     started_s: float
+    waited_s: float | None = None
+
+    def waited(self, waited_s: float) -> None:
+        """Take note of a wait that is over; another one may have gone before."""
+        self.waited_s = (self.waited_s or 0.0) + waited_s
 
 
 OnPrepared = Callable[[PreparedResponse | Coroutine[Any, Any, PreparedResponse]], None]
@@ -171,7 +177,8 @@ class Handler:
             started_s=started_s,
         )
         if found is None or found.lookup.entry is not None:
-            on_prepared(self._prepared(context, self._cache.fetch(request, eligible, found)))
+            fetching = self._cache.fetch(request, eligible, found, on_waited=context.waited)
+            on_prepared(self._prepared(context, fetching))
             return
         is_over = False
 
@@ -198,7 +205,8 @@ class Handler:
 
     async def _answer(self, message: web.BaseRequest, context: RequestContext) -> Response:
         request, body = self._read(message, context.path, context.fields, context.request_id)
-        return await self._cache.answer(request, body, context.connection.take_looked_up())
+        found = context.connection.take_looked_up()
+        return await self._cache.answer(request, body, found, on_waited=context.waited)
 
     async def _prepared(self, context: RequestContext, answering: Awaitable[Response]) -> PreparedResponse:
         """Wait for a response, or make one of what went wrong."""
@@ -227,7 +235,8 @@ class Handler:
         # What is still to come of the body must not be taken for the next request.
         keep_alive = keep_alive and (context.content is None or context.content.is_eof())
         status = response.head.status
-        self._metrics.answered(cache_status, status, time.monotonic() - context.started_s)
+        took_s = time.monotonic() - context.started_s - (context.waited_s or 0.0)
+        self._metrics.answered(cache_status, status, took_s)
         if status == 429:
             self._throttled.count(context.fields, is_own=outcome(cache_status) == ERROR)
         sent: Callable[[int], None] | None = None
@@ -283,6 +292,7 @@ class Handler:
             cache_status=cache_status,
             error=error,
             upstream_s=upstream_s,
+            waited_s=context.waited_s,
             took_s=time.monotonic() - context.started_s,
             received_bytes=head + (content.total_bytes if content is not None else 0),
             sent_bytes=sent_bytes,

@@ -60,6 +60,7 @@ class Facts(msgspec.Struct, frozen=True):
         max_connections: limit of downstream connections in each worker.
         workers: processes that should run.
         workers_ready: processes that accept requests.
+        ttl_running_s: ``cache.ttl_running_s``.
     """
 
     is_ready: bool
@@ -67,6 +68,7 @@ class Facts(msgspec.Struct, frozen=True):
     max_connections: int
     workers: int
     workers_ready: int
+    ttl_running_s: float = 0.0
 
 
 def upstream(history: History) -> Finding:
@@ -97,7 +99,7 @@ def upstream(history: History) -> Finding:
     if failed > 0:
         return Finding(
             "failing",
-            f"{_percent(failed / calls)} of the calls to AOS fail ({why}); their callers get an error.",
+            f"{percent(failed / calls)} of the calls to AOS fail ({why}); their callers get an error.",
             "Check AOS and the network from here to it.",
             is_bad=failed / calls > 0.5,
         )
@@ -106,7 +108,7 @@ def upstream(history: History) -> Finding:
     if errors / calls > _SOME:
         return Finding(
             "errors",
-            f"AOS answers {_percent(min(1.0, errors / calls))} of the calls with status 5xx.",
+            f"AOS answers {percent(min(1.0, errors / calls))} of the calls with status 5xx.",
             "The cause is in AOS: the gateway passes its errors on unchanged.",
             is_bad=errors / calls > 0.5,
         )
@@ -126,8 +128,8 @@ def quota(history: History) -> Finding:
     here = now.total("throttled", by="gateway")
     return Finding(
         "throttling",
-        f"AOS throttles callers: {_percent(throttled / responses)} of the responses have status 429"
-        f"{f', {_percent(here / responses)} came from the gateway itself' if here else ''}.",
+        f"AOS throttles callers: {percent(throttled / responses)} of the responses have status 429"
+        f"{f', {percent(here / responses)} came from the gateway itself' if here else ''}.",
         "Have the most throttled callers poll less often, or ask for a higher quota. "
         "Stored records are still served.",
         is_bad=throttled / responses > 0.5,
@@ -184,6 +186,13 @@ def gateway(history: History, facts: Facts) -> Finding:
             "full",
             "Nearly all downstream connections are in use.",
             "Raise server.max_connections, or run more replicas.",
+        )
+    may_wait = sample.gauge("waiting_callers_limit")
+    if may_wait and sample.gauge("waiting_callers") >= may_wait * _NEARLY_FULL:
+        return Finding(
+            "waits full",
+            "Nearly as many callers wait for running executions as may; those beyond are answered at once.",
+            "Raise wait.max_waiting, or run more replicas.",
         )
     waiting = int(min((one.gauge("upstream_waiting") for one in history.recent(_QUEUE_WINDOW_S)), default=0))
     if waiting:
@@ -270,5 +279,6 @@ def _most(counts: dict[str, float]) -> str:
     return max(counts, key=lambda name: counts[name]).replace("_", " ") if counts else "unknown"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a share as a text."""
     return "under 1 %" if 0 < share < 0.01 else f"{share:.0%}".replace("%", " %")

@@ -100,6 +100,7 @@ class Page:
             max_connections=config.server.max_connections,
             workers=workers,
             workers_ready=workers_ready,
+            ttl_running_s=config.cache.ttl_running_s,
         )
         passed_on: dict[str, object] = {
             "version": gateway.__version__,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gateway.core.caching.cache_status import Reason
 from gateway.page import health
-from gateway.page.health import Facts
+from gateway.page.health import Facts, percent
 from gateway.page.samples import STEP_S, STEPS, Change, History, buckets, quantile_s
 from gateway.page.words import words
 from gateway.telemetry.metrics_catalogue import FAMILIES
@@ -19,6 +20,7 @@ _DURATIONS = {
     "upstream_duration_seconds": "AOS call",
     "upstream_wait_seconds": "wait for a connection to AOS",
     "redis_duration_seconds": "Redis operation",
+    "wake_duration_seconds": "wake of waiting callers",
     "event_loop_lag_seconds": "event loop delay",
 }
 
@@ -58,6 +60,9 @@ def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict
         "timeline": [_traffic(step) for step in history.steps()],
         "latency": _latency(minute),
         "hit_ratio_detail": _why_few_hits(minute),
+        "saved_while_running": _given_again(minute) + _shared(minute),
+        "running_detail": _running_polls(minute, facts.ttl_running_s),
+        "waits": minute.by_label("waits", "outcome"),
         "reasons": _reasons(history.since(_ALL_S)),
         "gauges": {
             name: sample.gauge(name)
@@ -67,6 +72,8 @@ def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict
                 "upstream_waiting",
                 "fetches_in_flight",
                 "throttled_callers",
+                "waiting_callers",
+                "waiting_callers_limit",
                 "memory_cache_entries",
                 "memory_cache_bytes",
                 "redis_breaker_open",
@@ -111,8 +118,32 @@ def _why_few_hits(change: Change) -> str:
     if counts[most] < misses / 2:
         return "for several reasons, see below"
     if not most:
-        return "most were requested for the first time"
+        return "most had no fresh record"
     return f"most: {words(most)}"
+
+
+def _given_again(change: Change) -> float:
+    return change.total("requests", outcome="hit", reason=Reason.RUNNING.value)
+
+
+def _shared(change: Change) -> float:
+    """Return how many requests had no call of their own; nearly all fetches take place while it runs."""
+    return change.total("upstream_requests_saved", how="collapsed")
+
+
+def _running_polls(change: Change, ttl_running_s: float) -> str:
+    """Return what part of the calls were polls of running executions, and what spares them or would."""
+    polls = change.total("running_polls")
+    if not polls:
+        return "no running execution was polled"
+    calls = max(polls, change.total("upstream_requests"))
+    share = f"{percent(polls / calls)} of the calls to AOS were polls of running executions"
+    if ttl_running_s:
+        return f"{_given_again(change):,.0f} by cache.ttl_running_s; {share}"
+    avoidable = change.total("running_polls_avoidable")
+    if not avoidable:
+        return share
+    return f"{share}; cache.ttl_running_s = 1 would spare {percent(avoidable / calls)}"
 
 
 def _latency(change: Change) -> list[dict[str, object]]:

@@ -21,6 +21,8 @@ REASONS: Final = {
     Reason.REQUEST_MAX_AGE: "Older than the caller's max-age",
     Reason.REQUEST_MIN_FRESH: "Fresh for less than the caller's min-fresh",
     Reason.STORE_FAILED: "Redis failed",
+    Reason.RUNNING: "Still running: the record of a moment ago was given again",
+    Reason.WAITED: "The caller asked to wait until there was something new",
     Reason.REQUEST_ONLY_IF_CACHED: "The caller sent only-if-cached, and nothing is stored",
     Reason.THROTTLED: "AOS throttles this caller, or all",
     Reason.HELD_BACK: "AOS throttles this caller: it got AOS's 429 again",

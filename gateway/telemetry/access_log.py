@@ -114,6 +114,7 @@ class AccessLog:
         cache_status: CacheStatus | None = None,
         error: GatewayError | None = None,
         upstream_s: float | None = None,
+        waited_s: float | None = None,
     ) -> None:
         """Log a request that has ended, without its query, which may hold secrets.
 
@@ -130,6 +131,7 @@ class AccessLog:
             cache_status: what the cache did; ``None`` for a response of the gateway itself.
             error: of a response of the gateway itself; ``None`` for others.
             upstream_s: to the upstream's response head; ``None`` without an upstream request.
+            waited_s: part of it because its caller asked to wait; ``None`` when it did not wait.
         """
         how = outcome(cache_status)
         log = _log if how != ERROR else _refused_log
@@ -154,6 +156,8 @@ class AccessLog:
             "received_bytes": received_bytes,
             "sent_bytes": sent_bytes,
         }
+        if waited_s is not None:
+            line["waited_ms"] = round(waited_s * 1000, 2)
         if self._names_callers and (digest := self._caller_digest.of(caller)):
             line["caller"] = digest
         if user_agent:

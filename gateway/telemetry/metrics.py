@@ -39,6 +39,8 @@ class Metrics:
         fast_hits: hits with status 200 on the fast path, which `requests` leaves out.
         fast_running_hits: those of them whose record may still change.
         collapsed: requests that joined another one's fetch.
+        running_polls: fetches that showed an execution which had not ended.
+        running_polls_avoidable: those of them that a copy, kept for a second, would have spared.
     """
 
     def __init__(self) -> None:
@@ -46,6 +48,8 @@ class Metrics:
         self.fast_hits = 0
         self.fast_running_hits = 0
         self.collapsed = 0
+        self.running_polls = 0
+        self.running_polls_avoidable = 0
         self.records_stored = 0
         self.errors: Counter[str] = Counter()
         self.throttled: Counter[str] = Counter()
@@ -79,7 +83,7 @@ class Metrics:
         Args:
             cache_status: what the cache did; ``None`` for a response of the gateway itself.
             status: of the response.
-            duration_s: from the parsed request to the response head.
+            duration_s: from the parsed request to the response head, without what its caller asked to wait.
         """
         reason = cache_status.reason if cache_status is not None else None
         how = outcome(cache_status)

@@ -92,7 +92,13 @@ FAMILIES: tuple[Family, ...] = (
         "counter",
         "Requests by outcome; reason is why the cache was not used, empty if it was.",
         ("outcome", "reason", "status"),
-        ((HIT, "", "2xx"), ("miss", "", "2xx"), ("bypass", Reason.ROUTE.value, "2xx"), (ERROR, "", "5xx")),
+        (
+            (HIT, "", "2xx"),
+            (HIT, Reason.RUNNING.value, "2xx"),
+            ("miss", "", "2xx"),
+            ("bypass", Reason.ROUTE.value, "2xx"),
+            (ERROR, "", "5xx"),
+        ),
     ),
     Family(
         "uncached",
@@ -124,7 +130,8 @@ FAMILIES: tuple[Family, ...] = (
     _histogram(
         "request_duration_seconds",
         UPSTREAM_BOUNDS_S,
-        "From the parsed request to the response head; memory hits on the fast path are not measured.",
+        "From the parsed request to the response head, less the time that the caller asked to wait; memory "
+        "hits on the fast path are not measured.",
         outcome=OUTCOMES,
     ),
     # The cache.
@@ -132,6 +139,11 @@ FAMILIES: tuple[Family, ...] = (
         "upstream_requests_saved",
         "Requests answered without one of their own upstream: hits, and those that joined a fetch.",
         how=(HIT, "collapsed"),
+    ),
+    _counter("running_polls", "Fetches that showed an execution which had not ended."),
+    _counter(
+        "running_polls_avoidable",
+        "Those of them that cache.ttl_running_s = 1 would have spared; counted while it is 0.",
     ),
     _counter("records_stored", "Records stored in at least one tier."),
     _counter(

@@ -98,6 +98,38 @@ async def test_a_miss_and_a_hit_are_spans_under_the_callers(aos: ScriptedAos, la
     assert "sesame" not in "".join(span.to_json() for span in (upstream, miss, hit))
 
 
+async def test_a_request_that_waited_says_so_with_its_looks_under_it(aos: ScriptedAos) -> None:
+    aos.queue(*(Answer(body=record("Running", status__progress=progress)) for progress in (1, 2)))
+    aos.answer(Answer(body=record()))
+    async with traced(aos.url, wait__interval_s=0.1) as gateway:
+        *looks, waited = await gateway.ask([_PARENT, ("Prefer", "wait=20")])
+    assert _reported(waited)["aos_gateway.reason"] == "waited"
+    assert waited.context is not None
+    assert [look.name for look in looks] == ["upstream"] * 3
+    for look, received in zip(looks, aos.received, strict=True):
+        assert look.parent is not None
+        assert look.parent.span_id == waited.context.span_id
+        assert received.get("traceparent") == _naming(look)
+
+
+async def test_looks_stand_under_the_request_of_one_who_still_waits(aos: ScriptedAos) -> None:
+    aos.answer(Answer(body=record("Running")))
+    other_trace = _TRACE[::-1]
+    async with traced(aos.url, wait__interval_s=0.1, wait__max_interval_s=0.1) as gateway:
+        asking = [
+            asyncio.create_task(gateway.ask([("traceparent", f"00-{trace}-{_SPAN}-01"), ("Prefer", wait)]))
+            for trace, wait in ((_TRACE, "wait=1"), (other_trace, "wait=20"))
+        ]
+        await asking[0]
+        # One more may be under way for the first of them.
+        later = aos.count() + 1
+        await aos.wait_received(later + 2)
+        aos.answer(Answer(body=record()))
+        await asking[1]
+    named = {(received.get("traceparent") or b"")[3:35] for received in aos.received[later:]}
+    assert named == {other_trace.encode()}
+
+
 async def test_a_trace_that_begins_here_goes_up_with_its_span_whatever_is_asked(aos: ScriptedAos) -> None:
     aos.answer(Answer(body=record()))
     state = ("tracestate", "of=nothing")

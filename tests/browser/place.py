@@ -87,10 +87,16 @@ class Place:
 
     def hold(self) -> threading.Thread:
         """Make a call that lasts as long as the simulated AOS takes, whatever becomes of it."""
+        return self._hold("/v2/stacks")
 
+    def wait(self) -> threading.Thread:
+        """Begin an execution and wait for its end by one call."""
+        return self._hold(begin(self._ports["gateway"]), ("Prefer", "wait=20"))
+
+    def _hold(self, path: str, *fields: tuple[str, str]) -> threading.Thread:
         def ask() -> None:
             with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-                call(self._ports["gateway"], "GET", "/v2/stacks", timeout_s=_HELD_S)
+                call(self._ports["gateway"], "GET", path, None, *fields, timeout_s=_HELD_S)
 
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
@@ -156,7 +162,7 @@ class Load:
         while not self._ends.wait(_PAUSE_S):
             try:
                 if turn % (20 if len(paths) < 6 else 80) == 0:
-                    paths = [*paths[-5:], self._begin()]
+                    paths = [*paths[-5:], begin(self._port)]
                 if paths:
                     call(self._port, "GET", paths[turn % len(paths)])
                 if turn % 15 == 0:
@@ -166,12 +172,14 @@ class Load:
                 paths.clear()
             turn += 1
 
-    def _begin(self) -> str:
-        name = f"page-{time.monotonic_ns()}"
-        stack = {"name": name, "template_id": "page-template", "cluster_id": "page-cluster"}
-        stack_id = call(self._port, "POST", "/v2/stacks", stack)["guid"]
-        started = call(self._port, "PUT", f"/v2/stacks/{stack_id}/actions", {"lifecycle": "create"})
-        return f"/v2/stacks/{stack_id}/actions/{started['action_id']}"
+
+def begin(port: int) -> str:
+    """Make a stack, begin its execution and return the path of that."""
+    name = f"page-{time.monotonic_ns()}"
+    stack = {"name": name, "template_id": "page-template", "cluster_id": "page-cluster"}
+    stack_id = call(port, "POST", "/v2/stacks", stack)["guid"]
+    started = call(port, "PUT", f"/v2/stacks/{stack_id}/actions", {"lifecycle": "create"})
+    return f"/v2/stacks/{stack_id}/actions/{started['action_id']}"
 
 
 def call(
@@ -179,13 +187,14 @@ def call(
     method: str,
     path: str,
     body: Mapping[str, object] | None = None,
-    *,
+    *more: tuple[str, str],
     timeout_s: float = _TIMEOUT_S,
 ) -> Any:
     """Make one call and return its JSON, whatever the status."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         fields = {"X-Auth-Token": TOKEN, "Content-Type": "application/json", "Connection": "close"}
+        fields |= dict(more)
         connection.request(method, path, None if body is None else json.dumps(body), fields)
         text = connection.getresponse().read()
         return json.loads(text) if text else {}

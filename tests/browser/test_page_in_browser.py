@@ -32,6 +32,8 @@ return fetch('/status').then((answer) => answer.json()).then((status) => {
     status.throttled = [...Array(10).keys()].map((index) => (
       { caller: index ? id(index).slice(0, 10) : '', upstream: 1e9, here: 1e9 + turn, age_s: turn % 300 }));
     status.hit_ratio_detail = 'most: ' + 'y'.repeat(100);
+    status.running_detail = 'y'.repeat(100);
+    status.gauges.waiting_callers_limit = 1e9;
     status.now.per_s = turn;
     show(status);
   }
@@ -109,9 +111,20 @@ def test_the_figures_change_while_load_runs(place: Place, browser: Browser) -> N
         until(lambda: "Succeeded" in browser.text("#executions"), 15.0)
         until(lambda: browser.run(_WITH_HITS), 15.0)
         until(lambda: "phase" in browser.text("#reasons"), _SOON_S)
+        until(lambda: "cache.ttl_running_s = 1 would spare" in browser.text("#running-detail"), _SOON_S)
         assert browser.run("return document.querySelectorAll('#chart rect').length") > 0
         assert (_level(browser), browser.text("#headline")) == ("ok", "All is well.")
         _shoot_all(browser, "load")
+
+
+def test_callers_who_wait_show_and_how_their_waits_end(place: Place, browser: Browser) -> None:
+    until(lambda: "0 of at most 10000" in browser.text("#inside").replace(",", ""), _SOON_S)
+    waiting = [place.wait() for _ in range(2)]
+    until(lambda: "2 of at most " in browser.text("#inside"), _SOON_S)
+    for one in waiting:
+        one.join()
+    until(lambda: "2 woken, 0 timed out" in browser.text("#inside"), _SOON_S)
+    assert "0 of at most " in browser.text("#inside")
 
 
 def test_an_outage_of_redis_shows_at_once_and_clears_when_it_is_over(place: Place, browser: Browser) -> None:

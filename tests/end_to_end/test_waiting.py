@@ -59,6 +59,7 @@ async def test_the_time_is_over(aos: ScriptedAos, gateway: RunningGateway) -> No
     assert 0.9 < asyncio.get_running_loop().time() - began_s < 3
     assert (response.status, response.body) == (200, _at(1).body)
     assert response.get("Preference-Applied") == b"wait=1"
+    assert cache_status(response).endswith("detail=waited")
     etag = response.get("ETag") or b""
     named = await get(gateway, TARGET, ("Prefer", "wait=1"), ("If-None-Match", etag))
     assert (named.status, named.get("ETag")) == (304, etag)

@@ -103,6 +103,8 @@ async def _load(gateway: GatewayProcess) -> None:
     """Request finished, running and missing records, lists and nonsense; send a few writes."""
     stacks = (await fetch(gateway.address, "/v2/stacks", token="load:a")).json()
     ids = [stack["guid"] for stack in stacks[:10]]
+    # Also what has ended is fetched again, and so wakes.
+    waiting = [("Prefer", "wait=2"), ("Cache-Control", "no-cache")]
     ends_s = time.monotonic() + _LOAD_S
     round_number = 0
     while time.monotonic() < ends_s:
@@ -110,9 +112,9 @@ async def _load(gateway: GatewayProcess) -> None:
         listed = await fetch(gateway.address, f"/v2/stacks/{stack}/actions", token="load:a")
         actions = [item["metadata"]["name"] for item in listed.json()[:3]]
         for action in actions:
-            await fetch(
-                gateway.address, f"/v2/stacks/{stack}/actions/{action}", token=f"load:{round_number % 3}"
-            )
+            target = f"/v2/stacks/{stack}/actions/{action}"
+            await fetch(gateway.address, target, token=f"load:{round_number % 3}")
+            await fetch(gateway.address, target, token="load:patient", headers=waiting)
         await fetch(gateway.address, f"/v2/stacks/{stack}/actions/none", token="load:a")
         await fetch(gateway.address, "/v2/stacks", headers=[("Host", "a"), ("Host", "b")])
         await fetch(gateway.address, f"/v2/stacks/{stack}", method="DELETE", token="stranger")

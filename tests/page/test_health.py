@@ -135,6 +135,10 @@ def test_without_a_configured_redis_all_is_well() -> None:
         ({"ready": 1.0}, False, "draining"),
         ({"connections": 95.0}, True, "full"),
         ({"upstream_waiting": 4.0}, True, "queueing"),
+        ({"waiting_callers": 91.0, "waiting_callers_limit": 100.0}, True, "waits full"),
+        ({"waiting_callers": 80.0, "waiting_callers_limit": 100.0}, True, "accepting"),
+        # wait.max_s = 0
+        ({"waiting_callers": 0.0, "waiting_callers_limit": 0.0}, True, "accepting"),
     ],
 )
 def test_the_gateway_depends_on_readiness_and_queues(gauges: _Values, is_ready: bool, state: str) -> None:

@@ -78,7 +78,7 @@ def test_the_worst_problem_is_the_headline_with_what_to_do_and_the_rest_below() 
         ({("bypass", "route"): 5}, ""),
         ({("miss", "phase"): 5, ("bypass", "route"): 50}, f"most: {REASONS[Reason.PHASE]}"),
         ({("miss", "no-store"): 5, ("miss", "phase"): 4}, f"most: {REASONS[Reason.NO_STORE]}"),
-        ({("hit", ""): 1, ("miss", ""): 9}, "most were requested for the first time"),
+        ({("hit", ""): 1, ("miss", ""): 9}, "most had no fresh record"),
         ({("miss", "no-store"): 3, ("miss", "phase"): 3, ("miss", ""): 3}, "for several reasons, see below"),
     ],
 )
@@ -90,6 +90,67 @@ def test_a_low_hit_ratio_is_explained(counts: dict[tuple[str, str], float], deta
     }
     history.add(Sample(5.0, values), is_step=True)
     assert status(history, _FACTS, {})["hit_ratio_detail"] == detail
+
+
+_POLLED: dict[Series, float] = {
+    ("running_polls",): 1500.0,
+    ("upstream_requests", "GET"): 1900.0,
+    ("upstream_requests", "PUT"): 100.0,
+}
+_SAVED: dict[Series, float] = {
+    ("requests", "hit", "running", "2xx"): 4000.0,
+    ("requests", "hit", "running", "3xx"): 321.0,
+    ("requests", "hit", "", "2xx"): 7.0,
+    ("upstream_requests_saved", "hit"): 4328.0,
+    ("upstream_requests_saved", "collapsed"): 20.0,
+}
+_SHARE = "75 % of the calls to AOS were polls of running executions"
+
+
+@pytest.mark.parametrize(
+    ("counts", "ttl_running_s", "saved", "detail"),
+    [
+        ({}, 0.0, 0, "no running execution was polled"),
+        (_POLLED, 0.0, 0, _SHARE),
+        (
+            _POLLED | {("running_polls_avoidable",): 1200.0},
+            0.0,
+            0,
+            f"{_SHARE}; cache.ttl_running_s = 1 would spare 60 %",
+        ),
+        (
+            _POLLED | {("running_polls_avoidable",): 3.0, ("upstream_requests_saved", "collapsed"): 20.0},
+            0.0,
+            20,
+            f"{_SHARE}; cache.ttl_running_s = 1 would spare under 1 %",
+        ),
+        (_POLLED | _SAVED, 1.0, 4341, f"4,321 by cache.ttl_running_s; {_SHARE}"),
+    ],
+)
+def test_it_says_what_polls_of_running_executions_cost_and_what_spares_them(
+    counts: dict[Series, float], ttl_running_s: float, saved: int, detail: str
+) -> None:
+    history = History()
+    history.add(Sample(0.0, {}), is_step=True)
+    history.add(Sample(5.0, counts), is_step=True)
+    found = status(history, msgspec.structs.replace(_FACTS, ttl_running_s=ttl_running_s), {})
+    assert (found["saved_while_running"], found["running_detail"]) == (saved, detail)
+
+
+def test_waiting_callers_and_how_waits_ended_are_there() -> None:
+    history = History()
+    history.add(Sample(0.0, {("waits", "left"): 2.0}), is_step=True)
+    ended: dict[Series, float] = {
+        ("waits", "woken"): 5.0,
+        ("waits", "timed_out"): 1.0,
+        ("waits", "left"): 2.0,
+    }
+    waiting: dict[Series, float] = {("waiting_callers",): 40.0, ("waiting_callers_limit",): 10_000.0}
+    history.add(Sample(5.0, ended | waiting), is_step=True)
+    found = msgspec.json.decode(msgspec.json.encode(status(history, _FACTS, {})))
+    assert found["waits"] == {"woken": 5, "timed_out": 1}
+    gauges = found["gauges"]
+    assert (gauges["waiting_callers"], gauges["waiting_callers_limit"]) == (40, 10_000)
 
 
 def test_responses_of_status_429_are_counted_by_origin() -> None:

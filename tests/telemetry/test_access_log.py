@@ -269,6 +269,61 @@ async def test_a_caller_who_leaves_before_the_response_is_logged_and_counted(
     assert line["duration_ms"] > 0
 
 
+_RUNNING = Answer(body=record("Running"))
+_BUSY = Answer(429, headers=[("Retry-After", "60")])
+
+
+@pytest.mark.parametrize(
+    ("answers", "ends", "status", "reason"),
+    [
+        pytest.param([_RUNNING], "by time", 200, "waited", id="its time is over"),
+        pytest.param([_RUNNING], "by a record", 200, "waited", id="the execution has ended"),
+        pytest.param([_RUNNING, Answer(404)], "by itself", 404, "waited", id="it is gone"),
+        pytest.param([_BUSY], "by time", 429, "waited", id="throttled all the time"),
+        pytest.param([_RUNNING], "by leaving", 499, "", id="the caller leaves"),
+    ],
+)
+async def test_a_request_that_waited_says_how_long(
+    aos: ScriptedAos, lines: list[dict[str, Any]], answers: list[Answer], ends: str, status: int, reason: str
+) -> None:
+    aos.queue(*answers)
+    aos.answer(answers[-1])
+    prefer = ("Prefer", f"wait={1 if ends == 'by time' else 20}")
+    async with running(aos.url, wait__interval_s=0.1, wait__max_interval_s=0.1) as gateway:
+        async with await RawClient.connect(gateway.address) as client:
+            await client.send(request_bytes("GET", TARGET, [("X-Auth-Token", "a"), prefer]))
+            await until(lambda: aos.count() >= len(answers), "the first looks")
+            if ends == "by a record":
+                aos.answer(Answer(body=record()))
+            if ends != "by leaving":
+                assert (await client.read_response()).status == status
+        await until(lambda: len(lines) == 1, "its line")
+        metrics = gateway.app.metrics
+        # Slow is what took longer than its caller wanted.
+        assert metrics.request_s["miss",].total_s < 0.5
+    [line] = lines
+    assert (line["status"], line["reason"]) == (status, reason)
+    assert 0 < line["waited_ms"] <= line["duration_ms"]
+    assert ends != "by time" or 900 < line["waited_ms"] < 5000
+
+
+async def test_a_request_that_did_not_wait_says_nothing_of_it(
+    aos: ScriptedAos, lines: list[dict[str, Any]], lane: str
+) -> None:
+    aos.queue(Answer(body=record("Running")), Answer(body=record()))
+    prefer = [("Prefer", "wait=5")]
+    async with running(aos.url) as gateway:
+        await fetch(gateway.address, TARGET, token="a")
+        await fetch(gateway.address, TARGET, token="a")
+        # It has ended: there is nothing to wait for.
+        await fetch(gateway.address, TARGET, token="a", headers=prefer)
+    async with running(aos.url, wait__max_s=0) as gateway:
+        aos.answer(Answer(body=record("Running")))
+        await fetch(gateway.address, TARGET, token="a", headers=prefer)
+    assert len(lines) == 4
+    assert not any("waited_ms" in line for line in lines)
+
+
 async def test_a_hit_in_redis_has_its_duration(
     aos: ScriptedAos, redis: RedisServer, lines: list[dict[str, Any]], lane: str
 ) -> None:

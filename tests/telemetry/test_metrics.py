@@ -20,7 +20,7 @@ from gateway.telemetry.snapshot import Snapshot, merged, only_counts, unlabelled
 from tests.store.kit import until
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawClient, fetch
-from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.gateway import RunningGateway, loaded, running
 from tests.testbed.redis_server import RedisServer
 
 # Counted by the service, not by a gateway.
@@ -62,7 +62,7 @@ def test_a_duration_is_counted_under_the_least_bound_that_holds_it() -> None:
 def test_every_reason_is_there_from_the_start_under_its_stage() -> None:
     found = samples(Metrics().snapshot())
     reasons = {name[1]: name[2] for name in found if name[0] == "aos_gateway_uncached_total"}
-    assert set(reasons) == {reason.value for reason in Reason}
+    assert set(reasons) == {reason.value for reason in Reason if reason.stage}
     assert set(reasons.values()) == {"lookup", "serve", "store"}
     assert reasons["identity"] == "lookup"
     assert reasons["store-failed"] == "serve"
@@ -190,6 +190,16 @@ async def test_both_formats_of_a_running_gateway_have_the_same_values(aos: Scrip
         for one in family.samples
     }
     assert found == samples(snapshot)
+
+
+async def test_limits_are_those_of_the_configuration_in_use(aos: ScriptedAos) -> None:
+    async with running(aos.url) as gateway:
+        await gateway.app.apply(loaded(aos.url, server__max_connections=7, wait__max_waiting=8))
+        found = of(gateway)
+        assert found["aos_gateway_connections_limit",] == 7
+        assert found["aos_gateway_waiting_callers_limit",] == 8
+        await gateway.app.apply(loaded(aos.url, wait__max_s=0))
+        assert of(gateway)["aos_gateway_waiting_callers_limit",] == 0
 
 
 async def test_a_running_gateway_has_every_family_and_its_build(aos: ScriptedAos) -> None:

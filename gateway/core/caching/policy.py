@@ -93,6 +93,7 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
         phase: the record's phase; ``None`` without one.
         is_settled: the record will not change; false only when one that may be is stored all the same.
         etag: the upstream's ``ETag``, or one made from a record's body; ``None`` without either.
+        origin_s: freshness that the origin gives, seconds; ``None`` when it gives no time.
     """
 
     reason: Reason | None
@@ -101,6 +102,7 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
     phase: str | None = None
     etag: bytes | None = None
     is_settled: bool = True
+    origin_s: float | None = None
 
 
 def decide_store(
@@ -125,20 +127,21 @@ def decide_store(
     plain, record = read
     ttl_s = 0.0
     is_settled = not (rules.ttl_running_s and reason in _UNSETTLED and not has_duplicate_key(plain))
+    origin_s = None if isinstance(origin, Reason) else origin
     if not is_settled:
         ttl_s = min(rules.ttl_running_s, rules.access_ttl_s)
-        ttl_s = min(ttl_s, origin) if isinstance(origin, float | int) else ttl_s
+        ttl_s = ttl_s if origin_s is None else min(ttl_s, origin_s)
         reason = None
     elif reason is None:
         age_s = received_age_s(fetched_response.head) if rules.obey_origin else 0
         ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
-        if isinstance(origin, float | int):
-            ttl_s = min(ttl_s, origin)
+        if origin_s is not None:
+            ttl_s = min(ttl_s, origin_s)
         if ttl_s <= 0:
             reason, ttl_s = Reason.EXPIRED, 0.0
     if etag is None:
         etag = entity_tag(fetched_response.body)
-    return StoreDecision(reason, ttl_s, True, record.phase, etag, is_settled)
+    return StoreDecision(reason, ttl_s, True, record.phase, etag, is_settled, origin_s)
 
 
 def _read(fetched_response: FetchedResponse, rules: Rules) -> tuple[bytes, RecordSummary] | Reason:
@@ -223,6 +226,24 @@ def time_to_live_s(
 def may_be_given(decision: StoreDecision) -> bool:
     """Tell whether a 200 may be given to the same caller again, for a moment at least."""
     return decision.is_record and (decision.reason is None or decision.reason in _UNSETTLED)
+
+
+def is_running(decision: StoreDecision, rules: Rules) -> bool:
+    """Tell whether a response is the record of an execution that has not ended, or may still change."""
+    has_not_ended = decision.phase is not None and decision.phase not in rules.terminal_phases
+    return has_not_ended or decision.reason in _UNSETTLED or not decision.is_settled
+
+
+def running_ttl_s(decision: StoreDecision, ttl_running_s: float) -> float:
+    """Return how long a record not stored for being unsettled might be given again; 0 when it might not.
+
+    Args:
+        decision: made without ``ttl_running_s``.
+        ttl_running_s: what it would be, seconds.
+    """
+    if decision.reason not in _UNSETTLED:
+        return 0.0
+    return ttl_running_s if decision.origin_s is None else max(0.0, min(ttl_running_s, decision.origin_s))
 
 
 def drops_own_entry(status: int, decision: StoreDecision | None) -> bool:

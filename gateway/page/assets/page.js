@@ -154,6 +154,13 @@ function redisDetail(status) {
   return `Breaker ${open ? "open: it is not used" : "closed"}, subscription ${subscribed ? "up" : "down"}`;
 }
 
+function waiting(status) {
+  const { waiting_callers: now, waiting_callers_limit: most } = status.gauges;
+  if (!most) return ["off (wait.max_s = 0)"];
+  const { woken = 0, timed_out: timedOut = 0, left = 0 } = status.waits;
+  return [`${number(now)} of at most ${number(most)}`, `Last minute: ${number(woken)} woken, ${number(timedOut)} timed out, ${number(left)} left`];
+}
+
 function show(status) {
   banner(status.level, status.headline, status.todo, status.others);
   const workers = status.workers === 1 ? "1 process" : `${status.workers} processes`;
@@ -165,6 +172,8 @@ function show(status) {
   put(at("ratio-detail"), status.hit_ratio_detail ? `${RATIO_DETAIL}; ${status.hit_ratio_detail}` : RATIO_DETAIL);
   put(at("saved"), number(minute.saved));
   put(at("saved-detail"), `${number(minute.upstream_requests)} were made`);
+  put(at("running"), number(status.saved_while_running));
+  put(at("running-detail"), status.running_detail);
   put(at("failed"), number(minute.failed));
   at("failed").classList.toggle("some", minute.failed > 0);
   put(at("throttled"), number(minute.throttled));
@@ -197,6 +206,7 @@ function show(status) {
   cards("inside", [
     ...processes.map((one) => card(`Worker ${one.worker}`, one.ready ? "ok" : "warn", [one.ready ? "ready" : "not ready", `process ${one.pid}`])),
     card("Callers", null, [count(gauges.connections, "connection")]),
+    card("Waiting callers", null, waiting(status)),
     card("Memory tier", null, [count(gauges.memory_cache_entries, "record"), bytes(gauges.memory_cache_bytes)]),
     card("Fetches in flight", null, [number(gauges.fetches_in_flight)]),
     ...hasRedis ? [card("Pending in Redis", null, [count(gauges.redis_write_queue, "write"), `${count(gauges.redis_pending_invalidations, "stack")} to invalidate`])] : []]);

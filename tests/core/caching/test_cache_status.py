@@ -72,8 +72,9 @@ def test_the_one_word_outcome(cache_status: CacheStatus | None, word: str) -> No
     assert outcome(cache_status) == word
 
 
-def test_every_reason_says_no_to_one_of_three_things() -> None:
-    assert {reason.stage for reason in Reason} == {"lookup", "serve", "store"}
+def test_a_reason_says_no_to_one_of_three_things_or_how_it_was_answered() -> None:
+    assert {reason.stage for reason in Reason} == {"lookup", "serve", "store", ""}
+    assert [reason for reason in Reason if not reason.stage] == [Reason.RUNNING, Reason.WAITED]
     assert Reason.SIGNED.stage == "lookup"
     assert Reason.REQUEST_MIN_FRESH.stage == "serve"
     assert Reason.VARY.stage == "store"

@@ -17,7 +17,9 @@ from gateway.core.caching.policy import (
     StoreDecision,
     drops_own_entry,
     is_heavy,
+    is_running,
     received_age_s,
+    running_ttl_s,
 )
 from gateway.core.caching.request_directives import entity_tag
 from gateway.core.http.messages import Fields, Head
@@ -321,6 +323,28 @@ def test_an_answer_that_ends_the_callers_access_or_the_record_drops_his_entry(
     status: int, decision: StoreDecision | None, expected: bool
 ) -> None:
     assert drops_own_entry(status, decision) is expected
+
+
+@pytest.mark.parametrize(
+    ("decision", "running", "ttl_s"),
+    [
+        (StoreDecision(Reason.PHASE, 0.0, is_record=True, phase="Running"), True, 2.0),
+        (StoreDecision(Reason.PHASE, 0.0, is_record=True), True, 2.0),
+        (StoreDecision(Reason.SUB_OBJECT, 0.0, is_record=True, phase="Succeeded"), True, 2.0),
+        (StoreDecision(Reason.DELETE, 0.0, is_record=True, phase="Succeeded"), True, 2.0),
+        (StoreDecision(Reason.PHASE, 0.0, is_record=True, phase="Running", origin_s=1.0), True, 1.0),
+        (StoreDecision(Reason.PHASE, 0.0, is_record=True, phase="Running", origin_s=-3.0), True, 0.0),
+        (StoreDecision(Reason.NO_STORE, 0.0, is_record=True, phase="Running"), True, 0.0),
+        (StoreDecision(None, 1.0, is_record=True, phase="Succeeded", is_settled=False), True, 0.0),
+        (StoreDecision(None, 300.0, is_record=True, phase="Succeeded"), False, 0.0),
+        (StoreDecision(Reason.NO_STORE, 0.0, is_record=True, phase="Succeeded"), False, 0.0),
+        (StoreDecision(Reason.STATUS, 0.0, is_record=False), False, 0.0),
+    ],
+)
+def test_it_is_known_what_still_runs_and_how_long_it_might_be_given_again(
+    decision: StoreDecision, running: bool, ttl_s: float
+) -> None:
+    assert (is_running(decision, SHARED), running_ttl_s(decision, 2.0)) == (running, ttl_s)
 
 
 def test_the_dropping_statuses_are_those_of_the_design() -> None:
