@@ -129,6 +129,21 @@ MECHANISMS = (
         "tests/end_to_end/test_waiting.py::test_a_write_ends_what_later_callers_are_given",
     ),
     Mechanism(
+        "nothing kept over a refusal",
+        "gateway/store/tiers.py",
+        "        if everywhere:\n            self._on_drop(key.local)\n",
+        "",
+        "tests/end_to_end/test_waiting.py::"
+        "test_after_what_may_not_be_given_again_the_next_one_looks_for_himself",
+    ),
+    Mechanism(
+        "kept without credentials",
+        "gateway/cache/waiting.py",
+        "            result = _without_credentials(result, self._waits.fetcher.rules.identity_headers)\n",
+        "            pass\n",
+        "tests/end_to_end/test_waiting.py::test_a_poller_keeps_no_credential_of_those_who_have_left",
+    ),
+    Mechanism(
         "bounded waiting",
         "gateway/cache/waiting.py",
         "if self._is_closed or self.count >= self.config.max_waiting:",
