@@ -75,6 +75,89 @@ MECHANISMS = (
         "tests/end_to_end/test_caching.py::test_progress_is_visible_at_once",
     ),
     Mechanism(
+        "counted from the start of the fetch",
+        "gateway/cache/fetcher.py",
+        "            refusal = by.tiers.store(self._token, entry)\n",
+        "            import msgspec\n"
+        "            token = by.tiers.fill_token(self._token.key)\n"
+        "            times = {'fetched_s': token.wall_s, 'expires_s': token.wall_s + decision.ttl_s}\n"
+        "            refusal = by.tiers.store(token, msgspec.structs.replace(entry, **times))\n",
+        "tests/end_to_end/test_running.py::test_its_age_counts_from_the_start_of_its_fetch",
+    ),
+    Mechanism(
+        "no late joining",
+        "gateway/app/gateway.py",
+        "min(config.cache.memory_ttl_s, config.cache.ttl_running_s or math.inf)",
+        "config.cache.memory_ttl_s",
+        "tests/end_to_end/test_running.py::"
+        "test_a_fetch_that_began_too_long_ago_is_not_joined_and_its_settled_record_is_stored",
+    ),
+    Mechanism(
+        "running in memory only",
+        "gateway/store/tiers.py",
+        "self.redis is not None and entry.is_settled and self",
+        "self.redis is not None and self",
+        "tests/end_to_end/test_running.py::test_redis_keeps_none",
+    ),
+    Mechanism(
+        "joined only for what may be given",
+        "gateway/cache/cache.py",
+        "if joined is not None and not self._may_be_given(eligible, fetched):",
+        "if False:",
+        "tests/end_to_end/test_running.py::test_in_scope_shared_nobody_is_given_what_another_was_refused",
+    ),
+    Mechanism(
+        "a refusal ends one wait",
+        "gateway/cache/waiting.py",
+        "if not is_record and isinstance(result, Fetched) and not _is_for(result, waiter):",
+        "if False:",
+        "tests/end_to_end/test_waiting.py::test_in_scope_shared_a_refusal_ends_one_wait_alone",
+    ),
+    Mechanism(
+        "waits after a write",
+        "gateway/cache/waiting.py",
+        "if flight.started_s < self._invalidated_s <= waiter.arrived_s:",
+        "if False:",
+        "tests/end_to_end/test_waiting.py::"
+        "test_a_record_from_before_a_write_does_not_answer_who_came_after_it",
+    ),
+    Mechanism(
+        "nothing kept over a write",
+        "gateway/cache/waiting.py",
+        "        self.latest = None\n        self._invalidated_s =",
+        "        self._invalidated_s =",
+        "tests/end_to_end/test_waiting.py::test_a_write_ends_what_later_callers_are_given",
+    ),
+    Mechanism(
+        "nothing kept over a refusal",
+        "gateway/store/tiers.py",
+        "        if everywhere:\n            self._on_drop(key.local)\n",
+        "",
+        "tests/end_to_end/test_waiting.py::"
+        "test_after_what_may_not_be_given_again_the_next_one_looks_for_himself",
+    ),
+    Mechanism(
+        "kept without credentials",
+        "gateway/cache/waiting.py",
+        "            result = _without_credentials(result, self._waits.fetcher.rules.identity_headers)\n",
+        "            pass\n",
+        "tests/end_to_end/test_waiting.py::test_a_poller_keeps_no_credential_of_those_who_have_left",
+    ),
+    Mechanism(
+        "bounded waiting",
+        "gateway/cache/waiting.py",
+        "if self._is_closed or self.count >= self.config.max_waiting:",
+        "if self._is_closed:",
+        "tests/end_to_end/test_waiting.py::test_a_caller_who_may_not_wait_is_answered_at_once",
+    ),
+    Mechanism(
+        "waits end with the drain",
+        "gateway/app/gateway.py",
+        "        self.waits.close()\n",
+        "",
+        "tests/end_to_end/test_waiting.py::test_a_drain_and_a_reload_answer_with_the_newest_record",
+    ),
+    Mechanism(
         "complete body",
         "gateway/core/caching/policy.py",
         "    if not fetched_response.complete:\n        return Reason.INCOMPLETE\n",

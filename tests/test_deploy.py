@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from gateway.cli.main import main
+from gateway.config.model import WaitConfig
 from tests.testbed.gateway import GatewayProcess
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
@@ -150,6 +151,25 @@ def test_pods_are_reached_over_both_kinds_of_ip(name: str) -> None:
     server = tomllib.loads(_read(f"kubernetes/{name}/gateway.toml"))["server"]
     assert server["admin_listen"] == ":9901"
     assert server["listen"] in {":8080", "127.0.0.1:8080"}
+
+
+@pytest.mark.parametrize(
+    "file", ["deploy/kubernetes/base", "deploy/kubernetes/components/sidecar", "config/gateway.sidecar.toml"]
+)
+def test_the_files_give_a_running_record_again_for_a_second(file: str) -> None:
+    path = DEPLOY.parent / file
+    text = (path / "gateway.toml" if path.is_dir() else path).read_text("utf-8")
+    assert tomllib.loads(text)["cache"]["ttl_running_s"] == 1
+
+
+def test_the_runbook_lets_nobody_wait_longer_than_what_is_in_front() -> None:
+    table = _read("README.md").partition("### Time-outs in front")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| .* \| (\d+) s \| (\d+) \|$", table, re.MULTILINE)
+    assert len(rows) > 10
+    default_s = WaitConfig().max_s
+    for allowed_s, max_s in rows:
+        assert int(max_s) <= min(default_s, int(allowed_s) - 5)
+        assert int(max_s) == default_s or int(allowed_s) < default_s + 5
 
 
 def test_a_pod_runs_as_any_user_of_the_cluster() -> None:

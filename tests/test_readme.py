@@ -97,7 +97,8 @@ class Stage:
         path = f"/v2/stacks/{stack_id}/actions/{started['action_id']}"
         ended = ("Succeeded", "Failed", "Cancelled")
         until(lambda: call(port, "GET", path)["status"]["objectStatus"]["phase"] in ended, _START_S)
-        self._environ |= {"STACK": stack_id, "ACTION": started["action_id"]}
+        # The tag of a record that has changed since.
+        self._environ |= {"STACK": stack_id, "ACTION": started["action_id"], "ETAG": '"former"'}
         (self.folder / "my.toml").write_text(f'[upstream]\nurl = "http://{self.addresses["twin"]}"\n')
 
     def close(self) -> None:
@@ -214,6 +215,7 @@ def test_every_command_of_the_readme_does_what_it_says(stage: Stage) -> None:
             assert done.code == 0, done.err
             if "X-Auth-Token" in line:
                 assert done.out.startswith("HTTP/1.1 200")
+                assert ("Preference-Applied: wait=50" in done.out) == ("Prefer: wait=50" in line)
                 hits.append(re.findall(r"(?i)^cache-status: (.*?)\r?$", done.out, re.MULTILINE)[0])
             else:
                 assert {"readyz": '"ready":true', "metrics": "# TYPE"}[line.rpartition("/")[2]] in done.out

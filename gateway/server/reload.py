@@ -38,6 +38,10 @@ LIVE: Final = frozenset(
         "upstream.connect_timeout_s",
         "upstream.hold_back",
         "upstream.read_timeout_s",
+        "wait.interval_s",
+        "wait.max_interval_s",
+        "wait.max_s",
+        "wait.max_waiting",
     }
 )
 """Settings that a reload applies; files are reread even if their names stay."""

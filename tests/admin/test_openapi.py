@@ -158,6 +158,27 @@ async def test_records_are_as_described(both: Both) -> None:
     assert statuses == [200, 200, 200, 304, 200]
 
 
+async def test_records_of_a_running_execution_are_as_described(aos: ScriptedAos) -> None:
+    aos.on("GET", TARGET, Answer(body=record("Running")))
+    async with running(aos.url, cache__ttl_running_s=30) as gateway:
+
+        async def ask(*headers: tuple[str, str]) -> RawResponse:
+            answer = await fetch(gateway.address, TARGET, headers=list(headers), token="a")
+            check(answer, _EXECUTION)
+            return answer
+
+        await ask()
+        hit = await ask()
+        waited = await ask(("Prefer", "wait=1"))
+        etag = (hit.get("ETag") or b"").decode()
+        unchanged = await ask(("Prefer", "wait=1"), ("If-None-Match", etag))
+    assert re.search(rb"hit; ttl=2\d; detail=running$", hit.get("Cache-Status") or b"")
+    assert (waited.get("Cache-Status") or b"").endswith(b"detail=waited")
+    assert (waited.status, unchanged.status) == (200, 304)
+    for answer in (waited, unchanged):
+        assert (answer.get("Preference-Applied"), answer.get("Vary")) == (b"wait=1", b"Prefer")
+
+
 async def test_errors_of_the_gateway_are_as_described(aos: ScriptedAos) -> None:
     aos.on("GET", TARGET, never)
     async with running(aos.url, upstream__read_timeout_s=0.05) as gateway:

@@ -286,7 +286,7 @@ def test_check_prints_the_effective_configuration_masked(tmp_path: Path) -> None
     text, _, last = result.stdout.rstrip("\n").rpartition("\n")
     assert last == "configuration is valid"
     effective = tomllib.loads(text)
-    assert list(effective) == ["server", "upstream", "cache", "redis", "log", "tracing"]
+    assert list(effective) == ["server", "upstream", "cache", "redis", "wait", "log", "tracing"]
     assert effective["upstream"]["url"] == "https://aos.example/base"
     assert effective["redis"]["url"] == "redis://***@redis.example:6379/1"
     assert effective["cache"]["secret"] == effective["server"]["admin_token"] == "***"

@@ -24,6 +24,7 @@ from gateway.config.model import (
     ServerConfig,
     TracingConfig,
     UpstreamConfig,
+    WaitConfig,
 )
 from gateway.config.secret import Secret
 from gateway.config.sources import unused_variables, variable_of
@@ -39,6 +40,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "upstream": UpstreamConfig,
     "cache": CacheConfig,
     "redis": RedisConfig,
+    "wait": WaitConfig,
     "log": LogConfig,
     "tracing": TracingConfig,
 }
@@ -268,7 +270,7 @@ def test_other_variables_are_left_alone() -> None:
         ),
         (
             "[other]\n",
-            "unknown section [other] in FILE; there are server or upstream or cache or redis or log",
+            "unknown section [other] in FILE; there are server or upstream or cache or redis or wait or log",
         ),
         ("[Sever]\n", "unknown section [Sever] in FILE; did you mean [server]?"),
         ("[cache]\nsecrt = 's3cret'\n", "unknown key cache.secrt in FILE; did you mean cache.secret?"),

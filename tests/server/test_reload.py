@@ -239,11 +239,12 @@ def test_a_reload_keeps_settings_that_cannot_change(tmp_path: Path) -> None:
     file.write_text('[cache]\nsettle_s = 1\n[log]\nlevel = "error"\n')
     sources = Sources(path=str(file), environ={}, flags={"upstream.url": "http://aos.example"})
     raw = sources.read()
-    file.write_text("[cache]\nsettle_s = 2\n[upstream]\nmax_waiting = 9\n")
+    file.write_text("[cache]\nsettle_s = 2\n[upstream]\nmax_waiting = 9\n[wait]\nmax_waiting = 3\n")
     change = reread(sources, raw)
     assert (change.config.cache.settle_s, change.config.upstream.max_waiting) == (1, 1024)
     assert change.config.log.level == "info"
-    assert change.changed == ("log.level",)
+    assert change.config.wait.max_waiting == 3
+    assert change.changed == ("wait.max_waiting", "log.level")
     assert change.deferred == ("upstream.max_waiting", "cache.settle_s")
     again = reread(sources, change.raw)
     assert (again.changed, again.deferred) == ((), change.deferred)
