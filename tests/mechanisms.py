@@ -109,23 +109,23 @@ MECHANISMS = (
     Mechanism(
         "a refusal ends one wait",
         "gateway/cache/waiting.py",
-        "if not is_record and isinstance(result, Fetched) and not _is_for(result, waiter):",
+        "if is_others and not _is_for(result, waiter):",
         "if False:",
         "tests/end_to_end/test_waiting.py::test_in_scope_shared_a_refusal_ends_one_wait_alone",
     ),
     Mechanism(
         "waits after a write",
         "gateway/cache/waiting.py",
-        "if flight.started_s < self._invalidated_s <= waiter.arrived_s:",
-        "if False:",
+        "told = [waiter for waiter in self.waiters if flight.started_s >= waiter.not_before_s]",
+        "told = list(self.waiters)",
         "tests/end_to_end/test_waiting.py::"
         "test_a_record_from_before_a_write_does_not_answer_who_came_after_it",
     ),
     Mechanism(
         "nothing kept over a write",
         "gateway/cache/waiting.py",
-        "        self.latest = None\n        self._invalidated_s =",
-        "        self._invalidated_s =",
+        "        self.latest = None\n        self._dropped_s = self._waits.fetcher.clock.monotonic_s()\n",
+        "",
         "tests/end_to_end/test_waiting.py::test_a_write_ends_what_later_callers_are_given",
     ),
     Mechanism(
@@ -144,10 +144,31 @@ MECHANISMS = (
         "tests/end_to_end/test_waiting.py::test_a_poller_keeps_no_credential_of_those_who_have_left",
     ),
     Mechanism(
+        "the first look",
+        "gateway/cache/waiting.py",
+        "if each.may_have(entry, now_s):",
+        "if True:",
+        "tests/end_to_end/test_waiting_deadlines.py::test_who_wants_no_copy_is_given_none",
+    ),
+    Mechanism(
+        "the next one due",
+        "gateway/cache/waiting.py",
+        "if is_due and latest is None:",
+        "if latest is None:",
+        "tests/end_to_end/test_waiting_deadlines.py::test_what_is_not_kept_makes_no_hot_loop_either",
+    ),
+    Mechanism(
+        "one deadline for all fetches",
+        "gateway/cache/cache.py",
+        "return await self._flights.in_time(self._response(begin), arrived_s)",
+        "return await self._response(begin)",
+        "tests/end_to_end/test_running.py::test_in_scope_shared_a_chain_of_refusals_has_a_deadline",
+    ),
+    Mechanism(
         "bounded waiting",
         "gateway/cache/waiting.py",
-        "if self._is_closed or self.count >= self.config.max_waiting:",
-        "if self._is_closed:",
+        "if self.count >= most or (poller is None and len(self.pollers) >= most):",
+        "if False:",
         "tests/end_to_end/test_waiting.py::test_a_caller_who_may_not_wait_is_answered_at_once",
     ),
     Mechanism(

@@ -300,7 +300,7 @@ async def test_a_write_ends_what_later_callers_are_given(aos: ScriptedAos) -> No
         await until(lambda: aos.count() == 1 and not len(gateway.app.flights))
         await get(gateway, f"/v2/stacks/{STACK_ID}", method="PUT", body=b"{}")
         aos.answer(_at(2))
-        response = await get(gateway, TARGET, ("Prefer", "wait=1"))
+        response = await get(gateway, TARGET, ("Prefer", "wait=1"), ("If-None-Match", '"none"'))
         assert response.body == _at(2).body
         first.cancel()
 
