@@ -183,17 +183,15 @@ class Cache:
         if directives.no_cache:
             found = EarlyLookup(self._tiers.fill_token(key), LookupResult(None))
         else:
-            found, entry = await self._look_up(key, early_lookup)
-            if entry is not None and not entry.is_settled and (wait_s or accepts_events(eligible.fields)):
-                # They want what is new.
-                entry = None
+            wants_new = bool(wait_s) or accepts_events(eligible.fields)
+            found, entry = await self._look_up(key, early_lookup, wants_new=wants_new)
             absent = Forward.URI_MISS
             if entry is not None and not entry.suits(eligible.variant.accept):
                 # It was chosen by another Accept; what is chosen by this one has a place of its own.
                 absent = Forward.VARY_MISS
                 variant = eligible.variant.exact
                 key = self._keys.entry(eligible.identity.entry, variant, eligible.execution)
-                found, entry = await self._look_up(key, None)
+                found, entry = await self._look_up(key, None, wants_new=wants_new)
             forward, reason = absent, Reason.STORE_FAILED if found.lookup.has_failed else None
             if entry is not None:
                 now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
@@ -205,13 +203,12 @@ class Cache:
         cache_status = CacheStatus(forward=forward, reason=reason)
         if directives.only_if_cached:
             raise _with_member(NotCached(), cache_status)
-        flight_key = self._flight_key(eligible, variant)
         if wait_s:
             waited = await self._wait(
                 request,
                 eligible,
                 cache_status,
-                flight_key=flight_key,
+                flight_key=self._keys.flight(eligible.identity.entry, variant, eligible.execution),
                 key=key,
                 wait_s=wait_s,
                 on_waited=on_waited,
@@ -225,6 +222,7 @@ class Cache:
         if request.method == "HEAD":
             return await self._head(request, eligible, found, cache_status)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
+        flight_key = self._flight_key(eligible, variant)
         may_join = forward is not Forward.REQUEST
         response = await self._response(
             lambda on_response: self._share(
@@ -384,14 +382,18 @@ class Cache:
         return None
 
     async def _look_up(
-        self, key: EntryKey, early_lookup: EarlyLookup | None
+        self, key: EntryKey, early_lookup: EarlyLookup | None, *, wants_new: bool
     ) -> tuple[EarlyLookup, Entry | None]:
-        """Look into all tiers, unless that was done already; return what that gave, and the entry."""
+        """Look into all tiers, unless that was done already; return what that gave, and the entry.
+
+        Who wants what is new is given only what will not change.
+        """
         if early_lookup is None or early_lookup.fill_token.key != key:
             fill_token = self._tiers.fill_token(key)
             early_lookup = EarlyLookup(fill_token, await self._tiers.lookup(key))
         # Between a look-up in Redis and here another request's fetch may have ended.
-        return early_lookup, early_lookup.lookup.entry or self._tiers.peek(key)
+        entry = early_lookup.lookup.entry or self._tiers.peek(key)
+        return early_lookup, entry if entry is None or entry.is_settled or not wants_new else None
 
     def _held_back(self, request: Request, eligible: Eligible) -> Response | None:
         """Answer for the upstream while it wants to hear nothing of this caller."""

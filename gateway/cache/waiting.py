@@ -145,7 +145,7 @@ class Waits:
         """Return how long a caller may wait, of what was asked for; ``None``: not at all."""
         if wanted_s is None or not self.config.max_s:
             return None
-        return int(min(wanted_s, self.config.max_s))
+        return min(wanted_s, self.config.max_s)
 
     async def wait(
         self,
