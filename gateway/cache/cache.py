@@ -183,17 +183,15 @@ class Cache:
         if directives.no_cache:
             found = EarlyLookup(self._tiers.fill_token(key), LookupResult(None))
         else:
-            found, entry = await self._look_up(key, early_lookup)
+            wants_new = bool(wait_s) or accepts_events(eligible.fields)
+            found, entry = await self._look_up(key, early_lookup, wants_new=wants_new)
             absent = Forward.URI_MISS
             if entry is not None and not entry.suits(eligible.variant.accept):
                 # It was chosen by another Accept; what is chosen by this one has a place of its own.
                 absent = Forward.VARY_MISS
                 variant = eligible.variant.exact
                 key = self._keys.entry(eligible.identity.entry, variant, eligible.execution)
-                found, entry = await self._look_up(key, None)
-            if entry is not None and not entry.is_settled and (wait_s or accepts_events(eligible.fields)):
-                # They want what is new.
-                entry = None
+                found, entry = await self._look_up(key, None, wants_new=wants_new)
             forward, reason = absent, Reason.STORE_FAILED if found.lookup.has_failed else None
             if entry is not None:
                 now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
@@ -205,13 +203,12 @@ class Cache:
         cache_status = CacheStatus(forward=forward, reason=reason)
         if directives.only_if_cached:
             raise _with_member(NotCached(), cache_status)
-        flight_key = self._flight_key(eligible, variant)
         if wait_s:
             waited, has_waited = await self._wait(
                 request,
                 eligible,
                 cache_status,
-                flight_key=flight_key,
+                flight_key=self._keys.flight(eligible.identity.entry, variant, eligible.execution),
                 key=key,
                 wait_s=wait_s,
                 applied_s=wait_s,
@@ -227,6 +224,7 @@ class Cache:
         if request.method == "HEAD":
             return await self._head(request, eligible, found, cache_status)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
+        flight_key = self._flight_key(eligible, variant)
         may_join = forward is not Forward.REQUEST
         response = await self._response(
             lambda on_response: self._share(
@@ -266,7 +264,7 @@ class Cache:
         if isinstance(outcome, Entry):
             response = self._hit(request, eligible, outcome, outcome.now_s(now_s, self._clock.monotonic_s()))
         elif (unshared := self._why_not_shared(eligible, outcome)) is not None:
-            exact = self._flight_key(eligible, eligible.variant.exact)
+            exact = self._keys.flight(eligible.identity.entry, eligible.variant.exact, eligible.execution)
             left_s = wait_s - (self._clock.monotonic_s() - asked_s)
             if unshared is Reason.VARY and flight_key != exact and has_waited and left_s > 0:
                 # It was chosen by another Accept; what is chosen by this one has a place of its own.
@@ -363,7 +361,10 @@ class Cache:
             cache_log.decided(request, "joins a fetch under way")
             joined.join(on_fetched)
             return functools.partial(joined.leave, on_fetched)
-        flight = self._flights.begin(flight_key, found.fill_token.key.stack, on_fetched)
+        key = found.fill_token.key
+        # What nobody may join is nobody else's matter.
+        record = None if flight_key is None else key.local
+        flight = self._flights.begin(flight_key, key.stack, on_fetched, record)
         self._fetcher.start(flight, request, eligible, found, stores=flight_key is not None)
         return functools.partial(flight.leave, on_fetched)
 
@@ -414,14 +415,18 @@ class Cache:
         return None
 
     async def _look_up(
-        self, key: EntryKey, early_lookup: EarlyLookup | None
+        self, key: EntryKey, early_lookup: EarlyLookup | None, *, wants_new: bool
     ) -> tuple[EarlyLookup, Entry | None]:
-        """Look into all tiers, unless that was done already; return what that gave, and the entry."""
+        """Look into all tiers, unless that was done already; return what that gave, and the entry.
+
+        Who wants what is new is given only what will not change.
+        """
         if early_lookup is None or early_lookup.fill_token.key != key:
             fill_token = self._tiers.fill_token(key)
             early_lookup = EarlyLookup(fill_token, await self._tiers.lookup(key))
         # Between a look-up in Redis and here another request's fetch may have ended.
-        return early_lookup, early_lookup.lookup.entry or self._tiers.peek(key)
+        entry = early_lookup.lookup.entry or self._tiers.peek(key)
+        return early_lookup, entry if entry is None or entry.is_settled or not wants_new else None
 
     def _held_back(self, request: Request, eligible: Eligible) -> Response | None:
         """Answer for the upstream while it wants to hear nothing of this caller."""

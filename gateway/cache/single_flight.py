@@ -28,11 +28,12 @@ class Flight(Generic[T]):
     Attributes:
         key: who asks for what; ``None`` when nobody may join.
         stack: case-folded stack id.
+        record: what it fetches, by `EntryKey.local`; ``None`` when nobody is to hear of it.
         started_s: monotonic time of its start.
         stop: ends its work when its time is over.
     """
 
-    __slots__ = ("_flights", "_leader", "_waiting", "key", "stack", "started_s", "stop")
+    __slots__ = ("_flights", "_leader", "_waiting", "key", "record", "stack", "started_s", "stop")
 
     def __init__(
         self,
@@ -41,9 +42,12 @@ class Flight(Generic[T]):
         stack: bytes,
         started_s: float,
         leader: OnResult[T],
+        *,
+        record: bytes | None,
     ) -> None:
         self.key = key
         self.stack = stack
+        self.record = record
         self.started_s = started_s
         self.stop: Callable[[], None] = _nothing
         self._flights = flights
@@ -74,7 +78,7 @@ class Flight(Generic[T]):
         self._leader, self._waiting = None, []
         self.stop = _nothing
         takers = waiting if leader is None else [leader, *waiting]
-        if (watcher := self._flights.watchers.get(self.key)) is not None:
+        if (watcher := self._flights.watchers.get(self.record)) is not None:
             takers.append(functools.partial(watcher, self))
         for on_result in takers:
             try:
@@ -93,7 +97,7 @@ class SingleFlight(Generic[T]):
         clock: monotonic time.
 
     Attributes:
-        watchers: called with each flight of a key that ends, and its result.
+        watchers: called with each flight of a record that ends, and its result.
     """
 
     def __init__(self, timeout_s: float, join_max_age_s: float, clock: Clock) -> None:
@@ -104,7 +108,7 @@ class SingleFlight(Generic[T]):
         # In the order in which they began, so one timer is enough for all deadlines.
         self._under_way: dict[Flight[T], None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self.watchers: dict[FlightKey | None, Callable[[Flight[T], T | GatewayError], None]] = {}
+        self.watchers: dict[bytes | None, Callable[[Flight[T], T | GatewayError], None]] = {}
         self._open: dict[FlightKey, Flight[T]] = {}
         self._by_stack: defaultdict[bytes, set[FlightKey]] = defaultdict(set)
         self._all_ended: asyncio.Event | None = None
@@ -119,13 +123,15 @@ class SingleFlight(Generic[T]):
             return None
         return flight
 
-    def begin(self, key: FlightKey | None, stack: bytes, on_result: OnResult[T]) -> Flight[T]:
+    def begin(
+        self, key: FlightKey | None, stack: bytes, on_result: OnResult[T], record: bytes | None = None
+    ) -> Flight[T]:
         """Begin a fetch, in place of any older one; with a key others may join it.
 
         Returns:
             The flight; whoever does its work calls `Flight.finish`.
         """
-        flight = Flight(self, key, stack, self._clock.monotonic_s(), on_result)
+        flight = Flight(self, key, stack, self._clock.monotonic_s(), on_result, record=record)
         self._under_way[flight] = None
         if key is not None:
             self._detach(key)

@@ -154,7 +154,7 @@ class Waits:
         """Return how long a caller may wait, of what was asked for; ``None``: not at all."""
         if wanted_s is None or not self.config.max_s:
             return None
-        return int(min(wanted_s, self.config.max_s))
+        return min(wanted_s, self.config.max_s)
 
     async def wait(
         self,
@@ -243,7 +243,7 @@ class Waits:
 
     def dropped(self, poller: Poller) -> None:
         """Forget a poller for whom nobody has waited for a while."""
-        del self.pollers[poller.key], self.flights.watchers[poller.key]
+        del self.pollers[poller.key], self.flights.watchers[poller.entry_key.local]
         of_stack = self._by_stack[poller.entry_key.stack]
         of_stack.discard(poller)
         if not of_stack:
@@ -278,7 +278,7 @@ class Poller:
         self._interval_s = waits.config.interval_s
         self._is_fetching = False
         self._timer: asyncio.TimerHandle | None = None
-        waits.flights.watchers[key] = self._finished
+        waits.flights.watchers[entry_key.local] = self._finished
 
     def add(self, waiter: Waiter) -> None:
         """Let a caller wait; he may be answered before this returns."""
@@ -389,7 +389,7 @@ class Poller:
             return
         fields = IndexedFields(sender.request.fields).without(_REQUEST_ID)
         request = msgspec.structs.replace(sender.request, fields=fields, request_id=self._waits.fresh_id())
-        flight = self._waits.flights.begin(self.key, self.entry_key.stack, _let_go)
+        flight = self._waits.flights.begin(self.key, self.entry_key.stack, _let_go, self.entry_key.local)
         self._began_s = flight.started_s
         sender.context.run(self._waits.fetcher.start, flight, request, sender.eligible, found)
 

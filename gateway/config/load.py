@@ -123,6 +123,11 @@ def _check_together(config: Config) -> None:
             f'cache.scope = "shared" on server.listen = {server.listen} gives stored records to everybody '
             "who can connect; use 127.0.0.1 or unix:/path, or set cache.allow_shared_on_network = true"
         )
+    if cache.memory_bytes == 0 and cache.ttl_running_s:
+        raise ConfigError(
+            "cache.ttl_running_s needs cache.memory_bytes, which is 0: only memory keeps these records; set "
+            "cache.ttl_running_s = 0 or a memory size"
+        )
     if cache.memory_bytes == 0 and not config.redis.url:
         raise ConfigError(
             "cache.memory_bytes = 0 without redis.url leaves no cache at all; set redis.url or a memory size"

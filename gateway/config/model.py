@@ -186,7 +186,7 @@ class WaitConfig(msgspec.Struct, frozen=True, kw_only=True):
         max_waiting: bound of callers who wait.
     """
 
-    max_s: Annotated[float, Number(0, 3_600)] = 50.0
+    max_s: Annotated[int, Number(0, 3_600, "seconds", int)] = 50
     interval_s: Annotated[float, Number(0.1, 3_600)] = 2.0
     max_interval_s: Annotated[float, Number(0.1, 3_600)] = 10.0
     max_waiting: Annotated[int, Number(0, 1_000_000, "callers", int)] = 10_000

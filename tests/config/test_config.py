@@ -553,6 +553,11 @@ def test_an_unknown_flag_name_is_rejected() -> None:
             "server.admin_listen = unix:/run/a is server.listen too",
         ),
         (
+            {"cache__memory_bytes": 0, "cache__ttl_running_s": 1, "redis__url": "redis://h"},
+            "cache.ttl_running_s needs cache.memory_bytes, which is 0: only memory keeps these records; set "
+            "cache.ttl_running_s = 0 or a memory size",
+        ),
+        (
             {"cache__memory_bytes": 0},
             "cache.memory_bytes = 0 without redis.url leaves no cache at all; set redis.url or a memory size",
         ),

@@ -420,6 +420,35 @@ async def test_in_scope_shared_a_refusal_ends_one_wait_alone(aos: ScriptedAos) -
         assert bodies == [record(), b"no", record()]
 
 
+@pytest.mark.parametrize("ttl_running_s", [0, 1])
+async def test_in_scope_shared_all_have_one_poller(aos: ScriptedAos, ttl_running_s: int) -> None:
+    aos.answer(_at(1))
+    async with running(
+        aos.url, cache__scope="shared", cache__ttl_running_s=ttl_running_s, wait__interval_s=60
+    ) as gateway:
+        asked = []
+        for number in range(10):
+            asked.append(asyncio.create_task(get(gateway, TARGET, _WAIT, token=token(f"{number}"))))
+            await _waiting(gateway, len(asked))
+        await until(lambda: not len(gateway.app.flights))
+        assert aos.count() == 1
+        aos.answer(settled())
+        assert (await get(gateway, TARGET, _WAIT, ("Cache-Control", "no-cache"))).body == record()
+        assert {(await waiting).body for waiting in asked} == {record()}
+        assert aos.count() == 2
+
+
+async def test_what_was_chosen_by_another_accept_does_not_answer_who_waits(aos: ScriptedAos) -> None:
+    chosen = [("Vary", "Accept")]
+    aos.answer(Answer(headers=chosen, body=record("Running")))
+    async with running(aos.url, cache__ttl_running_s=60, wait__interval_s=0.1) as gateway:
+        for accept in ("application/json", "application/json;q=0.9"):
+            await get(gateway, TARGET, ("Accept", accept))
+        aos.answer(Answer(headers=chosen, body=record()))
+        for accept in ("application/json", "application/json;q=0.9"):
+            assert (await get(gateway, TARGET, _WAIT, ("Accept", accept))).body == record()
+
+
 async def test_in_scope_shared_the_poller_goes_on_with_who_is_not_throttled(aos: ScriptedAos) -> None:
     aos.queue(_at(1), Answer(429, headers=[("Retry-After", "60")], body=b"slow"))
     aos.answer(settled())

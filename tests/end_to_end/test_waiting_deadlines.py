@@ -11,7 +11,7 @@ from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.redis_server import RedisServer
 from tests.testbed.secrets import token
 
-from .kit import ALICE, MovableTime, cache_status, get, is_hit, settled, until
+from .kit import ALICE, BOB, MovableTime, cache_status, get, is_hit, settled, until
 
 _WAIT = ("Prefer", "wait=20")
 _SHARED: dict[str, object] = {"cache__scope": "shared", "cache__ttl_running_s": 1}
@@ -231,20 +231,6 @@ async def test_each_fetch_has_an_id_of_its_own(aos: ScriptedAos) -> None:
         assert b"mine" not in ids
 
 
-async def test_a_refusal_to_one_of_several_pollers_of_an_entry_reaches_all(aos: ScriptedAos) -> None:
-    aos.answer(_at(1))
-    async with running(aos.url, wait__interval_s=60, cache__scope="shared") as gateway:
-        asked = [_ask(gateway, _WAIT, caller=token(f"{number}")) for number in range(2)]
-        await _waiting(gateway, 2)
-        await until(lambda: aos.count() == 2)
-        await _idle(gateway)
-        aos.on("HEAD", TARGET, Answer(403), times=1)
-        await get(gateway, TARGET, ("Cache-Control", "no-cache"), method="HEAD")
-        assert [poller.latest for poller in gateway.app.waits.pollers.values()] == [None, None]
-        for one in asked:
-            one.cancel()
-
-
 async def test_a_record_chosen_by_accept_makes_no_hot_loop(aos: ScriptedAos) -> None:
     async def answer(received: Received, conversation: Conversation) -> None:
         which = (received.get("Accept") or b"").decode()
@@ -304,3 +290,22 @@ async def test_with_redis_a_poller_makes_one_call_an_interval(aos: ScriptedAos, 
             await _waiting(gateway, 1)
             await get(other)
             assert (await waiting).body == record()
+
+
+@pytest.mark.parametrize("scope", ["caller", "shared"])
+@pytest.mark.parametrize("ttl_running_s", [0, 1])
+async def test_in_every_scope_an_ordinary_fetch_wakes_who_waits(
+    aos: ScriptedAos, scope: str, ttl_running_s: int
+) -> None:
+    aos.answer(_at(1))
+    async with running(
+        aos.url, wait__interval_s=60, cache__scope=scope, cache__ttl_running_s=ttl_running_s
+    ) as gateway:
+        waiting = _ask(gateway, _WAIT)
+        await until(lambda: aos.count() == 1)
+        await _idle(gateway)
+        aos.answer(settled())
+        await get(gateway, TARGET, ("Cache-Control", "no-cache"), token=BOB if scope == "shared" else ALICE)
+        async with asyncio.timeout(3):
+            assert (await waiting).body == record()
+        assert aos.count() == 2
