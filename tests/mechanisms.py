@@ -116,8 +116,8 @@ MECHANISMS = (
     Mechanism(
         "waits after a write",
         "gateway/cache/waiting.py",
-        "told = [waiter for waiter in self.waiters if flight.started_s >= waiter.not_before_s]",
-        "told = list(self.waiters)",
+        "takers = [waiter for waiter in self.waiters if flight.started_s >= waiter.not_before_s]",
+        "takers = list(self.waiters)",
         "tests/end_to_end/test_waiting.py::"
         "test_a_record_from_before_a_write_does_not_answer_who_came_after_it",
     ),

@@ -28,7 +28,7 @@ from gateway.telemetry.metrics import Metrics
 
 _GROWTH = 1.5
 _JITTER = 0.1
-# Larger records are not kept for who comes later.
+# Larger responses are kept neither for who comes later nor for the end of a wait.
 _LARGEST_KEPT_BYTES = 65_536
 # While everybody is held back, whether somebody is not any more is looked at again after this at the latest.
 _LONGEST_HOLD_S = 5.0
@@ -67,8 +67,9 @@ class Waiter:
         not_before_s: monotonic time; fetches that began earlier are not for it.
         context: of its task; what is fetched on its behalf belongs to its span.
         outcome: resolved once, when the wait ends.
-        seen: the newest record seen during the wait; ``None`` before the first.
-        refused: the last response that was none; ``None`` before the first.
+        has_seen: a record has come during the wait.
+        seen: the newest of them; ``None`` before the first, or when that is large.
+        refused: the last response that was none; ``None`` before the first, or when that is large.
         is_over: its time is over, so the next response is its answer.
         wave: whom the same fetch has woken; ``None`` when its time was over.
     """
@@ -76,6 +77,7 @@ class Waiter:
     __slots__ = (
         "context",
         "eligible",
+        "has_seen",
         "is_over",
         "not_before_s",
         "outcome",
@@ -91,6 +93,7 @@ class Waiter:
         self.not_before_s = not_before_s
         self.context = contextvars.copy_context()
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.has_seen = False
         self.seen: Fetched | None = None
         self.refused: Fetched | GatewayError | None = None
         self.is_over = False
@@ -108,7 +111,7 @@ class Waiter:
 
     def may_have(self, entry: Entry, now_s: float) -> bool:
         """Whether a settled entry is for it; what its request says of copies binds the first look alone."""
-        is_first = self.seen is None and self.refused is None
+        is_first = not self.has_seen and self.refused is None
         directives = self.eligible.directives if is_first else NO_DIRECTIVES
         is_fresh = directives.unmet(entry.age_s(now_s), entry.ttl_s(now_s)) is None
         return is_fresh and not directives.no_cache and entry.suits(self.eligible.variant.accept)
@@ -404,9 +407,9 @@ class Poller:
         if flight.started_s >= max(self._dropped_s, self._latest_began_s):
             self._keep(result, flight.started_s)
         wave = Wave(self._waits.fetcher.clock.monotonic_s())
-        told = [waiter for waiter in self.waiters if flight.started_s >= waiter.not_before_s]
-        is_others = not _is_for_all(result) and not all(_is_for(result, waiter) for waiter in told)
-        for waiter in told:
+        takers = [waiter for waiter in self.waiters if flight.started_s >= waiter.not_before_s]
+        is_others = not _is_for_all(result) and not all(_is_for(result, waiter) for waiter in takers)
+        for waiter in takers:
             if is_others and not _is_for(result, waiter):
                 continue
             # What began before is not news.
@@ -447,19 +450,18 @@ class Poller:
         config = self._waits.config
         longer_s = min(self._interval_s * _GROWTH, max(config.max_interval_s, config.interval_s))
         self._interval_s = config.interval_s if has_changed else longer_s
-        is_small = len(result.fetched_response.body) <= _LARGEST_KEPT_BYTES
-        self.latest = result if _is_for_all(result) and is_small else None
+        self.latest = result if _is_for_all(result) and _is_small(result) else None
         self._latest_began_s = began_s
 
     def _offer(self, waiter: Waiter, result: Fetched | GatewayError, wave: Wave) -> None:
         """Answer a waiter with a result if it ends the wait."""
-        is_first = waiter.seen is None
         if isinstance(result, Fetched) and result.fetched_response.head.status == 200:
-            waiter.seen = result
+            waiter.has_seen = True
+            waiter.seen = result if _is_small(result) else None
             ends = self._has_ended(result) or not waiter.has(result)
         else:
-            waiter.refused = result
-            ends = _is_final(result) or (is_first and not _is_throttled(result))
+            waiter.refused = result if _is_small(result) else None
+            ends = _is_final(result) or not (waiter.has_seen or _is_throttled(result))
         if ends or waiter.is_over:
             self._answer(waiter, result, wave if ends else None)
 
@@ -502,6 +504,10 @@ def _is_for_all(result: Fetched | GatewayError) -> bool:
     if isinstance(result, GatewayError):
         return True
     return result.decision is not None and policy.may_be_given(result.decision)
+
+
+def _is_small(result: Fetched | GatewayError) -> bool:
+    return isinstance(result, GatewayError) or len(result.fetched_response.body) <= _LARGEST_KEPT_BYTES
 
 
 def _is_throttled(result: Fetched | GatewayError) -> bool:

@@ -420,6 +420,20 @@ async def test_in_scope_shared_a_refusal_ends_one_wait_alone(aos: ScriptedAos) -
         assert bodies == [record(), b"no", record()]
 
 
+async def test_of_a_large_record_nothing_is_kept_while_a_caller_waits(aos: ScriptedAos) -> None:
+    large = Answer(body=record("Running", padding="x" * 100_000))
+    aos.answer(large)
+    async with running(aos.url, wait__interval_s=60) as gateway:
+        asked = asyncio.create_task(get(gateway, TARGET, ("Prefer", "wait=1")))
+        await _waiting(gateway, 1)
+        await until(lambda: aos.count() == 1 and not len(gateway.app.flights))
+        (poller,) = gateway.app.waits.pollers.values()
+        assert [waiter.seen for waiter in poller.waiters] == [None]
+        response = await asked
+        assert (response.body, response.get("Preference-Applied")) == (large.body, b"wait=1")
+        assert aos.count() == 2
+
+
 @pytest.mark.parametrize("ttl_running_s", [0, 1])
 async def test_in_scope_shared_all_have_one_poller(aos: ScriptedAos, ttl_running_s: int) -> None:
     aos.answer(_at(1))

@@ -261,7 +261,8 @@ async def test_a_wait_that_ends_before_the_next_fetch_is_due_ends_with_a_look(ao
     large = _at(1, padding="x" * 70_000)
     aos.answer(large)
     async with running(aos.url, wait__interval_s=60) as gateway:
-        for calls in (1, 2):
+        # The first look, and one at the end of each wait.
+        for calls in (2, 3):
             response = await get(gateway, TARGET, ("Prefer", "wait=1"))
             assert (response.status, response.body) == (200, large.body)
             assert response.get("Preference-Applied") == b"wait=1"
