@@ -333,7 +333,7 @@ MECHANISMS = (
         "gateway/cache/throttle.py",
         "        if left_s is None:\n",
         "        if True:\n",
-        "tests/end_to_end/test_throttling.py::test_a_held_back_caller_gets_the_429_that_it_was_told",
+        "tests/end_to_end/test_throttling.py::test_a_held_back_caller_gets_its_429_again",
     ),
     Mechanism(
         "held for all",

@@ -493,14 +493,14 @@ def _without_credentials(fetched: Fetched, names: frozenset[bytes]) -> Fetched:
 
 
 def _is_for(result: Fetched | GatewayError, waiter: Waiter) -> bool:
-    """Whether it was told to this caller."""
+    """Whether it answered this caller's own request."""
     if isinstance(result, GatewayError):
         return True
     return result.eligible.identity.flight == waiter.eligible.identity.flight
 
 
 def _is_for_all(result: Fetched | GatewayError) -> bool:
-    """Whether it is for all who share the poller, whoever of them it was told to."""
+    """Whether it is for all who share the poller, whosever request it answered."""
     if isinstance(result, GatewayError):
         return True
     return result.decision is not None and policy.may_be_given(result.decision)

@@ -13,7 +13,7 @@ from gateway.core.http.proxy_header import ProxyHeader
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
-    """Who has opened a connection, to the gateway or to the proxy that told of it in a PROXY protocol header.
+    """Who has opened a connection, to the gateway or to the proxy that names it in a PROXY protocol header.
 
     Attributes:
         name: an address without port, `UNIX` or `UNKNOWN`.

@@ -1,4 +1,4 @@
-"""Callers whom AOS throttles: its 429 is told again while its time runs, and nothing is sent."""
+"""Callers whom AOS throttles: its 429 is repeated while its time runs, and nothing is sent."""
 
 import asyncio
 import gzip
@@ -60,7 +60,7 @@ def _without(response: RawResponse, *names: str) -> list[tuple[bytes, bytes]]:
     # Without Retry-After the body says it; that of a HEAD is not there.
     [("GET", "20", 20), ("HEAD", "20", 20), ("GET", "3600", 60), ("GET", None, 5), ("HEAD", None, 2)],
 )
-async def test_a_held_back_caller_gets_the_429_that_it_was_told(
+async def test_a_held_back_caller_gets_its_429_again(
     aos: ScriptedAos, fast_lane: bool, method: str, retry_after: str | None, wait_s: int
 ) -> None:
     time = MovableTime()

@@ -53,7 +53,7 @@ class Ages:
         await conversation.answer(Answer(202, body=b"%f" % time.monotonic()))
 
     async def poll(self, address: str, caller: bytes, is_over: asyncio.Event) -> None:
-        """Ask until told to stop, on new connections now and then."""
+        """Ask until `is_over`, on new connections now and then."""
         fields = [("X-Auth-Token", caller)]
         while not is_over.is_set():
             async with await RawClient.connect(address) as client:

@@ -78,7 +78,7 @@ def back_off(fields: Fields, body: bytes, now_s: float, random_share: float) -> 
     named = limit(body)
     wait_s = retry_after_s(fields, now_s)
     if wait_s is None:
-        # Shorter, never longer, so that who waits as long as he was told is not held any more.
+        # Shorter, never longer, so that who waits as long as the field says is not held any more.
         wait_s = named.wait_s * (1.0 - _JITTER * random_share)
     return BackOff(wait_s, min(wait_s, LONGEST_FOR_ALL_S) if named.counts_all else 0.0)
 
