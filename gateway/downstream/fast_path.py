@@ -248,7 +248,7 @@ class FastPath:
         request_id = seen.request_id or self._request_ids.fresh()
         hits = self._metrics.fast_hits + 1
         self._metrics.fast_hits = hits
-        if not entry.is_settled:
+        if type(entry) is not Entry:
             self._metrics.fast_running_hits += 1
         # One comparison: under load few hits are sampled, see `HitSample`.
         if hits >= self._sample.next:
