@@ -183,7 +183,9 @@ class Cache:
         if directives.no_cache:
             found = EarlyLookup(self._tiers.fill_token(key), LookupResult(None))
         else:
-            wants_new = bool(wait_s) or accepts_events(eligible.fields)
+            # The preference of a HEAD is for AOS.
+            prefers = bool(wait_s) or (request.method == "HEAD" and b"prefer" in names(request.fields))
+            wants_new = prefers or accepts_events(eligible.fields)
             found, entry = await self._look_up(key, early_lookup, wants_new=wants_new)
             absent = Forward.URI_MISS
             if entry is not None and not entry.suits(eligible.variant.accept):

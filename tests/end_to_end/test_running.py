@@ -147,6 +147,17 @@ async def test_what_a_request_says_is_obeyed(aos: ScriptedAos, gateway: RunningG
     assert aos.count() == 1 + 2 * 5
 
 
+async def test_the_preference_of_a_head_travels_on(aos: ScriptedAos, gateway: RunningGateway) -> None:
+    aos.answer(running_record())
+    await get(gateway)
+    assert is_hit(await get(gateway, method="HEAD"))
+    assert not is_hit(await get(gateway, TARGET, ("Prefer", "wait=5"), method="HEAD"))
+    assert [(request.method, request.get("Prefer")) for request in aos.heads] == [
+        ("GET", None),
+        ("HEAD", b"wait=5"),
+    ]
+
+
 async def test_a_fetch_that_began_too_long_ago_is_not_joined_and_its_settled_record_is_stored(
     aos: ScriptedAos, gateway: RunningGateway, now: MovableTime
 ) -> None:
