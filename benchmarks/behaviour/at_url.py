@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
+from urllib.request import Request, urlopen
 
 import msgspec
 
@@ -20,9 +21,19 @@ from gateway.config.address import UpstreamUrl, upstream_url_of
 from gateway.config.errors import ConfigError, InvalidValue, shorten
 from gateway.config.secret import Secret
 from gateway.config.sources import secret_in_file
+from gateway.core.aos.execution import RecordSummary, decode_deciding
+from gateway.core.caching.policy import IN_PROGRESS
 
 _MAX_POLLERS: Final = 10_000
+# Of executions that are found by themselves; and bounds of the lists.
+_MOST_FOUND: Final = 10
+_LIST_S: Final = 10.0
+_LONGEST_LIST_BYTES: Final = 16_777_216
 NAME: Final = "pollers"
+
+
+class _Stack(msgspec.Struct):
+    guid: str
 
 
 class NothingToPollError(Exception):
@@ -34,7 +45,7 @@ class UrlOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         url: of the server.
-        targets: an execution each.
+        targets: an execution each; empty finds some that run.
         tokens: that callers share in turn; empty sends none.
         callers: pollers of each execution.
         interval_s: of each poller.
@@ -65,7 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         action="append",
         metavar="PATH",
-        help="an execution that runs: /v2/stacks/STACK/actions/ACTION; may be repeated",
+        help="an execution that runs: /v2/stacks/STACK/actions/ACTION; may be repeated (default: up to 10 of"
+        " those that the first token sees)",
     )
     group.add_argument(
         "--token-file",
@@ -108,17 +120,16 @@ def read_options(
         return None
     if list(names) != [NAME]:
         raise ConfigError(f"--url is for the scenario {NAME} alone; name it, and no other")
-    if not options.target:
-        raise ConfigError("--url needs --target: a running execution, like /v2/stacks/STACK/actions/ACTION")
-    for target in options.target:
+    targets = list(dict.fromkeys(options.target or ()))
+    for target in targets:
         if not _fits(target, RequestPath):
             raise ConfigError(f"--target {shorten(target)} has to begin with / and hold visible ASCII alone")
     callers = options.callers or 50
-    if (pollers := callers * len(options.target)) > _MAX_POLLERS:
+    if (pollers := callers * (len(targets) or _MOST_FOUND)) > _MAX_POLLERS:
         raise ConfigError(f"{pollers} pollers are too many; lower --callers: at most {_MAX_POLLERS} in all")
     return UrlOptions(
         url=_url("--url", options.url),
-        targets=list(dict.fromkeys(options.target)),
+        targets=targets,
         tokens=_tokens(options.token_file, environ),
         callers=callers,
         interval_s=options.every or 2.0,
@@ -162,13 +173,14 @@ async def poll_at_url(options: UrlOptions) -> Result:
     """
     tokens: list[str | None] = [secret.reveal() for secret in options.tokens]
     tokens = tokens or [None]
-    for target in options.targets:
+    targets = options.targets or await asyncio.to_thread(_running, str(options.url), tokens[0])
+    for target in targets:
         await _look(str(options.url), target, tokens[0])
     counts = Counts()
     pollers = [
         Poller(str(options.url), [target], tokens[number % len(tokens)], counts, wait_s=options.wait_s)
         for number in range(options.callers)
-        for target in options.targets
+        for target in targets
     ]
     calls_before = await _calls(options)
     began_s = time.monotonic()
@@ -187,12 +199,44 @@ async def poll_at_url(options: UrlOptions) -> Result:
     return Result(
         name=NAME,
         title=str(options.url),
-        parameters={"kind": NAME, "targets": options.targets, "tokens": len(options.tokens)},
+        parameters={"kind": NAME, "targets": targets, "tokens": len(options.tokens)},
         calls_without=side.requests,
         calls_with=calls,
         sides=[side],
         seen=f"calls as {counted} tells, end as the first noticed it; {errors_in_words(side.errors)}",
     )
+
+
+def _running(url: str, token: str | None) -> list[str]:
+    """Return the newest execution of each stack whose newest one runs, as targets.
+
+    Raises:
+        NothingToPollError: there is none, or the server does not list any.
+    """
+    found: list[str] = []
+    try:
+        for stack in msgspec.json.decode(_get(f"{url}/v2/stacks", token), type=list[_Stack]):
+            actions = f"/v2/stacks/{stack.guid}/actions"
+            for raw in msgspec.json.decode(_get(f"{url}{actions}?last=true", token), type=list[msgspec.Raw]):
+                record = decode_deciding(bytes(raw))
+                if isinstance(record, RecordSummary) and record.phase in IN_PROGRESS:
+                    found.append(f"{actions}/{record.name}")
+                break
+            if len(found) == _MOST_FOUND:
+                break
+    except (OSError, ValueError, msgspec.DecodeError) as exc:
+        raise NothingToPollError(f"{url}: cannot list its executions: {exc}; name one: --target") from exc
+    if not found:
+        raise NothingToPollError(f"{url}: no execution runs; start one, or name it: --target")
+    return found
+
+
+def _get(url: str, token: str | None) -> bytes:
+    headers = {} if token is None else {"X-Auth-Token": token}
+    # The scheme is http or https: it comes from `upstream_url_of`.
+    with urlopen(Request(url, headers=headers), timeout=_LIST_S) as response:
+        body: bytes = response.read(_LONGEST_LIST_BYTES)
+    return body
 
 
 async def _look(url: str, target: str, token: str | None) -> None:

@@ -88,6 +88,24 @@ async def test_the_command_polls_a_gateway_until_the_end_and_counts_the_calls_of
     assert TOKEN not in output + file.read_text("utf-8")
 
 
+async def test_without_a_target_it_finds_executions_that_run(stage: Stage) -> None:
+    targets = stage.start_executions(2, 1.5)
+    numbers = ("--callers", "2", "--every", "0.2", "--seconds", "20")
+    result = await poll_at_url(options_of("--url", stage.url, *numbers))
+    assert set(targets) <= set(result.parameters["targets"])
+    (side,) = result.sides
+    assert side.figures["noticed"] == 2 * len(result.parameters["targets"])
+    with pytest.raises(NothingToPollError, match="no execution runs; start one, or name it: --target"):
+        await poll_at_url(options_of("--url", stage.url, *numbers))
+
+
+@pytest.mark.parametrize("answer", [Answer(404, body=b"no"), Answer(body=b"{}"), Answer(body=b"\xff")])
+async def test_a_server_that_lists_no_stacks_is_named(aos: ScriptedAos, answer: Answer) -> None:
+    aos.answer(answer)
+    with pytest.raises(NothingToPollError, match=r"cannot list its executions: .*; name one: --target"):
+        await poll_at_url(options_of("--url", aos.url))
+
+
 @pytest.mark.parametrize("wait", [(), ("--wait", "20")])
 async def test_cache_status_tells_the_calls_that_the_twin_counts(stage: Stage, wait: tuple[str, ...]) -> None:
     targets = stage.start_executions(2, 1.2)
@@ -172,7 +190,6 @@ async def test_a_control_address_that_is_none_is_refused_before_any_load(
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ((), "--url needs --target: a running execution, like /v2/"),
         (("--target", "x"), "--target 'x' has to begin with /"),
         (("--target", "/x\r\nHost: y"), "has to begin with / and hold visible ASCII alone"),
         (("--target", "/x", "--url", "127.0.0.1:1"), "--url '127.0.0.1:1' is not a URL"),
