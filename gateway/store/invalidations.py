@@ -187,11 +187,14 @@ class Invalidations:
 
     def is_pending(self, stack: bytes) -> bool:
         """Whether nothing of this stack may be read, minted or stored in Redis."""
-        if self.all_pending:
+        if (
+            self.all_pending
+            or stack in self._writes
+            or stack in self._removals
+            or stack in self._refused
+            or stack in self._being_sent
+        ):
             return True
-        for queue in self._unconfirmed:
-            if stack in queue:
-                return True
         confirmed = self._confirmed.get(stack)
         return confirmed is not None and self._needs_repeat(confirmed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 
 from gateway.core.caching.key import EntryKey
@@ -17,11 +18,12 @@ _GATHER_S = 0.001
 
 # Called once.
 OnResult = Callable[[LookupResult], None]
-_Batch = list[tuple[EntryKey, OnResult]]
+# By `EntryKey.local`: look-ups of the same entry are one.
+_Batch = dict[bytes, tuple[EntryKey, list[OnResult]]]
 
 
 class LookupBatcher:
-    """Collects look-ups and sends them together.
+    """Collects look-ups and sends them together, those of the same entry as one.
 
     A batch holds those of one turn of the event loop; while others are under way also those of the next
     millisecond, because a command costs more than its keys.
@@ -44,7 +46,7 @@ class LookupBatcher:
         self._mget = mget
         self._result_of = result_of
         self._tasks = tasks
-        self._waiting: _Batch = []
+        self._waiting: _Batch = {}
         self._under_way = 0
         self._next: asyncio.Handle | None = None
         self._loop = asyncio.get_running_loop()
@@ -56,15 +58,20 @@ class LookupBatcher:
             self._next = (
                 loop.call_later(_GATHER_S, self._send) if self._under_way else loop.call_soon(self._send)
             )
-        self._waiting.append((key, on_result))
+        waiting = self._waiting.get(key.local)
+        if waiting is None:
+            self._waiting[key.local] = key, [on_result]
+        else:
+            waiting[1].append(on_result)
 
     def _send(self) -> None:
         if self._next is not None:
             self._next.cancel()
             self._next = None
-        waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), _BATCH):
-            self._tasks.start(self._look_up(waiting[start : start + _BATCH]), "redis-lookup")
+        waiting = iter(self._waiting.items())
+        self._waiting = {}
+        while batch := dict(itertools.islice(waiting, _BATCH)):
+            self._tasks.start(self._look_up(batch), "redis-lookup")
 
     async def _look_up(self, batch: _Batch) -> None:
         # One deadline for all of one turn. The command itself is not cancelled.
@@ -72,7 +79,9 @@ class LookupBatcher:
         self._under_way += 1
         values: list[object] | None = None
         try:
-            values = await self._mget([name for key, _ in batch for name in (key.name, key.generation)])
+            values = await self._mget(
+                [name for key, _ in batch.values() for name in (key.name, key.generation)]
+            )
         except StoreError:
             pass
         finally:
@@ -83,14 +92,22 @@ class LookupBatcher:
         self._deliver(batch, values)
 
     def _deliver(self, batch: _Batch, values: list[object] | None) -> None:
-        waiting = batch[:]
+        waiting = list(batch.values())
         # What comes after the timeout is for nobody.
         batch.clear()
-        for number, (key, on_result) in enumerate(waiting):
+        for number, (key, on_results) in enumerate(waiting):
+            result = FAILED
             try:
-                if values is None:
-                    on_result(FAILED)
-                else:
-                    on_result(self._result_of(key, values[2 * number], values[2 * number + 1]))
-            except Exception as error:  # a fault in one request keeps no other from its outcome
-                self._loop.call_exception_handler({"message": "after a look-up", "exception": error})
+                if values is not None:
+                    result = self._result_of(key, values[2 * number], values[2 * number + 1])
+            except Exception as error:
+                self._report(error)
+            for on_result in on_results:
+                try:
+                    on_result(result)
+                except Exception as error:
+                    self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        # A fault in one request keeps no other from its outcome.
+        self._loop.call_exception_handler({"message": "after a look-up", "exception": error})

@@ -91,6 +91,28 @@ async def test_look_ups_of_one_turn_of_the_loop_are_one_command(
     assert [one.entry for one in found] == [stored.get(key.name) for key in keys]
 
 
+async def test_look_ups_of_the_same_entry_are_one(direct: DirectRedis, redis: RedisServer) -> None:
+    stored, absent = key_of(redis.prefix), key_of(redis.prefix, stack=b"other")
+    generation = await direct.store.mint(stored)
+    assert generation is not None
+    entry = entry_of(b"body")
+    await direct.put(stored, entry, generation)
+    before = await keys_read(redis)
+    # Equal keys, as two connections make them.
+    found = await asyncio.gather(
+        *(direct.lookup(key_of(redis.prefix)) for _ in range(9)), *(direct.lookup(absent) for _ in range(9))
+    )
+    assert [one.entry for one in found] == [entry] * 9 + [None] * 9
+    assert await keys_read(redis) - before == 2 * 2
+
+
+async def keys_read(server: RedisServer) -> int:
+    info = await server.command("INFO", "stats")
+    assert isinstance(info, bytes)
+    lines = dict(line.partition(b":")[::2] for line in info.splitlines())
+    return int(lines[b"keyspace_hits"]) + int(lines[b"keyspace_misses"])
+
+
 async def test_very_many_look_ups_are_split_so_that_nobody_else_waits_for_them(
     direct: DirectRedis, redis: RedisServer
 ) -> None:
