@@ -132,6 +132,50 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             "cache.memory_bytes = 0 without redis.url leaves no cache at all; set redis.url or a memory size"
         )
+    if config.identity.by == "user":
+        if not config.iam.url:
+            raise ConfigError('identity.by = "user" needs iam.url, since IAM says whose a token is; set it')
+        if cache.scope == "shared":
+            raise ConfigError(
+                'identity.by = "user" separates users, which cache.scope = "shared" does not; use one of them'
+            )
+    _check_credentials(config)
+
+
+_NEEDED = {
+    "caller": (),
+    "token-file": ("credentials.token_file",),
+    "password": (
+        "iam.url",
+        "credentials.domain",
+        "credentials.user",
+        "credentials.password",
+        "credentials.project",
+    ),
+    "access-key": ("credentials.access_key", "credentials.secret_key"),
+}
+
+
+def _check_credentials(config: Config) -> None:
+    """Reject own credentials that are incomplete, or that strangers could use."""
+    server, credentials = config.server, config.credentials
+    for name in _NEEDED[credentials.source]:
+        if not attrgetter(name)(config):
+            raise ConfigError(f'credentials.source = "{credentials.source}" needs {name}; set it')
+    is_private = is_loopback(server.listen) or bool(server.tls_cert)
+    if credentials.client_token and not is_private:
+        raise ConfigError(
+            f"credentials.client_token on server.listen = {server.listen} would be sent unencrypted; set "
+            "server.tls_cert and server.tls_key, or listen on 127.0.0.1 or unix:/path"
+        )
+    if credentials.source == "caller" or is_loopback(server.listen):
+        return
+    if not credentials.client_token and not server.tls_client_ca:
+        raise ConfigError(
+            f'credentials.source = "{credentials.source}" on server.listen = {server.listen} would serve '
+            "everybody who can connect; use 127.0.0.1 or unix:/path, or set credentials.client_token or "
+            "server.tls_client_ca"
+        )
 
 
 def admin_token(environ: Mapping[str, str]) -> Secret:

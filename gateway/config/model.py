@@ -54,7 +54,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     listen_mode: SocketMode = address.OWNER_ONLY
     admin_listen: Listener = address.TcpAddress(host="127.0.0.1", port=9901)
     admin_listen_mode: SocketMode = address.OWNER_ONLY
-    admin_token: Annotated[Secret, String(rules.admin_token_of, is_secret=True)] = Secret()
+    admin_token: Annotated[Secret, String(rules.secret_of, is_secret=True)] = Secret()
     admin_hosts: Annotated[tuple[str, ...], StringList(address.host_name_of)] = ()
     workers: Annotated[int, Number(0, 1_024, "processes", int)] = 1
     header_timeout_s: Seconds = 15.0
@@ -192,6 +192,70 @@ class WaitConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: Annotated[int, Number(0, 1_000_000, "callers", int)] = 10_000
 
 
+class IamConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Section `[iam]`: the identity service that says whose a token is, and gives out tokens.
+
+    Attributes:
+        url: of IAM, https unless on loopback; "" for none.
+        timeout_s: of one question, seconds.
+        ca_file: PEM file with the certificates to trust; "" for those of the system.
+        max_per_s: questions a second at most, those of all workers together.
+    """
+
+    url: Annotated[str, String(rules.iam_url_of)] = ""
+    timeout_s: Annotated[float, Number(0.1, 60)] = 2.0
+    ca_file: CaFile = ""
+    max_per_s: Annotated[float, Number(0.01, 1_000, "questions a second")] = 3.0
+
+
+class IdentityConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Section `[identity]`: who counts as the same caller.
+
+    Attributes:
+        by: "token": each token is a caller; "user": all tokens that IAM describes alike are one.
+        verify_ttl_s: how long IAM's word on a token counts, seconds.
+    """
+
+    by: Literal["token", "user"] = "token"
+    verify_ttl_s: Annotated[float, Number(1, 3_600)] = 300.0
+
+
+class CredentialsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Section `[credentials]`: the gateway's own, for requests that bring none.
+
+    Attributes:
+        source: "caller": there are none; "token-file", "password" or "access-key": where they come from.
+        token_file: file with a token, read again when it changes.
+        domain: name of the account that the user belongs to.
+        user: name of the IAM user.
+        password: of that user.
+        project: name of the project that tokens are for.
+        access_key: id of the key that signs requests.
+        secret_key: secret of that key.
+        security_token: goes with a temporary access key; empty for a permanent one.
+        allow: methods and paths that may use them; `*` is one segment, HEAD counts as GET.
+        client_token: what callers from the network send as `Authorization: Bearer`; empty: loopback, Unix
+            sockets and client certificates alone.
+        body_bytes: bound of all request bodies that are held to be signed.
+    """
+
+    source: Literal["caller", "token-file", "password", "access-key"] = "caller"
+    token_file: Annotated[str, String(rules.token_file_of)] = ""
+    domain: Annotated[str, String(rules.name_of)] = ""
+    user: Annotated[str, String(rules.name_of)] = ""
+    password: Annotated[Secret, String(Secret, is_secret=True)] = Secret()
+    project: Annotated[str, String(rules.name_of)] = ""
+    access_key: Annotated[str, String(rules.visible_of)] = ""
+    secret_key: Annotated[Secret, String(rules.secret_of, is_secret=True)] = Secret()
+    security_token: Annotated[Secret, String(rules.secret_of, is_secret=True)] = Secret()
+    allow: Annotated[tuple[str, ...], StringList(rules.allowed_of)] = (
+        "GET /v2/stacks/*",
+        "GET /v2/stacks/*/actions/*",
+    )
+    client_token: Annotated[Secret, String(rules.secret_of, is_secret=True)] = Secret()
+    body_bytes: Annotated[int, Number(0, 1_024 * _MEBIBYTE, "bytes", int)] = 33_554_432
+
+
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Section `[log]`.
 
@@ -230,6 +294,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     cache: CacheConfig = CacheConfig()
     redis: RedisConfig = RedisConfig()
     wait: WaitConfig = WaitConfig()
+    iam: IamConfig = IamConfig()
+    identity: IdentityConfig = IdentityConfig()
+    credentials: CredentialsConfig = CredentialsConfig()
     log: LogConfig = LogConfig()
     tracing: TracingConfig = TracingConfig()
 

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from gateway.config.address import VISIBLE, host_name_of
+from gateway.config.address import VISIBLE, host_name_of, is_loopback_host, upstream_url_of
 from gateway.config.errors import InvalidValue, shorten
 from gateway.config.secret import Secret
 from gateway.core.http.fields import is_sent_unchanged
@@ -17,6 +17,8 @@ _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _PHASE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 # token of RFC 9110 section 5.6.2.
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+# A method, and a path of plain segments (RFC 3986 section 3.3 without what needs decoding or parameters).
+_ALLOWED = re.compile(r"[A-Z]{3,16} (?:/(?!\.{1,2}(?:/|$))(?:\*|[A-Za-z0-9._~!$&'()+,=:@-]+))+")
 _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~%/-]*)?")
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS: Final = (
@@ -76,12 +78,45 @@ def prefix_of(text: str) -> str:
     return text
 
 
-def admin_token_of(text: str) -> Secret:
+def secret_of(text: str) -> Secret:
     if not VISIBLE.fullmatch(text):
         raise InvalidValue(
             "***", "holds a blank, control or non-ASCII character; use printable ASCII, like hex or base64"
         )
     return Secret(text)
+
+
+def visible_of(text: str) -> str:
+    if not VISIBLE.fullmatch(text):
+        raise InvalidValue(
+            shorten(text), "holds a blank, control or non-ASCII character; write it as IAM shows it"
+        )
+    return text
+
+
+def name_of(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise InvalidValue(shorten(text), "is not a name; write it as IAM shows it, without blanks around it")
+    return text
+
+
+def iam_url_of(text: str) -> str:
+    if not text:
+        return text
+    url = upstream_url_of(text)
+    if url.scheme != "https" and not is_loopback_host(url.host):
+        raise InvalidValue(shorten(str(url)), "would send tokens unencrypted; write https://")
+    return str(url)
+
+
+def allowed_of(text: str) -> str:
+    if not _ALLOWED.fullmatch(text):
+        raise InvalidValue(
+            shorten(text), 'is no method and path; write it like "GET /v2/stacks/*", where * is one segment'
+        )
+    if text.startswith("HEAD "):
+        raise InvalidValue(shorten(text), "is allowed with GET; write GET")
+    return text
 
 
 def proxy_of(text: str) -> str:
@@ -114,7 +149,7 @@ def ca_file_of(text: str) -> str:
     return text
 
 
-def file_of(text: str) -> str:
+def file_of(text: str, kind: str = "PEM file") -> str:
     if not text:
         return text
     try:
@@ -122,10 +157,14 @@ def file_of(text: str) -> str:
             beginning = file.read(_BEGINNING_BYTES)
     except (OSError, ValueError) as exc:
         reason = (exc.strerror if isinstance(exc, OSError) else None) or "no valid path"
-        raise InvalidValue(shorten(text), f"can't be read ({reason}); name a readable PEM file") from exc
+        raise InvalidValue(shorten(text), f"can't be read ({reason}); name a readable {kind}") from exc
     if (fault := encoding_fault(beginning)) is not None:
         raise InvalidValue(shorten(text), fault)
     return text
+
+
+def token_file_of(text: str) -> str:
+    return file_of(text, "file")
 
 
 def encoding_fault(content: bytes) -> str | None:

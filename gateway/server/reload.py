@@ -16,6 +16,13 @@ from gateway.runtime.tls import check_files
 
 LIVE: Final = frozenset(
     {
+        "credentials.access_key",
+        "credentials.client_token",
+        "credentials.password",
+        "credentials.secret_key",
+        "credentials.security_token",
+        "credentials.token_file",
+        "iam.ca_file",
         "log.access",
         "log.caller",
         "log.level",

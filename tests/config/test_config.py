@@ -19,6 +19,9 @@ from gateway.config.model import (
     RULES,
     CacheConfig,
     Config,
+    CredentialsConfig,
+    IamConfig,
+    IdentityConfig,
     LogConfig,
     RedisConfig,
     ServerConfig,
@@ -41,6 +44,9 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "cache": CacheConfig,
     "redis": RedisConfig,
     "wait": WaitConfig,
+    "iam": IamConfig,
+    "identity": IdentityConfig,
+    "credentials": CredentialsConfig,
     "log": LogConfig,
     "tracing": TracingConfig,
 }
@@ -270,7 +276,7 @@ def test_other_variables_are_left_alone() -> None:
         ),
         (
             "[other]\n",
-            "unknown section [other] in FILE; there are server or upstream or cache or redis or wait or log",
+            "unknown section [other] in FILE; there are server or upstream or cache or redis or wait or iam",
         ),
         ("[Sever]\n", "unknown section [Sever] in FILE; did you mean [server]?"),
         ("[cache]\nsecrt = 's3cret'\n", "unknown key cache.secrt in FILE; did you mean cache.secret?"),
@@ -390,6 +396,40 @@ _BAD: dict[str, dict[str, str]] = {
         "a\n": "is not a prefix",
     },
     "redis.ca_file": {"/nowhere/ca.pem": _NO_FILE},
+    "iam.url": {
+        "http://iam.example": "would send tokens unencrypted; write https://",
+        "https://user:s3cret@iam.example": "holds userinfo",
+        "iam.example": "is not a URL",
+    },
+    "iam.ca_file": {"/nowhere/ca.pem": _NO_FILE},
+    "credentials.token_file": {"/nowhere/token": _NO_FILE.replace("PEM file", "file")},
+    **{
+        f"credentials.{key}": {" a": "is not a name; write it as IAM shows it", "a\n": "is not a name"}
+        for key in ("domain", "user", "project")
+    },
+    "credentials.password": {"s3cret\udcff": "is not valid UTF-8; write it as UTF-8 text"},
+    "credentials.access_key": {"A B": "holds a blank, control or non-ASCII character"},
+    **{
+        f"credentials.{key}": {"s3cret with blanks": "holds a blank, control or non-ASCII character; use"}
+        for key in ("secret_key", "security_token", "client_token")
+    },
+    "credentials.allow": {
+        **dict.fromkeys(
+            (
+                "GET",
+                "GET v2",
+                "get /v2",
+                "GET /v2/",
+                "GET /v2//a",
+                "GET /a/../b",
+                "GET /.",
+                "GET /a%20",
+                "GET /a;b",
+            ),
+            "is no method and path; write it like",
+        ),
+        "HEAD /v2/stacks": "is allowed with GET; write GET",
+    },
     "tracing.endpoint": {
         "http://user:p@h/v1/traces": "is no endpoint; write http:// or https://, a host and a path",
         "127.0.0.1:4318": "is no endpoint",
@@ -541,6 +581,13 @@ def test_an_unknown_flag_name_is_rejected() -> None:
     assert "unknown key server.lisen; did you mean server.listen?" in _error_of(server__lisen="x")
 
 
+_KEY = {
+    "credentials__source": "access-key",
+    "credentials__access_key": "A",
+    "credentials__secret_key": "s3cret",
+}
+
+
 @pytest.mark.parametrize(
     ("flags", "remedy"),
     [
@@ -556,6 +603,35 @@ def test_an_unknown_flag_name_is_rejected() -> None:
             {"cache__memory_bytes": 0, "cache__ttl_running_s": 1, "redis__url": "redis://h"},
             "cache.ttl_running_s needs cache.memory_bytes, which is 0: only memory keeps these records; set "
             "cache.ttl_running_s = 0 or a memory size",
+        ),
+        (
+            {"identity__by": "user"},
+            'identity.by = "user" needs iam.url, since IAM says whose a token is; set it',
+        ),
+        (
+            {"identity__by": "user", "iam__url": "https://iam", "cache__scope": "shared"},
+            'identity.by = "user" separates users, which cache.scope = "shared" does not; use one of them',
+        ),
+        *(
+            (
+                {"credentials__source": source, **given},
+                f'credentials.source = "{source}" needs {missing}; set',
+            )
+            for source, given, missing in (
+                ("token-file", {}, "credentials.token_file"),
+                ("password", {}, "iam.url"),
+                ("password", {"iam__url": "https://iam", "credentials__domain": "d"}, "credentials.user"),
+                ("access-key", {}, "credentials.access_key"),
+                ("access-key", {"credentials__access_key": "A"}, "credentials.secret_key"),
+            )
+        ),
+        (
+            {"server__listen": ":8080", "credentials__client_token": "s3cret"},
+            "credentials.client_token on server.listen = :8080 would be sent unencrypted; set ",
+        ),
+        (
+            {"server__listen": ":8080", **_KEY},
+            'credentials.source = "access-key" on server.listen = :8080 would serve everybody who can ',
         ),
         (
             {"cache__memory_bytes": 0},
@@ -578,6 +654,8 @@ def test_settings_that_are_impossible_together_are_rejected(flags: dict[str, obj
 def test_settings_that_only_look_impossible_are_accepted() -> None:
     assert _from_flags(server__listen="127.0.0.1:0", server__admin_listen="127.0.0.1:0")
     assert _from_flags(cache__memory_bytes=0, redis__url="redis://h")
+    assert _from_flags(identity__by="user", iam__url="http://127.0.0.1:9").iam.url == "http://127.0.0.1:9"
+    assert _from_flags(**_KEY, credentials__client_token="x")
     for listen in ("127.0.0.1:1", "localhost:1", "[::1]:1", "unix:/run/a"):
         assert _from_flags(cache__scope="shared", server__listen=listen).cache.scope == "shared"
     assert _from_flags(
@@ -612,6 +690,10 @@ def secretive() -> Config:
     return _from_flags(
         server__admin_token="s3cret-admin",
         cache__secret="s3cret-cache",
+        credentials__password="s3cret-password",
+        credentials__secret_key="s3cret-key",
+        credentials__security_token="s3cret-token",
+        credentials__client_token="s3cret-client",
         redis__url="redis://s3cret-user:s3cret-password@redis.example:6380/5?",
     )
 
