@@ -10,6 +10,7 @@ import pytest
 from . import address, gateway
 from .aos import ScriptedAos
 from .faultproxy import FaultProxy
+from .iam import ScriptedIam
 from .redis_server import RedisServer, find_valkey_server
 from .tls import Authority
 
@@ -25,6 +26,14 @@ def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 async def aos() -> AsyncIterator[ScriptedAos]:
     """A scripted AOS on a loopback port; a malformed or unscripted request fails the test."""
     async with ScriptedAos() as server:
+        yield server
+    assert server.violations == []
+
+
+@pytest.fixture
+async def iam() -> AsyncIterator[ScriptedIam]:
+    """A scripted IAM on a loopback port, which knows nobody; a malformed request fails the test."""
+    async with ScriptedIam() as server:
         yield server
     assert server.violations == []
 
