@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 from gateway.config.errors import ConfigError, shorten
-from gateway.config.model import Config, RedisConfig, ServerConfig, UpstreamConfig
+from gateway.config.model import Config, IamConfig, RedisConfig, ServerConfig, UpstreamConfig
 
 
 def server_context(server: ServerConfig) -> ssl.SSLContext | None:
@@ -55,6 +55,15 @@ def redis_context(redis: RedisConfig) -> ssl.SSLContext | None:
     if not redis.url.reveal().startswith("rediss:"):
         return None
     return _client_context("redis.ca_file", redis.ca_file)
+
+
+def iam_context(iam: IamConfig) -> ssl.SSLContext | None:
+    """Return the context for connections to IAM; ``None`` for plain ones.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    return _client_context("iam.ca_file", iam.ca_file) if iam.url.startswith("https:") else None
 
 
 def check_files(config: Config) -> None:

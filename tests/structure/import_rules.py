@@ -23,7 +23,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("gateway.errors",),
     ("gateway.runtime", "gateway.telemetry"),
     ("gateway.operations",),
-    ("gateway.store", "gateway.upstream", "gateway.page"),
+    ("gateway.store", "gateway.upstream", "gateway.iam", "gateway.page"),
     ("gateway.cache", "gateway.admin"),
     ("gateway.downstream",),
     ("gateway.app",),
@@ -110,7 +110,7 @@ RULES = (
             "aiohttp.cookiejar",
             "aiohttp.request",
         ),
-        but_who=("gateway.upstream", "gateway.cli"),
+        but_who=("gateway.upstream", "gateway.iam", "gateway.cli"),
         why="one module keeps the aiohttp client from repeating and rewriting requests",
     ),
     Rule(

@@ -1,0 +1,1 @@
+"""IAM: whose a token is, and tokens of the gateway's own."""

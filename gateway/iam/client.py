@@ -1,0 +1,133 @@
+"""Questions to IAM, over connections of their own."""
+
+from __future__ import annotations
+
+import ssl
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from gateway.config.model import IamConfig
+from gateway.core.aos.iam_token import MAX_BYTES
+
+_TOKENS = "/v3/auth/tokens?nocatalog=true"
+_MOST_CONNECTIONS = 4
+# A token in a field has several kilobytes.
+_MAX_FIELD_BYTES = 65_536
+
+
+class IamError(Exception):
+    """IAM gave no answer.
+
+    Attributes:
+        kind: ``timeout``, ``tls``, ``unreachable`` or ``malformed``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+class IamAnswer(msgspec.Struct, frozen=True):
+    """An answer of any status.
+
+    Attributes:
+        status: of the response.
+        body: as received.
+        token: the token that was issued; empty without one.
+        retry_after: the field ``Retry-After``; ``None`` without one.
+    """
+
+    status: int
+    body: bytes
+    token: bytes
+    retry_after: bytes | None
+
+    def __repr__(self) -> str:
+        # The rest may hold a token.
+        return f"IamAnswer(status={self.status})"
+
+
+class IamClient:
+    """Asks IAM (API pages "Verifying a token" and "Obtaining a user token through password authentication").
+
+    Follows no redirect, keeps no cookie and heeds no proxy of the environment.
+
+    Args:
+        config: where IAM is, and how long one question may take.
+        tls: for an https URL; ``None`` for plain connections, which are for loopback alone.
+    """
+
+    def __init__(self, config: IamConfig, tls: ssl.SSLContext | None) -> None:
+        self._url = URL(config.url.rstrip("/") + _TOKENS, encoded=True)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=_MOST_CONNECTIONS, ssl=tls or True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=config.timeout_s),
+            headers={
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "User-Agent": "aos-gateway",
+            },
+            auto_decompress=False,
+            trust_env=False,
+            max_line_size=_MAX_FIELD_BYTES,
+            max_field_size=_MAX_FIELD_BYTES,
+        )
+
+    async def verify(self, token: bytes) -> IamAnswer:
+        """Ask whose a token is, with that token.
+
+        Raises:
+            IamError: there is no answer.
+        """
+        text = token.decode("latin-1")
+        return await self._ask("GET", {"X-Auth-Token": text, "X-Subject-Token": text})
+
+    async def issue(self, body: bytes) -> IamAnswer:
+        """Ask for a token.
+
+        Args:
+            body: the JSON that says for whom, password included.
+
+        Raises:
+            IamError: there is no answer.
+        """
+        return await self._ask("POST", {"Content-Type": "application/json"}, body)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def _ask(self, method: str, fields: dict[str, str], body: bytes | None = None) -> IamAnswer:
+        # What the library says may quote what was sent.
+        try:
+            async with self._session.request(
+                method, self._url, headers=fields, data=body, allow_redirects=False
+            ) as response:
+                content = await _bounded(response.content)
+                token = response.headers.get("X-Subject-Token", "")
+                retry_after = response.headers.get("Retry-After")
+                return IamAnswer(
+                    response.status,
+                    content,
+                    token.encode("utf-8", "surrogateescape"),
+                    None if retry_after is None else retry_after.encode("utf-8", "surrogateescape"),
+                )
+        except TimeoutError:
+            raise IamError("timeout") from None
+        except aiohttp.ClientSSLError:
+            raise IamError("tls") from None
+        except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError, ValueError):
+            raise IamError("malformed") from None
+        except (aiohttp.ClientError, OSError):
+            raise IamError("unreachable") from None
+
+
+async def _bounded(content: aiohttp.StreamReader) -> bytes:
+    """Read a body; one that is longer than any answer is cut there, and then is none."""
+    received = bytearray()
+    while len(received) <= MAX_BYTES and (data := await content.readany()):
+        received += data
+    return bytes(received)
