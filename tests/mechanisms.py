@@ -42,8 +42,8 @@ MECHANISMS = (
     Mechanism(
         "owner",
         "gateway/core/caching/identity.py",
-        "return Identity(flight=caller, entry=_SHARED if self._shared else caller)",
-        "return Identity(flight=_SHARED, entry=_SHARED)",
+        "return Identity(caller, caller, _SHARED if self._shared else caller)",
+        "return Identity(_SHARED, _SHARED, _SHARED)",
         "tests/end_to_end/test_identity.py::test_two_callers_see_nothing_of_each_others_responses",
     ),
     Mechanism(

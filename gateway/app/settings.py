@@ -42,6 +42,7 @@ def policy_rules(config: Config) -> Rules:
     cache = config.cache
     return Rules(
         shared=cache.scope == "shared",
+        by_user=config.identity.by == "user",
         obey_origin=cache.origin_cache_control == "obey",
         terminal_phases=frozenset(cache.terminal_phases),
         access_ttl_s=cache.access_ttl_s,

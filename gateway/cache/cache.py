@@ -21,7 +21,7 @@ from gateway.core.caching import responses as answers
 from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility, may_share
 from gateway.core.caching.entry import Entry
-from gateway.core.caching.identity import IdentityReader
+from gateway.core.caching.identity import Identity, IdentityReader
 from gateway.core.caching.key import EntryKey, FlightKey, KeySpace
 from gateway.core.caching.request_directives import accepts_events, read_directives
 from gateway.core.http import prefer
@@ -221,6 +221,12 @@ class Cache:
             if not has_waited:
                 # There is no place for one more.
                 wait_s = None
+            identity = self._identity_reader.identify(eligible.fields)
+            if isinstance(identity, Identity) and identity != eligible.identity:
+                # IAM's word on its token has ended during the wait.
+                eligible = msgspec.structs.replace(eligible, identity=identity)
+                key = self._keys.entry(identity.entry, variant, eligible.execution)
+                found, _ = await self._look_up(key, None, wants_new=True)
         if (held := self._held_back(request, eligible)) is not None:
             return held
         if request.method == "HEAD":
@@ -319,7 +325,7 @@ class Cache:
         Where running records are given to everybody, so are the fetches of them.
         """
         identity = eligible.identity
-        caller = identity.entry if self._fetcher.rules.ttl_running_s else identity.flight
+        caller = identity.entry if self._fetcher.rules.ttl_running_s else identity.user
         return self._keys.flight(caller, variant, eligible.execution)
 
     def _share(
@@ -406,7 +412,7 @@ class Cache:
         """Tell whether a fetch's result is for a caller who joined it: whatever it is for the same caller."""
         of = fetched.eligible
         is_allowed = fetched.decision is not None and fetched.decision.reason is None
-        return is_allowed or of.identity.flight == eligible.identity.flight
+        return is_allowed or of.identity.credential == eligible.identity.credential
 
     def _why_not_shared(self, eligible: Eligible, fetched: Fetched) -> Reason | None:
         """Return why a request that joined a fetch has to be forwarded by itself all the same."""
@@ -459,7 +465,9 @@ class Cache:
         """Forward a HEAD alone; it stores nothing, but may tell that an entry is over."""
         fill_token = self._tiers.begin_fetch(early_lookup.fill_token)
         answer = await self._forward(request, None, _because(cache_status, Reason.HEAD), eligible)
-        if answer.head.status in policy.DROPPING_STATUSES or self._is_outdated(fill_token.key, answer.head):
+        status = answer.head.status
+        is_refused = status != 200 and policy.drops_own_entry(status, None, eligible.identity)
+        if is_refused or self._is_outdated(fill_token.key, answer.head):
             self._tiers.drop(fill_token, early_lookup.lookup, everywhere=True)
         return answer
 

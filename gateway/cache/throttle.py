@@ -83,7 +83,7 @@ class Throttle:
         plain = readable_body(head.fields, body)
         asked = back_off(head.fields, plain, self._clock.wall_s(), random.random())
         if asked.caller_s:
-            caller = eligible.identity.flight
+            caller = eligible.identity.user
             self._hold(caller, asked.caller_s)
             if self._is_on:
                 self._keep(caller, throttled_response(head, body, eligible, self._identity_headers))
@@ -98,7 +98,7 @@ class Throttle:
         """
         if not self._until_s or not self._is_on:
             return None
-        caller = eligible.identity.flight
+        caller = eligible.identity.user
         left_s = self.wait_s(caller)
         if left_s is None:
             return None

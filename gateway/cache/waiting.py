@@ -17,12 +17,14 @@ from gateway.cache.throttle import Throttle
 from gateway.config.model import WaitConfig
 from gateway.core.caching import policy
 from gateway.core.caching.eligibility import Eligible
+from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.entry import Entry
+from gateway.core.caching.identity import Identity
 from gateway.core.caching.key import EntryKey, FlightKey, stack_of
 from gateway.core.caching.request_directives import NO_DIRECTIVES, is_not_modified
 from gateway.core.caching.retry_after import retry_after_s
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.messages import IndexedFields, Request, first, names
+from gateway.core.http.messages import Fields, IndexedFields, Request, first, names
 from gateway.store.lookup import EarlyLookup, LookupResult
 from gateway.telemetry.metrics import Metrics
 
@@ -233,6 +235,14 @@ class Waits:
             if poller.entry_key.local == entry:
                 poller.drop()
 
+    def recheck(self, tokens: set[bytes], identify: Callable[[Fields], Identity | Reason]) -> None:
+        """End the waits of callers who are others than they were, by the digests of their tokens."""
+        for poller in list(self.pollers.values()):
+            for waiter in list(poller.waiters):
+                identity = waiter.eligible.identity
+                if identity.token in tokens and identify(waiter.eligible.fields) != identity:
+                    poller.dismiss(waiter)
+
     def release(self) -> None:
         """Answer all who wait with the newest record."""
         for poller in list(self.pollers.values()):
@@ -309,6 +319,10 @@ class Poller:
         else:
             waiter.is_over = True
 
+    def dismiss(self, waiter: Waiter) -> None:
+        """Let a caller look up anew."""
+        self._answer(waiter, None)
+
     def invalidate(self) -> None:
         """Give nobody who comes from now on what was fetched until now, and fetch for him at once."""
         self.drop()
@@ -364,7 +378,7 @@ class Poller:
         """Return the first who is not held back, or how long until one of them may not be any more."""
         shortest_s = _LONGEST_HOLD_S
         for waiter in itertools.islice(senders, _MOST_TRIED):
-            held_s = self._waits.throttle.wait_s(waiter.eligible.identity.flight)
+            held_s = self._waits.throttle.wait_s(waiter.eligible.identity.user)
             if held_s is None:
                 return waiter, 0.0
             shortest_s = min(shortest_s, held_s)
@@ -441,7 +455,7 @@ class Poller:
 
     def _keep(self, result: Fetched | GatewayError, began_s: float) -> None:
         """Keep a record for those who come later; what is none ends the one before, or changes nothing."""
-        if _is_final(result):
+        if _is_final(result) and not _ends_token_alone(result):
             self.latest, self._latest_began_s = None, began_s
         if isinstance(result, GatewayError) or result.fetched_response.head.status != 200:
             return
@@ -496,7 +510,7 @@ def _is_for(result: Fetched | GatewayError, waiter: Waiter) -> bool:
     """Whether it answered this caller's own request."""
     if isinstance(result, GatewayError):
         return True
-    return result.eligible.identity.flight == waiter.eligible.identity.flight
+    return result.eligible.identity.credential == waiter.eligible.identity.credential
 
 
 def _is_for_all(result: Fetched | GatewayError) -> bool:
@@ -504,6 +518,13 @@ def _is_for_all(result: Fetched | GatewayError) -> bool:
     if isinstance(result, GatewayError):
         return True
     return result.decision is not None and policy.may_be_given(result.decision)
+
+
+def _ends_token_alone(result: Fetched | GatewayError) -> bool:
+    """Whether AOS has refused one of several tokens of a user, which says nothing of the others."""
+    if isinstance(result, GatewayError):
+        return False
+    return result.fetched_response.head.status == 401 and result.eligible.identity.is_one_of_many
 
 
 def _is_small(result: Fetched | GatewayError) -> bool:

@@ -20,6 +20,7 @@ class ChannelPeers:
     def __init__(self, number: int, send: Callable[[Message], object], counts: SharedCounts) -> None:
         # The memory tier calls this for each hit.
         self.is_current = counts.is_current
+        self.workers = len(counts.read())
         self.skip_missing = counts.catch_up
         self._number = number
         self._send = send
