@@ -22,6 +22,8 @@ from gateway.app.settings import (
 )
 from gateway.cache.cache import Cache
 from gateway.cache.fetcher import Fetcher
+from gateway.cache.poller import Polling
+from gateway.cache.responder import Responder
 from gateway.cache.results import Fetched
 from gateway.cache.running_polls import RunningPolls
 from gateway.cache.single_flight import SingleFlight
@@ -143,14 +145,9 @@ class Gateway:
             ),
         )
         request_ids, hosts = RequestIds(), own_hosts(config)
-        self.waits = waits = Waits(
-            config.wait,
-            flights=self.flights,
-            fetcher=self._fetcher,
-            throttle=throttle,
-            fresh_id=request_ids.fresh,
-            metrics=self.metrics,
-        )
+        polling = Polling(config.wait, self.flights, self._fetcher, throttle, request_ids.fresh)
+        responder = Responder(self.flights, self._fetcher)
+        self.waits = waits = Waits(polling, keys, responder, self.metrics)
         self._gauges = Gauges(
             config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle, waits=waits
         )
@@ -160,6 +157,7 @@ class Gateway:
             flights=self.flights,
             fetcher=self._fetcher,
             throttle=throttle,
+            responder=responder,
             waits=waits,
         )
         self._caller_digest = CallerDigest(identity_reader, digest_key(secret, os.environ))
@@ -276,8 +274,7 @@ class Gateway:
                 acceptor.close()
         self.config = config
         self._gauges.config = config
-        self.waits.config = config.wait
-        self.waits.release()
+        self.waits.change(config.wait)
         self.server.change(config.server)
         self._handler.body_timeout_s = config.server.body_timeout_s
         self._access_log.change(config.log)
