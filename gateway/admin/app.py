@@ -47,7 +47,6 @@ def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) 
     """Make the admin application.
 
     Args:
-        operations: the running gateway.
         token: `server.admin_token`; if empty, only loopback and Unix peers reach the protected paths.
         hosts: `server.admin_hosts`, lower-case names without port.
     """

@@ -16,12 +16,7 @@ _DRAIN_S = 1.0
 
 
 class AdminServer:
-    """Serves an admin application.
-
-    Args:
-        app: from `gateway.admin.app.build_admin`.
-        address: where it listens.
-    """
+    """Serves an admin application."""
 
     def __init__(self, app: web.Application, address: Address) -> None:
         self._address = address

@@ -72,8 +72,6 @@ class Gateway:
     """One gateway; make it inside a running event loop.
 
     Args:
-        config: the whole configuration.
-        clock: both clocks.
         tracing: makes spans; ``None`` leaves that to the configuration.
         peers: the other workers; ``None`` without any.
     """
@@ -288,7 +286,7 @@ class Gateway:
 
         Args:
             timeout_s: ``server.drain_timeout_s`` when ``None``.
-            is_gentle: end idle connections with their next answer; only at the end of a while at once, which
+            is_handover: end idle connections with their next answer; only at the end of a while at once, which
                 could cross a request on its way.
         """
         loop = asyncio.get_running_loop()

@@ -21,14 +21,6 @@ from gateway.upstream.upstream import Upstream
 class Gauges:
     """The parts of one gateway as numbers.
 
-    Args:
-        config: the bounds.
-        metrics: what is counted on the way of requests.
-        tiers: memory and Redis.
-        upstream: the pool.
-        throttle: callers who have to wait.
-        waits: callers who want to.
-
     Attributes:
         config: the bounds in use; a reload replaces it.
     """
@@ -52,13 +44,7 @@ class Gauges:
         self._waits = waits
 
     def snapshot(self, server: DownstreamServer, flights: int, *, is_ready: bool) -> Snapshot:
-        """Return everything that one process has to tell.
-
-        Args:
-            server: the callers' connections.
-            flights: shared fetches under way.
-            is_ready: requests are accepted.
-        """
+        """Return everything that one process has to tell."""
         gauges = {
             "ready": float(is_ready),
             "connections": len(server.connections),

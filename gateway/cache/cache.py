@@ -39,17 +39,7 @@ OnResponse = Callable[[Response | GatewayError | Coroutine[Any, Any, Response]],
 
 @dataclass(frozen=True)
 class Cache:
-    """Answers requests from the tiers or from the upstream.
-
-    Attributes:
-        identity_reader: tells callers apart.
-        keys: builds the keys.
-        flights: the shared fetches.
-        fetcher: does their work.
-        throttle: callers whom AOS asked to wait.
-        responder: makes the responses.
-        waits: callers who ask to wait themselves.
-    """
+    """Answers requests from the tiers or from the upstream."""
 
     identity_reader: IdentityReader
     keys: KeySpace
@@ -70,8 +60,6 @@ class Cache:
         """Answer one request.
 
         Args:
-            request: what was asked.
-            body: its body; ``None`` without one.
             early_lookup: a look-up made for it already; ``None`` when none was.
             on_waited: called if its caller asked to wait, when that is over.
 
@@ -121,7 +109,6 @@ class Cache:
 
         Args:
             request: `check_request` has accepted it.
-            eligible: what `eligibility` makes of it.
             early_lookup: a look-up made for it already; ``None`` when none was.
             key: of its entry, where it is known.
             on_waited: called if its caller asked to wait, when that is over.
@@ -195,8 +182,6 @@ class Cache:
 
         Args:
             request: `headers.check_request` has accepted it.
-            eligible: what `eligibility` makes of it.
-            found: what the look-up gave.
             on_response: called once, perhaps before this returns.
 
         Returns:

@@ -39,9 +39,6 @@ class Polling:
     """What all pollers of a process work with.
 
     Attributes:
-        config: bounds and intervals.
-        flights: the shared fetches.
-        fetcher: does their work.
         throttle: callers whom AOS asked to wait.
         fresh_id: names a request of a poller.
     """
@@ -57,8 +54,6 @@ class Poller:
     """Fetches one record again and again while anybody waits for it.
 
     Attributes:
-        key: of its fetches.
-        entry_key: of the record.
         waiters: those who wait, longest first.
         latest: the newest record; ``None`` before the first and after a write.
     """

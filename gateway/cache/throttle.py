@@ -26,8 +26,6 @@ class Throttle:
     """Remembers, by caller digest, until when the upstream wants to hear nothing, and its 429.
 
     Args:
-        clock: both clocks.
-        via: the gateway's ``Via`` member.
         identity_headers: lower-case names of the fields that identify a caller.
         is_on: ``upstream.hold_back``; when off, no request is answered here.
         max_callers: how many callers are kept; beyond it the oldest is dropped, which costs one call.
@@ -76,8 +74,6 @@ class Throttle:
         """Remember a 429, and for how long it asks to send nothing.
 
         Args:
-            eligible: the request it answers.
-            head: as received.
             body: the whole body as received; ``None`` without one.
         """
         plain = readable_body(head.fields, body)

@@ -39,8 +39,6 @@ class Waiter:
     """One caller who waits.
 
     Attributes:
-        request: the request.
-        eligible: what `eligibility` makes of it.
         not_before_s: monotonic time; fetches that began earlier are not for it.
         context: of its task; what is fetched on its behalf belongs to its span.
         outcome: resolved once, when the wait ends.

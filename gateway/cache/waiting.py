@@ -26,14 +26,7 @@ OnWaited = Callable[[float], None]
 
 
 class Waits:
-    """All who wait for running executions in one process.
-
-    Args:
-        polling: what its pollers work with.
-        keys: builds the keys.
-        responder: makes the responses.
-        metrics: counts how waits end.
-    """
+    """All who wait for running executions in one process."""
 
     def __init__(self, polling: Polling, keys: KeySpace, responder: Responder, metrics: Metrics) -> None:
         self._polling = polling
@@ -73,10 +66,6 @@ class Waits:
         """Wait until there is something to say, or the time is over.
 
         Args:
-            request: the request.
-            eligible: what `eligibility` makes of it.
-            cache_status: what the cache did before.
-            variant: of the representation, as in its keys.
             wait_s: for how long.
             ends_s: monotonic time; ``None``: the time begins now.
             on_waited: called when the wait is over, however it ends.

@@ -17,7 +17,6 @@ def run(address: Address, stack_id: str, token: Secret) -> int:
     """Make a stack's stored entries unusable in a running gateway, and print one line.
 
     Args:
-        address: the gateway's admin address.
         stack_id: see `route.is_id`.
         token: the gateway's `server.admin_token`; empty to send none.
 

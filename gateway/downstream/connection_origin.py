@@ -34,11 +34,7 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
         return (self.address or UNKNOWN).encode("ascii", "replace")
 
     def caller_address(self, head: Fields | bytes) -> bytes:
-        """Return the `name` of who asks: its own, or the one that it tells as a trusted proxy.
-
-        Args:
-            head: the request's, see `forwarded_for`.
-        """
+        """Return the `name` of who asks: its own, or the one that it tells as a trusted proxy."""
         caller = self.name if self.trusted is None else self.trusted.caller(self.name, forwarded_for(head))
         return caller.encode("ascii", "replace")
 

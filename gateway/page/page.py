@@ -37,11 +37,7 @@ POLICY: Final = (
 
 
 class Page:
-    """Serves the page.
-
-    Args:
-        operations: the running gateway.
-    """
+    """Serves the page."""
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations

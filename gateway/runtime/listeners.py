@@ -32,13 +32,7 @@ _KEEPS_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (
 
 
 class SocketFile(msgspec.Struct, frozen=True):
-    """The file of a Unix socket and its identity.
-
-    Attributes:
-        path: of the file.
-        device: of its file system.
-        inode: of the file.
-    """
+    """The file of a Unix socket and its identity."""
 
     path: str
     device: int
@@ -96,7 +90,6 @@ class ListeningSockets:
         """Accept connections until the acceptor is closed; these sockets stay open.
 
         Args:
-            make_protocol: makes the protocol of each connection.
             tls: the context; ``None`` for plain connections.
         """
         loop = asyncio.get_running_loop()

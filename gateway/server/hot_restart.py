@@ -29,9 +29,7 @@ class InheritedSockets(msgspec.Struct, frozen=True):
     """The listening sockets of one address, for the next process.
 
     Attributes:
-        descriptors: of the sockets.
         address: as configured; empty if systemd opened them.
-        file: of a Unix socket.
     """
 
     descriptors: list[int] = []
@@ -69,8 +67,6 @@ class Inheritance(msgspec.Struct, frozen=True):
 
     Attributes:
         parent: process id of the former process.
-        listen: sockets of ``server.listen``.
-        admin: sockets of ``server.admin_listen``.
         formers: the former process, and earlier ones that still drain.
         ready: descriptor for one byte when the next process serves.
     """

@@ -42,10 +42,7 @@ class Supervisor:
     """A parent with its workers.
 
     Args:
-        config: the whole configuration.
         raw: the settings it was made of, for the workers.
-        count: how many workers.
-        reloads: for the metrics.
         liveness: descriptor that each worker keeps open; see `gateway.server.hot_restart.Lineage`.
 
     Attributes:

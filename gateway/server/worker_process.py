@@ -32,7 +32,6 @@ async def spawn_worker(
     """Start a worker.
 
     Args:
-        start: the first message to it.
         inherited: descriptors that `gateway.server.worker.main` takes after the channel.
         liveness: descriptor that it keeps open; see `gateway.server.hot_restart.Lineage`.
     """

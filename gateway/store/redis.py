@@ -35,8 +35,6 @@ class RedisStore:
     """Keeps entries in Redis.
 
     Args:
-        secret: ``cache.secret`` as bytes.
-        clock: wall time decides when entries end.
         on_connection_opened: called before a new connection carries a command.
         on_wrong_server: called when the server is the wrong one and every connection was closed.
         on_recovered: see `Condition`.

@@ -30,7 +30,6 @@ class LookupBatcher:
         timeout_s: how long each of them waits.
         mget: reads keys in order; raises `StoreError`.
         result_of: makes the result of the values at an entry's key and at its stack's generation key.
-        tasks: runs the batches.
     """
 
     def __init__(

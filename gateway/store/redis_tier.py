@@ -51,7 +51,6 @@ class RedisTier:
     """Redis as one tier; nothing of a stack is read or stored there while its invalidation is pending.
 
     Args:
-        secret: ``cache.secret`` as bytes.
         on_message: called with each invalidation by another replica.
         on_subscribed: called when the subscription is confirmed: messages may have been missed until then.
 

@@ -24,10 +24,8 @@ class Tiers:
     """The stores of one gateway.
 
     Args:
-        cache: the section of the configuration.
         longest_ttl_s: no entry lives longer.
         redis: how to reach Redis; ``None`` without it.
-        secret: ``cache.secret`` as bytes.
         on_invalidate: called for each invalidated stack, before the next ``await``: detach its fetches.
         on_drop: called with `EntryKey.local` of an entry that AOS has refused to its caller.
         on_start_over: called when invalidations may have been missed: detach all fetches.
@@ -142,7 +140,6 @@ class Tiers:
         """Look up what memory does not have, without a task.
 
         Args:
-            key: of the entry.
             on_result: called once, perhaps before this returns; with ``None`` when only `lookup` can tell.
         """
         if self._peers is not None and not self._peers.is_current():
@@ -236,7 +233,6 @@ class Tiers:
         look-up found it absent and nothing was stored since.
 
         Args:
-            fill_token: of that fetch.
             lookup: before the fetch.
             everywhere: other workers remove it also when there is nothing to remove here.
         """

@@ -122,7 +122,6 @@ class AccessLog:
             peer: the caller's address.
             method: the method token; empty when the request line was malformed.
             path: the target as received.
-            status: of the response; `ABORTED` without one.
             took_s: from the parsed request to the last byte of the response.
             received_bytes: head and body as far as read, without chunk framing.
             sent_bytes: head and body as far as written.

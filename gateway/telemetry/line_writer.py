@@ -32,7 +32,6 @@ class LineWriter:
     description. When the buffer is full, lines are lost until it is empty again; then one line says how many.
 
     Args:
-        descriptor: where to write.
         most_bytes: bound of the buffer; lines beyond it are lost.
 
     Attributes:

@@ -28,11 +28,7 @@ class TokenBucket:
 
 
 class LogLimit(logging.Filter):
-    """Drops lines beyond a rate; the next line written says how many.
-
-    Attributes:
-        dropped: lines dropped since the start.
-    """
+    """Drops lines beyond a rate; the next line written says how many."""
 
     def __init__(self, bucket: TokenBucket) -> None:
         super().__init__()

@@ -82,7 +82,6 @@ class Metrics:
 
         Args:
             cache_status: what the cache did; ``None`` for a response of the gateway itself.
-            status: of the response.
             duration_s: from the parsed request to the response head, without what its caller asked to wait.
         """
         reason = cache_status.reason if cache_status is not None else None

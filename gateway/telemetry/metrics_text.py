@@ -35,7 +35,6 @@ def render(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
     """Encode a snapshot.
 
     Args:
-        snapshot: of one process or merged.
         accept: value of the request's ``Accept``.
 
     Returns:

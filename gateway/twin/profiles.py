@@ -21,7 +21,6 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         project: the project that owns all of it; token "<project>:anything" sees it.
-        stacks: how many stacks.
         executions_per_stack: finished executions of each stack.
         running_stacks: how many of the stacks have one more execution that is still running.
         running_s: how long those continue from the start of the twin, seconds.
