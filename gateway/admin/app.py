@@ -35,8 +35,6 @@ _VERSIONS: Final = frozenset({(1, 0), (1, 1)})
 
 
 class _Purge(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /purge`."""
-
     stack_id: str
 
 
@@ -60,8 +58,6 @@ def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) 
 
 
 class _Admin:
-    """The handlers of the admin application."""
-
     def __init__(self, operations: Operations, token: Secret, hosts: OwnHosts) -> None:
         self._operations = operations
         self._token = token
@@ -130,7 +126,6 @@ class _Admin:
         return await self.page.paths[request.path](request)
 
     async def _purge(self, request: web.Request) -> web.StreamResponse:
-        """Invalidate a stack."""
         self._authorize(request)
         # Another origin needs a CORS preflight for this type, which is never granted.
         if request.content_type != "application/json" or hdrs.CONTENT_ENCODING in request.headers:

@@ -43,7 +43,6 @@ class AdminConnection(RequestHandler):
             next(iter(self._others)).cut()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Remove a connection."""
         self._others.pop(self, None)
         super().connection_lost(exc)
 
@@ -59,7 +58,6 @@ class AdminConnection(RequestHandler):
         super().force_close()
 
     def cut(self) -> None:
-        """Abort the connection."""
         self._others.pop(self, None)
         if self._wire is not None:
             self._wire.abort()

@@ -16,8 +16,6 @@ _DRAIN_S = 1.0
 
 
 class AdminServer:
-    """Serves an admin application."""
-
     def __init__(self, app: web.Application, address: Address) -> None:
         self._address = address
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
@@ -53,7 +51,6 @@ class AdminServer:
         await _let_go(former)
 
     async def close(self) -> None:
-        """Close the listener and its connections."""
         if self._acceptor is not None:
             self._acceptor.close()
         if self._sockets is not None:

@@ -286,8 +286,8 @@ class Gateway:
 
         Args:
             timeout_s: ``server.drain_timeout_s`` when ``None``.
-            is_handover: end idle connections with their next answer; only at the end of a while at once, which
-                could cross a request on its way.
+            is_handover: end idle connections with their next answer; only at the end of a while at once,
+                which could cross a request on its way.
         """
         loop = asyncio.get_running_loop()
         within_s = self.config.server.drain_timeout_s if timeout_s is None else timeout_s
@@ -326,7 +326,6 @@ class Gateway:
             await self.tracing.close()
 
     def ready(self) -> bool:
-        """Tell whether requests are accepted; false first while draining."""
         return self._is_ready
 
     def health(self) -> dict[str, object]:
@@ -346,11 +345,9 @@ class Gateway:
         return self._gauges.snapshot(self.server, len(self.flights), is_ready=self._is_ready)
 
     def executions(self) -> list[TopExecution]:
-        """Return the executions that are asked for most."""
         return self.top_executions.busiest()
 
     def throttled(self) -> list[ThrottledCaller]:
-        """Return the callers that get most 429s."""
         return self._throttled.most()
 
     async def refresh(self) -> None:

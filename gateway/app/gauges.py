@@ -44,7 +44,6 @@ class Gauges:
         self._waits = waits
 
     def snapshot(self, server: DownstreamServer, flights: int, *, is_ready: bool) -> Snapshot:
-        """Return everything that one process has to tell."""
         gauges = {
             "ready": float(is_ready),
             "connections": len(server.connections),

@@ -61,7 +61,6 @@ class Responder:
         return Response(head, None, cache_status, exchange, upstream_s=exchange.head_s)
 
     def hit(self, request: Request, eligible: Eligible, entry: Entry, now_s: float) -> Response:
-        """Answer with an entry."""
         self.fetcher.top_executions.hit(eligible.execution, entry)
         cache_log.decided(request, "hit, fresh for another %d s", entry.ttl_s(now_s))
         head = responses.hit_head(entry, eligible.fields, request.request_id, self.fetcher.proxy.via, now_s)
@@ -111,7 +110,6 @@ def preferred(response: Response, wait_s: int | None) -> Response:
 
 
 def because(cache_status: CacheStatus, reason: Reason) -> CacheStatus:
-    """Give a reason where there is none yet."""
     return msgspec.structs.replace(cache_status, reason=cache_status.reason or reason)
 
 

@@ -64,7 +64,6 @@ class Throttle:
         return len(self)
 
     def change(self, *, is_on: bool) -> None:
-        """Switch holding back on or off."""
         self._is_on = is_on
         if not is_on:
             self._responses.clear()

@@ -37,8 +37,6 @@ POLICY: Final = (
 
 
 class Page:
-    """Serves the page."""
-
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
         self._history = History()

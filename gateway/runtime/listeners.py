@@ -74,7 +74,6 @@ class ListeningSockets:
 
     @property
     def descriptors(self) -> list[int]:
-        """Their file descriptors, for a child process."""
         return [each.fileno() for each in self._sockets]
 
     def copies(self) -> Iterator[socket.socket]:

@@ -105,7 +105,6 @@ class Notifier:
         self._report("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """Report the drain."""
         self._report("STOPPING=1")
 
     async def keep_alive(self) -> None:

@@ -66,5 +66,4 @@ class Channel:
                 await self._writer.drain()
 
     def close(self) -> None:
-        """Close this end."""
         self._writer.close()

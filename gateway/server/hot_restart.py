@@ -37,7 +37,6 @@ class InheritedSockets(msgspec.Struct, frozen=True):
     file: SocketFile | None = None
 
     def is_at(self, address: Address) -> bool:
-        """Whether they belong to an address."""
         return bool(self.descriptors) and self.address in {"", str(address)}
 
     def hand_over_file(self, sockets: ListeningSockets) -> None:
@@ -86,7 +85,6 @@ class Inheritance(msgspec.Struct, frozen=True):
 
     @property
     def descriptors(self) -> list[int]:
-        """All inherited descriptors."""
         alive = [former.alive for former in self.formers]
         return [*self.listen.descriptors, *self.admin.descriptors, *alive, self.ready]
 

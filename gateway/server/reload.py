@@ -100,7 +100,6 @@ class Reloads(msgspec.Struct):
     config_last_reload_success: bool = True
 
     def count(self, *, is_done: bool) -> None:
-        """Count one reload."""
         self.config_reloads += is_done
         self.config_reload_failures += not is_done
         self.config_last_reload_success = is_done

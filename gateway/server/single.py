@@ -64,11 +64,9 @@ class _Gateway(Gateway):
         self._reloads = reloads
 
     def admin(self) -> web.Application:
-        """Make the admin application."""
         server = self.config.server
         return build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
 
     def metrics_snapshot(self) -> Snapshot:
-        """Return the metrics of the gateway and of the service."""
         service = {"workers": self.ready(), "worker_restarts": 0, **msgspec.structs.asdict(self._reloads)}
         return merged([super().metrics_snapshot(), unlabelled(service)])

@@ -45,7 +45,6 @@ class WorkersAdmin:
         self._refreshing: asyncio.Future[Any] | None = None
 
     def app(self) -> web.Application:
-        """Make the admin application."""
         server = self.config.server
         return build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
 
@@ -54,11 +53,9 @@ class WorkersAdmin:
         self._ended = merged([self._ended, only_counts(worker.state.metrics)])
 
     def ready(self) -> bool:
-        """Whether any worker accepts requests."""
         return not self.is_draining and any(worker.is_available for worker in self._workers.values())
 
     def health(self) -> dict[str, object]:
-        """Return the health of each worker."""
         return {
             "workers": [
                 {
@@ -83,11 +80,9 @@ class WorkersAdmin:
         return merged([self._ended, *running, unlabelled(service)])
 
     def executions(self) -> list[TopExecution]:
-        """Return the executions requested most, through any worker."""
         return top_executions.merged(worker.state.executions for worker in self._workers.values())
 
     def throttled(self) -> list[ThrottledCaller]:
-        """Return the callers that receive the most 429 responses, from any worker."""
         return throttled.merged(worker.state.throttled for worker in self._workers.values())
 
     async def refresh(self) -> None:

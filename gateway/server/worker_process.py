@@ -125,7 +125,6 @@ class WorkerProcess:
             self._give_up("takes no messages any more")
 
     def kill(self) -> None:
-        """Send SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
 

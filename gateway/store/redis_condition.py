@@ -40,7 +40,6 @@ class Condition:
         self._command_logs: dict[str, StateLog] = {}
 
     def succeeded(self, operation: str) -> None:
-        """Record a success."""
         self.is_up = self._has_been_up = True
         self.refuses = False
         self.breaker.succeeded(operation)

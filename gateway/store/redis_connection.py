@@ -43,7 +43,6 @@ class RedisSettings(msgspec.Struct, frozen=True):
 
     @property
     def password(self) -> str:
-        """The password in the URL, "" without one."""
         password: object = parse_url(self.url).get("password")
         return password if isinstance(password, str) else ""
 
@@ -65,7 +64,6 @@ class _EndsAtOnce(AbstractConnection):
         failure_count: int | None = None,
         health_check_failed: bool = False,
     ) -> None:
-        """Abort the socket."""
         del nowait
         if self._writer is not None:
             self._writer.transport.abort()

@@ -110,7 +110,6 @@ class RedisTier:
         self._subscription.settings = settings
 
     def state(self) -> RedisState:
-        """Return the state of the tier now."""
         condition, link = self._store.condition, self._store.link
         return RedisState(
             is_configured=True,

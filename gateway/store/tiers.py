@@ -88,7 +88,6 @@ class Tiers:
             self.redis.connect_with(settings)
 
     def redis_state(self) -> RedisState:
-        """Return the state of the Redis tier now."""
         return self.redis.state() if self.redis is not None else RedisState()
 
     def disable_memory(self) -> None:

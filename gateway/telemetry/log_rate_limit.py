@@ -37,7 +37,6 @@ class LogLimit(logging.Filter):
         self._reported = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a line is written."""
         if not self._bucket.take():
             self.dropped += 1
             return False

@@ -4,10 +4,7 @@ import time
 
 
 class Clock:
-    """Modelled Unix time in seconds."""
-
     def __init__(self, epoch_s: float) -> None:
-        """Start the clock at `epoch_s`."""
         self._origin_s = epoch_s - time.monotonic()
         self._frozen_at_s: float | None = None
 
@@ -21,7 +18,6 @@ class Clock:
         return self._frozen_at_s is not None
 
     def advance(self, by_s: float) -> None:
-        """Jump ahead."""
         self._origin_s += by_s
         if self._frozen_at_s is not None:
             self._frozen_at_s += by_s
@@ -31,7 +27,6 @@ class Clock:
         self._frozen_at_s = self.now_s()
 
     def thaw(self) -> None:
-        """Let the time run again."""
         if self._frozen_at_s is not None:
             self._origin_s = self._frozen_at_s - time.monotonic()
             self._frozen_at_s = None

@@ -97,7 +97,6 @@ class FaultBook:
         self._waiting.append(_Waiting(fault=fault, ends_s=ends_s, left=fault.count))
 
     def clear(self) -> None:
-        """Remove all faults."""
         self._waiting.clear()
 
     def waiting(self, now_s: float) -> list[Fault]:

@@ -49,7 +49,6 @@ class Model:
     """
 
     def __init__(self, profile: Profile, seed: int) -> None:
-        """Make the model with what the profile's preset describes."""
         self._profile = profile
         self._seed = seed
         self._stacks: dict[str, Stack] = {}
@@ -104,7 +103,6 @@ class Model:
         return stack
 
     def stacks(self, project: str, now_s: float) -> list[Stack]:
-        """Return a project's stacks, oldest first."""
         return [stack for stack in self.all_stacks(now_s) if stack.project == project]
 
     def all_stacks(self, now_s: float) -> list[Stack]:
