@@ -23,14 +23,7 @@ class AdminServer:
         self._acceptor: Acceptor | None = None
 
     async def start(self, sockets: ListeningSockets | None = None) -> Address:
-        """Accept connections and return where.
-
-        Args:
-            sockets: where; they are this server's from now on. ``None`` opens those of the address.
-
-        Raises:
-            OSError: the address cannot be bound.
-        """
+        """Accept connections on these sockets, its own from now on, or else on the address; return where."""
         self._sockets = sockets or await open_sockets(self._address)
         await self._serve()
         return self._sockets.address

@@ -254,8 +254,7 @@ class Gateway:
     async def apply(self, config: Config) -> None:
         """Use another configuration that differs in `gateway.server.reload.LIVE` alone; files are read anew.
 
-        Raises:
-            ConfigError: a file cannot be used; nothing is changed.
+        A `ConfigError` changes nothing.
         """
         tls, upstream_tls = server_context(config.server), upstream_context(config.upstream)
         redis = redis_settings(config, policy_rules(config))

@@ -178,14 +178,10 @@ class Cache:
     def fetch_plain(
         self, request: Request, eligible: Eligible, found: EarlyLookup, on_response: OnResponse
     ) -> Callable[[], None]:
-        """Answer like `fetch`, without a wait here, what has no directives and was found in no tier.
+        """Answer like `fetch`, without a wait, what has no directives and was found in no tier.
 
-        Args:
-            request: `headers.check_request` has accepted it.
-            on_response: called once, perhaps before this returns.
-
-        Returns:
-            To be called when nobody waits for the response any more.
+        Calls ``on_response`` once, perhaps before this returns. What it returns is to be called when nobody
+        waits for the response any more.
         """
         reason = Reason.STORE_FAILED if found.lookup.has_failed else None
         cache_log.decided(request, "no entry to serve: %s", reason or "none is stored")
@@ -216,11 +212,7 @@ class Cache:
         flight_key: FlightKey | None,
         may_join: bool = True,
     ) -> Callable[[], None]:
-        """Join a fetch under way, or begin one, which others may join if it has a key.
-
-        Returns:
-            To be called when nobody waits for the response any more.
-        """
+        """Join a fetch under way, or begin one, which others may join if it has a key; see `fetch_plain`."""
         joined = self.flights.joinable(flight_key) if flight_key is not None and may_join else None
         arrived_s = self.fetcher.clock.monotonic_s()
 
@@ -260,11 +252,7 @@ class Cache:
         return await self.flights.in_time(self._response(begin), arrived_s)
 
     async def _response(self, begin: Callable[[OnResponse], Callable[[], None]]) -> Response:
-        """Wait for the response to what is begun.
-
-        Raises:
-            GatewayError: there is none.
-        """
+        """Wait for the response to what is begun; raise the `GatewayError` if there is none."""
         result: asyncio.Future[Response | Coroutine[Any, Any, Response]]
         result = asyncio.get_running_loop().create_future()
 

@@ -86,10 +86,9 @@ class Throttle:
             self._hold(_ALL, asked.all_s)
 
     def response(self, method: str, eligible: Eligible) -> Response | Throttled | None:
-        """Return what to answer a request that must not go upstream now; ``None`` when it may.
+        """Return the 429 for a request that must not go upstream now; ``None`` when it may.
 
-        Returns:
-            The upstream's own 429, if this caller got one that has not passed; otherwise the gateway's.
+        It is the upstream's own, if this caller got one that has not passed; otherwise the gateway's.
         """
         if not self._until_s or not self._is_on:
             return None

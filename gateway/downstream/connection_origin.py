@@ -50,11 +50,7 @@ def origin_of(
 
 
 def peer_of(connected: socket.socket | None, peername: object) -> str:
-    """Return whom a socket is connected to.
-
-    Returns:
-        An address without port, `UNIX`, or `UNKNOWN` when the other side has left already.
-    """
+    """Return an address without port, `UNIX`, or `UNKNOWN` when the other side has left already."""
     if isinstance(peername, tuple):
         host = str(peername[0])
         return str(address_in(host) or host) if host.startswith("::ffff:") else host

@@ -132,15 +132,7 @@ class Acceptor:
 
 
 async def open_sockets(address: Address, mode: Mode = OWNER_ONLY) -> ListeningSockets:
-    """Open the sockets of an address.
-
-    Args:
-        address: as configured.
-        mode: rights of the file of a Unix socket; connecting needs write permission (unix(7)).
-
-    Raises:
-        OSError: it cannot be bound.
-    """
+    """Open the sockets of an address, or raise `OSError`; ``mode`` is that of a Unix socket's file."""
     match address:
         case TcpAddress():
             return ListeningSockets(address, await _open_tcp(address))
@@ -219,21 +211,13 @@ def _bound(family: int, where: Any, mode: Mode = OWNER_ONLY) -> socket.socket:
 
 
 def _socket_file(path: str) -> SocketFile | None:
-    """Return the socket at a path; ``None`` for another kind of file.
-
-    Raises:
-        OSError: nothing is there, or it is not accessible.
-    """
+    """Return the socket at a path; ``None`` for another kind of file, `OSError` for none."""
     found = os.lstat(path)
     return SocketFile(path, found.st_dev, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket without a listener, which would make bind fail.
-
-    Raises:
-        OSError: it has a listener, or is not a socket.
-    """
+    """Remove a socket without a listener, which would make bind fail; raise `OSError` for anything else."""
     try:
         found = _socket_file(path)
     except FileNotFoundError:

@@ -147,11 +147,7 @@ class HotRestartFailed(Exception):
 
 
 async def start_next(listen: InheritedSockets, admin: InheritedSockets, formers: list[FormerProcess]) -> int:
-    """Start the next process with this `Inheritance`, wait until it serves, and return its process id.
-
-    Raises:
-        HotRestartFailed: it ended, or does not serve in time.
-    """
+    """Start the next process with this `Inheritance`, wait until it serves, and return its process id."""
     ours, its = os.pipe()
     try:
         inherited = Inheritance(os.getpid(), listen, admin, formers, its)

@@ -68,11 +68,7 @@ class Supervisor:
         self._admin = AdminServer(self._operations.app(), config.server.admin_listen)
 
     async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
-        """Serve on these sockets, which are its own from now on, and wait until all workers do.
-
-        Raises:
-            ServiceFailed: it cannot start.
-        """
+        """Serve on these sockets, its own from now on; wait for all workers, or raise `ServiceFailed`."""
         self._sockets = sockets
         try:
             self._counts = open_shared_counts(self._count)
@@ -97,10 +93,9 @@ class Supervisor:
             worker.send(EnableMemory())
 
     async def reload(self, config: Config, raw: Mapping[str, RawSetting]) -> None:
-        """Have every worker apply a configuration that differs in live settings alone; later ones use it too.
+        """Have all workers, later ones too, apply a configuration that differs in live settings alone.
 
-        Raises:
-            ConfigError: the old one stays.
+        A `ConfigError` leaves the old one in use.
         """
         settings = pack(raw)
         # A worker that is still starting reads it after its first settings.

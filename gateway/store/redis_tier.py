@@ -142,11 +142,7 @@ class RedisTier:
             self._removal_failed(fill_token.key)
 
     async def invalidate(self, invalidations: Sequence[PendingInvalidation]) -> bool:
-        """Send invalidations now, for at most the timeout, and again later what Redis has not confirmed.
-
-        Returns:
-            Whether Redis confirmed all.
-        """
+        """Send invalidations, for at most the timeout; return whether all are confirmed, retry the rest."""
         try:
             return await self._sender.send(invalidations)
         finally:

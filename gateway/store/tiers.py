@@ -210,8 +210,7 @@ class Tiers:
     def store(self, fill_token: FillToken, entry: Entry) -> Reason | None:
         """Keep a record in every tier that may have it; the write to Redis is queued.
 
-        Returns:
-            ``None`` when at least one tier took it, otherwise why none did.
+        ``None`` when at least one tier took it, otherwise why none did.
         """
         is_invalidated = self._changes.has_changed(fill_token.key.stack, fill_token.since)
         if is_invalidated or not fill_token.ends_in_order():

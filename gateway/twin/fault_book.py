@@ -86,11 +86,7 @@ class FaultBook:
         self._waiting: list[_Waiting] = []
 
     def add(self, fault: Fault, now_s: float) -> None:
-        """Add a fault.
-
-        Raises:
-            TooManyFaultsError: when `MAX_FAULTS` wait already.
-        """
+        """Add a fault, unless `MAX_FAULTS` wait already."""
         if len(self.waiting(now_s)) >= MAX_FAULTS:
             raise TooManyFaultsError
         ends_s = None if fault.duration_s is None else now_s + fault.duration_s

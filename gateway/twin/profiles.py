@@ -113,11 +113,7 @@ PROFILES: Final = {profile.name: profile for profile in (DEMO, LOAD, REALISTIC, 
 
 
 def profile_named(name: str) -> Profile:
-    """Return the profile of that name.
-
-    Raises:
-        TwinError: when there is none.
-    """
+    """Return the profile of that name; raise `TwinError` when there is none."""
     profile = PROFILES.get(name)
     if profile is None:
         raise TwinError(f"unknown twin profile {name[:80]!r}; choose one of {', '.join(PROFILES)}")
