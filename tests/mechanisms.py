@@ -420,7 +420,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "bounded admin connections",
-        "gateway/admin/connection.py",
+        "gateway/admin/server.py",
         "if len(self._others) > MOST_CONNECTIONS:",
         "if False:",
         "tests/admin/test_admin.py::test_idle_connections_are_bounded_and_keep_no_other_out",

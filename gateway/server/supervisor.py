@@ -65,7 +65,7 @@ class Supervisor:
         self._counts = -1
         self._liveness = liveness
         self._operations = WorkersAdmin(config, self._workers, reloads)
-        self._admin = AdminServer(self._operations.app(), config.server.admin_listen)
+        self._admin = AdminServer(self._operations)
 
     async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
         """Serve on these sockets, its own from now on; wait for all workers, or raise `ServiceFailed`."""
@@ -108,7 +108,7 @@ class Supervisor:
                 raise ConfigError(f"worker {worker.number} did not confirm; send SIGHUP again")
         self._settings = settings
         self._operations.config = config
-        await self._admin.replace(self._operations.app())
+        await self._admin.reload()
 
     def begin_drain(self) -> None:
         """Report not ready; requests are still accepted."""

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
-from gateway.admin.app import build_admin
 from gateway.config.model import Config
 from gateway.server.reload import Reloads
 from gateway.server.worker_process import WorkerProcess
@@ -43,10 +41,6 @@ class WorkersAdmin:
         self._reloads = reloads
         self._ended: Snapshot = {}
         self._refreshing: asyncio.Future[Any] | None = None
-
-    def app(self) -> web.Application:
-        server = self.config.server
-        return build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
 
     def ended(self, worker: WorkerProcess) -> None:
         """Keep the last reported counts of a worker that ended."""
