@@ -369,7 +369,7 @@ MECHANISMS = (
     Mechanism(
         "bounded 429s",
         "gateway/cache/throttle.py",
-        "        while self.size_bytes > self._max_bytes:\n",
+        "        while self.size_bytes > self.max_bytes:\n",
         "        while False:\n",
         "tests/cache/test_throttle.py::test_of_too_many_bytes_the_oldest_429_gives_way_to_the_gateways_own",
     ),

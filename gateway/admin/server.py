@@ -17,7 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 from gateway.admin.app import build_admin
 from gateway.admin.errors import SECURITY_FIELDS, AdminProblem, answer, of_status
 from gateway.operations import Operations
-from gateway.runtime.listeners import Acceptor, ListeningSockets
+from gateway.runtime.listeners import ListeningSockets
 from gateway.runtime.progress import cut_later, drained
 
 _LOG = logging.getLogger("gateway.admin")
@@ -106,7 +106,7 @@ class AdminServer:
         self._operations = operations
         self._runner = self._make_runner()
         self._sockets: ListeningSockets | None = None
-        self._acceptor: Acceptor | None = None
+        self._acceptor: contextlib.ExitStack | None = None
 
     async def start(self, sockets: ListeningSockets) -> None:
         """Accept connections on these sockets, its own from now on."""

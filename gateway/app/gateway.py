@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import math
@@ -42,12 +43,13 @@ from gateway.downstream.fast_path_connection import FastPathConnection, why_clos
 from gateway.downstream.handler import Handler
 from gateway.downstream.proxy_protocol import ProxiedAcceptor, ProxiedConnections
 from gateway.downstream.request_id import RequestIds
-from gateway.runtime.listeners import Acceptor, ListeningSockets, open_sockets
+from gateway.runtime.listeners import ListeningSockets, open_sockets
 from gateway.runtime.tls import server_context, upstream_context
 from gateway.store.peers import WorkerPeers
 from gateway.store.tiers import Tiers
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.caller_digest import CallerDigest, digest_key
+from gateway.telemetry.event_loop_lag import EventLoopLag
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller, ThrottledCallers
@@ -90,7 +92,7 @@ class Gateway:
         self._is_ready = False
         self._is_draining = False
         self._sockets: ListeningSockets | None = None
-        self._acceptor: Acceptor | ProxiedAcceptor | None = None
+        self._acceptor: contextlib.ExitStack | ProxiedAcceptor | None = None
         self.fast_path: FastPath | None = None
         keys = KeySpace(config.redis.prefix, identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
@@ -146,9 +148,8 @@ class Gateway:
         polling = Polling(config.wait, self.flights, self._fetcher, throttle, request_ids.fresh)
         responder = Responder(self.flights, self._fetcher)
         self.waits = waits = Waits(polling, keys, responder, self.metrics)
-        self._gauges = Gauges(
-            config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle, waits=waits
-        )
+        self._gauges = Gauges(config, self.metrics, self.tiers, self.upstream, throttle, waits)
+        self._event_loop_lag = EventLoopLag(self.metrics.event_loop_lag_s)
         cache = Cache(
             identity_reader=identity_reader,
             keys=keys,
@@ -228,7 +229,7 @@ class Gateway:
         self._sockets = sockets or await open_sockets(
             self.config.server.listen, self.config.server.listen_mode
         )
-        self._gauges.event_loop_lag.start()
+        self._event_loop_lag.start()
         # What is fetched before the subscription is confirmed is not stored.
         await self.tiers.start(_SUBSCRIBED_S)
         self._acceptor = await self._accept(self._sockets, server_context(self.config.server))
@@ -237,7 +238,7 @@ class Gateway:
 
     async def _accept(
         self, sockets: ListeningSockets, tls: ssl.SSLContext | None
-    ) -> Acceptor | ProxiedAcceptor:
+    ) -> contextlib.ExitStack | ProxiedAcceptor:
         if self._proxied is not None:
             return self._proxied.accept(sockets, tls)
         return await sockets.accept(self.server, tls)
@@ -295,7 +296,7 @@ class Gateway:
         self._is_ready = False
         self._is_draining = True
         self.waits.close()
-        self._gauges.event_loop_lag.stop()
+        self._event_loop_lag.stop()
         if self.fast_path is not None:
             self.fast_path.close()
         if self._acceptor is not None:

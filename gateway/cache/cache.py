@@ -37,7 +37,7 @@ OnResponse = Callable[[Response | GatewayError | Coroutine[Any, Any, Response]],
 """Called once, with the response, with why there is none, or with what has to be awaited for it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cache:
     """Answers requests from the tiers or from the upstream."""
 
@@ -161,19 +161,34 @@ class Cache:
             if not has_waited:
                 # There is no place for one more.
                 wait_s = None
+        may_join = forward is not Forward.REQUEST
+        flight_key = self._flight_key(eligible, variant)
+        response = await self._from_upstream(
+            request, eligible, found, cache_status, flight_key=flight_key, may_join=may_join
+        )
+        return preferred(response, wait_s)
+
+    async def _from_upstream(
+        self,
+        request: Request,
+        eligible: Eligible,
+        found: EarlyLookup,
+        cache_status: CacheStatus,
+        *,
+        flight_key: FlightKey | None,
+        may_join: bool = True,
+    ) -> Response:
+        """Fetch or join a fetch, unless the upstream wants to hear nothing of this caller; see `_share`."""
         if (held := self._held_back(request, eligible)) is not None:
             return held
         if request.method == "HEAD":
             return await self._head(request, eligible, found, cache_status)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
-        flight_key = self._flight_key(eligible, variant)
-        may_join = forward is not Forward.REQUEST
-        response = await self._response(
+        return await self._response(
             lambda on_response: self._share(
                 request, eligible, found, cache_status, on_response, flight_key=flight_key, may_join=may_join
             )
         )
-        return preferred(response, wait_s)
 
     def fetch_plain(
         self, request: Request, eligible: Eligible, found: EarlyLookup, on_response: OnResponse
@@ -307,16 +322,8 @@ class Cache:
         cache_status = CacheStatus(forward=Forward.REQUEST, reason=Reason.REQUEST_NO_STORE)
         if eligible.directives.only_if_cached:
             raise with_member(NotCached(), cache_status)
-        if (held := self._held_back(request, eligible)) is not None:
-            return held
-        early_lookup = EarlyLookup(self.fetcher.tiers.fill_token(key), LookupResult(None))
-        if request.method == "HEAD":
-            return await self._head(request, eligible, early_lookup, cache_status)
-        return await self._response(
-            lambda on_response: self._share(
-                request, eligible, early_lookup, cache_status, on_response, flight_key=None
-            )
-        )
+        found = EarlyLookup(self.fetcher.tiers.fill_token(key), LookupResult(None))
+        return await self._from_upstream(request, eligible, found, cache_status, flight_key=None)
 
     async def _head(
         self, request: Request, eligible: Eligible, early_lookup: EarlyLookup, cache_status: CacheStatus

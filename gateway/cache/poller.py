@@ -34,7 +34,7 @@ _MOST_TRIED = 100
 _REQUEST_ID = frozenset({b"x-request-id"})
 
 
-@dataclass
+@dataclass(repr=False)
 class Polling:
     """What all pollers of a process work with.
 

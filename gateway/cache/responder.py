@@ -21,7 +21,7 @@ from gateway.errors import FetchError
 from gateway.upstream.upstream import RequestBody
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Responder:
     """Makes the responses of one gateway.
 

@@ -34,7 +34,7 @@ def _future() -> asyncio.Future[Outcome]:
     return asyncio.get_running_loop().create_future()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Waiter:
     """One caller who waits.
 

@@ -109,7 +109,7 @@ class ProxiedConnections:
 
 
 class ProxiedAcceptor:
-    """Accepts on copies of listening sockets, see `gateway.runtime.listeners.Acceptor`."""
+    """Accepts on copies of listening sockets, until it is closed."""
 
     def __init__(
         self, connections: ProxiedConnections, sockets: ListeningSockets, tls: ssl.SSLContext | None

@@ -85,23 +85,22 @@ class ListeningSockets:
 
     async def accept(
         self, make_protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None
-    ) -> Acceptor:
-        """Accept connections until the acceptor is closed; these sockets stay open.
+    ) -> contextlib.ExitStack:
+        """Accept connections until the returned stack is closed; these sockets and the connections stay open.
 
         Args:
             tls: the context; ``None`` for plain connections.
         """
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"backlog": _BACKLOG, **tls_options(tls)}
-        servers = []
+        accepting = contextlib.ExitStack()
         for copy in self.copies():
             if copy.family == socket.AF_UNIX:
-                servers.append(
-                    await loop.create_unix_server(make_protocol, sock=copy, **options, **_KEEPS_FILE)
-                )
+                server = await loop.create_unix_server(make_protocol, sock=copy, **options, **_KEEPS_FILE)
             else:
-                servers.append(await loop.create_server(make_protocol, sock=copy, **options))
-        return Acceptor(servers)
+                server = await loop.create_server(make_protocol, sock=copy, **options)
+            accepting.callback(server.close)
+        return accepting
 
     def leave(self) -> None:
         """Close them in this process, after removing the file of a Unix socket.
@@ -117,18 +116,6 @@ class ListeningSockets:
     def hand_over(self) -> None:
         """Leave the file of a Unix socket to another process."""
         self.file = None
-
-
-class Acceptor:
-    """Accepts on copies of listening sockets."""
-
-    def __init__(self, servers: list[asyncio.Server]) -> None:
-        self._servers = servers
-
-    def close(self) -> None:
-        """Stop accepting; accepted connections stay open."""
-        for server in self._servers:
-            server.close()
 
 
 async def open_sockets(address: Address, mode: Mode = OWNER_ONLY) -> ListeningSockets:

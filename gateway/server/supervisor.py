@@ -181,7 +181,7 @@ class Supervisor:
             is_young = since_s is None or asyncio.get_running_loop().time() - since_s < _EARLY_S
             is_killed = since_s is not None and code == -signal.SIGKILL
             early = early + 1 if is_young and not is_killed else 0
-            _log.error("worker %d, process %d, ended: %s", number, worker.pid, _describe(code))
+            _log.error("worker %d, process %d, ended: %s", number, worker.process.pid, _describe(code))
             if early >= _MOST_EARLY:
                 self._fail(
                     f"worker {number} ended {early} times soon after its start, last with {_describe(code)}; "
@@ -206,7 +206,7 @@ class Supervisor:
         return worker
 
     def _on_serving(self, worker: WorkerProcess) -> None:
-        _log.info("worker %d serves, process %d", worker.number, worker.pid)
+        _log.info("worker %d serves, process %d", worker.number, worker.process.pid)
         if len(self._workers) == self._count and all(each.is_serving for each in self._workers.values()):
             self._all_serve.set()
 

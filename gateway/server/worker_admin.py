@@ -54,7 +54,7 @@ class WorkersAdmin:
             "workers": [
                 {
                     "worker": worker.number,
-                    "pid": worker.pid,
+                    "pid": worker.process.pid,
                     "ready": worker.is_available and worker.state.is_ready,
                     **worker.state.health,
                 }
