@@ -9,6 +9,7 @@ from gateway.cache.throttle import Throttle
 from gateway.cache.waiting import Waits
 from gateway.config.model import Config
 from gateway.downstream.connection import DownstreamServer
+from gateway.iam.verifier import Verifier
 from gateway.store.breaker import BreakerState
 from gateway.store.tiers import Tiers
 from gateway.telemetry import process
@@ -32,6 +33,7 @@ class Gauges:
     upstream: Upstream
     throttle: Throttle
     waits: Waits
+    verifier: Verifier | None
 
     def snapshot(self, server: DownstreamServer, flights: int, *, is_ready: bool) -> Snapshot:
         gauges = {
@@ -42,6 +44,7 @@ class Gauges:
             "waiting_callers": len(self.waits),
             "waiting_callers_limit": self.config.wait.max_waiting if self.config.wait.max_s else 0,
             "throttled_callers": self.throttle.held(),
+            "verified_tokens": 0 if self.verifier is None else len(self.verifier),
             "log_lines_dropped": dropped_lines(),
         }
         gauges |= self._of_the_upstream() | self._of_memory() | self._of_redis() | process.gauges()

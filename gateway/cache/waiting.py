@@ -176,7 +176,10 @@ class Waits:
         for poller in list(self.pollers.values()):
             for waiter in list(poller.waiters):
                 eligible = waiter.eligible
-                if eligible.identity.token in tokens and identified_anew(eligible, self._identity_reader) is not eligible:
+                if (
+                    eligible.identity.token in tokens
+                    and identified_anew(eligible, self._identity_reader) is not eligible
+                ):
                     poller.dismiss(waiter)
 
     def release(self) -> None:

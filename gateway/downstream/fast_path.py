@@ -144,7 +144,9 @@ class FastPath:
 
     def read_again(self, tokens: set[bytes]) -> None:
         """Find out anew who the callers with these tokens are, by the digests of the tokens."""
-        for rest in [rest for rest, owner in self._owners.items() if owner and owner.identity.token in tokens]:
+        for rest in [
+            rest for rest, owner in self._owners.items() if owner and owner.identity.token in tokens
+        ]:
             del self._owners[rest]
             self._owners_bytes -= len(rest)
 

@@ -62,16 +62,10 @@ class LookupBatcher:
         if self._next is not None:
             self._next.cancel()
             self._next = None
-<<<<<<< HEAD
         waiting = iter(self._waiting.items())
         self._waiting = {}
         while batch := dict(itertools.islice(waiting, _BATCH)):
-            self._tasks.start(self._look_up(batch), "redis-lookup")
-=======
-        waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), _BATCH):
-            self.tasks.start(self._look_up(waiting[start : start + _BATCH]), "redis-lookup")
->>>>>>> w12
+            self.tasks.start(self._look_up(batch), "redis-lookup")
 
     async def _look_up(self, batch: _Batch) -> None:
         # One deadline for all of one turn. The command itself is not cancelled.
@@ -79,13 +73,9 @@ class LookupBatcher:
         self._under_way += 1
         values: list[object] | None = None
         try:
-<<<<<<< HEAD
-            values = await self._mget(
+            values = await self.mget(
                 [name for key, _ in batch.values() for name in (key.name, key.generation)]
             )
-=======
-            values = await self.mget([name for key, _ in batch for name in (key.name, key.generation)])
->>>>>>> w12
         except StoreError:
             pass
         finally:
@@ -102,9 +92,8 @@ class LookupBatcher:
         for number, (key, on_results) in enumerate(waiting):
             result = FAILED
             try:
-<<<<<<< HEAD
                 if values is not None:
-                    result = self._result_of(key, values[2 * number], values[2 * number + 1])
+                    result = self.result_of(key, values[2 * number], values[2 * number + 1])
             except Exception as error:
                 self._report(error)
             for on_result in on_results:
@@ -116,11 +105,3 @@ class LookupBatcher:
     def _report(self, error: Exception) -> None:
         # A fault in one request keeps no other from its outcome.
         self._loop.call_exception_handler({"message": "after a look-up", "exception": error})
-=======
-                if values is None:
-                    on_result(FAILED)
-                else:
-                    on_result(self.result_of(key, values[2 * number], values[2 * number + 1]))
-            except Exception as error:  # a fault in one request keeps no other from its outcome
-                self._loop.call_exception_handler({"message": "after a look-up", "exception": error})
->>>>>>> w12
