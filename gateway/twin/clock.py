@@ -9,11 +9,16 @@ class Clock:
     def __init__(self, epoch_s: float) -> None:
         """Start the clock at `epoch_s`."""
         self._origin_s = epoch_s - time.monotonic()
+        self._jumped_s = 0.0
         self._frozen_at_s: float | None = None
 
     def now_s(self) -> float:
         """Return the modelled time, which never goes back."""
         return self._origin_s + time.monotonic() if self._frozen_at_s is None else self._frozen_at_s
+
+    def wall_s(self) -> float:
+        """Return the real time, moved by the jumps: what others compare with their own clocks."""
+        return time.time() + self._jumped_s
 
     @property
     def is_frozen(self) -> bool:
@@ -23,6 +28,7 @@ class Clock:
     def advance(self, by_s: float) -> None:
         """Jump ahead."""
         self._origin_s += by_s
+        self._jumped_s += by_s
         if self._frozen_at_s is not None:
             self._frozen_at_s += by_s
 

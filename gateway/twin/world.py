@@ -1,23 +1,20 @@
 """The twin's state, shared by the API and the control address."""
 
-from collections import Counter, deque
+from collections import Counter
 from random import Random
-from typing import Final
 
 from gateway.twin.clock import Clock
 from gateway.twin.fault_book import FaultBook
+from gateway.twin.iam import Iam
 from gateway.twin.model import Model
 from gateway.twin.profiles import EPOCH_S, Profile
 from gateway.twin.tokens import digest
 
-_MAX_REVOKED: Final = 10_000
-
 
 class World:
-    """The model with its clock, faults and revoked tokens, and counts of requests.
+    """The model with its clock, faults and IAM, and counts of requests.
 
     Attributes:
-        revoked: digests of tokens; the oldest are dropped.
         received: requests by route, counted when their head is complete.
         answered: responses by route and status, faults included.
     """
@@ -29,13 +26,13 @@ class World:
         self.reset()
 
     def reset(self) -> None:
-        """Return to the state before the first request: time, stacks, faults, tokens, counts."""
+        """Return to the state before the first request: time, stacks, faults, users, keys, tokens, counts."""
         self.clock = Clock(EPOCH_S)
         self.model = Model(self.profile, self.seed)
         self.faults = FaultBook()
         for throttle in self.profile.throttles:
             self.faults.add(throttle, self.clock.now_s())
-        self.revoked: deque[str] = deque(maxlen=_MAX_REVOKED)
+        self.iam = Iam(self.seed)
         self.received: Counter[str] = Counter()
         self.answered: Counter[tuple[str, int]] = Counter()
         self._request_count = 0
