@@ -175,7 +175,9 @@ def build_parser() -> argparse.ArgumentParser:
     twin = add(
         "twin",
         "run a simulated AOS to develop and measure against",
-        "Run a simulated AOS: stacks can be created, changed and deleted, executions take a modelled time.",
+        "Run a simulated AOS: stacks can be created, changed and deleted, executions take a modelled time.\n"
+        "It answers for IAM too (POST and GET /v3/auth/tokens): account, user, password, access key and\n"
+        'secret key are "twin".',
         _TWIN_EPILOG,
     )
     twin.add_argument(
