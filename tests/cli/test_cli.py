@@ -76,7 +76,7 @@ def test_the_help_names_every_command_and_the_exit_codes() -> None:
         ),
         ("twin", "--listen --control --profile --seed 127.0.0.1:8090 demo, realistic throttled examples:"),
         ("demo", "simulated curl Ctrl-C"),
-        ("check", "--config --probe AOS_TOKEN examples:"),
+        ("check", "--config --probe --iam AOS_TOKEN examples:"),
         (
             "wait",
             "--gateway --timeout --token-file --json STACK ACTION 127.0.0.1:8080 20m AOS_TOKEN examples:",
