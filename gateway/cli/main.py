@@ -90,9 +90,9 @@ def _check(arguments: argparse.Namespace) -> int:
         return _OK
     token = os.environ.get("AOS_TOKEN", "")
     if not token:
+        option = "--iam" if arguments.iam else "--probe"
         raise ConfigError(
-            f"--{'iam' if arguments.iam else 'probe'} needs a token; set the environment variable AOS_TOKEN to "
-            "one that AOS accepts"
+            f"{option} needs a token; set the environment variable AOS_TOKEN to one that AOS accepts"
         )
     import asyncio
 
