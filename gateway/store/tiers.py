@@ -138,8 +138,7 @@ class Tiers:
     def lookup_soon(self, key: EntryKey, on_result: Callable[[EarlyLookup | None], None]) -> None:
         """Look up what memory does not have, without a task.
 
-        Args:
-            on_result: called once, perhaps before this returns; with ``None`` when only `lookup` can tell.
+        Calls ``on_result`` once, perhaps before this returns; with ``None`` when only `lookup` can tell.
         """
         if self._peers is not None and not self._peers.is_current():
             on_result(None)
@@ -186,9 +185,7 @@ class Tiers:
     def begin_fetch(self, fill_token: FillToken, generation: bytes | None = None) -> FillToken:
         """Put a fetch that begins now in order with others of the same entry; `store` or `drop` ends it.
 
-        Args:
-            fill_token: taken before the look-up.
-            generation: of the stack, from before the fetch; ``None`` stores nothing in Redis.
+        The token is from before the look-up; without a generation from before the fetch Redis stores nothing.
         """
         if generation is not None and self.invalidations.is_void(fill_token):
             generation = None

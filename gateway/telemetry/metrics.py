@@ -13,11 +13,7 @@ from gateway.telemetry.snapshot import Snapshot
 
 
 class Histogram:
-    """Counts durations in buckets.
-
-    Args:
-        bounds_s: inclusive upper bounds, ascending; one more bucket is for what lies beyond the last.
-    """
+    """Counts durations in buckets: by inclusive upper bounds, ascending, and one for what lies beyond."""
 
     __slots__ = ("bounds_s", "counts", "total_s")
 

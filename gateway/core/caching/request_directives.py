@@ -43,11 +43,7 @@ class RequestDirectives(msgspec.Struct, frozen=True, gc=False):
         return None
 
     def oldest_s(self, most_s: float) -> float:
-        """Return how many seconds ago the fetch of a record that does not stay fresh may have begun.
-
-        Args:
-            most_s: without a directive that says less.
-        """
+        """Return how many seconds ago, at most, the fetch of what does not stay fresh may have begun."""
         if self.no_cache or self.min_fresh_s:
             return 0.0
         return most_s if self.max_age_s is None else min(most_s, self.max_age_s)
