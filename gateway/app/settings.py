@@ -55,11 +55,7 @@ def policy_rules(config: Config) -> Rules:
 
 
 def redis_settings(config: Config, rules: Rules) -> RedisSettings | None:
-    """Return how to reach Redis; ``None`` without it.
-
-    Raises:
-        ConfigError: a file cannot be used.
-    """
+    """Return how to reach Redis, ``None`` without it; raise `ConfigError` if a file cannot be used."""
     if not config.redis.url:
         return None
     total_s = config.upstream.total_timeout_s

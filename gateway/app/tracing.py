@@ -51,12 +51,7 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Tracing:
-    """Makes spans.
-
-    Args:
-        settings: which part of the traces is recorded, and where spans go.
-        processor: takes ended spans instead of sending them.
-    """
+    """Makes spans; a processor takes ended ones instead of sending them."""
 
     def __init__(self, settings: TracingConfig, processor: SpanProcessor | None = None) -> None:
         if processor is None:
@@ -139,9 +134,6 @@ class Tracing:
 
         A trace that begins here is named also when it is not recorded: then the upstream knows that and
         records nothing either.
-
-        Args:
-            fields: of the request.
 
         Returns:
             The span, ``None`` when the call is not recorded, and the fields, which name it as their parent.

@@ -43,14 +43,7 @@ class _Copy(msgspec.Struct, frozen=True, gc=False):
 
 
 class RunningPolls:
-    """Counts the fetches that show a running execution, and those that a copy would have spared.
-
-    Args:
-        rules: what is stored.
-        changes: the invalidations of stacks.
-        metrics: counts both.
-        has_memory: there is a memory tier, where copies would be kept.
-    """
+    """Counts the fetches that show a running execution, and those that a copy in memory would have spared."""
 
     def __init__(self, rules: policy.Rules, changes: Changes, metrics: Metrics, *, has_memory: bool) -> None:
         self._rules = rules
@@ -65,14 +58,7 @@ class RunningPolls:
     def fetched(
         self, began_s: float, token: FillToken, eligible: Eligible, decision: policy.StoreDecision
     ) -> None:
-        """Count a fetch.
-
-        Args:
-            began_s: monotonic time of its start.
-            token: taken before it.
-            eligible: the request that was sent.
-            decision: about its response.
-        """
+        """Count a fetch that began at a monotonic time, after its token was taken."""
         self._fetches += 1
         entry = token.key.local
         if not policy.is_running(decision, self._rules):

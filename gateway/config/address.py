@@ -40,11 +40,7 @@ class TcpAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnixAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """A Unix socket to listen on.
-
-    Attributes:
-        path: absolute path of the socket.
-    """
+    """A Unix socket to listen on, by its absolute path."""
 
     path: str
 
@@ -56,11 +52,7 @@ Address = TcpAddress | UnixAddress
 
 
 class Mode(msgspec.Struct, frozen=True):
-    """Permissions of a Unix socket's file.
-
-    Attributes:
-        bits: as for chmod(2).
-    """
+    """Permissions of a Unix socket's file, as for chmod(2)."""
 
     bits: int
 
@@ -97,14 +89,7 @@ class UpstreamUrl(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def address_of(text: str) -> Address:
-    """Read a listening address.
-
-    Args:
-        text: `host:port`, `[v6]:port`, `:port` for all interfaces, or `unix:/path`.
-
-    Raises:
-        InvalidValue: it is none of these.
-    """
+    """Read `host:port`, `[v6]:port`, `:port` for all interfaces, or `unix:/path`; or raise `InvalidValue`."""
     if text.startswith("unix:"):
         return UnixAddress(path=_socket_path(text))
     shown, remedy = shorten(text), "write host:port, [v6]:port, :port for all interfaces, or unix:/path"
@@ -115,11 +100,7 @@ def address_of(text: str) -> Address:
 
 
 def mode_of(text: str) -> Mode:
-    """Read the permissions of a Unix socket's file, octal digits.
-
-    Raises:
-        InvalidValue: it is something else, or nobody could connect.
-    """
+    """Read the octal permissions of a Unix socket's file; `InvalidValue` also if nobody could connect."""
     if not _MODE.fullmatch(text):
         raise InvalidValue(shorten(text), 'is no file mode; write three octal digits, like "0660"')
     mode = Mode(int(text, 8))
@@ -131,11 +112,7 @@ def mode_of(text: str) -> Mode:
 
 
 def parse_address(text: str) -> Address:
-    """Read a listening address, as `address_of`, from outside the configuration.
-
-    Raises:
-        ConfigError: one line with the text and the remedy.
-    """
+    """Read a listening address as `address_of`, but raise a `ConfigError` that shows the text."""
     try:
         return address_of(text)
     except InvalidValue as exc:
@@ -148,10 +125,9 @@ def is_loopback(address: Address) -> bool:
 
 
 def is_loopback_host(host: str) -> bool:
-    """Tell whether a host is this machine: localhost, 127.0.0.0/8, ::1 or an IPv4-mapped loopback address.
+    """Tell whether a host, without brackets, is this machine; "" (all interfaces) is not.
 
-    Args:
-        host: name or IP address without brackets; "" (all interfaces) is not.
+    That is localhost, 127.0.0.0/8, ::1 or an IPv4-mapped loopback address.
     """
     if host.lower().removesuffix(".") == "localhost":
         return True
@@ -197,25 +173,13 @@ def upstream_url_of(text: str) -> UpstreamUrl:
 
 
 def host_and_port_of(text: str, shown: str | None = None) -> str:
-    """Check a Host value, with or without port, and return it in lower case.
-
-    Args:
-        text: the value.
-        shown: what an error shows instead of it.
-
-    Raises:
-        InvalidValue: it is not `host` or `host:port`.
-    """
+    """Check `host` or `host:port` and return it in lower case; an error shows ``shown`` instead, if given."""
     _host_and_port(text, shown or shorten(text))
     return text.lower()
 
 
 def host_name_of(text: str) -> str:
-    """Check a host name without port and return it in lower case.
-
-    Raises:
-        InvalidValue: it is not a name.
-    """
+    """Check a host name without port and return it in lower case; raise `InvalidValue` if it is none."""
     shown, remedy = shorten(text), "write the name alone, without scheme and port"
     if not text:
         raise InvalidValue(shown, f"is empty; {remedy}")

@@ -27,11 +27,7 @@ _log = logging.getLogger("gateway.downstream.proxy_protocol")
 
 
 class ProxiedConnections:
-    """Reads headers and hands the connections on.
-
-    Args:
-        server: makes the protocols; its configuration bounds what is awaited here.
-    """
+    """Reads headers and hands the connections on; the server's configuration bounds what is awaited here."""
 
     def __init__(self, server: DownstreamServer) -> None:
         self._server = server
@@ -109,7 +105,7 @@ class ProxiedConnections:
 
 
 class ProxiedAcceptor:
-    """Accepts on copies of listening sockets, see `gateway.runtime.listeners.Acceptor`."""
+    """Accepts on copies of listening sockets, until it is closed."""
 
     def __init__(
         self, connections: ProxiedConnections, sockets: ListeningSockets, tls: ssl.SSLContext | None
@@ -156,12 +152,7 @@ class ProxiedAcceptor:
 
 
 async def _read_header(connection: socket.socket) -> ProxyHeader:
-    """Take a header off a connection, and not one byte more.
-
-    Raises:
-        BadProxyHeader: there is none.
-        OSError: the connection ended.
-    """
+    """Take a header off a connection, and not one byte more; raise `BadProxyHeader` if there is none."""
     data = b""
     while True:
         seen = await _receive(connection, MOST_READ_BYTES - len(data), socket.MSG_PEEK)
@@ -178,11 +169,7 @@ async def _read_header(connection: socket.socket) -> ProxyHeader:
 
 
 async def _receive(connection: socket.socket, most_bytes: int, flags: int = 0) -> bytes:
-    """Wait for bytes of a socket that the loop has no transport for.
-
-    Raises:
-        OSError: there will be none.
-    """
+    """Wait for bytes of a socket that the loop has no transport for; raise `OSError` at its end."""
     loop = asyncio.get_running_loop()
     while True:
         try:

@@ -28,11 +28,9 @@ class ChannelPeers:
         self._has_received = asyncio.Event()
 
     def send(self, invalidations: list[Invalidation]) -> None:
-        """See `WorkerPeers.send`."""
         self._send(Invalidate(self._number, self._counts.raise_own(), invalidations))
 
     def send_uncounted(self, invalidation: Invalidation) -> None:
-        """See `WorkerPeers.send_uncounted`."""
         self._send(Invalidate(self._number, 0, [invalidation]))
 
     def received(self, message: Invalidate) -> bool:
@@ -43,7 +41,6 @@ class ChannelPeers:
         return is_next
 
     async def wait_current(self) -> bool:
-        """See `WorkerPeers.wait_current`."""
         sent = self._counts.read()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_RECEIVED_S):

@@ -24,10 +24,8 @@ class Tiers:
     """The stores of one gateway.
 
     Args:
-        cache: the section of the configuration.
         longest_ttl_s: no entry lives longer.
         redis: how to reach Redis; ``None`` without it.
-        secret: ``cache.secret`` as bytes.
         on_invalidate: called for each invalidated stack, before the next ``await``: detach its fetches.
         on_drop: called with `EntryKey.local` of an entry that AOS has refused to its caller.
         on_start_over: called when invalidations may have been missed: detach all fetches.
@@ -90,7 +88,6 @@ class Tiers:
             self.redis.connect_with(settings)
 
     def redis_state(self) -> RedisState:
-        """Return the state of the Redis tier now."""
         return self.redis.state() if self.redis is not None else RedisState()
 
     def disable_memory(self) -> None:
@@ -141,9 +138,7 @@ class Tiers:
     def lookup_soon(self, key: EntryKey, on_result: Callable[[EarlyLookup | None], None]) -> None:
         """Look up what memory does not have, without a task.
 
-        Args:
-            key: of the entry.
-            on_result: called once, perhaps before this returns; with ``None`` when only `lookup` can tell.
+        Calls ``on_result`` once, perhaps before this returns; with ``None`` when only `lookup` can tell.
         """
         if self._peers is not None and not self._peers.is_current():
             on_result(None)
@@ -190,9 +185,7 @@ class Tiers:
     def begin_fetch(self, fill_token: FillToken, generation: bytes | None = None) -> FillToken:
         """Put a fetch that begins now in order with others of the same entry; `store` or `drop` ends it.
 
-        Args:
-            fill_token: taken before the look-up.
-            generation: of the stack, from before the fetch; ``None`` stores nothing in Redis.
+        The token is from before the look-up; without a generation from before the fetch Redis stores nothing.
         """
         if generation is not None and self.invalidations.is_void(fill_token):
             generation = None
@@ -214,8 +207,7 @@ class Tiers:
     def store(self, fill_token: FillToken, entry: Entry) -> Reason | None:
         """Keep a record in every tier that may have it; the write to Redis is queued.
 
-        Returns:
-            ``None`` when at least one tier took it, otherwise why none did.
+        ``None`` when at least one tier took it, otherwise why none did.
         """
         is_invalidated = self._changes.has_changed(fill_token.key.stack, fill_token.since)
         if is_invalidated or not fill_token.ends_in_order():
@@ -236,7 +228,6 @@ class Tiers:
         look-up found it absent and nothing was stored since.
 
         Args:
-            fill_token: of that fetch.
             lookup: before the fetch.
             everywhere: other workers remove it also when there is nothing to remove here.
         """

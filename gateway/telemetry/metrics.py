@@ -13,11 +13,7 @@ from gateway.telemetry.snapshot import Snapshot
 
 
 class Histogram:
-    """Counts durations in buckets.
-
-    Args:
-        bounds_s: inclusive upper bounds, ascending; one more bucket is for what lies beyond the last.
-    """
+    """Counts durations in buckets: by inclusive upper bounds, ascending, and one for what lies beyond."""
 
     __slots__ = ("bounds_s", "counts", "total_s")
 
@@ -27,7 +23,6 @@ class Histogram:
         self.total_s = 0.0
 
     def observe(self, duration_s: float) -> None:
-        """Count one duration."""
         self.counts[bisect_left(self.bounds_s, duration_s)] += 1
         self.total_s += duration_s
 
@@ -82,7 +77,6 @@ class Metrics:
 
         Args:
             cache_status: what the cache did; ``None`` for a response of the gateway itself.
-            status: of the response.
             duration_s: from the parsed request to the response head, without what its caller asked to wait.
         """
         reason = cache_status.reason if cache_status is not None else None
@@ -118,7 +112,6 @@ class Metrics:
         self.upstream_s.get(labels, self.upstream_s[NO_STATUS,]).observe(duration_s)
 
     def snapshot(self) -> Snapshot:
-        """Return everything that was counted."""
         found: Snapshot = {
             name: {labels: (*one.counts, one.total_s) for labels, one in histograms.items()}
             for name, histograms in self._histograms.items()

@@ -108,14 +108,11 @@ _TOKEN = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"([ \t\r\n]*:)?|[\[\]{}]', re.DO
 
 
 def has_duplicate_key(body: bytes) -> bool:
-    """Tell whether a key on the path to a deciding field occurs twice.
+    """Tell whether a key on the path to a deciding field occurs twice in a body that could be decoded.
 
     msgspec takes the last one, another parser may take the first. Slower than the decoder above, so only for
     records that would be stored. A Python loop on purpose: a thread that scans megabytes in it releases the
     interpreter for the event loop.
-
-    Args:
-        body: read by `decode_deciding`, so well-formed.
     """
     path: list[tuple[_Tree, set[str]]] = []
     below: _Tree | None = _DECIDING

@@ -144,14 +144,9 @@ OUTCOMES = (HIT, MISS, BYPASS, ERROR)
 
 
 def outcome(cache_status: CacheStatus | None) -> str:
-    """Return the one-word summary for logs and metrics.
+    """Return the one-word summary for logs and metrics; ``None`` is a response of the gateway itself.
 
-    Args:
-        cache_status: what the cache did; ``None`` for a response of the gateway itself.
-
-    Returns:
-        ``hit``, ``miss`` or ``bypass``; ``error`` for a refusal by the gateway, in its own words or the
-        upstream's.
+    ``hit``, ``miss``, ``bypass``, or ``error`` for a refusal in the gateway's own or the upstream's words.
     """
     if cache_status is None or cache_status.reason is Reason.HELD_BACK:
         return ERROR

@@ -38,9 +38,6 @@ class Eligible(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         execution: the record asked for.
-        identity: the caller's.
-        variant: what was negotiated.
-        directives: of the request's ``Cache-Control``.
         fields: end-to-end fields of the request.
         fetch_lines: field lines of its fetch, each with CRLF; ``None`` where they are still to be made.
     """

@@ -44,12 +44,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     is_settled: ClassVar[bool] = True
 
     def taken_in(self, wall_s: float, monotonic_s: float) -> Entry:
-        """Return the entry bound to this process's clocks.
-
-        Args:
-            wall_s: wall clock at the start of the fetch or look-up that returned it.
-            monotonic_s: monotonic clock at the same moment.
-        """
+        """Return the entry bound to this process's clocks, as they were when the fetch or look-up began."""
         # A start in the future, by another replica's clock, counts as now.
         offset_s = max(wall_s, self.fetched_s) - monotonic_s
         return msgspec.structs.replace(self, clock_offset_s=offset_s)
@@ -102,7 +97,6 @@ def seal(key: EntryKey, generation: bytes, entry: Entry, secret: bytes) -> bytes
     Args:
         key: where it will be stored; name and identity become part of the tag.
         generation: the stack's generation, read before the fetch.
-        entry: the record.
         secret: ``cache.secret``; an empty one makes an unkeyed tag, which detects accidents only.
     """
     stored: _Stored = (

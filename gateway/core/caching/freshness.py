@@ -49,6 +49,11 @@ def seconds(arguments: list[bytes | None]) -> int | None:
     return min(_delta(argument) for argument in arguments if argument is not None)
 
 
+def pragma(fields: Fields) -> set[bytes]:
+    """Return the directives of ``Pragma``, lower case."""
+    return {member.lower() for member in members(fields, b"pragma")}
+
+
 def upstream_age_s(fields: Fields) -> int | None:
     """Return the received ``Age``, 0 without one; ``None`` when it is malformed."""
     ages = members(fields, b"age")
@@ -93,7 +98,7 @@ def origin_freshness(fields: Fields, now_s: float) -> Reason | float | None:
         limits.extend(named[:1])
         if name != _CACHE_CONTROL:
             continue
-        if not lines and b"no-cache" in _pragma(fields):
+        if not lines and b"no-cache" in pragma(fields):
             return Reason.NO_CACHE
         # Only a time in Cache-Control itself overrides Expires; of several fields the shortest time wins.
         if not named and first(fields, b"expires") is not None:
@@ -114,7 +119,6 @@ def unmet_vary(response: Fields, request: Fields, covered: Container[bytes]) -> 
     are equal in every fetch for the cache.
 
     Args:
-        response: the response's fields.
         request: the end-to-end fields of the request it answers.
         covered: lower-case names of further fields that are equal in those requests.
 
@@ -139,10 +143,6 @@ def varies_on_accept(response: Fields) -> bool:
 _DECIDING = frozenset({_CACHE_CONTROL, *_TARGETED, b"pragma", b"expires", b"age"})
 # ``must-understand`` needs no rule: only 200 is ever stored.
 _FORBIDDING = {b"no-store": Reason.NO_STORE, b"private": Reason.PRIVATE, b"no-cache": Reason.NO_CACHE}
-
-
-def _pragma(fields: Fields) -> set[bytes]:
-    return {member.lower() for member in members(fields, b"pragma")}
 
 
 def _delta(digits: bytes) -> int:
