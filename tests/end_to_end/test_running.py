@@ -357,3 +357,15 @@ async def test_a_copy_chosen_by_accept_is_none_for_who_wants_what_is_new(
         fields = [accept] if events else [accept, ("Prefer", "wait=5")]
         assert (await get(gateway, TARGET, *fields)).body == new
         assert aos.count() == 3
+
+
+async def test_50_callers_who_poll_cost_one_call_a_bound(
+    aos: ScriptedAos, gateway: RunningGateway, now: MovableTime
+) -> None:
+    aos.answer(running_record())
+    began_s, polls = now.clock.monotonic_s(), 250
+    for _ in range(polls):
+        assert (await get(gateway)).status == 200
+        # Of each of them every 2 s, evenly spread.
+        now.ahead_s += 2 / 50
+    assert aos.count() <= 1.1 * (now.clock.monotonic_s() - began_s) / _TTL_S
