@@ -9,9 +9,10 @@ from typing import Protocol
 
 from gateway.clock import Clock
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.framing import BodyFraming, content_length
+from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Head
-from gateway.core.http.response_reader import ResponseError, ResponseReader
+from gateway.core.http.response_head import HeadReader, ResponseError
+from gateway.core.http.response_reader import ResponseReader
 from gateway.errors import GaveWay, UpstreamError, UpstreamTimeout
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.failure import words_of
@@ -22,7 +23,13 @@ READ_AHEAD_BYTES = 131_072
 
 
 class ExchangeOwner(Protocol):
-    """What an exchange tells its pool."""
+    """What an exchange tells its pool.
+
+    Attributes:
+        heads: reads the heads of responses.
+    """
+
+    heads: HeadReader
 
     def has_head(self, exchange: Exchange) -> None:
         """Its head has come."""
@@ -85,7 +92,7 @@ class Exchange:
         # No bound method of its own: a cycle would be left to the garbage collector.
         self.on_change: Callable[[], None] | None = None
         self.connection: UpstreamConnection | None = None
-        self.reader = ResponseReader(method)
+        self.reader = ResponseReader(method, owner.heads)
         self.slot: Slot | None = None
         self.work: asyncio.Task[None] | None = None
         self.error: GatewayError | None = None
@@ -112,11 +119,6 @@ class Exchange:
     def framing(self) -> BodyFraming:
         """How the body ends."""
         return self.reader.framing
-
-    @property
-    def length(self) -> int | None:
-        """Declared body bytes; ``None`` when not declared."""
-        return content_length(self.head) if self.framing is BodyFraming.LENGTH else None
 
     @property
     def is_stale(self) -> bool:
@@ -152,7 +154,7 @@ class Exchange:
         """Expect another response, on another connection."""
         self.error = None
         self.connection = None
-        self.reader = ResponseReader(self.method)
+        self.reader = ResponseReader(self.method, self._owner.heads)
         self._is_sent = False
 
     async def head_arrived(self) -> None:

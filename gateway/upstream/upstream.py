@@ -12,8 +12,9 @@ import msgspec
 from gateway.clock import Clock
 from gateway.config.model import UpstreamConfig
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.framing import field_lines, request_bytes
-from gateway.core.http.messages import Fields, names
+from gateway.core.http.framing import request_bytes
+from gateway.core.http.messages import Fields, field_lines, names
+from gateway.core.http.response_head import HeadReader
 from gateway.core.http.target import SERVER_WIDE, is_write
 from gateway.errors import GaveWay, Overloaded, UpstreamError
 from gateway.runtime.progress import drained, taken
@@ -52,11 +53,15 @@ class Upstream:
         tls: for an https URL; ``None`` for plain connections.
         clock: tells how old a connection is.
         metrics: counts calls and failures.
+
+    Attributes:
+        heads: reads the heads of its responses.
     """
 
     def __init__(
         self, config: UpstreamConfig, tls: ssl.SSLContext | None, clock: Clock, metrics: Metrics
     ) -> None:
+        self.heads = HeadReader()
         # As many again may wait for slow callers.
         self.slots = Slots(config.max_connections, config.max_waiting, config.read_timeout_s)
         self._base_path = config.url.base_path.encode("ascii")

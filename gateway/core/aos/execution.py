@@ -71,6 +71,7 @@ class Unreadable(enum.Enum):
 
 
 _decoder = msgspec.json.Decoder(_DecidingRecord)
+_NO_STATUS, _NO_SPEC = _DecidingStatus(), _DecidingSpec()
 
 
 def decode_deciding(body: bytes) -> RecordSummary | Unreadable:
@@ -84,15 +85,15 @@ def decode_deciding(body: bytes) -> RecordSummary | Unreadable:
         record = _decoder.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return Unreadable.UNDECODABLE
-    status = record.status or _DecidingStatus()
-    spec = record.spec or _DecidingSpec()
+    status = record.status or _NO_STATUS
+    spec = record.spec or _NO_SPEC
     sub_objects = (status.sub_object_statuses or {}).values()
     return RecordSummary(
         kind=record.kind,
         name=record.metadata.name if record.metadata else None,
         phase=status.object_status.phase if status.object_status else None,
-        sub_phases=frozenset(sub.phase for sub in sub_objects if sub is not None and sub.phase is not None),
-        action_names=frozenset(name for name in (spec.action_name, status.action_name) if name is not None),
+        sub_phases=frozenset([sub.phase for sub in sub_objects if sub is not None and sub.phase is not None]),
+        action_names=frozenset([name for name in (spec.action_name, status.action_name) if name is not None]),
         on_failure_strategy=spec.on_failure_strategy,
         progress=_percent(bytes(status.progress)),
     )
