@@ -159,43 +159,43 @@ class _Fetch:
         """Take a whole response, or one that is too large to be taken whole."""
         by, exchange = self._by, self._exchange
         exchange.stream()
-        head, body = exchange.head, exchange.take()
-        is_whole = exchange.framing is not BodyFraming.CLOSE and len(body) <= by.rules.max_body_bytes
-        by.heed(self._eligible, head, body if is_whole else None)
+        eligible, head, body = self._eligible, exchange.head, exchange.take()
+        is_complete = exchange.framing is not BodyFraming.CLOSE
+        is_too_large = len(body) > by.rules.max_body_bytes
+        by.heed(eligible, head, body if is_complete and not is_too_large else None)
         response = policy.FetchedResponse(
-            head=head,
-            body=body,
-            complete=exchange.framing is not BodyFraming.CLOSE,
-            request=self._eligible.fields,
-            action_id=self._eligible.execution.action_id,
-            fetched_s=self._fetched_s,
-            upstream_s=exchange.head_s,
+            head,
+            body,
+            is_complete,
+            eligible.fields,
+            eligible.execution.action_id,
+            self._fetched_s,
+            exchange.head_s,
         )
-        if len(body) > by.rules.max_body_bytes:
+        if is_too_large:
             if policy.drops_own_entry(head.status, None):
                 by.tiers.drop(self._token, self.found.lookup, everywhere=True)
             if not self._flight.leader_waits:
                 exchange.close()
-            self._finish(Fetched(self._eligible, response, None, False, Reason.TOO_LARGE, exchange))
+            self._finish(Fetched(eligible, response, None, False, Reason.TOO_LARGE, exchange))
             return
         exchange.close()
         # A write that comes while a thread decides changes the stack, so the record isn't stored.
         now_s = by.clock.monotonic_s()
-        stack = self._token.key.stack
-        decide = functools.partial(
-            policy.decide_store,
-            response,
-            by.rules,
-            settling=by.tiers.invalidations.is_settling(stack, now_s),
-            uncertain=by.tiers.invalidations.is_uncertain(now_s),
-        )
-        if policy.is_heavy(response):
-            deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
-            deciding.add_done_callback(
-                lambda decided: self._guarded(lambda: self._settle(response, decided.result()))
+        settling = by.tiers.invalidations.is_settling(self._token.key.stack, now_s)
+        uncertain = by.tiers.invalidations.is_uncertain(now_s)
+        if not policy.is_heavy(response):
+            self._settle(
+                response, policy.decide_store(response, by.rules, settling=settling, uncertain=uncertain)
             )
-        else:
-            self._settle(response, decide())
+            return
+        decide = functools.partial(
+            policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
+        )
+        deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
+        deciding.add_done_callback(
+            lambda decided: self._guarded(lambda: self._settle(response, decided.result()))
+        )
 
     def _settle(self, response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
         """Store what may be stored, and answer all who wait."""

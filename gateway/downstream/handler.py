@@ -255,7 +255,7 @@ class Handler:
             method=context.method,
             body=response.body,
             http_11=context.http_11,
-            keep_alive=keep_alive and (connection.has_begun_another or not self._is_draining()),
+            keep_alive=keep_alive and (not self._is_draining() or connection.has_begun_another),
             write_timeout_s=self.body_timeout_s,
             exchange=response.exchange,
             prefix=response.prefix,

@@ -35,6 +35,9 @@ class Reason(enum.Enum):
         reason.stage = stage
         return reason
 
+    # An enum's own hash is that of its name, by a function in Python.
+    __hash__ = object.__hash__
+
     # Not looked up: the cache may not answer the request.
     ROUTE = "route", _LOOKUP
     QUERY = "query", _LOOKUP
@@ -97,6 +100,8 @@ class Forward(enum.Enum):
 
     def __init__(self, token: bytes) -> None:
         self.token = token
+
+    __hash__ = object.__hash__
 
     BYPASS = b"bypass"
     METHOD = b"method"

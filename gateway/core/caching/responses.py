@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 from gateway.core.caching.cache_status import CacheStatus, Reason
@@ -124,5 +125,6 @@ def forwarded_head(head: Head, via: bytes, cache_status: CacheStatus) -> Head:
     return sent_on(head).with_fields(_added(via, cache_status))
 
 
+@functools.lru_cache(512)
 def _added(via: bytes, cache_status: CacheStatus) -> tuple[Field, ...]:
     return ((b"Via", via), (b"Cache-Status", cache_status.member()))

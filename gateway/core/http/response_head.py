@@ -119,7 +119,7 @@ class ReceivedHead(Head):
     def has_any(self, lower_names: frozenset[bytes]) -> bool:
         if not lower_names.isdisjoint(self._template.fields.by_name):
             return True
-        return any(name.lower() in lower_names for name, _ in self._added)
+        return bool(self._added) and any(name.lower() in lower_names for name, _ in self._added)
 
     def lines(self) -> bytes:
         lines = self._template.lines % self._values

@@ -177,9 +177,10 @@ class ResponseReader:
             self._is_persistent &= taken == len(data)
         elif self.framing is BodyFraming.LENGTH:
             self._append(data[: self._remaining_bytes])
-            self._is_persistent &= len(data) <= self._remaining_bytes
-            self._remaining_bytes = max(0, self._remaining_bytes - len(data))
-            self.is_complete = not self._remaining_bytes
+            self._remaining_bytes -= len(data)
+            if self._remaining_bytes <= 0:
+                self.is_complete = True
+                self._is_persistent &= not self._remaining_bytes
         else:
             self._append(data)
 
