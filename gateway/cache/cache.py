@@ -31,11 +31,43 @@ from gateway.core.http.proxy_identity import check_request, upstream_fields
 from gateway.core.http.target import is_write
 from gateway.errors import FetchError, NotCached, Throttled, UpstreamError
 from gateway.store.lookup import EarlyLookup, LookupResult
-from gateway.tasks import guarded
+from gateway.tasks import guarded, raising
 from gateway.upstream.upstream import RequestBody
 
 OnResponse = Callable[[Response | GatewayError | Coroutine[Any, Any, Response]], None]
 """Called once, with the response, with why there is none, or with what has to be awaited for it."""
+
+
+_MISS = CacheStatus(Forward.URI_MISS)
+_STORE_FAILED = CacheStatus(Forward.URI_MISS, reason=Reason.STORE_FAILED)
+
+
+def _dropped(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
+    """Let go of what nobody takes."""
+    if isinstance(response, Coroutine):
+        response.close()
+    elif isinstance(response, Response) and response.exchange is not None:
+        response.exchange.close()
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """A request that a fetch is to answer.
+
+    Attributes:
+        request: it is accepted.
+        eligible: what `eligibility` makes of it.
+        found: what the look-up gave.
+        cache_status: what the cache has done with it so far.
+        flight_key: of the fetch; ``None`` when nobody else may have its result.
+        on_response: called once.
+    """
+
+    request: Request
+    eligible: Eligible
+    found: EarlyLookup
+    cache_status: CacheStatus
+    flight_key: FlightKey | None
+    on_response: OnResponse = _dropped
 
 
 class Cache:
@@ -143,8 +175,8 @@ class Cache:
             raise
         if cache_status.reason is not Reason.ROUTE:
             cache_status = msgspec.structs.replace(cache_status, fwd_status=exchange.head.status)
-        if eligible is not None:
-            self._fetcher.heed(eligible, exchange.head, None)
+        if eligible is not None and exchange.head.status == 429:
+            self._throttle.heed(eligible, exchange.head, None)
         head = answers.forwarded_head(exchange.head, self._proxy.via, cache_status)
         return Response(head, None, cache_status, exchange, upstream_s=exchange.head_s)
 
@@ -228,12 +260,8 @@ class Cache:
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
         flight_key = self._flight_key(eligible, variant)
         may_join = forward is not Forward.REQUEST
-        response = await self._response(
-            lambda on_response: self._share(
-                request, eligible, found, cache_status, on_response, flight_key=flight_key, may_join=may_join
-            )
-        )
-        return _preferred(response, wait_s)
+        asked = _Asked(request, eligible, found, cache_status, flight_key)
+        return _preferred(await self._response(asked, may_join=may_join), wait_s)
 
     async def _wait(
         self,
@@ -304,14 +332,13 @@ class Cache:
         Returns:
             To be called when nobody waits for the response any more.
         """
-        reason = Reason.STORE_FAILED if found.lookup.has_failed else None
-        cache_log.decided(request, "no entry to serve: %s", reason or "none is stored")
-        cache_status = CacheStatus(forward=Forward.URI_MISS, reason=reason)
+        cache_status = _STORE_FAILED if found.lookup.has_failed else _MISS
+        cache_log.decided(request, "no entry to serve: %s", cache_status.reason or "none is stored")
         if (held := self._throttle.response("GET", eligible)) is not None:
             on_response(held)
             return _nothing
         flight_key = self._flight_key(eligible, eligible.variant.general)
-        return self._share(request, eligible, found, cache_status, on_response, flight_key=flight_key)
+        return self._share(_Asked(request, eligible, found, cache_status, flight_key, on_response))
 
     def _flight_key(self, eligible: Eligible, variant: bytes) -> FlightKey:
         """Return the key of the fetch that this request may share.
@@ -322,60 +349,63 @@ class Cache:
         caller = identity.entry if self._fetcher.rules.ttl_running_s else identity.flight
         return self._keys.flight(caller, variant, eligible.execution)
 
-    def _share(
-        self,
-        request: Request,
-        eligible: Eligible,
-        found: EarlyLookup,
-        cache_status: CacheStatus,
-        on_response: OnResponse,
-        *,
-        flight_key: FlightKey | None,
-        may_join: bool = True,
-    ) -> Callable[[], None]:
+    def _share(self, asked: _Asked, *, may_join: bool = True) -> Callable[[], None]:
         """Join a fetch under way, or begin one, which others may join if it has a key.
 
         Returns:
             To be called when nobody waits for the response any more.
         """
-        joined = self._flights.joinable(flight_key) if flight_key is not None and may_join else None
-        arrived_s = self._clock.monotonic_s()
-
-        def response_of(fetched: Fetched) -> Response | Coroutine[Any, Any, Response]:
-            if joined is not None and not self._may_be_given(eligible, fetched):
-                if (held := self._held_back(request, eligible)) is not None:
-                    return held
-                again = functools.partial(
-                    self._share, request, eligible, found, cache_status, flight_key=flight_key
-                )
-                return self._again(again, arrived_s)
-            if joined is not None and (unshared := self._why_not_shared(eligible, fetched)) is not None:
-                return self._forward(request, None, _because(cache_status, unshared), eligible)
-            return self._fetched(fetched, eligible, cache_status, collapsed=joined is not None)
-
-        def on_fetched(fetched: Fetched | GatewayError) -> None:
-            if isinstance(fetched, GatewayError):
-                on_response(_with_member(fetched, cache_status))
-            else:
-                on_response(guarded(response_of, fetched))
-
-        if joined is not None:
-            cache_log.decided(request, "joins a fetch under way")
+        flight_key = asked.flight_key
+        if flight_key is not None and may_join and (joined := self._flights.joinable(flight_key)) is not None:
+            cache_log.decided(asked.request, "joins a fetch under way")
+            on_fetched = functools.partial(self._take_joined, asked, self._clock.monotonic_s())
             joined.join(on_fetched)
             return functools.partial(joined.leave, on_fetched)
-        key = found.fill_token.key
+        on_fetched = functools.partial(self._take, asked)
+        key = asked.found.fill_token.key
         # What nobody may join is nobody else's matter.
         record = None if flight_key is None else key.local
         flight = self._flights.begin(flight_key, key.stack, on_fetched, record)
-        self._fetcher.start(flight, request, eligible, found, stores=flight_key is not None)
+        self._fetcher.start(flight, asked.request, asked.eligible, asked.found, stores=flight_key is not None)
         return functools.partial(flight.leave, on_fetched)
 
-    async def _again(self, begin: Callable[[OnResponse], Callable[[], None]], arrived_s: float) -> Response:
-        """Wait for the response to what is begun in place of a fetch that gave none."""
-        return await self._flights.in_time(self._response(begin), arrived_s)
+    def _take(self, asked: _Asked, fetched: Fetched | GatewayError) -> None:
+        """Take the result of a fetch that was begun for a request."""
+        response: Response | GatewayError | Coroutine[Any, Any, Response]
+        if isinstance(fetched, GatewayError):
+            response = _with_member(fetched, asked.cache_status)
+        else:
+            try:
+                response = self._fetched(fetched, asked.eligible, asked.cache_status, collapsed=False)
+            except Exception as error:
+                response = raising(error)
+        asked.on_response(response)
 
-    async def _response(self, begin: Callable[[OnResponse], Callable[[], None]]) -> Response:
-        """Wait for the response to what is begun.
+    def _take_joined(self, asked: _Asked, arrived_s: float, fetched: Fetched | GatewayError) -> None:
+        """Take the result of a fetch that a request has joined."""
+        if isinstance(fetched, GatewayError):
+            asked.on_response(_with_member(fetched, asked.cache_status))
+        else:
+            asked.on_response(guarded(functools.partial(self._joined, asked, arrived_s), fetched))
+
+    def _joined(
+        self, asked: _Asked, arrived_s: float, fetched: Fetched
+    ) -> Response | Coroutine[Any, Any, Response]:
+        request, eligible, cache_status = asked.request, asked.eligible, asked.cache_status
+        if not self._may_be_given(eligible, fetched):
+            if (held := self._held_back(request, eligible)) is not None:
+                return held
+            return self._again(asked, arrived_s)
+        if (unshared := self._why_not_shared(eligible, fetched)) is not None:
+            return self._forward(request, None, _because(cache_status, unshared), eligible)
+        return self._fetched(fetched, eligible, cache_status, collapsed=True)
+
+    async def _again(self, asked: _Asked, arrived_s: float) -> Response:
+        """Wait for the response to another fetch, in place of one that gave none."""
+        return await self._flights.in_time(self._response(asked), arrived_s)
+
+    async def _response(self, asked: _Asked, *, may_join: bool = True) -> Response:
+        """Wait for the response to a request; its own ``on_response`` is not called.
 
         Raises:
             GatewayError: there is none.
@@ -392,7 +422,7 @@ class Cache:
             else:
                 result.set_result(response)
 
-        leave = begin(on_response)
+        leave = self._share(msgspec.structs.replace(asked, on_response=on_response), may_join=may_join)
         try:
             response = await result
         except asyncio.CancelledError:
@@ -447,11 +477,7 @@ class Cache:
         early_lookup = EarlyLookup(self._tiers.fill_token(key), LookupResult(None))
         if request.method == "HEAD":
             return await self._head(request, eligible, early_lookup, cache_status)
-        return await self._response(
-            lambda on_response: self._share(
-                request, eligible, early_lookup, cache_status, on_response, flight_key=None
-            )
-        )
+        return await self._response(_Asked(request, eligible, early_lookup, cache_status, None))
 
     async def _head(
         self, request: Request, eligible: Eligible, early_lookup: EarlyLookup, cache_status: CacheStatus
@@ -530,14 +556,6 @@ def _with_member(error: GatewayError, cache_status: CacheStatus) -> GatewayError
     reason = error.reason if isinstance(error, FetchError) else None
     error.cache_member = (cache_status if reason is None else CacheStatus(reason=reason)).member()
     return error
-
-
-def _dropped(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
-    """Let go of what nobody takes."""
-    if isinstance(response, Coroutine):
-        response.close()
-    elif isinstance(response, Response) and response.exchange is not None:
-        response.exchange.close()
 
 
 def _nothing() -> None:

@@ -255,7 +255,10 @@ class Exchange:
         ):
             self._is_paused = True
             self.connection.pause_reading()
-        self._changed()
+        if self.on_change is not None:
+            self.on_change()
+        else:
+            self._wake()
 
     def feed_eof(self, error: Exception | None) -> None:
         """Take the end of the connection, and why it broke."""
@@ -292,7 +295,10 @@ class Exchange:
     def _changed(self) -> None:
         if self.on_change is not None:
             self.on_change()
-            return
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

@@ -42,8 +42,8 @@ class Eligible(msgspec.Struct, frozen=True, gc=False):
         variant: what was negotiated.
         directives: of the request's ``Cache-Control``.
         fields: end-to-end fields of the request.
-        fetch_lines: field lines of its fetch, each with CRLF, if it is a plain request, which has no directives
-            and asks for nothing new; ``None`` where they are still to be made.
+        fetch_lines: field lines of its fetch, each with CRLF; ``None`` where they are still to be made. Only
+            plain requests have them, which give no directives and ask for nothing new.
     """
 
     execution: ExecutionRef

@@ -160,7 +160,8 @@ def _read(
     """Return a record without its content coding, and what decides about it."""
     if fetched_response.head.status != 200 or not fetched_response.complete:
         return Reason.STATUS
-    plain = plain_body(fields, fetched_response.body, rules.max_body_bytes)
+    body = fetched_response.body
+    plain = plain_body(fields, body, rules.max_body_bytes) if fields else body
     if isinstance(plain, Reason):
         return plain
     record = decode_deciding(plain)
