@@ -68,12 +68,15 @@ class RunningPolls:
         if not self._is_trying or eligible.directives.no_store:
             return
         copy = self._copies.get(entry)
-        if copy is not None and self._changes.has_changed(token.key.stack, copy.since):
-            copy = None
-        if copy is not None and began_s <= copy.until_s:
+        if (
+            copy is not None
+            and began_s <= copy.until_s
+            and not self._changes.has_changed(token.key.stack, copy.since)
+        ):
             if copy.began_s <= began_s and _takes(eligible, copy.until_s - began_s):
                 self._metrics.running_polls_avoidable += 1
-                self._tell()
+                if not self._has_told:
+                    self._tell()
             return
         ttl_s = policy.running_ttl_s(decision, TTL_S)
         self._copies.pop(entry, None)
@@ -85,7 +88,7 @@ class RunningPolls:
     def _tell(self) -> None:
         """Say once what is to be gained, as soon as that is worth it."""
         polls, avoidable = self._metrics.running_polls, self._metrics.running_polls_avoidable
-        if self._has_told or polls < LEAST_POLLS or avoidable < _NOTICEABLE * self._fetches:
+        if polls < LEAST_POLLS or avoidable < _NOTICEABLE * self._fetches:
             return
         self._has_told = True
         _log.info(
@@ -100,6 +103,8 @@ class RunningPolls:
 
 def _takes(eligible: Eligible, ttl_s: float) -> bool:
     """Tell whether a request may be given a record that was fetched less than a second before it."""
+    if eligible.fetch_lines is not None:
+        return ttl_s > 0
     directives, fields = eligible.directives, eligible.fields
     if directives.no_cache or directives.unmet(0, ttl_s) is not None:
         return False

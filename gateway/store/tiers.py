@@ -234,16 +234,16 @@ class Tiers:
         if not fill_token.ends_in_order():
             return
         key = fill_token.key
-        copies = [copy for copy in (lookup.entry, self.peek(key)) if copy is not None]
-        # Copies of a record that may change end by themselves in the other workers, and are in no Redis.
-        is_running = self.redis is None and bool(copies) and not any(copy.is_settled for copy in copies)
-        if is_running:
-            self._discard(key.local)
-        is_absent = is_running or (
-            lookup.is_absent
-            and not self._changes.has_changed(key.local, fill_token.since)
-            and self.peek(key) is None
+        kept = self.peek(key)
+        is_absent = (
+            lookup.is_absent and kept is None and not self._changes.has_changed(key.local, fill_token.since)
         )
+        if not is_absent and self.redis is None:
+            # Copies of a record that may change end by themselves in the other workers, and are in no Redis.
+            copies = [copy for copy in (lookup.entry, kept) if copy is not None]
+            if copies and not any(copy.is_settled for copy in copies):
+                self._discard(key.local)
+                is_absent = True
         if everywhere:
             self._on_drop(key.local)
         if not is_absent:

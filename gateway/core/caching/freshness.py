@@ -19,6 +19,8 @@ _LONGEST_S = 2**31
 _CACHE_CONTROL = b"cache-control"
 # Cache-Control for intermediaries only: RFC 9213, and what the W3C had before it.
 _TARGETED = (b"cdn-cache-control", b"surrogate-control")
+ORIGIN_FIELDS = frozenset({_CACHE_CONTROL, *_TARGETED, b"pragma", b"expires", b"age"})
+"""Without any of these the origin says nothing about freshness."""
 
 Directives = dict[bytes, list[bytes | None]]
 """Lower-case directive names with their arguments, unquoted; ``None`` without one."""
@@ -73,7 +75,7 @@ def origin_freshness(fields: Fields, now_s: float) -> Reason | float | None:
         Why the response must not be stored, or its freshness lifetime minus the received Age; ``None`` when
         the origin gives no time.
     """
-    if _DECIDING.isdisjoint(names(fields)):
+    if ORIGIN_FIELDS.isdisjoint(names(fields)):
         return None
     age_s = upstream_age_s(fields)
     if age_s is None:
@@ -139,8 +141,6 @@ def varies_on_accept(response: Fields) -> bool:
     return any(member.lower() == b"accept" for member in members(response, b"vary"))
 
 
-# Without any of these the origin says nothing about freshness.
-_DECIDING = frozenset({_CACHE_CONTROL, *_TARGETED, b"pragma", b"expires", b"age"})
 # ``must-understand`` needs no rule: only 200 is ever stored.
 _FORBIDDING = {b"no-store": Reason.NO_STORE, b"private": Reason.PRIVATE, b"no-cache": Reason.NO_CACHE}
 
