@@ -51,12 +51,7 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Tracing:
-    """Makes spans.
-
-    Args:
-        settings: which part of the traces is recorded, and where spans go.
-        processor: takes ended spans instead of sending them.
-    """
+    """Makes spans; a processor takes ended ones instead of sending them."""
 
     def __init__(self, settings: TracingConfig, processor: SpanProcessor | None = None) -> None:
         if processor is None:

@@ -12,8 +12,9 @@ import msgspec
 from gateway.clock import Clock
 from gateway.config.model import UpstreamConfig
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.framing import field_lines, request_bytes
-from gateway.core.http.messages import Fields, names
+from gateway.core.http.framing import request_bytes
+from gateway.core.http.messages import Fields, field_lines, names
+from gateway.core.http.response_head import HeadReader
 from gateway.core.http.target import SERVER_WIDE, is_write
 from gateway.errors import GaveWay, Overloaded, UpstreamError
 from gateway.runtime.progress import drained, taken
@@ -52,11 +53,15 @@ class Upstream:
         tls: for an https URL; ``None`` for plain connections.
         clock: tells how old a connection is.
         metrics: counts calls and failures.
+
+    Attributes:
+        heads: reads the heads of its responses.
     """
 
     def __init__(
         self, config: UpstreamConfig, tls: ssl.SSLContext | None, clock: Clock, metrics: Metrics
     ) -> None:
+        self.heads = HeadReader()
         # As many again may wait for slow callers.
         self.slots = Slots(config.max_connections, config.max_waiting, config.read_timeout_s)
         self._base_path = config.url.base_path.encode("ascii")
@@ -68,8 +73,6 @@ class Upstream:
         self._idle = IdleConnections(config.max_connections, config.connection_max_age_s, clock)
         # In the order in which they began.
         self._under_way: dict[Exchange, None] = {}
-        # Heads and fields of reads, until there is a response.
-        self._repeatable: dict[Exchange, tuple[bytes, Fields]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.change(config, tls)
@@ -117,14 +120,15 @@ class Upstream:
         exchange = Exchange(self, method, self._clock)
         self._under_way[exchange] = None
         if body is None and method in _RETRIED_METHODS:
-            self._repeatable[exchange] = head, fields
+            exchange.repeated = head, fields
         if self._sweep_timer is None:
             self._sweep_later()
         if body is None and (slot := self.slots.take_now()) is not None:
-            self._placed(exchange, slot)
-            if (connection := self._idle.take()) is not None:
+            now_s = exchange.asked_s
+            self._placed(exchange, slot, now_s)
+            if (connection := self._idle.take(now_s)) is not None:
                 exchange.begin(connection, head)
-                exchange.sent()
+                exchange.sent(now_s)
                 return exchange
         exchange.work = self._tasks.start(self._start(exchange, head, body), "exchange")
         return exchange
@@ -149,20 +153,19 @@ class Upstream:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         await self._tasks.cancel()
-        self._repeatable.clear()
         for exchange in list(self._under_way):
+            exchange.repeated = None
             exchange.fail(UpstreamError("connection_terminated", was_sent=True))
         self._idle.close()
 
     def has_head(self, exchange: Exchange) -> None:
-        assert exchange.slot is not None
-        self._repeatable.pop(exchange, None)
-        exchange.head_s = self._clock.monotonic_s() - exchange.slot.began_s
+        exchange.repeated = None
         self._metrics.responded(exchange.head.status, exchange.head_s)
         self._state.up()
 
     def has_failed(self, exchange: Exchange) -> bool:
-        head, fields = self._repeatable.pop(exchange, (None, ()))
+        head, fields = exchange.repeated or (None, ())
+        exchange.repeated = None
         if head is not None and exchange.is_stale and not is_write(exchange.method, names(fields)):
             exchange.restart()
             exchange.work = self._tasks.start(self._start(exchange, head, None, fresh=True), "exchange")
@@ -180,7 +183,7 @@ class Upstream:
 
     def is_over(self, exchange: Exchange) -> None:
         del self._under_way[exchange]
-        self._repeatable.pop(exchange, None)
+        exchange.repeated = None
         if (connection := exchange.connection) is not None:
             connection.end()
             if exchange.is_reusable:
@@ -192,10 +195,10 @@ class Upstream:
         if exchange.slot is not None:
             exchange.slot.free()
 
-    def _placed(self, exchange: Exchange, slot: Slot) -> None:
-        slot.began_s = self._clock.monotonic_s()
+    def _placed(self, exchange: Exchange, slot: Slot, now_s: float) -> None:
+        slot.began_s = now_s
         exchange.slot = slot
-        self._metrics.called(exchange.method, slot.began_s - exchange.asked_s)
+        self._metrics.called(exchange.method, now_s - exchange.asked_s)
 
     async def _start(
         self, exchange: Exchange, head: bytes, body: RequestBody | None, *, fresh: bool = False
@@ -203,8 +206,9 @@ class Upstream:
         """Send a request as soon as there is a place and a connection for it; ``fresh`` takes no used one."""
         try:
             if exchange.slot is None:
-                self._placed(exchange, await self.slots.take())
-            connection = None if fresh else self._idle.take()
+                slot = await self.slots.take()
+                self._placed(exchange, slot, self._clock.monotonic_s())
+            connection = None if fresh else self._idle.take(self._clock.monotonic_s())
             if connection is None:
                 connection = await self._connector.open()
                 _log.debug("opened a connection to the upstream, %d are in use", self.slots.in_use)
@@ -218,7 +222,7 @@ class Upstream:
             exchange.fail(UpstreamError("proxy_internal_error", was_sent=True))
             raise
         else:
-            exchange.sent()
+            exchange.sent(self._clock.monotonic_s())
 
     async def _upload(self, exchange: Exchange, body: RequestBody) -> None:
         """Stream a request body; a body that breaks off cuts the connection, so it never looks whole.
@@ -229,6 +233,7 @@ class Upstream:
         connection, slot = exchange.connection, exchange.slot
         assert connection is not None
         assert slot is not None
+        slot.give_way = exchange.give_way
         slot.moves()
         patience = self._loop.call_later(PATIENCE_S, slot.wait_for_caller)
         is_slow = False
