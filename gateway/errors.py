@@ -125,6 +125,47 @@ class Throttled(FetchError):
         self.cache_member = CacheStatus(reason=self.reason).member()
 
 
+class NoCredentials(FetchError):
+    """The gateway cannot get credentials of its own for a request that has none.
+
+    Args:
+        kind: why, in a few words of the gateway's own.
+        wait_s: until it tries again, seconds.
+    """
+
+    status = 503
+    number = 4
+    detail = "The gateway has no valid credentials of its own for the upstream at present"
+    reason = Reason.CREDENTIALS
+
+    def __init__(self, kind: str, wait_s: float) -> None:
+        super().__init__(kind)
+        self.detail = f"{self.detail}: {kind}."
+        self.retry_after_s = max(1, math.ceil(wait_s))
+
+
+class BodyTooLarge(FetchError):
+    """A request body that has to be signed is larger than AOS takes."""
+
+    status = 413
+    number = 2
+    detail = "The request body is too large to be signed."
+    proxy_error = "http_request_error"
+    reason = Reason.CREDENTIALS
+    closes = True
+
+
+class TooManyBodies(FetchError):
+    """There is no room for another request body that has to be signed."""
+
+    status = 503
+    number = 5
+    detail = "The gateway holds too many request bodies that have to be signed."
+    retry_after_s = 1
+    reason = Reason.CREDENTIALS
+    closes = True
+
+
 class NotCached(FetchError):
     """The request is ``only-if-cached`` and nothing usable is stored."""
 
@@ -180,6 +221,8 @@ def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
         fields.append((b"Retry-After", b"%d" % error.retry_after_s))
     if error.allow is not None:
         fields.append((b"Allow", error.allow.encode("ascii")))
+    if error.challenge is not None:
+        fields.append((b"WWW-Authenticate", error.challenge.encode("ascii")))
     if error.cache_member is not None:
         fields.append((b"Cache-Status", error.cache_member))
     return Head(error.status, reason.encode("ascii"), tuple(fields)), body

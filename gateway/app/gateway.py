@@ -34,6 +34,7 @@ from gateway.config.model import Config
 from gateway.core.aos.route import stack_key
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import KeySpace
+from gateway.credentials.credentials import GatewayCredentials
 from gateway.downstream.connection import DownstreamServer
 from gateway.downstream.fast_path import FastPath
 from gateway.downstream.fast_path_connection import FastPathConnection, why_closed
@@ -50,6 +51,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller, ThrottledCallers
 from gateway.telemetry.top_executions import TopExecution, TopExecutions
+from gateway.upstream.held_bodies import HeldBodies
 from gateway.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -142,7 +144,16 @@ class Gateway:
                 has_memory=config.cache.memory_bytes > 0,
             ),
         )
-        request_ids, hosts = RequestIds(), own_hosts(config)
+        request_ids = RequestIds()
+        # Where entries are shared by all who can connect.
+        hosts = own_hosts(config) if rules.shared else None
+        self._credentials: GatewayCredentials | None = None
+        if config.credentials.source != "caller":
+            self._credentials = GatewayCredentials(
+                config, own_hosts(config), identity_reader, clock, self.metrics
+            )
+            self.upstream.credentials = self._credentials
+            self.upstream.bodies = HeldBodies(config.credentials.body_bytes)
         self.waits = waits = Waits(
             config.wait,
             flights=self.flights,
@@ -152,7 +163,13 @@ class Gateway:
             metrics=self.metrics,
         )
         self._gauges = Gauges(
-            config, self.metrics, tiers=self.tiers, upstream=self.upstream, throttle=throttle, waits=waits
+            config,
+            self.metrics,
+            tiers=self.tiers,
+            upstream=self.upstream,
+            throttle=throttle,
+            waits=waits,
+            credentials=self._credentials,
         )
         cache = Cache(
             identity_reader=identity_reader,
@@ -174,6 +191,7 @@ class Gateway:
             access_log=access_log,
             request_ids=request_ids,
             is_draining=lambda: self._is_draining,
+            credentials=self._credentials,
         )
         connection = None
         if config.server.fast_lane:
@@ -274,6 +292,8 @@ class Gateway:
             if self._is_draining:
                 # It began meanwhile.
                 acceptor.close()
+        if self._credentials is not None:
+            self._credentials.change(config)
         self.config = config
         self._gauges.config = config
         self.waits.config = config.wait
@@ -322,6 +342,8 @@ class Gateway:
         await self._fetcher.close()
         # Cuts what is still under way; the writes among it invalidate before the tiers close.
         await self.upstream.close()
+        if self._credentials is not None:
+            await self._credentials.close()
         if self._proxied is not None:
             await self._proxied.close()
         await self.server.shutdown(_LAST_S)

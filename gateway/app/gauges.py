@@ -7,6 +7,7 @@ import asyncio
 from gateway.cache.throttle import Throttle
 from gateway.cache.waiting import Waits
 from gateway.config.model import Config
+from gateway.credentials.credentials import GatewayCredentials
 from gateway.downstream.connection import DownstreamServer
 from gateway.store.breaker import BreakerState
 from gateway.store.tiers import Tiers
@@ -28,6 +29,7 @@ class Gauges:
         upstream: the pool.
         throttle: callers who have to wait.
         waits: callers who want to.
+        credentials: of the gateway itself; ``None`` without any.
 
     Attributes:
         config: the bounds in use; a reload replaces it.
@@ -42,6 +44,7 @@ class Gauges:
         upstream: Upstream,
         throttle: Throttle,
         waits: Waits,
+        credentials: GatewayCredentials | None,
     ) -> None:
         self.event_loop_lag = EventLoopLag(metrics.event_loop_lag_s)
         self.config = config
@@ -50,6 +53,7 @@ class Gauges:
         self._upstream = upstream
         self._throttle = throttle
         self._waits = waits
+        self._credentials = credentials
 
     def snapshot(self, server: DownstreamServer, flights: int, *, is_ready: bool) -> Snapshot:
         """Return everything that one process has to tell.
@@ -69,6 +73,8 @@ class Gauges:
             "throttled_callers": self._throttle.held(),
             "log_lines_dropped": dropped_lines(),
         }
+        if self._credentials is not None:
+            gauges |= self._credentials.gauges()
         gauges |= self._of_the_upstream() | self._of_memory() | self._of_redis() | process.gauges()
         build = process.build(asyncio.get_running_loop())
         return self._metrics.snapshot() | unlabelled(gauges) | {"build_info": {build: (1,)}}

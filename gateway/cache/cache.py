@@ -21,7 +21,7 @@ from gateway.core.caching import responses as answers
 from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility, may_share
 from gateway.core.caching.entry import Entry
-from gateway.core.caching.identity import IdentityReader
+from gateway.core.caching.identity import Identity, IdentityReader
 from gateway.core.caching.key import EntryKey, FlightKey, KeySpace
 from gateway.core.caching.request_directives import accepts_events, read_directives
 from gateway.core.http import prefer
@@ -29,7 +29,7 @@ from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Head, Request, first, names
 from gateway.core.http.proxy_identity import check_request, upstream_fields
 from gateway.core.http.target import is_write
-from gateway.errors import FetchError, NotCached, Throttled, UpstreamError
+from gateway.errors import FetchError, NotCached, Throttled
 from gateway.store.lookup import EarlyLookup, LookupResult
 from gateway.tasks import guarded
 from gateway.upstream.upstream import RequestBody
@@ -77,6 +77,7 @@ class Cache:
         request: Request,
         body: RequestBody | None,
         early_lookup: EarlyLookup | None = None,
+        configured: Identity | None = None,
         *,
         on_waited: OnWaited,
     ) -> Response:
@@ -86,13 +87,14 @@ class Cache:
             request: what was asked.
             body: its body; ``None`` without one.
             early_lookup: a look-up made for it already; ``None`` when none was.
+            configured: of the gateway's credentials, if it goes upstream with them; ``None`` otherwise.
             on_waited: called if its caller asked to wait, when that is over.
 
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
         """
         check_request(request, self._proxy)
-        eligible = eligibility(request, self._identity_reader)
+        eligible = eligibility(request, self._identity_reader, configured)
         if isinstance(eligible, Bypass):
             cache_log.decided(request, "bypasses the cache: %s", eligible.reason)
             return await self._bypass(request, body, eligible)
@@ -109,7 +111,7 @@ class Cache:
             answer = await self._forward(request, body, cache_status)
         except BaseException as error:
             # Unknown outcome: it may have been done. What certainly never left changes nothing.
-            if not (isinstance(error, UpstreamError) and not error.was_sent):
+            if not (isinstance(error, FetchError) and error.reason is not None):
                 await self._invalidate(stacks)
             raise
         if not 400 <= answer.head.status < 500:
@@ -135,7 +137,9 @@ class Cache:
             execution_call=eligible is not None,
             is_shared=request.method != "HEAD",
         )
-        sending = self._upstream.send(request.method, request.target, fields, body)
+        sending = self._upstream.send(
+            request.method, request.target, fields, body, needs_credentials=request.needs_credentials
+        )
         try:
             exchange = await (sending if eligible is None else self._flights.in_time(sending))
         except GatewayError as error:

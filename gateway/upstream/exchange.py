@@ -24,8 +24,8 @@ READ_AHEAD_BYTES = 131_072
 class ExchangeOwner(Protocol):
     """What an exchange tells its pool."""
 
-    def has_head(self, exchange: Exchange) -> None:
-        """Its head has come."""
+    def has_head(self, exchange: Exchange) -> bool:
+        """Its head has come; whether nobody is to see it before `Exchange.go_on`."""
 
     def has_failed(self, exchange: Exchange) -> bool:
         """It has failed; whether it goes on all the same, on another connection."""
@@ -63,6 +63,7 @@ class Exchange:
         "_clock",
         "_head_began_s",
         "_is_closed",
+        "_is_held",
         "_is_paused",
         "_is_sent",
         "_owner",
@@ -100,6 +101,7 @@ class Exchange:
         self._head_began_s = 0.0
         self._is_paused = False
         self._is_closed = False
+        self._is_held = False
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -150,10 +152,18 @@ class Exchange:
 
     def restart(self) -> None:
         """Expect another response, on another connection."""
+        if self.connection is not None:
+            self.connection.close()
         self.error = None
         self.connection = None
         self.reader = ResponseReader(self.method)
-        self._is_sent = False
+        self.head_s = self._head_began_s = 0.0
+        self._is_sent = self._is_paused = self._is_held = False
+
+    def go_on(self) -> None:
+        """Let the response be seen after all."""
+        self._is_held = False
+        self._changed()
 
     async def head_arrived(self) -> None:
         """Wait for the head.
@@ -240,7 +250,7 @@ class Exchange:
             self._head_began_s = began_s if reader.is_in_head else 0.0
             return
         if not self.head_s:
-            self._owner.has_head(self)
+            self._is_held = self._owner.has_head(self)
         if (
             reader.waiting_bytes > self.read_ahead_bytes
             and not self._is_paused
@@ -283,6 +293,8 @@ class Exchange:
         await self._waiter
 
     def _changed(self) -> None:
+        if self._is_held:
+            return
         if self.on_change is not None:
             self.on_change()
             return

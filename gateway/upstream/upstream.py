@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 import msgspec
 
@@ -22,6 +24,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.state_log import StateLog
 from gateway.upstream.connector import Connector
 from gateway.upstream.exchange import Exchange
+from gateway.upstream.held_bodies import HeldBodies
 from gateway.upstream.idle import IdleConnections
 from gateway.upstream.limiter import PATIENCE_S, Slot, Slots
 
@@ -44,6 +47,43 @@ class RequestBody(msgspec.Struct, frozen=True):
     length: int | None
 
 
+class Credentials(Protocol):
+    """The gateway's own, for requests that have none."""
+
+    @property
+    def needs_body(self) -> bool:
+        """They depend on the body, which has to be known whole."""
+
+    async def fields(self, method: str, target: bytes, fields: Fields, body: bytes) -> Fields:
+        """Return the field lines to add to a request that is otherwise as it goes out.
+
+        Raises:
+            GatewayError: there are no credentials.
+        """
+
+    async def renew(self, refused: Fields) -> bool:
+        """Get others, when these got a 401; ``False`` where there are none yet."""
+
+
+class _Lent(msgspec.Struct, frozen=True):
+    """A request that went out with the gateway's credentials.
+
+    Attributes:
+        target: with the base path.
+        fields: without the credentials.
+        added: the credentials.
+        is_repeatable: it may be sent again.
+    """
+
+    target: bytes
+    fields: Fields
+    added: Fields
+    is_repeatable: bool
+
+    def __repr__(self) -> str:
+        return "_Lent()"
+
+
 class Upstream:
     """The pool of connections to one AOS.
 
@@ -52,11 +92,17 @@ class Upstream:
         tls: for an https URL; ``None`` for plain connections.
         clock: tells how old a connection is.
         metrics: counts calls and failures.
+
+    Attributes:
+        credentials: for requests that need some; ``None`` where no request does.
+        bodies: those that are held to be signed.
     """
 
     def __init__(
         self, config: UpstreamConfig, tls: ssl.SSLContext | None, clock: Clock, metrics: Metrics
     ) -> None:
+        self.credentials: Credentials | None = None
+        self.bodies = HeldBodies(0)
         # As many again may wait for slow callers.
         self.slots = Slots(config.max_connections, config.max_waiting, config.read_timeout_s)
         self._base_path = config.url.base_path.encode("ascii")
@@ -70,17 +116,26 @@ class Upstream:
         self._under_way: dict[Exchange, None] = {}
         # Heads and fields of reads, until there is a response.
         self._repeatable: dict[Exchange, tuple[bytes, Fields]] = {}
+        self._lent: dict[Exchange, _Lent] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.change(config, tls)
 
-    async def send(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
+    async def send(
+        self,
+        method: str,
+        target: bytes,
+        fields: Fields,
+        body: RequestBody | None,
+        *,
+        needs_credentials: bool = False,
+    ) -> Exchange:
         """Send a request and wait for the response head; see `begin`.
 
         Raises:
             GatewayError: there is no usable response; see `UpstreamError.was_sent`.
         """
-        exchange = self.begin(method, target, fields, body)
+        exchange = self.begin(method, target, fields, body, needs_credentials=needs_credentials)
         try:
             await exchange.head_arrived()
         except BaseException:
@@ -95,12 +150,14 @@ class Upstream:
         fields: Fields,
         body: RequestBody | None,
         lines: bytes | None = None,
+        *,
+        needs_credentials: bool = False,
     ) -> Exchange:
         """Send a request, at once where there is a place and an idle connection.
 
         A GET or HEAD that is no write in disguise is sent once more when a reused connection broke
-        before a byte of the response: then the upstream had closed it while idle. Nothing else is ever
-        repeated.
+        before a byte of the response: then the upstream had closed it while idle; and when the gateway's
+        own credentials got a 401 and could be renewed. Nothing else is ever repeated.
 
         Args:
             method: the method token.
@@ -108,18 +165,23 @@ class Upstream:
             fields: field lines without framing.
             body: the request body; ``None`` for none.
             lines: the field lines as bytes, each with CRLF, where they are made already; ``None`` where not.
+            needs_credentials: it is sent with the gateway's own.
         """
         if target != SERVER_WIDE:
             target = self._base_path + target
+        exchange = Exchange(self, method, self._clock)
+        self._under_way[exchange] = None
+        if self._sweep_timer is None:
+            self._sweep_later()
+        if needs_credentials:
+            work = self._start_with_credentials(exchange, target, fields, body)
+            exchange.work = self._tasks.start(work, "exchange")
+            return exchange
         if lines is None:
             lines = field_lines(fields)
         head = request_bytes(method, target, lines, body.length if body is not None else 0)
-        exchange = Exchange(self, method, self._clock)
-        self._under_way[exchange] = None
         if body is None and method in _RETRIED_METHODS:
             self._repeatable[exchange] = head, fields
-        if self._sweep_timer is None:
-            self._sweep_later()
         if body is None and (slot := self.slots.take_now()) is not None:
             self._placed(exchange, slot)
             if (connection := self._idle.take()) is not None:
@@ -154,12 +216,21 @@ class Upstream:
             exchange.fail(UpstreamError("connection_terminated", was_sent=True))
         self._idle.close()
 
-    def has_head(self, exchange: Exchange) -> None:
+    def has_head(self, exchange: Exchange) -> bool:
         assert exchange.slot is not None
         self._repeatable.pop(exchange, None)
         exchange.head_s = self._clock.monotonic_s() - exchange.slot.began_s
         self._metrics.responded(exchange.head.status, exchange.head_s)
         self._state.up()
+        lent = self._lent.pop(exchange, None)
+        if lent is None or exchange.head.status != 401:
+            return False
+        assert self.credentials is not None
+        if lent.is_repeatable:
+            exchange.work = self._tasks.start(self._repeat_renewed(exchange, lent), "renew")
+        else:
+            self._tasks.start(self.credentials.renew(lent.added), "renew")
+        return lent.is_repeatable
 
     def has_failed(self, exchange: Exchange) -> bool:
         head, fields = self._repeatable.pop(exchange, (None, ()))
@@ -181,6 +252,7 @@ class Upstream:
     def is_over(self, exchange: Exchange) -> None:
         del self._under_way[exchange]
         self._repeatable.pop(exchange, None)
+        self._lent.pop(exchange, None)
         if (connection := exchange.connection) is not None:
             connection.end()
             if exchange.is_reusable:
@@ -219,6 +291,51 @@ class Upstream:
             raise
         else:
             exchange.sent()
+
+    async def _start_with_credentials(
+        self,
+        exchange: Exchange,
+        target: bytes,
+        fields: Fields,
+        body: RequestBody | None,
+        *,
+        is_repeated: bool = False,
+    ) -> None:
+        """Send a request with the gateway's credentials, as soon as there are some.
+
+        Its body is read before it takes a place from others.
+        """
+        assert self.credentials is not None
+        held, length = b"", body.length if body is not None else 0
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if body is not None and self.credentials.needs_body:
+                    held = await stack.enter_async_context(self.bodies.hold(body.chunks, body.length))
+                    body = RequestBody(_once(held), body.length)
+                added = await self.credentials.fields(exchange.method, target, fields, held)
+                head = request_bytes(exchange.method, target, field_lines((*fields, *added)), length)
+                is_repeatable = body is None and exchange.method in _RETRIED_METHODS
+                if is_repeatable:
+                    self._repeatable[exchange] = head, fields
+                if not is_repeated:
+                    self._lent[exchange] = _Lent(target, fields, added, is_repeatable)
+                await self._start(exchange, head, body)
+        except GatewayError as error:
+            exchange.fail(error)
+        except Exception:
+            exchange.fail(UpstreamError("proxy_internal_error", was_sent=True))
+            raise
+
+    async def _repeat_renewed(self, exchange: Exchange, lent: _Lent) -> None:
+        """Repeat a request that got a 401 with renewed credentials; without them it is the response."""
+        assert self.credentials is not None
+        if await self.credentials.renew(lent.added):
+            exchange.restart()
+            await self._start_with_credentials(exchange, lent.target, lent.fields, None, is_repeated=True)
+        else:
+            # Done as far as the connection is concerned, which may be used again.
+            exchange.work = None
+            exchange.go_on()
 
     async def _upload(self, exchange: Exchange, body: RequestBody) -> None:
         """Stream a request body; a body that breaks off cuts the connection, so it never looks whole.
@@ -264,3 +381,7 @@ class Upstream:
             exchange.check_time(now_s, self._read_timeout_s)
         if self._under_way:
             self._sweep_later()
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content

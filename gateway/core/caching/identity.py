@@ -95,9 +95,18 @@ class IdentityReader:
                 return Reason.IDENTITY
             parts.append(label)
             parts.append(b"%d:%s" % (len(lines[0]), lines[0]) if lines else b"-")
-        caller = blake2b(
-            b"".join(parts), digest_size=_DIGEST_BYTES, key=self._key, person=b"aosgw-caller"
-        ).digest()
+        return self._of(parts, b"aosgw-caller")
+
+    def configured(self, *description: str) -> Identity:
+        """Return the identity of credentials of the gateway's own, by what tells them from others.
+
+        No caller's own has the same one.
+        """
+        parts = [text.encode() for text in description]
+        return self._of([b"%d:%s" % (len(part), part) for part in parts], b"aosgw-own")
+
+    def _of(self, parts: Sequence[bytes], person: bytes) -> Identity:
+        caller = blake2b(b"".join(parts), digest_size=_DIGEST_BYTES, key=self._key, person=person).digest()
         return Identity(flight=caller, entry=_SHARED if self._shared else caller)
 
 
