@@ -64,11 +64,7 @@ class TaskSet:
 
 
 async def first_of(one: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object]) -> tuple[bool, bool]:
-    """Run two coroutines until one ends, cancel the other, and return which have ended by themselves.
-
-    Raises:
-        Exception: raised by one of them.
-    """
+    """Run two coroutines until one ends or fails, cancel the other, and return which ended by themselves."""
     tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -42,8 +42,8 @@ MECHANISMS = (
     Mechanism(
         "owner",
         "gateway/core/caching/identity.py",
-        "return Identity(flight=caller, entry=_SHARED if self._shared else caller)",
-        "return Identity(flight=_SHARED, entry=_SHARED)",
+        "return Identity(caller, caller, _SHARED if self._shared else caller)",
+        "return Identity(_SHARED, _SHARED, _SHARED)",
         "tests/end_to_end/test_identity.py::test_two_callers_see_nothing_of_each_others_responses",
     ),
     Mechanism(
@@ -102,20 +102,20 @@ MECHANISMS = (
     Mechanism(
         "joined only for what may be given",
         "gateway/cache/cache.py",
-        "if joined is not None and not self._may_be_given(eligible, fetched):",
+        "if not self._may_be_given(eligible, fetched):",
         "if False:",
         "tests/end_to_end/test_running.py::test_in_scope_shared_nobody_is_given_what_another_was_refused",
     ),
     Mechanism(
         "a refusal ends one wait",
-        "gateway/cache/waiting.py",
+        "gateway/cache/poller.py",
         "if is_others and not _is_for(result, waiter):",
         "if False:",
         "tests/end_to_end/test_waiting.py::test_in_scope_shared_a_refusal_ends_one_wait_alone",
     ),
     Mechanism(
         "waits after a write",
-        "gateway/cache/waiting.py",
+        "gateway/cache/poller.py",
         "takers = [waiter for waiter in self.waiters if flight.started_s >= waiter.not_before_s]",
         "takers = list(self.waiters)",
         "tests/end_to_end/test_waiting.py::"
@@ -123,8 +123,8 @@ MECHANISMS = (
     ),
     Mechanism(
         "nothing kept over a write",
-        "gateway/cache/waiting.py",
-        "        self.latest = None\n        self._dropped_s = self._waits.fetcher.clock.monotonic_s()\n",
+        "gateway/cache/poller.py",
+        "        self.latest = None\n        self._dropped_s = self._polling.fetcher.clock.monotonic_s()\n",
         "",
         "tests/end_to_end/test_waiting.py::test_a_write_ends_what_later_callers_are_given",
     ),
@@ -138,21 +138,21 @@ MECHANISMS = (
     ),
     Mechanism(
         "kept without credentials",
-        "gateway/cache/waiting.py",
-        "            result = _without_credentials(result, self._waits.fetcher.rules.identity_headers)\n",
+        "gateway/cache/poller.py",
+        "            result = _without_credentials(result, self._polling.fetcher.rules.identity_headers)\n",
         "            pass\n",
         "tests/end_to_end/test_waiting.py::test_a_poller_keeps_no_credential_of_those_who_have_left",
     ),
     Mechanism(
         "the first look",
-        "gateway/cache/waiting.py",
+        "gateway/cache/poller.py",
         "if each.may_have(entry, now_s):",
         "if True:",
         "tests/end_to_end/test_waiting_deadlines.py::test_who_wants_no_copy_is_given_none",
     ),
     Mechanism(
         "the next one due",
-        "gateway/cache/waiting.py",
+        "gateway/cache/poller.py",
         "if is_due and latest is None:",
         "if latest is None:",
         "tests/end_to_end/test_waiting_deadlines.py::test_what_is_not_kept_makes_no_hot_loop_either",
@@ -160,14 +160,14 @@ MECHANISMS = (
     Mechanism(
         "one deadline for all fetches",
         "gateway/cache/cache.py",
-        "return await self._flights.in_time(self._response(begin), arrived_s)",
+        "return await self.flights.in_time(self._response(begin), arrived_s)",
         "return await self._response(begin)",
         "tests/end_to_end/test_running.py::test_in_scope_shared_a_chain_of_refusals_has_a_deadline",
     ),
     Mechanism(
         "bounded waiting",
         "gateway/cache/waiting.py",
-        "if self.count >= most or (poller is None and len(self.pollers) >= most):",
+        "if self._count >= most or (poller is None and len(self.pollers) >= most):",
         "if False:",
         "tests/end_to_end/test_waiting.py::test_a_caller_who_may_not_wait_is_answered_at_once",
     ),
@@ -369,7 +369,7 @@ MECHANISMS = (
     Mechanism(
         "bounded 429s",
         "gateway/cache/throttle.py",
-        "        while self.size_bytes > self._max_bytes:\n",
+        "        while self.size_bytes > self.max_bytes:\n",
         "        while False:\n",
         "tests/cache/test_throttle.py::test_of_too_many_bytes_the_oldest_429_gives_way_to_the_gateways_own",
     ),
@@ -420,7 +420,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "bounded admin connections",
-        "gateway/admin/connection.py",
+        "gateway/admin/server.py",
         "if len(self._others) > MOST_CONNECTIONS:",
         "if False:",
         "tests/admin/test_admin.py::test_idle_connections_are_bounded_and_keep_no_other_out",
@@ -464,8 +464,8 @@ MECHANISMS = (
     ),
     Mechanism(
         "Vary for who joined",
-        "gateway/cache/cache.py",
-        "if not may_share(eligible, fetched.fetched_response, self._fetcher.rules.identity_headers):",
+        "gateway/cache/responder.py",
+        "if not may_share(eligible, fetched.fetched_response, self.fetcher.rules.identity_headers):",
         "if False:",
         "tests/end_to_end/test_flights.py::test_a_shared_answer_chosen_by_a_field_is_not_for_who_sent_another_one",
     ),

@@ -17,7 +17,6 @@ from aiohttp.typedefs import Handler
 from gateway.admin.errors import SECURITY_FIELDS, AdminError, AdminProblem, answer, of_status
 from gateway.config.address import is_loopback_host
 from gateway.config.load import masked
-from gateway.config.secret import Secret
 from gateway.core.aos.route import is_id
 from gateway.core.http.fields import accepts_gzip
 from gateway.core.http.host import OwnHosts
@@ -35,23 +34,15 @@ _VERSIONS: Final = frozenset({(1, 0), (1, 1)})
 
 
 class _Purge(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /purge`."""
-
     stack_id: str
 
 
 _PURGE_DECODER: Final = msgspec.json.Decoder(_Purge)
 
 
-def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) -> web.Application:
-    """Make the admin application.
-
-    Args:
-        operations: the running gateway.
-        token: `server.admin_token`; if empty, only loopback and Unix peers reach the protected paths.
-        hosts: `server.admin_hosts`, lower-case names without port.
-    """
-    admin = _Admin(operations, token, OwnHosts.of(hosts))
+def build_admin(operations: Operations) -> web.Application:
+    """Make the admin application, for the configuration of this moment."""
+    admin = _Admin(operations)
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app.cleanup_ctx.append(admin.page.sampling)
     app.on_response_prepare.append(_finish_head)
@@ -61,12 +52,12 @@ def build_admin(operations: Operations, *, token: Secret, hosts: Sequence[str]) 
 
 
 class _Admin:
-    """The handlers of the admin application."""
-
-    def __init__(self, operations: Operations, token: Secret, hosts: OwnHosts) -> None:
+    def __init__(self, operations: Operations) -> None:
+        server = operations.config.server
         self._operations = operations
-        self._token = token
-        self._hosts = hosts
+        # If empty, only loopback and Unix peers reach the protected paths.
+        self._token = server.admin_token
+        self._hosts = OwnHosts.of(server.admin_hosts)
         self.page = Page(operations)
 
         self._paths: Final[Mapping[str, tuple[frozenset[str], Handler]]] = {
@@ -131,7 +122,6 @@ class _Admin:
         return await self.page.paths[request.path](request)
 
     async def _purge(self, request: web.Request) -> web.StreamResponse:
-        """Invalidate a stack."""
         self._authorize(request)
         # Another origin needs a CORS preflight for this type, which is never granted.
         if request.content_type != "application/json" or hdrs.CONTENT_ENCODING in request.headers:

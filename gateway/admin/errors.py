@@ -48,11 +48,7 @@ class AdminProblem(Enum):
 
 
 class AdminError(GatewayError):
-    """Ends an admin request.
-
-    Attributes:
-        why: the row.
-    """
+    """Ends an admin request."""
 
     def __init__(self, why: AdminProblem) -> None:
         super().__init__(why.name)
@@ -71,7 +67,6 @@ def answer(why: AdminProblem, allow: str | None = None, accept: str = "") -> web
     """Return the error response, with a new request id in X-Request-Id.
 
     Args:
-        why: the reason.
         allow: value of Allow for `AdminProblem.METHOD`.
         accept: value of the request's Accept. A browser gets plain text and asks for the token. The page's
             own polls don't, or the browser would ask again every second.

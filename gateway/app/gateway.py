@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import math
@@ -22,6 +23,8 @@ from gateway.app.settings import (
 )
 from gateway.cache.cache import Cache
 from gateway.cache.fetcher import Fetcher
+from gateway.cache.poller import Polling
+from gateway.cache.responder import Responder
 from gateway.cache.results import Fetched
 from gateway.cache.running_polls import RunningPolls
 from gateway.cache.single_flight import SingleFlight
@@ -41,12 +44,13 @@ from gateway.downstream.fast_path_connection import FastPathConnection, why_clos
 from gateway.downstream.handler import Handler
 from gateway.downstream.proxy_protocol import ProxiedAcceptor, ProxiedConnections
 from gateway.downstream.request_id import RequestIds
-from gateway.runtime.listeners import Acceptor, ListeningSockets, open_sockets
+from gateway.runtime.listeners import ListeningSockets, open_sockets
 from gateway.runtime.tls import server_context, upstream_context
 from gateway.store.peers import WorkerPeers
 from gateway.store.tiers import Tiers
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.caller_digest import CallerDigest, digest_key
+from gateway.telemetry.event_loop_lag import EventLoopLag
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller, ThrottledCallers
@@ -72,8 +76,6 @@ class Gateway:
     """One gateway; make it inside a running event loop.
 
     Args:
-        config: the whole configuration.
-        clock: both clocks.
         tracing: makes spans; ``None`` leaves that to the configuration.
         peers: the other workers; ``None`` without any.
     """
@@ -92,7 +94,7 @@ class Gateway:
         self._is_ready = False
         self._is_draining = False
         self._sockets: ListeningSockets | None = None
-        self._acceptor: Acceptor | ProxiedAcceptor | None = None
+        self._acceptor: contextlib.ExitStack | ProxiedAcceptor | None = None
         self.fast_path: FastPath | None = None
         keys = KeySpace(config.redis.prefix, identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
@@ -154,29 +156,20 @@ class Gateway:
             )
             self.upstream.credentials = self._credentials
             self.upstream.bodies = HeldBodies(config.credentials.body_bytes)
-        self.waits = waits = Waits(
-            config.wait,
-            flights=self.flights,
-            fetcher=self._fetcher,
-            throttle=throttle,
-            fresh_id=request_ids.fresh,
-            metrics=self.metrics,
-        )
+        polling = Polling(config.wait, self.flights, self._fetcher, throttle, request_ids.fresh)
+        responder = Responder(self.flights, self._fetcher)
+        self.waits = waits = Waits(polling, keys, responder, self.metrics)
         self._gauges = Gauges(
-            config,
-            self.metrics,
-            tiers=self.tiers,
-            upstream=self.upstream,
-            throttle=throttle,
-            waits=waits,
-            credentials=self._credentials,
+            config, self.metrics, self.tiers, self.upstream, throttle, waits, self._credentials
         )
+        self._event_loop_lag = EventLoopLag(self.metrics.event_loop_lag_s)
         cache = Cache(
             identity_reader=identity_reader,
             keys=keys,
             flights=self.flights,
             fetcher=self._fetcher,
             throttle=throttle,
+            responder=responder,
             waits=waits,
         )
         self._caller_digest = CallerDigest(identity_reader, digest_key(secret, os.environ))
@@ -250,7 +243,7 @@ class Gateway:
         self._sockets = sockets or await open_sockets(
             self.config.server.listen, self.config.server.listen_mode
         )
-        self._gauges.event_loop_lag.start()
+        self._event_loop_lag.start()
         # What is fetched before the subscription is confirmed is not stored.
         await self.tiers.start(_SUBSCRIBED_S)
         self._acceptor = await self._accept(self._sockets, server_context(self.config.server))
@@ -259,7 +252,7 @@ class Gateway:
 
     async def _accept(
         self, sockets: ListeningSockets, tls: ssl.SSLContext | None
-    ) -> Acceptor | ProxiedAcceptor:
+    ) -> contextlib.ExitStack | ProxiedAcceptor:
         if self._proxied is not None:
             return self._proxied.accept(sockets, tls)
         return await sockets.accept(self.server, tls)
@@ -276,8 +269,7 @@ class Gateway:
     async def apply(self, config: Config) -> None:
         """Use another configuration that differs in `gateway.server.reload.LIVE` alone; files are read anew.
 
-        Raises:
-            ConfigError: a file cannot be used; nothing is changed.
+        A `ConfigError` changes nothing.
         """
         tls, upstream_tls = server_context(config.server), upstream_context(config.upstream)
         redis = redis_settings(config, policy_rules(config))
@@ -296,8 +288,7 @@ class Gateway:
             self._credentials.change(config)
         self.config = config
         self._gauges.config = config
-        self.waits.config = config.wait
-        self.waits.release()
+        self.waits.change(config.wait)
         self.server.change(config.server)
         self._handler.body_timeout_s = config.server.body_timeout_s
         self._access_log.change(config.log)
@@ -311,8 +302,8 @@ class Gateway:
 
         Args:
             timeout_s: ``server.drain_timeout_s`` when ``None``.
-            is_gentle: end idle connections with their next answer; only at the end of a while at once, which
-                could cross a request on its way.
+            is_handover: end idle connections with their next answer; only at the end of a while at once,
+                which could cross a request on its way.
         """
         loop = asyncio.get_running_loop()
         within_s = self.config.server.drain_timeout_s if timeout_s is None else timeout_s
@@ -321,7 +312,7 @@ class Gateway:
         self._is_ready = False
         self._is_draining = True
         self.waits.close()
-        self._gauges.event_loop_lag.stop()
+        self._event_loop_lag.stop()
         if self.fast_path is not None:
             self.fast_path.close()
         if self._acceptor is not None:
@@ -353,7 +344,6 @@ class Gateway:
             await self.tracing.close()
 
     def ready(self) -> bool:
-        """Tell whether requests are accepted; false first while draining."""
         return self._is_ready
 
     def health(self) -> dict[str, object]:
@@ -373,11 +363,9 @@ class Gateway:
         return self._gauges.snapshot(self.server, len(self.flights), is_ready=self._is_ready)
 
     def executions(self) -> list[TopExecution]:
-        """Return the executions that are asked for most."""
         return self.top_executions.busiest()
 
     def throttled(self) -> list[ThrottledCaller]:
-        """Return the callers that get most 429s."""
         return self._throttled.most()
 
     async def refresh(self) -> None:

@@ -42,6 +42,7 @@ def policy_rules(config: Config) -> Rules:
     cache = config.cache
     return Rules(
         shared=cache.scope == "shared",
+        by_user=config.identity.by == "user",
         obey_origin=cache.origin_cache_control == "obey",
         terminal_phases=frozenset(cache.terminal_phases),
         access_ttl_s=cache.access_ttl_s,
@@ -55,11 +56,7 @@ def policy_rules(config: Config) -> Rules:
 
 
 def redis_settings(config: Config, rules: Rules) -> RedisSettings | None:
-    """Return how to reach Redis; ``None`` without it.
-
-    Raises:
-        ConfigError: a file cannot be used.
-    """
+    """Return how to reach Redis, ``None`` without it; raise `ConfigError` if a file cannot be used."""
     if not config.redis.url:
         return None
     total_s = config.upstream.total_timeout_s

@@ -140,9 +140,6 @@ class Tracing:
         A trace that begins here is named also when it is not recorded: then the upstream knows that and
         records nothing either.
 
-        Args:
-            fields: of the request.
-
         Returns:
             The span, ``None`` when the call is not recorded, and the fields, which name it as their parent.
         """

@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
-
-import msgspec
 
 from gateway.cache import cache_log
 from gateway.cache.fetcher import Fetcher
+from gateway.cache.responder import Responder, because, preferred, with_member
 from gateway.cache.results import Fetched, Response
 from gateway.cache.single_flight import SingleFlight
 from gateway.cache.throttle import Throttle
 from gateway.cache.waiting import OnWaited, Waits
 from gateway.core.aos import route
 from gateway.core.caching import policy
-from gateway.core.caching import responses as answers
 from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
-from gateway.core.caching.eligibility import Bypass, Eligible, eligibility, may_share
+from gateway.core.caching.eligibility import Bypass, Eligible, eligibility, identified_anew
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.identity import Identity, IdentityReader
 from gateway.core.caching.key import EntryKey, FlightKey, KeySpace
@@ -27,7 +26,7 @@ from gateway.core.caching.request_directives import accepts_events, read_directi
 from gateway.core.http import prefer
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Head, Request, first, names
-from gateway.core.http.proxy_identity import check_request, upstream_fields
+from gateway.core.http.proxy_identity import check_request
 from gateway.core.http.target import is_write
 from gateway.errors import FetchError, NotCached, Throttled
 from gateway.store.lookup import EarlyLookup, LookupResult
@@ -38,39 +37,17 @@ OnResponse = Callable[[Response | GatewayError | Coroutine[Any, Any, Response]],
 """Called once, with the response, with why there is none, or with what has to be awaited for it."""
 
 
+@dataclass(frozen=True, repr=False)
 class Cache:
-    """Answers requests from the tiers or from the upstream.
+    """Answers requests from the tiers or from the upstream."""
 
-    Args:
-        identity_reader: tells callers apart.
-        keys: builds the keys.
-        flights: the shared fetches.
-        fetcher: does their work.
-        throttle: callers whom AOS asked to wait.
-        waits: callers who ask to wait themselves.
-    """
-
-    def __init__(
-        self,
-        *,
-        identity_reader: IdentityReader,
-        keys: KeySpace,
-        flights: SingleFlight[Fetched],
-        fetcher: Fetcher,
-        throttle: Throttle,
-        waits: Waits,
-    ) -> None:
-        self._identity_reader = identity_reader
-        self._keys = keys
-        self._flights = flights
-        self._fetcher = fetcher
-        self._throttle = throttle
-        self._waits = waits
-        self._tiers = fetcher.tiers
-        self._upstream = fetcher.upstream
-        self._proxy = fetcher.proxy
-        self._clock = fetcher.clock
-        self._top_executions = fetcher.top_executions
+    identity_reader: IdentityReader
+    keys: KeySpace
+    flights: SingleFlight[Fetched]
+    fetcher: Fetcher
+    throttle: Throttle
+    responder: Responder
+    waits: Waits
 
     async def answer(
         self,
@@ -84,8 +61,6 @@ class Cache:
         """Answer one request.
 
         Args:
-            request: what was asked.
-            body: its body; ``None`` without one.
             early_lookup: a look-up made for it already; ``None`` when none was.
             configured: of the gateway's credentials, if it goes upstream with them; ``None`` otherwise.
             on_waited: called if its caller asked to wait, when that is over.
@@ -93,8 +68,8 @@ class Cache:
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
         """
-        check_request(request, self._proxy)
-        eligible = eligibility(request, self._identity_reader, configured)
+        check_request(request, self.fetcher.proxy)
+        eligible = eligibility(request, self.identity_reader, configured)
         if isinstance(eligible, Bypass):
             cache_log.decided(request, "bypasses the cache: %s", eligible.reason)
             return await self._bypass(request, body, eligible)
@@ -103,12 +78,12 @@ class Cache:
     async def _bypass(self, request: Request, body: RequestBody | None, bypass: Bypass) -> Response:
         cache_status = CacheStatus(forward=bypass.forward, reason=bypass.reason)
         if bypass.is_reading and read_directives(request.fields).only_if_cached:
-            raise _with_member(NotCached(), cache_status)
+            raise with_member(NotCached(), cache_status)
         if not is_write(request.method, names(request.fields)):
-            return await self._forward(request, body, cache_status)
+            return await self.responder.forward(request, body, cache_status)
         stacks = route.written_stacks(request.target)
         try:
-            answer = await self._forward(request, body, cache_status)
+            answer = await self.responder.forward(request, body, cache_status)
         except BaseException as error:
             # Unknown outcome: it may have been done. What certainly never left changes nothing.
             if not (isinstance(error, FetchError) and error.reason is not None):
@@ -121,36 +96,7 @@ class Cache:
     async def _invalidate(self, stacks: frozenset[bytes]) -> None:
         if stacks:
             cache_log.invalidates(stacks)
-            await self._tiers.invalidate(stacks, "write", settles=True)
-
-    async def _forward(
-        self,
-        request: Request,
-        body: RequestBody | None,
-        cache_status: CacheStatus,
-        eligible: Eligible | None = None,
-    ) -> Response:
-        """Stream a request and its response through, alone; ``eligible`` is ``None`` where it is a bypass."""
-        fields = upstream_fields(
-            request,
-            self._proxy,
-            execution_call=eligible is not None,
-            is_shared=request.method != "HEAD",
-        )
-        sending = self._upstream.send(
-            request.method, request.target, fields, body, needs_credentials=request.needs_credentials
-        )
-        try:
-            exchange = await (sending if eligible is None else self._flights.in_time(sending))
-        except GatewayError as error:
-            _with_member(error, cache_status)
-            raise
-        if cache_status.reason is not Reason.ROUTE:
-            cache_status = msgspec.structs.replace(cache_status, fwd_status=exchange.head.status)
-        if eligible is not None:
-            self._fetcher.heed(eligible, exchange.head, None)
-        head = answers.forwarded_head(exchange.head, self._proxy.via, cache_status)
-        return Response(head, None, cache_status, exchange, upstream_s=exchange.head_s)
+            await self.fetcher.tiers.invalidate(stacks, "write", settles=True)
 
     async def fetch(
         self,
@@ -165,7 +111,6 @@ class Cache:
 
         Args:
             request: `check_request` has accepted it.
-            eligible: what `eligibility` makes of it.
             early_lookup: a look-up made for it already; ``None`` when none was.
             key: of its entry, where it is known.
             on_waited: called if its caller asked to wait, when that is over.
@@ -175,17 +120,17 @@ class Cache:
         """
         variant = eligible.variant.general
         if key is None:
-            key = self._keys.entry(eligible.identity.entry, variant, eligible.execution)
+            key = self.keys.entry(eligible.identity.entry, variant, eligible.execution)
         directives = eligible.directives
         if directives.no_store:
             return await self._alone(request, eligible, key)
         wait_s = None
         if request.method == "GET" and not directives.only_if_cached:
-            wait_s = self._waits.applied_s(prefer.wait_s(request.fields))
+            wait_s = self.waits.applied_s(prefer.wait_s(request.fields))
         forward = Forward.REQUEST
         reason: Reason | None = Reason.REQUEST_NO_CACHE
         if directives.no_cache:
-            found = EarlyLookup(self._tiers.fill_token(key), LookupResult(None))
+            found = EarlyLookup(self.fetcher.tiers.fill_token(key), LookupResult(None))
         else:
             # The preference of a HEAD is for AOS.
             prefers = bool(wait_s) or (request.method == "HEAD" and b"prefer" in names(request.fields))
@@ -196,122 +141,74 @@ class Cache:
                 # It was chosen by another Accept; what is chosen by this one has a place of its own.
                 absent = Forward.VARY_MISS
                 variant = eligible.variant.exact
-                key = self._keys.entry(eligible.identity.entry, variant, eligible.execution)
+                key = self.keys.entry(eligible.identity.entry, variant, eligible.execution)
                 found, entry = await self._look_up(key, None, wants_new=wants_new)
             forward, reason = absent, Reason.STORE_FAILED if found.lookup.has_failed else None
             if entry is not None:
-                now_s = entry.now_s(self._clock.wall_s(), self._clock.monotonic_s())
+                now_s = entry.now_s(self.fetcher.clock.wall_s(), self.fetcher.clock.monotonic_s())
                 why_not = directives.unmet(entry.age_s(now_s), entry.ttl_s(now_s))
                 if why_not is None:
-                    return _preferred(self._hit(request, eligible, entry, now_s), wait_s)
+                    return preferred(self.responder.hit(request, eligible, entry, now_s), wait_s)
                 forward, reason = why_not
         cache_log.decided(request, "no entry to serve: %s", reason or "none is stored")
         cache_status = CacheStatus(forward=forward, reason=reason)
         if directives.only_if_cached:
-            raise _with_member(NotCached(), cache_status)
+            raise with_member(NotCached(), cache_status)
         if wait_s:
-            waited, has_waited = await self._wait(
-                request,
-                eligible,
-                cache_status,
-                flight_key=self._keys.flight(eligible.identity.entry, variant, eligible.execution),
-                key=key,
-                wait_s=wait_s,
-                applied_s=wait_s,
-                on_waited=on_waited,
+            waited, has_waited = await self.waits.response(
+                request, eligible, cache_status, variant, wait_s, on_waited=on_waited
             )
             if waited is not None:
                 return waited
             if not has_waited:
                 # There is no place for one more.
                 wait_s = None
+            anew = identified_anew(eligible, self.identity_reader)
+            if anew is not eligible:
+                eligible = anew
+                key = self.keys.entry(eligible.identity.entry, variant, eligible.execution)
+                found, _ = await self._look_up(key, None, wants_new=True)
+        may_join = forward is not Forward.REQUEST
+        flight_key = self._flight_key(eligible, variant)
+        response = await self._from_upstream(
+            request, eligible, found, cache_status, flight_key=flight_key, may_join=may_join
+        )
+        return preferred(response, wait_s)
+
+    async def _from_upstream(
+        self,
+        request: Request,
+        eligible: Eligible,
+        found: EarlyLookup,
+        cache_status: CacheStatus,
+        *,
+        flight_key: FlightKey | None,
+        may_join: bool = True,
+    ) -> Response:
+        """Fetch or join a fetch, unless the upstream wants to hear nothing of this caller; see `_share`."""
         if (held := self._held_back(request, eligible)) is not None:
             return held
         if request.method == "HEAD":
             return await self._head(request, eligible, found, cache_status)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
-        flight_key = self._flight_key(eligible, variant)
-        may_join = forward is not Forward.REQUEST
-        response = await self._response(
+        return await self._response(
             lambda on_response: self._share(
                 request, eligible, found, cache_status, on_response, flight_key=flight_key, may_join=may_join
             )
         )
-        return _preferred(response, wait_s)
-
-    async def _wait(
-        self,
-        request: Request,
-        eligible: Eligible,
-        cache_status: CacheStatus,
-        *,
-        flight_key: FlightKey,
-        key: EntryKey,
-        wait_s: float,
-        applied_s: int,
-        on_waited: OnWaited,
-    ) -> tuple[Response | None, bool]:
-        """Wait until there is something to say, or the time is over.
-
-        Returns:
-            The response, ``None`` where it is still to be fetched, and whether that was waited for.
-        """
-        asked_s = self._clock.monotonic_s()
-        outcome, has_waited = await self._waits.wait(
-            request, eligible, flight_key, key, wait_s, on_waited=on_waited
-        )
-        if outcome is None:
-            return None, has_waited
-        reason = Reason.WAITED if has_waited else cache_status.reason
-        cache_status = msgspec.structs.replace(cache_status, reason=reason)
-        if isinstance(outcome, GatewayError):
-            raise _with_member(outcome, cache_status)
-        now_s = self._clock.wall_s()
-        if isinstance(outcome, Entry):
-            response = self._hit(request, eligible, outcome, outcome.now_s(now_s, self._clock.monotonic_s()))
-        elif (unshared := self._why_not_shared(eligible, outcome)) is not None:
-            exact = self._keys.flight(eligible.identity.entry, eligible.variant.exact, eligible.execution)
-            left_s = wait_s - (self._clock.monotonic_s() - asked_s)
-            if unshared is Reason.VARY and flight_key != exact and has_waited and left_s > 0:
-                # It was chosen by another Accept; what is chosen by this one has a place of its own.
-                key = self._keys.entry(eligible.identity.entry, eligible.variant.exact, eligible.execution)
-                return await self._wait(
-                    request,
-                    eligible,
-                    cache_status,
-                    flight_key=exact,
-                    key=key,
-                    wait_s=left_s,
-                    applied_s=applied_s,
-                    on_waited=on_waited,
-                )
-            response = await self._forward(request, None, cache_status, eligible)
-        else:
-            if has_waited:
-                outcome = msgspec.structs.replace(outcome, reason=Reason.WAITED)
-            response = self._fetched(outcome, eligible, cache_status, collapsed=True)
-            if outcome.fetched_response.head.status == 200:
-                response = _aged(response, int(now_s - outcome.fetched_response.fetched_s))
-        return _preferred(response, applied_s if has_waited else None), has_waited
 
     def fetch_plain(
         self, request: Request, eligible: Eligible, found: EarlyLookup, on_response: OnResponse
     ) -> Callable[[], None]:
-        """Answer like `fetch`, without a wait here, what has no directives and was found in no tier.
+        """Answer like `fetch`, without a wait, what has no directives and was found in no tier.
 
-        Args:
-            request: `headers.check_request` has accepted it.
-            eligible: what `eligibility` makes of it.
-            found: what the look-up gave.
-            on_response: called once, perhaps before this returns.
-
-        Returns:
-            To be called when nobody waits for the response any more.
+        Calls ``on_response`` once, perhaps before this returns. What it returns is to be called when nobody
+        waits for the response any more.
         """
         reason = Reason.STORE_FAILED if found.lookup.has_failed else None
         cache_log.decided(request, "no entry to serve: %s", reason or "none is stored")
         cache_status = CacheStatus(forward=Forward.URI_MISS, reason=reason)
-        if (held := self._throttle.response("GET", eligible)) is not None:
+        if (held := self.throttle.response("GET", eligible)) is not None:
             on_response(held)
             return _nothing
         flight_key = self._flight_key(eligible, eligible.variant.general)
@@ -323,8 +220,8 @@ class Cache:
         Where running records are given to everybody, so are the fetches of them.
         """
         identity = eligible.identity
-        caller = identity.entry if self._fetcher.rules.ttl_running_s else identity.flight
-        return self._keys.flight(caller, variant, eligible.execution)
+        caller = identity.entry if self.fetcher.rules.ttl_running_s else identity.user
+        return self.keys.flight(caller, variant, eligible.execution)
 
     def _share(
         self,
@@ -337,29 +234,27 @@ class Cache:
         flight_key: FlightKey | None,
         may_join: bool = True,
     ) -> Callable[[], None]:
-        """Join a fetch under way, or begin one, which others may join if it has a key.
-
-        Returns:
-            To be called when nobody waits for the response any more.
-        """
-        joined = self._flights.joinable(flight_key) if flight_key is not None and may_join else None
-        arrived_s = self._clock.monotonic_s()
+        """Join a fetch under way, or begin one, which others may join if it has a key; see `fetch_plain`."""
+        joined = self.flights.joinable(flight_key) if flight_key is not None and may_join else None
+        arrived_s = self.fetcher.clock.monotonic_s()
 
         def response_of(fetched: Fetched) -> Response | Coroutine[Any, Any, Response]:
-            if joined is not None and not self._may_be_given(eligible, fetched):
+            if joined is None:
+                return self.responder.fetched(fetched, eligible, cache_status, collapsed=False)
+            if not self._may_be_given(eligible, fetched):
                 if (held := self._held_back(request, eligible)) is not None:
                     return held
                 again = functools.partial(
                     self._share, request, eligible, found, cache_status, flight_key=flight_key
                 )
                 return self._again(again, arrived_s)
-            if joined is not None and (unshared := self._why_not_shared(eligible, fetched)) is not None:
-                return self._forward(request, None, _because(cache_status, unshared), eligible)
-            return self._fetched(fetched, eligible, cache_status, collapsed=joined is not None)
+            if (unshared := self.responder.why_not_shared(eligible, fetched)) is not None:
+                return self.responder.forward(request, None, because(cache_status, unshared), eligible)
+            return self.responder.fetched(fetched, eligible, cache_status, collapsed=True)
 
         def on_fetched(fetched: Fetched | GatewayError) -> None:
             if isinstance(fetched, GatewayError):
-                on_response(_with_member(fetched, cache_status))
+                on_response(with_member(fetched, cache_status))
             else:
                 on_response(guarded(response_of, fetched))
 
@@ -370,20 +265,16 @@ class Cache:
         key = found.fill_token.key
         # What nobody may join is nobody else's matter.
         record = None if flight_key is None else key.local
-        flight = self._flights.begin(flight_key, key.stack, on_fetched, record)
-        self._fetcher.start(flight, request, eligible, found, stores=flight_key is not None)
+        flight = self.flights.begin(flight_key, key.stack, on_fetched, record)
+        self.fetcher.start(flight, request, eligible, found, stores=flight_key is not None)
         return functools.partial(flight.leave, on_fetched)
 
     async def _again(self, begin: Callable[[OnResponse], Callable[[], None]], arrived_s: float) -> Response:
         """Wait for the response to what is begun in place of a fetch that gave none."""
-        return await self._flights.in_time(self._response(begin), arrived_s)
+        return await self.flights.in_time(self._response(begin), arrived_s)
 
     async def _response(self, begin: Callable[[OnResponse], Callable[[], None]]) -> Response:
-        """Wait for the response to what is begun.
-
-        Raises:
-            GatewayError: there is none.
-        """
+        """Wait for the response to what is begun; raise the `GatewayError` if there is none."""
         result: asyncio.Future[Response | Coroutine[Any, Any, Response]]
         result = asyncio.get_running_loop().create_future()
 
@@ -410,15 +301,7 @@ class Cache:
         """Tell whether a fetch's result is for a caller who joined it: whatever it is for the same caller."""
         of = fetched.eligible
         is_allowed = fetched.decision is not None and fetched.decision.reason is None
-        return is_allowed or of.identity.flight == eligible.identity.flight
-
-    def _why_not_shared(self, eligible: Eligible, fetched: Fetched) -> Reason | None:
-        """Return why a request that joined a fetch has to be forwarded by itself all the same."""
-        if fetched.exchange is not None:
-            return Reason.TOO_LARGE
-        if not may_share(eligible, fetched.fetched_response, self._fetcher.rules.identity_headers):
-            return Reason.VARY
-        return None
+        return is_allowed or of.identity.credential == eligible.identity.credential
 
     async def _look_up(
         self, key: EntryKey, early_lookup: EarlyLookup | None, *, wants_new: bool
@@ -428,15 +311,15 @@ class Cache:
         Who wants what is new is given only what will not change.
         """
         if early_lookup is None or early_lookup.fill_token.key != key:
-            fill_token = self._tiers.fill_token(key)
-            early_lookup = EarlyLookup(fill_token, await self._tiers.lookup(key))
+            fill_token = self.fetcher.tiers.fill_token(key)
+            early_lookup = EarlyLookup(fill_token, await self.fetcher.tiers.lookup(key))
         # Between a look-up in Redis and here another request's fetch may have ended.
-        entry = early_lookup.lookup.entry or self._tiers.peek(key)
+        entry = early_lookup.lookup.entry or self.fetcher.tiers.peek(key)
         return early_lookup, entry if entry is None or entry.is_settled or not wants_new else None
 
     def _held_back(self, request: Request, eligible: Eligible) -> Response | None:
         """Answer for the upstream while it wants to hear nothing of this caller."""
-        held = self._throttle.response(request.method, eligible)
+        held = self.throttle.response(request.method, eligible)
         if isinstance(held, Throttled):
             raise held
         return held
@@ -445,94 +328,27 @@ class Cache:
         """Fetch for a caller who wants the cache neither read nor written."""
         cache_status = CacheStatus(forward=Forward.REQUEST, reason=Reason.REQUEST_NO_STORE)
         if eligible.directives.only_if_cached:
-            raise _with_member(NotCached(), cache_status)
-        if (held := self._held_back(request, eligible)) is not None:
-            return held
-        early_lookup = EarlyLookup(self._tiers.fill_token(key), LookupResult(None))
-        if request.method == "HEAD":
-            return await self._head(request, eligible, early_lookup, cache_status)
-        return await self._response(
-            lambda on_response: self._share(
-                request, eligible, early_lookup, cache_status, on_response, flight_key=None
-            )
-        )
+            raise with_member(NotCached(), cache_status)
+        found = EarlyLookup(self.fetcher.tiers.fill_token(key), LookupResult(None))
+        return await self._from_upstream(request, eligible, found, cache_status, flight_key=None)
 
     async def _head(
         self, request: Request, eligible: Eligible, early_lookup: EarlyLookup, cache_status: CacheStatus
     ) -> Response:
         """Forward a HEAD alone; it stores nothing, but may tell that an entry is over."""
-        fill_token = self._tiers.begin_fetch(early_lookup.fill_token)
-        answer = await self._forward(request, None, _because(cache_status, Reason.HEAD), eligible)
-        if answer.head.status in policy.DROPPING_STATUSES or self._is_outdated(fill_token.key, answer.head):
-            self._tiers.drop(fill_token, early_lookup.lookup, everywhere=True)
+        fill_token = self.fetcher.tiers.begin_fetch(early_lookup.fill_token)
+        answer = await self.responder.forward(request, None, because(cache_status, Reason.HEAD), eligible)
+        status = answer.head.status
+        is_refused = status != 200 and policy.drops_own_entry(status, None, eligible.identity)
+        if is_refused or self._is_outdated(fill_token.key, answer.head):
+            self.fetcher.tiers.drop(fill_token, early_lookup.lookup, everywhere=True)
         return answer
 
     def _is_outdated(self, key: EntryKey, head: Head) -> bool:
         """Tell whether a HEAD's answer shows that the copy in memory is another one (RFC 9111 §4.3.5)."""
         etag = first(head.fields, b"etag")
-        entry = self._tiers.peek(key) if head.status == 200 and etag is not None else None
+        entry = self.fetcher.tiers.peek(key) if head.status == 200 and etag is not None else None
         return entry is not None and first(entry.head().fields, b"etag") != etag
-
-    def _hit(self, request: Request, eligible: Eligible, entry: Entry, now_s: float) -> Response:
-        self._top_executions.hit(eligible.execution, entry)
-        cache_log.decided(request, "hit, fresh for another %d s", entry.ttl_s(now_s))
-        head = answers.hit_head(entry, eligible.fields, request.request_id, self._proxy.via, now_s)
-        return Response(head, entry.body, answers.hit_status(entry, now_s))
-
-    def _fetched(
-        self, fetched: Fetched, eligible: Eligible, cache_status: CacheStatus, *, collapsed: bool
-    ) -> Response:
-        fetched_response, decision = fetched.fetched_response, fetched.decision
-        has_waited = cache_status.reason is Reason.WAITED
-        cache_status = msgspec.structs.replace(
-            cache_status,
-            fwd_status=fetched_response.head.status,
-            stored=fetched.is_stored,
-            collapsed=collapsed,
-            reason=cache_status.reason if has_waited else fetched.reason or cache_status.reason,
-        )
-        if decision is None:
-            head = answers.forwarded_head(fetched_response.head, self._proxy.via, cache_status)
-            return Response(
-                head, None, cache_status, fetched.exchange, fetched_response.body, fetched_response.upstream_s
-            )
-        if collapsed and decision.is_record:
-            self._top_executions.shared(eligible.execution)
-        # Everybody who joined asked for himself whether he has it already.
-        own = msgspec.structs.replace(fetched_response, request=eligible.fields)
-        head = answers.fetched_head(own, decision, self._proxy.via, cache_status)
-        return Response(head, fetched_response.body, cache_status, upstream_s=fetched_response.upstream_s)
-
-
-def _preferred(response: Response, wait_s: int | None) -> Response:
-    """Say that a preference was applied (RFC 7240 §3); ``None`` was not."""
-    if wait_s is None:
-        return response
-    head = response.head
-    fields = (*head.fields, (b"Preference-Applied", b"wait=%d" % wait_s), (b"Vary", b"Prefer"))
-    return msgspec.structs.replace(response, head=Head(head.status, head.reason, fields))
-
-
-def _aged(response: Response, age_s: int) -> Response:
-    """Say how old a response is that was not fetched for its request alone (RFC 9111 §5.1)."""
-    if age_s <= 0:
-        return response
-    head = response.head
-    received_s = policy.received_age_s(head)
-    fields = tuple(field for field in head.fields if field[0].lower() != b"age")
-    fields = (*fields, (b"Age", b"%d" % (received_s + age_s)))
-    return msgspec.structs.replace(response, head=Head(head.status, head.reason, fields))
-
-
-def _because(cache_status: CacheStatus, reason: Reason) -> CacheStatus:
-    return msgspec.structs.replace(cache_status, reason=cache_status.reason or reason)
-
-
-def _with_member(error: GatewayError, cache_status: CacheStatus) -> GatewayError:
-    """Let an error tell what the cache did before it, or why nothing was forwarded."""
-    reason = error.reason if isinstance(error, FetchError) else None
-    error.cache_member = (cache_status if reason is None else CacheStatus(reason=reason)).member()
-    return error
 
 
 def _dropped(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:

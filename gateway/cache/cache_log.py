@@ -14,7 +14,6 @@ _log = logging.getLogger("gateway.cache.cache")
 
 
 def decided(request: Request, text: str, *values: object) -> None:
-    """Log what was decided about a request."""
     if _log.isEnabledFor(logging.DEBUG):
         plain = [each.value if isinstance(each, enum.Enum) else each for each in values]
         fields = {"request_id": request.request_id.decode("ascii", "replace")}
@@ -22,7 +21,6 @@ def decided(request: Request, text: str, *values: object) -> None:
 
 
 def fetched(request: Request, result: Fetched) -> None:
-    """Log what became of a fetch."""
     decision, status = result.decision, result.fetched_response.head.status
     phase = None if decision is None else decision.phase
     decided(request, "fetched: %d, phase %s: %s", status, phase, result.reason or "stored")

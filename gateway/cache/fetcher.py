@@ -18,11 +18,13 @@ from gateway.clock import Clock
 from gateway.core.caching import policy
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.eligibility import Eligible
+from gateway.core.caching.identity import TOKEN_FIELD
 from gateway.core.caching.responses import entry_of
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import BodyFraming
-from gateway.core.http.messages import Head, Request
+from gateway.core.http.messages import Head, Request, first
 from gateway.core.http.proxy_identity import ProxyIdentity, upstream_fields
+from gateway.iam.verifier import Verifier
 from gateway.store.lookup import EarlyLookup, FillToken
 from gateway.store.tiers import Tiers
 from gateway.tasks import TaskSet
@@ -41,6 +43,7 @@ class Fetcher:
         tiers: the stores.
         upstream: AOS.
         throttle: callers whom AOS asked to wait.
+        verifier: knows the users of tokens; ``None`` where each token is a caller.
         clock: both clocks.
         executor: threads for what would hold up the event loop.
         top_executions: counts the records that are fetched.
@@ -55,6 +58,7 @@ class Fetcher:
         tiers: Tiers,
         upstream: Upstream,
         throttle: Throttle,
+        verifier: Verifier | None,
         clock: Clock,
         executor: Executor,
         top_executions: TopExecutions,
@@ -70,6 +74,7 @@ class Fetcher:
         self.running_polls = running_polls
         self.hints = Hints(rules)
         self._throttle = throttle
+        self._verifier = verifier
         self._tasks = TaskSet()
 
     def start(
@@ -93,9 +98,15 @@ class Fetcher:
         await self._tasks.cancel()
 
     def heed(self, eligible: Eligible, head: Head, body: bytes | None) -> None:
-        """Remember a 429 for the caller who gets it; ``body`` is ``None`` where it is not at hand whole."""
+        """Remember what a status says of its caller; ``body`` is ``None`` where it is not at hand whole."""
         if head.status == 429:
             self._throttle.heed(eligible, head, body)
+        token = eligible.identity.token
+        if token and self._verifier is not None:
+            if head.status == 200:
+                self._verifier.accepted(token, first(eligible.fields, TOKEN_FIELD) or b"")
+            elif head.status == 401:
+                self._verifier.refused(token)
 
     async def _mint_and_send(self, fetch: _Fetch) -> None:
         fetch.send(await self.tiers.mint(fetch.found.fill_token.key))
@@ -179,7 +190,7 @@ class _Fetch:
             upstream_s=exchange.head_s,
         )
         if len(body) > by.rules.max_body_bytes:
-            if policy.drops_own_entry(head.status, None):
+            if policy.drops_own_entry(head.status, None, self._eligible.identity):
                 by.tiers.drop(self._token, self.found.lookup, everywhere=True)
             if not self._flight.leader_waits:
                 exchange.close()
@@ -212,7 +223,7 @@ class _Fetch:
         refusal = decision.reason
         if refusal is not None or not decision.is_settled:
             by.hints.refused(response, decision)
-            if policy.drops_own_entry(response.head.status, decision):
+            if policy.drops_own_entry(response.head.status, decision, self._eligible.identity):
                 # No worker has stored a record as settled that is not.
                 is_running = refusal is Reason.PHASE or not decision.is_settled
                 by.tiers.drop(self._token, self.found.lookup, everywhere=not is_running)

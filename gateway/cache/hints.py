@@ -12,11 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 class Hints:
-    """Warns about each reason once in the life of a process.
-
-    Args:
-        rules: what is stored.
-    """
+    """Warns about each reason once in the life of a process."""
 
     def __init__(self, rules: policy.Rules) -> None:
         self._rules = rules

@@ -46,9 +46,6 @@ class RunningPolls:
     """Counts the fetches that show a running execution, and those that a copy would have spared.
 
     Args:
-        rules: what is stored.
-        changes: the invalidations of stacks.
-        metrics: counts both.
         has_memory: there is a memory tier, where copies would be kept.
     """
 

@@ -6,6 +6,7 @@ import math
 import random
 from collections import OrderedDict
 from collections.abc import Container
+from dataclasses import dataclass, field
 
 from gateway.cache.results import Response
 from gateway.clock import Clock
@@ -16,17 +17,15 @@ from gateway.core.caching.throttled_response import ThrottledResponse, readable_
 from gateway.core.http.messages import Head
 from gateway.errors import Throttled
 
-_MAX_CALLERS = 100_000
-_MAX_BYTES = 8 * 1_048_576
 # Stands for all callers; no digest is empty.
 _ALL = b""
 
 
+@dataclass(eq=False, repr=False)
 class Throttle:
     """Remembers, by caller digest, until when the upstream wants to hear nothing, and its 429.
 
-    Args:
-        clock: both clocks.
+    Attributes:
         via: the gateway's ``Via`` member.
         identity_headers: lower-case names of the fields that identify a caller.
         is_on: ``upstream.hold_back``; when off, no request is answered here.
@@ -35,26 +34,16 @@ class Throttle:
             gateway's own.
     """
 
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        via: bytes,
-        identity_headers: Container[bytes],
-        is_on: bool = True,
-        max_callers: int = _MAX_CALLERS,
-        max_bytes: int = _MAX_BYTES,
-    ) -> None:
-        self._clock = clock
-        self._via = via
-        self._identity_headers = identity_headers
-        self._is_on = is_on
-        self._max_callers = max_callers
-        self._max_bytes = max_bytes
-        self._until_s: OrderedDict[bytes, float] = OrderedDict()
-        # Of held callers alone.
-        self._responses: OrderedDict[bytes, ThrottledResponse] = OrderedDict()
-        self.size_bytes = 0
+    clock: Clock
+    via: bytes
+    identity_headers: Container[bytes]
+    is_on: bool = True
+    max_callers: int = 100_000
+    max_bytes: int = 8 * 1_048_576
+    size_bytes: int = field(default=0, init=False)
+    _until_s: OrderedDict[bytes, float] = field(default_factory=OrderedDict, init=False)
+    # Of held callers alone.
+    _responses: OrderedDict[bytes, ThrottledResponse] = field(default_factory=OrderedDict, init=False)
 
     def __len__(self) -> int:
         return len(self._until_s) - (_ALL in self._until_s)
@@ -66,8 +55,7 @@ class Throttle:
         return len(self)
 
     def change(self, *, is_on: bool) -> None:
-        """Switch holding back on or off."""
-        self._is_on = is_on
+        self.is_on = is_on
         if not is_on:
             self._responses.clear()
             self.size_bytes = 0
@@ -76,29 +64,26 @@ class Throttle:
         """Remember a 429, and for how long it asks to send nothing.
 
         Args:
-            eligible: the request it answers.
-            head: as received.
             body: the whole body as received; ``None`` without one.
         """
         plain = readable_body(head.fields, body)
-        asked = back_off(head.fields, plain, self._clock.wall_s(), random.random())
+        asked = back_off(head.fields, plain, self.clock.wall_s(), random.random())
         if asked.caller_s:
-            caller = eligible.identity.flight
+            caller = eligible.identity.user
             self._hold(caller, asked.caller_s)
-            if self._is_on:
-                self._keep(caller, throttled_response(head, body, eligible, self._identity_headers))
+            if self.is_on:
+                self._keep(caller, throttled_response(head, body, eligible, self.identity_headers))
         if asked.all_s:
             self._hold(_ALL, asked.all_s)
 
     def response(self, method: str, eligible: Eligible) -> Response | Throttled | None:
-        """Return what to answer a request that must not go upstream now; ``None`` when it may.
+        """Return the 429 for a request that must not go upstream now; ``None`` when it may.
 
-        Returns:
-            The upstream's own 429, if this caller got one that has not passed; otherwise the gateway's.
+        It is the upstream's own, if this caller got one that has not passed; otherwise the gateway's.
         """
-        if not self._until_s or not self._is_on:
+        if not self._until_s or not self.is_on:
             return None
-        caller = eligible.identity.flight
+        caller = eligible.identity.user
         left_s = self.wait_s(caller)
         if left_s is None:
             return None
@@ -106,7 +91,7 @@ class Throttle:
         if kept is None or not kept.suits(method, eligible.variant):
             return Throttled(left_s)
         cache_status = CacheStatus(reason=Reason.HELD_BACK)
-        head = kept.repeated(math.ceil(left_s), self._via, cache_status)
+        head = kept.repeated(math.ceil(left_s), self.via, cache_status)
         return Response(head, kept.body or b"", cache_status)
 
     def wait_s(self, caller: bytes) -> float | None:
@@ -118,9 +103,9 @@ class Throttle:
         return max(self._left_s(caller), self._left_s(_ALL)) or None
 
     def _hold(self, caller: bytes, wait_s: float) -> None:
-        self._until_s[caller] = self._clock.monotonic_s() + wait_s
+        self._until_s[caller] = self.clock.monotonic_s() + wait_s
         self._until_s.move_to_end(caller)
-        if len(self._until_s) > self._max_callers:
+        if len(self._until_s) > self.max_callers:
             self._drop(next(iter(self._until_s)))
 
     def _keep(self, caller: bytes, response: ThrottledResponse | None) -> None:
@@ -129,7 +114,7 @@ class Throttle:
             return
         self._responses[caller] = response
         self.size_bytes += response.size_bytes
-        while self.size_bytes > self._max_bytes:
+        while self.size_bytes > self.max_bytes:
             self._release(next(iter(self._responses)))
 
     def _left_s(self, caller: bytes) -> float:
@@ -137,7 +122,7 @@ class Throttle:
         until_s = self._until_s.get(caller)
         if until_s is None:
             return 0.0
-        left_s = until_s - self._clock.monotonic_s()
+        left_s = until_s - self.clock.monotonic_s()
         if left_s > 0:
             return left_s
         self._drop(caller)

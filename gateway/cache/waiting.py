@@ -1,220 +1,158 @@
-"""Callers who ask to wait (RFC 7240 ``wait``): one poller for all who wait for the same record."""
+"""Callers who ask to wait (RFC 7240 ``wait``): how many, for how long, and what they are answered with."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import itertools
-import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 
-from gateway.cache.fetcher import Fetcher
-from gateway.cache.results import Fetched
-from gateway.cache.single_flight import Flight, SingleFlight
-from gateway.cache.throttle import Throttle
+from gateway.cache.poller import Poller, Polling
+from gateway.cache.responder import Responder, preferred, with_member
+from gateway.cache.results import Response
+from gateway.cache.waiter import Outcome, Waiter
 from gateway.config.model import WaitConfig
 from gateway.core.caching import policy
-from gateway.core.caching.eligibility import Eligible
+from gateway.core.caching.cache_status import CacheStatus, Reason
+from gateway.core.caching.eligibility import Eligible, identified_anew
 from gateway.core.caching.entry import Entry
-from gateway.core.caching.key import EntryKey, FlightKey, stack_of
-from gateway.core.caching.request_directives import NO_DIRECTIVES, is_not_modified
-from gateway.core.caching.retry_after import retry_after_s
+from gateway.core.caching.identity import IdentityReader
+from gateway.core.caching.key import FlightKey, KeySpace, stack_of
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.messages import IndexedFields, Request, first, names
-from gateway.store.lookup import EarlyLookup, LookupResult
+from gateway.core.http.messages import Head, Request
 from gateway.telemetry.metrics import Metrics
-
-_GROWTH = 1.5
-_JITTER = 0.1
-# Larger responses are kept neither for who comes later nor for the end of a wait.
-_LARGEST_KEPT_BYTES = 65_536
-# While everybody is held back, whether somebody is not any more is looked at again after this at the latest.
-_LONGEST_HOLD_S = 5.0
-_LONGEST_RETRY_AFTER_S = 60.0
-_MOST_TRIED = 100
-_REQUEST_ID = frozenset({b"x-request-id"})
-
-Outcome = Fetched | Entry | GatewayError | None
-"""What a wait ends with: a fetch, a settled entry, why there is none; ``None``: nothing has come for it."""
 
 OnWaited = Callable[[float], None]
 """Called with how long a caller has waited, seconds."""
 
 
-class Wave:
-    """The callers whom one fetch wakes.
-
-    Attributes:
-        began_s: monotonic time of the end of that fetch.
-        waiting: how many of them are not answered yet.
-    """
-
-    __slots__ = ("began_s", "waiting")
-
-    def __init__(self, began_s: float) -> None:
-        self.began_s = began_s
-        self.waiting = 0
-
-
-class Waiter:
-    """One caller who waits.
-
-    Attributes:
-        request: the request.
-        eligible: what `eligibility` makes of it.
-        not_before_s: monotonic time; fetches that began earlier are not for it.
-        context: of its task; what is fetched on its behalf belongs to its span.
-        outcome: resolved once, when the wait ends.
-        has_seen: a record has come during the wait.
-        seen: the newest of them; ``None`` before the first, or when that is large.
-        refused: the last response that was none; ``None`` before the first, or when that is large.
-        is_over: its time is over, so the next response is its answer.
-        wave: whom the same fetch has woken; ``None`` when its time was over.
-    """
-
-    __slots__ = (
-        "context",
-        "eligible",
-        "has_seen",
-        "is_over",
-        "not_before_s",
-        "outcome",
-        "refused",
-        "request",
-        "seen",
-        "wave",
-    )
-
-    def __init__(self, request: Request, eligible: Eligible, not_before_s: float) -> None:
-        self.request = request
-        self.eligible = eligible
-        self.not_before_s = not_before_s
-        self.context = contextvars.copy_context()
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.has_seen = False
-        self.seen: Fetched | None = None
-        self.refused: Fetched | GatewayError | None = None
-        self.is_over = False
-        self.wave: Wave | None = None
-
-    def has(self, fetched: Fetched) -> bool:
-        """Whether it named this record, or none at all."""
-        fields = self.eligible.fields
-        if b"if-none-match" not in names(fields):
-            return True
-        response, decision = fetched.fetched_response, fetched.decision
-        etag = None if decision is None else decision.etag
-        modified = first(response.head.fields, b"last-modified")
-        return is_not_modified(fields, etag, modified, response.fetched_s)
-
-    def may_have(self, entry: Entry, now_s: float) -> bool:
-        """Whether a settled entry is for it; what its request says of copies binds the first look alone."""
-        is_first = not self.has_seen and self.refused is None
-        directives = self.eligible.directives if is_first else NO_DIRECTIVES
-        is_fresh = directives.unmet(entry.age_s(now_s), entry.ttl_s(now_s)) is None
-        return is_fresh and not directives.no_cache and entry.suits(self.eligible.variant.accept)
-
-
 class Waits:
-    """All who wait for running executions in one process.
-
-    Args:
-        config: bounds and intervals.
-        flights: the shared fetches.
-        fetcher: does their work.
-        throttle: callers whom AOS asked to wait.
-        fresh_id: names a request of a poller.
-        metrics: counts how waits end.
-    """
+    """All who wait for running executions in one process."""
 
     def __init__(
         self,
-        config: WaitConfig,
-        *,
-        flights: SingleFlight[Fetched],
-        fetcher: Fetcher,
-        throttle: Throttle,
-        fresh_id: Callable[[], bytes],
+        polling: Polling,
+        keys: KeySpace,
+        responder: Responder,
         metrics: Metrics,
+        identity_reader: IdentityReader,
     ) -> None:
-        self.config = config
-        self.flights = flights
-        self.fetcher = fetcher
-        self.throttle = throttle
-        self.fresh_id = fresh_id
-        self.metrics = metrics
-        self.count = 0
+        self._polling = polling
+        self._clock = polling.fetcher.clock
+        self._keys = keys
+        self._responder = responder
+        self._metrics = metrics
+        self._identity_reader = identity_reader
+        self._count = 0
         self.pollers: dict[FlightKey, Poller] = {}
         self._by_stack: dict[bytes, set[Poller]] = {}
         self._is_closed = False
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     def applied_s(self, wanted_s: int | None) -> int | None:
         """Return how long a caller may wait, of what was asked for; ``None``: not at all."""
-        if wanted_s is None or not self.config.max_s:
-            return None
-        return min(wanted_s, self.config.max_s)
+        longest_s = self._polling.config.max_s
+        return None if wanted_s is None or not longest_s else min(wanted_s, longest_s)
 
-    async def wait(
+    def change(self, config: WaitConfig) -> None:
+        """Use other bounds from now on, and answer all who wait by the old ones."""
+        self._polling.config = config
+        self.release()
+
+    async def response(
         self,
         request: Request,
         eligible: Eligible,
-        key: FlightKey,
-        entry_key: EntryKey,
-        wait_s: float,
+        cache_status: CacheStatus,
+        variant: bytes,
+        wait_s: int,
         *,
+        ends_s: float | None = None,
         on_waited: OnWaited,
-    ) -> tuple[Outcome, bool]:
-        """Wait until there is something to say.
+    ) -> tuple[Response | None, bool]:
+        """Wait until there is something to say, or the time is over.
 
         Args:
-            request: the request.
-            eligible: what `eligibility` makes of it.
-            key: of the fetches that it may share.
-            entry_key: of the record.
             wait_s: for how long.
+            ends_s: monotonic time; ``None``: the time begins now.
             on_waited: called when the wait is over, however it ends.
 
         Returns:
-            What to answer with, and whether that was waited for.
+            The response, ``None`` where it is still to be fetched, and whether that was waited for.
         """
+        if ends_s is None:
+            ends_s = self._clock.monotonic_s() + wait_s
+        outcome, has_waited = await self._wait(request, eligible, variant, ends_s, on_waited)
+        if outcome is None:
+            anew = identified_anew(eligible, self._identity_reader)
+            if not has_waited or anew is eligible or self._clock.monotonic_s() >= ends_s:
+                return None, has_waited
+            return await self.response(
+                request, anew, cache_status, variant, wait_s, ends_s=ends_s, on_waited=on_waited
+            )
+        if has_waited:
+            cache_status = msgspec.structs.replace(cache_status, reason=Reason.WAITED)
+        if isinstance(outcome, GatewayError):
+            raise with_member(outcome, cache_status)
+        now_s, steady_s = self._clock.wall_s(), self._clock.monotonic_s()
+        responder, exact = self._responder, eligible.variant.exact
+        if isinstance(outcome, Entry):
+            response = responder.hit(request, eligible, outcome, outcome.now_s(now_s, steady_s))
+        elif (unshared := responder.why_not_shared(eligible, outcome)) is not None:
+            if unshared is Reason.VARY and variant != exact and has_waited and steady_s < ends_s:
+                # It was chosen by another Accept; what is chosen by this one has a place of its own.
+                return await self.response(
+                    request, eligible, cache_status, exact, wait_s, ends_s=ends_s, on_waited=on_waited
+                )
+            response = await responder.forward(request, None, cache_status, eligible)
+        else:
+            if has_waited:
+                outcome = msgspec.structs.replace(outcome, reason=Reason.WAITED)
+            response = responder.fetched(outcome, eligible, cache_status, collapsed=True)
+            if outcome.fetched_response.head.status == 200:
+                response = _aged(response, int(now_s - outcome.fetched_response.fetched_s))
+        return preferred(response, wait_s if has_waited else None), has_waited
+
+    async def _wait(
+        self, request: Request, eligible: Eligible, variant: bytes, ends_s: float, on_waited: OnWaited
+    ) -> tuple[Outcome, bool]:
+        """Wait until there is something to say; return what, and whether that was waited for."""
+        caller, execution = eligible.identity.entry, eligible.execution
+        key = self._keys.flight(caller, variant, execution)
         poller = self.pollers.get(key)
-        oldest_s = eligible.directives.oldest_s(self.config.interval_s)
-        arrived_s = self.fetcher.clock.monotonic_s()
+        oldest_s = eligible.directives.oldest_s(self._polling.config.interval_s)
+        arrived_s = self._clock.monotonic_s()
         not_before_s = arrived_s - oldest_s
         if self._is_closed:
             return None, False
         # Pollers too, which keep a record for a moment after the last caller has left.
-        most = self.config.max_waiting
-        if self.count >= most or (poller is None and len(self.pollers) >= most):
+        most = self._polling.config.max_waiting
+        if self._count >= most or (poller is None and len(self.pollers) >= most):
             return (None if poller is None else poller.since(not_before_s)), False
         if poller is None:
-            poller = Poller(self, key, entry_key)
-            self.pollers[key] = poller
+            entry_key = self._keys.entry(caller, variant, execution)
+            self.pollers[key] = poller = Poller(self._polling, key, entry_key, self._idle)
             self._by_stack.setdefault(entry_key.stack, set()).add(poller)
         waiter = Waiter(request, eligible, not_before_s)
-        timer = asyncio.get_running_loop().call_later(wait_s, poller.time_over, waiter)
-        self.count += 1
+        timer = asyncio.get_running_loop().call_later(ends_s - arrived_s, poller.time_over, waiter)
+        self._count += 1
         end = "left"
         try:
             poller.add(waiter)
             outcome = await waiter.outcome
             end = "timed_out" if waiter.wave is None else "woken"
         finally:
-            self.metrics.waits[end] += 1
-            on_waited(self.fetcher.clock.monotonic_s() - arrived_s)
+            self._metrics.waits[end] += 1
+            on_waited(self._clock.monotonic_s() - arrived_s)
             timer.cancel()
-            self.count -= 1
+            self._count -= 1
             poller.waiters.pop(waiter, None)
         if waiter.wave is not None:
             waiter.wave.waiting -= 1
             if not waiter.wave.waiting:
-                took_s = self.fetcher.clock.monotonic_s() - waiter.wave.began_s
-                self.metrics.wake_s.observe(took_s)
+                self._metrics.wake_s.observe(self._clock.monotonic_s() - waiter.wave.began_s)
         return outcome, True
 
     def invalidate(self, stack: bytes) -> None:
@@ -233,6 +171,17 @@ class Waits:
             if poller.entry_key.local == entry:
                 poller.drop()
 
+    def identify_anew(self, tokens: set[bytes]) -> None:
+        """Let callers whose user is another one now wait with that user, by the digests of their tokens."""
+        for poller in list(self.pollers.values()):
+            for waiter in list(poller.waiters):
+                eligible = waiter.eligible
+                if (
+                    eligible.identity.token in tokens
+                    and identified_anew(eligible, self._identity_reader) is not eligible
+                ):
+                    poller.dismiss(waiter)
+
     def release(self) -> None:
         """Answer all who wait with the newest record."""
         for poller in list(self.pollers.values()):
@@ -244,285 +193,21 @@ class Waits:
         self._is_closed = True
         self.release()
 
-    def dropped(self, poller: Poller) -> None:
+    def _idle(self, poller: Poller) -> None:
         """Forget a poller for whom nobody has waited for a while."""
-        del self.pollers[poller.key], self.flights.watchers[poller.entry_key.local]
+        del self.pollers[poller.key]
         of_stack = self._by_stack[poller.entry_key.stack]
         of_stack.discard(poller)
         if not of_stack:
             del self._by_stack[poller.entry_key.stack]
 
 
-class Poller:
-    """Fetches one record again and again while anybody waits for it.
-
-    Attributes:
-        key: of its fetches.
-        entry_key: of the record.
-        waiters: those who wait, longest first.
-        latest: the newest record; ``None`` before the first and after a write.
-    """
-
-    def __init__(self, waits: Waits, key: FlightKey, entry_key: EntryKey) -> None:
-        self.key = key
-        self.entry_key = entry_key
-        self.waiters: dict[Waiter, None] = {}
-        self.latest: Fetched | None = None
-        self._waits = waits
-        self._loop = asyncio.get_running_loop()
-        # Monotonic time at which the fetch of the latest record began, and the last fetch of all.
-        self._latest_began_s = self._began_s = float("-inf")
-        # Of the newest record, also where that is not kept.
-        self._etag: bytes | None = None
-        # What was fetched before is not for those who come later.
-        self._dropped_s = float("-inf")
-        # AOS, out of order, wants to hear nothing until then.
-        self._resumes_s = float("-inf")
-        self._interval_s = waits.config.interval_s
-        self._is_fetching = False
-        self._timer: asyncio.TimerHandle | None = None
-        waits.flights.watchers[entry_key.local] = self._finished
-
-    def add(self, waiter: Waiter) -> None:
-        """Let a caller wait; he may be answered before this returns."""
-        self.waiters[waiter] = None
-        self._interval_s = self._waits.config.interval_s
-        is_due = self._began_s < waiter.not_before_s
-        waiter.not_before_s = max(waiter.not_before_s, self._dropped_s)
-        latest = self.since(waiter.not_before_s)
-        if latest is not None:
-            self._offer(waiter, latest, Wave(self._waits.fetcher.clock.monotonic_s()))
-        if is_due and latest is None:
-            self._fetch([waiter], waiter.not_before_s)
-        else:
-            self._schedule()
-
-    def since(self, not_before_s: float) -> Fetched | None:
-        """Return the newest record if its fetch did not begin before a monotonic time."""
-        return self.latest if self._latest_began_s >= not_before_s else None
-
-    def time_over(self, waiter: Waiter) -> None:
-        """Answer a caller whose time is over, at the latest with what is under way."""
-        known = waiter.seen or waiter.refused
-        if known is not None or not self._is_fetching:
-            self._answer(waiter, known)
-        else:
-            waiter.is_over = True
-
-    def invalidate(self) -> None:
-        """Give nobody who comes from now on what was fetched until now, and fetch for him at once."""
-        self.drop()
-        self._began_s = float("-inf")
-
-    def drop(self) -> None:
-        """Give nobody who comes from now on what was fetched until now."""
-        self.latest = None
-        self._dropped_s = self._waits.fetcher.clock.monotonic_s()
-
-    def _schedule(self, after_s: float = 0.0) -> None:
-        """Fetch when the interval is over, if anybody waits; else end when nobody has come back by then."""
-        if self._timer is not None:
-            self._timer.cancel()
-        due_s = max(self._began_s + self._interval_s, self._resumes_s)
-        pause_s = max(after_s, due_s - self._waits.fetcher.clock.monotonic_s())
-        self._timer = self._loop.call_later(pause_s * (1.0 + _JITTER * random.random()), self._due)
-
-    def _due(self) -> None:
-        self._timer = None
-        if self._is_fetching:
-            return
-        if self.waiters:
-            self._fetch(self.waiters, self._waits.fetcher.clock.monotonic_s() - self._interval_s)
-        else:
-            self._waits.dropped(self)
-
-    def _fetch(self, senders: Iterable[Waiter], not_before_s: float) -> None:
-        """Fetch on behalf of the first who is not held back, unless that is done already.
-
-        Args:
-            senders: some who wait.
-            not_before_s: a fetch under way that began then or later will do.
-        """
-        if (self._is_fetching and self._began_s >= not_before_s) or self._joins(not_before_s):
-            return
-        sender, held_s = self._free(senders)
-        if sender is not None:
-            self._is_fetching, self._began_s = True, self._waits.fetcher.clock.monotonic_s()
-            self._waits.fetcher.tiers.lookup_soon(self.entry_key, self._send)
-        elif self._timer is None:
-            self._schedule(held_s)
-
-    def _joins(self, not_before_s: float) -> bool:
-        """Wait for a fetch that somebody else has begun then or later, if there is one."""
-        flight = self._waits.flights.joinable(self.key)
-        if flight is None or flight.started_s < not_before_s:
-            return False
-        self._is_fetching, self._began_s = True, flight.started_s
-        return True
-
-    def _free(self, senders: Iterable[Waiter]) -> tuple[Waiter | None, float]:
-        """Return the first who is not held back, or how long until one of them may not be any more."""
-        shortest_s = _LONGEST_HOLD_S
-        for waiter in itertools.islice(senders, _MOST_TRIED):
-            held_s = self._waits.throttle.wait_s(waiter.eligible.identity.flight)
-            if held_s is None:
-                return waiter, 0.0
-            shortest_s = min(shortest_s, held_s)
-        return None, shortest_s
-
-    def _send(self, found: EarlyLookup | None) -> None:
-        """Send the request of who has waited longest, unless what a look-up gave answers everybody."""
-        tiers, clock = self._waits.fetcher.tiers, self._waits.fetcher.clock
-        if not self._is_fetching or self._joins(self._began_s):
-            # Another's fetch was quicker than the look-up.
-            return
-        if found is None:
-            found = EarlyLookup(tiers.fill_token(self.entry_key), LookupResult(None))
-        entry = found.lookup.entry or tiers.peek(self.entry_key)
-        if entry is not None and entry.is_settled:
-            wave, now_s = Wave(clock.monotonic_s()), entry.now_s(clock.wall_s(), clock.monotonic_s())
-            for each in list(self.waiters):
-                if each.may_have(entry, now_s):
-                    self._answer(each, entry, wave)
-        sender, held_s = self._free(self.waiters)
-        if sender is None:
-            self._is_fetching = False
-            self._end_late()
-            self._schedule(held_s if self.waiters else 0.0)
-            return
-        fields = IndexedFields(sender.request.fields).without(_REQUEST_ID)
-        request = msgspec.structs.replace(sender.request, fields=fields, request_id=self._waits.fresh_id())
-        flight = self._waits.flights.begin(self.key, self.entry_key.stack, _let_go, self.entry_key.local)
-        self._began_s = flight.started_s
-        sender.context.run(self._waits.fetcher.start, flight, request, sender.eligible, found)
-
-    def _finished(self, flight: Flight[Fetched], result: Fetched | GatewayError) -> None:
-        """Take the result of any fetch of the record."""
-        if isinstance(result, Fetched):
-            # What is kept of it may outlive the request that was sent.
-            result = _without_credentials(result, self._waits.fetcher.rules.identity_headers)
-        if flight.started_s >= self._began_s:
-            self._is_fetching, self._began_s = False, flight.started_s
-            self._resumes_s = self._waits.fetcher.clock.monotonic_s() + self._retry_after_s(result)
-        if flight.started_s >= max(self._dropped_s, self._latest_began_s):
-            self._keep(result, flight.started_s)
-        wave = Wave(self._waits.fetcher.clock.monotonic_s())
-        takers = [waiter for waiter in self.waiters if flight.started_s >= waiter.not_before_s]
-        is_others = not _is_for_all(result) and not all(_is_for(result, waiter) for waiter in takers)
-        for waiter in takers:
-            if is_others and not _is_for(result, waiter):
-                continue
-            # What began before is not news.
-            waiter.not_before_s = flight.started_s
-            self._offer(waiter, result, wave)
-            if is_others and waiter in self.waiters:
-                # The next fetch is another's.
-                self.waiters[waiter] = self.waiters.pop(waiter)
-        if self._is_fetching:
-            return
-        self._end_late()
-        if is_others and _is_final(result) and self.waiters:
-            self._fetch(self.waiters, self._waits.fetcher.clock.monotonic_s())
-        else:
-            self._schedule()
-
-    def _end_late(self) -> None:
-        """Answer those whose time is over: what they have waited for was not for them."""
-        for waiter in [waiter for waiter in self.waiters if waiter.is_over]:
-            self._answer(waiter, waiter.seen or waiter.refused)
-
-    def _retry_after_s(self, result: Fetched | GatewayError) -> float:
-        if isinstance(result, GatewayError) or result.fetched_response.head.status < 500:
-            # A 429 holds back its caller alone.
-            return 0.0
-        fields = result.fetched_response.head.fields
-        wait_s = retry_after_s(fields, self._waits.fetcher.clock.wall_s())
-        return min(wait_s or 0.0, _LONGEST_RETRY_AFTER_S)
-
-    def _keep(self, result: Fetched | GatewayError, began_s: float) -> None:
-        """Keep a record for those who come later; what is none ends the one before, or changes nothing."""
-        if _is_final(result):
-            self.latest, self._latest_began_s = None, began_s
-        if isinstance(result, GatewayError) or result.fetched_response.head.status != 200:
-            return
-        known, self._etag = self._etag, None if result.decision is None else result.decision.etag
-        has_changed = self._etag is None or self._etag != known
-        config = self._waits.config
-        longer_s = min(self._interval_s * _GROWTH, max(config.max_interval_s, config.interval_s))
-        self._interval_s = config.interval_s if has_changed else longer_s
-        self.latest = result if _is_for_all(result) and _is_small(result) else None
-        self._latest_began_s = began_s
-
-    def _offer(self, waiter: Waiter, result: Fetched | GatewayError, wave: Wave) -> None:
-        """Answer a waiter with a result if it ends the wait."""
-        if isinstance(result, Fetched) and result.fetched_response.head.status == 200:
-            waiter.has_seen = True
-            waiter.seen = result if _is_small(result) else None
-            ends = self._has_ended(result) or not waiter.has(result)
-        else:
-            waiter.refused = result if _is_small(result) else None
-            ends = _is_final(result) or not (waiter.has_seen or _is_throttled(result))
-        if ends or waiter.is_over:
-            self._answer(waiter, result, wave if ends else None)
-
-    def _has_ended(self, fetched: Fetched) -> bool:
-        """Whether there is nothing to wait for: the execution has ended, or this is no record."""
-        decision = fetched.decision
-        if decision is None or not decision.is_record:
-            return True
-        return decision.phase in self._waits.fetcher.rules.terminal_phases
-
-    def _answer(self, waiter: Waiter, outcome: Outcome, wave: Wave | None = None) -> None:
-        self.waiters.pop(waiter, None)
-        if waiter.outcome.done():
-            return
-        if wave is not None:
-            wave.waiting += 1
-            waiter.wave = wave
-        waiter.outcome.set_result(outcome)
-
-
-def _without_credentials(fetched: Fetched, names: frozenset[bytes]) -> Fetched:
-    response, eligible = fetched.fetched_response, fetched.eligible
-    fields = IndexedFields(eligible.fields).without(names)
-    return msgspec.structs.replace(
-        fetched,
-        fetched_response=msgspec.structs.replace(response, request=fields),
-        eligible=msgspec.structs.replace(eligible, fields=fields, fetch_lines=None),
-    )
-
-
-def _is_for(result: Fetched | GatewayError, waiter: Waiter) -> bool:
-    """Whether it answered this caller's own request."""
-    if isinstance(result, GatewayError):
-        return True
-    return result.eligible.identity.flight == waiter.eligible.identity.flight
-
-
-def _is_for_all(result: Fetched | GatewayError) -> bool:
-    """Whether it is for all who share the poller, whosever request it answered."""
-    if isinstance(result, GatewayError):
-        return True
-    return result.decision is not None and policy.may_be_given(result.decision)
-
-
-def _is_small(result: Fetched | GatewayError) -> bool:
-    return isinstance(result, GatewayError) or len(result.fetched_response.body) <= _LARGEST_KEPT_BYTES
-
-
-def _is_throttled(result: Fetched | GatewayError) -> bool:
-    return isinstance(result, Fetched) and result.fetched_response.head.status == 429
-
-
-def _is_final(result: Fetched | GatewayError) -> bool:
-    """Whether a response that is no record ends a wait also after a record: all but 429 and 5xx do."""
-    if isinstance(result, GatewayError):
-        return False
-    status = result.fetched_response.head.status
-    return status < 500 and status not in (200, 429)
-
-
-def _let_go(result: Fetched | GatewayError) -> None:
-    """Leave a body that is too large: whoever waits fetches it for himself."""
-    if isinstance(result, Fetched) and result.exchange is not None:
-        result.exchange.close()
+def _aged(response: Response, age_s: int) -> Response:
+    """Say how old a response is that was not fetched for its request alone (RFC 9111 §5.1)."""
+    if age_s <= 0:
+        return response
+    head = response.head
+    received_s = policy.received_age_s(head)
+    fields = tuple(field for field in head.fields if field[0].lower() != b"age")
+    fields = (*fields, (b"Age", b"%d" % (received_s + age_s)))
+    return msgspec.structs.replace(response, head=Head(head.status, head.reason, fields))

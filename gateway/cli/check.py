@@ -26,8 +26,7 @@ from gateway.upstream.upstream import Upstream
 async def probe(config: Config, stack_id: str, action_id: str, *, token: Secret) -> int:
     """Fetch a record with a token as ``X-Auth-Token``, and print whether it would be stored and why.
 
-    Returns:
-        The exit code: 0 when the upstream answered, stored or not; 1 when it did not.
+    Returns the exit code: 1 when the upstream did not answer.
     """
     check_parser()
     try:

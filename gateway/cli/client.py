@@ -6,6 +6,7 @@ import contextlib
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
@@ -40,12 +41,12 @@ class Response(msgspec.Struct, frozen=True):
     body: bytes
 
 
+@dataclass(frozen=True, repr=False)
 class Client:
     """An HTTP client of one server; see `connect`."""
 
-    def __init__(self, session: aiohttp.ClientSession, base: str) -> None:
-        self._session = session
-        self._base = base
+    session: aiohttp.ClientSession
+    base: str
 
     async def send(
         self, method: str, path: str, fields: Mapping[str, str], timeout_s: float, body: bytes | None = None
@@ -65,9 +66,9 @@ class Client:
             fields = {**fields, "Content-Type": "application/json"}
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(_CONNECT_S, timeout_s))
         try:
-            async with self._session.request(
+            async with self.session.request(
                 method,
-                URL(self._base + path, encoded=True),
+                URL(self.base + path, encoded=True),
                 headers=fields,
                 data=body,
                 allow_redirects=False,

@@ -8,7 +8,6 @@ import time
 
 import msgspec
 
-from gateway.admin.app import build_admin
 from gateway.admin.server import AdminServer
 from gateway.app.gateway import Gateway
 from gateway.cli.client import Client, Response, connect
@@ -71,11 +70,8 @@ async def _show(stopped: asyncio.Future[None]) -> None:
         # The twin's executions settle in seconds, and stay as they are.
         "cache.settle_s": "0",
     }
-    config = load_config(None, {}, flags)
-    gateway = Gateway(config)
-    admin = AdminServer(
-        build_admin(gateway, token=config.server.admin_token, hosts=config.server.admin_hosts), admin_address
-    )
+    gateway = Gateway(load_config(None, {}, flags))
+    admin = AdminServer(gateway)
     try:
         await gateway.start(sockets)
         await admin.start(admin_sockets)

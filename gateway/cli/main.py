@@ -16,11 +16,7 @@ _OK: Final = 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; without `argv` that of `sys.argv`.
-
-    Returns:
-        The exit code: 0 clean, 2 wrong usage, configuration or address, 1 anything else; `wait` has more.
-    """
+    """Run a command, without `argv` that of `sys.argv`, and return its exit code; see `--help`."""
     arguments = build_parser().parse_args(argv)
     if arguments.command in _UNTIL_STOPPED:
         from gateway.telemetry.line_writer import unblock_standard_streams

@@ -14,16 +14,7 @@ _TIMEOUT_S: Final = 5.0
 
 
 def run(address: Address, stack_id: str, token: Secret) -> int:
-    """Make a stack's stored entries unusable in a running gateway, and print one line.
-
-    Args:
-        address: the gateway's admin address.
-        stack_id: see `route.is_id`.
-        token: the gateway's `server.admin_token`; empty to send none.
-
-    Returns:
-        The exit code: 0 when the stack is invalidated, 1 when it is not or when that is unknown.
-    """
+    """Invalidate a stack in a running gateway and print one line; return 0 when that is confirmed, else 1."""
     try:
         response = asyncio.run(_post(address, stack_id, token))
     except NoResponseError as exc:

@@ -79,8 +79,6 @@ def progress_of(body: bytes, phase: str | None) -> Progress:
 
 
 class Report:
-    """Prints what changes, on a terminal or anything else."""
-
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._started_s = time.monotonic()
@@ -89,7 +87,6 @@ class Report:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the start."""
         return time.monotonic() - self._started_s
 
     def show(self, progress: Progress | None, trouble: str = "") -> None:

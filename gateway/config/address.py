@@ -97,14 +97,7 @@ class UpstreamUrl(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def address_of(text: str) -> Address:
-    """Read a listening address.
-
-    Args:
-        text: `host:port`, `[v6]:port`, `:port` for all interfaces, or `unix:/path`.
-
-    Raises:
-        InvalidValue: it is none of these.
-    """
+    """Read `host:port`, `[v6]:port`, `:port` for all interfaces, or `unix:/path`; or raise `InvalidValue`."""
     if text.startswith("unix:"):
         return UnixAddress(path=_socket_path(text))
     shown, remedy = shorten(text), "write host:port, [v6]:port, :port for all interfaces, or unix:/path"
@@ -115,11 +108,7 @@ def address_of(text: str) -> Address:
 
 
 def mode_of(text: str) -> Mode:
-    """Read the permissions of a Unix socket's file, octal digits.
-
-    Raises:
-        InvalidValue: it is something else, or nobody could connect.
-    """
+    """Read the octal permissions of a Unix socket's file; `InvalidValue` also if nobody could connect."""
     if not _MODE.fullmatch(text):
         raise InvalidValue(shorten(text), 'is no file mode; write three octal digits, like "0660"')
     mode = Mode(int(text, 8))
@@ -131,11 +120,7 @@ def mode_of(text: str) -> Mode:
 
 
 def parse_address(text: str) -> Address:
-    """Read a listening address, as `address_of`, from outside the configuration.
-
-    Raises:
-        ConfigError: one line with the text and the remedy.
-    """
+    """Read a listening address as `address_of`, but raise a `ConfigError` that shows the text."""
     try:
         return address_of(text)
     except InvalidValue as exc:
@@ -197,25 +182,13 @@ def upstream_url_of(text: str) -> UpstreamUrl:
 
 
 def host_and_port_of(text: str, shown: str | None = None) -> str:
-    """Check a Host value, with or without port, and return it in lower case.
-
-    Args:
-        text: the value.
-        shown: what an error shows instead of it.
-
-    Raises:
-        InvalidValue: it is not `host` or `host:port`.
-    """
+    """Check `host` or `host:port` and return it in lower case; an error shows ``shown`` instead, if given."""
     _host_and_port(text, shown or shorten(text))
     return text.lower()
 
 
 def host_name_of(text: str) -> str:
-    """Check a host name without port and return it in lower case.
-
-    Raises:
-        InvalidValue: it is not a name.
-    """
+    """Check a host name without port and return it in lower case; raise `InvalidValue` if it is none."""
     shown, remedy = shorten(text), "write the name alone, without scheme and port"
     if not text:
         raise InvalidValue(shown, f"is empty; {remedy}")

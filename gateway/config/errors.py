@@ -33,15 +33,7 @@ def one_line(text: str) -> str:
 
 
 def shorten(value: object, at_most: int = _SHOWN_CHARACTERS) -> str:
-    """Return a value as one bounded line for an error text.
-
-    Args:
-        value: what was configured; not for secrets.
-        at_most: characters.
-
-    Returns:
-        Its `repr`, cut to the bound and followed by "...".
-    """
+    """Return the `repr` of a value that is no secret, cut to this many characters and "..."."""
     try:
         text = repr(value)
     except ValueError:  # an integer with more digits than Python writes out

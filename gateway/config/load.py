@@ -28,30 +28,18 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     flags: Mapping[str, object]
 
     def read(self) -> dict[str, RawSetting]:
-        """Return the settings by "section.key": flags override the environment, which overrides the file.
-
-        Raises:
-            ConfigError: one line that names the key and the remedy.
-        """
+        """Return the settings by "section.key": flags override the environment, which overrides the file."""
         settings = from_toml(self.path) if self.path is not None else {}
         return settings | from_environment(self.environ) | from_flags(self.flags)
 
 
 def load_config(path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
-    """Read the configuration; see `Sources` for the arguments.
-
-    Raises:
-        ConfigError: one line that names the key and the remedy.
-    """
+    """Read the configuration; see `Sources` for the arguments, `config_of` for errors."""
     return config_of(Sources(path=path, environ=environ, flags=flags).read())
 
 
 def config_of(settings: Mapping[str, RawSetting]) -> Config:
-    """Check settings and build the configuration from them.
-
-    Raises:
-        ConfigError: one line that names the key and the remedy.
-    """
+    """Check settings and build the configuration from them; raise `ConfigError` for the first bad one."""
     if "upstream.url" not in settings:
         raise ConfigError(
             "upstream.url is missing; give serve --upstream URL, set AOS_GATEWAY_UPSTREAM__URL, "
@@ -78,10 +66,9 @@ def unpack(packed: bytes) -> dict[str, RawSetting]:
 
 
 def masked(config: Config) -> dict[str, object]:
-    """Return the configuration as plain data for display.
+    """Return the configuration as plain data for display, by section and key.
 
-    Returns:
-        Sections of keys; secrets are "***" when set and "" when not, the Redis URL lacks user and password.
+    Secrets are "***" when set and "" when not; the Redis URL lacks user and password.
     """
     return {
         section: {
@@ -179,11 +166,7 @@ def _check_credentials(config: Config) -> None:
 
 
 def admin_token(environ: Mapping[str, str]) -> Secret:
-    """Return the admin token in the environment, for a client of the admin address; empty without one.
-
-    Raises:
-        ConfigError: it can't be read or used.
-    """
+    """Return the admin token in the environment, for a client of the admin address; empty without one."""
     name = "server.admin_token"
     variable = variable_of(name)
     settings = from_environment({key: value for key, value in environ.items() if key.startswith(variable)})

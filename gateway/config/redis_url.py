@@ -24,16 +24,9 @@ _QUERY = re.compile(rf"db={_DATABASE.pattern}")
 
 
 def redis_url_of(text: str) -> Secret:
-    """Check a Redis URL.
+    """Return a `redis://`, `rediss://` or `unix://` URL, "" for no Redis, as it is; the only query is `db`.
 
-    Args:
-        text: `redis://`, `rediss://` or `unix://` URL, "" for no Redis; the only query argument is `db`.
-
-    Returns:
-        The URL unchanged; secret because it may hold a password.
-
-    Raises:
-        InvalidValue: without the URL, since its password can't be located reliably.
+    Errors do not show it, since its password can't be located reliably.
     """
     if not text:
         return Secret()

@@ -41,11 +41,7 @@ class RawSetting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def from_toml(path: str) -> dict[str, RawSetting]:
-    """Read the settings of a TOML file, by "section.key".
-
-    Raises:
-        ConfigError: the file can't be read or holds something unknown.
-    """
+    """Read the settings of a TOML file, by "section.key"; raise `ConfigError` for anything unknown."""
     # A shortened path would be useless.
     named = f"configuration file {shorten(path, _PATH_CHARACTERS)}"
     text = _read(path, _MAX_CONFIG_BYTES, named)
@@ -72,13 +68,10 @@ def from_toml(path: str) -> dict[str, RawSetting]:
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, RawSetting]:
-    """Read the settings of the environment: `AOS_GATEWAY_<SECTION>__<KEY>`, for secrets also with `_FILE`.
+    """Read the settings of the environment, by "section.key".
 
-    Returns:
-        The settings by "section.key".
-
-    Raises:
-        ConfigError: a variable resembles a setting but is none, or its file can't be used.
+    They are `AOS_GATEWAY_<SECTION>__<KEY>`, for secrets also with `_FILE`. A variable that resembles one but
+    is none raises `ConfigError`.
     """
     settings: dict[str, RawSetting] = {}
     for variable in _ours(environ):
@@ -98,24 +91,13 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, RawSetting]:
 
 
 def unused_variables(environ: Mapping[str, str]) -> str | None:
-    """List the variables with the gateway's prefix that resemble no setting.
-
-    Returns:
-        One line; ``None`` when there are none.
-    """
+    """List in one line the variables with the gateway's prefix that resemble no setting; `None` for none."""
     unused = [name for name in _ours(environ) if name not in _VARIABLES and not _resembles_a_setting(name)]
     return one_line(f"environment variables that name no setting: {', '.join(unused)}") if unused else None
 
 
 def from_flags(flags: Mapping[str, object]) -> dict[str, RawSetting]:
-    """Read the settings of the command line.
-
-    Args:
-        flags: by "section.key"; None for those not set.
-
-    Raises:
-        ConfigError: a name is not a setting.
-    """
+    """Read the settings of the command line, by "section.key"; None for those not set."""
     for name in flags:
         if name not in RULES:
             raise ConfigError(f"unknown key {name}{_hint(name)}")
@@ -157,15 +139,7 @@ def _dotted(variable: str) -> str:
 
 
 def secret_in_file(variable: str, path: str) -> str:
-    """Return the content of a file without its final line end.
-
-    Args:
-        variable: the variable or option that names the file.
-        path: of the file.
-
-    Raises:
-        ConfigError: it can't be read or holds no text.
-    """
+    """Return the content, without its final line end, of a file that a variable or option names."""
     named = f"file {shorten(path)}, named by {variable},"
     text = _read(path, _MAX_SECRET_BYTES, named, "write it as base64").removesuffix("\n").removesuffix("\r")
     if not text:

@@ -351,7 +351,6 @@ class DownstreamServer(web.Server):
     """Makes a `DownstreamConnection` of every accepted socket.
 
     Args:
-        handler: answers requests.
         config: bounds, and whose ``X-Forwarded-For`` tells who asks.
         metrics: counts refused requests.
         request_ids: names requests that are refused before they were read.

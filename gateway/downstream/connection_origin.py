@@ -34,11 +34,7 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
         return (self.address or UNKNOWN).encode("ascii", "replace")
 
     def caller_address(self, head: Fields | bytes) -> bytes:
-        """Return the `name` of who asks: its own, or the one that it tells as a trusted proxy.
-
-        Args:
-            head: the request's, see `forwarded_for`.
-        """
+        """Return the `name` of who asks: its own, or the one that it tells as a trusted proxy."""
         caller = self.name if self.trusted is None else self.trusted.caller(self.name, forwarded_for(head))
         return caller.encode("ascii", "replace")
 
@@ -54,11 +50,7 @@ def origin_of(
 
 
 def peer_of(connected: socket.socket | None, peername: object) -> str:
-    """Return whom a socket is connected to.
-
-    Returns:
-        An address without port, `UNIX`, or `UNKNOWN` when the other side has left already.
-    """
+    """Return an address without port, `UNIX`, or `UNKNOWN` when the other side has left already."""
     if isinstance(peername, tuple):
         host = str(peername[0])
         return str(address_in(host) or host) if host.startswith("::ffff:") else host

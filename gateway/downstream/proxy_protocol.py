@@ -109,7 +109,7 @@ class ProxiedConnections:
 
 
 class ProxiedAcceptor:
-    """Accepts on copies of listening sockets, see `gateway.runtime.listeners.Acceptor`."""
+    """Accepts on copies of listening sockets, until it is closed."""
 
     def __init__(
         self, connections: ProxiedConnections, sockets: ListeningSockets, tls: ssl.SSLContext | None
@@ -156,12 +156,7 @@ class ProxiedAcceptor:
 
 
 async def _read_header(connection: socket.socket) -> ProxyHeader:
-    """Take a header off a connection, and not one byte more.
-
-    Raises:
-        BadProxyHeader: there is none.
-        OSError: the connection ended.
-    """
+    """Take a header off a connection, and not one byte more; raise `BadProxyHeader` if there is none."""
     data = b""
     while True:
         seen = await _receive(connection, MOST_READ_BYTES - len(data), socket.MSG_PEEK)
@@ -178,11 +173,7 @@ async def _read_header(connection: socket.socket) -> ProxyHeader:
 
 
 async def _receive(connection: socket.socket, most_bytes: int, flags: int = 0) -> bytes:
-    """Wait for bytes of a socket that the loop has no transport for.
-
-    Raises:
-        OSError: there will be none.
-    """
+    """Wait for bytes of a socket that the loop has no transport for; raise `OSError` at its end."""
     loop = asyncio.get_running_loop()
     while True:
         try:

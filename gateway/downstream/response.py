@@ -26,8 +26,6 @@ class PreparedResponse(web.StreamResponse):
     """An answer ready to be written.
 
     Args:
-        head: end-to-end head.
-        method: of the request.
         body: the whole body; ``None`` when it is streamed from ``exchange``.
         http_11: the caller speaks HTTP/1.1.
         keep_alive: the connection may carry another request.

@@ -45,7 +45,6 @@ class Finding(msgspec.Struct, frozen=True):
 
     @property
     def level(self) -> Level:
-        """Its severity."""
         if not self.todo:
             return Level.OK
         return Level.BAD if self.is_bad else Level.WARN
@@ -280,5 +279,4 @@ def _most(counts: dict[str, float]) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as a text."""
     return "under 1 %" if 0 < share < 0.01 else f"{share:.0%}".replace("%", " %")

@@ -37,12 +37,6 @@ POLICY: Final = (
 
 
 class Page:
-    """Serves the page.
-
-    Args:
-        operations: the running gateway.
-    """
-
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
         self._history = History()

@@ -104,7 +104,6 @@ class History:
 
     @property
     def newest(self) -> Sample:
-        """The last sample taken; there has to be one."""
         return self._recent[-1]
 
     def since(self, ago_s: float) -> Change:

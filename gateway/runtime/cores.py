@@ -23,11 +23,8 @@ def cores(proc: Path = _PROC) -> int:
 def quota_cores(proc: Path) -> float | None:
     """Return the smallest CPU quota of a process's control groups, of either version, and their ancestors.
 
-    Args:
-        proc: its folder in /proc with `cgroup` and `mountinfo` (cgroups(7), proc_pid_mountinfo(5)).
-
-    Returns:
-        Cores, possibly a fraction; ``None`` without a quota.
+    In cores, possibly a fraction; ``None`` without one. ``proc`` is the process's folder in /proc with
+    `cgroup` and `mountinfo` (cgroups(7), proc_pid_mountinfo(5)).
     """
     return min((quota for folder in _groups(proc) if (quota := _quota(folder)) is not None), default=None)
 

@@ -16,11 +16,7 @@ _GARBAGE_OBJECTS = 20_000
 
 
 def check_parser() -> None:
-    """Reject aiohttp's Python parser, which is slower and reads some requests differently.
-
-    Raises:
-        ConfigError: it is in use; the text names the remedy.
-    """
+    """Reject aiohttp's Python parser, which is slower and reads some requests differently: `ConfigError`."""
     if os.environ.get("AIOHTTP_NO_EXTENSIONS") or not hasattr(aiohttp.http_parser, "HttpRequestParserC"):
         raise ConfigError(
             "aiohttp's C parser is not in use: unset AIOHTTP_NO_EXTENSIONS and install aiohttp from a wheel"

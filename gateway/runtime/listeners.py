@@ -32,13 +32,7 @@ _KEEPS_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (
 
 
 class SocketFile(msgspec.Struct, frozen=True):
-    """The file of a Unix socket and its identity.
-
-    Attributes:
-        path: of the file.
-        device: of its file system.
-        inode: of the file.
-    """
+    """The file of a Unix socket and its identity."""
 
     path: str
     device: int
@@ -80,7 +74,6 @@ class ListeningSockets:
 
     @property
     def descriptors(self) -> list[int]:
-        """Their file descriptors, for a child process."""
         return [each.fileno() for each in self._sockets]
 
     def copies(self) -> Iterator[socket.socket]:
@@ -92,24 +85,22 @@ class ListeningSockets:
 
     async def accept(
         self, make_protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None
-    ) -> Acceptor:
-        """Accept connections until the acceptor is closed; these sockets stay open.
+    ) -> contextlib.ExitStack:
+        """Accept connections until the returned stack is closed; these sockets and the connections stay open.
 
         Args:
-            make_protocol: makes the protocol of each connection.
             tls: the context; ``None`` for plain connections.
         """
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"backlog": _BACKLOG, **tls_options(tls)}
-        servers = []
+        accepting = contextlib.ExitStack()
         for copy in self.copies():
             if copy.family == socket.AF_UNIX:
-                servers.append(
-                    await loop.create_unix_server(make_protocol, sock=copy, **options, **_KEEPS_FILE)
-                )
+                server = await loop.create_unix_server(make_protocol, sock=copy, **options, **_KEEPS_FILE)
             else:
-                servers.append(await loop.create_server(make_protocol, sock=copy, **options))
-        return Acceptor(servers)
+                server = await loop.create_server(make_protocol, sock=copy, **options)
+            accepting.callback(server.close)
+        return accepting
 
     def leave(self) -> None:
         """Close them in this process, after removing the file of a Unix socket.
@@ -127,28 +118,8 @@ class ListeningSockets:
         self.file = None
 
 
-class Acceptor:
-    """Accepts on copies of listening sockets."""
-
-    def __init__(self, servers: list[asyncio.Server]) -> None:
-        self._servers = servers
-
-    def close(self) -> None:
-        """Stop accepting; accepted connections stay open."""
-        for server in self._servers:
-            server.close()
-
-
 async def open_sockets(address: Address, mode: Mode = OWNER_ONLY) -> ListeningSockets:
-    """Open the sockets of an address.
-
-    Args:
-        address: as configured.
-        mode: rights of the file of a Unix socket; connecting needs write permission (unix(7)).
-
-    Raises:
-        OSError: it cannot be bound.
-    """
+    """Open the sockets of an address, or raise `OSError`; ``mode`` is that of a Unix socket's file."""
     match address:
         case TcpAddress():
             return ListeningSockets(address, await _open_tcp(address))
@@ -227,21 +198,13 @@ def _bound(family: int, where: Any, mode: Mode = OWNER_ONLY) -> socket.socket:
 
 
 def _socket_file(path: str) -> SocketFile | None:
-    """Return the socket at a path; ``None`` for another kind of file.
-
-    Raises:
-        OSError: nothing is there, or it is not accessible.
-    """
+    """Return the socket at a path; ``None`` for another kind of file, `OSError` for none."""
     found = os.lstat(path)
     return SocketFile(path, found.st_dev, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket without a listener, which would make bind fail.
-
-    Raises:
-        OSError: it has a listener, or is not a socket.
-    """
+    """Remove a socket without a listener, which would make bind fail; raise `OSError` for anything else."""
     try:
         found = _socket_file(path)
     except FileNotFoundError:

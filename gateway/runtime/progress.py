@@ -44,7 +44,6 @@ async def drained(peer: Peer, timeout_s: float, drain: Callable[[], Awaitable[No
     """Wait until writing may continue.
 
     Args:
-        peer: the connection.
         timeout_s: longest time without progress.
         drain: waits until the transport accepts more.
 
@@ -83,7 +82,6 @@ async def taken(peer: Peer, timeout_s: float) -> None:
     """Wait until a peer has received everything, makes no progress, or has closed the connection.
 
     Args:
-        peer: the connection.
         timeout_s: longest time without progress elsewhere; here one check interval, a quarter of it.
     """
     remaining_bytes = None

@@ -17,8 +17,6 @@ def hold() -> None:
 
 
 class Signals:
-    """Handles some signals by queueing them."""
-
     def __init__(self, numbers: Sequence[signal.Signals] = STOPPING) -> None:
         self._numbers = numbers
         self._queue: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -36,7 +34,6 @@ class Signals:
             asyncio.get_running_loop().remove_signal_handler(number)
 
     async def next(self) -> signal.Signals:
-        """Wait for the next signal."""
         return await self._queue.get()
 
     async def wait(self) -> None:

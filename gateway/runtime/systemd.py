@@ -30,15 +30,7 @@ class Activation:
     """
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
-        """Take the descriptors from the environment, and out of it: child processes must not see them.
-
-        Args:
-            environ: like `os.environ`.
-            pid: of this process.
-
-        Raises:
-            ConfigError: a descriptor is not a listening stream socket.
-        """
+        """Take the descriptors from the environment, and out of it: child processes must not see them."""
         listen_pid = environ.pop("LISTEN_PID", "")
         count = environ.pop("LISTEN_FDS", "")
         names = environ.pop("LISTEN_FDNAMES", "").split(":")
@@ -105,7 +97,6 @@ class Notifier:
         self._report("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """Report the drain."""
         self._report("STOPPING=1")
 
     async def keep_alive(self) -> None:

@@ -12,9 +12,6 @@ def server_context(server: ServerConfig) -> ssl.SSLContext | None:
     """Return the context for callers' connections; ``None`` for plain ones.
 
     Requires TLS 1.2, and with ``tls_client_ca`` a client certificate of that authority.
-
-    Raises:
-        ConfigError: the files cannot be used.
     """
     if not server.tls_cert:
         return None
@@ -31,11 +28,7 @@ def server_context(server: ServerConfig) -> ssl.SSLContext | None:
 
 
 def upstream_context(upstream: UpstreamConfig) -> ssl.SSLContext | None:
-    """Return the context for connections to the upstream; ``None`` for plain ones.
-
-    Raises:
-        ConfigError: the files cannot be used.
-    """
+    """Return the context for connections to the upstream; ``None`` for plain ones."""
     if upstream.url.scheme != "https":
         # Loading the system's certificates takes 20 ms.
         return None
@@ -47,11 +40,7 @@ def upstream_context(upstream: UpstreamConfig) -> ssl.SSLContext | None:
 
 
 def redis_context(redis: RedisConfig) -> ssl.SSLContext | None:
-    """Return the context for connections to Redis; ``None`` for plain ones.
-
-    Raises:
-        ConfigError: the file cannot be used.
-    """
+    """Return the context for connections to Redis; ``None`` for plain ones."""
     if not redis.url.reveal().startswith("rediss:"):
         return None
     return _client_context("redis.ca_file", redis.ca_file)
@@ -67,11 +56,7 @@ def iam_context(iam: IamConfig) -> ssl.SSLContext | None:
 
 
 def check_files(config: Config) -> None:
-    """Check that certificates, keys and authorities can be used.
-
-    Raises:
-        ConfigError: one line that names the key and the remedy.
-    """
+    """Raise `ConfigError` unless certificates, keys and authorities can be used."""
     server_context(config.server)
     if config.upstream.client_cert:
         upstream_context(config.upstream)

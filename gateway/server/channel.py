@@ -35,11 +35,7 @@ class Channel:
         return cls(*await asyncio.open_connection(sock=connected))
 
     def send(self, message: Message) -> bool:
-        """Send a message without waiting; do nothing if the channel is broken.
-
-        Returns:
-            ``False`` if it was not sent because the other end reads nothing.
-        """
+        """Send a message without waiting, unless the channel is broken; ``False`` if the other end hangs."""
         if self._writer.is_closing():
             return True
         if self._writer.transport.get_write_buffer_size() > _MOST_UNSENT_BYTES:
@@ -66,5 +62,4 @@ class Channel:
                 await self._writer.drain()
 
     def close(self) -> None:
-        """Close this end."""
         self._writer.close()

@@ -29,9 +29,7 @@ class InheritedSockets(msgspec.Struct, frozen=True):
     """The listening sockets of one address, for the next process.
 
     Attributes:
-        descriptors: of the sockets.
         address: as configured; empty if systemd opened them.
-        file: of a Unix socket.
     """
 
     descriptors: list[int] = []
@@ -39,7 +37,6 @@ class InheritedSockets(msgspec.Struct, frozen=True):
     file: SocketFile | None = None
 
     def is_at(self, address: Address) -> bool:
-        """Whether they belong to an address."""
         return bool(self.descriptors) and self.address in {"", str(address)}
 
     def hand_over_file(self, sockets: ListeningSockets) -> None:
@@ -69,8 +66,6 @@ class Inheritance(msgspec.Struct, frozen=True):
 
     Attributes:
         parent: process id of the former process.
-        listen: sockets of ``server.listen``.
-        admin: sockets of ``server.admin_listen``.
         formers: the former process, and earlier ones that still drain.
         ready: descriptor for one byte when the next process serves.
     """
@@ -90,7 +85,6 @@ class Inheritance(msgspec.Struct, frozen=True):
 
     @property
     def descriptors(self) -> list[int]:
-        """All inherited descriptors."""
         alive = [former.alive for former in self.formers]
         return [*self.listen.descriptors, *self.admin.descriptors, *alive, self.ready]
 
@@ -153,11 +147,7 @@ class HotRestartFailed(Exception):
 
 
 async def start_next(listen: InheritedSockets, admin: InheritedSockets, formers: list[FormerProcess]) -> int:
-    """Start the next process with this `Inheritance`, wait until it serves, and return its process id.
-
-    Raises:
-        HotRestartFailed: it ended, or does not serve in time.
-    """
+    """Start the next process with this `Inheritance`, wait until it serves, and return its process id."""
     ours, its = os.pipe()
     try:
         inherited = Inheritance(os.getpid(), listen, admin, formers, its)

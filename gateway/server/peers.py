@@ -20,6 +20,7 @@ class ChannelPeers:
     def __init__(self, number: int, send: Callable[[Message], object], counts: SharedCounts) -> None:
         # The memory tier calls this for each hit.
         self.is_current = counts.is_current
+        self.workers = len(counts.read())
         self.skip_missing = counts.catch_up
         self._number = number
         self._send = send
@@ -28,11 +29,9 @@ class ChannelPeers:
         self._has_received = asyncio.Event()
 
     def send(self, invalidations: list[Invalidation]) -> None:
-        """See `WorkerPeers.send`."""
         self._send(Invalidate(self._number, self._counts.raise_own(), invalidations))
 
     def send_uncounted(self, invalidation: Invalidation) -> None:
-        """See `WorkerPeers.send_uncounted`."""
         self._send(Invalidate(self._number, 0, [invalidation]))
 
     def received(self, message: Invalidate) -> bool:
@@ -43,7 +42,6 @@ class ChannelPeers:
         return is_next
 
     async def wait_current(self) -> bool:
-        """See `WorkerPeers.wait_current`."""
         sent = self._counts.read()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_RECEIVED_S):

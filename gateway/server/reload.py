@@ -74,11 +74,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def reread(sources: Sources, raw: Mapping[str, RawSetting]) -> Change:
-    """Read the settings again, and compare them with those in use.
-
-    Raises:
-        ConfigError: they are invalid; the old ones stay.
-    """
+    """Read the settings again and compare them with those in use; raise `ConfigError` if they are invalid."""
     fresh = sources.read()
     fresh |= {name: setting for name, setting in raw.items() if setting.source == FROM_ACTIVATION}
     new, old = config_of(fresh), config_of(raw)
@@ -107,7 +103,6 @@ class Reloads(msgspec.Struct):
     config_last_reload_success: bool = True
 
     def count(self, *, is_done: bool) -> None:
-        """Count one reload."""
         self.config_reloads += is_done
         self.config_reload_failures += not is_done
         self.config_last_reload_success = is_done

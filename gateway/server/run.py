@@ -148,11 +148,7 @@ class _Running(msgspec.Struct):
     config: Config
 
     async def until_stopped(self) -> None:
-        """Serve until a signal to stop or a hot restart, then drain.
-
-        Raises:
-            ServiceFailed: the service cannot go on.
-        """
+        """Serve until a signal to stop, a hot restart or `ServiceFailed`, then drain."""
         try:
             is_handover = await self._serve()
         except ServiceFailed:
@@ -262,16 +258,9 @@ class _Running(msgspec.Struct):
 async def take_sockets(
     key: str, address: Address, mode: Mode, inherited: InheritedSockets
 ) -> ListeningSockets:
-    """Return the inherited sockets of this address, or open new ones.
+    """Return the inherited sockets of this address, or open new ones and close the inherited.
 
-    Args:
-        key: the setting, for the error.
-        address: as configured.
-        mode: rights of the file of a Unix socket not opened by systemd.
-        inherited: from systemd or the former process; closed if they are at another address.
-
-    Raises:
-        ConfigError: the address cannot be bound.
+    ``key`` names the setting in the `ConfigError` when they cannot be bound; ``mode`` is not for systemd's.
     """
     try:
         if inherited.is_at(address):

@@ -14,11 +14,7 @@ _COUNT_BYTES = array(_TYPE).itemsize
 
 
 def open_shared_counts(count: int) -> int:
-    """Return the descriptor of that many counters, all 0, for child processes to inherit.
-
-    Raises:
-        OSError: out of memory.
-    """
+    """Return the descriptor of that many counters, all 0, for child processes to inherit."""
     if sys.platform == "linux":
         # A container may have no writable folder.
         descriptor = os.memfd_create("aos-gateway-counts")

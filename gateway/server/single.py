@@ -6,9 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 import msgspec
-from aiohttp import web
 
-from gateway.admin.app import build_admin
 from gateway.admin.server import AdminServer
 from gateway.app.gateway import Gateway
 from gateway.config.model import Config
@@ -24,7 +22,7 @@ class SingleProcess:
 
     def __init__(self, config: Config, reloads: Reloads) -> None:
         self._gateway = _Gateway(config, reloads)
-        self._admin = AdminServer(self._gateway.admin(), config.server.admin_listen)
+        self._admin = AdminServer(self._gateway)
         self.disable_memory = self._gateway.tiers.disable_memory
         self.enable_memory = self._gateway.tiers.enable_memory
         self.begin_drain = self._gateway.begin_drain
@@ -39,7 +37,7 @@ class SingleProcess:
     async def reload(self, config: Config, raw: Mapping[str, RawSetting]) -> None:
         del raw
         await self._gateway.apply(config)
-        await self._admin.replace(self._gateway.admin())
+        await self._admin.reload()
 
     def hand_over(self) -> None:
         self._gateway.hand_over()
@@ -63,12 +61,6 @@ class _Gateway(Gateway):
         super().__init__(config)
         self._reloads = reloads
 
-    def admin(self) -> web.Application:
-        """Make the admin application."""
-        server = self.config.server
-        return build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
-
     def metrics_snapshot(self) -> Snapshot:
-        """Return the metrics of the gateway and of the service."""
         service = {"workers": self.ready(), "worker_restarts": 0, **msgspec.structs.asdict(self._reloads)}
         return merged([super().metrics_snapshot(), unlabelled(service)])

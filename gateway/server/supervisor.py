@@ -42,10 +42,7 @@ class Supervisor:
     """A parent with its workers.
 
     Args:
-        config: the whole configuration.
         raw: the settings it was made of, for the workers.
-        count: how many workers.
-        reloads: for the metrics.
         liveness: descriptor that each worker keeps open; see `gateway.server.hot_restart.Lineage`.
 
     Attributes:
@@ -68,14 +65,10 @@ class Supervisor:
         self._counts = -1
         self._liveness = liveness
         self._operations = WorkersAdmin(config, self._workers, reloads)
-        self._admin = AdminServer(self._operations.app(), config.server.admin_listen)
+        self._admin = AdminServer(self._operations)
 
     async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
-        """Serve on these sockets, which are its own from now on, and wait until all workers do.
-
-        Raises:
-            ServiceFailed: it cannot start.
-        """
+        """Serve on these sockets, its own from now on; wait for all workers, or raise `ServiceFailed`."""
         self._sockets = sockets
         try:
             self._counts = open_shared_counts(self._count)
@@ -100,10 +93,9 @@ class Supervisor:
             worker.send(EnableMemory())
 
     async def reload(self, config: Config, raw: Mapping[str, RawSetting]) -> None:
-        """Have every worker apply a configuration that differs in live settings alone; later ones use it too.
+        """Have all workers, later ones too, apply a configuration that differs in live settings alone.
 
-        Raises:
-            ConfigError: the old one stays.
+        A `ConfigError` leaves the old one in use.
         """
         settings = pack(raw)
         # A worker that is still starting reads it after its first settings.
@@ -116,7 +108,7 @@ class Supervisor:
                 raise ConfigError(f"worker {worker.number} did not confirm; send SIGHUP again")
         self._settings = settings
         self._operations.config = config
-        await self._admin.replace(self._operations.app())
+        await self._admin.reload()
 
     def begin_drain(self) -> None:
         """Report not ready; requests are still accepted."""
@@ -189,7 +181,7 @@ class Supervisor:
             is_young = since_s is None or asyncio.get_running_loop().time() - since_s < _EARLY_S
             is_killed = since_s is not None and code == -signal.SIGKILL
             early = early + 1 if is_young and not is_killed else 0
-            _log.error("worker %d, process %d, ended: %s", number, worker.pid, _describe(code))
+            _log.error("worker %d, process %d, ended: %s", number, worker.process.pid, _describe(code))
             if early >= _MOST_EARLY:
                 self._fail(
                     f"worker {number} ended {early} times soon after its start, last with {_describe(code)}; "
@@ -214,7 +206,7 @@ class Supervisor:
         return worker
 
     def _on_serving(self, worker: WorkerProcess) -> None:
-        _log.info("worker %d serves, process %d", worker.number, worker.pid)
+        _log.info("worker %d serves, process %d", worker.number, worker.process.pid)
         if len(self._workers) == self._count and all(each.is_serving for each in self._workers.values()):
             self._all_serve.set()
 

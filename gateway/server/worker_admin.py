@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
-from gateway.admin.app import build_admin
 from gateway.config.model import Config
 from gateway.server.reload import Reloads
 from gateway.server.worker_process import WorkerProcess
@@ -44,26 +42,19 @@ class WorkersAdmin:
         self._ended: Snapshot = {}
         self._refreshing: asyncio.Future[Any] | None = None
 
-    def app(self) -> web.Application:
-        """Make the admin application."""
-        server = self.config.server
-        return build_admin(self, token=server.admin_token, hosts=server.admin_hosts)
-
     def ended(self, worker: WorkerProcess) -> None:
         """Keep the last reported counts of a worker that ended."""
         self._ended = merged([self._ended, only_counts(worker.state.metrics)])
 
     def ready(self) -> bool:
-        """Whether any worker accepts requests."""
         return not self.is_draining and any(worker.is_available for worker in self._workers.values())
 
     def health(self) -> dict[str, object]:
-        """Return the health of each worker."""
         return {
             "workers": [
                 {
                     "worker": worker.number,
-                    "pid": worker.pid,
+                    "pid": worker.process.pid,
                     "ready": worker.is_available and worker.state.is_ready,
                     **worker.state.health,
                 }
@@ -83,11 +74,9 @@ class WorkersAdmin:
         return merged([self._ended, *running, unlabelled(service)])
 
     def executions(self) -> list[TopExecution]:
-        """Return the executions requested most, through any worker."""
         return top_executions.merged(worker.state.executions for worker in self._workers.values())
 
     def throttled(self) -> list[ThrottledCaller]:
-        """Return the callers that receive the most 429 responses, from any worker."""
         return throttled.merged(worker.state.throttled for worker in self._workers.values())
 
     async def refresh(self) -> None:

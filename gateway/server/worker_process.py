@@ -10,7 +10,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.server import messages
@@ -32,7 +33,6 @@ async def spawn_worker(
     """Start a worker.
 
     Args:
-        start: the first message to it.
         inherited: descriptors that `gateway.server.worker.main` takes after the channel.
         liveness: descriptor that it keeps open; see `gateway.server.hot_restart.Lineage`.
     """
@@ -55,16 +55,14 @@ async def spawn_worker(
     return process, channel
 
 
+@dataclass(eq=False, repr=False)
 class WorkerProcess:
     """A worker that runs, or has ended.
 
-    Args:
-        number: index of the worker.
+    Attributes:
         process: from `spawn_worker`, like its channel.
         on_invalidate: forwards its invalidations to the other workers.
         on_serving: called when it begins to serve.
-
-    Attributes:
         is_subscribed: it must receive the other workers' invalidations.
         is_serving: it accepts requests.
         is_responsive: it responded to the last `refresh`.
@@ -72,31 +70,22 @@ class WorkerProcess:
         state: the last state it reported.
     """
 
-    def __init__(
-        self,
-        number: int,
-        process: asyncio.subprocess.Process,
-        channel: Channel,
-        on_invalidate: Callable[[WorkerProcess, Invalidate], None],
-        on_serving: Callable[[WorkerProcess], None],
-    ) -> None:
-        self.number = number
-        self.pid = process.pid
-        self.is_subscribed = False
-        self.is_serving = False
-        self.is_responsive = True
-        self.served_since_s: float | None = None
-        self.state = State()
-        self._process = process
-        self._channel = channel
-        self._on_invalidate = on_invalidate
-        self._on_serving = on_serving
-        self._request_ids = itertools.count(1)
-        # Of requests without a response yet, by id; None when none will come.
-        self._responses: dict[int, asyncio.Future[bytes | None]] = {}
-        # Counted, not timed: a parent that was stopped for a while must not take its workers for hung.
-        self._unanswered = 0
-        self._is_given_up = False
+    number: int
+    process: asyncio.subprocess.Process
+    channel: Channel
+    on_invalidate: Callable[[WorkerProcess, Invalidate], None]
+    on_serving: Callable[[WorkerProcess], None]
+    is_subscribed: bool = field(default=False, init=False)
+    is_serving: bool = field(default=False, init=False)
+    is_responsive: bool = field(default=True, init=False)
+    served_since_s: float | None = field(default=None, init=False)
+    state: State = field(default_factory=State, init=False)
+    _request_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
+    # Of requests without a response yet, by id; None when none will come.
+    _responses: dict[int, asyncio.Future[bytes | None]] = field(default_factory=dict, init=False)
+    # Counted, not timed: a parent that was stopped for a while must not take its workers for hung.
+    _unanswered: int = field(default=0, init=False)
+    _is_given_up: bool = field(default=False, init=False)
 
     @property
     def is_available(self) -> bool:
@@ -109,7 +98,7 @@ class WorkerProcess:
         receiving = tasks.start(self._receive(), "worker-channel")
         tasks.start(self._ping(), "worker-ping")
         try:
-            code = await self._process.wait()
+            code = await self.process.wait()
             # Its last messages may still be unread.
             await asyncio.wait((receiving,), timeout=_PING_S)
             return code
@@ -118,17 +107,16 @@ class WorkerProcess:
             await tasks.cancel()
             for response in self._responses.values():
                 response.set_result(None)
-            self._channel.close()
+            self.channel.close()
 
     def send(self, message: Message) -> None:
         """Send a message; kill the worker if it reads none."""
-        if not self._channel.send(message):
+        if not self.channel.send(message):
             self._give_up("takes no messages any more")
 
     def kill(self) -> None:
-        """Send SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGKILL)
+            self.process.send_signal(signal.SIGKILL)
 
     async def refresh(self, timeout_s: float) -> None:
         """Request its state; without a response the last one stays."""
@@ -158,11 +146,11 @@ class WorkerProcess:
         return response.result() if response.done() else None
 
     async def _receive(self) -> None:
-        while (message := await self._channel.receive()) is not None:
+        while (message := await self.channel.receive()) is not None:
             self._unanswered = 0
             match message:
                 case Invalidate():
-                    self._on_invalidate(self, message)
+                    self.on_invalidate(self, message)
                 case messages.Response(request_id=request_id, body=body):
                     response = self._responses.pop(request_id, None)
                     if response is not None:
@@ -172,7 +160,7 @@ class WorkerProcess:
                     if is_serving:
                         self.is_serving = True
                         self.served_since_s = asyncio.get_running_loop().time()
-                        self._on_serving(self)
+                        self.on_serving(self)
                 case messages.FinalState(state=state):
                     self.state = messages.read_state(state)
                 case _:
@@ -188,6 +176,6 @@ class WorkerProcess:
     def _give_up(self, why: str) -> None:
         if not self._is_given_up:
             self._is_given_up = True
-            _log.error("worker %d, process %d, %s: it is killed", self.number, self.pid, why)
+            _log.error("worker %d, process %d, %s: it is killed", self.number, self.process.pid, why)
             # Once: a second signal could reap the process before asyncio reads its exit code.
             self.kill()

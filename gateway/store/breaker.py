@@ -21,8 +21,6 @@ _LAST_PAUSE_S = 0.5
 
 
 class BreakerState(enum.Enum):
-    """Whether operations are sent."""
-
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
@@ -49,7 +47,6 @@ class Breaker:
         return self._pause_s
 
     def begin_probe(self) -> None:
-        """Begin a probe."""
         self.state = BreakerState.HALF_OPEN
 
     def succeeded(self, operation: str = PROBE) -> None:

@@ -60,19 +60,16 @@ class Changes:
         self._floor = 0
 
     def next(self) -> int:
-        """Return a number greater than all before."""
         self.number += 1
         return self.number
 
     def change(self, name: bytes) -> None:
-        """Change a name."""
         self._changed[name] = self.next()
         self._changed.move_to_end(name)
         if len(self._changed) > self._limit:
             _, self._floor = self._changed.popitem(last=False)
 
     def change_all(self) -> None:
-        """Change every name."""
         self._changed.clear()
         self._floor = self.next()
 
@@ -125,7 +122,6 @@ class Invalidations:
 
     @property
     def pending(self) -> int:
-        """How many stacks wait for confirmation."""
         return sum(map(len, self._unconfirmed)) + len(self._confirmed) - self._current
 
     def invalidate(

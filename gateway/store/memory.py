@@ -105,7 +105,6 @@ class MemoryStore:
             self.discard(local)
 
     def clear(self) -> None:
-        """Remove everything."""
         self._copies.clear()
         self._by_stack.clear()
         self.size_bytes = 0

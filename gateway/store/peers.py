@@ -24,6 +24,10 @@ class Invalidation(msgspec.Struct, frozen=True, gc=False):
 class WorkerPeers(Protocol):
     """Sends invalidations to the other workers, and knows whether all of theirs have been received."""
 
+    @property
+    def workers(self) -> int:
+        """How many there are, this one too."""
+
     def is_current(self) -> bool:
         """Whether every invalidation sent until now has been received; never waits."""
 

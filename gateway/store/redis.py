@@ -35,8 +35,6 @@ class RedisStore:
     """Keeps entries in Redis.
 
     Args:
-        secret: ``cache.secret`` as bytes.
-        clock: wall time decides when entries end.
         on_connection_opened: called before a new connection carries a command.
         on_wrong_server: called when the server is the wrong one and every connection was closed.
         on_recovered: see `Condition`.
@@ -107,11 +105,7 @@ class RedisStore:
         return None
 
     async def write(self, writes: Sequence[Write]) -> None:
-        """Send writes in order, in one round trip, within the timeout.
-
-        Raises:
-            StoreError: some or all may not have been made.
-        """
+        """Send writes in order, in one round trip, in time; after a `StoreError` some may be missing."""
         wall_s, monotonic_s = self._clock.wall_s(), self._clock.monotonic_s()
         pipeline = self.link.client.pipeline(transaction=False)
         for write in writes:
@@ -231,12 +225,9 @@ class RedisStore:
         return LookupResult(entry, generation, is_absent=entry is None)
 
     async def _in_time(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Run one operation, and wait at most for the timeout.
+        """Run one operation, and wait at most for the timeout; `StoreError` if it fails or takes longer.
 
         Whoever leaves does not cancel it: that would cost the connection.
-
-        Raises:
-            StoreError: it failed, it takes longer, or the breaker is open.
         """
         if not self.condition.breaker.is_closed:
             raise StoreError("open")

@@ -40,7 +40,6 @@ class Condition:
         self._command_logs: dict[str, StateLog] = {}
 
     def succeeded(self, operation: str) -> None:
-        """Record a success."""
         self.is_up = self._has_been_up = True
         self.refuses = False
         self.breaker.succeeded(operation)
@@ -59,10 +58,9 @@ class Condition:
         self._log_down("answers too slowly")
 
     def failed(self, operation: str, error: Exception, password: str) -> bool:
-        """Record a failure, and keep the password out of the log.
+        """Record a failure; return whether the server is newly the wrong one: close every connection.
 
-        Returns:
-            Whether this server has turned out to be the wrong one: close every connection.
+        The password is kept out of the log.
         """
         if operation in (CHECK, PROBE):
             self._is_checked = False

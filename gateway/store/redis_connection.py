@@ -29,7 +29,6 @@ class RedisSettings(msgspec.Struct, frozen=True):
     Attributes:
         url: checked ``redis://``, ``rediss://`` or ``unix://`` URL.
         timeout_s: of one operation, connecting included.
-        max_connections: bound of the pool.
         generation_ttl_s: how long a generation outlives the last store under it.
         mint_ttl_s: how long a new generation lives without a store.
         tls: for a ``rediss://`` URL; ``None`` takes the library's own.
@@ -44,7 +43,6 @@ class RedisSettings(msgspec.Struct, frozen=True):
 
     @property
     def password(self) -> str:
-        """The password in the URL, "" without one."""
         password: object = parse_url(self.url).get("password")
         return password if isinstance(password, str) else ""
 
@@ -66,7 +64,6 @@ class _EndsAtOnce(AbstractConnection):
         failure_count: int | None = None,
         health_check_failed: bool = False,
     ) -> None:
-        """Abort the socket."""
         del nowait
         if self._writer is not None:
             self._writer.transport.abort()
@@ -120,7 +117,6 @@ class Link:
     """The pool: opens connections on demand, and keeps them.
 
     Args:
-        tasks: run the closing of connections.
         on_opened: called before a new connection carries a command.
 
     Attributes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from gateway.core.caching.key import EntryKey
 from gateway.store.lookup import FAILED, LookupResult
@@ -22,34 +23,27 @@ OnResult = Callable[[LookupResult], None]
 _Batch = dict[bytes, tuple[EntryKey, list[OnResult]]]
 
 
+@dataclass(eq=False, repr=False)
 class LookupBatcher:
     """Collects look-ups and sends them together, those of the same entry as one.
 
     A batch holds those of one turn of the event loop; while others are under way also those of the next
     millisecond, because a command costs more than its keys.
 
-    Args:
+    Attributes:
         timeout_s: how long each of them waits.
         mget: reads keys in order; raises `StoreError`.
         result_of: makes the result of the values at an entry's key and at its stack's generation key.
-        tasks: runs the batches.
     """
 
-    def __init__(
-        self,
-        timeout_s: float,
-        mget: Callable[[list[bytes]], Awaitable[list[object]]],
-        result_of: Callable[[EntryKey, object, object], LookupResult],
-        tasks: TaskSet,
-    ) -> None:
-        self._timeout_s = timeout_s
-        self._mget = mget
-        self._result_of = result_of
-        self._tasks = tasks
-        self._waiting: _Batch = {}
-        self._under_way = 0
-        self._next: asyncio.Handle | None = None
-        self._loop = asyncio.get_running_loop()
+    timeout_s: float
+    mget: Callable[[list[bytes]], Awaitable[list[object]]]
+    result_of: Callable[[EntryKey, object, object], LookupResult]
+    tasks: TaskSet
+    _waiting: _Batch = field(default_factory=dict, init=False)
+    _under_way: int = field(default=0, init=False)
+    _next: asyncio.Handle | None = field(default=None, init=False)
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop, init=False)
 
     def add(self, key: EntryKey, on_result: OnResult) -> None:
         """Look up one entry; ``on_result`` is called later, within the timeout."""
@@ -71,15 +65,15 @@ class LookupBatcher:
         waiting = iter(self._waiting.items())
         self._waiting = {}
         while batch := dict(itertools.islice(waiting, _BATCH)):
-            self._tasks.start(self._look_up(batch), "redis-lookup")
+            self.tasks.start(self._look_up(batch), "redis-lookup")
 
     async def _look_up(self, batch: _Batch) -> None:
         # One deadline for all of one turn. The command itself is not cancelled.
-        deadline = self._loop.call_later(self._timeout_s, self._deliver, batch, None)
+        deadline = self._loop.call_later(self.timeout_s, self._deliver, batch, None)
         self._under_way += 1
         values: list[object] | None = None
         try:
-            values = await self._mget(
+            values = await self.mget(
                 [name for key, _ in batch.values() for name in (key.name, key.generation)]
             )
         except StoreError:
@@ -99,7 +93,7 @@ class LookupBatcher:
             result = FAILED
             try:
                 if values is not None:
-                    result = self._result_of(key, values[2 * number], values[2 * number + 1])
+                    result = self.result_of(key, values[2 * number], values[2 * number + 1])
             except Exception as error:
                 self._report(error)
             for on_result in on_results:

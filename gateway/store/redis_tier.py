@@ -51,7 +51,6 @@ class RedisTier:
     """Redis as one tier; nothing of a stack is read or stored there while its invalidation is pending.
 
     Args:
-        secret: ``cache.secret`` as bytes.
         on_message: called with each invalidation by another replica.
         on_subscribed: called when the subscription is confirmed: messages may have been missed until then.
 
@@ -111,7 +110,6 @@ class RedisTier:
         self._subscription.settings = settings
 
     def state(self) -> RedisState:
-        """Return the state of the tier now."""
         condition, link = self._store.condition, self._store.link
         return RedisState(
             is_configured=True,
@@ -144,11 +142,7 @@ class RedisTier:
             self._removal_failed(fill_token.key)
 
     async def invalidate(self, invalidations: Sequence[PendingInvalidation]) -> bool:
-        """Send invalidations now, for at most the timeout, and again later what Redis has not confirmed.
-
-        Returns:
-            Whether Redis confirmed all.
-        """
+        """Send invalidations, for at most the timeout; return whether all are confirmed, retry the rest."""
         try:
             return await self._sender.send(invalidations)
         finally:

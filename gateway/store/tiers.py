@@ -24,10 +24,8 @@ class Tiers:
     """The stores of one gateway.
 
     Args:
-        cache: the section of the configuration.
         longest_ttl_s: no entry lives longer.
         redis: how to reach Redis; ``None`` without it.
-        secret: ``cache.secret`` as bytes.
         on_invalidate: called for each invalidated stack, before the next ``await``: detach its fetches.
         on_drop: called with `EntryKey.local` of an entry that AOS has refused to its caller.
         on_start_over: called when invalidations may have been missed: detach all fetches.
@@ -90,7 +88,6 @@ class Tiers:
             self.redis.connect_with(settings)
 
     def redis_state(self) -> RedisState:
-        """Return the state of the Redis tier now."""
         return self.redis.state() if self.redis is not None else RedisState()
 
     def disable_memory(self) -> None:
@@ -142,7 +139,6 @@ class Tiers:
         """Look up what memory does not have, without a task.
 
         Args:
-            key: of the entry.
             on_result: called once, perhaps before this returns; with ``None`` when only `lookup` can tell.
         """
         if self._peers is not None and not self._peers.is_current():
@@ -214,8 +210,7 @@ class Tiers:
     def store(self, fill_token: FillToken, entry: Entry) -> Reason | None:
         """Keep a record in every tier that may have it; the write to Redis is queued.
 
-        Returns:
-            ``None`` when at least one tier took it, otherwise why none did.
+        ``None`` when at least one tier took it, otherwise why none did.
         """
         is_invalidated = self._changes.has_changed(fill_token.key.stack, fill_token.since)
         if is_invalidated or not fill_token.ends_in_order():
@@ -236,7 +231,6 @@ class Tiers:
         look-up found it absent and nothing was stored since.
 
         Args:
-            fill_token: of that fetch.
             lookup: before the fetch.
             everywhere: other workers remove it also when there is nothing to remove here.
         """

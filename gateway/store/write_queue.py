@@ -52,7 +52,6 @@ class WriteQueue:
         return True
 
     async def wait(self) -> None:
-        """Wait until it is not empty."""
         await self._is_filled.wait()
 
     def take(self) -> list[Write]:

@@ -63,17 +63,14 @@ class AccessLog:
         self.change(settings)
 
     def change(self, settings: LogConfig) -> None:
-        """Change the settings."""
         self._sample, self._names_callers = settings.sample, settings.caller
         self.is_on = settings.access == "all" and settings.sample > 0
         self._least_status = {"all": 0, "errors": 400, "off": 1000}[settings.access]
 
     def wants_hit(self) -> bool:
-        """Return whether this hit is logged."""
         return self.is_on and (self._sample >= 1 or random.random() < self._sample)
 
     def wants(self, status: int, cache_status: CacheStatus | None) -> bool:
-        """Return whether a response is logged."""
         if status < self._least_status:
             return False
         if status >= 400 or outcome(cache_status) != HIT:
@@ -122,7 +119,6 @@ class AccessLog:
             peer: the caller's address.
             method: the method token; empty when the request line was malformed.
             path: the target as received.
-            status: of the response; `ABORTED` without one.
             took_s: from the parsed request to the last byte of the response.
             received_bytes: head and body as far as read, without chunk framing.
             sent_bytes: head and body as far as written.
@@ -171,7 +167,6 @@ class AccessLog:
 
 
 def set_level(level: str) -> None:
-    """Set the least level that is logged."""
     logging.getLogger().setLevel(level.upper())
 
 

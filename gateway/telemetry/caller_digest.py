@@ -35,10 +35,10 @@ class CallerDigest:
     def of(self, caller: Identity | Fields) -> str:
         """Return the digest of an identity, or of the credential in a request's fields; empty without one."""
         if isinstance(caller, Identity):
-            return self._digest(caller.flight)
+            return self._digest(caller.credential)
         found = self._identity_reader.identify(caller)
         if isinstance(found, Identity):
-            return self._digest(found.flight)
+            return self._digest(found.credential)
         # Each signature is different, its access key is not.
         credentials = access_keys(caller) or (*values(caller, TOKEN_FIELD), *values(caller, b"authorization"))
         return self._digest(b"\n".join(credentials)) if any(credentials) else ""

@@ -20,13 +20,11 @@ class EventLoopLag:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Start; needs a running loop."""
         # Not the loop's own time, which uvloop updates once an iteration.
         self._due_s = time.monotonic() + self._every_s
         self._timer = asyncio.get_running_loop().call_later(self._every_s, self._measure)
 
     def stop(self) -> None:
-        """Stop; may be repeated."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

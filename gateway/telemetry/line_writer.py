@@ -32,7 +32,6 @@ class LineWriter:
     description. When the buffer is full, lines are lost until it is empty again; then one line says how many.
 
     Args:
-        descriptor: where to write.
         most_bytes: bound of the buffer; lines beyond it are lost.
 
     Attributes:
@@ -146,11 +145,7 @@ class _LineStream(io.TextIOBase):
         self._begun = ""
 
     def write(self, text: str) -> int:
-        """Write text, whole lines at a time.
-
-        Raises:
-            BrokenPipeError: there is no reader.
-        """
+        """Write text, whole lines at a time; raise `BrokenPipeError` without a reader."""
         if self._writer.has_no_reader:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         *lines, self._begun = (self._begun + text).split("\n")

@@ -34,7 +34,6 @@ class JsonLines(logging.Formatter):
         self._second = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a record as a line."""
         second, text = self._second
         if second != int(record.created):
             second = int(record.created)
@@ -62,7 +61,6 @@ class TextLines(logging.Formatter):
         self.converter = time.gmtime
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # overrides `logging.Formatter`
-        """Return the line without traceback."""
         fields = "".join(
             f" {name}={_word(value)}" for name, value in _fields(record).items() if value not in (None, "")
         )
@@ -79,7 +77,6 @@ class LineHandler(logging.Handler):
         writer.lost_line = self._lost_line
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record."""
         try:
             self._writer.write(self.format(record))
         except Exception:

@@ -28,11 +28,7 @@ class TokenBucket:
 
 
 class LogLimit(logging.Filter):
-    """Drops lines beyond a rate; the next line written says how many.
-
-    Attributes:
-        dropped: lines dropped since the start.
-    """
+    """Drops lines beyond a rate; the next line written says how many."""
 
     def __init__(self, bucket: TokenBucket) -> None:
         super().__init__()
@@ -41,7 +37,6 @@ class LogLimit(logging.Filter):
         self._reported = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a line is written."""
         if not self._bucket.take():
             self.dropped += 1
             return False

@@ -27,7 +27,6 @@ class Histogram:
         self.total_s = 0.0
 
     def observe(self, duration_s: float) -> None:
-        """Count one duration."""
         self.counts[bisect_left(self.bounds_s, duration_s)] += 1
         self.total_s += duration_s
 
@@ -83,7 +82,6 @@ class Metrics:
 
         Args:
             cache_status: what the cache did; ``None`` for a response of the gateway itself.
-            status: of the response.
             duration_s: from the parsed request to the response head, without what its caller asked to wait.
         """
         reason = cache_status.reason if cache_status is not None else None
@@ -119,7 +117,6 @@ class Metrics:
         self.upstream_s.get(labels, self.upstream_s[NO_STATUS,]).observe(duration_s)
 
     def snapshot(self) -> Snapshot:
-        """Return everything that was counted."""
         found: Snapshot = {
             name: {labels: (*one.counts, one.total_s) for labels, one in histograms.items()}
             for name, histograms in self._histograms.items()

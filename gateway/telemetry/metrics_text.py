@@ -32,15 +32,7 @@ _QVALUE = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
 
 def render(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
-    """Encode a snapshot.
-
-    Args:
-        snapshot: of one process or merged.
-        accept: value of the request's ``Accept``.
-
-    Returns:
-        The body and its content type: OpenMetrics 1.0 where it is preferred, else text 0.0.4.
-    """
+    """Return a snapshot as text and its content type: OpenMetrics 1.0 if ``Accept`` prefers it, or 0.0.4."""
     encode, content_type = _preferred(accept)
     return encode(_Families(snapshot)), content_type
 

@@ -44,7 +44,6 @@ class StateLog:
             self._write("down", f"down: {reason}", reason=reason)
 
     def up(self) -> None:
-        """Report a success."""
         if not self._failures:
             return
         if not self._logged:

@@ -146,7 +146,6 @@ class TopExecutions:
 
         Args:
             path: of the execution call, after ``/v2/stacks/``.
-            entry: the entry served.
             hits: of the fast path up to now.
         """
         stack_id, _, rest = path.partition(b"/")

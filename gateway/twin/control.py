@@ -71,7 +71,6 @@ class Control:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Respond to one request."""
         if not _is_local(request):
             return _response(
                 403, {"error": "the control address is not for web pages: use a loopback Host, no Origin"}

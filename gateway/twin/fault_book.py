@@ -86,18 +86,13 @@ class FaultBook:
         self._waiting: list[_Waiting] = []
 
     def add(self, fault: Fault, now_s: float) -> None:
-        """Add a fault.
-
-        Raises:
-            TooManyFaultsError: when `MAX_FAULTS` wait already.
-        """
+        """Add a fault, unless `MAX_FAULTS` wait already."""
         if len(self.waiting(now_s)) >= MAX_FAULTS:
             raise TooManyFaultsError
         ends_s = None if fault.duration_s is None else now_s + fault.duration_s
         self._waiting.append(_Waiting(fault=fault, ends_s=ends_s, left=fault.count))
 
     def clear(self) -> None:
-        """Remove all faults."""
         self._waiting.clear()
 
     def waiting(self, now_s: float) -> list[Fault]:

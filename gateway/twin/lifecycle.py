@@ -46,7 +46,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         running_s: when it turns to Running.
         winding_down_s: when it turns to Cancelling or Pausing; None when it does not.
         ends_s: when it reaches `outcome`; later than every sub-object's end.
-        outcome: its last phase.
         progress: pairs of a time and the percentage reached then, both growing.
     """
 

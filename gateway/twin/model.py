@@ -49,7 +49,6 @@ class Model:
     """
 
     def __init__(self, profile: Profile, seed: int) -> None:
-        """Make the model with what the profile's preset describes."""
         self._profile = profile
         self._seed = seed
         self._stacks: dict[str, Stack] = {}
@@ -60,11 +59,7 @@ class Model:
             self._make_preset(profile.preset)
 
     def create_stack(self, project: str, new: NewStack, now_s: float) -> Stack:
-        """Make a stack without any execution.
-
-        Raises:
-            RefusedError: the name is taken (NameTakenError), or there are too many stacks.
-        """
+        """Make a stack without any execution, unless the name is taken or there are too many."""
         key = (project, new.name)
         holder = self._by_name.get(key)
         if holder is not None and self.stack(project, holder.guid, now_s) is not None:
@@ -104,7 +99,6 @@ class Model:
         return stack
 
     def stacks(self, project: str, now_s: float) -> list[Stack]:
-        """Return a project's stacks, oldest first."""
         return [stack for stack in self.all_stacks(now_s) if stack.project == project]
 
     def all_stacks(self, now_s: float) -> list[Stack]:
@@ -112,21 +106,13 @@ class Model:
         return [stack for stack in self._stacks.values() if not stack.is_gone(now_s)]
 
     def start(self, stack: Stack, order: Order, now_s: float) -> Execution:
-        """Start an execution.
-
-        Raises:
-            RefusedError: while another one is running.
-        """
+        """Start an execution, unless another one is running."""
         if stack.last is not None and stack.last.is_under_way(now_s):
             raise RefusedError(_BUSY)
         return self._start(stack, order, now_s)
 
     def cancel(self, stack: Stack, now_s: float) -> Execution:
-        """Cancel the running execution; it keeps its record.
-
-        Raises:
-            RefusedError: when none is running.
-        """
+        """Cancel the running execution, if there is one; it keeps its record."""
         last = stack.last
         if last is None or not last.is_under_way(now_s):
             raise RefusedError("The stack executes no lifecycle.")

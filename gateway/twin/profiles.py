@@ -21,7 +21,6 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         project: the project that owns all of it; token "<project>:anything" sees it.
-        stacks: how many stacks.
         executions_per_stack: finished executions of each stack.
         running_stacks: how many of the stacks have one more execution that is still running.
         running_s: how long those continue from the start of the twin, seconds.
@@ -114,11 +113,7 @@ PROFILES: Final = {profile.name: profile for profile in (DEMO, LOAD, REALISTIC, 
 
 
 def profile_named(name: str) -> Profile:
-    """Return the profile of that name.
-
-    Raises:
-        TwinError: when there is none.
-    """
+    """Return the profile of that name; raise `TwinError` when there is none."""
     profile = PROFILES.get(name)
     if profile is None:
         raise TwinError(f"unknown twin profile {name[:80]!r}; choose one of {', '.join(PROFILES)}")

@@ -94,11 +94,7 @@ def read_new_stack(body: bytes, project: str) -> tuple[NewStack, Order | None]:
 
 
 def read_order(body: bytes) -> Order | None:
-    """Read what lifecycle to run; None for "cancel", which starts no execution but ends the running one.
-
-    Raises:
-        BadBodyError: when AOS would reject it.
-    """
+    """Read what lifecycle to run; None for "cancel", which starts no execution but ends the running one."""
     wanted = _decoded(_RUN_LIFECYCLE, body)
     if wanted.lifecycle == CANCEL:
         return None
@@ -116,22 +112,14 @@ def read_order(body: bytes) -> Order | None:
 
 
 def read_flag(name: str, text: str | None) -> bool:
-    """Read a query parameter; absent means false.
-
-    Raises:
-        BadBodyError: when it is neither true nor false.
-    """
+    """Read a query parameter, true or false; absent means false."""
     if text is None or re.fullmatch("true|false", text):
         return text == "true"
     raise BadBodyError(f"{name} must be true or false")
 
 
 def outcome_of(text: object) -> Phase:
-    """Return the phase of that name in which an execution can end.
-
-    Raises:
-        BadBodyError: when it is none.
-    """
+    """Return the phase of that name in which an execution can end."""
     for phase in SUB_OUTCOMES:
         if text == phase.value:
             return phase

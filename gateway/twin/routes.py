@@ -29,7 +29,6 @@ class Route(StrEnum):
 
     @property
     def label(self) -> str:
-        """Its name in counts and in the log."""
         return self.name.lower()
 
 

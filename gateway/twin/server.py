@@ -1,6 +1,7 @@
 """The twin's listeners: start, stop, and the command `aos-gateway twin`."""
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from aiohttp import web
 
 from gateway.config.address import Address, UnixAddress, is_loopback
 from gateway.runtime.event_loop import loop_factory
-from gateway.runtime.listeners import Acceptor, ListeningSockets, address_of, open_sockets, why_not
+from gateway.runtime.listeners import ListeningSockets, address_of, open_sockets, why_not
 from gateway.runtime.signals import Signals
 from gateway.twin.api import Api
 from gateway.twin.control import Control
@@ -40,7 +41,7 @@ class Twin:
         self.world = World(profile, seed)
         self.url = ""
         self.control_url: str | None = None
-        self._listening: list[tuple[ListeningSockets, Acceptor, web.Server]] = []
+        self._listening: list[tuple[ListeningSockets, contextlib.ExitStack, web.Server]] = []
 
     async def start(self, listen: Address, control: Address | None = None) -> None:
         """Begin to listen.

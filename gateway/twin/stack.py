@@ -83,7 +83,6 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
 
     def view(self, now_s: float) -> View:
-        """Return what the record shows at a moment."""
         return view_at(self.plan, now_s)
 
     def version(self, now_s: float) -> int:
@@ -91,7 +90,6 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
         return self.first_version + self.view(now_s).changes
 
     def is_under_way(self, now_s: float) -> bool:
-        """Tell whether it has not reached its last phase."""
         return now_s < self.plan.ends_s
 
 
@@ -121,7 +119,6 @@ class Stack(msgspec.Struct, kw_only=True, eq=False):
         return next(reversed(self.executions.values()), None)
 
     def newest(self, count: int) -> list[Execution]:
-        """Return at most `count` executions, newest first."""
         return list(islice(reversed(self.executions.values()), count))
 
     def is_gone(self, now_s: float) -> bool:

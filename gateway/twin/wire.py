@@ -22,11 +22,7 @@ _TICK_S: Final = 0.02
 
 
 async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes | None:
-    """Read a request's body.
-
-    Returns:
-        None when it is larger than the limit; the rest is not read, so that the connection has to be closed.
-    """
+    """Read a request's body; None when it is larger, so that the connection has to be closed."""
     if not request.can_read_body:
         return b""
     if request.headers.get("Expect", "").lower() == "100-continue":

@@ -1,16 +1,47 @@
 """The twin's state, shared by the API and the control address."""
 
+import time
 from collections import Counter, deque
 from random import Random
 from typing import Final
 
-from gateway.twin.clock import Clock
 from gateway.twin.fault_book import FaultBook
 from gateway.twin.model import Model
 from gateway.twin.profiles import EPOCH_S, Profile
 from gateway.twin.tokens import digest
 
 _MAX_REVOKED: Final = 10_000
+
+
+class Clock:
+    """Modelled Unix time in seconds: starts at a fixed moment, runs at real speed and can jump ahead."""
+
+    def __init__(self, epoch_s: float) -> None:
+        self._origin_s = epoch_s - time.monotonic()
+        self._frozen_at_s: float | None = None
+
+    def now_s(self) -> float:
+        """Return the modelled time, which never goes back."""
+        return self._origin_s + time.monotonic() if self._frozen_at_s is None else self._frozen_at_s
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether only jumps move the time."""
+        return self._frozen_at_s is not None
+
+    def advance(self, by_s: float) -> None:
+        self._origin_s += by_s
+        if self._frozen_at_s is not None:
+            self._frozen_at_s += by_s
+
+    def freeze(self) -> None:
+        """Let only `advance` move the time, so that runs repeat to the byte."""
+        self._frozen_at_s = self.now_s()
+
+    def thaw(self) -> None:
+        if self._frozen_at_s is not None:
+            self._origin_s = self._frozen_at_s - time.monotonic()
+            self._frozen_at_s = None
 
 
 class World:

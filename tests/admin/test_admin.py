@@ -15,7 +15,7 @@ import uvloop
 from aiohttp import web
 
 from gateway.admin.app import build_admin
-from gateway.admin.connection import MOST_CONNECTIONS, AdminConnection
+from gateway.admin.server import MOST_CONNECTIONS, AdminConnection
 from gateway.config.secret import Secret
 from gateway.telemetry.snapshot import Snapshot, unlabelled
 from gateway.telemetry.throttled import ThrottledCaller
@@ -83,8 +83,10 @@ async def _running(
     gateway: _Gateway, *, token: str = "", is_far: bool = False, path: str | None = None
 ) -> AsyncIterator[str]:
     """Serve the admin application and yield its address."""
-    app = build_admin(gateway, token=Secret(token), hosts=["gateway.internal", "dotted.internal."])
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    hosts = ("gateway.internal", "dotted.internal.")
+    server = msgspec.structs.replace(gateway.config.server, admin_token=Secret(token), admin_hosts=hosts)
+    gateway.config = msgspec.structs.replace(gateway.config, server=server)
+    runner = web.AppRunner(build_admin(gateway), access_log=None, handle_signals=False)
     await runner.setup()
     assert runner.server is not None
     make = functools.partial(_FarConnection if is_far else AdminConnection, runner.server, {})
@@ -611,7 +613,7 @@ async def test_idle_connections_are_bounded_and_keep_no_other_out(near: str) -> 
 async def test_a_peer_that_reads_nothing_of_a_response_is_cut(
     gateway: _Gateway, near: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.admin.connection._WRITE_S", 0.2)
+    monkeypatch.setattr("gateway.admin.server._WRITE_S", 0.2)
     server = msgspec.structs.replace(gateway.config.server, admin_hosts=("x" * 16_000_000,))
     gateway.config = msgspec.structs.replace(gateway.config, server=server)
     async with await RawClient.connect(near) as client:

@@ -14,12 +14,11 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from gateway import __version__
-from gateway.admin.app import _Admin, build_admin
+from gateway.admin.app import _Admin
 from gateway.admin.server import AdminServer
 from gateway.config.address import parse_address
-from gateway.config.secret import Secret
 from gateway.core.caching.cache_status import Reason
-from gateway.core.http.host import OwnHosts
+from gateway.runtime.listeners import open_sockets
 from tests.references import ROOT
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, never, payload, record
 from tests.testbed.client import Headers, fetch
@@ -42,11 +41,10 @@ class Both:
 async def both(aos: ScriptedAos) -> AsyncIterator[Both]:
     aos.on("GET", TARGET, Answer(body=record()))
     async with running(aos.url) as gateway:
-        server = gateway.app.config.server
-        app = build_admin(gateway.app, token=server.admin_token, hosts=server.admin_hosts)
-        admin = AdminServer(app, parse_address("127.0.0.1:0"))
+        admin = AdminServer(gateway.app)
         try:
-            yield Both(gateway, str(await admin.start()))
+            await admin.start(await open_sockets(parse_address("127.0.0.1:0")))
+            yield Both(gateway, str(admin.sockets.address))
         finally:
             await admin.close()
 
@@ -95,7 +93,7 @@ def test_every_reason_is_written_down() -> None:
 
 
 async def test_every_admin_path_is_written_down_with_its_methods(both: Both) -> None:
-    paths = _Admin(both.gateway.app, Secret(), OwnHosts.of(()))._paths
+    paths = _Admin(both.gateway.app)._paths
     written = {path: item for path, item in _DESCRIPTION["paths"].items() if path != _EXECUTION}
     assert set(written) == set(paths)
     for path, (methods, _) in paths.items():

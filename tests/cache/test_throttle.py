@@ -157,7 +157,7 @@ def test_switched_off_it_holds_nobody_any_more() -> None:
     _refused(throttle, "a", "20")
     assert (_told(throttle, "a"), throttle.size_bytes) == (None, 0)
     # Pollers of the gateway's own wait all the same.
-    assert throttle.wait_s(_of("a").identity.flight) == 20.0
+    assert throttle.wait_s(_of("a").identity.user) == 20.0
     throttle.change(is_on=True)
     assert _told(throttle, "a") == ("gateway", 20)
     _refused(throttle, "a", "10")

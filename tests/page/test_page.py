@@ -12,8 +12,7 @@ import pytest
 from aiohttp import web
 
 from gateway.admin.app import build_admin
-from gateway.admin.connection import AdminConnection
-from gateway.config.secret import Secret
+from gateway.admin.server import AdminConnection
 from gateway.operations import Operations
 from gateway.page.page import POLICY
 from gateway.telemetry.snapshot import Snapshot, unlabelled
@@ -33,7 +32,7 @@ _TOKEN = ("X-Auth-Token", "s3cret-token")
 @asynccontextmanager
 async def _serving(operations: Operations) -> AsyncIterator[str]:
     """Serve the admin application and yield its address."""
-    app = build_admin(operations, token=Secret(""), hosts=[])
+    app = build_admin(operations)
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     try:

@@ -12,8 +12,6 @@ def plain_body(fields: Fields, body: bytes, max_bytes: int) -> bytes | Reason:
     """Undo the content coding of a body.
 
     Args:
-        fields: of the response.
-        body: as received.
         max_bytes: bound of the decoded body.
 
     Returns:

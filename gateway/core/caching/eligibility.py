@@ -38,9 +38,6 @@ class Eligible(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         execution: the record asked for.
-        identity: the caller's.
-        variant: what was negotiated.
-        directives: of the request's ``Cache-Control``.
         fields: end-to-end fields of the request.
         fetch_lines: field lines of its fetch, each with CRLF; ``None`` where they are still to be made.
     """
@@ -86,6 +83,14 @@ def eligibility(
     if negotiated is None:
         return Bypass(Forward.BYPASS, Reason.VARIANT, is_reading)
     return Eligible(call, identity, negotiated, read_directives(fields), fields)
+
+
+def identified_anew(eligible: Eligible, identity_reader: IdentityReader) -> Eligible:
+    """Return an eligible request as its caller's user is known now; itself where nothing has changed."""
+    identity = identity_reader.identify(eligible.fields)
+    if identity == eligible.identity or isinstance(identity, Reason):
+        return eligible
+    return msgspec.structs.replace(eligible, identity=identity)
 
 
 def may_share(

@@ -102,7 +102,6 @@ def seal(key: EntryKey, generation: bytes, entry: Entry, secret: bytes) -> bytes
     Args:
         key: where it will be stored; name and identity become part of the tag.
         generation: the stack's generation, read before the fetch.
-        entry: the record.
         secret: ``cache.secret``; an empty one makes an unkeyed tag, which detects accidents only.
     """
     stored: _Stored = (

@@ -114,7 +114,6 @@ def unmet_vary(response: Fields, request: Fields, covered: Container[bytes]) -> 
     are equal in every fetch for the cache.
 
     Args:
-        response: the response's fields.
         request: the end-to-end fields of the request it answers.
         covered: lower-case names of further fields that are equal in those requests.
 

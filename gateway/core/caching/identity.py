@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Protocol
 
 import msgspec
 
@@ -37,12 +38,31 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     """The caller of a request.
 
     Attributes:
-        flight: digest of the credential; only requests with the same one share a fetch, in every scope.
-        entry: owner of stored entries: the same digest, or one constant in shared scope.
+        credential: digest of the credential: nobody is given what AOS has refused to another one.
+        user: whom AOS serves and throttles: the same digest, or one for all tokens of a user.
+        entry: owner of stored entries: the user, or one constant in shared scope.
+        token: digest of the token, by which its user is known; empty where nobody asks for that.
     """
 
-    flight: bytes
+    credential: bytes
+    user: bytes
     entry: bytes
+    token: bytes = b""
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Its user may have other tokens."""
+        return self.user != self.credential
+
+
+class TokenUsers(Protocol):
+    """Knows the users of tokens."""
+
+    def digest(self, token: bytes) -> bytes:
+        """Return by what a token is known."""
+
+    def user_of(self, digest: bytes, token: bytes) -> bytes | None:
+        """Return the user of a token that is used now, as a digest; ``None`` where it is not known."""
 
 
 def keyed(secret: bytes) -> bytes:
@@ -57,18 +77,29 @@ class IdentityReader:
         identity_headers: lower-case names of the fields, besides ``X-Auth-Token``, that identify a caller.
         secret: ``cache.secret``; an empty one makes unkeyed digests.
         shared: scope "shared": one owner for all entries.
+        token_users: whose the tokens are; ``None``: each token is a caller of its own.
 
     Attributes:
         names: lower-case names of the fields that identify a caller.
         guarded: those names with ``-`` for ``_``; no other field's name may look like one of them.
     """
 
-    def __init__(self, identity_headers: tuple[bytes, ...], secret: bytes, *, shared: bool) -> None:
+    def __init__(
+        self,
+        identity_headers: tuple[bytes, ...],
+        secret: bytes,
+        *,
+        shared: bool,
+        token_users: TokenUsers | None = None,
+    ) -> None:
         self.names = tuple(sorted({TOKEN_FIELD, *identity_headers}))
         self._labelled = tuple((name, b"%d:%s" % (len(name), name)) for name in self.names)
+        # Among labels and values in turn.
+        self._token_position = 2 * self.names.index(TOKEN_FIELD) + 1
         self.guarded = frozenset(name.replace(b"_", b"-") for name in (*self.names, _AUTHORIZATION))
         self._key = keyed(secret)
         self._shared = shared
+        self._token_users = token_users
 
     def identify(self, fields: Fields) -> Identity | Reason:
         """Return the caller's identity, or why it can't be derived safely.
@@ -95,19 +126,28 @@ class IdentityReader:
                 return Reason.IDENTITY
             parts.append(label)
             parts.append(b"%d:%s" % (len(lines[0]), lines[0]) if lines else b"-")
-        return self._of(parts, b"aosgw-caller")
+        caller = self._digest(parts)
+        users = self._token_users
+        if users is None:
+            return Identity(caller, caller, _SHARED if self._shared else caller)
+        value = first(fields, TOKEN_FIELD) or b""
+        token = users.digest(value)
+        user = users.user_of(token, value)
+        if user is not None:
+            # No value of a field begins so.
+            parts[self._token_position] = b"user:" + user
+        owner = caller if user is None else self._digest(parts)
+        return Identity(caller, owner, owner, token)
 
     def configured(self, *description: str) -> Identity:
-        """Return the identity of credentials of the gateway's own, by what tells them from others.
+        """Return the identity of the gateway's own credentials, by what tells them from others."""
+        texts = [text.encode() for text in description]
+        caller = self._digest([b"%d:%s" % (len(text), text) for text in texts], b"aosgw-own")
+        return Identity(caller, caller, _SHARED if self._shared else caller)
 
-        No caller's own has the same one.
-        """
-        parts = [text.encode() for text in description]
-        return self._of([b"%d:%s" % (len(part), part) for part in parts], b"aosgw-own")
-
-    def _of(self, parts: Sequence[bytes], person: bytes) -> Identity:
-        caller = blake2b(b"".join(parts), digest_size=_DIGEST_BYTES, key=self._key, person=person).digest()
-        return Identity(flight=caller, entry=_SHARED if self._shared else caller)
+    def _digest(self, parts: list[bytes], person: bytes = b"aosgw-caller") -> bytes:
+        joined = b"".join(parts)
+        return blake2b(joined, digest_size=_DIGEST_BYTES, key=self._key, person=person).digest()
 
 
 class Variant(msgspec.Struct, frozen=True, gc=False):

@@ -8,6 +8,7 @@ from gateway.core.aos.execution import RecordSummary, decode_deciding, has_dupli
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.content_coding import plain_body
 from gateway.core.caching.freshness import origin_freshness, unmet_vary, upstream_age_s
+from gateway.core.caching.identity import TOKEN_FIELD, Identity
 from gateway.core.caching.request_directives import entity_tag
 from gateway.core.http.fields import end_to_end
 from gateway.core.http.messages import Fields, Head, first
@@ -36,6 +37,7 @@ class Rules(msgspec.Struct, frozen=True):
         obey_origin: ``origin_cache_control = "obey"``.
         terminal_phases: phases, exactly spelled, that are stored.
         identity_headers: lower-case names of the fields that identify a caller.
+        by_user: entries belong to all tokens of a user.
     """
 
     shared: bool
@@ -48,11 +50,14 @@ class Rules(msgspec.Struct, frozen=True):
     max_body_bytes: int
     ttl_running_s: float = 0.0
     identity_headers: frozenset[bytes] = frozenset()
+    by_user: bool = False
 
     @property
     def covered(self) -> frozenset[bytes]:
         """Lower-case names of the fields that are equal in all requests an entry may answer."""
-        return frozenset() if self.shared else self.identity_headers
+        if self.shared:
+            return frozenset()
+        return self.identity_headers - {TOKEN_FIELD} if self.by_user else self.identity_headers
 
     @property
     def longest_ttl_s(self) -> float:
@@ -246,13 +251,17 @@ def running_ttl_s(decision: StoreDecision, ttl_running_s: float) -> float:
     return ttl_running_s if decision.origin_s is None else max(0.0, min(ttl_running_s, decision.origin_s))
 
 
-def drops_own_entry(status: int, decision: StoreDecision | None) -> bool:
+def drops_own_entry(status: int, decision: StoreDecision | None, identity: Identity) -> bool:
     """Tell whether a response invalidates the caller's own stored entry for the execution.
 
     Args:
         status: the upstream's status.
         decision: about a whole 200; ``None`` when the body was not read.
+        identity: of the caller.
     """
+    if status == 401 and identity.is_one_of_many:
+        # The token is over, its user is not.
+        return False
     if status == 200:
         return decision is None or decision.reason is not None or not decision.is_settled
     return status in DROPPING_STATUSES

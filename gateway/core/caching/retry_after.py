@@ -107,8 +107,7 @@ def limit(body: bytes) -> Limit:
 def retry_after_s(fields: Fields, now_s: float) -> float | None:
     """Return the time in ``Retry-After``, seconds, at most `LONGEST_S`; ``now_s`` is the wall clock.
 
-    Returns:
-        0 for a time in the past; ``None`` without the field, or when it is malformed.
+    0 for a time in the past; ``None`` without the field, or when it is malformed.
     """
     value = first(fields, b"retry-after")
     if value is None:

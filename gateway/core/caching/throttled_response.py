@@ -59,7 +59,6 @@ def throttled_response(
     Args:
         head: as received.
         body: the whole body as received; ``None`` without one.
-        eligible: the request it answers.
         covered: lower-case names of the fields that identify a caller.
 
     Returns:

@@ -24,8 +24,8 @@ def known(fields: Fields, identity_reader: IdentityReader = BY_CALLER) -> Identi
 
 def test_one_token_makes_a_caller() -> None:
     identity = known((token, (b"Accept", b"x")))
-    assert identity.flight == identity.entry
-    assert len(identity.flight) == 32
+    assert identity.credential == identity.user == identity.entry
+    assert len(identity.credential) == 32
 
 
 def test_the_same_credential_is_the_same_caller_whatever_else_it_sends() -> None:
@@ -78,8 +78,8 @@ def test_an_underscore_in_other_fields_is_no_disguise() -> None:
 def test_in_shared_scope_entries_have_one_owner_and_fetches_have_not() -> None:
     one, other = known((token,), SHARED), known(((TOKEN, b"other"),), SHARED)
     assert one.entry == other.entry
-    assert one.flight != other.flight
-    assert one.flight == known((token,)).flight
+    assert one.credential != other.credential
+    assert one.credential == known((token,)).credential
 
 
 def test_another_secret_gives_another_digest() -> None:
@@ -119,7 +119,7 @@ def test_present_absent_and_empty_differ_and_values_cannot_slide(
 ) -> None:
     base = tuple(field for field in sent if field[0] != name)
     neighbours = [base, (*base, (name, b"")), (*base, (name, b"-")), (*base, (name, value + b"1:x"))]
-    assert len({known(fields).flight for fields in neighbours}) == len(neighbours)
+    assert len({known(fields).credential for fields in neighbours}) == len(neighbours)
 
 
 def test_what_moves_from_one_header_to_another_is_another_caller() -> None:
