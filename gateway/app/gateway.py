@@ -44,8 +44,10 @@ from gateway.downstream.fast_path_connection import FastPathConnection, why_clos
 from gateway.downstream.handler import Handler
 from gateway.downstream.proxy_protocol import ProxiedAcceptor, ProxiedConnections
 from gateway.downstream.request_id import RequestIds
+from gateway.iam.client import IamClient
+from gateway.iam.verifier import Verifier
 from gateway.runtime.listeners import ListeningSockets, open_sockets
-from gateway.runtime.tls import server_context, upstream_context
+from gateway.runtime.tls import iam_context, server_context, upstream_context
 from gateway.store.peers import WorkerPeers
 from gateway.store.tiers import Tiers
 from gateway.telemetry.access_log import AccessLog
@@ -99,7 +101,6 @@ class Gateway:
         keys = KeySpace(config.redis.prefix, identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
         rules = policy_rules(config)
-        identity_reader = IdentityReader(identity_headers(config), secret, shared=rules.shared)
         self.flights: SingleFlight[Fetched] = SingleFlight(
             config.upstream.total_timeout_s,
             min(config.cache.memory_ttl_s, config.cache.ttl_running_s or math.inf),
@@ -119,6 +120,23 @@ class Gateway:
             on_start_over=self._started_over,
             peers=peers,
         )
+        self._iam = IamClient(config.iam, iam_context(config.iam)) if config.iam.url else None
+        self.verifier: Verifier | None = None
+        if self._iam is not None and config.identity.by == "user":
+            self.verifier = Verifier(
+                self._iam,
+                config.iam,
+                config.identity.verify_ttl_s,
+                processes=1 if peers is None else peers.workers,
+                secret=secret,
+                shared=self.tiers.token_owners(config.iam.url) if secret else None,
+                clock=clock,
+                metrics=self.metrics,
+                on_change=self._users_changed,
+            )
+        identity_reader = IdentityReader(
+            identity_headers(config), secret, shared=rules.shared, token_users=self.verifier
+        )
         # One: more would only take the interpreter from the event loop.
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decide")
         make_upstream = Upstream if self.tracing is None else self.tracing.upstream
@@ -136,6 +154,7 @@ class Gateway:
             tiers=self.tiers,
             upstream=self.upstream,
             throttle=throttle,
+            verifier=self.verifier,
             clock=clock,
             executor=self.executor,
             top_executions=self.top_executions,
@@ -152,15 +171,22 @@ class Gateway:
         self._credentials: GatewayCredentials | None = None
         if config.credentials.source != "caller":
             self._credentials = GatewayCredentials(
-                config, own_hosts(config), identity_reader, clock, self.metrics
+                config, self._iam, own_hosts(config), identity_reader, clock, self.metrics
             )
             self.upstream.credentials = self._credentials
             self.upstream.bodies = HeldBodies(config.credentials.body_bytes)
         polling = Polling(config.wait, self.flights, self._fetcher, throttle, request_ids.fresh)
         responder = Responder(self.flights, self._fetcher)
-        self.waits = waits = Waits(polling, keys, responder, self.metrics)
+        self.waits = waits = Waits(polling, keys, responder, self.metrics, identity_reader)
         self._gauges = Gauges(
-            config, self.metrics, self.tiers, self.upstream, throttle, waits, self._credentials
+            config,
+            self.metrics,
+            self.tiers,
+            self.upstream,
+            throttle,
+            waits,
+            self.verifier,
+            self._credentials,
         )
         self._event_loop_lag = EventLoopLag(self.metrics.event_loop_lag_s)
         cache = Cache(
@@ -217,6 +243,11 @@ class Gateway:
         )
         self._proxied = ProxiedConnections(self.server) if config.server.proxy_protocol else None
 
+    def _users_changed(self, tokens: set[bytes]) -> None:
+        if self.fast_path is not None:
+            self.fast_path.read_again(tokens)
+        self.waits.identify_anew(tokens)
+
     def _invalidated(self, stack: bytes) -> None:
         self.flights.detach_stack(stack)
         self.waits.invalidate(stack)
@@ -246,6 +277,8 @@ class Gateway:
         self._event_loop_lag.start()
         # What is fetched before the subscription is confirmed is not stored.
         await self.tiers.start(_SUBSCRIBED_S)
+        if self.verifier is not None:
+            self.verifier.start()
         self._acceptor = await self._accept(self._sockets, server_context(self.config.server))
         self._is_ready = True
         return self._sockets.address
@@ -272,6 +305,7 @@ class Gateway:
         A `ConfigError` changes nothing.
         """
         tls, upstream_tls = server_context(config.server), upstream_context(config.upstream)
+        iam_tls = iam_context(config.iam)
         redis = redis_settings(config, policy_rules(config))
         was_tls = bool(self.config.server.tls_cert)
         if self._sockets is not None and self._acceptor is not None and (tls is not None or was_tls):
@@ -284,8 +318,6 @@ class Gateway:
             if self._is_draining:
                 # It began meanwhile.
                 acceptor.close()
-        if self._credentials is not None:
-            self._credentials.change(config)
         self.config = config
         self._gauges.config = config
         self.waits.change(config.wait)
@@ -293,6 +325,10 @@ class Gateway:
         self._handler.body_timeout_s = config.server.body_timeout_s
         self._access_log.change(config.log)
         self.upstream.change(config.upstream, upstream_tls)
+        if self._iam is not None:
+            self._iam.tls = iam_tls
+        if self._credentials is not None:
+            self._credentials.change(config)
         self._throttle.change(is_on=config.upstream.hold_back)
         if redis is not None:
             self.tiers.connect_with(redis)
@@ -331,10 +367,14 @@ class Gateway:
             poll_s = min(poll_s * 2, _LAST_POLL_S)
         await self.flights.close(max(0.0, ends_s - loop.time()))
         await self._fetcher.close()
+        if self.verifier is not None:
+            await self.verifier.close()
         # Cuts what is still under way; the writes among it invalidate before the tiers close.
         await self.upstream.close()
         if self._credentials is not None:
             await self._credentials.close()
+        if self._iam is not None:
+            await self._iam.close()
         if self._proxied is not None:
             await self._proxied.close()
         await self.server.shutdown(_LAST_S)

@@ -10,6 +10,7 @@ from gateway.cache.waiting import Waits
 from gateway.config.model import Config
 from gateway.credentials.credentials import GatewayCredentials
 from gateway.downstream.connection import DownstreamServer
+from gateway.iam.verifier import Verifier
 from gateway.store.breaker import BreakerState
 from gateway.store.tiers import Tiers
 from gateway.telemetry import process
@@ -33,6 +34,7 @@ class Gauges:
     upstream: Upstream
     throttle: Throttle
     waits: Waits
+    verifier: Verifier | None
     credentials: GatewayCredentials | None
 
     def snapshot(self, server: DownstreamServer, flights: int, *, is_ready: bool) -> Snapshot:
@@ -44,6 +46,7 @@ class Gauges:
             "waiting_callers": len(self.waits),
             "waiting_callers_limit": self.config.wait.max_waiting if self.config.wait.max_s else 0,
             "throttled_callers": self.throttle.held(),
+            "verified_tokens": 0 if self.verifier is None else len(self.verifier),
             "log_lines_dropped": dropped_lines(),
         }
         if self.credentials is not None:

@@ -14,6 +14,7 @@ from gateway.credentials.access_key import AccessKeySource
 from gateway.credentials.password import Password
 from gateway.credentials.source import Outcomes, Source
 from gateway.credentials.token_file import TokenFile
+from gateway.iam.client import IamClient
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.state_log import StateLog
 
@@ -23,6 +24,7 @@ class GatewayCredentials:
 
     Args:
         config: where they come from, and who may use them.
+        iam: gives out tokens; ``None`` where it has no URL.
         own_hosts: what ``Host`` may say then; ``None`` lets it say anything.
         identity_reader: names their owner in keys.
         clock: both clocks.
@@ -32,6 +34,7 @@ class GatewayCredentials:
     def __init__(
         self,
         config: Config,
+        iam: IamClient | None,
         own_hosts: OwnHosts | None,
         identity_reader: IdentityReader,
         clock: Clock,
@@ -46,7 +49,8 @@ class GatewayCredentials:
             case "token-file":
                 self._source = TokenFile(config, outcomes, f"{socket.gethostname()} {config.server.listen}")
             case "password":
-                self._source = Password(config, outcomes, clock)
+                assert iam is not None
+                self._source = Password(config, iam, outcomes, clock)
             case _:
                 self._source = AccessKeySource(config, clock)
         self.needs_body = self._source.needs_body
@@ -70,11 +74,7 @@ class GatewayCredentials:
         return await self._source.renew(refused)
 
     def change(self, config: Config) -> None:
-        """Use other settings, and try again what has failed.
-
-        Raises:
-            ConfigError: a file cannot be used; nothing is changed.
-        """
+        """Use other settings, and try again what has failed."""
         self._source.change(config)
         self._apply(config)
 

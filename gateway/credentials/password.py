@@ -15,7 +15,6 @@ from gateway.core.http.messages import Fields
 from gateway.credentials.source import TOKEN_NAME, Outcomes
 from gateway.errors import NoCredentials
 from gateway.iam.client import IamAnswer, IamClient, IamError
-from gateway.runtime.tls import iam_context
 from gateway.tasks import TaskSet
 
 _RENEWED_AFTER = 0.8
@@ -41,14 +40,16 @@ class Password:
     """Keeps a token in memory alone, and asks for the next one in time, one question at a time.
 
     Args:
-        config: who, and where IAM is.
+        config: for whom.
+        iam: gives them out.
         outcomes: hears how each question ends.
         clock: both clocks.
     """
 
     needs_body: Final = False
 
-    def __init__(self, config: Config, outcomes: Outcomes, clock: Clock) -> None:
+    def __init__(self, config: Config, iam: IamClient, outcomes: Outcomes, clock: Clock) -> None:
+        self._iam = iam
         self._outcomes = outcomes
         self._clock = clock
         self._tasks = TaskSet()
@@ -64,7 +65,6 @@ class Password:
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
         self._config = config
-        self._client = IamClient(config.iam, iam_context(config.iam))
         self._ask()
 
     @property
@@ -104,18 +104,15 @@ class Password:
         return self._is_alive and (TOKEN_NAME, self._token) not in refused
 
     def change(self, config: Config) -> None:
-        old = self._client
-        self._client = IamClient(config.iam, iam_context(config.iam))
         has_changed = config.credentials != self._config.credentials
         self._config = config
-        asking = self._ask() if has_changed or self._why else self._asking
-        self._tasks.start(_close_after(asking, old), "iam")
+        if has_changed or self._why:
+            self._ask()
 
     async def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         await self._tasks.cancel()
-        await self._client.close()
 
     def _ask(self) -> asyncio.Task[None]:
         """Ask for another token, unless that is being done."""
@@ -129,7 +126,7 @@ class Password:
             while config is not self._config:
                 config = self._config
                 try:
-                    answer = await self._client.issue(_question(config))
+                    answer = await self._iam.issue(_question(config))
                 except IamError as error:
                     self._fail(_KINDS[error.kind], _AWAY_S)
                 else:
@@ -176,12 +173,6 @@ class Password:
         self._why = why
         self._pause_s = min(longest_s, max(first_s, 2.0 * self._pause_s))
         self._next_s = self._clock.monotonic_s() + self._pause_s
-
-
-async def _close_after(asking: asyncio.Task[None] | None, client: IamClient) -> None:
-    if asking is not None:
-        await asyncio.wait([asking])
-    await client.close()
 
 
 def _question(config: Config) -> bytes:

@@ -57,12 +57,16 @@ class IamClient:
     Args:
         config: where IAM is, and how long one question may take.
         tls: for an https URL; ``None`` for plain connections, which are for loopback alone.
+
+    Attributes:
+        tls: for connections that are opened from now on.
     """
 
     def __init__(self, config: IamConfig, tls: ssl.SSLContext | None) -> None:
+        self.tls = tls
         self._url = URL(config.url.rstrip("/") + _TOKENS, encoded=True)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=_MOST_CONNECTIONS, ssl=tls or True),
+            connector=aiohttp.TCPConnector(limit=_MOST_CONNECTIONS),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=config.timeout_s),
             headers={
@@ -104,8 +108,10 @@ class IamClient:
         # What the library says may quote what was sent.
         try:
             async with self._session.request(
-                method, self._url, headers=fields, data=body, allow_redirects=False
+                method, self._url, headers=fields, data=body, allow_redirects=False, ssl=self.tls or True
             ) as response:
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise IamError("malformed")
                 content = await _bounded(response.content)
                 token = response.headers.get("X-Subject-Token", "")
                 retry_after = response.headers.get("Retry-After")

@@ -103,6 +103,11 @@ class Verifier:
     def __len__(self) -> int:
         return len(self._known)
 
+    @property
+    def queued(self) -> int:
+        """How many tokens are still to be asked about."""
+        return len(self._queue)
+
     def start(self) -> None:
         """Begin to ask."""
         self._tasks.start(self._ask_all(), "iam-questions")
@@ -111,7 +116,6 @@ class Verifier:
     async def close(self) -> None:
         """Ask no more."""
         await self._tasks.cancel()
-        await self._client.close()
 
     def digest(self, token: bytes) -> bytes:
         """Return by what a token is known here."""
@@ -184,9 +188,12 @@ class Verifier:
         if owner is None:
             self._without_answer(digest, *_outcome(answer))
             return
+        ends_s = min(asked_s + self._verify_ttl_s, owner.expires_s - _MARGIN_S)
+        if ends_s - asked_s <= _SWEEP_S:
+            self._without_answer(digest, "unusable", "a token that is about to end")
+            return
         self._state.up()
         self._metrics.iam_questions["verified"] += 1
-        ends_s = min(asked_s + self._verify_ttl_s, owner.expires_s - _MARGIN_S)
         owner = TokenOwner(owner.user, ends_s)
         if self._learn(digest, owner) and self._shared is not None:
             await self._shared.write(digest, owner)
@@ -197,9 +204,6 @@ class Verifier:
             return False
         self._asking.discard(digest)
         life_s = owner.expires_s - self._clock.wall_s()
-        if life_s <= _SWEEP_S:
-            self._unknown_for_a_while(digest)
-            return False
         now_s = self._clock.monotonic_s()
         due_s = now_s + life_s * random.uniform(_RENEWED_FROM, _RENEWED_TO)
         before = self._known.pop(digest, None)

@@ -119,6 +119,23 @@ class RedisStore:
         if len(pipeline):
             await self._in_time("write", pipeline.execute)
 
+    async def get(self, name: bytes) -> bytes | None:
+        """Return a value of no entry; ``None`` when there is none.
+
+        Raises:
+            StoreError: the outcome is unknown.
+        """
+        value = await self._in_time("lookup", lambda: self.link.client.get(name))
+        return value if isinstance(value, bytes) else None
+
+    async def put(self, name: bytes, value: bytes, life_s: float) -> None:
+        """Store a value of no entry for some seconds.
+
+        Raises:
+            StoreError: the outcome is unknown.
+        """
+        await self._in_time("write", lambda: self.link.client.set(name, value, px=_milliseconds(life_s)))
+
     async def invalidate(self, messages: Sequence[tuple[bytes, bytes | None]]) -> list[tuple[bool, bool]]:
         """Delete generations and publish messages, in one round trip.
 

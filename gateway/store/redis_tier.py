@@ -20,6 +20,7 @@ from gateway.store.redis import RedisStore
 from gateway.store.redis_connection import RedisSettings
 from gateway.store.redis_errors import StoreError
 from gateway.store.subscription import Subscription
+from gateway.store.token_owners import TokenOwners
 from gateway.store.write_queue import Write, WriteQueue
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
@@ -75,6 +76,8 @@ class RedisTier:
         self._clock = clock
         self._metrics = metrics
         self._on_message = on_message
+        self._keys = keys
+        self._secret = secret
         self._tasks = TaskSet()
         self._writes = WriteQueue()
         self._subscription = Subscription(
@@ -108,6 +111,10 @@ class RedisTier:
         """Use another user, password or TLS context for connections opened from now on."""
         self._store.link.connect_with(settings)
         self._subscription.settings = settings
+
+    def token_owners(self, iam_url: str) -> TokenOwners:
+        """Return where the users of tokens are shared, in this IAM's word."""
+        return TokenOwners(self._store, self._keys, iam_url, self._secret, self._clock)
 
     def state(self) -> RedisState:
         condition, link = self._store.condition, self._store.link

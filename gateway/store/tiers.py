@@ -17,6 +17,7 @@ from gateway.store.memory import MemoryStore
 from gateway.store.peers import Invalidation, WorkerPeers
 from gateway.store.redis_connection import RedisSettings
 from gateway.store.redis_tier import RedisState, RedisTier
+from gateway.store.token_owners import TokenOwners
 from gateway.telemetry.metrics import Metrics
 
 
@@ -86,6 +87,10 @@ class Tiers:
         """Use another user, password or TLS context for connections opened from now on."""
         if self.redis is not None:
             self.redis.connect_with(settings)
+
+    def token_owners(self, iam_url: str) -> TokenOwners | None:
+        """Return where the gateways of one Redis share the users of tokens; ``None`` without Redis."""
+        return None if self.redis is None else self.redis.token_owners(iam_url)
 
     def redis_state(self) -> RedisState:
         return self.redis.state() if self.redis is not None else RedisState()

@@ -60,6 +60,7 @@ class Metrics:
         self.entries_invalid = 0
         self.not_stored: Counter[str] = Counter()
         self.invalidations: Counter[str] = Counter()
+        self.iam_questions: Counter[str] = Counter()
         self.credential_renewals: Counter[str] = Counter()
         self.bad_requests: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()

@@ -205,6 +205,23 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("waiting_callers", "Callers who wait for a running execution (Prefer: wait)."),
     _gauge("waiting_callers_limit", "Limit of callers who wait for a running execution."),
     _counter(
+        "iam_questions",
+        "Questions to IAM whose a token is, by outcome; shared: another gateway knew, unusable: the answer "
+        "names no user.",
+        outcome=(
+            "verified",
+            "shared",
+            "refused",
+            "throttled",
+            "unusable",
+            "timeout",
+            "unreachable",
+            "tls",
+            "malformed",
+        ),
+    ),
+    _gauge("verified_tokens", "Tokens whose user is known by IAM's word."),
+    _counter(
         "waits",
         "Waits of callers by their end: woken by something new, timed out, or left: the caller went away.",
         outcome=("woken", "timed_out", "left"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.content_coding import plain_body
+from gateway.core.caching.identity import Identity
 from gateway.core.caching.policy import (
     DROPPING_STATUSES,
     StoreDecision,
@@ -322,7 +323,9 @@ def test_the_received_age_is_read(fields: Fields, age_s: int) -> None:
 def test_an_answer_that_ends_the_callers_access_or_the_record_drops_his_entry(
     status: int, decision: StoreDecision | None, expected: bool
 ) -> None:
-    assert drops_own_entry(status, decision) is expected
+    assert drops_own_entry(status, decision, Identity(b"t", b"t", b"t")) is expected
+    one_of_many = Identity(b"t", b"u", b"u")
+    assert drops_own_entry(status, decision, one_of_many) is (expected and status != 401)
 
 
 @pytest.mark.parametrize(
