@@ -171,7 +171,12 @@ class Gateway:
         self._credentials: GatewayCredentials | None = None
         if config.credentials.source != "caller":
             self._credentials = GatewayCredentials(
-                config, self._iam, own_hosts(config), identity_reader, clock, self.metrics
+                config,
+                self._iam,
+                own_hosts(config),
+                identity_reader=identity_reader,
+                clock=clock,
+                metrics=self.metrics,
             )
             self.upstream.credentials = self._credentials
             self.upstream.bodies = HeldBodies(config.credentials.body_bytes)

@@ -36,6 +36,7 @@ class GatewayCredentials:
         config: Config,
         iam: IamClient | None,
         own_hosts: OwnHosts | None,
+        *,
         identity_reader: IdentityReader,
         clock: Clock,
         metrics: Metrics,
