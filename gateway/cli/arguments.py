@@ -48,6 +48,7 @@ _CHECK_EPILOG: Final = """\
 examples:
   aos-gateway check --config config/gateway.toml
   AOS_TOKEN=... aos-gateway check --config gateway.toml --probe my-stack my-stack-1
+  AOS_TOKEN=... aos-gateway check --config gateway.toml --iam
 """
 _PURGE_EPILOG: Final = """\
 Over the network the gateway requires its server.admin_token: set AOS_GATEWAY_SERVER__ADMIN_TOKEN, or
@@ -175,7 +176,9 @@ def build_parser() -> argparse.ArgumentParser:
     twin = add(
         "twin",
         "run a simulated AOS to develop and measure against",
-        "Run a simulated AOS: stacks can be created, changed and deleted, executions take a modelled time.",
+        "Run a simulated AOS: stacks can be created, changed and deleted, executions take a modelled time.\n"
+        "It answers for IAM too (POST and GET /v3/auth/tokens): account, user, password, access key and\n"
+        'secret key are "twin".',
         _TWIN_EPILOG,
     )
     twin.add_argument(
@@ -215,6 +218,10 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=2,
         metavar=("STACK", "ACTION"),
         help="instead, fetch this record with the token in AOS_TOKEN and say why it would be stored or not",
+    )
+
+    check.add_argument(
+        "--iam", action="store_true", help="instead, ask iam.url once whose the token in AOS_TOKEN is"
     )
 
     purge = add(

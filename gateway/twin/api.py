@@ -14,8 +14,9 @@ from gateway.twin.model import NameTakenError, RefusedError
 from gateway.twin.records import Json, dump
 from gateway.twin.replies import Reply
 from gateway.twin.routes import Match, Route, match, path_of
+from gateway.twin.signatures import Signed, UnauthorizedError, access_key_of, check
 from gateway.twin.stack import Execution, Lifecycle, Order, Stack
-from gateway.twin.tokens import digest, project_of, user_of
+from gateway.twin.tokens import digest
 from gateway.twin.wire import deliver, read_body
 from gateway.twin.world import World
 
@@ -27,7 +28,7 @@ _GZIP_MIN_BYTES: Final = 512
 
 
 class Api:
-    """Responds to the calls of AOS from a world."""
+    """Responds to the calls of AOS and IAM from a world."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -37,6 +38,7 @@ class Api:
         world = self._world
         path = path_of(request.raw_path)
         found = match(request.method, path)
+        signer = access_key_of(request.raw_headers)
         request_id = world.next_request_id()
         world.received[found.route.label] += 1
         tokens = request.headers.getall("X-Auth-Token", [])
@@ -44,7 +46,7 @@ class Api:
         facts = Facts(
             method=request.method,
             path=path,
-            user=user_of(token) if token else "",
+            user=digest(signer) if signer else world.iam.counted_as(token) if token else "",
             peer=request.remote or "",
             request_id=request_id,
         )
@@ -63,20 +65,27 @@ class Api:
     def _answer(
         self, request: web.BaseRequest, found: Match, token: str, body: bytes | None, request_id: str
     ) -> Reply:
-        """Return the model's response, or the error for a wrong request."""
-        if found.route is Route.UNKNOWN:
-            return replies.unknown_api(request_id)
-        if not token:
-            return replies.unauthorized(request_id, "x-auth-token not found")
-        if digest(token) in self._world.revoked:
-            return replies.unauthorized(request_id, "decrypt token fail")
+        """Return IAM's or the model's response, or the error for a wrong request."""
+        iam, now_s = self._world.iam, self._world.clock.wall_s()
+        query = request.raw_path.partition("?")[2]
+        match found.route:
+            case Route.UNKNOWN:
+                return replies.unknown_api(request_id)
+            case Route.CREATE_TOKEN:
+                return iam.log_in(body, query, now_s)
+            case Route.VERIFY_TOKEN:
+                return iam.verify(token, request.headers.getall("X-Subject-Token", []), query, now_s)
+        try:
+            project = self._project(request, token, body, now_s)
+        except UnauthorizedError as exc:
+            return replies.unauthorized(request_id, str(exc))
         if any(not 1 <= len(each) <= 64 for each in found.ids):
             # API page aos_02_0033, table 1.
             return replies.bad_request("An id must be 1 to 64 characters long.")
         if body is None:
             return replies.bad_request("The request body is too large.", "SVCSTG.AOS.4001101")
         try:
-            return self._called(request, found, project_of(token), body)
+            return self._called(request, found, project, body)
         except requests.BadBodyError as exc:
             return replies.bad_request(str(exc))
         except NameTakenError as exc:
@@ -87,6 +96,27 @@ class Api:
             # Only the type: a message could contain what the caller sent.
             logging.getLogger("gateway.twin").error("twin: %s in %s", type(exc).__name__, found.route.label)
             return replies.SERVER_ERROR
+
+    def _project(self, request: web.BaseRequest, token: str, body: bytes | None, now_s: float) -> str:
+        """Return the project that a request may see.
+
+        Raises:
+            UnauthorizedError: when neither its signature nor its token proves any.
+        """
+        iam, fields = self._world.iam, request.raw_headers
+        if access_key_of(fields) is not None:
+            target = request.raw_path.encode("utf-8", "surrogateescape")
+            signed = Signed(method=request.method, target=target, fields=fields, body=body or b"")
+            key = check(signed, iam.keys, now_s)
+            return request.headers.get("X-Project-Id") or key.project
+        if not token:
+            raise UnauthorizedError("x-auth-token not found")
+        grant = iam.grant(token, now_s)
+        if grant is None:
+            raise UnauthorizedError("decrypt token fail")
+        if grant.project is None:
+            raise UnauthorizedError("the token is for no project")
+        return grant.project
 
     def _called(self, request: web.BaseRequest, found: Match, project: str, body: bytes) -> Reply:
         world, now_s = self._world, self._world.clock.now_s()
@@ -124,7 +154,7 @@ class Api:
                 return self._ok(element_records.outputs(stack, now_s))
             case Route.INPUTS:
                 return self._ok(element_records.inputs(stack))
-            case Route.UNKNOWN:
+            case Route.UNKNOWN | Route.CREATE_TOKEN | Route.VERIFY_TOKEN:
                 return replies.NOT_FOUND
             case _ as never:
                 assert_never(never)

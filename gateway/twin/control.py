@@ -7,6 +7,10 @@ POST   /faults      one fault, such as {"kind": "status", "status": 503, "count"
 DELETE /faults      removes all faults, and the throttles of the profile
 POST   /clock       {"advance_s": 60}, {"frozen": true} or both
 POST   /revoke      {"token": "..."}: answered with 401 from now on
+POST   /users       {"name": "alice", "password": "...", "roles": [...]}: who can log in, and what IAM says of
+                    "project-a:alice" (see `iam.User`); tokens issued to her before are refused
+POST   /keys        {"access_key": "...", "secret_key": "..."}: whose signatures are right (`signatures.Key`)
+POST   /tokens      {"issued_only": true}: only tokens that IAM has issued, and signatures, are accepted
 POST   /outcome     {"outcome": "Failed", "count": 2, "duration_s": 3}: how the next executions end
 POST   /reset       back to the start
 """
@@ -22,10 +26,11 @@ from aiohttp import web
 from gateway.config.address import is_loopback_host
 from gateway.twin.fault_book import MAX_FAULTS, TooManyFaultsError
 from gateway.twin.faults import KINDS, Fault
+from gateway.twin.iam import User
 from gateway.twin.records import Json, rfc3339_micro
 from gateway.twin.requests import MAX_DURATION_S, BadBodyError, outcome_of
+from gateway.twin.signatures import Key
 from gateway.twin.stack import Ending
-from gateway.twin.tokens import digest
 from gateway.twin.wire import read_body
 from gateway.twin.world import World
 
@@ -48,6 +53,10 @@ class _Revoke(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     token: Annotated[str, msgspec.Meta(min_length=1)]
 
 
+class _Tokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    issued_only: bool
+
+
 class _Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     outcome: str | None = None
     count: _Count = 1
@@ -66,6 +75,9 @@ class Control:
             "DELETE /faults": self._clear_faults,
             "POST /clock": self._move_clock,
             "POST /revoke": self._revoke,
+            "POST /users": self._put_user,
+            "POST /keys": self._put_key,
+            "POST /tokens": self._accept_tokens,
             "POST /outcome": self._force_outcome,
             "POST /reset": self._reset,
         }
@@ -109,7 +121,11 @@ class Control:
             "under_way": sum(execution.is_under_way(now_s) for execution in executions),
             "faults": [msgspec.to_builtins(fault) for fault in world.faults.waiting(now_s)],
             "forced_outcomes": len(world.model.forced),
-            "revoked_tokens": len(world.revoked),
+            "users": len(world.iam.users),
+            "access_keys": len(world.iam.keys),
+            "issued_tokens": world.iam.issued,
+            "issued_only": world.iam.issued_only,
+            "revoked_tokens": len(world.iam.revoked),
             "received": dict(sorted(world.received.items())),
             "answered": answered,
         }
@@ -149,10 +165,21 @@ class Control:
         return {"now": rfc3339_micro(clock.now_s()), "frozen": clock.is_frozen}
 
     def _revoke(self, body: bytes, _query: str) -> Json:
-        revoked = digest(msgspec.json.decode(body or b"{}", type=_Revoke).token)
-        if revoked not in self._world.revoked:
-            self._world.revoked.append(revoked)
-        return {"revoked": revoked}
+        return {"revoked": self._world.iam.revoke(msgspec.json.decode(body or b"{}", type=_Revoke).token)}
+
+    def _put_user(self, body: bytes, _query: str) -> Json:
+        user = msgspec.json.decode(body or b"{}", type=User)
+        self._world.iam.put_user(user)
+        return {"domain": user.domain, "name": user.name}
+
+    def _put_key(self, body: bytes, _query: str) -> Json:
+        key = msgspec.json.decode(body or b"{}", type=Key)
+        self._world.iam.put_key(key)
+        return {"access_key": key.access_key, "project": key.project}
+
+    def _accept_tokens(self, body: bytes, _query: str) -> Json:
+        self._world.iam.issued_only = msgspec.json.decode(body or b"{}", type=_Tokens).issued_only
+        return {"issued_only": self._world.iam.issued_only}
 
     def _force_outcome(self, body: bytes, _query: str) -> Json:
         wanted = msgspec.json.decode(body or b"{}", type=_Outcome)

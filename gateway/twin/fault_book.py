@@ -139,6 +139,8 @@ def _reply_of(
             return replies.aos_error(status, f"SVCSTG.AOS.{status}1002", "Modelled failure of AOS.")
         case faults.Status(status=status, shape="apigw"):
             return replies.apigw_error(status, "APIGW.0202", "Backend unavailable", facts.request_id)
+        case faults.Status(status=status, shape="iam"):
+            return replies.iam_error(status, "Modelled failure of IAM.")
         case faults.Status():
             return replies.html_error(fault.status)
         case faults.RateLimited():

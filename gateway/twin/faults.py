@@ -43,7 +43,7 @@ class Status(_Fault, frozen=True, kw_only=True, tag="status"):
     """Respond with an error in one of the shapes that real callers see."""
 
     status: _Status
-    shape: Literal["aos", "apigw", "html"] = "aos"
+    shape: Literal["aos", "apigw", "html", "iam"] = "aos"
     retry_after_s: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 

@@ -102,11 +102,15 @@ REALISTIC: Final = Profile(
     compact=True,
 )
 
-# Limits of the real API gateway, which sends no Retry-After.
+# Limits of the real API gateways, which send no Retry-After: those of AOS, and IAM's.
 THROTTLED: Final = msgspec.structs.replace(
     DEMO,
     name="throttled",
-    throttles=(Throttle(limit=200, window_s=300), Throttle(limit=5, per="ip")),
+    throttles=(
+        Throttle(path="/v2*", limit=200, window_s=300),
+        Throttle(path="/v2*", limit=5, per="ip"),
+        Throttle(path="/v3/*", limit=5, per="ip"),
+    ),
 )
 
 PROFILES: Final = {profile.name: profile for profile in (DEMO, LOAD, REALISTIC, THROTTLED)}

@@ -55,6 +55,12 @@ def apigw_error(status: int, code: str, message: str, request_id: str) -> Reply:
     return Reply(status=status, body=dump(body))
 
 
+def iam_error(status: int, message: str) -> Reply:
+    """Return an error in the shape of IAM."""
+    title = HTTPStatus(status).phrase if status in set(HTTPStatus) else str(status)
+    return Reply(status=status, body=dump({"error": {"code": status, "message": message, "title": title}}))
+
+
 def unknown_api(request_id: str) -> Reply:
     """Return the answer to a method and path that AOS does not have."""
     message = "The API does not exist or has not been published in the environment"
@@ -62,7 +68,7 @@ def unknown_api(request_id: str) -> Reply:
 
 
 def unauthorized(request_id: str, why: str) -> Reply:
-    """Return the response to a missing or invalid token."""
+    """Return the response to a missing or invalid token or signature."""
     return apigw_error(401, "APIGW.0301", f"Incorrect IAM authentication information: {why}", request_id)
 
 

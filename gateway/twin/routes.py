@@ -8,7 +8,7 @@ import msgspec
 
 
 class Route(StrEnum):
-    """The calls of the AOS v2 API that the twin knows: method and path, `*` for an id."""
+    """The calls of the AOS v2 API and of IAM that the twin knows: method and path, `*` for an id."""
 
     CREATE_STACK = "POST /v2/stacks"
     LIST_STACKS = "GET /v2/stacks"
@@ -21,6 +21,8 @@ class Route(StrEnum):
     GET_ELEMENT = "GET /v2/stacks/*/elements/*"
     OUTPUTS = "GET /v2/stacks/*/outputs"
     INPUTS = "GET /v2/stacks/*/inputs"
+    CREATE_TOKEN = "POST /v3/auth/tokens"
+    VERIFY_TOKEN = "GET /v3/auth/tokens"
     UNKNOWN = ""
 
     @classmethod
@@ -41,6 +43,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
 
 # Places of the ids among the segments of a path, the empty one before the first slash included.
 _ID_PLACES: Final = (3, 5)
+_STACKS: Final = "/v2/stacks/"
 
 
 def path_of(target: str) -> str:
@@ -54,7 +57,10 @@ def path_of(target: str) -> str:
 
 def match(method: str, path: str) -> Match:
     """Return the call that a method and a percent-encoded path mean; HEAD is the same call as GET."""
+    method = "GET" if method == "HEAD" else method
+    if not path.startswith(_STACKS):
+        return Match(route=Route(f"{method} {path}"), ids=())
     segments = path.split("/")
     ids = tuple(unquote(segments[place]) for place in _ID_PLACES if place < len(segments))
     shape = "/".join("*" if place in _ID_PLACES else segment for place, segment in enumerate(segments))
-    return Match(route=Route(f"{'GET' if method == 'HEAD' else method} {shape}"), ids=ids)
+    return Match(route=Route(f"{method} {shape}"), ids=ids)

@@ -22,6 +22,12 @@ def project_of(token: str) -> str:
     return project if colon and _PROJECT.fullmatch(project) else digest(token)
 
 
+def name_of(token: str) -> str:
+    """Return the user's name: "alice" for "project-a:alice:2"; without one, the token's digest."""
+    project, *names = token.split(":", 2)
+    return names[0] if names and names[0] and _PROJECT.fullmatch(project) else digest(token)
+
+
 def user_of(token: str) -> str:
     """Return a digest of a token's user, the same for "project-a:alice" and "project-a:alice:2"."""
     return digest(":".join(token.split(":", 2)[:2]))

@@ -1,16 +1,14 @@
 """The twin's state, shared by the API and the control address."""
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from random import Random
-from typing import Final
 
 from gateway.twin.fault_book import FaultBook
+from gateway.twin.iam import Iam
 from gateway.twin.model import Model
 from gateway.twin.profiles import EPOCH_S, Profile
 from gateway.twin.tokens import digest
-
-_MAX_REVOKED: Final = 10_000
 
 
 class Clock:
@@ -18,11 +16,16 @@ class Clock:
 
     def __init__(self, epoch_s: float) -> None:
         self._origin_s = epoch_s - time.monotonic()
+        self._jumped_s = 0.0
         self._frozen_at_s: float | None = None
 
     def now_s(self) -> float:
         """Return the modelled time, which never goes back."""
         return self._origin_s + time.monotonic() if self._frozen_at_s is None else self._frozen_at_s
+
+    def wall_s(self) -> float:
+        """Return the real time, moved by the jumps: what others compare with their own clocks."""
+        return time.time() + self._jumped_s
 
     @property
     def is_frozen(self) -> bool:
@@ -31,6 +34,7 @@ class Clock:
 
     def advance(self, by_s: float) -> None:
         self._origin_s += by_s
+        self._jumped_s += by_s
         if self._frozen_at_s is not None:
             self._frozen_at_s += by_s
 
@@ -45,10 +49,9 @@ class Clock:
 
 
 class World:
-    """The model with its clock, faults and revoked tokens, and counts of requests.
+    """The model with its clock, faults and IAM, and counts of requests.
 
     Attributes:
-        revoked: digests of tokens; the oldest are dropped.
         received: requests by route, counted when their head is complete.
         answered: responses by route and status, faults included.
     """
@@ -60,13 +63,13 @@ class World:
         self.reset()
 
     def reset(self) -> None:
-        """Return to the state before the first request: time, stacks, faults, tokens, counts."""
+        """Return to the state before the first request: time, stacks, faults, users, keys, tokens, counts."""
         self.clock = Clock(EPOCH_S)
         self.model = Model(self.profile, self.seed)
         self.faults = FaultBook()
         for throttle in self.profile.throttles:
             self.faults.add(throttle, self.clock.now_s())
-        self.revoked: deque[str] = deque(maxlen=_MAX_REVOKED)
+        self.iam = Iam(self.seed)
         self.received: Counter[str] = Counter()
         self.answered: Counter[tuple[str, int]] = Counter()
         self._request_count = 0

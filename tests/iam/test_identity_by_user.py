@@ -29,8 +29,8 @@ _OTHER = TARGET + "-2"
 
 def settings_of(iam: ScriptedIam, **more: Any) -> dict[str, Any]:
     """A gateway that asks this IAM, and may ask often."""
-    by_user: dict[str, Any] = {"identity__by": "user", "iam__url": f"http://{iam.address}", "iam__max_per_s": 100}
-    return by_user | more
+    by_user = {"identity__by": "user", "iam__url": f"http://{iam.address}", "iam__max_per_s": 100}
+    return {**by_user, **more}
 
 
 @pytest.fixture

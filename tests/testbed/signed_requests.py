@@ -111,7 +111,7 @@ def _request(rng: Random) -> Unsigned:
     if rng.random() < 0.2:
         fields["x-empty"] = ""
     return Unsigned(
-        method=rng.choice(("GET", "PUT", "POST", "DELETE", "HEAD", "PATCH", "get")),
+        method=rng.choice(("GET", "PUT", "POST", "DELETE", "HEAD", "PATCH")),
         path=_path(rng),
         query=query,
         parameters=parameters,

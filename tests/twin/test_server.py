@@ -386,7 +386,7 @@ async def test_a_profile_throttles_from_the_start_until_its_faults_are_cleared()
         await caller.control("DELETE", "/faults")
         assert (await caller.get("/v2/stacks")).status == 200
         state = (await caller.control("POST", "/reset")).json
-        assert [fault["per"] for fault in state["faults"]] == ["user", "ip"]
+        assert [fault["per"] for fault in state["faults"]] == ["user", "ip", "ip"]
     await twin.close()
 
 

@@ -50,6 +50,10 @@ def test_the_same_target_written_otherwise_has_the_same_signature(one: str, othe
     assert sign(KEY, "GET", one, HOST, b"", NOW_S) == sign(KEY, "GET", other, HOST, b"", NOW_S)
 
 
+def test_a_method_is_signed_in_upper_case() -> None:
+    assert sign(KEY, "get", "/", HOST, b"", NOW_S) == sign(KEY, "GET", "/", HOST, b"", NOW_S)
+
+
 def test_a_body_is_signed_whatever_it_is_unless_another_type_is_signed() -> None:
     form = [*HOST, ("content-type", "multipart/form-data; boundary=b")]
     bodies = (b"one", b"two", b"")
