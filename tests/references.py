@@ -22,12 +22,15 @@ from gateway.config.types import Boolean, Enum, Number, Rule, String, StringList
 from gateway.core.http.errors import GatewayError, ProxyLoop
 from gateway.errors import (
     UPSTREAM_DETAILS,
+    BodyTooLarge,
     CallerGone,
     DeadlinePassed,
     GaveWay,
+    NoCredentials,
     NotCached,
     Overloaded,
     Throttled,
+    TooManyBodies,
     TooManyConnections,
     UpstreamError,
     UpstreamTimeout,
@@ -153,13 +156,16 @@ def _errors() -> list[type[GatewayError]]:
     """Return the errors that have one text, each with its code."""
     return [
         GatewayError,
+        BodyTooLarge,
         CallerGone,
         DeadlinePassed,
         GaveWay,
+        NoCredentials,
         NotCached,
         Overloaded,
         ProxyLoop,
         Throttled,
+        TooManyBodies,
         TooManyConnections,
         UpstreamError,
         UpstreamTimeout,

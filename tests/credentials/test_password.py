@@ -6,9 +6,12 @@ import logging
 
 import pytest
 
+from gateway.app.gateway import Gateway
+from gateway.config.load import masked
+from gateway.telemetry.metrics_text import render
 from tests.end_to_end.kit import ALICE, MovableTime, cache_status, get, is_hit, running_record, settled, until
-from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos
 from tests.testbed.answers import Conversation, close_unanswered
+from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos
 from tests.testbed.gateway import RunningGateway, loaded, running
 from tests.testbed.iam import TOKENS, ScriptedIam, refused, said, throttled, word
 from tests.testbed.secrets import assert_absent, token
@@ -105,8 +108,9 @@ async def test_after_a_401_it_is_renewed_once_and_the_request_repeated_once(
     async with running(aos.url, **by_password(iam)) as gateway:
         await ask(gateway, STACK)
         checking.revoked.update(iam.issued)
-        asked = [ask(gateway, f"{path}", method=method) for path in (TARGET, STACK, f"{TARGET}2", f"{STACK}2")]
-        assert {(await each).status for each in [asyncio.ensure_future(one) for one in asked]} == {200}
+        paths = (TARGET, STACK, f"{TARGET}2", f"{STACK}2")
+        answers = await asyncio.gather(*(ask(gateway, path, method=method) for path in paths))
+        assert {answer.status for answer in answers} == {200}
         assert iam.logins == 2
         # Again within half a minute: AOS's word is passed on.
         checking.revoked.update(iam.issued)
@@ -196,3 +200,102 @@ async def test_what_gives_no_token_is_a_503_that_says_why(
             assert says in json.loads(response.body)["detail"]
     assert iam.logins == 1
     assert aos.heads == []
+
+
+async def test_after_iam_has_refused_the_pauses_grow_and_a_reload_asks_at_once(
+    aos: ScriptedAos,
+    iam: ScriptedIam,
+    checking: Checking,
+    now: MovableTime,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = by_password(iam)
+    iam.lives_s = 100.0
+    async with running(aos.url, clock=now.clock, **settings) as gateway:
+        await ask(gateway, STACK)
+        iam.accounts["company", "robot"] = "another one"
+        now.ahead_s = 85.0
+        await ask(gateway, STACK)
+        await until(lambda: iam.logins == 2)
+        # IAM has said no: what it gave before is not used any more.
+        await until(lambda: renewals(gateway) == {"renewed": 1, "refused": 1})
+        for pause_s in (60, 120, 240, 480, 900, 900):
+            logins = iam.logins
+            now.ahead_s += pause_s - 1
+            answer = await ask(gateway, STACK)
+            assert (answer.status, answer.get("Retry-After"), iam.logins) == (503, b"1", logins)
+            now.ahead_s += 1.1
+            assert (await ask(gateway, STACK)).status == 503
+            assert iam.logins == logins + 1
+        iam.accounts["company", "robot"], iam.lives_s = "a new one", 86_400.0
+        await gateway.app.apply(loaded(aos.url, **settings | {"credentials__password": "a new one"}))
+        assert (await ask(gateway, STACK)).status == 200
+    lines = [line.message for line in caplog.records if line.message.startswith("credentials")]
+    assert lines[0] == "credentials down: refused by IAM: 401 The username or password is wrong."
+    assert lines[1].startswith("credentials up again")
+    assert len(lines) == 2
+
+
+async def test_another_401_after_half_a_minute_renews_it_again(
+    aos: ScriptedAos, iam: ScriptedIam, checking: Checking, now: MovableTime
+) -> None:
+    async with running(aos.url, clock=now.clock, **by_password(iam)) as gateway:
+        for after_s, status, logins in ((0.0, 200, 1), (1.0, 200, 2), (29.0, 401, 2), (32.0, 200, 3)):
+            now.ahead_s = after_s
+            if after_s:
+                checking.revoked.update(iam.issued)
+            assert (await ask(gateway, STACK)).status == status
+            assert iam.logins == logins
+
+
+async def test_those_who_wait_and_are_held_back_are_the_same_after_a_renewal(
+    aos: ScriptedAos, iam: ScriptedIam, checking: Checking
+) -> None:
+    settings = by_password(iam, wait__interval_s=0.2)
+    async with running(aos.url, **settings) as gateway:
+        checking.answer = running_record()
+        waiting = [asyncio.create_task(ask(gateway, TARGET, ("Prefer", "wait=20"))) for _ in range(2)]
+        await until(lambda: len(gateway.app.waits) == 2 and aos.count() >= 1)
+        checking.revoked.update(iam.issued)
+        await until(lambda: iam.logins == 2)
+        checking.answer = settled()
+        assert {(await each).status for each in waiting} == {200}
+        assert tokens(aos) == iam.issued
+        checking.answer = Answer(429, headers=[("Retry-After", "9")], body=b"slow down")
+        assert (await ask(gateway, f"{TARGET}2")).status == 429
+        checking.revoked.update(iam.issued)
+        before = aos.count()
+        assert (await ask(gateway, f"{TARGET}3")).status == 429
+        assert aos.count() == before
+
+
+async def test_no_piece_of_a_secret_is_in_log_metrics_errors_or_what_is_shown(
+    aos: ScriptedAos, iam: ScriptedIam, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    client = token("client", 40).decode()
+    said_back = refused(401, f"No such password: {PASSWORD[3:25]}")
+    settings = by_password(iam, credentials__client_token=client)
+    bearer = ("Authorization", f"Bearer {client}")
+    shown: list[bytes] = []
+    aos.answer(Answer(401, body=b"no"))
+    async with running(aos.url, **settings) as gateway:
+        shown.append((await ask(gateway, TARGET, bearer)).body)
+        iam.on("POST", TOKENS, said_back)
+        await gateway.app.apply(loaded(aos.url, **settings | {"credentials__password": PASSWORD + "x"}))
+        shown += [(await ask(gateway, TARGET, *fields)).body for fields in ((bearer,), ())]
+        shown.append(render(gateway.app.metrics_snapshot())[0])
+        shown.append(json.dumps(masked(gateway.app.config)).encode())
+        shown.append(repr(vars(gateway.app)).encode())
+        shown.append(repr([vars(each) for each in everything(gateway.app)]).encode())
+    shown += [f"{line.getMessage()} {vars(line)}".encode() for line in caplog.records]
+    for secret in (PASSWORD.encode(), client.encode(), *iam.issued):
+        assert_absent(b"\n".join(shown), secret)
+    assert iam.logins == 3
+
+
+def everything(app: Gateway) -> list[object]:
+    """The parts of a gateway that get near credentials."""
+    credentials = app._credentials
+    assert credentials is not None
+    return [credentials, app.upstream, app._handler, app.waits]

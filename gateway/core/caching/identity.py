@@ -142,8 +142,8 @@ class IdentityReader:
     def configured(self, *description: str) -> Identity:
         """Return the identity of the gateway's own credentials, by what tells them from others."""
         texts = [text.encode() for text in description]
-        caller = self._digest([b"%d:%s" % (len(text), text) for text in texts], b"aosgw-own")
-        return Identity(caller, caller, _SHARED if self._shared else caller)
+        owner = self._digest([b"%d:%s" % (len(text), text) for text in texts], b"aosgw-own")
+        return Identity(owner, owner, _SHARED if self._shared else owner)
 
     def _digest(self, parts: list[bytes], person: bytes = b"aosgw-caller") -> bytes:
         joined = b"".join(parts)
