@@ -126,44 +126,17 @@ class Throttled(FetchError):
 
 
 class NoCredentials(FetchError):
-    """The gateway cannot get credentials of its own for a request that has none.
-
-    Args:
-        kind: why, in a few words of the gateway's own.
-        wait_s: until it tries again, seconds.
-    """
+    """The gateway cannot add credentials of its own, for a ``kind`` of reason; it may after a while."""
 
     status = 503
     number = 4
-    detail = "The gateway has no valid credentials of its own for the upstream at present"
+    detail = "The gateway cannot add its own credentials at present"
     reason = Reason.CREDENTIALS
 
     def __init__(self, kind: str, wait_s: float) -> None:
         super().__init__(kind)
         self.detail = f"{self.detail}: {kind}."
         self.retry_after_s = max(1, math.ceil(wait_s))
-
-
-class BodyTooLarge(FetchError):
-    """A request body that has to be signed is larger than AOS takes."""
-
-    status = 413
-    number = 2
-    detail = "The request body is too large to be signed."
-    proxy_error = "http_request_error"
-    reason = Reason.CREDENTIALS
-    closes = True
-
-
-class TooManyBodies(FetchError):
-    """There is no room for another request body that has to be signed."""
-
-    status = 503
-    number = 5
-    detail = "The gateway holds too many request bodies that have to be signed."
-    retry_after_s = 1
-    reason = Reason.CREDENTIALS
-    closes = True
 
 
 class NotCached(FetchError):

@@ -616,7 +616,7 @@ MECHANISMS = (
     Mechanism(
         "bounded bodies",
         "gateway/upstream/held_bodies.py",
-        "        if more_bytes > self._left_bytes:\n",
+        "        if more_bytes > self.left_bytes:\n",
         "        if False:\n",
         "tests/credentials/test_access_key.py::"
         "test_bodies_beyond_the_bound_of_all_are_refused_until_there_is_room",

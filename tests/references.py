@@ -22,7 +22,6 @@ from gateway.config.types import Boolean, Enum, Number, Rule, String, StringList
 from gateway.core.http.errors import GatewayError, ProxyLoop
 from gateway.errors import (
     UPSTREAM_DETAILS,
-    BodyTooLarge,
     CallerGone,
     DeadlinePassed,
     GaveWay,
@@ -30,7 +29,6 @@ from gateway.errors import (
     NotCached,
     Overloaded,
     Throttled,
-    TooManyBodies,
     TooManyConnections,
     UpstreamError,
     UpstreamTimeout,
@@ -156,7 +154,6 @@ def _errors() -> list[type[GatewayError]]:
     """Return the errors that have one text, each with its code."""
     return [
         GatewayError,
-        BodyTooLarge,
         CallerGone,
         DeadlinePassed,
         GaveWay,
@@ -165,7 +162,6 @@ def _errors() -> list[type[GatewayError]]:
         Overloaded,
         ProxyLoop,
         Throttled,
-        TooManyBodies,
         TooManyConnections,
         UpstreamError,
         UpstreamTimeout,

@@ -178,7 +178,7 @@ class Gateway:
                 clock=clock,
                 metrics=self.metrics,
             )
-            self.upstream.credentials = self._credentials
+            self.upstream.credentials = self._credentials.source
             self.upstream.bodies = HeldBodies(config.credentials.body_bytes)
         polling = Polling(config.wait, self.flights, self._fetcher, throttle, request_ids.fresh)
         responder = Responder(self.flights, self._fetcher)
@@ -377,7 +377,7 @@ class Gateway:
         # Cuts what is still under way; the writes among it invalidate before the tiers close.
         await self.upstream.close()
         if self._credentials is not None:
-            await self._credentials.close()
+            await self._credentials.source.close()
         if self._iam is not None:
             await self._iam.close()
         if self._proxied is not None:

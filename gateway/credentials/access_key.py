@@ -15,12 +15,7 @@ _LARGE_BYTES = 65_536
 
 
 class AccessKeySource:
-    """Signs requests.
-
-    Args:
-        config: the key.
-        clock: AOS accepts a signature only for minutes around its time.
-    """
+    """Signs requests as they go out, for AOS accepts a signature for minutes only."""
 
     needs_body: Final = True
     since_s: Final = None
@@ -47,12 +42,9 @@ class AccessKeySource:
         return False
 
     def change(self, config: Config) -> None:
-        credentials = config.credentials
-        self._key = AccessKey(
-            credentials.access_key,
-            credentials.secret_key.reveal(),
-            credentials.security_token.reveal() or None,
-        )
+        of = config.credentials
+        token = of.security_token.reveal() or None
+        self._key = AccessKey(of.access_key, of.secret_key.reveal(), token)
 
     async def close(self) -> None:
         pass

@@ -37,14 +37,7 @@ _KINDS = {
 
 
 class Password:
-    """Keeps a token in memory alone, and asks for the next one in time, one question at a time.
-
-    Args:
-        config: for whom.
-        iam: gives them out.
-        outcomes: hears how each question ends.
-        clock: both clocks.
-    """
+    """Keeps a token in memory alone, and asks for the next one in time, one question at a time."""
 
     needs_body: Final = False
 
@@ -131,6 +124,9 @@ class Password:
                     self._fail(_KINDS[error.kind], _AWAY_S)
                 else:
                     self._take(answer)
+        except Exception:
+            self._fail(_KINDS["malformed"], _AWAY_S)
+            raise
         finally:
             self._asking = None
             if self._timer is not None:
@@ -145,7 +141,7 @@ class Password:
             self._token = b""
             words = _words(answer.body, self._config.credentials.password.reveal())
             self._pause("IAM refuses them", _REFUSED_S)
-            self._outcomes.refused(f"{answer.status} {words}")
+            self._outcomes.tell("refused", f"refused by IAM: {answer.status} {words}")
         elif answer.status != 201:
             self._fail("IAM answers with an error", _AWAY_S)
         elif (
@@ -162,14 +158,14 @@ class Password:
             began_s = self._clock.monotonic_s()
             self._ends_s = began_s + lives_s
             self._next_s = began_s + max(_SHORTEST_S, _RENEWED_AFTER * lives_s)
-            self._outcomes.renewed()
+            self._outcomes.tell("renewed")
 
     def _fail(self, why: str, pause_s: tuple[float, float]) -> None:
         self._pause(why, pause_s)
-        self._outcomes.failed(why + ("; the token in use still lives" if self._is_alive else ""))
+        self._outcomes.tell("failed", why + ("; the token in use still lives" if self._is_alive else ""))
 
-    def _pause(self, why: str, pause_s: tuple[float, float]) -> None:
-        first_s, longest_s = pause_s
+    def _pause(self, why: str, between_s: tuple[float, float]) -> None:
+        first_s, longest_s = between_s
         self._why = why
         self._pause_s = min(longest_s, max(first_s, 2.0 * self._pause_s))
         self._next_s = self._clock.monotonic_s() + self._pause_s

@@ -23,8 +23,6 @@ class TokenFile:
     """Reads the file again when it changes; what cannot be used leaves the token before it in use.
 
     Args:
-        config: which file.
-        outcomes: hears of each token.
         host: tells this machine's file from one of the same name elsewhere.
     """
 
@@ -72,31 +70,24 @@ class TokenFile:
 
     async def _read_if_changed(self, known: Stamp | None) -> None:
         path = self._path
+        stamp, token, why = None, None, "holds no token in one line of printable ASCII"
         try:
-            # A file on a network may be slow; asking for its times is quick on all that tokens are kept on.
-            stamp = _stamp(path)
+            found = os.stat(path)
+            stamp = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
             if stamp == known:
                 return
             token = await asyncio.to_thread(_read, path)
         except OSError as error:
-            stamp, token = None, None
-            why = f"{error.strerror or 'no valid path'}"
-        else:
-            why = "holds no token in one line of printable ASCII"
+            stamp, why = None, error.strerror or "no valid path"
         if path != self._path:
             return
         has_failed, self._has_failed, self._stamp = self._has_failed, token is None, stamp
         if token is None:
             if not has_failed:
-                self._outcomes.failed(f"token file: {why}")
+                self._outcomes.tell("failed", f"token file: {why}")
         elif token != self._token or has_failed:
             self._token = token
-            self._outcomes.renewed()
-
-
-def _stamp(path: str) -> Stamp:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+            self._outcomes.tell("renewed")
 
 
 def _read(path: str) -> bytes | None:
