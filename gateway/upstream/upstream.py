@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import ssl
-from collections.abc import AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Protocol
 
 import msgspec
 
@@ -65,25 +66,6 @@ class Credentials(Protocol):
         """Get others, when these got a 401; ``False`` where there are none yet."""
 
 
-class _Lent(msgspec.Struct, frozen=True):
-    """A request that went out with the gateway's credentials.
-
-    Attributes:
-        target: with the base path.
-        fields: without the credentials.
-        added: the credentials.
-        is_repeatable: it may be sent again.
-    """
-
-    target: bytes
-    fields: Fields
-    added: Fields
-    is_repeatable: bool
-
-    def __repr__(self) -> str:
-        return "_Lent()"
-
-
 class Upstream:
     """The pool of connections to one AOS.
 
@@ -116,7 +98,8 @@ class Upstream:
         self._under_way: dict[Exchange, None] = {}
         # Heads and fields of reads, until there is a response.
         self._repeatable: dict[Exchange, tuple[bytes, Fields]] = {}
-        self._lent: dict[Exchange, _Lent] = {}
+        # The credentials that the gateway added, and what sends the request once more; None for writes.
+        self._lent: dict[Exchange, tuple[Fields, Callable[[], Coroutine[Any, Any, None]] | None]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.change(config, tls)
@@ -225,12 +208,11 @@ class Upstream:
         lent = self._lent.pop(exchange, None)
         if lent is None or exchange.head.status != 401:
             return False
-        assert self.credentials is not None
-        if lent.is_repeatable:
-            exchange.work = self._tasks.start(self._repeat_renewed(exchange, lent), "renew")
-        else:
-            self._tasks.start(self.credentials.renew(lent.added), "renew")
-        return lent.is_repeatable
+        added, repeat = lent
+        work = self._tasks.start(self._renew(exchange, added, repeat), "renew")
+        if repeat is not None:
+            exchange.work = work
+        return repeat is not None
 
     def has_failed(self, exchange: Exchange) -> bool:
         head, fields = self._repeatable.pop(exchange, (None, ()))
@@ -314,11 +296,13 @@ class Upstream:
                     body = RequestBody(_once(held), body.length)
                 added = await self.credentials.fields(exchange.method, target, fields, held)
                 head = request_bytes(exchange.method, target, field_lines((*fields, *added)), length)
-                is_repeatable = body is None and exchange.method in _RETRIED_METHODS
-                if is_repeatable:
+                repeat = None
+                if body is None and exchange.method in _RETRIED_METHODS:
                     self._repeatable[exchange] = head, fields
+                    start = self._start_with_credentials
+                    repeat = functools.partial(start, exchange, target, fields, None, is_repeated=True)
                 if not is_repeated:
-                    self._lent[exchange] = _Lent(target, fields, added, is_repeatable)
+                    self._lent[exchange] = added, repeat
                 await self._start(exchange, head, body)
         except GatewayError as error:
             exchange.fail(error)
@@ -326,14 +310,19 @@ class Upstream:
             exchange.fail(UpstreamError("proxy_internal_error", was_sent=True))
             raise
 
-    async def _repeat_renewed(self, exchange: Exchange, lent: _Lent) -> None:
-        """Repeat a request that got a 401 with renewed credentials; without them it is the response."""
+    async def _renew(
+        self, exchange: Exchange, refused: Fields, repeat: Callable[[], Coroutine[Any, Any, None]] | None
+    ) -> None:
+        """Renew credentials that got a 401; it is the response unless that succeeds and it is repeated."""
         assert self.credentials is not None
-        if await self.credentials.renew(lent.added):
+        is_renewed = await self.credentials.renew(refused)
+        if repeat is None:
+            return
+        if is_renewed:
             exchange.restart()
-            await self._start_with_credentials(exchange, lent.target, lent.fields, None, is_repeated=True)
+            await repeat()
         else:
-            # Done as far as the connection is concerned, which may be used again.
+            # Its connection may be used again.
             exchange.work = None
             exchange.go_on()
 
