@@ -610,6 +610,82 @@ MECHANISMS = (
         "print(self.format(record), file=sys.__stderr__, flush=True)",
         "tests/telemetry/test_line_writer.py::test_an_unread_log_blocks_no_response_no_scrape_and_no_exit",
     ),
+    Mechanism(
+        "allowed requests only",
+        "gateway/core/http/credentials.py",
+        'if not self._allowed.fullmatch(method + b" " + path):',
+        "if False:",
+        "tests/credentials/test_admission.py::"
+        "test_nothing_outside_the_list_and_no_web_page_reaches_aos_with_the_gateways_credentials",
+    ),
+    Mechanism(
+        "no web page",
+        "gateway/core/http/credentials.py",
+        'if first(fields, b"origin") is not None or any(site not in _NO_BROWSER for site in sites):',
+        "if False:",
+        "tests/credentials/test_admission.py::test_a_web_page_may_not_use_them",
+    ),
+    Mechanism(
+        "no part of credentials",
+        "gateway/core/http/credentials.py",
+        "            if not (any(values(fields, _TOKEN)) or signature.is_signed(fields)):\n",
+        "            if False:\n",
+        "tests/credentials/test_admission.py::test_credentials_in_part_are_refused",
+    ),
+    Mechanism(
+        "client token",
+        "gateway/core/http/credentials.py",
+        "        if not is_client:\n",
+        "        if False:\n",
+        "tests/credentials/test_admission.py::"
+        "test_the_client_token_is_needed_where_there_is_one_and_goes_no_further",
+    ),
+    Mechanism(
+        "pause after a refusal",
+        "gateway/credentials/password.py",
+        '            self._pause("IAM refuses them", _REFUSED_S)\n',
+        '            self._why = "IAM refuses them"\n',
+        "tests/credentials/test_password.py::"
+        "test_after_iam_has_refused_the_pauses_grow_and_a_reload_asks_at_once",
+    ),
+    Mechanism(
+        "one renewal in half a minute",
+        "gateway/credentials/password.py",
+        "if now_s < self._refused_s + _BETWEEN_S or (",
+        "if (",
+        "tests/credentials/test_password.py::test_another_401_after_half_a_minute_renews_it_again",
+    ),
+    Mechanism(
+        "no write after a 401",
+        "gateway/upstream/upstream.py",
+        "                if body is None and exchange.method in _RETRIED_METHODS:\n",
+        "                if True:\n",
+        "tests/credentials/test_password.py::test_after_a_401_a_write_is_not_repeated_but_the_token_renewed",
+    ),
+    Mechanism(
+        "bounded bodies",
+        "gateway/upstream/held_bodies.py",
+        "        if more_bytes > self.left_bytes:\n",
+        "        if False:\n",
+        "tests/credentials/test_access_key.py::"
+        "test_bodies_beyond_the_bound_of_all_are_refused_until_there_is_room",
+    ),
+    Mechanism(
+        "nothing of a secret",
+        "gateway/credentials/password.py",
+        "not any(piece in words for piece in pieces)",
+        "True",
+        "tests/credentials/test_password.py::"
+        "test_no_piece_of_a_secret_is_in_log_metrics_errors_or_what_is_shown",
+    ),
+    Mechanism(
+        "this machine's file",
+        "gateway/credentials/token_file.py",
+        'return ("token-file", self._path, self._host)',
+        'return ("token-file", self._path)',
+        "tests/credentials/test_token_file.py::"
+        "test_redis_holds_no_piece_of_it_and_another_machines_gateway_none_of_its_records",
+    ),
 )
 
 

@@ -22,7 +22,7 @@ from gateway.core.caching import policy
 from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility, identified_anew
 from gateway.core.caching.entry import Entry
-from gateway.core.caching.identity import IdentityReader
+from gateway.core.caching.identity import Identity, IdentityReader
 from gateway.core.caching.key import EntryKey, FlightKey, KeySpace
 from gateway.core.caching.request_directives import accepts_events, read_directives
 from gateway.core.http import prefer
@@ -30,7 +30,7 @@ from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Head, Request, first, names
 from gateway.core.http.proxy_identity import check_request
 from gateway.core.http.target import is_write
-from gateway.errors import NotCached, Throttled, UpstreamError
+from gateway.errors import FetchError, NotCached, Throttled
 from gateway.store.lookup import EarlyLookup, LookupResult
 from gateway.tasks import guarded, raising
 from gateway.upstream.upstream import RequestBody
@@ -84,6 +84,7 @@ class Cache:
         request: Request,
         body: RequestBody | None,
         early_lookup: EarlyLookup | None = None,
+        configured: Identity | None = None,
         *,
         on_waited: OnWaited,
     ) -> Response:
@@ -91,13 +92,14 @@ class Cache:
 
         Args:
             early_lookup: a look-up made for it already; ``None`` when none was.
+            configured: of the gateway's credentials, if it goes upstream with them; ``None`` otherwise.
             on_waited: called if its caller asked to wait, when that is over.
 
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
         """
         check_request(request, self.fetcher.proxy)
-        eligible = eligibility(request, self.identity_reader)
+        eligible = eligibility(request, self.identity_reader, configured)
         if isinstance(eligible, Bypass):
             cache_log.decided(request, "bypasses the cache: %s", eligible.reason)
             return await self._bypass(request, body, eligible)
@@ -114,7 +116,7 @@ class Cache:
             answer = await self.responder.forward(request, body, cache_status)
         except BaseException as error:
             # Unknown outcome: it may have been done. What certainly never left changes nothing.
-            if not (isinstance(error, UpstreamError) and not error.was_sent):
+            if not (isinstance(error, FetchError) and error.reason is not None):
                 await self._invalidate(stacks)
             raise
         if not 400 <= answer.head.status < 500:

@@ -151,7 +151,14 @@ class _Fetch:
         fields, lines = self._request.fields, self._eligible.fetch_lines
         if lines is None:
             fields = upstream_fields(self._request, by.proxy, execution_call=True, is_shared=self._stores)
-        self._exchange = exchange = by.upstream.begin("GET", self._request.target, fields, None, lines)
+        self._exchange = exchange = by.upstream.begin(
+            "GET",
+            self._request.target,
+            fields,
+            None,
+            lines,
+            needs_credentials=self._request.needs_credentials,
+        )
         exchange.read_ahead_bytes = by.rules.max_body_bytes
         exchange.on_change = self._changed
         self._flight.stop = exchange.close

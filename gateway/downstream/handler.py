@@ -24,6 +24,7 @@ from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Fields, IndexedFields, Request, first, names
 from gateway.core.http.target import is_write
 from gateway.core.http.trace_context import parent
+from gateway.credentials.credentials import GatewayCredentials
 from gateway.downstream.connection import DownstreamConnection
 from gateway.downstream.request_id import RequestIds
 from gateway.downstream.response import PreparedResponse
@@ -95,6 +96,7 @@ class Handler:
         access_log: writes a line for each.
         request_ids: names requests that bring no id.
         is_draining: no connection is kept any more.
+        credentials: for requests that have none; ``None`` sends them on as they are.
     """
 
     def __init__(
@@ -108,8 +110,10 @@ class Handler:
         access_log: AccessLog,
         request_ids: RequestIds,
         is_draining: Callable[[], bool],
+        credentials: GatewayCredentials | None,
     ) -> None:
         self._cache = cache
+        self._credentials = credentials
         self.body_timeout_s = body_timeout_s
         self._own_hosts = own_hosts
         self._metrics = metrics
@@ -217,7 +221,9 @@ class Handler:
     async def _answer(self, message: web.BaseRequest, context: RequestContext) -> Response:
         request, body = self._read(message, context.path, context.fields, context.request_id)
         found = context.connection.take_looked_up()
-        return await self._cache.answer(request, body, found, on_waited=context.waited)
+        if self._credentials is not None:
+            request, context.identity = self._credentials.admit(request)
+        return await self._cache.answer(request, body, found, context.identity, on_waited=context.waited)
 
     async def _prepared(self, context: RequestContext, answering: Awaitable[Response]) -> PreparedResponse:
         """Wait for a response, or make one of what went wrong."""
@@ -249,7 +255,7 @@ class Handler:
         took_s = time.monotonic() - context.started_s - (context.waited_s or 0.0)
         self._metrics.answered(cache_status, status, took_s)
         if status == 429:
-            self._throttled.count(context.fields, is_own=outcome(cache_status) == ERROR)
+            self._throttled.count(context.identity or context.fields, is_own=outcome(cache_status) == ERROR)
         sent: Callable[[int], None] | None = None
         if self._access_log.wants(status, cache_status):
             sent = functools.partial(

@@ -59,6 +59,7 @@ class Metrics:
         self.not_stored: Counter[str] = Counter()
         self.invalidations: Counter[str] = Counter()
         self.iam_questions: Counter[str] = Counter()
+        self.credential_renewals: Counter[str] = Counter()
         self.bad_requests: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self.connections_refused = 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Protocol
 
 from gateway.clock import Clock
 from gateway.core.http.errors import GatewayError
@@ -31,8 +31,8 @@ class ExchangeOwner(Protocol):
 
     heads: HeadReader
 
-    def has_head(self, exchange: Exchange) -> None:
-        """Its head has come."""
+    def has_head(self, exchange: Exchange) -> bool:
+        """Its head has come; whether nobody is to see it before `Exchange.go_on`."""
 
     def has_failed(self, exchange: Exchange) -> bool:
         """It has failed; whether it goes on all the same, on another connection."""
@@ -63,6 +63,8 @@ class Exchange:
         broke_off: its request did not go out whole.
         repeated: head and fields to send once more if a reused connection turns out to be closed before there
             is a response; ``None`` when nothing is repeated.
+        lent: the gateway's credentials in its request, and what sends it once more with others, ``None`` for
+            a write; ``None`` without such credentials.
         head_s: seconds from its place in the pool to its head; 0 until that has come.
         read_ahead_bytes: body bytes that may wait before no more is read.
     """
@@ -72,6 +74,7 @@ class Exchange:
         "_clock",
         "_head_began_s",
         "_is_closed",
+        "_is_held",
         "_is_paused",
         "_is_sent",
         "_owner",
@@ -81,6 +84,7 @@ class Exchange:
         "connection",
         "error",
         "head_s",
+        "lent",
         "method",
         "on_change",
         "read_ahead_bytes",
@@ -102,6 +106,7 @@ class Exchange:
         self.asked_s = clock.monotonic_s()
         self.broke_off = False
         self.repeated: tuple[bytes, Fields] | None = None
+        self.lent: tuple[Fields, Callable[[], Coroutine[Any, Any, None]] | None] | None = None
         self.head_s = 0.0
         self.read_ahead_bytes = READ_AHEAD_BYTES
         self._owner = owner
@@ -111,6 +116,7 @@ class Exchange:
         self._head_began_s = 0.0
         self._is_paused = False
         self._is_closed = False
+        self._is_held = False
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -154,10 +160,18 @@ class Exchange:
 
     def restart(self) -> None:
         """Expect another response, on another connection."""
+        if self.connection is not None:
+            self.connection.close()
         self.error = None
         self.connection = None
         self.reader = ResponseReader(self.method, self._owner.heads)
-        self._is_sent = False
+        self.head_s = self._head_began_s = 0.0
+        self._is_sent = self._is_paused = self._is_held = False
+
+    def go_on(self) -> None:
+        """Let the response be seen after all."""
+        self._is_held = False
+        self._changed()
 
     async def head_arrived(self) -> None:
         """Wait for the head.
@@ -247,7 +261,7 @@ class Exchange:
         if not self.head_s:
             assert self.slot is not None
             self.head_s = self._active_s - self.slot.began_s
-            self._owner.has_head(self)
+            self._is_held = self._owner.has_head(self)
         if (
             reader.waiting_bytes > self.read_ahead_bytes
             and not self._is_paused
@@ -255,10 +269,7 @@ class Exchange:
         ):
             self._is_paused = True
             self.connection.pause_reading()
-        if self.on_change is not None:
-            self.on_change()
-        else:
-            self._wake()
+        self._changed()
 
     def feed_eof(self, error: Exception | None) -> None:
         """Take the end of the connection, and why it broke."""
@@ -293,12 +304,11 @@ class Exchange:
         await self._waiter
 
     def _changed(self) -> None:
+        if self._is_held:
+            return
         if self.on_change is not None:
             self.on_change()
-        else:
-            self._wake()
-
-    def _wake(self) -> None:
+            return
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

@@ -24,7 +24,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("gateway.runtime", "gateway.telemetry"),
     ("gateway.operations",),
     ("gateway.store", "gateway.upstream", "gateway.iam", "gateway.page"),
-    ("gateway.cache", "gateway.admin"),
+    ("gateway.cache", "gateway.credentials", "gateway.admin"),
     ("gateway.downstream",),
     ("gateway.app",),
     ("gateway.server",),

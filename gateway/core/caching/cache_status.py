@@ -63,6 +63,7 @@ class Reason(enum.Enum):
     HELD_BACK = "held-back", _SERVE
     UPSTREAM_BUSY = "upstream-busy", _SERVE
     UNREACHABLE = "unreachable", _SERVE
+    CREDENTIALS = "credentials", _SERVE
     # Not stored: the response forbids it, or is not a settled record.
     STATUS = "status"
     SET_COOKIE = "set-cookie"

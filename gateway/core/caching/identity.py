@@ -135,9 +135,15 @@ class IdentityReader:
         owner = caller if user is None else self._digest(parts)
         return Identity(caller, owner, owner, token)
 
-    def _digest(self, parts: list[bytes]) -> bytes:
+    def configured(self, *description: str) -> Identity:
+        """Return the identity of the gateway's own credentials, by what tells them from others."""
+        texts = [text.encode() for text in description]
+        owner = self._digest([b"%d:%s" % (len(text), text) for text in texts], b"aosgw-own")
+        return Identity(owner, owner, _SHARED if self._shared else owner)
+
+    def _digest(self, parts: list[bytes], person: bytes = b"aosgw-caller") -> bytes:
         joined = b"".join(parts)
-        return blake2b(joined, digest_size=_DIGEST_BYTES, key=self._key, person=b"aosgw-caller").digest()
+        return blake2b(joined, digest_size=_DIGEST_BYTES, key=self._key, person=person).digest()
 
 
 class Variant(msgspec.Struct, frozen=True, gc=False):

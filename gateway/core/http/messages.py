@@ -62,6 +62,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         scheme: ``http`` or ``https``, as the caller connected.
         body_bytes: the declared Content-Length; ``None`` when chunked; 0 without a body.
         request_id: the request's id in logs and errors.
+        needs_credentials: it has none, and goes upstream with the gateway's.
     """
 
     method: str
@@ -71,6 +72,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     scheme: bytes
     body_bytes: int | None
     request_id: bytes
+    needs_credentials: bool = False
 
 
 class Head:
