@@ -190,7 +190,7 @@ class Verifier:
             return
         ends_s = min(asked_s + self._verify_ttl_s, owner.expires_s - _MARGIN_S)
         if ends_s - asked_s <= _SWEEP_S:
-            self._without_answer(digest, "unusable", "a token that is about to end")
+            self._without_answer(digest, "refused", "a token that is about to end")
             return
         self._state.up()
         self._metrics.iam_questions["verified"] += 1

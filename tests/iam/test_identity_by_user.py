@@ -217,6 +217,17 @@ async def test_it_never_counts_until_the_tokens_end(
     assert not is_hit(await get(gateway, token=ONE))
 
 
+async def test_a_token_that_is_about_to_end_says_nothing_about_iam(
+    aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    iam.add(ONE, lives_s=50.0)
+    iam.add(TWO, lives_s=-50.0)
+    for number, each in enumerate((ONE, TWO), 1):
+        await get(gateway, token=each)
+        await until(lambda number=number: gateway.app.metrics.iam_questions["refused"] == number)  # type: ignore[misc]
+    assert "iam down" not in caplog.text
+
+
 async def test_a_moved_user_is_another_caller_from_then_on(
     aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway, now: MovableTime
 ) -> None:
