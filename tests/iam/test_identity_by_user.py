@@ -16,7 +16,7 @@ from tests.end_to_end.kit import (
     settled,
     until,
 )
-from tests.testbed.answers import AnyAnswer, Gate
+from tests.testbed.answers import AnyAnswer, Conversation, Gate, Received
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.iam import ScriptedIam, odd_answers, said, word
@@ -177,6 +177,42 @@ async def test_nobody_is_given_a_refusal_told_to_another_token(
     assert [head.get("X-Auth-Token") for head in aos.heads[-2:]] == [ONE, TWO]
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_who_waits_with_another_token_is_given_no_refusal(
+    aos: ScriptedAos, iam: ScriptedIam, status: int
+) -> None:
+    iam.add(ONE)
+    iam.add(TWO)
+    aos.answer(settled())
+    async with running(aos.url, **settings_of(iam, wait__interval_s=0.1)) as gateway:
+        await known(gateway, ONE, TWO)
+        aos.answer(running_record())
+        waits = {
+            each: asyncio.create_task(get(gateway, TARGET, ("Prefer", "wait=50"), token=each))
+            for each in (ONE, TWO)
+        }
+        await until(lambda: len(gateway.app.waits) == 2)
+        assert len(gateway.app.waits.pollers) == 1
+        refused: list[bytes] = []
+
+        async def refuse_one(received: Received, conversation: Conversation) -> None:
+            asks = received.get("X-Auth-Token") or b""
+            if not refused:
+                refused.append(asks)
+            is_refused = asks == refused[0]
+            await conversation.answer(Answer(status, body=b"{}") if is_refused else running_record())
+
+        aos.answer(refuse_one)
+        async with asyncio.timeout(5):
+            done, pending = await asyncio.wait(waits.values(), return_when=asyncio.FIRST_COMPLETED)
+        assert [each.result().status for each in done] == [status]
+        assert waits[refused[0]] in done
+        before = aos.count()
+        await until(lambda: aos.count() > before)
+        aos.answer(settled())
+        assert [(await each).status for each in pending] == [200]
+
+
 async def test_a_user_who_is_throttled_is_held_back_with_every_token(
     aos: ScriptedAos, gateway: RunningGateway
 ) -> None:
@@ -289,7 +325,10 @@ async def test_iams_429_stops_all_questions(aos: ScriptedAos, iam: ScriptedIam) 
     async with running(aos.url, **settings_of(iam)) as gateway:
         await get(gateway, token=ONE)
         await until(lambda: gateway.app.metrics.iam_questions["throttled"] == 1)
-        await get(gateway, token=TWO)
+        # Many times as long as between two questions otherwise.
+        ends_s = asyncio.get_running_loop().time() + 0.2
+        while asyncio.get_running_loop().time() < ends_s:
+            await get(gateway, token=TWO)
         assert gateway.app.verifier is not None
         assert gateway.app.verifier.queued == 1
     assert iam.asked[TWO] == 0
