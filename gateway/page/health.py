@@ -189,6 +189,13 @@ def iam(history: History) -> Finding:
             "and no request fails.",
             "Check iam.url, iam.ca_file, IAM and the network from here to it. It recovers by itself.",
         )
+    if last.get("refused") and not history.newest.gauge("verified_tokens"):
+        return Finding(
+            "refusing",
+            "IAM knows none of the tokens that AOS has accepted: each is a caller of its own, and no request "
+            "fails.",
+            "Check that iam.url is the IAM of this AOS.",
+        )
     if last:
         return Finding("up", "IAM answers.")
     return Finding("idle", "IAM was not asked in the last minutes.")

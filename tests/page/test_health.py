@@ -134,7 +134,9 @@ def test_without_a_configured_redis_all_is_well() -> None:
         # Another gateway knew: IAM was not asked.
         ({"shared": 30}, "idle", Level.OK),
         ({"verified": 30}, "up", Level.OK),
-        ({"refused": 30}, "up", Level.OK),
+        # A token that was revoked, beside others.
+        ({"refused": 30, "known": 5}, "up", Level.OK),
+        ({"refused": 30}, "refusing", Level.WARN),
         # Some fail; the others say that IAM is there.
         ({"verified": 30, "unusable": 30}, "up", Level.OK),
         ({"timeout": 30}, "failing", Level.WARN),
@@ -148,9 +150,13 @@ def test_without_a_configured_redis_all_is_well() -> None:
     ],
 )
 def test_iam_depends_on_the_last_questions(rises: dict[str, int], state: str, level: Level) -> None:
-    history = _history(
-        lambda second: {("iam_questions", outcome): min(second, until) for outcome, until in rises.items()}
-    )
+    known = rises.pop("known", 0)
+
+    def values(second: int) -> _Values:
+        asked = {("iam_questions", outcome): min(second, until) for outcome, until in rises.items()}
+        return {**asked, "verified_tokens": known}
+
+    history = _history(values)
     found = health.iam(history)
     assert (found.state, found.level) == (state, level)
 
