@@ -253,6 +253,15 @@ async def test_it_never_counts_until_the_tokens_end(
     assert not is_hit(await get(gateway, token=ONE))
 
 
+async def test_a_token_that_is_not_ascii_is_asked_about_as_it_is_or_not_at_all(
+    aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway
+) -> None:
+    odd = b"t\xc3\xa9\xe9" * 5
+    assert (await get(gateway, token=odd)).status == 200
+    await known(gateway, ONE)
+    assert iam.asked.keys() <= {odd, ONE}
+
+
 async def test_a_token_that_is_about_to_end_says_nothing_about_iam(
     aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -360,6 +369,28 @@ async def test_gateways_with_a_secret_share_iams_word_in_redis(
             async with running(aos.url, **shared) as third:
                 await known(third, ONE)
                 assert third.app.metrics.iam_questions == {"verified": 1}
+
+
+@pytest.mark.parametrize(("ahead_s", "ttl_s"), [(7_200.0, 300), (0.0, 3_600)])
+async def test_a_shared_word_that_would_count_longer_than_ones_own_is_not_taken(
+    aos: ScriptedAos, iam: ScriptedIam, redis: RedisServer, now: MovableTime, ahead_s: float, ttl_s: int
+) -> None:
+    aos.answer(settled())
+    iam.add(ONE)
+    shared = settings_of(
+        iam, redis__url=redis.url, redis__prefix=redis.prefix, cache__secret="a secret of all replicas"
+    )
+    now.set_s = ahead_s
+    async with (
+        running(aos.url, clock=now.clock, **shared | {"identity__verify_ttl_s": ttl_s}) as one,
+        running(aos.url, **shared) as other,
+    ):
+        await known(one, ONE)
+        async with asyncio.timeout(5):
+            while not await redis.keys("*:owner1:*"):
+                await asyncio.sleep(0.01)
+        await known(other, ONE)
+        assert other.app.metrics.iam_questions == {"verified": 1}
 
 
 async def test_without_a_secret_nothing_is_shared(

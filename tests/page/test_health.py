@@ -153,7 +153,7 @@ def test_iam_depends_on_the_last_questions(rises: dict[str, int], state: str, le
     known = rises.pop("known", 0)
 
     def values(second: int) -> _Values:
-        asked = {("iam_questions", outcome): min(second, until) for outcome, until in rises.items()}
+        asked: _Values = {("iam_questions", outcome): min(second, until) for outcome, until in rises.items()}
         return {**asked, "verified_tokens": known}
 
     history = _history(values)
