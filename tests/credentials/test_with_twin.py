@@ -1,6 +1,7 @@
 """A simulated AOS that demands valid tokens or right signatures, and its IAM, behind a gateway that has them."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.twin.conftest import LOOPBACK
 from .kit import ACCESS_KEY, PASSWORD, SECRET_KEY, ask, by_key
 
 USER = {"name": "robot", "domain": "company", "password": PASSWORD}
-STACKS = {"credentials__allow": ["GET /v2/stacks", "GET /v2/stacks/*", "GET /v2/stacks/*/actions/*"]}
+STACKS: dict[str, Any] = {"credentials__allow": ["GET /v2/stacks", "GET /v2/stacks/*", "GET /v2/stacks/*/actions/*"]}
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ async def caller() -> AsyncIterator[Caller]:
 
 async def test_a_password_gets_what_it_accepts_and_again_when_it_is_revoked(caller: Caller) -> None:
     credentials = {"source": "password", "domain": "company", "user": "robot", "password": PASSWORD}
-    settings = {f"credentials__{name}": value for name, value in credentials.items()}
+    settings: dict[str, Any] = {f"credentials__{name}": value for name, value in credentials.items()}
     settings |= {"iam__url": caller.twin.url, "credentials__project": "project-a", **STACKS}
     async with running(caller.twin.url, **settings) as gateway:
         assert (await ask(gateway, "/v2/stacks")).status == 200
