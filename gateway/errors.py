@@ -160,12 +160,7 @@ class CallerGone(GatewayError):
 
 
 def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
-    """Return the head and body of the gateway's own response to an error.
-
-    Args:
-        error: what happened; only its fixed texts are sent.
-        request_id: the id under which the log has the request.
-    """
+    """Return the head and body of the gateway's own response to an error: its fixed texts, nothing else."""
     reason = HTTPStatus(error.status).phrase
     # For two kinds of clients: members of RFC 9457, then those of AOS's own errors.
     body = orjson.dumps(

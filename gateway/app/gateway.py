@@ -265,17 +265,7 @@ class Gateway:
         self.waits.invalidate_all()
 
     async def start(self, sockets: ListeningSockets | None = None) -> Address:
-        """Accept connections.
-
-        Args:
-            sockets: where; they are this gateway's from now on. ``None`` opens those of ``server.listen``.
-
-        Returns:
-            The address it really has: a port of 0 is filled in.
-
-        Raises:
-            OSError: the address cannot be bound.
-        """
+        """Accept connections on these sockets, its own from now on, or on ``server.listen``; return where."""
         self._sockets = sockets or await open_sockets(
             self.config.server.listen, self.config.server.listen_mode
         )

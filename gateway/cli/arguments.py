@@ -75,11 +75,7 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and suggest the option that was probably meant.
-
-    Attributes:
-        commands: the parsers of all commands by their names.
-    """
+    """An argument parser whose errors are one line and suggest the option that was probably meant."""
 
     commands: Mapping[str, "_Parser"]
 

@@ -15,8 +15,9 @@ import msgspec
 from gateway.clock import Clock
 from gateway.config.model import UpstreamConfig
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.framing import field_lines, request_bytes
-from gateway.core.http.messages import Fields, names
+from gateway.core.http.framing import request_bytes
+from gateway.core.http.messages import Fields, field_lines, names
+from gateway.core.http.response_head import HeadReader
 from gateway.core.http.target import SERVER_WIDE, is_write
 from gateway.errors import GaveWay, Overloaded, UpstreamError
 from gateway.runtime.progress import drained, taken
@@ -78,6 +79,7 @@ class Upstream:
     Attributes:
         credentials: for requests that need some; ``None`` where no request does.
         bodies: those that are held to be signed.
+        heads: reads the heads of its responses.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Upstream:
     ) -> None:
         self.credentials: Credentials | None = None
         self.bodies = HeldBodies(0)
+        self.heads = HeadReader()
         # As many again may wait for slow callers.
         self.slots = Slots(config.max_connections, config.max_waiting, config.read_timeout_s)
         self._base_path = config.url.base_path.encode("ascii")
@@ -96,10 +99,6 @@ class Upstream:
         self._idle = IdleConnections(config.max_connections, config.connection_max_age_s, clock)
         # In the order in which they began.
         self._under_way: dict[Exchange, None] = {}
-        # Heads and fields of reads, until there is a response.
-        self._repeatable: dict[Exchange, tuple[bytes, Fields]] = {}
-        # The credentials that the gateway added, and what sends the request once more; None for writes.
-        self._lent: dict[Exchange, tuple[Fields, Callable[[], Coroutine[Any, Any, None]] | None]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.change(config, tls)
@@ -164,12 +163,13 @@ class Upstream:
             lines = field_lines(fields)
         head = request_bytes(method, target, lines, body.length if body is not None else 0)
         if body is None and method in _RETRIED_METHODS:
-            self._repeatable[exchange] = head, fields
+            exchange.repeated = head, fields
         if body is None and (slot := self.slots.take_now()) is not None:
-            self._placed(exchange, slot)
-            if (connection := self._idle.take()) is not None:
+            now_s = exchange.asked_s
+            self._placed(exchange, slot, now_s)
+            if (connection := self._idle.take(now_s)) is not None:
                 exchange.begin(connection, head)
-                exchange.sent()
+                exchange.sent(now_s)
                 return exchange
         exchange.work = self._tasks.start(self._start(exchange, head, body), "exchange")
         return exchange
@@ -194,28 +194,23 @@ class Upstream:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         await self._tasks.cancel()
-        self._repeatable.clear()
         for exchange in list(self._under_way):
+            exchange.repeated = None
             exchange.fail(UpstreamError("connection_terminated", was_sent=True))
         self._idle.close()
 
-    def has_head(self, exchange: Exchange) -> bool:
-        assert exchange.slot is not None
-        self._repeatable.pop(exchange, None)
-        exchange.head_s = self._clock.monotonic_s() - exchange.slot.began_s
+    def has_head(self, exchange: Exchange) -> None:
+        exchange.repeated = None
         self._metrics.responded(exchange.head.status, exchange.head_s)
         self._state.up()
-        lent = self._lent.pop(exchange, None)
-        if lent is None or exchange.head.status != 401:
-            return False
-        added, repeat = lent
-        work = self._tasks.start(self._renew(exchange, added, repeat), "renew")
-        if repeat is not None:
-            exchange.work = work
-        return repeat is not None
+        if exchange.lent is not None:
+            (added, repeat), exchange.lent = exchange.lent, None
+            if exchange.head.status == 401:
+                self._renew(exchange, added, repeat)
 
     def has_failed(self, exchange: Exchange) -> bool:
-        head, fields = self._repeatable.pop(exchange, (None, ()))
+        head, fields = exchange.repeated or (None, ())
+        exchange.repeated = None
         if head is not None and exchange.is_stale and not is_write(exchange.method, names(fields)):
             exchange.restart()
             exchange.work = self._tasks.start(self._start(exchange, head, None, fresh=True), "exchange")
@@ -233,8 +228,7 @@ class Upstream:
 
     def is_over(self, exchange: Exchange) -> None:
         del self._under_way[exchange]
-        self._repeatable.pop(exchange, None)
-        self._lent.pop(exchange, None)
+        exchange.repeated = exchange.lent = None
         if (connection := exchange.connection) is not None:
             connection.end()
             if exchange.is_reusable:
@@ -246,10 +240,10 @@ class Upstream:
         if exchange.slot is not None:
             exchange.slot.free()
 
-    def _placed(self, exchange: Exchange, slot: Slot) -> None:
-        slot.began_s = self._clock.monotonic_s()
+    def _placed(self, exchange: Exchange, slot: Slot, now_s: float) -> None:
+        slot.began_s = now_s
         exchange.slot = slot
-        self._metrics.called(exchange.method, slot.began_s - exchange.asked_s)
+        self._metrics.called(exchange.method, now_s - exchange.asked_s)
 
     async def _start(
         self, exchange: Exchange, head: bytes, body: RequestBody | None, *, fresh: bool = False
@@ -257,8 +251,9 @@ class Upstream:
         """Send a request as soon as there is a place and a connection for it; ``fresh`` takes no used one."""
         try:
             if exchange.slot is None:
-                self._placed(exchange, await self.slots.take())
-            connection = None if fresh else self._idle.take()
+                slot = await self.slots.take()
+                self._placed(exchange, slot, self._clock.monotonic_s())
+            connection = None if fresh else self._idle.take(self._clock.monotonic_s())
             if connection is None:
                 connection = await self._connector.open()
                 _log.debug("opened a connection to the upstream, %d are in use", self.slots.in_use)
@@ -272,7 +267,7 @@ class Upstream:
             exchange.fail(UpstreamError("proxy_internal_error", was_sent=True))
             raise
         else:
-            exchange.sent()
+            exchange.sent(self._clock.monotonic_s())
 
     async def _start_with_credentials(
         self,
@@ -298,11 +293,11 @@ class Upstream:
                 head = request_bytes(exchange.method, target, field_lines((*fields, *added)), length)
                 repeat = None
                 if body is None and exchange.method in _RETRIED_METHODS:
-                    self._repeatable[exchange] = head, fields
+                    exchange.repeated = head, fields
                     start = self._start_with_credentials
                     repeat = functools.partial(start, exchange, target, fields, None, is_repeated=True)
                 if not is_repeated:
-                    self._lent[exchange] = added, repeat
+                    exchange.lent = added, repeat
                 await self._start(exchange, head, body)
         except GatewayError as error:
             exchange.fail(error)
@@ -310,21 +305,29 @@ class Upstream:
             exchange.fail(UpstreamError("proxy_internal_error", was_sent=True))
             raise
 
-    async def _renew(
+    def _renew(
         self, exchange: Exchange, refused: Fields, repeat: Callable[[], Coroutine[Any, Any, None]] | None
     ) -> None:
         """Renew credentials that got a 401; it is the response unless that succeeds and it is repeated."""
         assert self.credentials is not None
-        is_renewed = await self.credentials.renew(refused)
         if repeat is None:
+            self._tasks.start(self.credentials.renew(refused), "renew")
             return
-        if is_renewed:
-            exchange.restart()
-            await repeat()
-        else:
-            # Its connection may be used again.
-            exchange.work = None
-            exchange.go_on()
+        on_change, exchange.on_change = exchange.on_change, _nothing
+
+        async def renew() -> None:
+            assert self.credentials is not None
+            is_renewed = await self.credentials.renew(refused)
+            exchange.on_change = on_change
+            if is_renewed:
+                exchange.restart()
+                await repeat()
+            else:
+                # Its connection may be used again.
+                exchange.work = None
+                exchange.changed()
+
+        exchange.work = self._tasks.start(renew(), "renew")
 
     async def _upload(self, exchange: Exchange, body: RequestBody) -> None:
         """Stream a request body; a body that breaks off cuts the connection, so it never looks whole.
@@ -335,6 +338,7 @@ class Upstream:
         connection, slot = exchange.connection, exchange.slot
         assert connection is not None
         assert slot is not None
+        slot.give_way = exchange.give_way
         slot.moves()
         patience = self._loop.call_later(PATIENCE_S, slot.wait_for_caller)
         is_slow = False
@@ -370,6 +374,10 @@ class Upstream:
             exchange.check_time(now_s, self._read_timeout_s)
         if self._under_way:
             self._sweep_later()
+
+
+def _nothing() -> None:
+    pass
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""A simulated AOS that demands valid tokens or right signatures, and its IAM, behind a gateway that has them."""
+"""A simulated AOS that demands valid tokens or signatures, with its IAM, behind a gateway that has them."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +14,9 @@ from tests.twin.conftest import LOOPBACK
 from .kit import ACCESS_KEY, PASSWORD, SECRET_KEY, ask, by_key
 
 USER = {"name": "robot", "domain": "company", "password": PASSWORD}
-STACKS: dict[str, Any] = {"credentials__allow": ["GET /v2/stacks", "GET /v2/stacks/*", "GET /v2/stacks/*/actions/*"]}
+STACKS: dict[str, Any] = {
+    "credentials__allow": ["GET /v2/stacks", "GET /v2/stacks/*", "GET /v2/stacks/*/actions/*"]
+}
 
 
 @pytest.fixture

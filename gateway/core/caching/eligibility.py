@@ -39,7 +39,8 @@ class Eligible(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         execution: the record asked for.
         fields: end-to-end fields of the request.
-        fetch_lines: field lines of its fetch, each with CRLF; ``None`` where they are still to be made.
+        fetch_lines: field lines of its fetch, each with CRLF; ``None`` where they are still to be made. Only
+            plain requests have them, which give no directives and ask for nothing new.
     """
 
     execution: ExecutionRef

@@ -102,14 +102,10 @@ class IdentityReader:
         self._token_users = token_users
 
     def identify(self, fields: Fields) -> Identity | Reason:
-        """Return the caller's identity, or why it can't be derived safely.
+        """Return the identity in a request's end-to-end fields, or why it can't be derived safely.
 
-        Args:
-            fields: the request's end-to-end fields, as they will be sent upstream.
-
-        Returns:
-            The identity; `Reason.SIGNED` for an access-key signature, `Reason.IDENTITY` for a missing, empty,
-            repeated or disguised credential or a method override.
+        `Reason.SIGNED` for an access-key signature, `Reason.IDENTITY` for a missing, empty, repeated or
+        disguised credential or a method override.
         """
         if signature.is_signed(fields):
             return Reason.SIGNED
@@ -191,14 +187,9 @@ def variant(fields: Fields) -> Variant | None:
 
 
 def prefers_json(accept: Sequence[bytes]) -> bool:
-    """Tell whether no media type is preferred to ``application/json`` (RFC 9110 §12.5.1).
+    """Tell whether lines of ``Accept``, or none, prefer no type to ``application/json`` (RFC 9110 §12.5.1).
 
-    Args:
-        accept: the lines of ``Accept``; none accept everything.
-
-    Returns:
-        ``False`` also for a malformed or repeated range, or one with parameters that could select a kind of
-        JSON.
+    ``False`` also for a malformed or repeated range, or one with parameters that could select a kind of JSON.
     """
     if not accept or accept in _PLAINLY_JSON:
         return True

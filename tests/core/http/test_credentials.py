@@ -26,8 +26,7 @@ def sorted_(
     try:
         return rules.sort(request)
     except MessageError as error:
-        assert (error.challenge == "Bearer") == (error.status == 401)
-        return error.status
+        return error.status if (error.challenge == "Bearer") == (error.status == 401) else 0
 
 
 @pytest.mark.parametrize(
@@ -122,5 +121,5 @@ def test_the_client_token_is_compared_whole_and_removed(value: bytes | None, sta
 
 def test_nothing_is_allowed_by_an_empty_list() -> None:
     rules = CredentialRules((), (), None, b"")
-    with pytest.raises(MessageError, match="credentials.allow has no"):
+    with pytest.raises(MessageError, match="allow has no"):
         rules.sort(Request("GET", STACK, IndexedFields((HOST,)), b"", b"http", 0, b"id"))
