@@ -159,7 +159,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "order of records",
-        "gateway/cache/waiting.py",
+        "gateway/cache/poller.py",
         "            waiter.not_before_s = flight.started_s\n",
         "",
         "tests/end_to_end/test_waiting_deadlines.py::test_an_older_record_replaces_no_later_one",
