@@ -95,6 +95,7 @@ class Page:
             workers=workers,
             workers_ready=workers_ready,
             ttl_running_s=config.cache.ttl_running_s,
+            by_user=config.identity.by == "user",
         )
         passed_on: dict[str, object] = {
             "version": gateway.__version__,

@@ -36,6 +36,8 @@ def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict
         "quota": health.quota(history),
         "redis": health.redis(history, facts),
     }
+    if facts.by_user:
+        parts["iam"] = health.iam(history)
     worst = health.headline(parts)
     others = [part.text for part in parts.values() if part.level and part is not worst]
     sample = history.newest
@@ -71,6 +73,7 @@ def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict
                 "throttled_callers",
                 "waiting_callers",
                 "waiting_callers_limit",
+                "verified_tokens",
                 "memory_cache_entries",
                 "memory_cache_bytes",
                 "redis_breaker_open",

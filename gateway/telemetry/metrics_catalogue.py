@@ -206,8 +206,8 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("waiting_callers_limit", "Limit of callers who wait for a running execution."),
     _counter(
         "iam_questions",
-        "Questions to IAM whose a token is, by outcome; shared: another gateway knew, unusable: the answer "
-        "names no user.",
+        "Questions to IAM whose a token is, by outcome; shared: another gateway knew, refused: IAM says that "
+        "the token does not count, or not for long, unusable: the answer names no user.",
         outcome=(
             "verified",
             "shared",
