@@ -166,28 +166,28 @@ MECHANISMS = (
     ),
     Mechanism(
         "true age",
-        "gateway/cache/cache.py",
+        "gateway/cache/waiting.py",
         "response = _aged(response, int(now_s - outcome.fetched_response.fetched_s))",
         "pass",
         "tests/end_to_end/test_waiting_deadlines.py::test_at_the_end_the_newest_record_tells_how_old_it_is",
     ),
     Mechanism(
         "one poller",
-        "gateway/cache/cache.py",
-        "flight_key=self._keys.flight(eligible.identity.entry, variant, eligible.execution)",
-        "flight_key=self._keys.flight(request.request_id, variant, eligible.execution)",
+        "gateway/cache/waiting.py",
+        "key = self._keys.flight(caller, variant, execution)",
+        "key = self._keys.flight(request.request_id, variant, execution)",
         "tests/end_to_end/test_waiting.py::test_many_callers_cost_one_call_an_interval_and_are_all_woken",
     ),
     Mechanism(
         "held pollers",
-        "gateway/cache/waiting.py",
+        "gateway/cache/poller.py",
         "            if held_s is None:\n                return waiter, 0.0\n",
         "            return waiter, 0.0\n",
         "tests/end_to_end/test_waiting.py::test_a_429_is_waited_out",
     ),
     Mechanism(
         "jitter",
-        "gateway/cache/waiting.py",
+        "gateway/cache/poller.py",
         "_JITTER = 0.1",
         "_JITTER = 0.0",
         "tests/end_to_end/test_waiting_deadlines.py::test_pollers_that_begin_together_do_not_stay_together",
@@ -201,7 +201,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "nothing large kept",
-        "gateway/cache/waiting.py",
+        "gateway/cache/poller.py",
         "waiter.seen = result if _is_small(result) else None",
         "waiter.seen = result",
         "tests/end_to_end/test_waiting.py::test_of_a_large_record_nothing_is_kept_while_a_caller_waits",
@@ -209,8 +209,8 @@ MECHANISMS = (
     Mechanism(
         "one deadline for all fetches",
         "gateway/cache/cache.py",
-        "return await self.flights.in_time(self._response(begin), arrived_s)",
-        "return await self._response(begin)",
+        "return await self.flights.in_time(self._response(asked), arrived_s)",
+        "return await self._response(asked)",
         "tests/end_to_end/test_running.py::test_in_scope_shared_a_chain_of_refusals_has_a_deadline",
     ),
     Mechanism(
@@ -507,8 +507,8 @@ MECHANISMS = (
     Mechanism(
         "decoded beside the loop",
         "gateway/cache/fetcher.py",
-        "if policy.is_heavy(response):",
-        "if False:",
+        "if not policy.is_heavy(response):",
+        "if True:",
         "tests/end_to_end/test_caching.py::test_decoding_a_large_record_holds_up_nobody_else",
     ),
     Mechanism(
