@@ -243,6 +243,11 @@ def _sidecar_is_one() -> None:
     listen = config["server"]["listen"]
     need("sidecar", listen.startswith(("127.0.0.1:", "unix:")), f"it can be reached on {listen}")
     need("sidecar", config["cache"]["scope"] == "shared", "its application's tokens do not share records")
+    secrets = {volume["name"] for volume in pod["volumes"] if "secret" in volume}
+    for application in pod["containers"]:
+        mounted = {mount["name"] for mount in application.get("volumeMounts", [])}
+        is_free = not (mounted & secrets or _SECRET.search(str(application.get("env"))))
+        need("sidecar", is_free, "its application has a secret")
 
 
 def _any_user_works() -> None:

@@ -239,12 +239,11 @@ class _TracedUpstream(Upstream):
             self._spans[exchange] = span
         return exchange
 
-    def has_head(self, exchange: Exchange) -> bool:
-        is_held = super().has_head(exchange)
+    def has_head(self, exchange: Exchange) -> None:
+        super().has_head(exchange)
         if (span := self._spans.pop(exchange, None)) is not None:
             span.set_attribute("http.response.status_code", exchange.head.status)
             span.end()
-        return is_held
 
     def is_over(self, exchange: Exchange) -> None:
         super().is_over(exchange)

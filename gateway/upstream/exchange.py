@@ -31,8 +31,8 @@ class ExchangeOwner(Protocol):
 
     heads: HeadReader
 
-    def has_head(self, exchange: Exchange) -> bool:
-        """Its head has come; whether nobody is to see it before `Exchange.go_on`."""
+    def has_head(self, exchange: Exchange) -> None:
+        """Its head has come."""
 
     def has_failed(self, exchange: Exchange) -> bool:
         """It has failed; whether it goes on all the same, on another connection."""
@@ -63,8 +63,8 @@ class Exchange:
         broke_off: its request did not go out whole.
         repeated: head and fields to send once more if a reused connection turns out to be closed before there
             is a response; ``None`` when nothing is repeated.
-        lent: the gateway's credentials in its request, and what sends it once more with others, ``None`` for
-            a write; ``None`` without such credentials.
+        lent: the gateway's credentials in its request, and what sends that once more, ``None`` for a write;
+            ``None`` without them, and once there is a response.
         head_s: seconds from its place in the pool to its head; 0 until that has come.
         read_ahead_bytes: body bytes that may wait before no more is read.
     """
@@ -74,7 +74,6 @@ class Exchange:
         "_clock",
         "_head_began_s",
         "_is_closed",
-        "_is_held",
         "_is_paused",
         "_is_sent",
         "_owner",
@@ -116,7 +115,6 @@ class Exchange:
         self._head_began_s = 0.0
         self._is_paused = False
         self._is_closed = False
-        self._is_held = False
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -166,12 +164,7 @@ class Exchange:
         self.connection = None
         self.reader = ResponseReader(self.method, self._owner.heads)
         self.head_s = self._head_began_s = 0.0
-        self._is_sent = self._is_paused = self._is_held = False
-
-    def go_on(self) -> None:
-        """Let the response be seen after all."""
-        self._is_held = False
-        self._changed()
+        self._is_sent = self._is_paused = False
 
     async def head_arrived(self) -> None:
         """Wait for the head.
@@ -261,7 +254,7 @@ class Exchange:
         if not self.head_s:
             assert self.slot is not None
             self.head_s = self._active_s - self.slot.began_s
-            self._is_held = self._owner.has_head(self)
+            self._owner.has_head(self)
         if (
             reader.waiting_bytes > self.read_ahead_bytes
             and not self._is_paused
@@ -269,7 +262,10 @@ class Exchange:
         ):
             self._is_paused = True
             self.connection.pause_reading()
-        self._changed()
+        if self.on_change is not None:
+            self.on_change()
+        else:
+            self._wake()
 
     def feed_eof(self, error: Exception | None) -> None:
         """Take the end of the connection, and why it broke."""
@@ -278,7 +274,7 @@ class Exchange:
         except ResponseError as early:
             self.fail(UpstreamError(early.proxy_error, was_sent=True, said=words_of(error)))
         else:
-            self._changed()
+            self.changed()
 
     def check_time(self, now_s: float, timeout_s: float) -> None:
         """Fail when the upstream has been silent for too long, or takes too long for a head."""
@@ -297,18 +293,20 @@ class Exchange:
         if self.connection is not None:
             self.connection.close()
         if not self._owner.has_failed(self):
-            self._changed()
+            self.changed()
 
     async def _next_change(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
 
-    def _changed(self) -> None:
-        if self._is_held:
-            return
+    def changed(self) -> None:
+        """Tell whoever waits for it that there is more of it."""
         if self.on_change is not None:
             self.on_change()
-            return
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

@@ -77,17 +77,17 @@ class Upstream:
         metrics: counts calls and failures.
 
     Attributes:
-        heads: reads the heads of its responses.
         credentials: for requests that need some; ``None`` where no request does.
         bodies: those that are held to be signed.
+        heads: reads the heads of its responses.
     """
 
     def __init__(
         self, config: UpstreamConfig, tls: ssl.SSLContext | None, clock: Clock, metrics: Metrics
     ) -> None:
-        self.heads = HeadReader()
         self.credentials: Credentials | None = None
         self.bodies = HeldBodies(0)
+        self.heads = HeadReader()
         # As many again may wait for slow callers.
         self.slots = Slots(config.max_connections, config.max_waiting, config.read_timeout_s)
         self._base_path = config.url.base_path.encode("ascii")
@@ -199,20 +199,14 @@ class Upstream:
             exchange.fail(UpstreamError("connection_terminated", was_sent=True))
         self._idle.close()
 
-    def has_head(self, exchange: Exchange) -> bool:
+    def has_head(self, exchange: Exchange) -> None:
         exchange.repeated = None
         self._metrics.responded(exchange.head.status, exchange.head_s)
         self._state.up()
-        if exchange.lent is None:
-            return False
-        added, repeat = exchange.lent
-        exchange.lent = None
-        if exchange.head.status != 401:
-            return False
-        work = self._tasks.start(self._renew(exchange, added, repeat), "renew")
-        if repeat is not None:
-            exchange.work = work
-        return repeat is not None
+        if exchange.lent is not None:
+            (added, repeat), exchange.lent = exchange.lent, None
+            if exchange.head.status == 401:
+                self._renew(exchange, added, repeat)
 
     def has_failed(self, exchange: Exchange) -> bool:
         head, fields = exchange.repeated or (None, ())
@@ -311,21 +305,29 @@ class Upstream:
             exchange.fail(UpstreamError("proxy_internal_error", was_sent=True))
             raise
 
-    async def _renew(
+    def _renew(
         self, exchange: Exchange, refused: Fields, repeat: Callable[[], Coroutine[Any, Any, None]] | None
     ) -> None:
         """Renew credentials that got a 401; it is the response unless that succeeds and it is repeated."""
         assert self.credentials is not None
-        is_renewed = await self.credentials.renew(refused)
         if repeat is None:
+            self._tasks.start(self.credentials.renew(refused), "renew")
             return
-        if is_renewed:
-            exchange.restart()
-            await repeat()
-        else:
-            # Its connection may be used again.
-            exchange.work = None
-            exchange.go_on()
+        on_change, exchange.on_change = exchange.on_change, _nothing
+
+        async def renew() -> None:
+            assert self.credentials is not None
+            is_renewed = await self.credentials.renew(refused)
+            exchange.on_change = on_change
+            if is_renewed:
+                exchange.restart()
+                await repeat()
+            else:
+                # Its connection may be used again.
+                exchange.work = None
+                exchange.changed()
+
+        exchange.work = self._tasks.start(renew(), "renew")
 
     async def _upload(self, exchange: Exchange, body: RequestBody) -> None:
         """Stream a request body; a body that breaks off cuts the connection, so it never looks whole.
@@ -372,6 +374,10 @@ class Upstream:
             exchange.check_time(now_s, self._read_timeout_s)
         if self._under_way:
             self._sweep_later()
+
+
+def _nothing() -> None:
+    pass
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:

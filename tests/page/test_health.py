@@ -169,6 +169,8 @@ def test_iam_depends_on_the_last_questions(rises: dict[str, int], state: str, le
         ({"ready": 1.0}, False, "draining"),
         ({"connections": 95.0}, True, "full"),
         ({"upstream_waiting": 4.0}, True, "queueing"),
+        ({"credentials_unavailable": 1.0, "connections": 95.0}, True, "no credentials"),
+        ({"credentials_unavailable": 0.0, "credentials_age_seconds": 9.0}, True, "accepting"),
         ({"waiting_callers": 91.0, "waiting_callers_limit": 100.0}, True, "waits full"),
         ({"waiting_callers": 80.0, "waiting_callers_limit": 100.0}, True, "accepting"),
         # wait.max_s = 0
