@@ -158,6 +158,55 @@ MECHANISMS = (
         "tests/end_to_end/test_waiting_deadlines.py::test_what_is_not_kept_makes_no_hot_loop_either",
     ),
     Mechanism(
+        "order of records",
+        "gateway/cache/waiting.py",
+        "            waiter.not_before_s = flight.started_s\n",
+        "",
+        "tests/end_to_end/test_waiting_deadlines.py::test_an_older_record_replaces_no_later_one",
+    ),
+    Mechanism(
+        "true age",
+        "gateway/cache/cache.py",
+        "response = _aged(response, int(now_s - outcome.fetched_response.fetched_s))",
+        "pass",
+        "tests/end_to_end/test_waiting_deadlines.py::test_at_the_end_the_newest_record_tells_how_old_it_is",
+    ),
+    Mechanism(
+        "one poller",
+        "gateway/cache/cache.py",
+        "flight_key=self._keys.flight(eligible.identity.entry, variant, eligible.execution)",
+        "flight_key=self._keys.flight(request.request_id, variant, eligible.execution)",
+        "tests/end_to_end/test_waiting.py::test_many_callers_cost_one_call_an_interval_and_are_all_woken",
+    ),
+    Mechanism(
+        "held pollers",
+        "gateway/cache/waiting.py",
+        "            if held_s is None:\n                return waiter, 0.0\n",
+        "            return waiter, 0.0\n",
+        "tests/end_to_end/test_waiting.py::test_a_429_is_waited_out",
+    ),
+    Mechanism(
+        "jitter",
+        "gateway/cache/waiting.py",
+        "_JITTER = 0.1",
+        "_JITTER = 0.0",
+        "tests/end_to_end/test_waiting_deadlines.py::test_pollers_that_begin_together_do_not_stay_together",
+    ),
+    Mechanism(
+        "as long as all allow",
+        "gateway/core/caching/policy.py",
+        "ttl_s = min(rules.ttl_running_s, rules.access_ttl_s)",
+        "ttl_s = rules.ttl_running_s",
+        "tests/end_to_end/test_running.py::test_it_lives_no_longer_than_all_allow",
+    ),
+    Mechanism(
+        "nothing large kept",
+        "gateway/cache/waiting.py",
+        "waiter.seen = result if _is_small(result) else None",
+        "waiter.seen = result",
+        "tests/end_to_end/test_waiting.py::test_of_a_large_record_nothing_is_kept_while_a_caller_waits",
+    ),
+    Mechanism(
         "one deadline for all fetches",
         "gateway/cache/cache.py",
         "return await self.flights.in_time(self._response(begin), arrived_s)",
@@ -660,6 +709,82 @@ MECHANISMS = (
         "self._writer.write(self.format(record))",
         "print(self.format(record), file=sys.__stderr__, flush=True)",
         "tests/telemetry/test_line_writer.py::test_an_unread_log_blocks_no_response_no_scrape_and_no_exit",
+    ),
+    Mechanism(
+        "allowed requests only",
+        "gateway/core/http/credentials.py",
+        'if not self._allowed.fullmatch(method + b" " + path):',
+        "if False:",
+        "tests/credentials/test_admission.py::"
+        "test_nothing_outside_the_list_and_no_web_page_reaches_aos_with_the_gateways_credentials",
+    ),
+    Mechanism(
+        "no web page",
+        "gateway/core/http/credentials.py",
+        'if first(fields, b"origin") is not None or any(site not in _NO_BROWSER for site in sites):',
+        "if False:",
+        "tests/credentials/test_admission.py::test_a_web_page_may_not_use_them",
+    ),
+    Mechanism(
+        "no part of credentials",
+        "gateway/core/http/credentials.py",
+        "            if not (any(values(fields, _TOKEN)) or signature.is_signed(fields)):\n",
+        "            if False:\n",
+        "tests/credentials/test_admission.py::test_credentials_in_part_are_refused",
+    ),
+    Mechanism(
+        "client token",
+        "gateway/core/http/credentials.py",
+        "        if not is_client:\n",
+        "        if False:\n",
+        "tests/credentials/test_admission.py::"
+        "test_the_client_token_is_needed_where_there_is_one_and_goes_no_further",
+    ),
+    Mechanism(
+        "pause after a refusal",
+        "gateway/credentials/password.py",
+        '            self._pause("IAM refuses them", _REFUSED_S)\n',
+        '            self._why = "IAM refuses them"\n',
+        "tests/credentials/test_password.py::"
+        "test_after_iam_has_refused_the_pauses_grow_and_a_reload_asks_at_once",
+    ),
+    Mechanism(
+        "one renewal in half a minute",
+        "gateway/credentials/password.py",
+        "if now_s < self._refused_s + _BETWEEN_S or (",
+        "if (",
+        "tests/credentials/test_password.py::test_another_401_after_half_a_minute_renews_it_again",
+    ),
+    Mechanism(
+        "no write after a 401",
+        "gateway/upstream/upstream.py",
+        "                if body is None and exchange.method in _RETRIED_METHODS:\n",
+        "                if True:\n",
+        "tests/credentials/test_password.py::test_after_a_401_a_write_is_not_repeated_but_the_token_renewed",
+    ),
+    Mechanism(
+        "bounded bodies",
+        "gateway/upstream/held_bodies.py",
+        "        if more_bytes > self.left_bytes:\n",
+        "        if False:\n",
+        "tests/credentials/test_access_key.py::"
+        "test_bodies_beyond_the_bound_of_all_are_refused_until_there_is_room",
+    ),
+    Mechanism(
+        "nothing of a secret",
+        "gateway/credentials/password.py",
+        "not any(piece in words for piece in pieces)",
+        "True",
+        "tests/credentials/test_password.py::"
+        "test_no_piece_of_a_secret_is_in_log_metrics_errors_or_what_is_shown",
+    ),
+    Mechanism(
+        "this machine's file",
+        "gateway/credentials/token_file.py",
+        'return ("token-file", self._path, self._host)',
+        'return ("token-file", self._path)',
+        "tests/credentials/test_token_file.py::"
+        "test_redis_holds_no_piece_of_it_and_another_machines_gateway_none_of_its_records",
     ),
 )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gateway.cache.throttle import Throttle
 from gateway.cache.waiting import Waits
 from gateway.config.model import Config
+from gateway.credentials.credentials import GatewayCredentials
 from gateway.downstream.connection import DownstreamServer
 from gateway.iam.verifier import Verifier
 from gateway.store.breaker import BreakerState
@@ -34,6 +35,7 @@ class Gauges:
     throttle: Throttle
     waits: Waits
     verifier: Verifier | None
+    credentials: GatewayCredentials | None
 
     def snapshot(self, server: DownstreamServer, flights: int, *, is_ready: bool) -> Snapshot:
         gauges = {
@@ -47,6 +49,8 @@ class Gauges:
             "verified_tokens": 0 if self.verifier is None else len(self.verifier),
             "log_lines_dropped": dropped_lines(),
         }
+        if self.credentials is not None:
+            gauges |= self.credentials.gauges()
         gauges |= self._of_the_upstream() | self._of_memory() | self._of_redis() | process.gauges()
         build = process.build(asyncio.get_running_loop())
         return self.metrics.snapshot() | unlabelled(gauges) | {"build_info": {build: (1,)}}

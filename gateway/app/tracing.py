@@ -51,12 +51,7 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Tracing:
-    """Makes spans.
-
-    Args:
-        settings: which part of the traces is recorded, and where spans go.
-        processor: takes ended spans instead of sending them.
-    """
+    """Makes spans; a processor takes ended ones instead of sending them."""
 
     def __init__(self, settings: TracingConfig, processor: SpanProcessor | None = None) -> None:
         if processor is None:
@@ -234,19 +229,22 @@ class _TracedUpstream(Upstream):
         fields: Fields,
         body: RequestBody | None,
         lines: bytes | None = None,
+        *,
+        needs_credentials: bool = False,
     ) -> Exchange:
         # The lines are those of the fast path, which fetches nothing while spans are made.
         span, fields = self._tracing.call(fields)
-        exchange = super().begin(method, target, fields, body, lines)
+        exchange = super().begin(method, target, fields, body, lines, needs_credentials=needs_credentials)
         if span is not None:
             self._spans[exchange] = span
         return exchange
 
-    def has_head(self, exchange: Exchange) -> None:
-        super().has_head(exchange)
+    def has_head(self, exchange: Exchange) -> bool:
+        is_held = super().has_head(exchange)
         if (span := self._spans.pop(exchange, None)) is not None:
             span.set_attribute("http.response.status_code", exchange.head.status)
             span.end()
+        return is_held
 
     def is_over(self, exchange: Exchange) -> None:
         super().is_over(exchange)

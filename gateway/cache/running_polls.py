@@ -43,11 +43,7 @@ class _Copy(msgspec.Struct, frozen=True, gc=False):
 
 
 class RunningPolls:
-    """Counts the fetches that show a running execution, and those that a copy would have spared.
-
-    Args:
-        has_memory: there is a memory tier, where copies would be kept.
-    """
+    """Counts the fetches that show a running execution, and those that a copy in memory would have spared."""
 
     def __init__(self, rules: policy.Rules, changes: Changes, metrics: Metrics, *, has_memory: bool) -> None:
         self._rules = rules
@@ -62,14 +58,7 @@ class RunningPolls:
     def fetched(
         self, began_s: float, token: FillToken, eligible: Eligible, decision: policy.StoreDecision
     ) -> None:
-        """Count a fetch.
-
-        Args:
-            began_s: monotonic time of its start.
-            token: taken before it.
-            eligible: the request that was sent.
-            decision: about its response.
-        """
+        """Count a fetch that began at a monotonic time, after its token was taken."""
         self._fetches += 1
         entry = token.key.local
         if not policy.is_running(decision, self._rules):
@@ -79,12 +68,15 @@ class RunningPolls:
         if not self._is_trying or eligible.directives.no_store:
             return
         copy = self._copies.get(entry)
-        if copy is not None and self._changes.has_changed(token.key.stack, copy.since):
-            copy = None
-        if copy is not None and began_s <= copy.until_s:
+        if (
+            copy is not None
+            and began_s <= copy.until_s
+            and not self._changes.has_changed(token.key.stack, copy.since)
+        ):
             if copy.began_s <= began_s and _takes(eligible, copy.until_s - began_s):
                 self._metrics.running_polls_avoidable += 1
-                self._tell()
+                if not self._has_told:
+                    self._tell()
             return
         ttl_s = policy.running_ttl_s(decision, TTL_S)
         self._copies.pop(entry, None)
@@ -96,7 +88,7 @@ class RunningPolls:
     def _tell(self) -> None:
         """Say once what is to be gained, as soon as that is worth it."""
         polls, avoidable = self._metrics.running_polls, self._metrics.running_polls_avoidable
-        if self._has_told or polls < LEAST_POLLS or avoidable < _NOTICEABLE * self._fetches:
+        if polls < LEAST_POLLS or avoidable < _NOTICEABLE * self._fetches:
             return
         self._has_told = True
         _log.info(
@@ -111,6 +103,8 @@ class RunningPolls:
 
 def _takes(eligible: Eligible, ttl_s: float) -> bool:
     """Tell whether a request may be given a record that was fetched less than a second before it."""
+    if eligible.fetch_lines is not None:
+        return ttl_s > 0
     directives, fields = eligible.directives, eligible.fields
     if directives.no_cache or directives.unmet(0, ttl_s) is not None:
         return False

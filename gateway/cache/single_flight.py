@@ -72,12 +72,13 @@ class Flight(Generic[T]):
 
     def finish(self, result: T | GatewayError) -> None:
         """Give its result to all who wait, whoever began it first; a second result is dropped."""
-        leader, waiting = self._leader, self._waiting
         if not self._flights.end(self):
             return
-        self._leader, self._waiting = None, []
+        takers, self._waiting = self._waiting, []
+        if self._leader is not None:
+            takers.insert(0, self._leader)
+            self._leader = None
         self.stop = _nothing
-        takers = waiting if leader is None else [leader, *waiting]
         if (watcher := self._flights.watchers.get(self.record)) is not None:
             takers.append(functools.partial(watcher, self))
         for on_result in takers:

@@ -17,7 +17,7 @@ Outcome = Fetched | Entry | GatewayError | None
 """What a wait ends with: a fetch, a settled entry, why there is none; ``None``: nothing has come for it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Wave:
     """The callers whom one fetch wakes.
 

@@ -48,6 +48,7 @@ _CHECK_EPILOG: Final = """\
 examples:
   aos-gateway check --config config/gateway.toml
   AOS_TOKEN=... aos-gateway check --config gateway.toml --probe my-stack my-stack-1
+  AOS_TOKEN=... aos-gateway check --config gateway.toml --iam
 """
 _PURGE_EPILOG: Final = """\
 Over the network the gateway requires its server.admin_token: set AOS_GATEWAY_SERVER__ADMIN_TOKEN, or
@@ -74,11 +75,7 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and suggest the option that was probably meant.
-
-    Attributes:
-        commands: the parsers of all commands by their names.
-    """
+    """An argument parser whose errors are one line and suggest the option that was probably meant."""
 
     commands: Mapping[str, "_Parser"]
 
@@ -217,6 +214,10 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=2,
         metavar=("STACK", "ACTION"),
         help="instead, fetch this record with the token in AOS_TOKEN and say why it would be stored or not",
+    )
+
+    check.add_argument(
+        "--iam", action="store_true", help="instead, ask iam.url once whose the token in AOS_TOKEN is"
     )
 
     purge = add(

@@ -1,14 +1,16 @@
-"""``check --probe``: fetch one record as the gateway would, and say whether it would be stored."""
+"""``check --probe`` and ``--iam``: ask AOS or IAM once as the gateway would, and say what came back."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 
 from gateway.app.settings import identity_headers, policy_rules, upstream_hop
 from gateway.clock import Clock
 from gateway.config.model import Config
 from gateway.config.secret import Secret
+from gateway.core.aos.iam_token import token_owner
 from gateway.core.caching import policy
 from gateway.core.caching.eligibility import Bypass, eligibility
 from gateway.core.caching.hints import hint
@@ -17,10 +19,13 @@ from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Request
 from gateway.core.http.proxy_identity import upstream_fields
+from gateway.iam.client import IamClient, IamError
 from gateway.runtime.event_loop import check_parser
-from gateway.runtime.tls import upstream_context
+from gateway.runtime.tls import iam_context, upstream_context
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.upstream import Upstream
+
+_MAX_SHOWN = 100
 
 
 async def probe(config: Config, stack_id: str, action_id: str, *, token: Secret) -> int:
@@ -71,6 +76,35 @@ async def probe(config: Config, stack_id: str, action_id: str, *, token: Secret)
         if (text := hint(fetched_response, decision, rules)) is not None:
             print(text)
     return 0
+
+
+async def ask_iam(config: Config, *, token: Secret) -> int:
+    """Ask IAM whose a token is, and print what came back; the exit code is 1 when that names no user."""
+    if not config.iam.url:
+        return _complain('--iam needs iam.url; set it, like "https://iam.eu-west-101.myhuaweicloud.eu"')
+    client = IamClient(config.iam, iam_context(config.iam))
+    try:
+        answer = await client.verify(token.reveal().encode("utf-8"))
+    except IamError as error:
+        return _complain(f"{config.iam.url}: no answer ({error.kind})")
+    finally:
+        await client.close()
+    owner = token_owner(answer.body) if answer.status == 200 else None
+    if owner is None:
+        return _complain(f"{config.iam.url} answered {answer.status} and named no user")
+    described = json.loads(answer.body)["token"]
+    print(f"{config.iam.url} answered {answer.status}, {len(answer.body)} bytes in body")
+    for name in ("user", "project", "domain"):
+        if isinstance(part := described.get(name), dict):
+            print(f"{name}: {_shown(part.get('name'))} ({_shown(part.get('id'))})")
+    print(f"roles: {len(described.get('roles') or ())}")
+    print(f"caller: {owner.user.hex()[:12]}, the same for all tokens that IAM describes so")
+    print(f"ends: {_shown(described.get('expires_at'))}")
+    return 0
+
+
+def _shown(value: object) -> str:
+    return "".join(character for character in str(value)[:_MAX_SHOWN] if character.isprintable())
 
 
 def _complain(text: str) -> int:

@@ -84,19 +84,22 @@ def _check(arguments: argparse.Namespace) -> int:
     from gateway.runtime.tls import check_files
 
     check_files(config)
-    if arguments.probe is None:
+    if arguments.probe is None and not arguments.iam:
         print(_as_toml(masked(config)))
         print("configuration is valid")
         return _OK
     token = os.environ.get("AOS_TOKEN", "")
     if not token:
+        option = "--iam" if arguments.iam else "--probe"
         raise ConfigError(
-            "--probe needs a token; set the environment variable AOS_TOKEN to one that AOS accepts"
+            f"{option} needs a token; set the environment variable AOS_TOKEN to one that AOS accepts"
         )
     import asyncio
 
-    from gateway.cli.check import probe
+    from gateway.cli.check import ask_iam, probe
 
+    if arguments.iam:
+        return asyncio.run(ask_iam(config, token=Secret(token)))
     return asyncio.run(probe(config, *arguments.probe, token=Secret(token)))
 
 

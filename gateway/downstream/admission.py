@@ -20,12 +20,7 @@ LINGER_S = 1.0
 
 
 class Admission:
-    """Counts the open connections of a listener.
-
-    Args:
-        config: the bounds; may be replaced, and what is open stays.
-        access_log: writes a line for each that is turned away.
-    """
+    """Counts the open connections of a listener; other bounds do not end what is open."""
 
     def __init__(self, config: ServerConfig, access_log: AccessLog) -> None:
         self.config = config
@@ -34,12 +29,7 @@ class Admission:
         self._lingering = 0
 
     def admit(self, peer: str | None, already_open: int) -> bool:
-        """Count a new connection, or refuse it.
-
-        Args:
-            peer: its address; ``None`` on a Unix socket, where only the bound of all counts.
-            already_open: how many there are.
-        """
+        """Count a new connection beside those open, or refuse it; on a Unix socket ``peer`` is ``None``."""
         _log.debug("connection from %s, %d are open", peer or "-", already_open)
         if already_open >= self.config.max_connections:
             return False

@@ -95,7 +95,8 @@ class FastPathConnection(DownstreamConnection):
         ):
             answer = self._fast_path.answer(data, self.origin)
             if answer is not None:
-                self._stop_head_timer()
+                if self._head_timer is not None:
+                    self._stop_head_timer()
                 if isinstance(answer, bytes):
                     self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                     assert self.transport is not None
@@ -136,7 +137,9 @@ class FastPathConnection(DownstreamConnection):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        answer = None if found is None else self._fast_path.found(question, found)
+        answer = None
+        if found is not None and found.lookup.entry is not None:
+            answer = self._fast_path.found(question, found)
         if answer is not None:
             transport.write(answer)
             self._answered()

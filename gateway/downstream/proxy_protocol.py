@@ -27,11 +27,7 @@ _log = logging.getLogger("gateway.downstream.proxy_protocol")
 
 
 class ProxiedConnections:
-    """Reads headers and hands the connections on.
-
-    Args:
-        server: makes the protocols; its configuration bounds what is awaited here.
-    """
+    """Reads headers and hands the connections on; the server's configuration bounds what is awaited here."""
 
     def __init__(self, server: DownstreamServer) -> None:
         self._server = server

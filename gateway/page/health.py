@@ -214,6 +214,13 @@ def gateway(history: History, facts: Facts) -> Finding:
             f"{missing} of {facts.workers} workers {are} not ready; the others answer.",
             "A worker that ends is replaced by itself. If this lasts, see the log.",
         )
+    if sample.gauge("credentials_unavailable"):
+        return Finding(
+            "no credentials",
+            "The gateway can't get credentials of its own: requests that bring none get an error.",
+            "The log says why. Correct it and send SIGHUP; if IAM is away, it tries again by itself.",
+            is_bad=True,
+        )
     if sample.gauge("connections") >= facts.max_connections * facts.workers * _NEARLY_FULL:
         return Finding(
             "full",

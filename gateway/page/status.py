@@ -28,10 +28,7 @@ _DURATIONS = {
 def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict[str, object]:
     """Return the whole object.
 
-    Args:
-        history: samples up to now.
-        facts: what is known besides the metrics.
-        passed_on: members shown as they are: version, upstream, workers, health, executions, callers.
+    ``passed_on`` is shown as it is: version, upstream, workers, health, executions, callers.
     """
     parts = {
         "gateway": health.gateway(history, facts),

@@ -26,11 +26,7 @@ _START_S = 60.0
 
 
 class InheritedSockets(msgspec.Struct, frozen=True):
-    """The listening sockets of one address, for the next process.
-
-    Attributes:
-        address: as configured; empty if systemd opened them.
-    """
+    """The listening sockets of one address as configured, "" if by systemd, for the next process."""
 
     descriptors: list[int] = []
     address: str = ""

@@ -37,8 +37,7 @@ _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 def main(arguments: Sequence[str]) -> int:
     """Run a worker, and return its exit code.
 
-    Args:
-        arguments: descriptors: the channel to the parent, the shared counts, then the listening sockets.
+    The arguments are descriptors: the channel to the parent, the shared counts, then the listening sockets.
     """
     unblock_standard_streams()
     for number in _IGNORED:

@@ -22,10 +22,7 @@ _PURGE_S = 4.0
 
 
 class WorkersAdmin:
-    """`gateway.operations.Operations` of all workers.
-
-    Args:
-        workers: those that run, by number.
+    """`gateway.operations.Operations` of all workers that run, by number.
 
     Attributes:
         config: what `/config` shows.

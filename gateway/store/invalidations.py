@@ -141,7 +141,6 @@ class Invalidations:
         """Record an invalidation by another replica, which Redis has already.
 
         Args:
-            stack: case-folded stack id.
             now_s: when the message came.
             age_s: how long before that the response to the write came.
             settles: the write takes effect after its response.

@@ -18,8 +18,7 @@ CHECK = "ping"
 class Condition:
     """Takes the outcome of each operation.
 
-    Args:
-        on_recovered: called when a check succeeds, if it is the first or the one before failed.
+    Calls ``on_recovered`` when a check succeeds, if it is the first or the one before failed.
 
     Attributes:
         breaker: whether operations are sent at all.

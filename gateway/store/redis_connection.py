@@ -116,12 +116,8 @@ def connection_arguments(settings: RedisSettings, timeout_s: float) -> dict[str,
 class Link:
     """The pool: opens connections on demand, and keeps them.
 
-    Args:
-        on_opened: called before a new connection carries a command.
-
-    Attributes:
-        client: sends commands; replaced with the server or the settings.
-        settings: as last given.
+    Calls ``on_opened`` before a new connection carries a command. The client is replaced with the server or
+    the settings.
     """
 
     def __init__(self, settings: RedisSettings, tasks: TaskSet, on_opened: Callable[[], None]) -> None:

@@ -171,12 +171,7 @@ def set_level(level: str) -> None:
 
 
 def set_up_logging(level: str, which: str = "auto") -> None:
-    """Log to standard error, and rate limit the lines that callers can cause.
-
-    Args:
-        level: the least level that is logged.
-        which: see `log_format.formatter`.
-    """
+    """Log to standard error as `formatter` says, and rate limit the lines that callers can cause."""
     root = logging.getLogger()
     root.handlers[:] = [LineHandler(standard_error(), formatter(which))]
     set_level(level)

@@ -193,6 +193,14 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("upstream_waiting", "Requests waiting for an upstream connection."),
     _gauge("upstream_waiting_limit", "Limit of requests waiting for an upstream connection."),
     _gauge("fetches_in_flight", "Shared fetches in flight."),
+    # Credentials of the gateway itself.
+    _counter(
+        "credential_renewals",
+        "New tokens of the gateway's own: had, refused by IAM, or failed.",
+        outcome=("renewed", "refused", "failed"),
+    ),
+    _gauge("credentials_age_seconds", "Age of the gateway's own token in use; 0 without one.", max),
+    _gauge("credentials_unavailable", "1 while the gateway cannot get credentials of its own.", max),
     # Waiting.
     _gauge("waiting_callers", "Callers who wait for a running execution (Prefer: wait)."),
     _gauge("waiting_callers_limit", "Limit of callers who wait for a running execution."),

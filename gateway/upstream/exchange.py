@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Protocol
 
 from gateway.clock import Clock
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.framing import BodyFraming, content_length
-from gateway.core.http.messages import Head
-from gateway.core.http.response_reader import ResponseError, ResponseReader
+from gateway.core.http.framing import BodyFraming
+from gateway.core.http.messages import Fields, Head
+from gateway.core.http.response_head import HeadReader, ResponseError
+from gateway.core.http.response_reader import ResponseReader
 from gateway.errors import GaveWay, UpstreamError, UpstreamTimeout
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.failure import words_of
@@ -22,10 +23,16 @@ READ_AHEAD_BYTES = 131_072
 
 
 class ExchangeOwner(Protocol):
-    """What an exchange tells its pool."""
+    """What an exchange tells its pool.
 
-    def has_head(self, exchange: Exchange) -> None:
-        """Its head has come."""
+    Attributes:
+        heads: reads the heads of responses.
+    """
+
+    heads: HeadReader
+
+    def has_head(self, exchange: Exchange) -> bool:
+        """Its head has come; whether nobody is to see it before `Exchange.go_on`."""
 
     def has_failed(self, exchange: Exchange) -> bool:
         """It has failed; whether it goes on all the same, on another connection."""
@@ -54,6 +61,10 @@ class Exchange:
         error: why nothing more will come; ``None`` as long as it may.
         asked_s: monotonic time at which it was asked for.
         broke_off: its request did not go out whole.
+        repeated: head and fields to send once more if a reused connection turns out to be closed before there
+            is a response; ``None`` when nothing is repeated.
+        lent: the gateway's credentials in its request, and what sends it once more with others, ``None`` for
+            a write; ``None`` without such credentials.
         head_s: seconds from its place in the pool to its head; 0 until that has come.
         read_ahead_bytes: body bytes that may wait before no more is read.
     """
@@ -63,6 +74,7 @@ class Exchange:
         "_clock",
         "_head_began_s",
         "_is_closed",
+        "_is_held",
         "_is_paused",
         "_is_sent",
         "_owner",
@@ -72,10 +84,12 @@ class Exchange:
         "connection",
         "error",
         "head_s",
+        "lent",
         "method",
         "on_change",
         "read_ahead_bytes",
         "reader",
+        "repeated",
         "slot",
         "work",
     )
@@ -85,12 +99,14 @@ class Exchange:
         # No bound method of its own: a cycle would be left to the garbage collector.
         self.on_change: Callable[[], None] | None = None
         self.connection: UpstreamConnection | None = None
-        self.reader = ResponseReader(method)
+        self.reader = ResponseReader(method, owner.heads)
         self.slot: Slot | None = None
         self.work: asyncio.Task[None] | None = None
         self.error: GatewayError | None = None
         self.asked_s = clock.monotonic_s()
         self.broke_off = False
+        self.repeated: tuple[bytes, Fields] | None = None
+        self.lent: tuple[Fields, Callable[[], Coroutine[Any, Any, None]] | None] | None = None
         self.head_s = 0.0
         self.read_ahead_bytes = READ_AHEAD_BYTES
         self._owner = owner
@@ -100,6 +116,7 @@ class Exchange:
         self._head_began_s = 0.0
         self._is_paused = False
         self._is_closed = False
+        self._is_held = False
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -112,11 +129,6 @@ class Exchange:
     def framing(self) -> BodyFraming:
         """How the body ends."""
         return self.reader.framing
-
-    @property
-    def length(self) -> int | None:
-        """Declared body bytes; ``None`` when not declared."""
-        return content_length(self.head) if self.framing is BodyFraming.LENGTH else None
 
     @property
     def is_stale(self) -> bool:
@@ -137,23 +149,29 @@ class Exchange:
 
     def begin(self, connection: UpstreamConnection, head: bytes) -> None:
         """Send the request's head on a connection."""
-        assert self.slot is not None
-        self.slot.give_way = self._give_way
         self.connection = connection
         connection.begin(self)
         connection.write(head)
 
-    def sent(self) -> None:
+    def sent(self, now_s: float) -> None:
         """Take the time from now on: the request has gone out whole."""
-        self._active_s = self._clock.monotonic_s()
+        self._active_s = now_s
         self._is_sent = True
 
     def restart(self) -> None:
         """Expect another response, on another connection."""
+        if self.connection is not None:
+            self.connection.close()
         self.error = None
         self.connection = None
-        self.reader = ResponseReader(self.method)
-        self._is_sent = False
+        self.reader = ResponseReader(self.method, self._owner.heads)
+        self.head_s = self._head_began_s = 0.0
+        self._is_sent = self._is_paused = self._is_held = False
+
+    def go_on(self) -> None:
+        """Let the response be seen after all."""
+        self._is_held = False
+        self._changed()
 
     async def head_arrived(self) -> None:
         """Wait for the head.
@@ -204,16 +222,17 @@ class Exchange:
         """
         slot = self.slot
         assert slot is not None
-        slot.give_way = give_way
+        before, slot.give_way = slot.give_way, give_way
         slot.moves()
         slot.wait_for_caller()
         try:
             yield
         finally:
             slot.go_on()
-            slot.give_way = self._give_way
+            slot.give_way = before
 
-    def _give_way(self) -> None:
+    def give_way(self) -> None:
+        """End it, because its caller has kept others waiting."""
         self.fail(GaveWay())
 
     def close(self) -> None:
@@ -240,7 +259,9 @@ class Exchange:
             self._head_began_s = began_s if reader.is_in_head else 0.0
             return
         if not self.head_s:
-            self._owner.has_head(self)
+            assert self.slot is not None
+            self.head_s = self._active_s - self.slot.began_s
+            self._is_held = self._owner.has_head(self)
         if (
             reader.waiting_bytes > self.read_ahead_bytes
             and not self._is_paused
@@ -283,6 +304,8 @@ class Exchange:
         await self._waiter
 
     def _changed(self) -> None:
+        if self._is_held:
+            return
         if self.on_change is not None:
             self.on_change()
             return

@@ -109,8 +109,9 @@ class Slots:
 
     def leave(self, slot: Slot) -> None:
         """End one exchange."""
-        self.go_on(slot)
-        self._ended.discard(slot)
+        if self._slow or self._ended:
+            self.go_on(slot)
+            self._ended.discard(slot)
         if not slot.is_parked:
             self._leave_place()
             return
@@ -172,7 +173,7 @@ class Slot:
 
     def __init__(self, slots: Slots) -> None:
         self.began_s = 0.0
-        self.give_way: Callable[[], None] = lambda: None
+        self.give_way: Callable[[], None] = _nothing
         self.is_parked = False
         self.slow_since_s = math.inf
         self.moved_s = 0.0
@@ -197,4 +198,10 @@ class Slot:
         """End the exchange; may be repeated."""
         if not self._is_free:
             self._is_free = True
+            # It may be a method of the exchange, which holds this: a cycle, left to the garbage collector.
+            self.give_way = _nothing
             self._slots.leave(self)
+
+
+def _nothing() -> None:
+    pass

@@ -17,6 +17,7 @@ import pytest
 
 from gateway import __version__
 from gateway.cli.main import main
+from gateway.config.model import SECTIONS
 
 _ROOT = Path(__file__).parents[2]
 _UPSTREAM = ("--upstream", "http://127.0.0.1:9")
@@ -76,7 +77,7 @@ def test_the_help_names_every_command_and_the_exit_codes() -> None:
         ),
         ("twin", "--listen --control --profile --seed 127.0.0.1:8090 demo, realistic throttled examples:"),
         ("demo", "simulated curl Ctrl-C"),
-        ("check", "--config --probe AOS_TOKEN examples:"),
+        ("check", "--config --probe --iam AOS_TOKEN examples:"),
         (
             "wait",
             "--gateway --timeout --token-file --json STACK ACTION 127.0.0.1:8080 20m AOS_TOKEN examples:",
@@ -286,7 +287,7 @@ def test_check_prints_the_effective_configuration_masked(tmp_path: Path) -> None
     text, _, last = result.stdout.rstrip("\n").rpartition("\n")
     assert last == "configuration is valid"
     effective = tomllib.loads(text)
-    assert list(effective) == ["server", "upstream", "cache", "redis", "wait", "log", "tracing"]
+    assert list(effective) == list(SECTIONS)
     assert effective["upstream"]["url"] == "https://aos.example/base"
     assert effective["redis"]["url"] == "redis://***@redis.example:6379/1"
     assert effective["cache"]["secret"] == effective["server"]["admin_token"] == "***"

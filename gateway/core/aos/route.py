@@ -20,13 +20,7 @@ _STACKS = b"/v2/stacks"
 
 
 class ExecutionRef(msgspec.Struct, frozen=True, gc=False):
-    """The execution that a target names.
-
-    Attributes:
-        stack_id: raw id in the path.
-        action_id: raw id in the path; the record's ``metadata.name``.
-        has_query: a ``?`` follows, even an empty query.
-    """
+    """The execution that a target names, by the raw ids in its path; a query may be empty."""
 
     stack_id: bytes
     action_id: bytes

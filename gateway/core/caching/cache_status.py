@@ -35,6 +35,9 @@ class Reason(enum.Enum):
         reason.stage = stage
         return reason
 
+    # An enum's own hash is that of its name, by a function in Python.
+    __hash__ = object.__hash__
+
     # Not looked up: the cache may not answer the request.
     ROUTE = "route", _LOOKUP
     QUERY = "query", _LOOKUP
@@ -60,6 +63,7 @@ class Reason(enum.Enum):
     HELD_BACK = "held-back", _SERVE
     UPSTREAM_BUSY = "upstream-busy", _SERVE
     UNREACHABLE = "unreachable", _SERVE
+    CREDENTIALS = "credentials", _SERVE
     # Not stored: the response forbids it, or is not a settled record.
     STATUS = "status"
     SET_COOKIE = "set-cookie"
@@ -87,7 +91,18 @@ class Reason(enum.Enum):
 
 
 class Forward(enum.Enum):
-    """Why a request went upstream (RFC 9211 §2.2)."""
+    """Why a request went upstream (RFC 9211 §2.2).
+
+    Attributes:
+        token: its value; quicker than ``value``.
+    """
+
+    token: bytes
+
+    def __init__(self, token: bytes) -> None:
+        self.token = token
+
+    __hash__ = object.__hash__
 
     BYPASS = b"bypass"
     METHOD = b"method"
@@ -122,7 +137,7 @@ class CacheStatus(msgspec.Struct, frozen=True, gc=False):
         if self.ttl_s is not None:
             member += b"; hit"
         if self.forward is not None:
-            member += b"; fwd=" + self.forward.value
+            member += b"; fwd=" + self.forward.token
         if self.fwd_status is not None:
             member += b"; fwd-status=%d" % self.fwd_status
         if self.ttl_s is not None:
@@ -144,14 +159,9 @@ OUTCOMES = (HIT, MISS, BYPASS, ERROR)
 
 
 def outcome(cache_status: CacheStatus | None) -> str:
-    """Return the one-word summary for logs and metrics.
+    """Return the one-word summary for logs and metrics; ``None`` is a response of the gateway itself.
 
-    Args:
-        cache_status: what the cache did; ``None`` for a response of the gateway itself.
-
-    Returns:
-        ``hit``, ``miss`` or ``bypass``; ``error`` for a refusal by the gateway, in its own words or the
-        upstream's.
+    ``hit``, ``miss``, ``bypass``, or ``error`` for a refusal in the gateway's own or the upstream's words.
     """
     if cache_status is None or cache_status.reason is Reason.HELD_BACK:
         return ERROR

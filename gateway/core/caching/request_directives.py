@@ -8,11 +8,12 @@ from hashlib import blake2b
 import msgspec
 
 from gateway.core.caching.cache_status import Forward, Reason
-from gateway.core.caching.freshness import parse_directives, seconds
+from gateway.core.caching.freshness import parse_directives, pragma, seconds
 from gateway.core.http.dates import date_s, single_date_s
-from gateway.core.http.messages import Fields, members, names, values
+from gateway.core.http.messages import Fields, names, values
 
 _ENTITY_TAG = re.compile(rb'[\s,]*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+_CONDITIONS = frozenset({b"if-none-match", b"if-modified-since"})
 
 
 class RequestDirectives(msgspec.Struct, frozen=True, gc=False):
@@ -43,11 +44,7 @@ class RequestDirectives(msgspec.Struct, frozen=True, gc=False):
         return None
 
     def oldest_s(self, most_s: float) -> float:
-        """Return how many seconds ago the fetch of a record that does not stay fresh may have begun.
-
-        Args:
-            most_s: without a directive that says less.
-        """
+        """Return how many seconds ago, at most, the fetch of what does not stay fresh may have begun."""
         if self.no_cache or self.min_fresh_s:
             return 0.0
         return most_s if self.max_age_s is None else min(most_s, self.max_age_s)
@@ -63,8 +60,7 @@ def read_directives(fields: Fields) -> RequestDirectives:
     """
     lines = values(fields, b"cache-control")
     if not lines:
-        pragma = {member.lower() for member in members(fields, b"pragma")}
-        return RequestDirectives(no_cache=True) if b"no-cache" in pragma else NO_DIRECTIVES
+        return RequestDirectives(no_cache=True) if b"no-cache" in pragma(fields) else NO_DIRECTIVES
     directives = parse_directives(lines)
     if directives is None:
         return RequestDirectives(no_cache=True)
@@ -90,6 +86,11 @@ def entity_tag(body: bytes) -> bytes:
     return b'"%s"' % blake2b(body, digest_size=16, person=b"aosgw-etag").hexdigest().encode("ascii")
 
 
+def is_conditional(request: Fields) -> bool:
+    """Tell whether a request, by its end-to-end fields, asks whether its caller has the record already."""
+    return not _CONDITIONS.isdisjoint(names(request))
+
+
 def is_not_modified(request: Fields, etag: bytes | None, last_modified: bytes | None, now_s: float) -> bool:
     """Tell whether a caller already has the representation with these validators (RFC 9111 §4.3.2).
 
@@ -102,8 +103,7 @@ def is_not_modified(request: Fields, etag: bytes | None, last_modified: bytes | 
         last_modified: its ``Last-Modified``; ``None`` without one.
         now_s: wall clock, for two-digit years.
     """
-    present = names(request)
-    if b"if-none-match" not in present and b"if-modified-since" not in present:
+    if not is_conditional(request):
         return False
     lines = values(request, b"if-none-match")
     if not lines:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
 
 import msgspec
 
-from gateway.core.http.messages import Field, Fields, Head, first
+from gateway.core.http.messages import Fields, Head
 
 
 class BodyFraming(enum.Enum):
@@ -33,6 +32,7 @@ class WireHead(msgspec.Struct, frozen=True, gc=False):
     keep_alive: bool
 
 
+_LENGTH = frozenset({b"content-length"})
 _BODILESS_STATUSES = frozenset({204, 304})
 
 
@@ -53,10 +53,10 @@ def wire_head(
         http_11: the caller speaks HTTP/1.1, so it understands chunks.
         keep_alive: the connection may carry another request after this one.
     """
-    data = head_lines(head)
+    data = head.lines()
     framing = BodyFraming.NONE
     if has_body(method, head.status):
-        if first(head.fields, b"content-length") is not None:
+        if head.has_any(_LENGTH):
             framing = BodyFraming.LENGTH
         elif body_bytes is not None:
             framing = BodyFraming.LENGTH
@@ -87,24 +87,7 @@ def request_bytes(method: str, target: bytes, lines: bytes, body_bytes: int | No
     return b"%b %b HTTP/1.1\r\n%b%b" % (method.encode("ascii"), target, lines, framing)
 
 
-def field_lines(fields: Iterable[Field]) -> bytes:
-    """Return field lines, each with CRLF."""
-    # Joined: half the price of formatting.
-    return b"\r\n".join([*map(b": ".join, fields), b""])
-
-
-def content_length(head: Head) -> int | None:
-    """Return the Content-Length of a sound head, in bytes; ``None`` without one."""
-    value = first(head.fields, b"content-length")
-    return None if value is None else int(value)
-
-
 def head_bytes(method: str, target: bytes, fields: Fields) -> int:
     """Return the size of a request head on the wire, in bytes."""
     line = len(method) + len(target) + len("  HTTP/1.1\r\n")
     return line + sum(len(name) + len(value) + len(": \r\n") for name, value in fields) + len("\r\n")
-
-
-def head_lines(head: Head) -> bytes:
-    """Return status line and field lines, each with CRLF, without the empty line."""
-    return b"HTTP/1.1 %d %b\r\n%b" % (head.status, head.reason, field_lines(head.fields))

@@ -62,6 +62,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         scheme: ``http`` or ``https``, as the caller connected.
         body_bytes: the declared Content-Length; ``None`` when chunked; 0 without a body.
         request_id: the request's id in logs and errors.
+        needs_credentials: it has none, and goes upstream with the gateway's.
     """
 
     method: str
@@ -71,20 +72,59 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     scheme: bytes
     body_bytes: int | None
     request_id: bytes
+    needs_credentials: bool = False
 
 
-class Head(msgspec.Struct, frozen=True, gc=False):
-    """A response head.
+class Head:
+    """A response head; not to be changed.
 
     Attributes:
         status: three-digit status code.
         reason: reason phrase as received, possibly empty.
-        fields: field lines in order.
     """
 
-    status: int
-    reason: bytes
-    fields: Fields
+    __slots__ = ("_fields", "reason", "status")
+
+    def __init__(self, status: int, reason: bytes, fields: Fields) -> None:
+        self.status = status
+        self.reason = reason
+        self._fields: Fields | None = fields
+
+    @property
+    def fields(self) -> Fields:
+        """Field lines in order."""
+        assert self._fields is not None
+        return self._fields
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Head) and self._parts() == other._parts()
+
+    def __hash__(self) -> int:
+        return hash(self._parts())
+
+    def __repr__(self) -> str:
+        return f"Head{self._parts()}"
+
+    def _parts(self) -> tuple[int, bytes, Fields]:
+        return self.status, self.reason, self.fields
+
+    def has_any(self, lower_names: frozenset[bytes]) -> bool:
+        """Tell whether a field has one of these lower-case names."""
+        return not lower_names.isdisjoint(names(self.fields))
+
+    def lines(self) -> bytes:
+        """Return status line and field lines, each with CRLF, without the empty line."""
+        return b"HTTP/1.1 %d %b\r\n%b" % (self.status, self.reason, field_lines(self.fields))
+
+    def with_fields(self, added: Fields) -> Head:
+        """Return the same with more fields."""
+        return Head(self.status, self.reason, (*self.fields, *added))
+
+
+def field_lines(fields: Iterable[Field]) -> bytes:
+    """Return field lines, each with CRLF."""
+    # Joined: half the price of formatting.
+    return b"\r\n".join([*map(b": ".join, fields), b""])
 
 
 def values(fields: Iterable[Field], name: bytes) -> Sequence[bytes]:

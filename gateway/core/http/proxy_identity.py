@@ -18,8 +18,16 @@ from gateway.core.http.fields import (
     accepts_gzip,
     nominated,
 )
-from gateway.core.http.framing import field_lines
-from gateway.core.http.messages import Field, Fields, IndexedFields, Request, first, names, values
+from gateway.core.http.messages import (
+    Field,
+    Fields,
+    IndexedFields,
+    Request,
+    field_lines,
+    first,
+    names,
+    values,
+)
 from gateway.core.http.target import METHOD_OVERRIDES
 
 # If Connection could name one of these, the gateway and the upstream would read two different requests.

@@ -28,9 +28,8 @@ from gateway.core.caching.plain_request import (
 from gateway.core.caching.request_directives import NO_DIRECTIVES
 from gateway.core.http import request as incoming
 from gateway.core.http.fields import HOP_BY_HOP, VARIANT, is_sent_unchanged
-from gateway.core.http.framing import field_lines
 from gateway.core.http.host import OwnHosts
-from gateway.core.http.messages import Fields, Request
+from gateway.core.http.messages import Fields, Request, field_lines
 from gateway.core.http.proxy_identity import check_request, make_proxy_identity, upstream_fields
 
 READER = IdentityReader((b"x-project-id", b"cookie"), b"secret", shared=False)

@@ -4,14 +4,12 @@ import pytest
 
 from gateway.core.http.framing import (
     BodyFraming,
-    content_length,
-    field_lines,
     has_body,
     head_bytes,
     request_bytes,
     wire_head,
 )
-from gateway.core.http.messages import Fields, Head
+from gateway.core.http.messages import Fields, Head, field_lines
 
 LENGTH = (b"Content-Length", b"5")
 CHUNKED = (b"Transfer-Encoding", b"chunked")
@@ -107,8 +105,3 @@ def test_a_request_head_is_target_and_fields_byte_for_byte(
 def test_the_size_of_a_request_head_is_known() -> None:
     fields = ((b"Host", b"h"), (b"X-A", b""))
     assert head_bytes("GET", b"/a", fields) == len(request_bytes("GET", b"/a", field_lines(fields), 0))
-
-
-def test_the_declared_length_is_read() -> None:
-    assert content_length(Head(200, b"", (LENGTH,))) == 5
-    assert content_length(Head(200, b"", ())) is None
