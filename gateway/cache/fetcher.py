@@ -1,7 +1,5 @@
 """Fetches records whole, decides what becomes of them, and stores them."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import logging
@@ -97,7 +95,7 @@ class Fetcher:
         if head.status == 429:
             self._throttle.heed(eligible, head, body)
 
-    async def _mint_and_send(self, fetch: _Fetch) -> None:
+    async def _mint_and_send(self, fetch: "_Fetch") -> None:
         fetch.send(await self.tiers.mint(fetch.found.fill_token.key))
 
 
