@@ -1,7 +1,5 @@
 """What the deployment files do; deploy/check has tools for their syntax."""
 
-from __future__ import annotations
-
 import ipaddress
 import json
 import re

@@ -1,7 +1,5 @@
 """Fetches records whole, decides what becomes of them, and stores them."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import logging
@@ -91,7 +89,7 @@ class Fetcher:
         """Stop what is still under way."""
         await self._tasks.cancel()
 
-    async def _mint_and_send(self, fetch: _Fetch) -> None:
+    async def _mint_and_send(self, fetch: "_Fetch") -> None:
         fetch.send(await self.tiers.mint(fetch.found.fill_token.key))
 
 

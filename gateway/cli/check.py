@@ -1,7 +1,5 @@
 """``check --probe``: fetch one record as the gateway would, and say whether it would be stored."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 
