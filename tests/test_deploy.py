@@ -160,6 +160,11 @@ def test_the_files_give_a_running_record_again_for_a_second(file: str) -> None:
     assert tomllib.loads(text)["cache"]["ttl_running_s"] == 1
 
 
+def test_the_readme_says_the_same() -> None:
+    text = (DEPLOY.parent / "README.md").read_text("utf-8")
+    assert "Set `cache.ttl_running_s = 1`" in text.partition("\n## Stop polling")[2].partition("\n## ")[0]
+
+
 def test_the_runbook_lets_nobody_wait_longer_than_what_is_in_front() -> None:
     table = _read("README.md").partition("### Time-outs in front")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| .* \| (\d+) s \| (\d+) \|$", table, re.MULTILINE)
