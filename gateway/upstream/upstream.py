@@ -1,7 +1,5 @@
 """Requests to AOS, byte for byte, over pooled connections."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

@@ -1,7 +1,5 @@
 """Response heads, read strictly (RFC 9112 §4, §5), and what those of one server have in common."""
 
-from __future__ import annotations
-
 import re
 import string
 from collections.abc import Sequence
