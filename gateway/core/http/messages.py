@@ -114,7 +114,7 @@ class Head:
         """Return status line and field lines, each with CRLF, without the empty line."""
         return b"HTTP/1.1 %d %b\r\n%b" % (self.status, self.reason, field_lines(self.fields))
 
-    def with_fields(self, added: Fields) -> Head:
+    def with_fields(self, added: Fields) -> "Head":
         """Return the same with more fields."""
         return Head(self.status, self.reason, (*self.fields, *added))
 

@@ -78,7 +78,7 @@ class HeadTemplate:
             fields[place] = fields[place][0], value
         return IndexedFields(fields)
 
-    def end_to_end(self) -> HeadTemplate:
+    def end_to_end(self) -> "HeadTemplate":
         """Return the same without hop-by-hop fields, for the same values."""
         if self._end_to_end is None:
             fields = end_to_end(self.fields)
