@@ -1,7 +1,5 @@
 """Tokens that IAM gives out for a password, renewed before they end."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import math
