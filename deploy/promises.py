@@ -1,7 +1,5 @@
 """What the runbook promises and no schema checks: drain, probes, network, permissions, secrets."""
 
-from __future__ import annotations
-
 import os
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """Errors of fetching and of connections, and the response that the gateway makes of any error."""
 
-from __future__ import annotations
-
 import math
 from email.utils import formatdate
 from http import HTTPStatus

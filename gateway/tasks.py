@@ -1,7 +1,5 @@
 """Background tasks with an owner, which end with it."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine

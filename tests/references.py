@@ -3,8 +3,6 @@
 python -m tests.references     # writes them anew
 """
 
-from __future__ import annotations
-
 import inspect
 import operator
 import re

@@ -4,8 +4,6 @@ The commands of deploy/README.md are tried by deploy/check, as far as that goes 
 and those for systemd done by deploy/fresh-machine; the one that asks an AOS is here.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The object graph of one gateway, built once from its configuration."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -86,7 +84,7 @@ class Gateway:
         self,
         config: Config,
         clock: Clock | None = None,
-        tracing: Tracing | None = None,
+        tracing: "Tracing | None" = None,
         peers: WorkerPeers | None = None,
     ) -> None:
         clock = clock or Clock()
@@ -411,7 +409,7 @@ class Gateway:
         return await self.tiers.invalidate([stack_key(stack_id.encode("utf-8"))], "purge", settles=False)
 
 
-def tracing_of(config: Config) -> Tracing | None:
+def tracing_of(config: Config) -> "Tracing | None":
     """Return what makes spans; ``None`` unless the configuration wants some."""
     if not config.tracing.endpoint:
         return None

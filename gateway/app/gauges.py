@@ -1,7 +1,5 @@
 """What is read off the running parts at scrape time: gauges, and the counters that they keep themselves."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """From the configuration to what each part of a gateway is made of."""
 
-from __future__ import annotations
-
 from gateway.config.address import TcpAddress
 from gateway.config.model import Config
 from gateway.core.caching.identity import TOKEN_FIELD

@@ -6,8 +6,6 @@ hooks into `Metrics`, which gets the durations of Redis. A call to the upstream 
 recorded of its trace here.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

@@ -1,7 +1,5 @@
 """Where decisions meet I/O: look up, fetch once, decide, store, respond."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine

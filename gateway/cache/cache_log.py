@@ -1,7 +1,5 @@
 """What the cache decides and does, for ``log.level = "debug"``."""
 
-from __future__ import annotations
-
 import enum
 import logging
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Fetches records whole, decides what becomes of them, and stores them."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import logging
@@ -107,7 +105,7 @@ class Fetcher:
             elif head.status == 401:
                 self._verifier.refused(token)
 
-    async def _mint_and_send(self, fetch: _Fetch) -> None:
+    async def _mint_and_send(self, fetch: "_Fetch") -> None:
         fetch.send(await self.tiers.mint(fetch.found.fill_token.key))
 
 

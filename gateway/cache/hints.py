@@ -1,7 +1,5 @@
 """Logs once why settled records are not stored; `Cache-Status` says it only to the caller."""
 
-from __future__ import annotations
-
 import logging
 
 from gateway.core.caching import policy

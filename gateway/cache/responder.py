@@ -1,7 +1,5 @@
 """Makes responses: from an entry, from a fetch, or streamed through from the upstream."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import msgspec

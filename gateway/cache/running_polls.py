@@ -1,7 +1,5 @@
 """Counts the polls of running executions, and what ``cache.ttl_running_s`` would spare where it is off."""
 
-from __future__ import annotations
-
 import logging
 from typing import Final
 

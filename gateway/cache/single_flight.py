@@ -1,7 +1,5 @@
 """Single flight: concurrent equal requests of one caller cost the upstream one call."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import logging
@@ -37,7 +35,7 @@ class Flight(Generic[T]):
 
     def __init__(
         self,
-        flights: SingleFlight[T],
+        flights: "SingleFlight[T]",
         key: FlightKey | None,
         stack: bytes,
         started_s: float,

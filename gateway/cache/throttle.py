@@ -1,7 +1,5 @@
 """Callers whom the upstream asked to wait: their misses are answered here until the time is over."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """One caller who waits, and those whom the same fetch wakes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextvars
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The demo: a simulated AOS behind the gateway; one execution is polled to its end, one waited for."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import time

@@ -1,7 +1,5 @@
 """The command `aos-gateway wait`: watch one execution until it has ended."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import re

@@ -1,7 +1,5 @@
 """An access key, with which each request is signed."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Final
 

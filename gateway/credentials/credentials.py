@@ -1,7 +1,5 @@
 """The one way on which a request without credentials is given the gateway's."""
 
-from __future__ import annotations
-
 import socket
 
 from gateway.clock import Clock

@@ -1,7 +1,5 @@
 """Tokens that IAM gives out for a password, renewed before they end."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import math
@@ -26,6 +24,7 @@ _AWAY_S = (1.0, 30.0)
 _THROTTLED_S = (60.0, 60.0)
 # Accounts are locked after a few wrong passwords.
 _REFUSED_S = (60.0, 900.0)
+_REFUSALS = frozenset({400, 401, 403, 404})
 _UNSHOWN_PIECE = 8
 
 _KINDS = {
@@ -137,7 +136,7 @@ class Password:
         now_s = self._clock.wall_s()
         if answer.status == 429:
             self._fail("IAM throttles the gateway", _THROTTLED_S)
-        elif 400 <= answer.status < 500:
+        elif answer.status in _REFUSALS:
             self._token = b""
             words = _words(answer.body, self._config.credentials.password.reveal())
             self._pause("IAM refuses them", _REFUSED_S)

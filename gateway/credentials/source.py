@@ -1,7 +1,5 @@
 """What every source of credentials offers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

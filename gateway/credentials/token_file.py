@@ -1,7 +1,5 @@
 """A token in a file that somebody else renews."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How many callers may be connected, in all and from one address, and how the others are turned away."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """One downstream connection: aiohttp's protocol with deadlines, bounds and our own error answers."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -69,7 +67,7 @@ class DownstreamConnection(RequestHandler):
     )
 
     def __init__(
-        self, server: DownstreamServer, *, header: ProxyHeader | None = None, **options: Any
+        self, server: "DownstreamServer", *, header: ProxyHeader | None = None, **options: Any
     ) -> None:
         super().__init__(server, **options)
         self._header = header

@@ -4,8 +4,6 @@ The one module that relies on how aiohttp's server waits for requests. `why_clos
 is installed; when it differs, or with ``server.fast_lane = false``, every request takes the parser's way.
 """
 
-from __future__ import annotations
-
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine

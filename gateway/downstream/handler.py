@@ -1,7 +1,5 @@
 """From aiohttp's parsed message to a request of ours, and from the answer to bytes."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import time

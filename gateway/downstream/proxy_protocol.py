@@ -4,8 +4,6 @@ They are accepted here, not by the loop's own server: the loop is handed a socke
 so TLS or HTTP begin with the first bytes that it reads.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
@@ -39,7 +37,7 @@ class ProxiedConnections:
         """How many have not sent their header; a handshake of TLS that is not done is nobody's request."""
         return len(self._awaiting)
 
-    def accept(self, sockets: ListeningSockets, tls: ssl.SSLContext | None) -> ProxiedAcceptor:
+    def accept(self, sockets: ListeningSockets, tls: ssl.SSLContext | None) -> "ProxiedAcceptor":
         """Accept connections until the returned acceptor is closed, see `ListeningSockets.accept`."""
         return ProxiedAcceptor(self, sockets, tls)
 

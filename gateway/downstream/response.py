@@ -1,7 +1,5 @@
 """A response that writes prepared bytes: exact field lines, and half the cost of aiohttp's own."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

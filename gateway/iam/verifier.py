@@ -1,7 +1,5 @@
 """Whose tokens are, by IAM's word: asked for beside the requests, never on their time."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """The state of each part and what to do about it, derived from recent metrics."""
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The page's files, and `/status`, which it polls every second."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

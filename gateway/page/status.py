@@ -1,7 +1,5 @@
 """What the page shows, as one JSON object computed from samples."""
 
-from __future__ import annotations
-
 from gateway.core.caching.cache_status import Reason
 from gateway.page import health
 from gateway.page.health import Facts, percent

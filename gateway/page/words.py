@@ -1,7 +1,5 @@
 """What each reason means, for people."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from gateway.core.caching.cache_status import Reason

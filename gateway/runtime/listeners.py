@@ -1,7 +1,5 @@
 """Listening sockets on TCP addresses and Unix sockets, shared with other processes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import errno

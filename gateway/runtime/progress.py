@@ -1,7 +1,5 @@
 """Writing to a slow peer: wait as long as it makes progress."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import fcntl

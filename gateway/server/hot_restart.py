@@ -6,8 +6,6 @@ one stop accepting. The sockets are never closed, so no connection in their back
 process fails to start, the former one goes on as before.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

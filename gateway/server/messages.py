@@ -1,7 +1,5 @@
 """Messages between the parent and its workers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The parent of several workers: starts and replaces them, and forwards their invalidations."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """One of several workers: a gateway on inherited sockets that sends its invalidations to the others."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import signal

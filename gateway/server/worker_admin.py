@@ -1,7 +1,5 @@
 """The admin side of several workers: one address that answers for all of them."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 from typing import Any

@@ -4,8 +4,6 @@ Every method runs without ``await``: a half-recorded invalidation could let a st
 monotonic seconds. Every queue is bounded: beyond the bound the oldest stack loses its protection, no other.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import OrderedDict, deque

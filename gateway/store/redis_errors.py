@@ -1,7 +1,5 @@
 """Classifies errors: no reply, one command refused by Redis, or the wrong server."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Memory and Redis as one store. Everything that invalidates passes through here."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Iterable
 

@@ -1,7 +1,5 @@
 """One log line per request, without tokens and bodies, and safe against log injection."""
 
-from __future__ import annotations
-
 import logging
 import random
 import time

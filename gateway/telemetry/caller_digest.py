@@ -1,7 +1,5 @@
 """Names a caller in the log: a short keyed digest of its credential."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import MutableMapping
 from hashlib import blake2b

@@ -1,7 +1,5 @@
 """The counters of one process: plain integers on the request path, made into a `Snapshot` for each scrape."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ Scraping, ``deploy/monitoring/metrics.md`` and the tests use this list. Label va
 that neither callers nor the upstream can create series.
 """
 
-from __future__ import annotations
-
 import itertools
 import operator
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """The callers with the most responses of status 429."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """The most requested executions: a bounded list, and hits are sampled under load."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """One exchange with the upstream: a request on its way, and its response as it comes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator
@@ -31,13 +29,13 @@ class ExchangeOwner(Protocol):
 
     heads: HeadReader
 
-    def has_head(self, exchange: Exchange) -> None:
+    def has_head(self, exchange: "Exchange") -> None:
         """Its head has come."""
 
-    def has_failed(self, exchange: Exchange) -> bool:
+    def has_failed(self, exchange: "Exchange") -> bool:
         """It has failed; whether it goes on all the same, on another connection."""
 
-    def is_over(self, exchange: Exchange) -> None:
+    def is_over(self, exchange: "Exchange") -> None:
         """It was closed."""
 
 

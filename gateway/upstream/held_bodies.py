@@ -1,7 +1,5 @@
 """Request bodies that are held whole, because their signature goes before them."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import AsyncIterator
 

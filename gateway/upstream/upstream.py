@@ -1,7 +1,5 @@
 """Requests to AOS, byte for byte, over pooled connections."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -63,7 +61,7 @@ class Credentials(Protocol):
             GatewayError: there are no credentials.
         """
 
-    async def renew(self, refused: Fields) -> bool:
+    def renew(self, refused: Fields) -> Coroutine[Any, Any, bool]:
         """Get others, when these got a 401; ``False`` where there are none yet."""
 
 
@@ -309,15 +307,20 @@ class Upstream:
         self, exchange: Exchange, refused: Fields, repeat: Callable[[], Coroutine[Any, Any, None]] | None
     ) -> None:
         """Renew credentials that got a 401; it is the response unless that succeeds and it is repeated."""
-        assert self.credentials is not None
+        credentials = self.credentials
+        assert credentials is not None
         if repeat is None:
-            self._tasks.start(self.credentials.renew(refused), "renew")
+            self._tasks.start(credentials.renew(refused), "renew")
             return
         on_change, exchange.on_change = exchange.on_change, _nothing
 
         async def renew() -> None:
-            assert self.credentials is not None
-            is_renewed = await self.credentials.renew(refused)
+            try:
+                is_renewed = await credentials.renew(refused)
+            except Exception:
+                exchange.on_change = on_change
+                exchange.fail(UpstreamError("proxy_internal_error", was_sent=True))
+                raise
             exchange.on_change = on_change
             if is_renewed:
                 exchange.restart()

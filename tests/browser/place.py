@@ -1,7 +1,5 @@
 """A gateway with Redis and a simulated AOS for the browser tests, and load on it."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json
@@ -139,7 +137,7 @@ class Place:
         else:
             call(self._ports["control"], "POST", "/faults", fault)
 
-    def load(self) -> Load:
+    def load(self) -> "Load":
         """Return load on the gateway."""
         return Load(self._ports["gateway"])
 

@@ -1,7 +1,5 @@
 """The page as a person sees it: in a real Chromium, before a real gateway, Redis and simulated AOS."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator

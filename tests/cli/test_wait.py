@@ -1,7 +1,5 @@
 """The command `wait`: its requests, how it treats each response, and its output."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

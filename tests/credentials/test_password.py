@@ -180,6 +180,7 @@ async def test_while_iam_is_away_a_token_that_lives_is_used_on(
         (refused(401, "The username or password is wrong."), "refuses"),
         (refused(403), "refuses"),
         (refused(404), "refuses"),
+        (refused(408), "error"),
         (throttled(), "throttles"),
         (refused(500), "error"),
         (said(word(), b"", 201), "cannot be used"),

@@ -1,7 +1,5 @@
 """Hundreds of slow peers and ten thousand idle ones: the others are served, and in the end all are gone."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import errno

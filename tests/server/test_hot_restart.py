@@ -1,7 +1,5 @@
 """Hot restart by SIGUSR2: a new process serves on the same sockets while the former one drains."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re

@@ -1,7 +1,5 @@
 """No record of a running execution is older than `cache.ttl_running_s`, or from before a write."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

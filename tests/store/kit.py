@@ -1,7 +1,5 @@
 """Test kit of the stores: clocks to move, entries, and replicas on one Redis."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time

@@ -1,7 +1,5 @@
 """The contract of every store: memory, Redis, Valkey, and the tiers over both."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol

@@ -4,8 +4,6 @@ Their names come from tables 2 to 9 of the API page "query one execution record 
 other fields are ignored.
 """
 
-from __future__ import annotations
-
 import enum
 import json
 import re

@@ -1,7 +1,5 @@
 """Routes of AOS: the execution call, and the stacks that a write may touch."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What the cache did with a request, and why: ``Cache-Status`` (RFC 9211)."""
 
-from __future__ import annotations
-
 import enum
 from typing import Self
 

@@ -1,7 +1,5 @@
 """Content codings of stored bodies (RFC 9110 §8.4)."""
 
-from __future__ import annotations
-
 import zlib
 
 from gateway.core.caching.cache_status import Reason

@@ -1,7 +1,5 @@
 """Whether the cache may take part in a request, and under which identity."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 
 import msgspec

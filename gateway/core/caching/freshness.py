@@ -1,7 +1,5 @@
 """Freshness as the origin declares it (RFC 9111): Cache-Control, Expires, Pragma, Age, Vary."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Container, Sequence
 

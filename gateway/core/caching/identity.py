@@ -1,7 +1,5 @@
 """Identity and variant of a caller: the digests that separate the entries of callers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from hashlib import blake2b

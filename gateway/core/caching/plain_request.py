@@ -3,8 +3,6 @@
 Whatever is accepted here must mean the same to the parser: tests compare both on many heads.
 """
 
-from __future__ import annotations
-
 import re
 
 import msgspec

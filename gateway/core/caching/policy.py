@@ -1,7 +1,5 @@
 """What is stored and for how long: the rules of RFC 9111 and of AOS."""
 
-from __future__ import annotations
-
 import msgspec
 
 from gateway.core.aos.execution import RecordSummary, decode_deciding, has_duplicate_key

@@ -1,7 +1,5 @@
 """Request directives and conditions (RFC 9111 §5.2.1, RFC 9110 §13)."""
 
-from __future__ import annotations
-
 import re
 from hashlib import blake2b
 

@@ -1,7 +1,5 @@
 """Response heads: of hits, fetched records and forwarded responses, and of the 304s in their place."""
 
-from __future__ import annotations
-
 import functools
 import math
 

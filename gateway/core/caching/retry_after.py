@@ -1,7 +1,5 @@
 """How long a 429 asks its caller to wait (RFC 6585 §4, RFC 9110 §10.2.3)."""
 
-from __future__ import annotations
-
 import re
 
 import msgspec

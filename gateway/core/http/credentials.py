@@ -1,7 +1,5 @@
 """Which requests without credentials of their own may go upstream with the gateway's."""
 
-from __future__ import annotations
-
 import hmac
 import re
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Errors that carry the gateway's own answer, raised where the fault is found."""
 
-from __future__ import annotations
-
 
 class GatewayError(Exception):
     """The gateway answers for itself. An upstream's error status is data and never an exception.

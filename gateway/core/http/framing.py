@@ -1,7 +1,5 @@
 """Message framing: the end of a body, and heads as bytes (RFC 9112 §6)."""
 
-from __future__ import annotations
-
 import enum
 
 import msgspec

@@ -1,7 +1,5 @@
 """Requests, response heads and their fields, as immutable values."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from typing import Self
 
@@ -23,7 +21,7 @@ class IndexedFields(tuple[Field, ...]):
     """
 
     by_name: dict[bytes, list[bytes]]
-    end_to_end: IndexedFields | None = None
+    end_to_end: "IndexedFields | None" = None
 
     def __new__(cls, fields: Iterable[Field]) -> Self:
         """Make an indexed copy."""
@@ -116,7 +114,7 @@ class Head:
         """Return status line and field lines, each with CRLF, without the empty line."""
         return b"HTTP/1.1 %d %b\r\n%b" % (self.status, self.reason, field_lines(self.fields))
 
-    def with_fields(self, added: Fields) -> Head:
+    def with_fields(self, added: Fields) -> "Head":
         """Return the same with more fields."""
         return Head(self.status, self.reason, (*self.fields, *added))
 

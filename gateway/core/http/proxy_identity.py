@@ -1,7 +1,5 @@
 """What the gateway adds about itself to a request, and which requests it cannot carry (RFC 9110 §7.6)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

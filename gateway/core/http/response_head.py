@@ -1,7 +1,5 @@
 """Response heads, read strictly (RFC 9112 §4, §5), and what those of one server have in common."""
 
-from __future__ import annotations
-
 import re
 import string
 from collections.abc import Sequence
@@ -80,7 +78,7 @@ class HeadTemplate:
             fields[place] = fields[place][0], value
         return IndexedFields(fields)
 
-    def end_to_end(self) -> HeadTemplate:
+    def end_to_end(self) -> "HeadTemplate":
         """Return the same without hop-by-hop fields, for the same values."""
         if self._end_to_end is None:
             fields = end_to_end(self.fields)

@@ -1,7 +1,5 @@
 """Strict parsing of one upstream response as its bytes arrive (RFC 9112 §4 to §8)."""
 
-from __future__ import annotations
-
 import re
 
 from gateway.core.http.chunked import ChunkedFraming
