@@ -108,7 +108,6 @@ class Cache:
         self,
         request: Request,
         body: RequestBody | None,
-        early_lookup: EarlyLookup | None = None,
         *,
         on_waited: OnWaited,
     ) -> Response:
@@ -117,7 +116,6 @@ class Cache:
         Args:
             request: what was asked.
             body: its body; ``None`` without one.
-            early_lookup: a look-up made for it already; ``None`` when none was.
             on_waited: called if its caller asked to wait, when that is over.
 
         Raises:
@@ -128,7 +126,7 @@ class Cache:
         if isinstance(eligible, Bypass):
             cache_log.decided(request, "bypasses the cache: %s", eligible.reason)
             return await self._bypass(request, body, eligible)
-        return await self.fetch(request, eligible, early_lookup, on_waited=on_waited)
+        return await self.fetch(request, eligible, None, on_waited=on_waited)
 
     async def _bypass(self, request: Request, body: RequestBody | None, bypass: Bypass) -> Response:
         cache_status = CacheStatus(forward=bypass.forward, reason=bypass.reason)

@@ -216,8 +216,7 @@ class Handler:
 
     async def _answer(self, message: web.BaseRequest, context: RequestContext) -> Response:
         request, body = self._read(message, context.path, context.fields, context.request_id)
-        found = context.connection.take_looked_up()
-        return await self._cache.answer(request, body, found, on_waited=context.waited)
+        return await self._cache.answer(request, body, on_waited=context.waited)
 
     async def _prepared(self, context: RequestContext, answering: Awaitable[Response]) -> PreparedResponse:
         """Wait for a response, or make one of what went wrong."""

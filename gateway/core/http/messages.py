@@ -95,16 +95,10 @@ class Head:
         return self._fields
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Head) and self._parts() == other._parts()
+        return isinstance(other, Head) and self.lines() == other.lines()
 
     def __hash__(self) -> int:
-        return hash(self._parts())
-
-    def __repr__(self) -> str:
-        return f"Head{self._parts()}"
-
-    def _parts(self) -> tuple[int, bytes, Fields]:
-        return self.status, self.reason, self.fields
+        return hash(self.lines())
 
     def has_any(self, lower_names: frozenset[bytes]) -> bool:
         """Tell whether a field has one of these lower-case names."""
@@ -113,10 +107,6 @@ class Head:
     def lines(self) -> bytes:
         """Return status line and field lines, each with CRLF, without the empty line."""
         return b"HTTP/1.1 %d %b\r\n%b" % (self.status, self.reason, field_lines(self.fields))
-
-    def with_fields(self, added: Fields) -> Head:
-        """Return the same with more fields."""
-        return Head(self.status, self.reason, (*self.fields, *added))
 
 
 def field_lines(fields: Iterable[Field]) -> bytes:
