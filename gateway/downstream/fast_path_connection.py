@@ -131,9 +131,7 @@ class FastPathConnection(DownstreamConnection):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        answer = None
-        if found is not None and found.lookup.entry is not None:
-            answer = self._fast_path.found(question, found)
+        answer = None if found is None else self._fast_path.found(question, found)
         if answer is not None:
             transport.write(answer)
             self._answered()

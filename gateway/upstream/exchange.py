@@ -23,11 +23,7 @@ READ_AHEAD_BYTES = 131_072
 
 
 class ExchangeOwner(Protocol):
-    """What an exchange tells its pool.
-
-    Attributes:
-        heads: reads the heads of responses.
-    """
+    """What an exchange tells its pool."""
 
     heads: HeadReader
 
@@ -255,10 +251,7 @@ class Exchange:
         ):
             self._is_paused = True
             self.connection.pause_reading()
-        if self.on_change is not None:
-            self.on_change()
-        else:
-            self._wake()
+        self._changed()
 
     def feed_eof(self, error: Exception | None) -> None:
         """Take the end of the connection, and why it broke."""
@@ -295,10 +288,7 @@ class Exchange:
     def _changed(self) -> None:
         if self.on_change is not None:
             self.on_change()
-        else:
-            self._wake()
-
-    def _wake(self) -> None:
+            return
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

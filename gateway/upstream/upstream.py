@@ -13,7 +13,7 @@ from gateway.clock import Clock
 from gateway.config.model import UpstreamConfig
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import request_bytes
-from gateway.core.http.messages import Fields, field_lines, names
+from gateway.core.http.messages import Fields, names, wire_lines
 from gateway.core.http.response_head import HeadReader
 from gateway.core.http.target import SERVER_WIDE, is_write
 from gateway.errors import GaveWay, Overloaded, UpstreamError
@@ -53,9 +53,6 @@ class Upstream:
         tls: for an https URL; ``None`` for plain connections.
         clock: tells how old a connection is.
         metrics: counts calls and failures.
-
-    Attributes:
-        heads: reads the heads of its responses.
     """
 
     def __init__(
@@ -115,7 +112,7 @@ class Upstream:
         if target != SERVER_WIDE:
             target = self._base_path + target
         if lines is None:
-            lines = field_lines(fields)
+            lines = wire_lines(fields)
         head = request_bytes(method, target, lines, body.length if body is not None else 0)
         exchange = Exchange(self, method, self._clock)
         self._under_way[exchange] = None
@@ -126,7 +123,7 @@ class Upstream:
         if body is None and (slot := self.slots.take_now()) is not None:
             now_s = exchange.asked_s
             self._placed(exchange, slot, now_s)
-            if (connection := self._idle.take(now_s)) is not None:
+            if (connection := self._idle.take()) is not None:
                 exchange.begin(connection, head)
                 exchange.sent(now_s)
                 return exchange
@@ -208,7 +205,7 @@ class Upstream:
             if exchange.slot is None:
                 slot = await self.slots.take()
                 self._placed(exchange, slot, self._clock.monotonic_s())
-            connection = None if fresh else self._idle.take(self._clock.monotonic_s())
+            connection = None if fresh else self._idle.take()
             if connection is None:
                 connection = await self._connector.open()
                 _log.debug("opened a connection to the upstream, %d are in use", self.slots.in_use)

@@ -9,9 +9,9 @@ from gateway.core.caching.cache_status import CacheStatus, Reason
 from gateway.core.caching.entry import Entry, RunningEntry
 from gateway.core.caching.freshness import varies_on_accept
 from gateway.core.caching.policy import FetchedResponse, StoreDecision
-from gateway.core.caching.request_directives import is_conditional, is_not_modified
+from gateway.core.caching.request_directives import CONDITIONS, is_not_modified
 from gateway.core.http.fields import end_to_end, kept_fields, not_modified_fields
-from gateway.core.http.messages import Field, Fields, Head, first
+from gateway.core.http.messages import Field, Fields, Head, first, names
 from gateway.core.http.request import own_request_id
 from gateway.core.http.response_head import sent_on
 
@@ -110,7 +110,7 @@ def fetched_head(
     if etag is not None and not (head.has_any(_TAGS) and first(end_to_end(head.fields), _ETAG) is not None):
         added = ((b"ETag", etag), *added)
     head = sent_on(head, added)
-    if head.status != 200 or not is_conditional(request):
+    if head.status != 200 or CONDITIONS.isdisjoint(names(request)):
         return head
     if not is_not_modified(request, etag, first(head.fields, _LAST_MODIFIED), fetched_response.fetched_s):
         return head

@@ -106,11 +106,11 @@ class Head:
 
     def lines(self) -> bytes:
         """Return status line and field lines, each with CRLF, without the empty line."""
-        return b"HTTP/1.1 %d %b\r\n%b" % (self.status, self.reason, field_lines(self.fields))
+        return b"HTTP/1.1 %d %b\r\n%b" % (self.status, self.reason, wire_lines(self.fields))
 
 
-def field_lines(fields: Iterable[Field]) -> bytes:
-    """Return field lines, each with CRLF."""
+def wire_lines(fields: Iterable[Field]) -> bytes:
+    """Return fields as bytes, each line with CRLF."""
     # Joined: half the price of formatting.
     return b"\r\n".join([*map(b": ".join, fields), b""])
 

@@ -6,7 +6,7 @@ import re
 import string
 
 from gateway.core.http.fields import end_to_end, nominated
-from gateway.core.http.messages import Field, Fields, Head, IndexedFields, field_lines, names, values
+from gateway.core.http.messages import Fields, Head, IndexedFields, names, values, wire_lines
 
 MAX_HEAD_BYTES = 65_536
 _MAX_FIELDS = 256
@@ -46,18 +46,15 @@ Framing = tuple[int | None, bool, bool]
 class HeadTemplate:
     """Heads that are equal but for the values of some fields.
 
-    Args:
-        head: one of them.
-        places: the indexes of those fields in it.
-
     Attributes:
         head: one of them.
+        places: the indexes of those fields in it.
         names: lower-case names of their fields.
         lines: status line and field lines, each with CRLF, to be formatted with the values.
         sent_on: the same without hop-by-hop fields (RFC 9110 §7.6.1), for the same values.
     """
 
-    __slots__ = ("_places", "head", "lines", "names", "sent_on")
+    __slots__ = ("head", "lines", "names", "places", "sent_on")
 
     def __init__(self, head: Head, places: list[int]) -> None:
         fields, sent = head.fields, end_to_end(head.fields)
@@ -65,20 +62,13 @@ class HeadTemplate:
         for place in places:
             lines[1 + place] = fields[place][0] + b": %b"
         self.head = head
+        self.places = places
         self.names = names(fields)
         self.lines = b"\r\n".join(lines)
         self.sent_on = self
-        self._places = places
         if len(sent) < len(fields):
             sent_places = [sent.index(fields[place]) for place in places]
             self.sent_on = HeadTemplate(Head(head.status, head.reason, sent), sent_places)
-
-    def fields(self, values: tuple[bytes, ...]) -> list[Field]:
-        """Return the fields of the head with these values."""
-        fields = list(self.head.fields)
-        for place, value in zip(self._places, values, strict=True):
-            fields[place] = fields[place][0], value
-        return fields
 
 
 class ReceivedHead(Head):
@@ -90,39 +80,38 @@ class ReceivedHead(Head):
         added: further fields.
     """
 
-    __slots__ = ("_added", "_template", "_values")
+    __slots__ = ("_added", "template", "values")
 
     def __init__(self, template: HeadTemplate, values: tuple[bytes, ...], added: Fields = ()) -> None:
         self.status = template.head.status
         self.reason = template.head.reason
         self._fields = None
-        self._template = template
-        self._values = values
+        self.template = template
+        self.values = values
         self._added = added
 
     @property
     def fields(self) -> Fields:
         if self._fields is None:
-            self._fields = IndexedFields((*self._template.fields(self._values), *self._added))
+            fields = [*self.template.head.fields, *self._added]
+            for place, value in zip(self.template.places, self.values, strict=True):
+                fields[place] = fields[place][0], value
+            self._fields = IndexedFields(fields)
         return self._fields
 
     def has_any(self, lower_names: frozenset[bytes]) -> bool:
-        if not lower_names.isdisjoint(self._template.names):
+        if not lower_names.isdisjoint(self.template.names):
             return True
         return bool(self._added) and any(name.lower() in lower_names for name, _ in self._added)
 
     def lines(self) -> bytes:
-        return self._template.lines % self._values + (field_lines(self._added) if self._added else b"")
-
-    def sent_on(self, added: Fields) -> Head:
-        """Return the same without hop-by-hop fields, but with others."""
-        return ReceivedHead(self._template.sent_on, self._values, added)
+        return self.template.lines % self.values + (wire_lines(self._added) if self._added else b"")
 
 
 def sent_on(head: Head, added: Fields) -> Head:
     """Return a received head without its hop-by-hop fields (RFC 9110 §7.6.1), but with others."""
     if isinstance(head, ReceivedHead):
-        return head.sent_on(added)
+        return ReceivedHead(head.template.sent_on, head.values, added)
     return Head(head.status, head.reason, (*end_to_end(head.fields), *added))
 
 
@@ -133,9 +122,6 @@ class HeadReader:
         # By all that does not differ, oldest first: with the framing of one of them, and which of the values
         # is the length. None for what has been seen once.
         self._known: dict[tuple[bytes, ...], tuple[HeadTemplate, Framing, int | None] | None] = {}
-
-    def __len__(self) -> int:
-        return len(self._known)
 
     def read(self, raw: bytes) -> tuple[Head, Framing]:
         """Return a whole head, and how its message ends.
