@@ -73,32 +73,23 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     request_id: bytes
 
 
-class Head:
-    """A response head; not to be changed.
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """A response head.
 
     Attributes:
         status: three-digit status code.
         reason: reason phrase as received, possibly empty.
     """
 
-    __slots__ = ("_fields", "reason", "status")
-
-    def __init__(self, status: int, reason: bytes, fields: Fields) -> None:
-        self.status = status
-        self.reason = reason
-        self._fields: Fields | None = fields
+    status: int
+    reason: bytes
+    _fields: Fields | None
 
     @property
     def fields(self) -> Fields:
         """Field lines in order."""
         assert self._fields is not None
         return self._fields
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Head) and self.lines() == other.lines()
-
-    def __hash__(self) -> int:
-        return hash(self.lines())
 
     def has_any(self, lower_names: frozenset[bytes]) -> bool:
         """Tell whether a field has one of these lower-case names."""

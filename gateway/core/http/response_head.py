@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import string
 
+import msgspec
+
 from gateway.core.http.fields import end_to_end, nominated
 from gateway.core.http.messages import Fields, Head, IndexedFields, names, values, wire_lines
 
@@ -21,7 +23,7 @@ _LENGTH = b"content-length"
 
 # What differs between the heads of one server, with values of characters that need no check.
 _VARYING_NAMES = frozenset({b"date", b"x-request-id", _LENGTH})
-_VARYING = re.compile(rb"(\r\n(?i:Date|X-Request-Id|Content-Length): )([!-~]++(?: [!-~]++)*+)(?=\r\n)")
+_VARYING = re.compile(rb"(\r\n(?i:Date|X-Request-Id|Content-Length): )([!-~][ -~]*+)(?<! )(?=\r\n)")
 _WITHOUT_LENGTH = frozenset({*range(200), 204})
 _KNOWN_MOST = 64
 _KNOWN_BYTES = 4_096
@@ -71,47 +73,41 @@ class HeadTemplate:
             self.sent_on = HeadTemplate(Head(head.status, head.reason, sent), sent_places)
 
 
-class ReceivedHead(Head):
+class ReceivedHead(Head, frozen=True, gc=False):
     """A head of the upstream, whose fields are made only when somebody looks at them.
 
-    Args:
+    Attributes:
         template: what it has in common with others.
         values: what it has not.
         added: further fields.
     """
 
-    __slots__ = ("_added", "template", "values")
-
-    def __init__(self, template: HeadTemplate, values: tuple[bytes, ...], added: Fields = ()) -> None:
-        self.status = template.head.status
-        self.reason = template.head.reason
-        self._fields = None
-        self.template = template
-        self.values = values
-        self._added = added
+    template: HeadTemplate
+    values: tuple[bytes, ...]
+    added: Fields = ()
 
     @property
     def fields(self) -> Fields:
         if self._fields is None:
-            fields = [*self.template.head.fields, *self._added]
+            fields = [*self.template.head.fields, *self.added]
             for place, value in zip(self.template.places, self.values, strict=True):
                 fields[place] = fields[place][0], value
-            self._fields = IndexedFields(fields)
-        return self._fields
+            msgspec.structs.force_setattr(self, "_fields", IndexedFields(fields))
+        return super().fields
 
     def has_any(self, lower_names: frozenset[bytes]) -> bool:
         if not lower_names.isdisjoint(self.template.names):
             return True
-        return bool(self._added) and any(name.lower() in lower_names for name, _ in self._added)
+        return bool(self.added) and any(name.lower() in lower_names for name, _ in self.added)
 
     def lines(self) -> bytes:
-        return self.template.lines % self.values + (wire_lines(self._added) if self._added else b"")
+        return self.template.lines % self.values + (wire_lines(self.added) if self.added else b"")
 
 
 def sent_on(head: Head, added: Fields) -> Head:
     """Return a received head without its hop-by-hop fields (RFC 9110 §7.6.1), but with others."""
     if isinstance(head, ReceivedHead):
-        return ReceivedHead(head.template.sent_on, head.values, added)
+        return ReceivedHead(head.status, head.reason, None, head.template.sent_on, head.values, added)
     return Head(head.status, head.reason, (*end_to_end(head.fields), *added))
 
 
@@ -139,7 +135,7 @@ class HeadReader:
         template, framing, place = known
         if place is not None and (length := _length(values[place])) != framing[0]:
             framing = (length, *framing[1:])
-        return ReceivedHead(template, values), framing
+        return ReceivedHead(template.head.status, template.head.reason, None, template, values), framing
 
     def _read_whole(self, raw: bytes, same: tuple[bytes, ...], differing: int) -> tuple[Head, Framing]:
         head, fields = _split(raw)

@@ -57,7 +57,7 @@ def _is_same(learned: bytes, raw: bytes) -> bool:
         and all(
             one.fields == other.fields for one, other in ((head, plain), (sent, plain_sent), (head, plain))
         )
-        and {head, sent} == {plain, plain_sent}
+        and (head.lines(), sent.lines()) == (plain.lines(), plain_sent.lines())
     )
 
 
