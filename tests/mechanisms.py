@@ -102,7 +102,7 @@ MECHANISMS = (
     Mechanism(
         "joined only for what may be given",
         "gateway/cache/cache.py",
-        "if joined is not None and not self._may_be_given(eligible, fetched):",
+        "if not self._may_be_given(eligible, fetched):",
         "if False:",
         "tests/end_to_end/test_running.py::test_in_scope_shared_nobody_is_given_what_another_was_refused",
     ),
@@ -160,8 +160,8 @@ MECHANISMS = (
     Mechanism(
         "one deadline for all fetches",
         "gateway/cache/cache.py",
-        "return await self._flights.in_time(self._response(begin), arrived_s)",
-        "return await self._response(begin)",
+        "return await self._flights.in_time(self._response(asked), since_s)",
+        "return await self._response(asked)",
         "tests/end_to_end/test_running.py::test_in_scope_shared_a_chain_of_refusals_has_a_deadline",
     ),
     Mechanism(
@@ -388,6 +388,13 @@ MECHANISMS = (
         "tests/end_to_end/test_both_ways.py::test_a_field_that_identifies_callers_never_passes_by",
     ),
     Mechanism(
+        "heads of one kind",
+        "gateway/core/http/response_head.py",
+        "len(set(lower_names)) == len(places) == differing",
+        "True",
+        "tests/core/http/test_response_head.py::test_a_head_like_one_before_means_what_it_means_alone",
+    ),
+    Mechanism(
         "strict chunks",
         "gateway/core/http/response_reader.py",
         "            if taken is None:\n",
@@ -458,8 +465,8 @@ MECHANISMS = (
     Mechanism(
         "decoded beside the loop",
         "gateway/cache/fetcher.py",
-        "if policy.is_heavy(response):",
-        "if False:",
+        "if not policy.is_heavy(response):",
+        "if True:",
         "tests/end_to_end/test_caching.py::test_decoding_a_large_record_holds_up_nobody_else",
     ),
     Mechanism(
