@@ -243,6 +243,23 @@ async def test_iams_word_counts_for_a_while_and_is_asked_for_again_while_the_tok
     assert not is_hit(await get(gateway, _OTHER + "-4", token=TWO))
 
 
+@pytest.mark.parametrize("set_s", [-7_200.0, 7_200.0])
+async def test_a_wall_clock_that_is_set_meanwhile_lengthens_nothing(
+    aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway, now: MovableTime, set_s: float
+) -> None:
+    verifier = gateway.app.verifier
+    assert verifier is not None
+    gate = Gate()
+    iam.add(ONE, gate.before(said(word())))
+    await get(gateway, token=ONE)
+    await gate.wait_reached()
+    now.set_s = set_s
+    gate.open()
+    await until(lambda: gateway.app.metrics.iam_questions["verified"] == 1)
+    now.ahead_s += 301
+    assert verifier.user_of(verifier.digest(ONE), ONE) is None
+
+
 async def test_it_never_counts_until_the_tokens_end(
     aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway, now: MovableTime
 ) -> None:
