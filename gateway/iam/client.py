@@ -64,7 +64,8 @@ class IamClient:
         self.tls = tls
         self._url = URL(config.url.rstrip("/") + _TOKENS, encoded=True)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=_MOST_CONNECTIONS),
+            # What comes late on a connection would be taken for the answer about the next token.
+            connector=aiohttp.TCPConnector(limit=_MOST_CONNECTIONS, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=config.timeout_s),
             headers={
