@@ -1,8 +1,10 @@
 """Tokens that IAM gives out for a password: had in time, renewed, refused."""
 
 import asyncio
+import base64
 import json
 import logging
+from collections.abc import Callable
 
 import pytest
 
@@ -292,12 +294,13 @@ async def test_those_who_wait_and_are_held_back_are_the_same_after_a_renewal(
         assert aos.count() == before
 
 
+@pytest.mark.parametrize("form", [bytes.hex, lambda piece: base64.b64encode(piece).decode(), bytes.decode])
 async def test_no_piece_of_a_secret_is_in_log_metrics_errors_or_what_is_shown(
-    aos: ScriptedAos, iam: ScriptedIam, caplog: pytest.LogCaptureFixture
+    aos: ScriptedAos, iam: ScriptedIam, caplog: pytest.LogCaptureFixture, form: Callable[[bytes], str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     client = token("client", 40).decode()
-    said_back = refused(401, f"No such password: {PASSWORD[3:25]}")
+    said_back = refused(401, f"No such password: {form(PASSWORD[3:25].encode())}")
     settings = by_password(iam, credentials__client_token=client)
     bearer = ("Authorization", f"Bearer {client}")
     shown: list[bytes] = []
