@@ -209,7 +209,7 @@ MECHANISMS = (
     Mechanism(
         "one deadline for all fetches",
         "gateway/cache/cache.py",
-        "return await self.flights.in_time(self._response(asked), arrived_s)",
+        "return await self.flights.in_time(self._response(asked), since_s)",
         "return await self._response(asked)",
         "tests/end_to_end/test_running.py::test_in_scope_shared_a_chain_of_refusals_has_a_deadline",
     ),
@@ -435,6 +435,13 @@ MECHANISMS = (
         "return _TRACE_FIELDS - identity_reader.guarded",
         "return _PASSING",
         "tests/end_to_end/test_both_ways.py::test_a_field_that_identifies_callers_never_passes_by",
+    ),
+    Mechanism(
+        "heads of one kind",
+        "gateway/core/http/response_head.py",
+        "len(set(lower_names)) == len(places) == differing",
+        "True",
+        "tests/core/http/test_response_head.py::test_a_head_like_one_before_means_what_it_means_alone",
     ),
     Mechanism(
         "strict chunks",

@@ -47,11 +47,22 @@ class Gauges:
             "verified_tokens": 0 if self.verifier is None else len(self.verifier),
             "log_lines_dropped": dropped_lines(),
         }
-        if self.credentials is not None:
-            gauges |= self.credentials.gauges()
-        gauges |= self._of_the_upstream() | self._of_memory() | self._of_redis() | process.gauges()
+        gauges |= (
+            self._of_credentials()
+            | self._of_the_upstream()
+            | self._of_memory()
+            | self._of_redis()
+            | process.gauges()
+        )
         build = process.build(asyncio.get_running_loop())
         return self.metrics.snapshot() | unlabelled(gauges) | {"build_info": {build: (1,)}}
+
+    def _of_credentials(self) -> dict[str, float]:
+        credentials = self.credentials
+        return {
+            "credentials_unavailable": credentials is not None and credentials.source.is_unavailable,
+            "credentials_age_seconds": 0.0 if credentials is None else credentials.age_s(),
+        }
 
     def _of_the_upstream(self) -> dict[str, float]:
         slots, bounds = self.upstream.slots, self.config.upstream

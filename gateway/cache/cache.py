@@ -30,7 +30,7 @@ from gateway.core.http.proxy_identity import check_request
 from gateway.core.http.target import is_write
 from gateway.errors import FetchError, NotCached, Throttled
 from gateway.store.lookup import EarlyLookup, LookupResult
-from gateway.tasks import guarded, raising
+from gateway.tasks import guarded
 from gateway.upstream.upstream import RequestBody
 
 OnResponse = Callable[[Response | GatewayError | Coroutine[Any, Any, Response]], None]
@@ -81,7 +81,6 @@ class Cache:
         self,
         request: Request,
         body: RequestBody | None,
-        early_lookup: EarlyLookup | None = None,
         configured: Identity | None = None,
         *,
         on_waited: OnWaited,
@@ -89,7 +88,6 @@ class Cache:
         """Answer one request.
 
         Args:
-            early_lookup: a look-up made for it already; ``None`` when none was.
             configured: of the gateway's credentials, if it goes upstream with them; ``None`` otherwise.
             on_waited: called if its caller asked to wait, when that is over.
 
@@ -101,7 +99,7 @@ class Cache:
         if isinstance(eligible, Bypass):
             cache_log.decided(request, "bypasses the cache: %s", eligible.reason)
             return await self._bypass(request, body, eligible)
-        return await self.fetch(request, eligible, early_lookup, on_waited=on_waited)
+        return await self.fetch(request, eligible, None, on_waited=on_waited)
 
     async def _bypass(self, request: Request, body: RequestBody | None, bypass: Bypass) -> Response:
         cache_status = CacheStatus(forward=bypass.forward, reason=bypass.reason)
@@ -252,10 +250,10 @@ class Cache:
         flight_key = asked.flight_key
         if flight_key is not None and may_join and (joined := self.flights.joinable(flight_key)) is not None:
             cache_log.decided(asked.request, "joins a fetch under way")
-            on_fetched = functools.partial(self._take_joined, asked, self.fetcher.clock.monotonic_s())
+            on_fetched = functools.partial(self._take, asked, self.fetcher.clock.monotonic_s())
             joined.join(on_fetched)
             return functools.partial(joined.leave, on_fetched)
-        on_fetched = functools.partial(self._take, asked)
+        on_fetched = functools.partial(self._take, asked, None)
         key = asked.found.fill_token.key
         # What nobody may join is nobody else's matter.
         record = None if flight_key is None else key.local
@@ -263,42 +261,27 @@ class Cache:
         self.fetcher.start(flight, asked.request, asked.eligible, asked.found, stores=flight_key is not None)
         return functools.partial(flight.leave, on_fetched)
 
-    def _take(self, asked: _Asked, fetched: Fetched | GatewayError) -> None:
-        """Take the result of a fetch that was begun for a request."""
-        response: Response | GatewayError | Coroutine[Any, Any, Response]
-        if isinstance(fetched, GatewayError):
-            response = with_member(fetched, asked.cache_status)
-        else:
-            try:
-                response = self.responder.fetched(
-                    fetched, asked.eligible, asked.cache_status, collapsed=False
-                )
-            except Exception as error:
-                response = raising(error)
-        asked.on_response(response)
-
-    def _take_joined(self, asked: _Asked, arrived_s: float, fetched: Fetched | GatewayError) -> None:
-        """Take the result of a fetch that a request has joined."""
+    def _take(self, asked: _Asked, joined_s: float | None, fetched: Fetched | GatewayError) -> None:
+        """Take the result of a fetch, joined at a monotonic time, or ``None``: begun for the request."""
         if isinstance(fetched, GatewayError):
             asked.on_response(with_member(fetched, asked.cache_status))
         else:
-            asked.on_response(guarded(functools.partial(self._joined, asked, arrived_s), fetched))
+            asked.on_response(guarded(self._response_of, asked, joined_s, fetched))
 
-    def _joined(
-        self, asked: _Asked, arrived_s: float, fetched: Fetched
+    def _response_of(
+        self, asked: _Asked, joined_s: float | None, fetched: Fetched
     ) -> Response | Coroutine[Any, Any, Response]:
         request, eligible, cache_status = asked.request, asked.eligible, asked.cache_status
-        if not self._may_be_given(eligible, fetched):
-            if (held := self._held_back(request, eligible)) is not None:
-                return held
-            return self._again(asked, arrived_s)
-        if (unshared := self.responder.why_not_shared(eligible, fetched)) is not None:
-            return self.responder.forward(request, None, because(cache_status, unshared), eligible)
-        return self.responder.fetched(fetched, eligible, cache_status, collapsed=True)
+        if joined_s is not None:
+            if not self._may_be_given(eligible, fetched):
+                return self._held_back(request, eligible) or self._again(asked, joined_s)
+            if (unshared := self.responder.why_not_shared(eligible, fetched)) is not None:
+                return self.responder.forward(request, None, because(cache_status, unshared), eligible)
+        return self.responder.fetched(fetched, eligible, cache_status, collapsed=joined_s is not None)
 
-    async def _again(self, asked: _Asked, arrived_s: float) -> Response:
+    async def _again(self, asked: _Asked, since_s: float) -> Response:
         """Wait for the response to another fetch, in place of one that gave none."""
-        return await self.flights.in_time(self._response(asked), arrived_s)
+        return await self.flights.in_time(self._response(asked), since_s)
 
     async def _response(self, asked: _Asked, *, may_join: bool = True) -> Response:
         """Wait for the response to a request, whose own ``on_response`` is not called.

@@ -133,7 +133,8 @@ class SingleFlight(Generic[T]):
         flight = Flight(self, key, stack, self._clock.monotonic_s(), on_result, record=record)
         self._under_way[flight] = None
         if key is not None:
-            self._detach(key)
+            if key in self._open:
+                self._detach(key)
             self._open[key] = flight
             self._by_stack[stack].add(key)
         if self._timer is None:

@@ -9,8 +9,8 @@ from gateway.core.http.credentials import CredentialRules
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Request
 from gateway.credentials.access_key import AccessKeySource
+from gateway.credentials.outcomes import Outcomes
 from gateway.credentials.password import Password
-from gateway.credentials.source import Outcomes, Source
 from gateway.credentials.token_file import TokenFile
 from gateway.iam.client import IamClient
 from gateway.telemetry.metrics import Metrics
@@ -45,7 +45,7 @@ class GatewayCredentials:
         self._identity_reader = identity_reader
         self._clock = clock
         outcomes = Outcomes(metrics, StateLog("credentials", clock))
-        self.source: Source
+        self.source: TokenFile | Password | AccessKeySource
         match config.credentials.source:
             case "token-file":
                 self.source = TokenFile(config, outcomes, f"{socket.gethostname()} {config.server.listen}")
@@ -70,13 +70,10 @@ class GatewayCredentials:
         self.source.change(config)
         self._apply(config)
 
-    def gauges(self) -> dict[str, float]:
-        """Return their state, named as in the catalogue of metrics."""
+    def age_s(self) -> float:
+        """Return the age of the token in use, seconds; 0 without one."""
         since_s = self.source.since_s
-        return {
-            "credentials_unavailable": self.source.is_unavailable,
-            "credentials_age_seconds": 0.0 if since_s is None else max(0.0, self._clock.wall_s() - since_s),
-        }
+        return 0.0 if since_s is None else max(0.0, self._clock.wall_s() - since_s)
 
     def _apply(self, config: Config) -> None:
         credentials = config.credentials

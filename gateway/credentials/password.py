@@ -10,11 +10,12 @@ from gateway.config.address import VISIBLE
 from gateway.config.model import Config
 from gateway.core.aos.iam_token import token_owner
 from gateway.core.http.messages import Fields
-from gateway.credentials.source import TOKEN_NAME, Outcomes
+from gateway.credentials.outcomes import Outcomes
 from gateway.errors import NoCredentials
 from gateway.iam.client import IamAnswer, IamClient, IamError
 from gateway.tasks import TaskSet
 
+_FIELD = b"X-Auth-Token"
 _RENEWED_AFTER = 0.8
 _SHORTEST_S = 1.0
 # Between two renewals because of a 401.
@@ -83,17 +84,17 @@ class Password:
             await asyncio.shield(self._asking)
         if not self._is_alive:
             raise NoCredentials(self._why, self._next_s - self._clock.monotonic_s())
-        return ((TOKEN_NAME, self._token),)
+        return ((_FIELD, self._token),)
 
     async def renew(self, refused: Fields) -> bool:
-        if (TOKEN_NAME, self._token) in refused:
+        if (_FIELD, self._token) in refused:
             now_s = self._clock.monotonic_s()
             if self._asking is None:
                 if now_s < self._refused_s + _BETWEEN_S or (self._pause_s and now_s < self._next_s):
                     return False
                 self._refused_s = now_s
             await asyncio.shield(self._ask())
-        return self._is_alive and (TOKEN_NAME, self._token) not in refused
+        return self._is_alive and (_FIELD, self._token) not in refused
 
     def change(self, config: Config) -> None:
         has_changed = config.credentials != self._config.credentials

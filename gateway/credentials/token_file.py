@@ -8,9 +8,10 @@ from typing import Final
 from gateway.config.address import VISIBLE
 from gateway.config.model import Config
 from gateway.core.http.messages import Fields
-from gateway.credentials.source import TOKEN_NAME, Outcomes
+from gateway.credentials.outcomes import Outcomes
 from gateway.errors import NoCredentials
 
+_FIELD = b"X-Auth-Token"
 _MOST_BYTES = 65_536
 _RETRY_S = 1.0
 
@@ -51,12 +52,12 @@ class TokenFile:
         await self._read_if_changed(self._stamp)
         if not self._token:
             raise NoCredentials("the token file holds no token", _RETRY_S)
-        return ((TOKEN_NAME, self._token),)
+        return ((_FIELD, self._token),)
 
     async def renew(self, refused: Fields) -> bool:
         # Its writer may have been so quick that the stamp is the same.
         await self._read_if_changed(None)
-        return bool(self._token) and (TOKEN_NAME, self._token) not in refused
+        return bool(self._token) and (_FIELD, self._token) not in refused
 
     def change(self, config: Config) -> None:
         if self._path != config.credentials.token_file:

@@ -49,8 +49,8 @@ class Admission:
         """Answer a connection that was not admitted and close it, a moment later unless many linger."""
         error = TooManyConnections()
         head, body = problem(error, request_id)
-        wire = wire_head(head, method="GET", body_bytes=len(body), http_11=True, keep_alive=False)
-        answer = wire.data + body
+        lines, _, _ = wire_head(head, method="GET", body_bytes=len(body), http_11=True, keep_alive=False)
+        answer = lines + body
         transport.write(answer)
         self._access_log.refused(error, request_id, origin.caller_address(()), Begun(), len(answer))
         if self._lingering >= _MOST_LINGERING or not transport.can_write_eof():

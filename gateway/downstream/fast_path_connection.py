@@ -49,7 +49,7 @@ def why_closed() -> str | None:
 class FastPathConnection(DownstreamConnection):
     """A caller's connection with a fast path beside the parser."""
 
-    __slots__ = ("_early_lookup", "_ends", "_fast_path", "_held", "_is_answering")
+    __slots__ = ("_ends", "_fast_path", "_held", "_is_answering")
 
     def __init__(self, server: DownstreamServer, fast_path: FastPath, **options: Any) -> None:
         super().__init__(server, **options)
@@ -59,7 +59,6 @@ class FastPathConnection(DownstreamConnection):
         self._held = b""
         # The caller ended its side meanwhile.
         self._ends = False
-        self._early_lookup: EarlyLookup | None = None
 
     @property
     def is_answering(self) -> bool:
@@ -104,11 +103,6 @@ class FastPathConnection(DownstreamConnection):
                 return
         super().data_received(data)
 
-    def take_looked_up(self) -> EarlyLookup | None:
-        """Return the look-up that was made for the present request before it was parsed."""
-        early_lookup, self._early_lookup = self._early_lookup, None
-        return early_lookup
-
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio lets it say more
         """Give whoever ended only its own side a moment to be answered in."""
         if not self._is_answering:
@@ -135,9 +129,7 @@ class FastPathConnection(DownstreamConnection):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        answer = None
-        if found is not None and found.lookup.entry is not None:
-            answer = self._fast_path.found(question, found)
+        answer = None if found is None else self._fast_path.found(question, found)
         if answer is not None:
             transport.write(answer)
             self._answered()
@@ -145,7 +137,6 @@ class FastPathConnection(DownstreamConnection):
             self._server.requests_count += 1
         else:
             # The parser must see it; aiohttp's task goes on from there.
-            self._early_lookup = found
             self._is_answering = False
             held, self._held = question.data + self._held, b""
             self._resume_held()

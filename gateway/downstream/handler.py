@@ -28,7 +28,7 @@ from gateway.downstream.request_id import RequestIds
 from gateway.downstream.response import PreparedResponse
 from gateway.errors import CallerGone, problem
 from gateway.store.lookup import EarlyLookup
-from gateway.tasks import raising
+from gateway.tasks import guarded, raising
 from gateway.telemetry.access_log import ABORTED, AccessLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.throttled import ThrottledCallers
@@ -202,15 +202,10 @@ class Handler:
     ) -> None:
         """Take what the cache gives to a request that came without the parser."""
         context.is_decided = True
-        prepared: PreparedResponse | Coroutine[Any, Any, PreparedResponse]
         if isinstance(response, _READY):
-            try:
-                prepared = self._prepare(context, response)
-            except Exception as error:
-                prepared = raising(error)
+            on_prepared(guarded(self._prepare, context, response))
         else:
-            prepared = self._prepared(context, response)
-        on_prepared(prepared)
+            on_prepared(self._prepared(context, response))
 
     def _caller_left(self, context: RequestContext, leave: Callable[[], None]) -> None:
         leave()
@@ -218,10 +213,9 @@ class Handler:
 
     async def _answer(self, message: web.BaseRequest, context: RequestContext) -> Response:
         request, body = self._read(message, context.path, context.fields, context.request_id)
-        found = context.connection.take_looked_up()
         if self._credentials is not None:
             request, context.identity = self._credentials.admit(request)
-        return await self._cache.answer(request, body, found, context.identity, on_waited=context.waited)
+        return await self._cache.answer(request, body, context.identity, on_waited=context.waited)
 
     async def _prepared(self, context: RequestContext, answering: Awaitable[Response]) -> PreparedResponse:
         """Wait for a response, or make one of what went wrong."""

@@ -96,7 +96,10 @@ class Metrics:
 
     def called(self, method: str, waited_s: float) -> None:
         """Count a request sent upstream and its wait; unknown methods count as ``other``."""
-        self.upstream_wait_s.observe(waited_s)
+        if waited_s:
+            self.upstream_wait_s.observe(waited_s)
+        else:
+            self.upstream_wait_s.counts[0] += 1
         self.upstream_requests[method if method in METHODS else "other"] += 1
 
     def redis_took(self, operation: str, duration_s: float) -> None:

@@ -21,11 +21,7 @@ READ_AHEAD_BYTES = 131_072
 
 
 class ExchangeOwner(Protocol):
-    """What an exchange tells its pool.
-
-    Attributes:
-        heads: reads the heads of responses.
-    """
+    """What an exchange tells its pool."""
 
     heads: HeadReader
 
@@ -260,10 +256,7 @@ class Exchange:
         ):
             self._is_paused = True
             self.connection.pause_reading()
-        if self.on_change is not None:
-            self.on_change()
-        else:
-            self._wake()
+        self.changed()
 
     def feed_eof(self, error: Exception | None) -> None:
         """Take the end of the connection, and why it broke."""
@@ -301,10 +294,7 @@ class Exchange:
         """Tell whoever waits for it that there is more of it."""
         if self.on_change is not None:
             self.on_change()
-        else:
-            self._wake()
-
-    def _wake(self) -> None:
+            return
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

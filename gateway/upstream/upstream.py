@@ -14,7 +14,7 @@ from gateway.clock import Clock
 from gateway.config.model import UpstreamConfig
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import request_bytes
-from gateway.core.http.messages import Fields, field_lines, names
+from gateway.core.http.messages import Fields, names, wire_lines
 from gateway.core.http.response_head import HeadReader
 from gateway.core.http.target import SERVER_WIDE, is_write
 from gateway.errors import GaveWay, Overloaded, UpstreamError
@@ -158,14 +158,14 @@ class Upstream:
             exchange.work = self._tasks.start(work, "exchange")
             return exchange
         if lines is None:
-            lines = field_lines(fields)
+            lines = wire_lines(fields)
         head = request_bytes(method, target, lines, body.length if body is not None else 0)
         if body is None and method in _RETRIED_METHODS:
             exchange.repeated = head, fields
         if body is None and (slot := self.slots.take_now()) is not None:
             now_s = exchange.asked_s
             self._placed(exchange, slot, now_s)
-            if (connection := self._idle.take(now_s)) is not None:
+            if (connection := self._idle.take()) is not None:
                 exchange.begin(connection, head)
                 exchange.sent(now_s)
                 return exchange
@@ -251,7 +251,7 @@ class Upstream:
             if exchange.slot is None:
                 slot = await self.slots.take()
                 self._placed(exchange, slot, self._clock.monotonic_s())
-            connection = None if fresh else self._idle.take(self._clock.monotonic_s())
+            connection = None if fresh else self._idle.take()
             if connection is None:
                 connection = await self._connector.open()
                 _log.debug("opened a connection to the upstream, %d are in use", self.slots.in_use)
@@ -288,7 +288,7 @@ class Upstream:
                     held = await stack.enter_async_context(self.bodies.hold(body.chunks, body.length))
                     body = RequestBody(_once(held), body.length)
                 added = await self.credentials.fields(exchange.method, target, fields, held)
-                head = request_bytes(exchange.method, target, field_lines((*fields, *added)), length)
+                head = request_bytes(exchange.method, target, wire_lines((*fields, *added)), length)
                 repeat = None
                 if body is None and exchange.method in _RETRIED_METHODS:
                     exchange.repeated = head, fields

@@ -89,16 +89,7 @@ class Reason(enum.Enum):
 
 
 class Forward(enum.Enum):
-    """Why a request went upstream (RFC 9211 §2.2).
-
-    Attributes:
-        token: its value; quicker than ``value``.
-    """
-
-    token: bytes
-
-    def __init__(self, token: bytes) -> None:
-        self.token = token
+    """Why a request went upstream (RFC 9211 §2.2)."""
 
     __hash__ = object.__hash__
 
@@ -135,7 +126,7 @@ class CacheStatus(msgspec.Struct, frozen=True, gc=False):
         if self.ttl_s is not None:
             member += b"; hit"
         if self.forward is not None:
-            member += b"; fwd=" + self.forward.token
+            member += b"; fwd=" + self.forward.value
         if self.fwd_status is not None:
             member += b"; fwd-status=%d" % self.fwd_status
         if self.ttl_s is not None:

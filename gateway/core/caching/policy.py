@@ -1,5 +1,7 @@
 """What is stored and for how long: the rules of RFC 9111 and of AOS."""
 
+import functools
+
 import msgspec
 
 from gateway.core.aos.execution import RecordSummary, decode_deciding, has_duplicate_key
@@ -26,6 +28,10 @@ _HEAVY_BYTES = 65_536
 # The caller may no longer see the record, or it is gone.
 DROPPING_STATUSES = frozenset({401, 403, 404, 410})
 
+# Polled every second, a running record is mostly that of the second before. At most 4 MiB of bodies are kept.
+_AGAIN_MOST, _AGAIN_BYTES = 1_024, 4_096
+_decode_again = functools.lru_cache(_AGAIN_MOST)(decode_deciding)
+_tag_again = functools.lru_cache(_AGAIN_MOST)(entity_tag)
 
 _CODING = frozenset({b"content-encoding"})
 _DECIDING_FIELDS = ORIGIN_FIELDS | _CODING | {b"set-cookie", b"vary", b"etag"}
@@ -153,7 +159,8 @@ def decide_store(
         if ttl_s <= 0:
             reason, ttl_s = Reason.EXPIRED, 0.0
     if etag is None:
-        etag = entity_tag(fetched_response.body)
+        body = fetched_response.body
+        etag = _tag_again(body) if len(body) <= _AGAIN_BYTES else entity_tag(body)
     return StoreDecision(reason, ttl_s, True, record.phase, etag, is_settled, origin_s)
 
 
@@ -167,7 +174,7 @@ def _read(
     plain = plain_body(fields, body, rules.max_body_bytes) if fields else body
     if isinstance(plain, Reason):
         return plain
-    record = decode_deciding(plain)
+    record = _decode_again(plain) if len(plain) <= _AGAIN_BYTES else decode_deciding(plain)
     return (plain, record) if isinstance(record, RecordSummary) else Reason(record.value)
 
 

@@ -11,7 +11,8 @@ from gateway.core.http.dates import date_s, single_date_s
 from gateway.core.http.messages import Fields, names, values
 
 _ENTITY_TAG = re.compile(rb'[\s,]*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
-_CONDITIONS = frozenset({b"if-none-match", b"if-modified-since"})
+CONDITIONS = frozenset({b"if-none-match", b"if-modified-since"})
+"""Fields by which a request asks whether its caller has the record already."""
 
 
 class RequestDirectives(msgspec.Struct, frozen=True, gc=False):
@@ -84,11 +85,6 @@ def entity_tag(body: bytes) -> bytes:
     return b'"%s"' % blake2b(body, digest_size=16, person=b"aosgw-etag").hexdigest().encode("ascii")
 
 
-def is_conditional(request: Fields) -> bool:
-    """Tell whether a request, by its end-to-end fields, asks whether its caller has the record already."""
-    return not _CONDITIONS.isdisjoint(names(request))
-
-
 def is_not_modified(request: Fields, etag: bytes | None, last_modified: bytes | None, now_s: float) -> bool:
     """Tell whether a caller already has the representation with these validators (RFC 9111 §4.3.2).
 
@@ -101,7 +97,7 @@ def is_not_modified(request: Fields, etag: bytes | None, last_modified: bytes | 
         last_modified: its ``Last-Modified``; ``None`` without one.
         now_s: wall clock, for two-digit years.
     """
-    if not is_conditional(request):
+    if CONDITIONS.isdisjoint(names(request)):
         return False
     lines = values(request, b"if-none-match")
     if not lines:

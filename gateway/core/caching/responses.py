@@ -7,9 +7,9 @@ from gateway.core.caching.cache_status import CacheStatus, Reason
 from gateway.core.caching.entry import Entry, RunningEntry
 from gateway.core.caching.freshness import varies_on_accept
 from gateway.core.caching.policy import FetchedResponse, StoreDecision
-from gateway.core.caching.request_directives import is_conditional, is_not_modified
-from gateway.core.http.fields import kept_fields, not_modified_fields
-from gateway.core.http.messages import Field, Fields, Head, first
+from gateway.core.caching.request_directives import CONDITIONS, is_not_modified
+from gateway.core.http.fields import end_to_end, kept_fields, not_modified_fields
+from gateway.core.http.messages import Field, Fields, Head, first, names
 from gateway.core.http.request import own_request_id
 from gateway.core.http.response_head import sent_on
 
@@ -103,12 +103,12 @@ def fetched_head(
     A record without ``ETag`` gets one; if the caller has that record already, the response becomes a 304 that
     keeps the 200's request id and cookies.
     """
-    head = sent_on(fetched_response.head)
-    etag, request, added = decision.etag, fetched_response.request, _added(via, cache_status)
-    if etag is not None and not head.has_any(_TAGS):
+    head, etag, request = fetched_response.head, decision.etag, fetched_response.request
+    added = _added(via, cache_status)
+    if etag is not None and not (head.has_any(_TAGS) and first(end_to_end(head.fields), _ETAG) is not None):
         added = ((b"ETag", etag), *added)
-    head = head.with_fields(added)
-    if head.status != 200 or not is_conditional(request):
+    head = sent_on(head, added)
+    if head.status != 200 or CONDITIONS.isdisjoint(names(request)):
         return head
     if not is_not_modified(request, etag, first(head.fields, _LAST_MODIFIED), fetched_response.fetched_s):
         return head
@@ -120,7 +120,7 @@ def fetched_head(
 
 def forwarded_head(head: Head, via: bytes, cache_status: CacheStatus) -> Head:
     """Return the head of a response that is streamed."""
-    return sent_on(head).with_fields(_added(via, cache_status))
+    return sent_on(head, _added(via, cache_status))
 
 
 @functools.lru_cache(512)

@@ -2,8 +2,6 @@
 
 import enum
 
-import msgspec
-
 from gateway.core.http.messages import Fields, Head
 
 
@@ -14,20 +12,6 @@ class BodyFraming(enum.Enum):
     LENGTH = "length"
     CHUNKED = "chunked"
     CLOSE = "close"
-
-
-class WireHead(msgspec.Struct, frozen=True, gc=False):
-    """A response head ready to be written.
-
-    Attributes:
-        data: status line and field lines, empty line included.
-        framing: how the body that follows must be framed.
-        keep_alive: the connection may carry another request.
-    """
-
-    data: bytes
-    framing: BodyFraming
-    keep_alive: bool
 
 
 _LENGTH = frozenset({b"content-length"})
@@ -41,7 +25,7 @@ def has_body(method: str, status: int) -> bool:
 
 def wire_head(
     head: Head, *, method: str, body_bytes: int | None, http_11: bool, keep_alive: bool
-) -> WireHead:
+) -> tuple[bytes, BodyFraming, bool]:
     """Add framing and connection fields to a head.
 
     Args:
@@ -50,6 +34,10 @@ def wire_head(
         body_bytes: length of the whole body; ``None`` when it is streamed.
         http_11: the caller speaks HTTP/1.1, so it understands chunks.
         keep_alive: the connection may carry another request after this one.
+
+    Returns:
+        All lines with the empty one; how the body must be framed; and ``keep_alive``, unless the connection's
+        end is the body's.
     """
     data = head.lines()
     framing = BodyFraming.NONE
@@ -69,7 +57,7 @@ def wire_head(
         data += b"Connection: close\r\n"
     elif not http_11:
         data += b"Connection: keep-alive\r\n"
-    return WireHead(data + b"\r\n", framing, keep_alive)
+    return data + b"\r\n", framing, keep_alive
 
 
 def request_bytes(method: str, target: bytes, lines: bytes, body_bytes: int | None) -> bytes:

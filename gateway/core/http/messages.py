@@ -73,20 +73,17 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     needs_credentials: bool = False
 
 
-class Head:
-    """A response head; not to be changed.
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """A response head.
 
     Attributes:
         status: three-digit status code.
         reason: reason phrase as received, possibly empty.
     """
 
-    __slots__ = ("_fields", "reason", "status")
-
-    def __init__(self, status: int, reason: bytes, fields: Fields) -> None:
-        self.status = status
-        self.reason = reason
-        self._fields: Fields | None = fields
+    status: int
+    reason: bytes
+    _fields: Fields | None
 
     @property
     def fields(self) -> Fields:
@@ -94,33 +91,17 @@ class Head:
         assert self._fields is not None
         return self._fields
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Head) and self._parts() == other._parts()
-
-    def __hash__(self) -> int:
-        return hash(self._parts())
-
-    def __repr__(self) -> str:
-        return f"Head{self._parts()}"
-
-    def _parts(self) -> tuple[int, bytes, Fields]:
-        return self.status, self.reason, self.fields
-
     def has_any(self, lower_names: frozenset[bytes]) -> bool:
         """Tell whether a field has one of these lower-case names."""
         return not lower_names.isdisjoint(names(self.fields))
 
     def lines(self) -> bytes:
         """Return status line and field lines, each with CRLF, without the empty line."""
-        return b"HTTP/1.1 %d %b\r\n%b" % (self.status, self.reason, field_lines(self.fields))
-
-    def with_fields(self, added: Fields) -> "Head":
-        """Return the same with more fields."""
-        return Head(self.status, self.reason, (*self.fields, *added))
+        return b"HTTP/1.1 %d %b\r\n%b" % (self.status, self.reason, wire_lines(self.fields))
 
 
-def field_lines(fields: Iterable[Field]) -> bytes:
-    """Return field lines, each with CRLF."""
+def wire_lines(fields: Iterable[Field]) -> bytes:
+    """Return fields as bytes, each line with CRLF."""
     # Joined: half the price of formatting.
     return b"\r\n".join([*map(b": ".join, fields), b""])
 

@@ -21,10 +21,10 @@ from gateway.core.http.messages import (
     Fields,
     IndexedFields,
     Request,
-    field_lines,
     first,
     names,
     values,
+    wire_lines,
 )
 from gateway.core.http.target import METHOD_OVERRIDES
 
@@ -209,8 +209,8 @@ def fetch_lines(fields: IndexedFields, proxy: ProxyIdentity) -> FetchLines | Non
     )
     # Behind those of the request: Accept-Encoding and Via, then X-Forwarded-Host and X-Request-Id.
     kept, last = sent[:-4], sent[-4:-2]
-    lines = [field_lines((field,)) if field in kept else b"" for field in fields]
-    return FetchLines(host, field_lines((own_host,)), tuple(lines), b"".join(lines), field_lines(last))
+    lines = [wire_lines((field,)) if field in kept else b"" for field in fields]
+    return FetchLines(host, wire_lines((own_host,)), tuple(lines), b"".join(lines), wire_lines(last))
 
 
 def _append(fields: list[Field], name: bytes, member: bytes) -> None:

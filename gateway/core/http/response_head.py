@@ -2,12 +2,11 @@
 
 import re
 import string
-from collections.abc import Sequence
 
 import msgspec
 
 from gateway.core.http.fields import end_to_end, nominated
-from gateway.core.http.messages import Fields, Head, IndexedFields, field_lines, members, values
+from gateway.core.http.messages import Fields, Head, IndexedFields, names, values, wire_lines
 
 MAX_HEAD_BYTES = 65_536
 _MAX_FIELDS = 256
@@ -20,12 +19,12 @@ _TOKEN = b"!#$%&'*+-.^_`|~" + string.digits.encode() + string.ascii_letters.enco
 _LENGTH_DIGITS = 18
 _LENGTH = b"content-length"
 
-# What differs between two heads that are equal otherwise, with values that need no check of their own.
+# What differs between the heads of one server, with values of characters that need no check.
 _VARYING_NAMES = frozenset({b"date", b"x-request-id", _LENGTH})
-_VARYING = re.compile(rb"(\r\n(?i:Date|X-Request-Id|Content-Length): )([!-~]++(?: [!-~]++)*+)(?=\r\n)")
+_VARYING = re.compile(rb"(\r\n(?i:Date|X-Request-Id|Content-Length): )([!-~][ -~]*+)(?<! )(?=\r\n)")
 _WITHOUT_LENGTH = frozenset({*range(200), 204})
 _KNOWN_MOST = 64
-_TEMPLATE_BYTES = 4_096
+_KNOWN_BYTES = 4_096
 
 
 class ResponseError(Exception):
@@ -40,129 +39,85 @@ class ResponseError(Exception):
         self.proxy_error = proxy_error
 
 
-class HeadTemplate:
-    """Heads that differ in some values alone: status, fields, and what follows from them.
+Framing = tuple[int | None, bool, bool]
+"""Content-Length, whether the body comes in chunks, whether the connection persists (RFC 9112 §6, §9.3)."""
 
-    Args:
-        status: of all of them.
-        reason: of all of them.
-        fields: of one of them.
-        places: the indexes in it of the lines whose values differ.
+
+class HeadTemplate:
+    """Heads that are equal but for the values of some fields.
 
     Attributes:
-        fields: of one of them.
-        lines: status line and field lines, each with CRLF, to be formatted with the values that differ.
+        head: one of them.
+        places: the indexes of those fields in it.
+        names: lower-case names of their fields.
+        lines: status line and field lines, each with CRLF, to be formatted with the values.
+        sent_on: the same without hop-by-hop fields (RFC 9110 §7.6.1), for the same values.
     """
 
-    __slots__ = ("_end_to_end", "_places", "fields", "lines", "reason", "status")
+    __slots__ = ("head", "lines", "names", "places", "sent_on")
 
-    def __init__(
-        self, status: int, reason: bytes, fields: IndexedFields, places: tuple[int, ...] = ()
-    ) -> None:
-        self.status = status
-        self.reason = reason
-        self.fields = fields
-        self._places = places
-        self._end_to_end: HeadTemplate | None = None
-        lines = Head(status, reason, fields).lines().replace(b"%", b"%%").split(b"\r\n")
+    def __init__(self, head: Head, places: list[int]) -> None:
+        fields, sent = head.fields, end_to_end(head.fields)
+        lines = head.lines().replace(b"%", b"%%").split(b"\r\n")
         for place in places:
             lines[1 + place] = fields[place][0] + b": %b"
+        self.head = head
+        self.places = places
+        self.names = names(fields)
         self.lines = b"\r\n".join(lines)
-
-    def fields_of(self, values: Sequence[bytes]) -> IndexedFields:
-        """Return the fields of the head with these values."""
-        if not values:
-            return self.fields
-        fields = list(self.fields)
-        for place, value in zip(self._places, values, strict=True):
-            fields[place] = fields[place][0], value
-        return IndexedFields(fields)
-
-    def end_to_end(self) -> "HeadTemplate":
-        """Return the same without hop-by-hop fields, for the same values."""
-        if self._end_to_end is None:
-            fields = end_to_end(self.fields)
-            assert isinstance(fields, IndexedFields)
-            places = tuple(fields.index(self.fields[place]) for place in self._places)
-            self._end_to_end = HeadTemplate(self.status, self.reason, fields, places)
-        return self._end_to_end
+        self.sent_on = self
+        if len(sent) < len(fields):
+            sent_places = [sent.index(fields[place]) for place in places]
+            self.sent_on = HeadTemplate(Head(head.status, head.reason, sent), sent_places)
 
 
-class ReceivedHead(Head):
+class ReceivedHead(Head, frozen=True, gc=False):
     """A head of the upstream, whose fields are made only when somebody looks at them.
 
-    Args:
+    Attributes:
         template: what it has in common with others.
-        values: those that differ.
+        values: what it has not.
         added: further fields.
     """
 
-    __slots__ = ("_added", "_template", "_values")
-
-    def __init__(self, template: HeadTemplate, values: tuple[bytes, ...], added: Fields = ()) -> None:
-        self.status = template.status
-        self.reason = template.reason
-        self._fields: Fields | None = None
-        self._template = template
-        self._values = values
-        self._added = added
+    template: HeadTemplate
+    values: tuple[bytes, ...]
+    added: Fields = ()
 
     @property
     def fields(self) -> Fields:
         if self._fields is None:
-            fields = self._template.fields_of(self._values)
-            self._fields = IndexedFields((*fields, *self._added)) if self._added else fields
-        return self._fields
+            fields = [*self.template.head.fields, *self.added]
+            for place, value in zip(self.template.places, self.values, strict=True):
+                fields[place] = fields[place][0], value
+            msgspec.structs.force_setattr(self, "_fields", IndexedFields(fields))
+        return super().fields
 
     def has_any(self, lower_names: frozenset[bytes]) -> bool:
-        if not lower_names.isdisjoint(self._template.fields.by_name):
+        if not lower_names.isdisjoint(self.template.names):
             return True
-        return bool(self._added) and any(name.lower() in lower_names for name, _ in self._added)
+        return bool(self.added) and any(name.lower() in lower_names for name, _ in self.added)
 
     def lines(self) -> bytes:
-        lines = self._template.lines % self._values
-        return lines + field_lines(self._added) if self._added else lines
-
-    def with_fields(self, added: Fields) -> Head:
-        return ReceivedHead(self._template, self._values, (*self._added, *added))
-
-    def sent_on(self) -> Head:
-        """Return the same without hop-by-hop fields."""
-        return ReceivedHead(self._template.end_to_end(), self._values, self._added)
+        return self.template.lines % self.values + (wire_lines(self.added) if self.added else b"")
 
 
-def sent_on(head: Head) -> Head:
-    """Return a head without its hop-by-hop fields (RFC 9110 §7.6.1)."""
+def sent_on(head: Head, added: Fields) -> Head:
+    """Return a received head without its hop-by-hop fields (RFC 9110 §7.6.1), but with others."""
     if isinstance(head, ReceivedHead):
-        return head.sent_on()
-    return Head(head.status, head.reason, end_to_end(head.fields))
-
-
-class HeadFraming(msgspec.Struct, frozen=True, gc=False):
-    """What a head says about the end of its message, and what may follow.
-
-    Attributes:
-        length: Content-Length in bytes; ``None`` without one.
-        is_chunked: the body comes in chunks.
-        is_persistent: the connection may carry another exchange (RFC 9112 §9.3).
-    """
-
-    length: int | None
-    is_chunked: bool
-    is_persistent: bool
+        return ReceivedHead(head.status, head.reason, None, head.template.sent_on, head.values, added)
+    return Head(head.status, head.reason, (*end_to_end(head.fields), *added))
 
 
 class HeadReader:
-    """Reads heads; most are like one before, and then only what differs is looked at."""
+    """Reads heads; of one that is like others before, only what differs is looked at."""
 
     def __init__(self) -> None:
-        # By all that does not differ; with the place of the length among the values, None when it is fixed.
-        self._known: dict[tuple[bytes, ...], tuple[HeadTemplate, HeadFraming, int | None]] = {}
+        # By all that does not differ, oldest first: with the framing of one of them, and which of the values
+        # is the length. None for what has been seen once.
+        self._known: dict[tuple[bytes, ...], tuple[HeadTemplate, Framing, int | None] | None] = {}
 
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def read(self, raw: bytes) -> tuple[Head, HeadFraming]:
+    def read(self, raw: bytes) -> tuple[Head, Framing]:
         """Return a whole head, and how its message ends.
 
         Raises:
@@ -171,40 +126,40 @@ class HeadReader:
         parts = _VARYING.split(raw)
         values = tuple(parts[2::3])
         del parts[2::3]
-        known = self._known.get(tuple(parts))
+        same = tuple(parts)
+        known = self._known.get(same)
         if known is None or len(raw) > MAX_HEAD_BYTES:
-            return self._read_new(raw, tuple(parts), values)
-        template, framing, length_place = known
-        if length_place is not None:
-            length = _length(values[length_place])
-            framing = HeadFraming(length, framing.is_chunked, framing.is_persistent)
-        return ReceivedHead(template, values), framing
+            return self._read_whole(raw, same, len(values))
+        template, framing, place = known
+        if place is not None and (length := _length(values[place])) != framing[0]:
+            framing = (length, *framing[1:])
+        return ReceivedHead(template.head.status, template.head.reason, None, template, values), framing
 
-    def _read_new(
-        self, raw: bytes, same: tuple[bytes, ...], values: tuple[bytes, ...]
-    ) -> tuple[Head, HeadFraming]:
-        status, reason, fields = _split(raw)
-        head, framing = Head(status, reason, fields), _framing(raw, status, fields)
-        places = [place for place, (name, _) in enumerate(fields) if name.lower() in _VARYING_NAMES]
-        differing = [fields[place][0].lower() for place in places]
-        if (
-            len(raw) <= _TEMPLATE_BYTES
-            # One line of each name, which is sent on, and a length that means the same whatever it is.
-            and len(set(differing)) == len(values) == len(places)
-            and nominated(fields).isdisjoint(differing)
-            and status not in _WITHOUT_LENGTH
-        ):
+    def _read_whole(self, raw: bytes, same: tuple[bytes, ...], differing: int) -> tuple[Head, Framing]:
+        head, fields = _split(raw)
+        framing = _framing(raw, head.status, fields)
+        if len(raw) > _KNOWN_BYTES:
+            return head, framing
+        if same not in self._known:
             if len(self._known) >= _KNOWN_MOST:
                 del self._known[next(iter(self._known))]
-            length_place = differing.index(_LENGTH) if _LENGTH in differing else None
-            template = HeadTemplate(status, reason, fields, tuple(places))
-            self._known[same] = template, framing, length_place
-            head = ReceivedHead(template, values)
+            self._known[same] = None
+            return head, framing
+        places = [place for place, (name, _) in enumerate(fields) if name.lower() in _VARYING_NAMES]
+        lower_names = [fields[place][0].lower() for place in places]
+        if (
+            # One line of each name, which is sent on, and a length that is sound whatever it is.
+            len(set(lower_names)) == len(places) == differing
+            and nominated(fields).isdisjoint(lower_names)
+            and head.status not in _WITHOUT_LENGTH
+        ):
+            length_place = lower_names.index(_LENGTH) if _LENGTH in lower_names else None
+            self._known[same] = HeadTemplate(head, places), framing, length_place
         return head, framing
 
 
-def _split(raw: bytes) -> tuple[int, bytes, IndexedFields]:
-    """Return status, reason and fields of a whole head.
+def _split(raw: bytes) -> tuple[Head, IndexedFields]:
+    """Return a head and its fields, read strictly.
 
     Raises:
         ResponseError: it is malformed.
@@ -226,31 +181,27 @@ def _split(raw: bytes) -> tuple[int, bytes, IndexedFields]:
         or b"" in fields.by_name
     ):
         raise ResponseError("http_protocol_error")
-    return int(raw[STATUS]), status_line[STATUS.stop + 1 :], fields
+    return Head(int(raw[STATUS]), status_line[STATUS.stop + 1 :], fields), fields
 
 
-def _framing(raw: bytes, status: int, fields: IndexedFields) -> HeadFraming:
+def _framing(raw: bytes, status: int, fields: IndexedFields) -> Framing:
     """Return how the message of a sound head ends (RFC 9112 §6).
 
     Raises:
         ResponseError: the body could end in two places.
     """
-    is_http_10 = raw.startswith(b"HTTP/1.0")
-    is_persistent = not is_http_10
     if status < 200:
-        return HeadFraming(None, is_chunked=False, is_persistent=False)
-    if b"connection" in fields.by_name:
-        options = [option.lower() for option in members(fields, b"connection")]
-        is_persistent = b"keep-alive" in options if is_http_10 else b"close" not in options
+        return None, False, False
+    is_http_10 = raw.startswith(b"HTTP/1.0")
+    options = nominated(fields)
+    is_persistent = b"keep-alive" in options if is_http_10 else b"close" not in options
     lengths, codings = values(fields, _LENGTH), values(fields, b"transfer-encoding")
-    if len(lengths) > 1 or (codings and (lengths or is_http_10)):
-        raise ResponseError("http_protocol_error")
     length = _length(lengths[0]) if lengths else None
-    if status == 204 and (codings or length):
+    if len(lengths) > 1 or (codings and (lengths or is_http_10)) or (status == 204 and (codings or length)):
         raise ResponseError("http_protocol_error")
     if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
         raise ResponseError("http_response_transfer_coding")
-    return HeadFraming(length, bool(codings), is_persistent)
+    return length, bool(codings), is_persistent
 
 
 def _length(digits: bytes) -> int:

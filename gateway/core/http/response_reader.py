@@ -140,22 +140,21 @@ class ResponseReader:
 
     def _read_head(self, raw: bytes) -> bool:
         """Read a whole head; ``False`` for an interim one."""
-        head, framing = self._heads.read(raw)
+        head, (length, is_chunked, self._is_persistent) = self._heads.read(raw)
         if head.status < 200:
             return False
         self.head = head
-        self._is_persistent = framing.is_persistent
         if not has_body(self._method, head.status):
             self.is_complete = True
-        elif framing.is_chunked:
+        elif is_chunked:
             self.framing = BodyFraming.CHUNKED
             self._chunks = ChunkedFraming()
-        elif framing.length is None:
+        elif length is None:
             self.framing = BodyFraming.CLOSE
         else:
             self.framing = BodyFraming.LENGTH
-            self._remaining_bytes = framing.length
-            self.is_complete = not framing.length
+            self._remaining_bytes = length
+            self.is_complete = not length
         return True
 
     def _take_body(self, data: bytes) -> None:

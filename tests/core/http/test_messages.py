@@ -1,11 +1,12 @@
 """Field lists and how they are read."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.http.messages import IndexedFields, first, members, names, values
-from tests.core.kit import BOUNDED, request
+from gateway.core.http.messages import Head, IndexedFields, first, members, names, values
+from tests.core.kit import BOUNDED, NOW_S, request
 
 FIELDS = ((b"Accept", b"a"), (b"X-One", b"1"), (b"accept", b"b, c"))
 
@@ -47,9 +48,10 @@ def test_a_member_never_holds_a_comma_or_outer_blanks(lines: list[bytes]) -> Non
         assert member == member.strip(b" \t")
 
 
-def test_a_request_is_frozen() -> None:
+@pytest.mark.parametrize("value", [Head(200, b"OK", ()), request()])
+def test_values_between_layers_are_frozen(value: msgspec.Struct) -> None:
     with pytest.raises(AttributeError, match="immutable"):
-        request().target = b"/"  # type: ignore[misc]
+        setattr(value, value.__struct_fields__[0], NOW_S)
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"A", b"a", b"B-c", b"b-C"]), st.binary(max_size=3)), max_size=6))

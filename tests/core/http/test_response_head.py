@@ -8,7 +8,7 @@ from gateway.core.http.framing import wire_head
 from gateway.core.http.messages import Head
 from gateway.core.http.response_head import (
     MAX_HEAD_BYTES,
-    HeadFraming,
+    Framing,
     HeadReader,
     ReceivedHead,
     ResponseError,
@@ -19,6 +19,7 @@ from tests.core.kit import BOUNDED
 _ID = b"X-Request-Id: 0123456789abcdef\r\n"
 _DATE = b"Date: Fri, 27 Nov 2026 18:00:00 GMT\r\n"
 _LENGTH = b"Content-Length: 17\r\n"
+_MORE = ((b"ETag", b'"x"'),)
 _BAD_LENGTHS = (b"9" * 19, b"-1", b"+1", b"1_0", b"1 0", b"x", b"")
 _DATE_ENDS = (b"", b"\t", b"GMT ", b"\xe4", b"\x00", b"\r", b"a\nb: c")
 _ALL = _LENGTH + b"Server: 100%b\r\n" + _DATE + _ID + b"Connection: keep-alive\r\n"
@@ -28,29 +29,35 @@ def _head(lines: bytes, line: bytes = b"HTTP/1.1 200 OK") -> bytes:
     return line + b"\r\n" + lines + b"\r\n"
 
 
-def _read(reader: HeadReader, raw: bytes) -> tuple[Head, HeadFraming] | str:
+def _read(reader: HeadReader, raw: bytes) -> tuple[Head, Framing] | str:
     try:
         return reader.read(raw)
     except ResponseError as error:
         return error.proxy_error
 
 
+def _received(raw: bytes) -> Head:
+    """A head as it is read when two like it have been."""
+    reader = HeadReader()
+    return [reader.read(raw)[0] for _ in range(3)][-1]
+
+
 def _is_same(learned: bytes, raw: bytes) -> bool:
     """Whether a reader that has read another head before reads a head as one does that has not."""
     reader = HeadReader()
-    _read(reader, learned)
+    for _ in range(2):
+        _read(reader, learned)
     found, expected = _read(reader, raw), _read(HeadReader(), raw)
     if isinstance(found, str) or isinstance(expected, str):
         return found == expected
     (head, framing), (plain, plain_framing) = found, expected
-    plain = Head(plain.status, plain.reason, plain.fields)
-    sent, plain_sent = sent_on(head), sent_on(plain)
-    more = ((b"Via", b"x"),)
+    sent, plain_sent = sent_on(head, _MORE), sent_on(plain, _MORE)
     return (
-        (head, framing, head.lines()) == (plain, plain_framing, plain.lines())
-        and (sent, sent.lines()) == (plain_sent, plain_sent.lines())
-        and sent.with_fields(more).with_fields(more) == plain_sent.with_fields(more).with_fields(more)
-        and sent.with_fields(more).lines() == plain_sent.with_fields(more).lines()
+        (head.status, head.reason, framing) == (plain.status, plain.reason, plain_framing)
+        and all(
+            one.fields == other.fields for one, other in ((head, plain), (sent, plain_sent), (head, plain))
+        )
+        and (head.lines(), sent.lines()) == (plain.lines(), plain_sent.lines())
     )
 
 
@@ -96,15 +103,14 @@ def test_a_value_may_be_as_long_as_a_whole_head_and_no_longer(name: bytes) -> No
 def test_a_head_with_a_field_that_connection_names_is_sent_on_without_it() -> None:
     for name in (b"date", b"x-request-id", b"server"):
         raw = _head(_ALL.replace(b"keep-alive", name))
-        reader = HeadReader()
-        assert [sent_on(reader.read(raw)[0]).has_any(frozenset({name})) for _ in range(2)] == [False, False]
-        assert _is_same(raw, raw.replace(b"18:00", b"18:01"))
-        assert not sent_on(HeadReader().read(raw)[0]).has_any(frozenset({name, b"connection"}))
+        sent = sent_on(_received(raw), ())
+        assert not sent.has_any(frozenset({name, b"connection"}))
 
 
 def test_no_content_has_no_length_whatever_one_before_had() -> None:
     reader = HeadReader()
-    reader.read(_head(b"Content-Length: 0\r\n", b"HTTP/1.1 204 No Content"))
+    for _ in range(3):
+        reader.read(_head(b"Content-Length: 0\r\n", b"HTTP/1.1 204 No Content"))
     assert _read(reader, _head(_LENGTH, b"HTTP/1.1 204 No Content")) == "http_protocol_error"
 
 
@@ -112,24 +118,23 @@ def test_only_so_many_kinds_of_heads_are_known() -> None:
     reader = HeadReader()
     for number in range(1000):
         reader.read(_head(b"X-Kind: %d\r\n" % number + _ALL))
-    assert len(reader) < 100
+    assert len(reader._known) < 100
+    known = len(reader._known)
     large = _head(b"X-Kind: " + b"k" * 5000 + b"\r\n")
-    known = len(reader)
-    assert not isinstance(reader.read(large)[0], ReceivedHead)
-    assert len(reader) == known
+    assert not isinstance([reader.read(large)[0] for _ in range(3)][-1], ReceivedHead)
+    assert len(reader._known) == known
 
 
 def test_fields_that_are_added_count() -> None:
-    head = HeadReader().read(_head(_ALL))[0].with_fields(((b"ETag", b'"x"'),))
-    assert head.has_any(frozenset({b"etag"}))
-    assert head.has_any(frozenset({b"server"}))
-    assert not head.has_any(frozenset({b"vary"}))
-    assert head.fields[-1] == (b"ETag", b'"x"')
-    wire = wire_head(head, method="GET", body_bytes=17, http_11=True, keep_alive=True)
-    assert wire.data == _head(_ALL)[:-2] + b'ETag: "x"\r\n\r\n'
-    assert repr(head) == f"Head{(head.status, head.reason, head.fields)}"
-    assert hash(head) == hash(Head(head.status, head.reason, head.fields))
-    assert head != b""
+    received = _received(_head(_ALL))
+    assert isinstance(received, ReceivedHead)
+    sent = sent_on(received, _MORE)
+    assert sent.has_any(frozenset({b"etag"}))
+    assert sent.has_any(frozenset({b"server"}))
+    assert not sent.has_any(frozenset({b"vary", b"connection"}))
+    assert sent.fields[-1] == (b"ETag", b'"x"')
+    data, _, _ = wire_head(sent, method="GET", body_bytes=17, http_11=True, keep_alive=True)
+    assert data == _head(_ALL.replace(b"Connection: keep-alive\r\n", b'ETag: "x"\r\n'))
 
 
 _PIECES = [b"\r\n", b"\r", b"\n", b" ", b"\t", b":", b"%", b"%b", b"\x00", b"\xe4", b"0", _DATE, _ID, _LENGTH]
