@@ -54,9 +54,6 @@ class _Asked(msgspec.Struct, frozen=True):
     """A request that a fetch is to answer.
 
     Attributes:
-        request: it is accepted.
-        eligible: what `eligibility` makes of it.
-        found: what the look-up gave.
         cache_status: what the cache has done with it so far.
         flight_key: of the fetch; ``None`` when nobody else may have its result.
         on_response: called once.
@@ -334,7 +331,7 @@ class Cache:
         cache_log.decided(request, "no entry to serve: %s", cache_status.reason or "none is stored")
         if (held := self._throttle.response("GET", eligible)) is not None:
             on_response(held)
-            return _nothing
+            return lambda: None
         flight_key = self._flight_key(eligible, eligible.variant.general)
         return self._share(_Asked(request, eligible, found, cache_status, flight_key, on_response))
 
@@ -541,7 +538,3 @@ def _with_member(error: GatewayError, cache_status: CacheStatus) -> GatewayError
     reason = error.reason if isinstance(error, FetchError) else None
     error.cache_member = (cache_status if reason is None else CacheStatus(reason=reason)).member()
     return error
-
-
-def _nothing() -> None:
-    pass

@@ -137,11 +137,6 @@ class FastPath:
         """Run what answers a request."""
         return self._tasks.start(work, "answer")
 
-    @property
-    def known(self) -> int:
-        """How many lists of field lines are kept."""
-        return len(self._owners)
-
     def close(self) -> None:
         """Leave every request to the parser from now on: connections end with their next answer."""
         self.is_open = False

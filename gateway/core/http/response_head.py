@@ -53,7 +53,7 @@ class HeadTemplate:
         places: the indexes of those fields in it.
         names: lower-case names of their fields.
         lines: status line and field lines, each with CRLF, to be formatted with the values.
-        sent_on: the same without hop-by-hop fields (RFC 9110 §7.6.1), for the same values.
+        sent_on: the same without hop-by-hop fields (RFC 9110 §7.6.1); ``None`` when there is none of them.
     """
 
     __slots__ = ("head", "lines", "names", "places", "sent_on")
@@ -67,7 +67,7 @@ class HeadTemplate:
         self.places = places
         self.names = names(fields)
         self.lines = b"\r\n".join(lines)
-        self.sent_on = self
+        self.sent_on: HeadTemplate | None = None
         if len(sent) < len(fields):
             sent_places = [sent.index(fields[place]) for place in places]
             self.sent_on = HeadTemplate(Head(head.status, head.reason, sent), sent_places)
@@ -107,7 +107,8 @@ class ReceivedHead(Head, frozen=True, gc=False):
 def sent_on(head: Head, added: Fields) -> Head:
     """Return a received head without its hop-by-hop fields (RFC 9110 §7.6.1), but with others."""
     if isinstance(head, ReceivedHead):
-        return ReceivedHead(head.status, head.reason, None, head.template.sent_on, head.values, added)
+        template = head.template.sent_on or head.template
+        return ReceivedHead(head.status, head.reason, None, template, head.values, added)
     return Head(head.status, head.reason, (*end_to_end(head.fields), *added))
 
 
