@@ -197,7 +197,7 @@ class _Fetch:
     def _settle(self, response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
         """Store what may be stored, and answer all who wait."""
         by = self._by
-        by.top_executions.fetched(self._eligible.execution, response, decision)
+        by.top_executions.fetched(self._eligible.execution, decision.record)
         by.running_polls.fetched(self._flight.started_s, self._token, self._eligible, decision)
         refusal = decision.reason
         if refusal is not None or not decision.is_settled:

@@ -104,6 +104,7 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
         is_settled: the record will not change; false only when one that may be is stored all the same.
         etag: the upstream's ``ETag``, or one made from a record's body; ``None`` without either.
         origin_s: freshness that the origin gives, seconds; ``None`` when it gives no time.
+        record: what decided; ``None`` without one.
     """
 
     reason: Reason | None
@@ -113,6 +114,7 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
     etag: bytes | None = None
     is_settled: bool = True
     origin_s: float | None = None
+    record: RecordSummary | None = None
 
 
 def decide_store(
@@ -158,7 +160,7 @@ def decide_store(
     if etag is None:
         body = fetched_response.body
         etag = _tag_again(body) if len(body) <= _AGAIN_BYTES else entity_tag(body)
-    return StoreDecision(reason, ttl_s, True, record.phase, etag, is_settled, origin_s)
+    return StoreDecision(reason, ttl_s, True, record.phase, etag, is_settled, origin_s, record)
 
 
 def _read(
