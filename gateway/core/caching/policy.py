@@ -29,8 +29,8 @@ _HEAVY_BYTES = 65_536
 # The caller may no longer see the record, or it is gone.
 DROPPING_STATUSES = frozenset({401, 403, 404, 410})
 
-# Polled every second, a running record is mostly that of the second before. At most 4 MiB of bodies are kept.
-_AGAIN_MOST, _AGAIN_BYTES = 1_024, 4_096
+# Polled every second, a running record is mostly that of the second before. At most 8 MiB of bodies are kept.
+_AGAIN_MOST, _AGAIN_BYTES = 4_096, 2_048
 _decode_again = functools.lru_cache(_AGAIN_MOST)(decode_deciding)
 _tag_again = functools.lru_cache(_AGAIN_MOST)(entity_tag)
 
