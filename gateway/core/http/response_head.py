@@ -141,7 +141,8 @@ class HeadReader:
     def _read_whole(self, raw: bytes, same: tuple[bytes, ...], differing: int) -> tuple[Head, Framing]:
         head, fields = _split(raw)
         framing = _framing(raw, head.status, fields)
-        if len(raw) > _KNOWN_BYTES:
+        # A cookie is somebody's own: it neither comes again nor is to be kept.
+        if len(raw) > _KNOWN_BYTES or b"set-cookie" in fields.by_name:
             return head, framing
         if same not in self._known:
             if len(self._known) >= _KNOWN_MOST:
