@@ -19,7 +19,7 @@ from gateway.core.caching.identity import TOKEN_FIELD
 from gateway.core.caching.responses import entry_of
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import BodyFraming
-from gateway.core.http.messages import Head, Request, first
+from gateway.core.http.messages import Fields, Head, Request, first, values
 from gateway.core.http.proxy_identity import ProxyIdentity, upstream_fields
 from gateway.iam.verifier import Verifier
 from gateway.store.lookup import EarlyLookup, FillToken
@@ -104,6 +104,12 @@ class Fetcher:
                 self._verifier.accepted(token, first(eligible.fields, TOKEN_FIELD) or b"")
             elif head.status == 401:
                 self._verifier.refused(token)
+
+    def refused(self, fields: Fields) -> None:
+        """AOS has refused a request with these fields, whatever it asked for."""
+        tokens = values(fields, TOKEN_FIELD)
+        if self._verifier is not None and len(tokens) == 1:
+            self._verifier.refused(self._verifier.digest(tokens[0]))
 
     async def _mint_and_send(self, fetch: "_Fetch") -> None:
         fetch.send(await self.tiers.mint(fetch.found.fill_token.key))
