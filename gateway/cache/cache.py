@@ -54,6 +54,7 @@ class _Asked(msgspec.Struct, frozen=True):
     """A request that a fetch is to answer.
 
     Attributes:
+        cache_status: what the cache has done with it so far.
         flight_key: of the fetch; ``None`` when nobody else may have its result.
         on_response: called once.
         joined: how many fetches of others gave nothing that is for it.
@@ -235,7 +236,7 @@ class Cache:
         cache_log.decided(request, "no entry to serve: %s", cache_status.reason or "none is stored")
         if (held := self.throttle.response("GET", eligible)) is not None:
             on_response(held)
-            return _nothing
+            return lambda: None
         flight_key = self._flight_key(eligible, eligible.variant.general)
         return self._share(_Asked(request, eligible, found, cache_status, flight_key, on_response))
 
@@ -382,7 +383,3 @@ class Cache:
         etag = first(head.fields, b"etag")
         entry = self.fetcher.tiers.peek(key) if head.status == 200 and etag is not None else None
         return entry is not None and first(entry.head().fields, b"etag") != etag
-
-
-def _nothing() -> None:
-    pass
