@@ -125,6 +125,28 @@ async def test_a_stop_does_not_wait_for_iam_and_asks_no_more(
         assert iam.logins == logins
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_who_waits_for_a_token_is_answered_at_a_stop(
+    aos: ScriptedAos, iam: ScriptedIam, *, is_first: bool
+) -> None:
+    aos.answer(Answer(401, body=b"no"))
+    gate = iam.gate()
+    if is_first:
+        iam.on("POST", TOKENS, gate.before(close_unanswered))
+    async with running(aos.url, **by_password(iam, iam__timeout_s=30)) as gateway:
+        if not is_first:
+            await until(lambda: iam.logins == 1)
+            iam.on("POST", TOKENS, gate.before(close_unanswered))
+        waiting = [
+            asyncio.create_task(ask(gateway, target, method=method))
+            for target, method in ((TARGET, "GET"), (STACK, "GET"), (STACK, "HEAD"))
+        ]
+        await gate.wait_reached()
+        await until(lambda: len(gateway.app.upstream._under_way) == len(waiting))
+        await gateway.app.close(0.1)
+        assert {(await each).status for each in waiting} <= {502, 504}
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_after_a_401_it_is_renewed_once_and_the_request_repeated_once(
     aos: ScriptedAos, iam: ScriptedIam, checking: Checking, method: str
