@@ -45,7 +45,7 @@ def run(*, by_user: bool) -> int:
 async def _demo(*, by_user: bool) -> int:
     async with Signals() as signals:
         stopped = asyncio.ensure_future(signals.wait())
-        show = asyncio.ensure_future(_show(stopped, by_user=by_user))
+        show = asyncio.ensure_future(_show(by_user=by_user))
         await asyncio.wait((stopped, show), return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         show.cancel()
@@ -56,7 +56,7 @@ async def _demo(*, by_user: bool) -> int:
     return 0
 
 
-async def _show(stopped: asyncio.Future[None], *, by_user: bool) -> None:
+async def _show(*, by_user: bool) -> None:
     twin = Twin(profile_named("demo"))
     await twin.start(_ANY_PORT)
     sockets, admin_sockets = await _open(_LISTEN), await _open(_ADMIN)
@@ -87,7 +87,8 @@ async def _show(stopped: asyncio.Future[None], *, by_user: bool) -> None:
             if by_user:
                 await _share(client, first_path, path)
         print(_farewell(address, admin_address, path), flush=True)
-        await stopped
+        # Until it is cancelled.
+        await asyncio.get_running_loop().create_future()
     finally:
         await gateway.close(0)
         await admin.close()

@@ -56,6 +56,10 @@ class LineWriter:
         """Queue a line, without its line feed; it is lost when the buffer is full."""
         data = line.encode("utf-8", "backslashreplace") + b"\n"
         with self._changed:
+            if sys.is_finalizing():
+                # No thread runs any more, and to start one would wait for ever.
+                self.lost += 1
+                return
             self._is_full = self._is_full or self._held_bytes + len(data) > self._most_bytes
             if self._is_full:
                 self.lost += 1

@@ -265,3 +265,17 @@ async def test_lines_of_several_workers_stay_whole(aos: ScriptedAos, pipe: Pipe)
         process.discard()
     assert sum(line["logger"] == "gateway.access" for line in lines) == 400
     assert lines[-1]["message"] == "stopped"
+
+
+@pytest.mark.parametrize("before", ["", "log.error('before');"], ids=["no thread yet", "a thread"])
+def test_a_line_of_the_last_moment_does_not_keep_the_process(before: str) -> None:
+    """A destructor that logs while the interpreter ends, as those of unclosed connections do."""
+    program = (
+        "import logging; from gateway.telemetry.access_log import set_up_logging\n"
+        "set_up_logging('info', 'text'); log = logging.getLogger('gateway')\n"
+        "class Unclosed:\n"
+        "    def __del__(self, log=log): log.error('unclosed')\n"
+        f"{before}\nunclosed = Unclosed()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=_WAIT_S, check=False)
+    assert done.returncode == 0
