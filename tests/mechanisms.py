@@ -785,6 +785,14 @@ MECHANISMS = (
         "tests/credentials/test_password.py::test_another_401_after_half_a_minute_renews_it_again",
     ),
     Mechanism(
+        "whose credentials",
+        "gateway/upstream/upstream.py",
+        "if self.credentials.description() != lent:",
+        "if False:",
+        "tests/credentials/test_access_key.py::"
+        "test_a_request_of_before_a_reload_is_not_made_as_the_new_identity",
+    ),
+    Mechanism(
         "no write after a 401",
         "gateway/upstream/upstream.py",
         "                if body is None and exchange.method in _RETRIED_METHODS:\n",

@@ -228,11 +228,11 @@ class _TracedUpstream(Upstream):
         body: RequestBody | None,
         lines: bytes | None = None,
         *,
-        needs_credentials: bool = False,
+        lent: tuple[str, ...] = (),
     ) -> Exchange:
         # The lines are those of the fast path, which fetches nothing while spans are made.
         span, fields = self._tracing.call(fields)
-        exchange = super().begin(method, target, fields, body, lines, needs_credentials=needs_credentials)
+        exchange = super().begin(method, target, fields, body, lines, lent=lent)
         if span is not None:
             self._spans[exchange] = span
         return exchange

@@ -161,7 +161,7 @@ class _Fetch:
             fields,
             None,
             lines,
-            needs_credentials=self._request.needs_credentials,
+            lent=self._request.lent,
         )
         exchange.read_ahead_bytes = by.rules.max_body_bytes
         exchange.on_change = self._changed

@@ -45,9 +45,7 @@ class Responder:
             execution_call=eligible is not None,
             is_shared=request.method != "HEAD",
         )
-        sending = self.fetcher.upstream.send(
-            request.method, request.target, fields, body, needs_credentials=request.needs_credentials
-        )
+        sending = self.fetcher.upstream.send(request.method, request.target, fields, body, lent=request.lent)
         try:
             exchange = await (sending if eligible is None else self.flights.in_time(sending))
         except GatewayError as error:

@@ -63,7 +63,7 @@ class GatewayCredentials:
             MessageError: it may not go upstream.
         """
         request = self._rules.sort(request)
-        return request, self._identity if request.needs_credentials else None
+        return request, self._identity if request.lent else None
 
     def change(self, config: Config) -> None:
         """Use other settings, and try again what has failed."""
@@ -76,11 +76,12 @@ class GatewayCredentials:
         return 0.0 if since_s is None else max(0.0, self._clock.wall_s() - since_s)
 
     def _apply(self, config: Config) -> None:
-        credentials = config.credentials
+        credentials, lent = config.credentials, self.source.description()
         self._rules = CredentialRules(
             self._identity_reader.names,
             credentials.allow,
             self._own_hosts,
             credentials.client_token.reveal().encode("ascii"),
+            lent,
         )
-        self._identity = self._identity_reader.configured(*self.source.description())
+        self._identity = self._identity_reader.configured(*lent)

@@ -164,8 +164,11 @@ class Link:
         former, self.client = self.client, self._make_client()
 
         async def close() -> None:
-            await asyncio.sleep(after_s)
-            await former.aclose()
+            try:
+                await asyncio.sleep(after_s)
+            finally:
+                # Also at a stop before then.
+                await former.aclose()
 
         self._tasks.start(close(), "redis-close")
 

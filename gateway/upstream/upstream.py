@@ -17,7 +17,7 @@ from gateway.core.http.framing import request_bytes
 from gateway.core.http.messages import Fields, names, wire_lines
 from gateway.core.http.response_head import HeadReader
 from gateway.core.http.target import SERVER_WIDE, is_write
-from gateway.errors import GaveWay, Overloaded, UpstreamError
+from gateway.errors import GaveWay, NoCredentials, Overloaded, UpstreamError
 from gateway.runtime.progress import drained, taken
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
@@ -49,6 +49,9 @@ class RequestBody(msgspec.Struct, frozen=True):
 
 class Credentials(Protocol):
     """The gateway's own, for requests that have none."""
+
+    def description(self) -> tuple[str, ...]:
+        """Return whose they are."""
 
     @property
     def needs_body(self) -> bool:
@@ -108,14 +111,14 @@ class Upstream:
         fields: Fields,
         body: RequestBody | None,
         *,
-        needs_credentials: bool = False,
+        lent: tuple[str, ...] = (),
     ) -> Exchange:
         """Send a request and wait for the response head; see `begin`.
 
         Raises:
             GatewayError: there is no usable response; see `UpstreamError.was_sent`.
         """
-        exchange = self.begin(method, target, fields, body, needs_credentials=needs_credentials)
+        exchange = self.begin(method, target, fields, body, lent=lent)
         try:
             await exchange.head_arrived()
         except BaseException:
@@ -131,7 +134,7 @@ class Upstream:
         body: RequestBody | None,
         lines: bytes | None = None,
         *,
-        needs_credentials: bool = False,
+        lent: tuple[str, ...] = (),
     ) -> Exchange:
         """Send a request, at once where there is a place and an idle connection.
 
@@ -145,7 +148,7 @@ class Upstream:
             fields: field lines without framing.
             body: the request body; ``None`` for none.
             lines: the field lines as bytes, each with CRLF, where they are made already; ``None`` where not.
-            needs_credentials: it is sent with the gateway's own.
+            lent: whose credentials the gateway adds, see `Request`; empty for none.
         """
         if target != SERVER_WIDE:
             target = self._base_path + target
@@ -153,8 +156,8 @@ class Upstream:
         self._under_way[exchange] = None
         if self._sweep_timer is None:
             self._sweep_later()
-        if needs_credentials:
-            work = self._start_with_credentials(exchange, target, fields, body)
+        if lent:
+            work = self._start_with_credentials(exchange, target, fields, body, lent)
             exchange.work = self._tasks.start(work, "exchange")
             return exchange
         if lines is None:
@@ -273,6 +276,7 @@ class Upstream:
         target: bytes,
         fields: Fields,
         body: RequestBody | None,
+        lent: tuple[str, ...],
         *,
         is_repeated: bool = False,
     ) -> None:
@@ -288,12 +292,15 @@ class Upstream:
                     held = await stack.enter_async_context(self.bodies.hold(body.chunks, body.length))
                     body = RequestBody(_once(held), body.length)
                 added = await self.credentials.fields(exchange.method, target, fields, held)
+                if self.credentials.description() != lent:
+                    # Its record would be kept as that of whose they were before.
+                    raise NoCredentials("they have just become another identity's", 1.0)
                 head = request_bytes(exchange.method, target, wire_lines((*fields, *added)), length)
                 repeat = None
                 if body is None and exchange.method in _RETRIED_METHODS:
                     exchange.repeated = head, fields
                     start = self._start_with_credentials
-                    repeat = functools.partial(start, exchange, target, fields, None, is_repeated=True)
+                    repeat = functools.partial(start, exchange, target, fields, None, lent, is_repeated=True)
                 if not is_repeated:
                     exchange.lent = added, repeat
                 await self._start(exchange, head, body)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 from tests.end_to_end.kit import MovableTime, cache_status, is_hit, running_record, settled, until
 from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos
 from tests.testbed.client import RawClient
+from tests.testbed.faultproxy import STALL, FaultProxy
+from tests.testbed.faults import PASS
 from tests.testbed.gateway import loaded, running
+from tests.testbed.redis_server import RedisServer
 from tests.testbed.secrets import assert_absent
 from tests.testbed.signed_requests import Key, Unsigned, signed_by_sdk
 
@@ -120,3 +124,41 @@ async def test_bodies_beyond_the_bound_of_all_are_refused_until_there_is_room(ao
         assert (await ask(gateway, STACK, method="PUT", body=b"x" * 1_000)).status == 200
         assert gateway.app.upstream.bodies.left_bytes == 1_000
     assert all(is_right(sent) for sent in aos.received)
+
+
+async def test_a_request_of_before_a_reload_is_not_made_as_the_new_identity(
+    aos: ScriptedAos, redis: RedisServer, fault_proxy: Callable[[str], Awaitable[FaultProxy]]
+) -> None:
+    """Its record would be kept as the former one's."""
+    aos.answer(settled())
+    proxy = await fault_proxy(redis.address)
+    settings = by_key(redis__url=f"redis://{proxy.address}/0", redis__timeout_s=5.0)
+    other = settings | {"credentials__access_key": "ANOTHERS", "credentials__secret_key": "another"}
+    async with running(aos.url, **settings) as gateway:
+        proxy.mode = STALL
+        looks_up = asyncio.create_task(ask(gateway, TARGET))
+        await until(lambda: gateway.app.server.requests_count == 1)
+        await asyncio.wait((looks_up,), timeout=0.1)
+        await gateway.app.apply(loaded(aos.url, **other))
+        proxy.mode = PASS
+        answer = await looks_up
+        assert (answer.status, aos.count()) == (503, 0)
+        assert b"another identity" in answer.body
+        assert not is_hit(await ask(gateway, TARGET))
+        assert b"ANOTHERS" in (aos.heads[0].get("Authorization") or b"")
+
+
+async def test_a_write_of_before_a_reload_is_not_made_as_the_new_identity(aos: ScriptedAos) -> None:
+    aos.answer(settled())
+    other = by_key(**_ALLOW) | {"credentials__access_key": "ANOTHERS", "credentials__secret_key": "another"}
+    async with (
+        running(aos.url, **by_key(**_ALLOW)) as gateway,
+        await RawClient.connect(gateway.address) as client,
+    ):
+        head = f"PUT {STACK} HTTP/1.1\r\nHost: {gateway.address}\r\nContent-Length: 4\r\n\r\nbo"
+        await client.send(head.encode())
+        await until(lambda: gateway.app.server.requests_count == 1)
+        await gateway.app.apply(loaded(aos.url, **other))
+        await client.send(b"dy")
+        assert (await client.read_response("PUT")).status == 503
+    assert aos.count() == 0

@@ -62,12 +62,14 @@ class CredentialRules:
         allow: Iterable[str],
         own_hosts: OwnHosts | None,
         client_token: bytes,
+        lent: tuple[str, ...],
     ) -> None:
         self._own = _OWN | {name.replace(b"_", b"-") for name in identity_headers}
         patterns = (re.escape(pattern).replace(r"\*", _SEGMENT) for pattern in allow)
         self._allowed = re.compile("|".join(patterns).encode() or rb"(?!)")
         self._own_hosts = own_hosts
         self._client_token = client_token
+        self._lent = lent
 
     def sort(self, request: Request) -> Request:
         """Return a request as it goes on: without the client token, and marked if it needs credentials.
@@ -92,7 +94,7 @@ class CredentialRules:
         path = request.target.partition(b"?")[0]
         if not self._allowed.fullmatch(method + b" " + path):
             raise Denied(403, _missing(method, path))
-        return msgspec.structs.replace(request, fields=fields, needs_credentials=True)
+        return msgspec.structs.replace(request, fields=fields, lent=self._lent)
 
     def _without_client_token(self, fields: Fields) -> tuple[Fields, bool]:
         """Return the fields without the client token, and whether it was there, if there has to be one.

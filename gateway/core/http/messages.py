@@ -60,7 +60,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         scheme: ``http`` or ``https``, as the caller connected.
         body_bytes: the declared Content-Length; ``None`` when chunked; 0 without a body.
         request_id: the request's id in logs and errors.
-        needs_credentials: it has none, and goes upstream with the gateway's.
+        lent: whose credentials the gateway adds to it, see `CredentialRules`; empty where it has its own.
     """
 
     method: str
@@ -70,7 +70,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     scheme: bytes
     body_bytes: int | None
     request_id: bytes
-    needs_credentials: bool = False
+    lent: tuple[str, ...] = ()
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):

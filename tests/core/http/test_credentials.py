@@ -21,7 +21,7 @@ def sorted_(
     client_token: bytes = b"",
 ) -> Request | int:
     """The request as it goes on, or the status that it is refused with."""
-    rules = CredentialRules((b"x-tenant", b"x_odd"), ALLOW, own_hosts, client_token)
+    rules = CredentialRules((b"x-tenant", b"x_odd"), ALLOW, own_hosts, client_token, ("us",))
     request = Request(method, target, IndexedFields(fields), b"", b"http", 0, b"id")
     try:
         return rules.sort(request)
@@ -61,7 +61,7 @@ def sorted_(
 )
 def test_what_is_allowed_is_a_method_and_a_plain_path(target: bytes, method: str, is_allowed: bool) -> None:
     found = sorted_(HOST, target=target, method=method)
-    assert found == 403 if not is_allowed else isinstance(found, Request) and found.needs_credentials
+    assert found == 403 if not is_allowed else isinstance(found, Request) and found.lent
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def test_a_part_of_credentials_is_refused_and_whole_ones_are_the_callers(name: b
     assert sorted_(HOST, (name, b"")) == 400
     own = sorted_(HOST, (name, b"1"), (b"x-auth-token", b"t"), target=b"/anything%2F")
     assert isinstance(own, Request)
-    assert not own.needs_credentials
+    assert not own.lent
     signed = sorted_(HOST, (name, b"1"), (b"Authorization", b"SDK-HMAC-SHA256 Access=A"))
     assert isinstance(signed, Request)
-    assert not signed.needs_credentials
+    assert not signed.lent
 
 
 def test_the_host_has_to_be_the_gateways_own_unless_nobody_else_can_connect() -> None:
@@ -120,6 +120,6 @@ def test_the_client_token_is_compared_whole_and_removed(value: bytes | None, sta
 
 
 def test_nothing_is_allowed_by_an_empty_list() -> None:
-    rules = CredentialRules((), (), None, b"")
+    rules = CredentialRules((), (), None, b"", ("us",))
     with pytest.raises(MessageError, match="allow has no"):
         rules.sort(Request("GET", STACK, IndexedFields((HOST,)), b"", b"http", 0, b"id"))
