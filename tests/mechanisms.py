@@ -810,8 +810,8 @@ MECHANISMS = (
     Mechanism(
         "nothing of a secret",
         "gateway/credentials/password.py",
-        "not any(piece in words for piece in pieces)",
-        "True",
+        'return _NO_WORD.sub("...", words) if is_shown else ""',
+        "return words",
         "tests/credentials/test_password.py::"
         "test_no_piece_of_a_secret_is_in_log_metrics_errors_or_what_is_shown",
     ),
