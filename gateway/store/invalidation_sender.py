@@ -84,16 +84,29 @@ class InvalidationSender:
     async def send(self, invalidations: Sequence[PendingInvalidation]) -> bool:
         """Send once, and return whether Redis confirmed all, the messages to be published included."""
         self._invalidations.begin_sending(invalidations)
+        parts = self._redis.split(invalidations, lambda pending: pending.stack)
+        try:
+            if len(parts) == 1:
+                return await self._send(parts[0])
+            return all(await asyncio.gather(*map(self._send, parts)))
+        except BaseException:  # nobody waits any more
+            for pending in invalidations:
+                self._invalidations.failed(pending)
+            raise
+        finally:
+            # A connection opened meanwhile makes earlier ones pending again.
+            self.wake()
+
+    async def _send(self, invalidations: Sequence[PendingInvalidation]) -> bool:
+        """Send to one server."""
         try:
             replies = await self._redis.invalidate(
                 [(pending.stack, self._message(pending)) for pending in invalidations]
             )
-        except BaseException as error:  # also when nobody waits any more
+        except StoreError:
             for pending in invalidations:
                 self._invalidations.failed(pending)
-            if isinstance(error, StoreError):
-                return False
-            raise
+            return False
         now_s = self._clock.monotonic_s()
         are_confirmed = True
         for pending, (is_deleted, is_published) in zip(invalidations, replies, strict=True):
@@ -103,8 +116,6 @@ class InvalidationSender:
                 are_confirmed = False
                 self._invalidations.refused(pending, is_published=is_published)
                 self._is_refused.set()
-        # A connection opened meanwhile makes earlier ones pending again.
-        self.wake()
         return are_confirmed
 
     async def flush(self) -> None:
@@ -114,7 +125,7 @@ class InvalidationSender:
         while due := self._due():
             if await self.send(due):
                 continue
-            if self._redis.condition.refuses and loop.time() >= ends_s:
+            if loop.time() >= ends_s and any(node.condition.refuses for node in self._redis.link.nodes):
                 return
             await asyncio.sleep(_FIRST_RETRY_S)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import redis.asyncio as aioredis
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
@@ -18,9 +16,6 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
-
-from gateway.tasks import TaskSet
 
 
 class RedisSettings(msgspec.Struct, frozen=True):
@@ -111,78 +106,3 @@ def connection_arguments(settings: RedisSettings, timeout_s: float) -> dict[str,
         # CLIENT SETINFO would cost each new connection a round trip.
         "driver_info": None,
     }
-
-
-class Link:
-    """The pool: opens connections on demand, and keeps them.
-
-    Args:
-        on_opened: called before a new connection carries a command.
-
-    Attributes:
-        client: sends commands; replaced with the server or the settings.
-        settings: as last given.
-    """
-
-    def __init__(self, settings: RedisSettings, tasks: TaskSet, on_opened: Callable[[], None]) -> None:
-        self.settings = settings
-        self._tasks = tasks
-        self._on_opened = on_opened
-        self.client = self._make_client()
-
-    @property
-    def connections(self) -> int:
-        """How many connections carry a command."""
-        # The pool has no public attribute for it.
-        return len(self.client.connection_pool._in_use_connections)
-
-    def connect_with(self, settings: RedisSettings) -> None:
-        """Use another user, password or TLS context for connections opened from now on."""
-        self.settings = settings
-        # A pool reopens its connections with the arguments they were made with. Commands under way end
-        # within the timeout.
-        self._replace_client(after_s=settings.timeout_s)
-
-    def close_all(self) -> None:
-        """Close every connection; the next one resolves the address again."""
-        self._replace_client(after_s=0.0)
-
-    async def disconnect_idle(self) -> None:
-        """Close connections that carry no command."""
-        # Not with the pool's own method: it waits, and what is idle now may be in use by then.
-        for connection in list(self.client.connection_pool._available_connections):
-            await connection.disconnect()
-
-    def _make_client(self) -> aioredis.Redis:
-        settings = self.settings
-        pool = aioredis.BlockingConnectionPool(
-            max_connections=settings.max_connections,
-            timeout=settings.timeout_s,
-            redis_connect_func=self._on_connect,
-            **connection_arguments(settings, settings.timeout_s),
-        )
-        client = aioredis.Redis.from_pool(pool)
-        # The library's own only returns whether it was PONG.
-        client.set_response_callback("PING", lambda response, **_: response)
-        return client
-
-    def _replace_client(self, *, after_s: float) -> None:
-        former, self.client = self.client, self._make_client()
-
-        async def close() -> None:
-            await asyncio.sleep(after_s)
-            await former.aclose()
-
-        self._tasks.start(close(), "redis-close")
-
-    async def _on_connect(self, connection: Any) -> None:
-        try:
-            await connection.on_connect()
-        except BaseException as error:
-            # The library closes it after its own errors only; half set up it must not carry a command.
-            await connection.disconnect()
-            if isinstance(error, ResponseError):
-                # The connection is refused, not one command.
-                raise aioredis.ConnectionError from error
-            raise
-        self._on_opened()

@@ -99,8 +99,7 @@ class RedisTier:
 
     async def start(self, timeout_s: float) -> None:
         """Start the background tasks, and wait for the subscription at most for ``timeout_s``."""
-        self._tasks.start(self._store.monitor(), "redis-monitor")
-        self._tasks.start(self._store.probe_while_open(), "redis-probe")
+        self._tasks.start(self._store.link.run(), "redis-link")
         self._tasks.start(self._subscription.run(), "redis-subscription")
         self._tasks.start(self._send_writes(), "redis-writes")
         self._tasks.start(self._sender.run(), "redis-invalidations")
@@ -117,15 +116,16 @@ class RedisTier:
         return TokenOwners(self._store, self._keys, iam_url, self._secret, self._clock)
 
     def state(self) -> RedisState:
-        condition, link = self._store.condition, self._store.link
+        nodes = self._store.link.nodes
+        breakers = [node.condition.breaker for node in nodes]
         return RedisState(
             is_configured=True,
-            is_up=condition.is_up,
-            breaker=condition.breaker.state,
-            breaker_openings=condition.breaker.openings,
+            is_up=bool(nodes) and all(node.condition.is_up for node in nodes),
+            breaker=next((one.state for one in breakers if not one.is_closed), BreakerState.CLOSED),
+            breaker_openings=sum(one.openings for one in breakers),
             is_subscribed=self._subscription.is_up,
-            connections=link.connections,
-            max_connections=link.settings.max_connections,
+            connections=sum(node.connections for node in nodes),
+            max_connections=sum(node.settings.max_connections for node in nodes),
             pending_invalidations=self._invalidations.pending,
             queued_writes=len(self._writes),
         )
@@ -174,15 +174,19 @@ class RedisTier:
         taken = self._writes.take()
         is_void = self._invalidations.is_void
         due = [write for write in taken if write.entry is None or not is_void(write.fill_token)]
+        parts = self._store.link.split(due, lambda write: write.fill_token.key.generation)
+        await asyncio.gather(*map(self._write, parts))
+        self._writes.done(taken)
+
+    async def _write(self, writes: Sequence[Write]) -> None:
         try:
-            await self._store.write(due)
+            await self._store.write(writes)
         except StoreError:
-            for write in due:
+            for write in writes:
                 if write.entry is None:
                     self._removal_failed(write.fill_token.key)
                 else:
                     self._metrics.not_stored["redis-failed"] += 1
-        self._writes.done(taken)
 
     def _removal_failed(self, key: EntryKey) -> None:
         # The entry must not be served: invalidate its whole stack.

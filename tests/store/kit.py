@@ -22,6 +22,7 @@ from gateway.store.invalidations import Invalidations
 from gateway.store.lookup import EarlyLookup, FillToken, LookupResult
 from gateway.store.redis import RedisStore
 from gateway.store.redis_connection import RedisSettings
+from gateway.store.redis_node import Node
 from gateway.store.redis_tier import RedisState
 from gateway.store.tiers import Tiers
 from gateway.store.write_queue import Write
@@ -140,6 +141,12 @@ class DirectRedis:
     store: RedisStore
     metrics: Metrics
     opened: Opened
+
+    @property
+    def node(self) -> Node:
+        """The only server."""
+        [node] = self.store.link.nodes
+        return node
 
     async def lookup(self, key: EntryKey) -> LookupResult:
         """Look up an entry."""

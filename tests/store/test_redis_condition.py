@@ -77,8 +77,8 @@ async def test_one_answer_of_the_wrong_server_is_enough_to_leave_it(
     async with replying(answer * 8) as address:
         direct = direct_redis(f"redis://{address}/0", own_redis.prefix)
         assert await direct.lookup(key_of(own_redis.prefix)) is FAILED
-        assert not direct.store.condition.breaker.is_closed
-        assert not direct.store.condition.is_up
+        assert not direct.node.condition.breaker.is_closed
+        assert not direct.node.condition.is_up
         with pytest.raises(StoreError, match="open"):
             await direct.drop(key_of(own_redis.prefix))
         await direct.store.close()
@@ -123,7 +123,7 @@ async def test_a_redis_that_returns_from_an_outage_as_a_replica_is_left_with_its
         proxy.mode = PASS
         redis = one.tiers.redis
         assert redis is not None
-        await until(lambda: redis._store.condition.refuses, "the replica's error")
+        await until(lambda: redis._store.link.nodes[0].condition.refuses, "the replica's error")
         assert is_left(one)
         proxy.target = own_redis.address
         await until(lambda: is_used(one), "the master to be used")

@@ -36,7 +36,7 @@ async def test_a_redis_that_reads_nothing_keeps_no_socket(own_redis: RedisServer
 
 async def test_idle_connections_are_closed_without_harm_to_who_needs_one(own_redis: RedisServer) -> None:
     direct = direct_redis(own_redis.url, own_redis.prefix)
-    key, link = key_of(own_redis.prefix), direct.store.link
+    key, node = key_of(own_redis.prefix), direct.node
 
     async def look_up_after(turns: int) -> None:
         for _ in range(turns):
@@ -45,7 +45,7 @@ async def test_idle_connections_are_closed_without_harm_to_who_needs_one(own_red
 
     for _ in range(10):
         await asyncio.gather(*(direct.store.mint(key) for _ in range(4)))
-        await asyncio.gather(link.disconnect_idle(), *(look_up_after(turns) for turns in range(8)))
+        await asyncio.gather(node.disconnect_idle(), *(look_up_after(turns) for turns in range(8)))
     assert direct.metrics.redis_failures == {}
     await direct.store.close()
 

@@ -1,0 +1,76 @@
+"""The way to Redis, whichever kind it is: which server has a key, and which to subscribe at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from gateway.core.caching.key import EntryKey
+from gateway.store.redis_connection import RedisSettings
+from gateway.store.redis_node import Node, NodeContext
+
+T = TypeVar("T")
+
+
+class Link(Protocol):
+    """Leads each key to its server; keys with the same hash tag are on the same one.
+
+    Attributes:
+        settings: as last given.
+        nodes: the servers known now.
+    """
+
+    settings: RedisSettings
+
+    @property
+    def nodes(self) -> Sequence[Node]: ...
+
+    def node_of(self, key: EntryKey) -> Node | None:
+        """Return the server of an entry and of all else of its stack; ``None`` when none is known."""
+
+    def node_at(self, name: bytes) -> Node | None:
+        """Return the server of a key by its name; ``None`` when none is known."""
+
+    def split(self, items: Sequence[T], name_of: Callable[[T], bytes]) -> Sequence[Sequence[T]]:
+        """Split what is to be sent by its server, in order; ``name_of`` returns the key of each."""
+
+    def connect_with(self, settings: RedisSettings) -> None:
+        """Use another user, password or TLS context for connections opened from now on."""
+
+    async def run(self) -> None:
+        """Watch the servers until cancelled."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+class SingleLink:
+    """A single server."""
+
+    def __init__(self, settings: RedisSettings, context: NodeContext) -> None:
+        self.settings = settings
+        self._node = Node(settings, context)
+        self.nodes: Sequence[Node] = (self._node,)
+
+    def node_of(self, key: EntryKey) -> Node:
+        del key
+        return self._node
+
+    def node_at(self, name: bytes) -> Node:
+        del name
+        return self._node
+
+    def split(self, items: Sequence[T], name_of: Callable[[T], bytes]) -> Sequence[Sequence[T]]:
+        del name_of
+        return (items,) if items else ()
+
+    def connect_with(self, settings: RedisSettings) -> None:
+        self.settings = settings
+        self._node.connect_with(settings)
+
+    async def run(self) -> None:
+        await asyncio.gather(self._node.monitor(), self._node.probe_while_open())
+
+    async def close(self) -> None:
+        await self._node.client.aclose()

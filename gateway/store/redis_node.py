@@ -1,0 +1,221 @@
+"""One Redis server: its connections, its state, and operations that end in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import redis.asyncio as aioredis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import InvalidResponse, ResponseError
+
+from gateway.clock import Clock
+from gateway.core.caching.key import EntryKey
+from gateway.store.breaker import PROBE
+from gateway.store.lookup import LookupResult
+from gateway.store.redis_condition import CHECK, Condition
+from gateway.store.redis_connection import RedisSettings, connection_arguments
+from gateway.store.redis_errors import StoreError, kind_of
+from gateway.store.redis_lookups import LookupBatcher
+from gateway.tasks import TaskSet
+from gateway.telemetry.metrics import Metrics
+
+_CHECK_INTERVAL_S = 1.0
+# As long as a large record: a slow connection still delivers short replies in time.
+_LONG_PING = b"?" * 16_384
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, repr=False)
+class NodeContext:
+    """What the nodes of one link share.
+
+    Attributes:
+        check_names: keys that are deleted to see that a single server accepts writes.
+        result_of: see `LookupBatcher`.
+        on_connection_opened: called before a new connection carries a command.
+        on_wrong_server: called when the server is the wrong one and every connection was closed.
+        on_recovered: see `Condition`.
+    """
+
+    clock: Clock
+    metrics: Metrics
+    tasks: TaskSet
+    check_names: Sequence[bytes]
+    result_of: Callable[[EntryKey, object, object], LookupResult]
+    on_connection_opened: Callable[[], None]
+    on_wrong_server: Callable[[], None]
+    on_recovered: Callable[[], None]
+
+
+class Node:
+    """One server, with a pool that opens connections on demand, and keeps them.
+
+    Attributes:
+        client: sends commands; replaced with the server or the settings.
+        condition: state of the server.
+        lookups: look-ups in this server.
+        settings: as last given.
+    """
+
+    def __init__(self, settings: RedisSettings, context: NodeContext) -> None:
+        self.settings = settings
+        self.condition = Condition(context.clock, context.on_recovered)
+        self.lookups = LookupBatcher(settings.timeout_s, self._mget, context.result_of, context.tasks)
+        self._context = context
+        self.client = self._make_client()
+
+    @property
+    def connections(self) -> int:
+        """How many connections carry a command."""
+        # The pool has no public attribute for it.
+        return len(self.client.connection_pool._in_use_connections)
+
+    def pipeline(self) -> Pipeline:
+        """Return a pipeline: its commands reach this server in order, in one round trip."""
+        return self.client.pipeline(transaction=False)
+
+    def connect_with(self, settings: RedisSettings) -> None:
+        """Use another user, password or TLS context for connections opened from now on."""
+        self.settings = settings
+        # A pool reopens its connections with the arguments they were made with. Commands under way end
+        # within the timeout.
+        self._replace_client(after_s=settings.timeout_s)
+
+    def close_all(self) -> None:
+        """Close every connection; the next one resolves the address again."""
+        self._replace_client(after_s=0.0)
+
+    async def disconnect_idle(self) -> None:
+        """Close connections that carry no command."""
+        # Not with the pool's own method: it waits, and what is idle now may be in use by then.
+        for connection in list(self.client.connection_pool._available_connections):
+            await connection.disconnect()
+
+    async def in_time(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Run one operation, and wait at most for the timeout; `StoreError` if it fails or takes longer.
+
+        Whoever leaves does not cancel it: that would cost the connection.
+        """
+        if not self.condition.breaker.is_closed:
+            raise StoreError("open")
+        running = self._context.tasks.start(
+            self._guarded(operation, work), f"redis-{operation}", awaited=True
+        )
+        done, _ = await asyncio.wait((running,), timeout=self.settings.timeout_s)
+        if done:
+            return running.result()
+        raise StoreError("timeout")
+
+    async def monitor(self) -> None:
+        """Check until cancelled, once a second, that the server accepts writes.
+
+        A demoted master still answers look-ups.
+        """
+        while True:
+            if self.condition.breaker.is_closed:
+                with contextlib.suppress(StoreError):
+                    await self._guarded(CHECK, self._check)
+            await asyncio.sleep(_CHECK_INTERVAL_S)
+
+    async def probe_while_open(self) -> None:
+        """Probe while the breaker is open, until cancelled."""
+        breaker = self.condition.breaker
+        while True:
+            await asyncio.sleep(await breaker.wait_open())
+            breaker.begin_probe()
+            with contextlib.suppress(StoreError):
+                await self._guarded(PROBE, self._probe)
+
+    async def _probe(self) -> None:
+        # Idle connections may be dead: otherwise each would cost a probe.
+        await self.disconnect_idle()
+        await self._ping(b"?")
+        began_s = asyncio.get_running_loop().time()
+        await self._ping(_LONG_PING)
+        if asyncio.get_running_loop().time() - began_s > self.settings.timeout_s:
+            raise TimeoutError
+        await self._check()
+
+    async def _ping(self, message: bytes) -> None:
+        client: Any = self.client
+        if await client.execute_command("PING", message) != message:
+            raise InvalidResponse
+
+    async def _check(self) -> None:
+        if not isinstance(await self.client.delete(*self._context.check_names), int):
+            raise InvalidResponse
+
+    async def _mget(self, names: list[bytes]) -> list[object]:
+        async def work() -> list[object]:
+            values = await self.client.mget(names)
+            if not isinstance(values, list) or len(values) != len(names):
+                # The replies are out of step with the commands; so are later ones on that connection.
+                await self.disconnect_idle()
+                raise InvalidResponse
+            return cast("list[object]", values)
+
+        return await self._guarded("lookup", work)
+
+    async def _guarded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Run one operation, record its outcome under its name, and translate its error into `StoreError`."""
+        loop = asyncio.get_running_loop()
+        metrics = self._context.metrics
+        began_s = loop.time()
+        try:
+            result = await work()
+        except Exception as error:  # the parser raises anything when fed with garbage
+            failure = StoreError(kind_of(error))
+            metrics.redis_failures[operation, failure.kind] += 1
+            if self.condition.failed(operation, error, self.settings.password):
+                self.close_all()
+                self._context.on_wrong_server()
+            raise failure from error
+        finally:
+            metrics.redis_took(operation, loop.time() - began_s)
+        # A probe may take longer: it includes connecting, which is done once.
+        if operation != PROBE and loop.time() - began_s > self.settings.timeout_s:
+            # Each read was in time, the whole was not: the callers have given up.
+            metrics.redis_failures[operation, "timeout"] += 1
+            self.condition.slow(operation)
+        else:
+            self.condition.succeeded(operation)
+        return result
+
+    def _make_client(self) -> aioredis.Redis:
+        settings = self.settings
+        pool = aioredis.BlockingConnectionPool(
+            max_connections=settings.max_connections,
+            timeout=settings.timeout_s,
+            redis_connect_func=self._on_connect,
+            **connection_arguments(settings, settings.timeout_s),
+        )
+        client = aioredis.Redis.from_pool(pool)
+        # The library's own only returns whether it was PONG.
+        client.set_response_callback("PING", lambda response, **_: response)
+        return client
+
+    def _replace_client(self, *, after_s: float) -> None:
+        former, self.client = self.client, self._make_client()
+
+        async def close() -> None:
+            await asyncio.sleep(after_s)
+            await former.aclose()
+
+        self._context.tasks.start(close(), "redis-close")
+
+    async def _on_connect(self, connection: Any) -> None:
+        try:
+            await connection.on_connect()
+        except BaseException as error:
+            # The library closes it after its own errors only; half set up it must not carry a command.
+            await connection.disconnect()
+            if isinstance(error, ResponseError):
+                # The connection is refused, not one command.
+                raise aioredis.ConnectionError from error
+            raise
+        self._context.on_connection_opened()
