@@ -16,7 +16,7 @@ from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.store.lookup import FAILED, LookupResult
 from gateway.store.redis_connection import RedisSettings
 from gateway.store.redis_errors import PartlyRefused, StoreError, worst, wrong_server
-from gateway.store.redis_link import Link, SingleLink
+from gateway.store.redis_link import Link, link_to
 from gateway.store.redis_lookups import OnResult
 from gateway.store.redis_node import Node, NodeContext
 from gateway.store.write_queue import Write
@@ -47,7 +47,7 @@ class RedisStore:
         clock: Clock,
         metrics: Metrics,
         on_connection_opened: Callable[[], None],
-        on_wrong_server: Callable[[], None],
+        on_wrong_server: Callable[[Node], None],
         on_recovered: Callable[[], None],
     ) -> None:
         self._keys = keys
@@ -66,7 +66,7 @@ class RedisStore:
             on_wrong_server=on_wrong_server,
             on_recovered=on_recovered,
         )
-        self.link: Link = SingleLink(settings, context)
+        self.link: Link = link_to(settings, context)
 
     async def lookup(self, key: EntryKey) -> LookupResult:
         """Return the usable entry and the stack's generation, or `FAILED`, within the timeout.

@@ -25,6 +25,7 @@ class Condition:
         breaker: whether operations are sent at all.
         is_up: the last operation succeeded.
         refuses: the last reply was an error of Redis itself.
+        is_wrong: it is the wrong server; false again when `on_recovered` is called.
     """
 
     def __init__(self, clock: Clock, on_recovered: Callable[[], None]) -> None:
@@ -35,7 +36,7 @@ class Condition:
         self._clock = clock
         self._has_been_up = False
         self._is_checked = False
-        self._is_wrong = False
+        self.is_wrong = False
         self._state = StateLog("redis", clock)
         self._command_logs: dict[str, StateLog] = {}
 
@@ -49,7 +50,7 @@ class Condition:
             self._state.up()
         if operation in (CHECK, PROBE) and not self._is_checked:
             self._is_checked = True
-            self._is_wrong = False
+            self.is_wrong = False
             self._on_recovered()
 
     def slow(self, operation: str) -> None:
@@ -71,15 +72,15 @@ class Condition:
             self.breaker.succeeded(operation)
             log = self._command_logs.setdefault(operation, StateLog(f"redis {operation}", self._clock))
             log.down(error_text(error, password))
-            if operation == PROBE and self._is_wrong:
+            if operation == PROBE and self.is_wrong:
                 # Not the wrong server any more; use it for what it allows.
-                self._is_wrong = False
+                self.is_wrong = False
                 self._on_recovered()
             return False
         self.is_up = False
-        is_newly_wrong = what is not None and not self._is_wrong
+        is_newly_wrong = what is not None and not self.is_wrong
         if is_newly_wrong:
-            self._is_wrong = True
+            self.is_wrong = True
             self._is_checked = False
         self.breaker.failed(operation, at_once=is_newly_wrong)
         self._log_down((what or "") + error_text(error, password))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 import msgspec
 from redis.asyncio.connection import (
@@ -22,11 +23,13 @@ class RedisSettings(msgspec.Struct, frozen=True):
     """How to reach Redis and how long to wait for it.
 
     Attributes:
-        url: checked ``redis://``, ``rediss://`` or ``unix://`` URL.
+        url: as configured; of a `Node`: of its server alone.
         timeout_s: of one operation, connecting included.
         generation_ttl_s: how long a generation outlives the last store under it.
         mint_ttl_s: how long a new generation lives without a store.
-        tls: for a ``rediss://`` URL; ``None`` takes the library's own.
+        tls: for a URL that begins with ``rediss``; ``None`` takes the library's own.
+        sentinel_user: at the Sentinels; "" for the default one.
+        sentinel_password: at the Sentinels; "" for none.
     """
 
     url: str
@@ -35,11 +38,23 @@ class RedisSettings(msgspec.Struct, frozen=True):
     generation_ttl_s: float
     mint_ttl_s: float
     tls: ssl.SSLContext | None = None
+    sentinel_user: str = ""
+    sentinel_password: str = ""
 
     @property
     def password(self) -> str:
         password: object = parse_url(self.url).get("password")
         return password if isinstance(password, str) else ""
+
+
+class Locator(Protocol):
+    """Says where a server is, for each connection anew."""
+
+    async def address(self) -> tuple[str, int]:
+        """Return host and port."""
+
+    def forget(self) -> None:
+        """Look for it anew next time: it could not be reached, or is the wrong one."""
 
 
 class _EndsAtOnce(AbstractConnection):
@@ -66,10 +81,24 @@ class _EndsAtOnce(AbstractConnection):
 
 
 class _TcpConnection(_EndsAtOnce, Connection):
-    pass
+    def __init__(self, *, locator: Locator | None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._locator = locator
+
+    async def _connect(self) -> None:
+        connect: Callable[[], Awaitable[None]] = super()._connect
+        if self._locator is None:
+            await connect()
+            return
+        self.host, self.port = await self._locator.address()
+        try:
+            await connect()
+        except BaseException:
+            self._locator.forget()
+            raise
 
 
-class _TlsConnection(_EndsAtOnce, SSLConnection):
+class _TlsConnection(_TcpConnection, SSLConnection):
     """Shares one TLS context: the library loads the certificates for each connection, which takes 20 ms."""
 
     def __init__(self, *, tls: ssl.SSLContext | None, **arguments: Any) -> None:
@@ -88,15 +117,22 @@ _CLASSES: dict[type[AbstractConnection], type[AbstractConnection]] = {
 }
 
 
-def connection_arguments(settings: RedisSettings, timeout_s: float) -> dict[str, Any]:
-    """Return redis-py's arguments for one connection whose waits take at most ``timeout_s`` each."""
+def connection_arguments(
+    settings: RedisSettings, timeout_s: float, locator: Locator | None = None
+) -> dict[str, Any]:
+    """Return redis-py's arguments for one connection whose waits take at most ``timeout_s`` each.
+
+    Args:
+        settings: of one server.
+        locator: says where it is, if not ``settings.url``.
+    """
     parsed: dict[str, Any] = {**parse_url(settings.url)}
     kind = _CLASSES[parsed.get("connection_class", Connection)]
     return {
         **parsed,
         **({"tls": settings.tls} if kind is _TlsConnection else {}),
         # The library rejects it for Unix sockets.
-        **({} if kind is _UnixConnection else {"socket_keepalive": True}),
+        **({} if kind is _UnixConnection else {"socket_keepalive": True, "locator": locator}),
         "connection_class": kind,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
@@ -106,3 +142,26 @@ def connection_arguments(settings: RedisSettings, timeout_s: float) -> dict[str,
         # CLIENT SETINFO would cost each new connection a round trip.
         "driver_info": None,
     }
+
+
+async def ask(arguments: Mapping[str, Any], timeout_s: float, *command: str) -> object:
+    """Send one command over a connection of its own, and return its reply as it came.
+
+    Args:
+        arguments: `connection_arguments`.
+        timeout_s: of all.
+
+    Raises:
+        Exception: of whatever kind; the parser raises anything when fed with garbage.
+    """
+    make, arguments = arguments["connection_class"], {**arguments}
+    del arguments["connection_class"]
+    connection: AbstractConnection = make(**arguments)
+    connect: Callable[[], Awaitable[None]] = connection.connect
+    try:
+        async with asyncio.timeout(timeout_s):
+            await connect()
+            await connection.send_command(*command)
+            return await connection.read_response()
+    finally:
+        await connection.disconnect()

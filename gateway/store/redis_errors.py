@@ -13,7 +13,7 @@ _OF_PIPELINE = re.compile(
     r"Command # \d+ \(.*\) of pipeline caused error: (\([\"'])?(?P<words>.*?)(?(1)[\"'],\))", re.DOTALL
 )
 _CLUSTER = "a node of a Redis Cluster, which is not supported yet (redis+cluster:// will be); "
-_SENTINEL = "a Sentinel, which is not supported yet (redis+sentinel:// will be); "
+_SENTINEL = "a Sentinel: write redis+sentinel://host,host,host/SERVICE in redis.url; "
 # With these, every command on this server fails in the same way.
 _WRONG_SERVER = {
     "MOVED": _CLUSTER,

@@ -6,9 +6,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
+import msgspec
+
+from gateway.config.redis_url import redis_place
 from gateway.core.caching.key import EntryKey
-from gateway.store.redis_connection import RedisSettings
+from gateway.store.redis_connection import Locator, RedisSettings
 from gateway.store.redis_node import Node, NodeContext
+from gateway.store.redis_sentinel import SentinelLocator
 
 T = TypeVar("T")
 
@@ -32,6 +36,9 @@ class Link(Protocol):
     def node_at(self, name: bytes) -> Node | None:
         """Return the server of a key by its name; ``None`` when none is known."""
 
+    def subscribe_at(self) -> Node | None:
+        """Return the server to subscribe at; ``None`` while none is the right one."""
+
     def split(self, items: Sequence[T], name_of: Callable[[T], bytes]) -> Sequence[Sequence[T]]:
         """Split what is to be sent by its server, in order; ``name_of`` returns the key of each."""
 
@@ -45,12 +52,19 @@ class Link(Protocol):
         """Close the connections."""
 
 
+def link_to(settings: RedisSettings, context: NodeContext) -> Link:
+    """Return the link to the kind of Redis that a URL names."""
+    if redis_place(settings.url).kind == "sentinel":
+        return SentinelLink(settings, context)
+    return SingleLink(settings, context)
+
+
 class SingleLink:
     """A single server."""
 
-    def __init__(self, settings: RedisSettings, context: NodeContext) -> None:
+    def __init__(self, settings: RedisSettings, context: NodeContext, locator: Locator | None = None) -> None:
         self.settings = settings
-        self._node = Node(settings, context)
+        self._node = Node(settings, context, locator)
         self.nodes: Sequence[Node] = (self._node,)
 
     def node_of(self, key: EntryKey) -> Node:
@@ -60,6 +74,9 @@ class SingleLink:
     def node_at(self, name: bytes) -> Node:
         del name
         return self._node
+
+    def subscribe_at(self) -> Node | None:
+        return None if self._node.condition.is_wrong else self._node
 
     def split(self, items: Sequence[T], name_of: Callable[[T], bytes]) -> Sequence[Sequence[T]]:
         del name_of
@@ -74,3 +91,21 @@ class SingleLink:
 
     async def close(self) -> None:
         await self._node.client.aclose()
+
+
+class SentinelLink(SingleLink):
+    """The primary that Sentinels name."""
+
+    def __init__(self, settings: RedisSettings, context: NodeContext) -> None:
+        self._locator = SentinelLocator(redis_place(settings.url), settings, context.tasks, context.clock)
+        super().__init__(_at_primary(settings), context, self._locator)
+
+    def connect_with(self, settings: RedisSettings) -> None:
+        self._locator.settings = settings
+        super().connect_with(_at_primary(settings))
+
+
+def _at_primary(settings: RedisSettings) -> RedisSettings:
+    place = redis_place(settings.url)
+    # User, password and database are those of the primary, the host is not.
+    return msgspec.structs.replace(settings, url=place.server_url(*place.hosts[0]))

@@ -17,13 +17,14 @@ from gateway.core.caching.key import EntryKey
 from gateway.store.breaker import PROBE
 from gateway.store.lookup import LookupResult
 from gateway.store.redis_condition import CHECK, Condition
-from gateway.store.redis_connection import RedisSettings, connection_arguments
+from gateway.store.redis_connection import Locator, RedisSettings, connection_arguments
 from gateway.store.redis_errors import StoreError, kind_of
 from gateway.store.redis_lookups import LookupBatcher
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
 
 _CHECK_INTERVAL_S = 1.0
+_OPENING_S = 0.05
 # As long as a large record: a slow connection still delivers short replies in time.
 _LONG_PING = b"?" * 16_384
 
@@ -48,7 +49,7 @@ class NodeContext:
     check_names: Sequence[bytes]
     result_of: Callable[[EntryKey, object, object], LookupResult]
     on_connection_opened: Callable[[], None]
-    on_wrong_server: Callable[[], None]
+    on_wrong_server: Callable[[Node], None]
     on_recovered: Callable[[], None]
 
 
@@ -60,10 +61,12 @@ class Node:
         condition: state of the server.
         lookups: look-ups in this server.
         settings: as last given.
+        locator: says where it is; ``None``: ``settings.url`` does.
     """
 
-    def __init__(self, settings: RedisSettings, context: NodeContext) -> None:
+    def __init__(self, settings: RedisSettings, context: NodeContext, locator: Locator | None = None) -> None:
         self.settings = settings
+        self.locator = locator
         self.condition = Condition(context.clock, context.on_recovered)
         self.lookups = LookupBatcher(settings.timeout_s, self._mget, context.result_of, context.tasks)
         self._context = context
@@ -88,6 +91,8 @@ class Node:
 
     def close_all(self) -> None:
         """Close every connection; the next one resolves the address again."""
+        if self.locator is not None:
+            self.locator.forget()
         self._replace_client(after_s=0.0)
 
     async def disconnect_idle(self) -> None:
@@ -173,7 +178,7 @@ class Node:
             metrics.redis_failures[operation, failure.kind] += 1
             if self.condition.failed(operation, error, self.settings.password):
                 self.close_all()
-                self._context.on_wrong_server()
+                self._context.on_wrong_server(self)
             raise failure from error
         finally:
             metrics.redis_took(operation, loop.time() - began_s)
@@ -192,7 +197,7 @@ class Node:
             max_connections=settings.max_connections,
             timeout=settings.timeout_s,
             redis_connect_func=self._on_connect,
-            **connection_arguments(settings, settings.timeout_s),
+            **connection_arguments(settings, settings.timeout_s, self.locator),
         )
         client = aioredis.Redis.from_pool(pool)
         # The library's own only returns whether it was PONG.
@@ -203,8 +208,14 @@ class Node:
         former, self.client = self.client, self._make_client()
 
         async def close() -> None:
-            await asyncio.sleep(after_s)
-            await former.aclose()
+            try:
+                await asyncio.sleep(after_s)
+                await former.aclose()
+                # One that is being opened now is not closed by that.
+                while former.connection_pool._in_use_connections:  # noqa: ASYNC110  # there is no event
+                    await asyncio.sleep(_OPENING_S)
+            finally:
+                await former.aclose()
 
         self._context.tasks.start(close(), "redis-close")
 

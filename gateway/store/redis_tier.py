@@ -19,6 +19,7 @@ from gateway.store.lookup import FillToken
 from gateway.store.redis import RedisStore
 from gateway.store.redis_connection import RedisSettings
 from gateway.store.redis_errors import StoreError
+from gateway.store.redis_node import Node
 from gateway.store.subscription import Subscription
 from gateway.store.token_owners import TokenOwners
 from gateway.store.write_queue import Write, WriteQueue
@@ -80,9 +81,6 @@ class RedisTier:
         self._secret = secret
         self._tasks = TaskSet()
         self._writes = WriteQueue()
-        self._subscription = Subscription(
-            settings, keys.channel, clock, on_subscribed, self._message_received
-        )
         self._store = store = RedisStore(
             settings,
             keys=keys,
@@ -90,8 +88,11 @@ class RedisTier:
             clock=clock,
             metrics=metrics,
             on_connection_opened=self._connection_opened,
-            on_wrong_server=self._subscription.pause,
+            on_wrong_server=self._left,
             on_recovered=self._server_recovered,
+        )
+        self._subscription = Subscription(
+            store.link, keys.channel, clock, on_subscribed, self._message_received
         )
         self.lookup, self.lookup_soon, self.mint = store.lookup, store.lookup_soon, store.mint
         self._sender = InvalidationSender(store, invalidations, clock)
@@ -109,7 +110,6 @@ class RedisTier:
     def connect_with(self, settings: RedisSettings) -> None:
         """Use another user, password or TLS context for connections opened from now on."""
         self._store.link.connect_with(settings)
-        self._subscription.settings = settings
 
     def token_owners(self, iam_url: str) -> TokenOwners:
         """Return where the users of tokens are shared, in this IAM's word."""
@@ -200,6 +200,9 @@ class RedisTier:
     def _connection_opened(self) -> None:
         self._invalidations.connection_opened(self._clock.monotonic_s())
         self._sender.wake()
+
+    def _left(self, node: Node) -> None:
+        self._subscription.leave(node)
 
     def _server_recovered(self) -> None:
         self._subscription.resume()

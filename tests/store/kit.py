@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
+import pytest
 
 from gateway.clock import Clock
 from gateway.config.model import CacheConfig
@@ -18,6 +20,7 @@ from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey, KeySpace, upstream_identity
 from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
+from gateway.store.breaker import BreakerState
 from gateway.store.invalidations import Invalidations
 from gateway.store.lookup import EarlyLookup, FillToken, LookupResult
 from gateway.store.redis import RedisStore
@@ -115,9 +118,11 @@ async def replying(reply: bytes) -> AsyncIterator[str]:
         await asyncio.gather(*serving, return_exceptions=True)
 
 
-def redis_settings(url: str, *, timeout_s: float = 2.0, max_connections: int = 8) -> RedisSettings:
+def redis_settings(
+    url: str, *, timeout_s: float = 2.0, max_connections: int = 8, **more: Any
+) -> RedisSettings:
     """Return settings, by default with a timeout long enough for a busy machine."""
-    return RedisSettings(url, timeout_s, max_connections, GENERATION_TTL_S, MINT_TTL_S)
+    return RedisSettings(url, timeout_s, max_connections, GENERATION_TTL_S, MINT_TTL_S, **more)
 
 
 def write_of(key: EntryKey, entry: Entry | None, generation: bytes | None = None) -> Write:
@@ -175,19 +180,18 @@ def direct_redis(
     *,
     clock: Clock | None = None,
     secret: bytes = b"",
-    timeout_s: float = 2.0,
-    max_connections: int = 8,
+    **settings: Any,
 ) -> DirectRedis:
-    """Make a store on a Redis."""
+    """Make a store on a Redis, with settings as `redis_settings` takes them."""
     metrics, opened = Metrics(), Opened()
     store = RedisStore(
-        redis_settings(url, timeout_s=timeout_s, max_connections=max_connections),
+        redis_settings(url, **settings),
         keys=KeySpace(prefix, UPSTREAM),
         secret=secret,
         clock=clock or Clock(),
         metrics=metrics,
         on_connection_opened=opened,
-        on_wrong_server=lambda: None,
+        on_wrong_server=lambda node: None,
         on_recovered=lambda: None,
     )
     return DirectRedis(store, metrics, opened)
@@ -307,15 +311,16 @@ def replica(
     settle_s: float = 600.0,
     timeout_s: float = 2.0,
     secret: bytes = b"",
+    more: Mapping[str, Any] | None = None,
 ) -> Replica:
-    """Make the tiers of one gateway; nothing runs yet."""
+    """Make the tiers of one gateway; nothing runs yet; ``more`` settings are of Redis."""
     metrics, times = Metrics(), Times()
     detached: list[bytes] = []
     started_over: list[float] = []
     tiers = Tiers(
         CacheConfig(memory_bytes=memory_bytes, memory_ttl_s=memory_ttl_s, settle_s=settle_s),
         longest_ttl_s,
-        redis_settings(url, timeout_s=timeout_s) if url is not None else None,
+        redis_settings(url, timeout_s=timeout_s, **(more or {})) if url is not None else None,
         keys=KeySpace(prefix, UPSTREAM),
         secret=secret,
         clock=times.clock,
@@ -325,6 +330,23 @@ def replica(
         on_start_over=lambda: started_over.append(times.clock.monotonic_s()),
     )
     return Replica(tiers, metrics, times, prefix, detached, started_over)
+
+
+def is_left(one: Replica) -> bool:
+    """Whether no request waits for Redis, and no invalidation is received."""
+    state = one.state
+    return not state.is_up and state.breaker is not BreakerState.CLOSED and not state.is_subscribed
+
+
+def is_used(one: Replica) -> bool:
+    """Whether look-ups are sent to Redis, and invalidations received."""
+    state = one.state
+    return state.is_up and state.breaker is BreakerState.CLOSED and state.is_subscribed
+
+
+def lines_about(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
+    """The log lines that begin with some words."""
+    return [message for message in caplog.messages if message.startswith(beginning)]
 
 
 async def prepare_fill(tiers: Tiers, fill_token: FillToken, lookup: LookupResult) -> FillToken:

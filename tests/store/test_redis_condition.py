@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -14,42 +12,12 @@ from gateway.store.breaker import BreakerState
 from gateway.store.lookup import FAILED
 from gateway.store.redis_errors import StoreError, error_text
 from tests.store.conftest import Replicas
-from tests.store.kit import FOLDED, Replica, direct_redis, key_of, replying, until
-from tests.testbed import address as addresses
+from tests.store.kit import FOLDED, direct_redis, is_left, is_used, key_of, lines_about, replying, until
 from tests.testbed.faultproxy import PASS, RESET, STALL, FaultProxy
-from tests.testbed.redis_server import RedisServer, find_redis_server
+from tests.testbed.redis_sentinels import SentinelServer
+from tests.testbed.redis_server import RedisServer
 
 Proxies = Callable[[str], Awaitable[FaultProxy]]
-
-
-@contextmanager
-def sentinel(folder: Path) -> Iterator[str]:
-    """A real Sentinel that watches nothing."""
-    port = addresses.free_port()
-    configuration = folder / "sentinel.conf"
-    configuration.write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\n")
-    process = subprocess.Popen(
-        [str(find_redis_server()), str(configuration), "--sentinel"], stdout=subprocess.DEVNULL
-    )
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait(5)
-
-
-def is_left(one: Replica) -> bool:
-    state = one.state
-    return not state.is_up and state.breaker is not BreakerState.CLOSED and not state.is_subscribed
-
-
-def is_used(one: Replica) -> bool:
-    state = one.state
-    return state.is_up and state.breaker is BreakerState.CLOSED and state.is_subscribed
-
-
-def lines_about(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
-    return [message for message in caplog.messages if message.startswith(beginning)]
 
 
 # The wrong server
@@ -151,12 +119,10 @@ async def test_a_node_of_a_cluster_is_logged_at_the_start_and_when_it_appears_la
     assert lines_about(caplog, "redis up again after")
 
 
-async def test_a_sentinel_is_logged(
-    replicas: Replicas, own_redis: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with sentinel(tmp_path) as address:
-        one = await replicas(f"redis://{address}/0", own_redis.prefix, subscribed=False)
-        expected = "a Sentinel, which is not supported yet (redis+sentinel:// will be)"
+async def test_a_sentinel_is_logged(replicas: Replicas, caplog: pytest.LogCaptureFixture) -> None:
+    with SentinelServer() as server:
+        one = await replicas(server.url, server.prefix, subscribed=False)
+        expected = "a Sentinel: write redis+sentinel://host,host,host/SERVICE in redis.url; ERR unknown"
         await until(lambda: any(expected in message for message in caplog.messages), "the line")
         await until(lambda: is_left(one), "the Sentinel to be left")
 
@@ -221,17 +187,39 @@ def test_the_error_text_names_the_class_and_masks_the_password() -> None:
 # The rights that it has to give
 
 
-async def test_exactly_the_documented_rights_are_enough(
-    replicas: Replicas, own_redis: RedisServer, fault_proxy: Proxies
-) -> None:
+def documented_rights(prefix: str) -> list[list[str]]:
+    """What follows ``ACL SETUSER NAME`` in the handbook: for servers, for Sentinels."""
     text = Path("deploy/README.md").read_text("utf-8")
-    [rule] = re.findall(r"^ACL SETUSER aos-gateway on >PASSWORD (.+)$", text, re.MULTILINE)
-    rights = rule.replace("aosgw:", f"{own_redis.prefix}:").split()
-    await own_redis.command("ACL", "SETUSER", "aos-gateway", "on", ">secret", *rights)
+    rules = re.findall(r"^ACL SETUSER aos-gateway on >PASSWORD (.+)$", text, re.MULTILINE)
+    return [["on", ">secret", *rule.replace("aosgw:", f"{prefix}:").split()] for rule in rules]
+
+
+@pytest.mark.parametrize("kind", ["single", "sentinel"])
+async def test_exactly_the_documented_rights_are_enough(
+    replicas: Replicas, own_redis: RedisServer, fault_proxy: Proxies, kind: str
+) -> None:
+    at_server, at_sentinel = documented_rights(own_redis.prefix)
+    await own_redis.command("ACL", "SETUSER", "aos-gateway", *at_server)
     await own_redis.command("CONFIG", "SET", "acllog-max-len", "100")
     proxy = await fault_proxy(own_redis.address)
-    url = f"redis://aos-gateway:secret@{proxy.address}/1"
-    one, other = [await replicas(url, own_redis.prefix, timeout_s=0.2) for _ in range(2)]
+    if kind == "single":
+        url = f"redis://aos-gateway:secret@{proxy.address}/1"
+        await use_all(replicas, own_redis, proxy, url, {})
+        return
+    host, _, port = proxy.address.rpartition(":")
+    with SentinelServer([f"sentinel monitor main {host} {port} 1"]) as server:
+        await server.command("ACL", "SETUSER", "aos-gateway", *at_sentinel)
+        url = f"redis+sentinel://aos-gateway:secret@{server.address}/main/1"
+        settings = {"sentinel_user": "aos-gateway", "sentinel_password": "secret"}
+        await use_all(replicas, own_redis, proxy, url, settings)
+        assert await server.command("ACL", "LOG") == []
+
+
+async def use_all(
+    replicas: Replicas, own_redis: RedisServer, proxy: FaultProxy, url: str, settings: dict[str, str]
+) -> None:
+    """Do with Redis all that a gateway does, without being refused anything."""
+    one, other = [await replicas(url, own_redis.prefix, timeout_s=0.2, more=settings) for _ in range(2)]
     key = one.key()
     await one.fill(key)
     one.drop(key)

@@ -78,9 +78,8 @@ async def test_a_subscription_that_is_reset_connects_once_a_try(
 ) -> None:
     proxy = await fault_proxy(redis.address)
     proxy.mode = RESET
-    subscription = Subscription(
-        redis_settings(f"redis://{proxy.address}/0"), b"channel", Clock(), lambda: None, lambda message: None
-    )
+    direct = direct_redis(f"redis://{proxy.address}/0", redis.prefix)
+    subscription = Subscription(direct.store.link, b"channel", Clock(), lambda: None, lambda message: None)
     async with no_leaks():
         listening = asyncio.create_task(subscription.run())
         began_s = time.monotonic()
