@@ -167,7 +167,7 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
         sentinel_password: at the Sentinels; empty: none.
         prefix: of every key.
         timeout_s: of one operation, seconds.
-        max_connections: bound of connections to Redis.
+        max_connections: bound of connections to Redis, in a Cluster to each primary.
         ca_file: PEM file with the certificates to trust over TLS; "" for those of the system.
     """
 

@@ -104,8 +104,15 @@ class InvalidationSender:
                 [(pending.stack, self._message(pending)) for pending in invalidations]
             )
         except StoreError:
+            # A server that does not answer delays none of what the others get.
+            delays_others = len(self._redis.link.nodes) > 1
             for pending in invalidations:
-                self._invalidations.failed(pending)
+                if delays_others:
+                    self._invalidations.refused(pending, is_published=False)
+                else:
+                    self._invalidations.failed(pending)
+            if delays_others:
+                self._is_refused.set()
             return False
         now_s = self._clock.monotonic_s()
         are_confirmed = True

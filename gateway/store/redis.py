@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 from gateway.clock import Clock
 from gateway.core.caching.entry import GENERATION_BYTES, seal, unseal
 from gateway.core.caching.key import EntryKey, KeySpace
+from gateway.store.invalidations import Mark
 from gateway.store.lookup import FAILED, LookupResult
 from gateway.store.redis_connection import RedisSettings
 from gateway.store.redis_errors import PartlyRefused, StoreError, worst, wrong_server
@@ -32,7 +33,7 @@ class RedisStore:
     """Keeps entries in Redis.
 
     Args:
-        on_connection_opened, on_wrong_server, on_recovered: see `NodeContext`.
+        on_connection_opened, on_left, on_moved, on_recovered: see `NodeContext`.
 
     Attributes:
         link: leads to the server of each key.
@@ -46,8 +47,9 @@ class RedisStore:
         secret: bytes,
         clock: Clock,
         metrics: Metrics,
-        on_connection_opened: Callable[[], None],
-        on_wrong_server: Callable[[Node], None],
+        on_connection_opened: Callable[[Mark], None],
+        on_left: Callable[[Node], None],
+        on_moved: Callable[[], None],
         on_recovered: Callable[[], None],
     ) -> None:
         self._keys = keys
@@ -59,11 +61,13 @@ class RedisStore:
             clock=clock,
             metrics=metrics,
             tasks=self._tasks,
+            prefix=keys.prefix,
             # In different slots of a Cluster: only a single, writable server deletes both in one command.
             check_names=tuple(keys.generation(name) for name in (b"", b"/")),
             result_of=self._result,
             on_connection_opened=on_connection_opened,
-            on_wrong_server=on_wrong_server,
+            on_left=on_left,
+            on_moved=on_moved,
             on_recovered=on_recovered,
         )
         self.link: Link = link_to(settings, context)
@@ -194,6 +198,10 @@ class RedisStore:
         """Split what is to be sent by its server; ``stack_of`` returns the case-folded stack id of each."""
         return self.link.split(items, lambda item: self._keys.generation(stack_of(item)))
 
+    def slot_of(self, stack: bytes) -> int:
+        """Return the slot of a stack's keys."""
+        return self.link.slot(self._keys.generation(stack))
+
     def _node(self, name: bytes) -> Node:
         node = self.link.node_at(name)
         if node is None:
@@ -201,6 +209,8 @@ class RedisStore:
         return node
 
     def _result(self, key: EntryKey, sealed: object, generation: object) -> LookupResult:
+        if isinstance(sealed, Exception):
+            return FAILED
         generation, entry = _generation(generation), None
         if isinstance(sealed, bytes) and generation is not None:
             now_s = self._clock.wall_s()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -10,6 +9,8 @@ import msgspec
 
 from gateway.config.redis_url import redis_place
 from gateway.core.caching.key import EntryKey
+from gateway.store.invalidations import Mark
+from gateway.store.redis_cluster import ClusterLink
 from gateway.store.redis_connection import Locator, RedisSettings
 from gateway.store.redis_node import Node, NodeContext
 from gateway.store.redis_sentinel import SentinelLocator
@@ -23,12 +24,19 @@ class Link(Protocol):
     Attributes:
         settings: as last given.
         nodes: the servers known now.
+        marks: of the server of each slot.
     """
 
     settings: RedisSettings
 
     @property
     def nodes(self) -> Sequence[Node]: ...
+
+    @property
+    def marks(self) -> Sequence[Mark]: ...
+
+    def slot(self, name: bytes) -> int:
+        """Return the slot of a key, 0 where there are none; keys with the same hash tag share it."""
 
     def node_of(self, key: EntryKey) -> Node | None:
         """Return the server of an entry and of all else of its stack; ``None`` when none is known."""
@@ -54,9 +62,13 @@ class Link(Protocol):
 
 def link_to(settings: RedisSettings, context: NodeContext) -> Link:
     """Return the link to the kind of Redis that a URL names."""
-    if redis_place(settings.url).kind == "sentinel":
-        return SentinelLink(settings, context)
-    return SingleLink(settings, context)
+    match redis_place(settings.url).kind:
+        case "cluster":
+            return ClusterLink(settings, context)
+        case "sentinel":
+            return SentinelLink(settings, context)
+        case "single":
+            return SingleLink(settings, context)
 
 
 class SingleLink:
@@ -66,6 +78,11 @@ class SingleLink:
         self.settings = settings
         self._node = Node(settings, context, locator)
         self.nodes: Sequence[Node] = (self._node,)
+        self.marks: Sequence[Mark] = (self._node.mark,)
+
+    def slot(self, name: bytes) -> int:
+        del name
+        return 0
 
     def node_of(self, key: EntryKey) -> Node:
         del key
@@ -87,7 +104,7 @@ class SingleLink:
         self._node.connect_with(settings)
 
     async def run(self) -> None:
-        await asyncio.gather(self._node.monitor(), self._node.probe_while_open())
+        await self._node.watch()
 
     async def close(self) -> None:
         await self._node.client.aclose()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import redis.asyncio as aioredis
 from redis.asyncio.client import Pipeline
@@ -15,16 +15,18 @@ from redis.exceptions import InvalidResponse, ResponseError
 from gateway.clock import Clock
 from gateway.core.caching.key import EntryKey
 from gateway.store.breaker import PROBE
+from gateway.store.invalidations import Mark
 from gateway.store.lookup import LookupResult
 from gateway.store.redis_condition import CHECK, Condition
 from gateway.store.redis_connection import Locator, RedisSettings, connection_arguments
-from gateway.store.redis_errors import StoreError, kind_of
+from gateway.store.redis_errors import StoreError, is_answer, is_redirect, kind_of, worst, wrong_server
 from gateway.store.redis_lookups import LookupBatcher
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
 
 _CHECK_INTERVAL_S = 1.0
 _OPENING_S = 0.05
+_PAIR = 2
 # As long as a large record: a slow connection still delivers short replies in time.
 _LONG_PING = b"?" * 16_384
 
@@ -36,27 +38,38 @@ class NodeContext:
     """What the nodes of one link share.
 
     Attributes:
+        prefix: of every key.
         check_names: keys that are deleted to see that a single server accepts writes.
         result_of: see `LookupBatcher`.
         on_connection_opened: called before a new connection carries a command.
-        on_wrong_server: called when the server is the wrong one and every connection was closed.
+        on_left: called when a server is the wrong one, and every connection was closed, or is not used any
+            more.
+        on_moved: called when the servers of the slots are others than before.
         on_recovered: see `Condition`.
     """
 
     clock: Clock
     metrics: Metrics
     tasks: TaskSet
+    prefix: bytes
     check_names: Sequence[bytes]
     result_of: Callable[[EntryKey, object, object], LookupResult]
-    on_connection_opened: Callable[[], None]
-    on_wrong_server: Callable[[Node], None]
+    on_connection_opened: Callable[[Mark], None]
+    on_left: Callable[[Node], None]
+    on_moved: Callable[[], None]
     on_recovered: Callable[[], None]
 
 
 class Node:
     """One server, with a pool that opens connections on demand, and keeps them.
 
+    Args:
+        name: in the log, of a node of a Cluster.
+        on_failure: called when a node of a Cluster fails or redirects; ``None``: there is no Cluster.
+
     Attributes:
+        check_names: keys that are deleted to see that the server accepts writes.
+        mark: when connections to it were opened.
         client: sends commands; replaced with the server or the settings.
         condition: state of the server.
         lookups: look-ups in this server.
@@ -64,10 +77,26 @@ class Node:
         locator: says where it is; ``None``: ``settings.url`` does.
     """
 
-    def __init__(self, settings: RedisSettings, context: NodeContext, locator: Locator | None = None) -> None:
+    def __init__(
+        self,
+        settings: RedisSettings,
+        context: NodeContext,
+        locator: Locator | None = None,
+        *,
+        name: str = "",
+        on_failure: Callable[[], None] | None = None,
+    ) -> None:
         self.settings = settings
         self.locator = locator
-        self.condition = Condition(context.clock, context.on_recovered)
+        self.check_names = context.check_names
+        self.mark = Mark()
+        self._on_failure = on_failure
+        self.condition = Condition(
+            context.clock,
+            context.on_recovered,
+            f"redis {name}".rstrip(),
+            in_cluster=on_failure is not None,
+        )
         self.lookups = LookupBatcher(settings.timeout_s, self._mget, context.result_of, context.tasks)
         self._context = context
         self.client = self._make_client()
@@ -88,6 +117,11 @@ class Node:
         # A pool reopens its connections with the arguments they were made with. Commands under way end
         # within the timeout.
         self._replace_client(after_s=settings.timeout_s)
+
+    def retire(self) -> None:
+        """End: the server is not used any more; commands under way end within the timeout."""
+        self._replace_client(after_s=self.settings.timeout_s)
+        self._context.on_left(self)
 
     def close_all(self) -> None:
         """Close every connection; the next one resolves the address again."""
@@ -115,6 +149,10 @@ class Node:
         if done:
             return running.result()
         raise StoreError("timeout")
+
+    async def watch(self) -> None:
+        """Check and probe the server until cancelled."""
+        await asyncio.gather(self.monitor(), self.probe_while_open())
 
     async def monitor(self) -> None:
         """Check until cancelled, once a second, that the server accepts writes.
@@ -152,19 +190,42 @@ class Node:
             raise InvalidResponse
 
     async def _check(self) -> None:
-        if not isinstance(await self.client.delete(*self._context.check_names), int):
+        if not isinstance(await self.client.delete(*self.check_names), int):
             raise InvalidResponse
 
     async def _mget(self, names: list[bytes]) -> list[object]:
         async def work() -> list[object]:
-            values = await self.client.mget(names)
+            # In a Cluster one command reads what shares a slot, which is an entry and its generation.
+            values: object
+            if self._on_failure is not None and len(names) > _PAIR:
+                values = await self._mget_in_pairs(names)
+            else:
+                values = await self.client.mget(names)
             if not isinstance(values, list) or len(values) != len(names):
                 # The replies are out of step with the commands; so are later ones on that connection.
                 await self.disconnect_idle()
                 raise InvalidResponse
-            return cast("list[object]", values)
+            return values
 
         return await self._guarded("lookup", work)
+
+    async def _mget_in_pairs(self, names: list[bytes]) -> list[object]:
+        """Read two keys a command; both values of a pair that is refused are the error."""
+        pipeline = self.pipeline()
+        for first in range(0, len(names), _PAIR):
+            pipeline.mget(names[first : first + _PAIR])
+        replies = await pipeline.execute(raise_on_error=False)
+        if errors := [reply for reply in replies if isinstance(reply, ResponseError)]:
+            if len(errors) == len(replies) or not all(map(is_redirect, errors)):
+                raise worst(errors)
+            # A slot has moved, the others have not.
+            self._failed(errors[0])
+        return [value for reply in replies for value in _pair(reply)]
+
+    def _failed(self, error: Exception) -> None:
+        is_refusal = is_answer(error) and wrong_server(error) is None
+        if self._on_failure is not None and not is_refusal:
+            self._on_failure()
 
     async def _guarded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         """Run one operation, record its outcome under its name, and translate its error into `StoreError`."""
@@ -176,9 +237,10 @@ class Node:
         except Exception as error:  # the parser raises anything when fed with garbage
             failure = StoreError(kind_of(error))
             metrics.redis_failures[operation, failure.kind] += 1
+            self._failed(error)
             if self.condition.failed(operation, error, self.settings.password):
                 self.close_all()
-                self._context.on_wrong_server(self)
+                self._context.on_left(self)
             raise failure from error
         finally:
             metrics.redis_took(operation, loop.time() - began_s)
@@ -229,4 +291,11 @@ class Node:
                 # The connection is refused, not one command.
                 raise aioredis.ConnectionError from error
             raise
-        self._context.on_connection_opened()
+        self._context.on_connection_opened(self.mark)
+
+
+def _pair(reply: object) -> Sequence[object]:
+    """Return the values of two keys; the error for both; too few if the reply is to something else."""
+    if isinstance(reply, ResponseError):
+        return (reply,) * _PAIR
+    return reply if isinstance(reply, list) else ()

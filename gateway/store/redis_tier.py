@@ -14,7 +14,7 @@ from gateway.core.caching.invalidation_message import InvalidationMessage
 from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.store.breaker import BreakerState
 from gateway.store.invalidation_sender import InvalidationSender
-from gateway.store.invalidations import Invalidations, PendingInvalidation
+from gateway.store.invalidations import Invalidations, Mark, PendingInvalidation
 from gateway.store.lookup import FillToken
 from gateway.store.redis import RedisStore
 from gateway.store.redis_connection import RedisSettings
@@ -88,9 +88,12 @@ class RedisTier:
             clock=clock,
             metrics=metrics,
             on_connection_opened=self._connection_opened,
-            on_wrong_server=self._left,
+            on_left=self._left,
+            on_moved=self._moved,
             on_recovered=self._server_recovered,
         )
+        invalidations.slot_of = store.slot_of
+        invalidations.moved(store.link.marks, clock.monotonic_s())
         self._subscription = Subscription(
             store.link, keys.channel, clock, on_subscribed, self._message_received
         )
@@ -197,12 +200,17 @@ class RedisTier:
         if message.sender != self._sender.replica:
             self._on_message(message)
 
-    def _connection_opened(self) -> None:
-        self._invalidations.connection_opened(self._clock.monotonic_s())
+    def _connection_opened(self, mark: Mark) -> None:
+        self._invalidations.connection_opened(self._clock.monotonic_s(), mark)
         self._sender.wake()
 
     def _left(self, node: Node) -> None:
         self._subscription.leave(node)
+
+    def _moved(self) -> None:
+        self._invalidations.moved(self._store.link.marks, self._clock.monotonic_s())
+        self._sender.wake()
+        self._server_recovered()
 
     def _server_recovered(self) -> None:
         self._subscription.resume()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,7 +23,7 @@ from gateway.core.caching.key import EntryKey, KeySpace, upstream_identity
 from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
 from gateway.store.breaker import BreakerState
-from gateway.store.invalidations import Invalidations
+from gateway.store.invalidations import Invalidations, Mark
 from gateway.store.lookup import EarlyLookup, FillToken, LookupResult
 from gateway.store.redis import RedisStore
 from gateway.store.redis_connection import RedisSettings
@@ -135,7 +137,7 @@ class Opened:
 
     count = 0
 
-    def __call__(self) -> None:
+    def __call__(self, mark: Mark) -> None:
         self.count += 1
 
 
@@ -191,7 +193,8 @@ def direct_redis(
         clock=clock or Clock(),
         metrics=metrics,
         on_connection_opened=opened,
-        on_wrong_server=lambda node: None,
+        on_left=lambda node: None,
+        on_moved=lambda: None,
         on_recovered=lambda: None,
     )
     return DirectRedis(store, metrics, opened)
@@ -347,6 +350,13 @@ def is_used(one: Replica) -> bool:
 def lines_about(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
     """The log lines that begin with some words."""
     return [message for message in caplog.messages if message.startswith(beginning)]
+
+
+def documented_rights(prefix: str) -> list[list[str]]:
+    """What follows ``ACL SETUSER NAME`` in the handbook: for servers, for Sentinels."""
+    text = Path("deploy/README.md").read_text("utf-8")
+    rules = re.findall(r"^ACL SETUSER aos-gateway on >PASSWORD (.+)$", text, re.MULTILINE)
+    return [["on", ">secret", *rule.replace("aosgw:", f"{prefix}:").split()] for rule in rules]
 
 
 async def prepare_fill(tiers: Tiers, fill_token: FillToken, lookup: LookupResult) -> FillToken:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +10,17 @@ from gateway.store.breaker import BreakerState
 from gateway.store.lookup import FAILED
 from gateway.store.redis_errors import StoreError, error_text
 from tests.store.conftest import Replicas
-from tests.store.kit import FOLDED, direct_redis, is_left, is_used, key_of, lines_about, replying, until
+from tests.store.kit import (
+    FOLDED,
+    direct_redis,
+    documented_rights,
+    is_left,
+    is_used,
+    key_of,
+    lines_about,
+    replying,
+    until,
+)
 from tests.testbed.faultproxy import PASS, RESET, STALL, FaultProxy
 from tests.testbed.redis_sentinels import SentinelServer
 from tests.testbed.redis_server import RedisServer
@@ -108,7 +116,7 @@ async def test_a_node_of_a_cluster_is_logged_at_the_start_and_when_it_appears_la
         one = await replicas(node.url, own_redis.prefix, subscribed=False)
         await until(lambda: is_left(one), "the node to be left")
         [line] = lines_about(caplog, "redis down")
-        assert "a node of a Redis Cluster, which is not supported yet (redis+cluster:// will be)" in line
+        assert "a node of a Redis Cluster: write redis+cluster://host,host in redis.url; CROSSSLOT" in line
         assert (await one.tiers.lookup(one.key())).has_failed
         proxy.target = node.address
         await own_redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -185,13 +193,6 @@ def test_the_error_text_names_the_class_and_masks_the_password() -> None:
 
 
 # The rights that it has to give
-
-
-def documented_rights(prefix: str) -> list[list[str]]:
-    """What follows ``ACL SETUSER NAME`` in the handbook: for servers, for Sentinels."""
-    text = Path("deploy/README.md").read_text("utf-8")
-    rules = re.findall(r"^ACL SETUSER aos-gateway on >PASSWORD (.+)$", text, re.MULTILINE)
-    return [["on", ">secret", *rule.replace("aosgw:", f"{prefix}:").split()] for rule in rules]
 
 
 @pytest.mark.parametrize("kind", ["single", "sentinel"])
