@@ -1,12 +1,12 @@
 """Where decisions meet I/O: look up, fetch once, decide, store, respond."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from gateway.cache import cache_log
 from gateway.cache.fetcher import Fetcher
@@ -20,7 +20,7 @@ from gateway.core.caching import policy
 from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility, identified_anew
 from gateway.core.caching.entry import Entry
-from gateway.core.caching.identity import IdentityReader
+from gateway.core.caching.identity import Identity, IdentityReader
 from gateway.core.caching.key import EntryKey, FlightKey, KeySpace
 from gateway.core.caching.request_directives import accepts_events, read_directives
 from gateway.core.http import prefer
@@ -28,13 +28,41 @@ from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Head, Request, first, names
 from gateway.core.http.proxy_identity import check_request
 from gateway.core.http.target import is_write
-from gateway.errors import NotCached, Throttled, UpstreamError
+from gateway.errors import FetchError, NotCached, Throttled
 from gateway.store.lookup import EarlyLookup, LookupResult
 from gateway.tasks import guarded
 from gateway.upstream.upstream import RequestBody
 
 OnResponse = Callable[[Response | GatewayError | Coroutine[Any, Any, Response]], None]
 """Called once, with the response, with why there is none, or with what has to be awaited for it."""
+
+
+_MISS = CacheStatus(Forward.URI_MISS)
+_STORE_FAILED = CacheStatus(Forward.URI_MISS, reason=Reason.STORE_FAILED)
+
+
+def _dropped(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
+    """Let go of what nobody takes."""
+    if isinstance(response, Coroutine):
+        response.close()
+    elif isinstance(response, Response) and response.exchange is not None:
+        response.exchange.close()
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """A request that a fetch is to answer.
+
+    Attributes:
+        flight_key: of the fetch; ``None`` when nobody else may have its result.
+        on_response: called once.
+    """
+
+    request: Request
+    eligible: Eligible
+    found: EarlyLookup
+    cache_status: CacheStatus
+    flight_key: FlightKey | None
+    on_response: OnResponse = _dropped
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,25 +81,25 @@ class Cache:
         self,
         request: Request,
         body: RequestBody | None,
-        early_lookup: EarlyLookup | None = None,
+        configured: Identity | None = None,
         *,
         on_waited: OnWaited,
     ) -> Response:
         """Answer one request.
 
         Args:
-            early_lookup: a look-up made for it already; ``None`` when none was.
+            configured: of the gateway's credentials, if it goes upstream with them; ``None`` otherwise.
             on_waited: called if its caller asked to wait, when that is over.
 
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
         """
         check_request(request, self.fetcher.proxy)
-        eligible = eligibility(request, self.identity_reader)
+        eligible = eligibility(request, self.identity_reader, configured)
         if isinstance(eligible, Bypass):
             cache_log.decided(request, "bypasses the cache: %s", eligible.reason)
             return await self._bypass(request, body, eligible)
-        return await self.fetch(request, eligible, early_lookup, on_waited=on_waited)
+        return await self.fetch(request, eligible, None, on_waited=on_waited)
 
     async def _bypass(self, request: Request, body: RequestBody | None, bypass: Bypass) -> Response:
         cache_status = CacheStatus(forward=bypass.forward, reason=bypass.reason)
@@ -84,7 +112,7 @@ class Cache:
             answer = await self.responder.forward(request, body, cache_status)
         except BaseException as error:
             # Unknown outcome: it may have been done. What certainly never left changes nothing.
-            if not (isinstance(error, UpstreamError) and not error.was_sent):
+            if not (isinstance(error, FetchError) and error.reason is not None):
                 await self._invalidate(stacks)
             raise
         if not 400 <= answer.head.status < 500:
@@ -189,11 +217,8 @@ class Cache:
         if request.method == "HEAD":
             return await self._head(request, eligible, found, cache_status)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
-        return await self._response(
-            lambda on_response: self._share(
-                request, eligible, found, cache_status, on_response, flight_key=flight_key, may_join=may_join
-            )
-        )
+        asked = _Asked(request, eligible, found, cache_status, flight_key)
+        return await self._response(asked, may_join=may_join)
 
     def fetch_plain(
         self, request: Request, eligible: Eligible, found: EarlyLookup, on_response: OnResponse
@@ -203,14 +228,13 @@ class Cache:
         Calls ``on_response`` once, perhaps before this returns. What it returns is to be called when nobody
         waits for the response any more.
         """
-        reason = Reason.STORE_FAILED if found.lookup.has_failed else None
-        cache_log.decided(request, "no entry to serve: %s", reason or "none is stored")
-        cache_status = CacheStatus(forward=Forward.URI_MISS, reason=reason)
+        cache_status = _STORE_FAILED if found.lookup.has_failed else _MISS
+        cache_log.decided(request, "no entry to serve: %s", cache_status.reason or "none is stored")
         if (held := self.throttle.response("GET", eligible)) is not None:
             on_response(held)
             return _nothing
         flight_key = self._flight_key(eligible, eligible.variant.general)
-        return self._share(request, eligible, found, cache_status, on_response, flight_key=flight_key)
+        return self._share(_Asked(request, eligible, found, cache_status, flight_key, on_response))
 
     def _flight_key(self, eligible: Eligible, variant: bytes) -> FlightKey:
         """Return the key of the fetch that this request may share.
@@ -221,58 +245,50 @@ class Cache:
         caller = identity.entry if self.fetcher.rules.ttl_running_s else identity.user
         return self.keys.flight(caller, variant, eligible.execution)
 
-    def _share(
-        self,
-        request: Request,
-        eligible: Eligible,
-        found: EarlyLookup,
-        cache_status: CacheStatus,
-        on_response: OnResponse,
-        *,
-        flight_key: FlightKey | None,
-        may_join: bool = True,
-    ) -> Callable[[], None]:
+    def _share(self, asked: _Asked, *, may_join: bool = True) -> Callable[[], None]:
         """Join a fetch under way, or begin one, which others may join if it has a key; see `fetch_plain`."""
-        joined = self.flights.joinable(flight_key) if flight_key is not None and may_join else None
-        arrived_s = self.fetcher.clock.monotonic_s()
-
-        def response_of(fetched: Fetched) -> Response | Coroutine[Any, Any, Response]:
-            if joined is None:
-                return self.responder.fetched(fetched, eligible, cache_status, collapsed=False)
-            if not self._may_be_given(eligible, fetched):
-                if (held := self._held_back(request, eligible)) is not None:
-                    return held
-                again = functools.partial(
-                    self._share, request, eligible, found, cache_status, flight_key=flight_key
-                )
-                return self._again(again, arrived_s)
-            if (unshared := self.responder.why_not_shared(eligible, fetched)) is not None:
-                return self.responder.forward(request, None, because(cache_status, unshared), eligible)
-            return self.responder.fetched(fetched, eligible, cache_status, collapsed=True)
-
-        def on_fetched(fetched: Fetched | GatewayError) -> None:
-            if isinstance(fetched, GatewayError):
-                on_response(with_member(fetched, cache_status))
-            else:
-                on_response(guarded(response_of, fetched))
-
-        if joined is not None:
-            cache_log.decided(request, "joins a fetch under way")
+        flight_key = asked.flight_key
+        if flight_key is not None and may_join and (joined := self.flights.joinable(flight_key)) is not None:
+            cache_log.decided(asked.request, "joins a fetch under way")
+            on_fetched = functools.partial(self._take, asked, self.fetcher.clock.monotonic_s())
             joined.join(on_fetched)
             return functools.partial(joined.leave, on_fetched)
-        key = found.fill_token.key
+        on_fetched = functools.partial(self._take, asked, None)
+        key = asked.found.fill_token.key
         # What nobody may join is nobody else's matter.
         record = None if flight_key is None else key.local
         flight = self.flights.begin(flight_key, key.stack, on_fetched, record)
-        self.fetcher.start(flight, request, eligible, found, stores=flight_key is not None)
+        self.fetcher.start(flight, asked.request, asked.eligible, asked.found, stores=flight_key is not None)
         return functools.partial(flight.leave, on_fetched)
 
-    async def _again(self, begin: Callable[[OnResponse], Callable[[], None]], arrived_s: float) -> Response:
-        """Wait for the response to what is begun in place of a fetch that gave none."""
-        return await self.flights.in_time(self._response(begin), arrived_s)
+    def _take(self, asked: _Asked, joined_s: float | None, fetched: Fetched | GatewayError) -> None:
+        """Take the result of a fetch, joined at a monotonic time, or ``None``: begun for the request."""
+        if isinstance(fetched, GatewayError):
+            asked.on_response(with_member(fetched, asked.cache_status))
+        else:
+            asked.on_response(guarded(self._response_of, asked, joined_s, fetched))
 
-    async def _response(self, begin: Callable[[OnResponse], Callable[[], None]]) -> Response:
-        """Wait for the response to what is begun; raise the `GatewayError` if there is none."""
+    def _response_of(
+        self, asked: _Asked, joined_s: float | None, fetched: Fetched
+    ) -> Response | Coroutine[Any, Any, Response]:
+        request, eligible, cache_status = asked.request, asked.eligible, asked.cache_status
+        if joined_s is not None:
+            if not self._may_be_given(eligible, fetched):
+                return self._held_back(request, eligible) or self._again(asked, joined_s)
+            if (unshared := self.responder.why_not_shared(eligible, fetched)) is not None:
+                return self.responder.forward(request, None, because(cache_status, unshared), eligible)
+        return self.responder.fetched(fetched, eligible, cache_status, collapsed=joined_s is not None)
+
+    async def _again(self, asked: _Asked, since_s: float) -> Response:
+        """Wait for the response to another fetch, in place of one that gave none."""
+        return await self.flights.in_time(self._response(asked), since_s)
+
+    async def _response(self, asked: _Asked, *, may_join: bool = True) -> Response:
+        """Wait for the response to a request, whose own ``on_response`` is not called.
+
+        Raises:
+            GatewayError: there is none.
+        """
         result: asyncio.Future[Response | Coroutine[Any, Any, Response]]
         result = asyncio.get_running_loop().create_future()
 
@@ -285,7 +301,7 @@ class Cache:
             else:
                 result.set_result(response)
 
-        leave = begin(on_response)
+        leave = self._share(msgspec.structs.replace(asked, on_response=on_response), may_join=may_join)
         try:
             response = await result
         except asyncio.CancelledError:
@@ -347,14 +363,6 @@ class Cache:
         etag = first(head.fields, b"etag")
         entry = self.fetcher.tiers.peek(key) if head.status == 200 and etag is not None else None
         return entry is not None and first(entry.head().fields, b"etag") != etag
-
-
-def _dropped(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
-    """Let go of what nobody takes."""
-    if isinstance(response, Coroutine):
-        response.close()
-    elif isinstance(response, Response) and response.exchange is not None:
-        response.exchange.close()
 
 
 def _nothing() -> None:

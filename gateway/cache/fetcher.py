@@ -1,11 +1,8 @@
 """Fetches records whole, decides what becomes of them, and stores them."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import logging
-from collections.abc import Callable
 from concurrent.futures import Executor
 
 from gateway.cache import cache_log
@@ -73,7 +70,7 @@ class Fetcher:
         self.top_executions = top_executions
         self.running_polls = running_polls
         self.hints = Hints(rules)
-        self._throttle = throttle
+        self.throttle = throttle
         self._verifier = verifier
         self._tasks = TaskSet()
 
@@ -88,7 +85,7 @@ class Fetcher:
     ) -> None:
         """Begin the work of a flight; without ``stores`` its result enters no tier."""
         fetch = _Fetch(self, flight, request, eligible, found, stores=stores)
-        if stores and self.tiers.lacks_generation(found):
+        if stores and self.tiers.redis is not None and self.tiers.lacks_generation(found):
             self._tasks.start(self._mint_and_send(fetch), "fetch")
         else:
             fetch.send(found.lookup.generation)
@@ -100,7 +97,7 @@ class Fetcher:
     def heed(self, eligible: Eligible, head: Head, body: bytes | None) -> None:
         """Remember what a status says of its caller; ``body`` is ``None`` where it is not at hand whole."""
         if head.status == 429:
-            self._throttle.heed(eligible, head, body)
+            self.throttle.heed(eligible, head, body)
         token = eligible.identity.token
         if token and self._verifier is not None:
             if head.status == 200:
@@ -108,7 +105,7 @@ class Fetcher:
             elif head.status == 401:
                 self._verifier.refused(token)
 
-    async def _mint_and_send(self, fetch: _Fetch) -> None:
+    async def _mint_and_send(self, fetch: "_Fetch") -> None:
         fetch.send(await self.tiers.mint(fetch.found.fill_token.key))
 
 
@@ -152,7 +149,14 @@ class _Fetch:
         fields, lines = self._request.fields, self._eligible.fetch_lines
         if lines is None:
             fields = upstream_fields(self._request, by.proxy, execution_call=True, is_shared=self._stores)
-        self._exchange = exchange = by.upstream.begin("GET", self._request.target, fields, None, lines)
+        self._exchange = exchange = by.upstream.begin(
+            "GET",
+            self._request.target,
+            fields,
+            None,
+            lines,
+            needs_credentials=self._request.needs_credentials,
+        )
         exchange.read_ahead_bytes = by.rules.max_body_bytes
         exchange.on_change = self._changed
         self._flight.stop = exchange.close
@@ -164,49 +168,59 @@ class _Fetch:
             exchange.close()
             self._flight.finish(exchange.error)
         elif reader.is_complete or reader.waiting_bytes > self._by.rules.max_body_bytes:
-            self._guarded(self._has_come)
+            try:
+                self._has_come()
+            except Exception as error:
+                self._fail(error)
 
     def _has_come(self) -> None:
         """Take a whole response, or one that is too large to be taken whole."""
         by, exchange = self._by, self._exchange
         exchange.stream()
-        head, body = exchange.head, exchange.take()
-        is_whole = exchange.framing is not BodyFraming.CLOSE and len(body) <= by.rules.max_body_bytes
-        by.heed(self._eligible, head, body if is_whole else None)
+        eligible, head, body = self._eligible, exchange.head, exchange.take()
+        is_complete = exchange.framing is not BodyFraming.CLOSE
+        is_too_large = len(body) > by.rules.max_body_bytes
+        if head.status == 429 or eligible.identity.token:
+            by.heed(eligible, head, body if is_complete and not is_too_large else None)
         response = policy.FetchedResponse(
-            head=head,
-            body=body,
-            complete=exchange.framing is not BodyFraming.CLOSE,
-            request=self._eligible.fields,
-            action_id=self._eligible.execution.action_id,
-            fetched_s=self._fetched_s,
-            upstream_s=exchange.head_s,
+            head,
+            body,
+            is_complete,
+            eligible.fields,
+            eligible.execution.action_id,
+            self._fetched_s,
+            exchange.head_s,
         )
-        if len(body) > by.rules.max_body_bytes:
-            if policy.drops_own_entry(head.status, None, self._eligible.identity):
+        if is_too_large:
+            if policy.drops_own_entry(head.status, None, eligible.identity):
                 by.tiers.drop(self._token, self.found.lookup, everywhere=True)
             if not self._flight.leader_waits:
                 exchange.close()
-            self._finish(Fetched(self._eligible, response, None, False, Reason.TOO_LARGE, exchange))
+            self._finish(Fetched(eligible, response, None, False, Reason.TOO_LARGE, exchange))
             return
         exchange.close()
         # A write that comes while a thread decides changes the stack, so the record isn't stored.
         now_s = by.clock.monotonic_s()
-        stack = self._token.key.stack
-        decide = functools.partial(
-            policy.decide_store,
-            response,
-            by.rules,
-            settling=by.tiers.invalidations.is_settling(stack, now_s),
-            uncertain=by.tiers.invalidations.is_uncertain(now_s),
-        )
-        if policy.is_heavy(response):
-            deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
-            deciding.add_done_callback(
-                lambda decided: self._guarded(lambda: self._settle(response, decided.result()))
+        settling = by.tiers.invalidations.is_settling(self._token.key.stack, now_s)
+        uncertain = by.tiers.invalidations.is_uncertain(now_s)
+        if not policy.is_heavy(response):
+            self._settle(
+                response, policy.decide_store(response, by.rules, settling=settling, uncertain=uncertain)
             )
-        else:
-            self._settle(response, decide())
+            return
+        decide = functools.partial(
+            policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
+        )
+        deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
+        deciding.add_done_callback(functools.partial(self._decided, response))
+
+    def _decided(
+        self, response: policy.FetchedResponse, deciding: asyncio.Future[policy.StoreDecision]
+    ) -> None:
+        try:
+            self._settle(response, deciding.result())
+        except Exception as error:
+            self._fail(error)
 
     def _settle(self, response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
         """Store what may be stored, and answer all who wait."""
@@ -231,11 +245,8 @@ class _Fetch:
         cache_log.fetched(self._request, fetched)
         self._flight.finish(fetched)
 
-    def _guarded(self, step: Callable[[], None]) -> None:
+    def _fail(self, error: Exception) -> None:
         """Let nobody wait for a result that a fault of ours has prevented."""
-        try:
-            step()
-        except Exception as error:
-            _log.error("a fetch failed: %s", type(error).__name__, exc_info=error)
-            self._exchange.close()
-            self._flight.finish(GatewayError())
+        _log.error("a fetch failed: %s", type(error).__name__, exc_info=error)
+        self._exchange.close()
+        self._flight.finish(GatewayError())

@@ -1,7 +1,5 @@
 """Single flight: concurrent equal requests of one caller cost the upstream one call."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import logging
@@ -37,7 +35,7 @@ class Flight(Generic[T]):
 
     def __init__(
         self,
-        flights: SingleFlight[T],
+        flights: "SingleFlight[T]",
         key: FlightKey | None,
         stack: bytes,
         started_s: float,
@@ -72,12 +70,13 @@ class Flight(Generic[T]):
 
     def finish(self, result: T | GatewayError) -> None:
         """Give its result to all who wait, whoever began it first; a second result is dropped."""
-        leader, waiting = self._leader, self._waiting
         if not self._flights.end(self):
             return
-        self._leader, self._waiting = None, []
+        takers, self._waiting = self._waiting, []
+        if self._leader is not None:
+            takers.insert(0, self._leader)
+            self._leader = None
         self.stop = _nothing
-        takers = waiting if leader is None else [leader, *waiting]
         if (watcher := self._flights.watchers.get(self.record)) is not None:
             takers.append(functools.partial(watcher, self))
         for on_result in takers:
@@ -134,7 +133,8 @@ class SingleFlight(Generic[T]):
         flight = Flight(self, key, stack, self._clock.monotonic_s(), on_result, record=record)
         self._under_way[flight] = None
         if key is not None:
-            self._detach(key)
+            if key in self._open:
+                self._detach(key)
             self._open[key] = flight
             self._by_stack[stack].add(key)
         if self._timer is None:

@@ -1,7 +1,5 @@
 """``check --probe`` and ``--iam``: ask AOS or IAM once as the gateway would, and say what came back."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

@@ -1,7 +1,5 @@
 """Plain requests, answered from the bytes that were read; hits without request, task or response."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Coroutine

@@ -5,8 +5,6 @@ is not used: it reads the slots again on the way of requests, and sends the part
 that an invalidation could be published before its generation is deleted.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import logging

@@ -1,7 +1,5 @@
 """State of Redis by the outcome of its operations: breaker, log lines, whether to leave the server."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from redis.exceptions import ResponseError

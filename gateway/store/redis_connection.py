@@ -1,7 +1,5 @@
 """Connections to Redis: without hidden waits or retries, closed at once, in a bounded pool."""
 
-from __future__ import annotations
-
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping

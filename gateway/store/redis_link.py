@@ -1,7 +1,5 @@
 """The way to Redis, whichever kind it is: which server has a key, and which to subscribe at."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 

@@ -1,7 +1,5 @@
 """One Redis server: its connections, its state, and operations that end in time."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
@@ -55,7 +53,7 @@ class NodeContext:
     check_names: Sequence[bytes]
     result_of: Callable[[EntryKey, object, object], LookupResult]
     on_connection_opened: Callable[[Mark], None]
-    on_left: Callable[[Node], None]
+    on_left: Callable[["Node"], None]
     on_moved: Callable[[], None]
     on_recovered: Callable[[], None]
 

@@ -1,7 +1,5 @@
 """Asks Sentinels where the primary is, which changes with a failover."""
 
-from __future__ import annotations
-
 import asyncio
 
 import msgspec

@@ -1,7 +1,5 @@
 """The most requested executions: a bounded list, and hits are sampled under load."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Iterable, Sequence
@@ -85,12 +83,7 @@ class HitSample:
         self._stride = 1
 
     def take(self, hits: int, now_s: float) -> int:
-        """Return how many hits the sampled one stands for, and choose the next.
-
-        Args:
-            hits: up to now, this one included.
-            now_s: monotonic.
-        """
+        """Return how many hits, of these until now, the present one stands for, and choose the next."""
         is_soon = now_s - self._sampled_s < _SAMPLED_EVERY_S
         self._stride = min(self._stride * 2, _LONGEST_STRIDE) if is_soon else max(self._stride // 4, 1)
         weight = hits - self._hits
@@ -104,11 +97,7 @@ class HitSample:
 
 
 class TopExecutions:
-    """Counts fetches and hits of execution records.
-
-    Attributes:
-        fast: selects the hits of the fast path to count.
-    """
+    """Counts fetches and hits of execution records; `fast` selects the hits of the fast path to count."""
 
     def __init__(self, clock: Clock) -> None:
         self.fast = HitSample()
@@ -142,12 +131,7 @@ class TopExecutions:
         self._requested(execution.stack_id, execution.action_id, self._clock.monotonic_s(), 1).hits += 1
 
     def fast_hit(self, path: bytes, entry: Entry, hits: int) -> None:
-        """Count a sampled hit of the fast path.
-
-        Args:
-            path: of the execution call, after ``/v2/stacks/``.
-            hits: of the fast path up to now.
-        """
+        """Count a sampled hit of the fast path, the ``hits``-th; ``path`` is what follows ``/v2/stacks/``."""
         stack_id, _, rest = path.partition(b"/")
         self._hit(stack_id, rest.rpartition(b"/")[2], entry, self.fast, hits)
 

@@ -1,7 +1,5 @@
 """A primary that dies under load, behind Sentinels and in a Cluster: no failed request, no wrong answer."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

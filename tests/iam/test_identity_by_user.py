@@ -16,7 +16,7 @@ from tests.end_to_end.kit import (
     settled,
     until,
 )
-from tests.testbed.answers import AnyAnswer, Gate
+from tests.testbed.answers import AnyAnswer, Conversation, Gate, Received
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.iam import ScriptedIam, odd_answers, said, word
@@ -177,6 +177,42 @@ async def test_nobody_is_given_a_refusal_told_to_another_token(
     assert [head.get("X-Auth-Token") for head in aos.heads[-2:]] == [ONE, TWO]
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_who_waits_with_another_token_is_given_no_refusal(
+    aos: ScriptedAos, iam: ScriptedIam, status: int
+) -> None:
+    iam.add(ONE)
+    iam.add(TWO)
+    aos.answer(settled())
+    async with running(aos.url, **settings_of(iam, wait__interval_s=0.1)) as gateway:
+        await known(gateway, ONE, TWO)
+        aos.answer(running_record())
+        waits = {
+            each: asyncio.create_task(get(gateway, TARGET, ("Prefer", "wait=50"), token=each))
+            for each in (ONE, TWO)
+        }
+        await until(lambda: len(gateway.app.waits) == 2)
+        assert len(gateway.app.waits.pollers) == 1
+        refused: list[bytes] = []
+
+        async def refuse_one(received: Received, conversation: Conversation) -> None:
+            asks = received.get("X-Auth-Token") or b""
+            if not refused:
+                refused.append(asks)
+            is_refused = asks == refused[0]
+            await conversation.answer(Answer(status, body=b"{}") if is_refused else running_record())
+
+        aos.answer(refuse_one)
+        async with asyncio.timeout(5):
+            done, pending = await asyncio.wait(waits.values(), return_when=asyncio.FIRST_COMPLETED)
+        assert [each.result().status for each in done] == [status]
+        assert waits[refused[0]] in done
+        before = aos.count()
+        await until(lambda: aos.count() > before)
+        aos.answer(settled())
+        assert [(await each).status for each in pending] == [200]
+
+
 async def test_a_user_who_is_throttled_is_held_back_with_every_token(
     aos: ScriptedAos, gateway: RunningGateway
 ) -> None:
@@ -215,6 +251,26 @@ async def test_it_never_counts_until_the_tokens_end(
     await get(gateway, token=TWO)
     now.ahead_s += 41
     assert not is_hit(await get(gateway, token=ONE))
+
+
+async def test_a_token_that_is_not_ascii_is_asked_about_as_it_is_or_not_at_all(
+    aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway
+) -> None:
+    odd = b"t\xc3\xa9\xe9" * 5
+    assert (await get(gateway, token=odd)).status == 200
+    await known(gateway, ONE)
+    assert iam.asked.keys() <= {odd, ONE}
+
+
+async def test_a_token_that_is_about_to_end_says_nothing_about_iam(
+    aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    iam.add(ONE, lives_s=50.0)
+    iam.add(TWO, lives_s=-50.0)
+    for number, each in enumerate((ONE, TWO), 1):
+        await get(gateway, token=each)
+        await until(lambda number=number: gateway.app.metrics.iam_questions["refused"] == number)  # type: ignore[misc]
+    assert "iam down" not in caplog.text
 
 
 async def test_a_moved_user_is_another_caller_from_then_on(
@@ -278,7 +334,10 @@ async def test_iams_429_stops_all_questions(aos: ScriptedAos, iam: ScriptedIam) 
     async with running(aos.url, **settings_of(iam)) as gateway:
         await get(gateway, token=ONE)
         await until(lambda: gateway.app.metrics.iam_questions["throttled"] == 1)
-        await get(gateway, token=TWO)
+        # Many times as long as between two questions otherwise.
+        ends_s = asyncio.get_running_loop().time() + 0.2
+        while asyncio.get_running_loop().time() < ends_s:
+            await get(gateway, token=TWO)
         assert gateway.app.verifier is not None
         assert gateway.app.verifier.queued == 1
     assert iam.asked[TWO] == 0
@@ -310,6 +369,28 @@ async def test_gateways_with_a_secret_share_iams_word_in_redis(
             async with running(aos.url, **shared) as third:
                 await known(third, ONE)
                 assert third.app.metrics.iam_questions == {"verified": 1}
+
+
+@pytest.mark.parametrize(("ahead_s", "ttl_s"), [(7_200.0, 300), (0.0, 3_600)])
+async def test_a_shared_word_that_would_count_longer_than_ones_own_is_not_taken(
+    aos: ScriptedAos, iam: ScriptedIam, redis: RedisServer, now: MovableTime, ahead_s: float, ttl_s: int
+) -> None:
+    aos.answer(settled())
+    iam.add(ONE)
+    shared = settings_of(
+        iam, redis__url=redis.url, redis__prefix=redis.prefix, cache__secret="a secret of all replicas"
+    )
+    now.set_s = ahead_s
+    async with (
+        running(aos.url, clock=now.clock, **shared | {"identity__verify_ttl_s": ttl_s}) as one,
+        running(aos.url, **shared) as other,
+    ):
+        await known(one, ONE)
+        async with asyncio.timeout(5):
+            while not await redis.keys("*:owner1:*"):
+                await asyncio.sleep(0.01)
+        await known(other, ONE)
+        assert other.app.metrics.iam_questions == {"verified": 1}
 
 
 async def test_without_a_secret_nothing_is_shared(

@@ -1,7 +1,5 @@
 """A Redis Cluster: each key at its node, each node with its own state, invalidations in order."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator

@@ -1,7 +1,5 @@
 """Redis behind Sentinels: the primary is found, left when it is none any more, and found again."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import ssl

@@ -1,7 +1,5 @@
 """A real Redis Cluster of three primaries with a replica each, up in seconds."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """A primary, two replicas and three Sentinels, all real, for tests of failovers."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Sequence
