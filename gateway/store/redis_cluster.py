@@ -9,12 +9,12 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import InvalidResponse
+from redis.exceptions import ConnectionError, InvalidResponse, RedisError
 
 from gateway.config.redis_url import redis_place
 from gateway.core.caching.key import EntryKey
@@ -32,7 +32,7 @@ _ASK_S = 1.0
 _PAUSE_S = 1.0
 
 T = TypeVar("T")
-_Address = tuple[str, int]
+Address = tuple[str, int]
 
 
 class ClusterLink:
@@ -43,7 +43,7 @@ class ClusterLink:
         self._place = redis_place(settings.url)
         self._context = context
         self._watching = TaskSet()
-        self._nodes: dict[_Address, Node] = {}
+        self._nodes: dict[Address, Node] = {}
         self._slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self.marks: Sequence[Mark] = [Mark()] * REDIS_CLUSTER_HASH_SLOTS
         self._is_outdated = asyncio.Event()
@@ -97,27 +97,21 @@ class ClusterLink:
             await node.client.aclose()
 
     async def _read_slots(self) -> None:
-        """Ask one node after the other, those that work first, and take the first answer."""
-        known = sorted(self._nodes, key=lambda address: not self._nodes[address].condition.breaker.is_closed)
-        failures: dict[str, None] = {}
-        for address in dict.fromkeys((*known, *self._place.hosts)):
-            settings = self._at(address)
-            try:
-                reply = await ask(connection_arguments(settings, _ASK_S), _ASK_S, "CLUSTER", "SLOTS")
-                ranges = _ranges(reply, address[0])
-            except Exception as error:  # the parser raises anything when fed with garbage
-                failures[error_text(error, settings.password)] = None
-                continue
-            self._take(ranges)
-            missing = self._slots.count(None)
-            if missing:
-                self._state.down(f"{missing} slots are served by no node")
-            else:
-                self._state.up()
+        """Read the slots anew, from a node that works if there is one."""
+        known = sorted(self._nodes, key=lambda at: not self._nodes[at].condition.breaker.is_closed)
+        try:
+            ranges = await read_slots(self.settings, (*known, *self._place.hosts))
+        except RedisError as error:
+            self._state.down(error_text(error, self.settings.password))
             return
-        self._state.down(f"no node tells the slots: {', '.join(failures)}")
+        self._take(ranges)
+        missing = self._slots.count(None)
+        if missing:
+            self._state.down(f"{missing} slots are served by no node")
+        else:
+            self._state.up()
 
-    def _take(self, ranges: Sequence[tuple[int, int, _Address]]) -> None:
+    def _take(self, ranges: Sequence[tuple[int, int, Address]]) -> None:
         """Use other nodes for the slots from now on."""
         nodes = {address: self._nodes.get(address) for _, _, address in ranges}
         slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
@@ -143,12 +137,12 @@ class ClusterLink:
             level = logging.WARNING if former else logging.INFO
             _log.log(level, "redis cluster: the primaries are %s", names or "none")
 
-    def _add(self, address: _Address) -> Node:
+    def _add(self, address: Address) -> Node:
         host, port = address
         return Node(self._at(address), self._context, name=f"{host}:{port}", on_failure=self._is_outdated.set)
 
-    def _at(self, address: _Address) -> RedisSettings:
-        return msgspec.structs.replace(self.settings, url=self._place.server_url(*address))
+    def _at(self, address: Address) -> RedisSettings:
+        return settings_at(self.settings, address)
 
     def _name_at(self, node: Node) -> bytes:
         """Return the name of a key in one of a node's slots."""
@@ -156,7 +150,31 @@ class ClusterLink:
         return next(name for name in names if self.node_at(name) is node)
 
 
-def _ranges(reply: object, asked: str) -> list[tuple[int, int, _Address]]:
+def settings_at(settings: RedisSettings, address: Address) -> RedisSettings:
+    """Return the settings of one server of those that a URL leads to."""
+    return msgspec.structs.replace(settings, url=redis_place(settings.url).server_url(*address))
+
+
+async def read_slots(
+    settings: RedisSettings, addresses: Iterable[Address]
+) -> Sequence[tuple[int, int, Address]]:
+    """Ask one node after the other, and return first slot, last slot and primary of each range.
+
+    Raises:
+        redis.exceptions.ConnectionError: none of them says; the text has the words of all.
+    """
+    failures: dict[str, None] = {}
+    for address in dict.fromkeys(addresses):
+        at_node = settings_at(settings, address)
+        try:
+            reply = await ask(connection_arguments(at_node, _ASK_S), _ASK_S, "CLUSTER", "SLOTS")
+            return _ranges(reply, address[0])
+        except Exception as error:  # the parser raises anything when fed with garbage
+            failures[error_text(error, at_node.password)] = None
+    raise ConnectionError(f"no node tells the slots: {', '.join(failures)}")
+
+
+def _ranges(reply: object, asked: str) -> list[tuple[int, int, Address]]:
     """Return first and last slot, host and port of each range's primary from the reply to ``CLUSTER SLOTS``.
 
     https://redis.io/docs/latest/commands/cluster-slots/

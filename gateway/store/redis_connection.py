@@ -16,6 +16,8 @@ from redis.asyncio.connection import (
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from gateway.config.redis_url import redis_place
+
 
 class RedisSettings(msgspec.Struct, frozen=True):
     """How to reach Redis and how long to wait for it.
@@ -41,7 +43,9 @@ class RedisSettings(msgspec.Struct, frozen=True):
 
     @property
     def password(self) -> str:
-        password: object = parse_url(self.url).get("password")
+        place = redis_place(self.url)
+        url = place.server_url(*place.hosts[0]) if place.hosts else self.url
+        password: object = parse_url(url).get("password")
         return password if isinstance(password, str) else ""
 
 
