@@ -72,8 +72,10 @@ class InvalidationSender:
                 async with asyncio.timeout(pause_s):
                     await self._retries_refused.wait()
             pause_s = min(pause_s * 2, _LAST_REFUSED_S)
+            # What is refused again goes to the end: the other servers of a Cluster have their turn too.
+            turns = len(self._redis.link.nodes) or 1
             while due := self._invalidations.due_refused(_AT_ONCE):
-                if not await self.send(due):
+                if not await self.send(due) and not (turns := turns - 1):
                     break
             else:
                 self._is_refused.clear()

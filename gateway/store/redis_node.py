@@ -118,7 +118,7 @@ class Node:
 
     def retire(self) -> None:
         """End: the server is not used any more; commands under way end within the timeout."""
-        self._replace_client(after_s=self.settings.timeout_s)
+        self._close(self.client, after_s=self.settings.timeout_s)
         self._context.on_left(self)
 
     def close_all(self) -> None:
@@ -266,7 +266,9 @@ class Node:
 
     def _replace_client(self, *, after_s: float) -> None:
         former, self.client = self.client, self._make_client()
+        self._close(former, after_s=after_s)
 
+    def _close(self, former: aioredis.Redis, *, after_s: float) -> None:
         async def close() -> None:
             try:
                 await asyncio.sleep(after_s)

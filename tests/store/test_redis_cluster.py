@@ -1,6 +1,7 @@
 """A Redis Cluster: each key at its node, each node with its own state, invalidations in order."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.store.kit import (
 from tests.testbed.redis_binary import find_valkey_server
 from tests.testbed.redis_cluster import RedisCluster
 from tests.testbed.redis_server import RedisServer
+from tests.testbed.tls import Authority, tls_in_front
 
 FAILOVER_S = 15.0
 STACKS = 60
@@ -49,10 +51,10 @@ def keys_of(prefix: str) -> list[EntryKey]:
     return [key_of(prefix, stack=b"stack-%d" % number) for number in range(STACKS)]
 
 
-async def ready(direct: DirectRedis) -> Callable[[], Awaitable[None]]:
+async def ready(direct: DirectRedis, nodes: int = 3) -> Callable[[], Awaitable[None]]:
     """Have the slots read; returns what ends that."""
     running = asyncio.create_task(direct.store.link.run())
-    await until(lambda: len(direct.store.link.nodes) == 3, "the slots")
+    await until(lambda: len(direct.store.link.nodes) == nodes, "the slots")
 
     async def end() -> None:
         running.cancel()
@@ -150,12 +152,21 @@ async def test_a_node_that_is_gone_stops_none_of_the_others(
     for key in lost:
         await one.tiers.lookup(key)
     await until(lambda: one.state.breaker is not BreakerState.CLOSED, "the breaker of the dead node")
+    redis = one.tiers.redis
+    assert redis is not None
+    link = redis._store.link
+    gone, home = link.node_of(lost[0]), link.node_of(kept[0])
+    assert home is not None
     # More than go in one round trip: those of the dead node are first, and hold up no other.
+    many = (one.key(stack=b"lost-%d" % number) for number in itertools.count())
+    lost += itertools.islice((key for key in many if link.node_of(key) is gone), 300)
     await one.tiers.invalidate([key.stack for key in lost], "write", settles=True)
     for _ in range(3):
         assert [await one.found(key) for key in kept] == [b'{"a": 1}'] * len(kept)
     assert await one.tiers.invalidate([kept[0].stack], "write", settles=True)
-    assert one.pending == len(lost)
+    redis._connection_opened(home.mark)
+    assert one.pending > len(lost)
+    await until(lambda: one.pending == len(lost), "the repeat to the others")
     await until(lambda: bool(lines_about(caplog, f"redis {dead.address} down")), "the line")
     assert not lines_about(caplog, f"redis {own_cluster.nodes[0].address} down")
 
@@ -200,7 +211,7 @@ async def test_a_slot_that_moves_is_followed_and_its_invalidations_are_sent_agai
     await one.tiers.invalidate([FOLDED], "write", settles=True)
     await one.confirmed(FAILOVER_S)
     assert await target.command("EXISTS", key.generation) == 0
-    await until(lambda: FOLDED in other.detached, "the message")
+    await until(lambda: other.detached.count(FOLDED) > 1, "the message of the node that has deleted it")
     await one.fill(key)
     assert await target.command("EXISTS", key.name) == 1
     assert one.state.breaker is BreakerState.CLOSED
@@ -219,6 +230,29 @@ async def move(cluster: RedisCluster, key: EntryKey, source: RedisServer, target
         await source.command("MIGRATE", host, port, name, 0, 1000)
     for node in (target, source):
         await node.command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+
+
+async def test_the_nodes_are_reached_over_tls(authority: Authority) -> None:
+    with RedisServer(settings={"cluster-enabled": "yes"}) as node:
+        await node.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        async with tls_in_front(node.address, authority.server_context("127.0.0.1")) as port:
+            await node.command("CONFIG", "SET", "cluster-announce-ip", "127.0.0.1")
+            await node.command("CONFIG", "SET", "cluster-announce-port", port)
+
+            async def is_ok() -> bool:
+                info = await node.command("CLUSTER", "INFO")
+                return isinstance(info, bytes) and b"cluster_state:ok" in info
+
+            await until(is_ok, "the slots to be served")
+            url = f"rediss+cluster://127.0.0.1:{port}"
+            direct = direct_redis(url, node.prefix, tls=authority.client_context())
+            end = await ready(direct, 1)
+            key = key_of(node.prefix)
+            generation = await direct.store.mint(key)
+            assert generation is not None
+            await direct.put(key, entry_of(), generation)
+            assert (await direct.lookup(key)).entry is not None
+            await end()
 
 
 async def test_a_url_without_a_cluster_behind_it_says_so(
