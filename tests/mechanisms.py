@@ -537,8 +537,8 @@ MECHANISMS = (
     Mechanism(
         "decoded beside the loop",
         "gateway/cache/fetcher.py",
-        "if not policy.is_heavy(response):",
-        "if True:",
+        "if policy.is_heavy(response):",
+        "if False:",
         "tests/end_to_end/test_caching.py::test_decoding_a_large_record_holds_up_nobody_else",
     ),
     Mechanism(
@@ -664,9 +664,24 @@ MECHANISMS = (
     Mechanism(
         "told to one token",
         "gateway/cache/cache.py",
-        "of.identity.credential == eligible.identity.credential",
-        "of.identity.user == eligible.identity.user",
+        "of.credential == identity.credential",
+        "of.user == identity.user",
         "tests/iam/test_identity_by_user.py::test_nobody_is_given_a_refusal_told_to_another_token",
+    ),
+    Mechanism(
+        "a few turns",
+        "gateway/cache/cache.py",
+        "flight_key if joined < _MOST_JOINED else None",
+        "flight_key",
+        "tests/iam/test_identity_by_user.py::test_many_tokens_of_one_user_do_not_wait_for_each_other_in_turn",
+    ),
+    Mechanism(
+        "who joined a fetch",
+        "gateway/cache/cache.py",
+        "if decision is None or identified_anew(eligible, self.identity_reader) is not eligible:",
+        "if decision is None:",
+        "tests/iam/test_identity_by_user.py::"
+        "test_who_joined_a_fetch_is_not_given_it_once_its_own_token_is_refused",
     ),
     Mechanism(
         "the end of the word",

@@ -38,6 +38,7 @@ OnResponse = Callable[[Response | GatewayError | Coroutine[Any, Any, Response]],
 
 
 _MISS = CacheStatus(Forward.URI_MISS)
+_MOST_JOINED = 3
 _STORE_FAILED = CacheStatus(Forward.URI_MISS, reason=Reason.STORE_FAILED)
 
 
@@ -53,8 +54,10 @@ class _Asked(msgspec.Struct, frozen=True):
     """A request that a fetch is to answer.
 
     Attributes:
+        cache_status: what the cache has done with it so far.
         flight_key: of the fetch; ``None`` when nobody else may have its result.
         on_response: called once.
+        joined: how many fetches of others gave nothing that is for it.
     """
 
     request: Request
@@ -63,6 +66,7 @@ class _Asked(msgspec.Struct, frozen=True):
     cache_status: CacheStatus
     flight_key: FlightKey | None
     on_response: OnResponse = _dropped
+    joined: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -232,7 +236,7 @@ class Cache:
         cache_log.decided(request, "no entry to serve: %s", cache_status.reason or "none is stored")
         if (held := self.throttle.response("GET", eligible)) is not None:
             on_response(held)
-            return _nothing
+            return lambda: None
         flight_key = self._flight_key(eligible, eligible.variant.general)
         return self._share(_Asked(request, eligible, found, cache_status, flight_key, on_response))
 
@@ -280,7 +284,20 @@ class Cache:
         return self.responder.fetched(fetched, eligible, cache_status, collapsed=joined_s is not None)
 
     async def _again(self, asked: _Asked, since_s: float) -> Response:
-        """Wait for the response to another fetch, in place of one that gave none."""
+        """Wait for the response to another fetch, in place of one that gave none.
+
+        It is its own after a few of others: many tokens would wait for each other in turn.
+        """
+        flight_key, joined = asked.flight_key, asked.joined + 1
+        eligible = identified_anew(asked.eligible, self.identity_reader)
+        if eligible is not asked.eligible and flight_key is not None:
+            _, variant, *_ = flight_key
+            key = self.keys.entry(eligible.identity.entry, variant, eligible.execution)
+            found = EarlyLookup(self.fetcher.tiers.fill_token(key), LookupResult(None))
+            flight_key = self._flight_key(eligible, variant)
+            asked = msgspec.structs.replace(asked, eligible=eligible, found=found)
+        flight_key = flight_key if joined < _MOST_JOINED else None
+        asked = msgspec.structs.replace(asked, flight_key=flight_key, joined=joined)
         return await self.flights.in_time(self._response(asked), since_s)
 
     async def _response(self, asked: _Asked, *, may_join: bool = True) -> Response:
@@ -312,10 +329,13 @@ class Cache:
         return response if isinstance(response, Response) else await response
 
     def _may_be_given(self, eligible: Eligible, fetched: Fetched) -> bool:
-        """Tell whether a fetch's result is for a caller who joined it: whatever it is for the same caller."""
-        of = fetched.eligible
-        is_allowed = fetched.decision is not None and fetched.decision.reason is None
-        return is_allowed or of.identity.credential == eligible.identity.credential
+        """Tell whether a fetch's result is for a caller who joined it: whatever it is for the same token."""
+        of, identity, decision = fetched.eligible.identity, eligible.identity, fetched.decision
+        if of.credential == identity.credential:
+            return True
+        if decision is None or identified_anew(eligible, self.identity_reader) is not eligible:
+            return False
+        return decision.reason is None or (of.user == identity.user and policy.may_be_given(decision))
 
     async def _look_up(
         self, key: EntryKey, early_lookup: EarlyLookup | None, *, wants_new: bool
@@ -363,7 +383,3 @@ class Cache:
         etag = first(head.fields, b"etag")
         entry = self.fetcher.tiers.peek(key) if head.status == 200 and etag is not None else None
         return entry is not None and first(entry.head().fields, b"etag") != etag
-
-
-def _nothing() -> None:
-    pass

@@ -19,7 +19,7 @@ from gateway.core.caching.identity import TOKEN_FIELD
 from gateway.core.caching.responses import entry_of
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import BodyFraming
-from gateway.core.http.messages import Head, Request, first
+from gateway.core.http.messages import Fields, Head, Request, first, values
 from gateway.core.http.proxy_identity import ProxyIdentity, upstream_fields
 from gateway.iam.verifier import Verifier
 from gateway.store.lookup import EarlyLookup, FillToken
@@ -105,6 +105,12 @@ class Fetcher:
             elif head.status == 401:
                 self._verifier.refused(token)
 
+    def refused(self, fields: Fields) -> None:
+        """AOS has refused a request with these fields, whatever it asked for."""
+        tokens = values(fields, TOKEN_FIELD)
+        if self._verifier is not None and len(tokens) == 1:
+            self._verifier.refused(self._verifier.digest(tokens[0]))
+
     async def _mint_and_send(self, fetch: "_Fetch") -> None:
         fetch.send(await self.tiers.mint(fetch.found.fill_token.key))
 
@@ -176,22 +182,17 @@ class _Fetch:
     def _has_come(self) -> None:
         """Take a whole response, or one that is too large to be taken whole."""
         by, exchange = self._by, self._exchange
-        exchange.stream()
         eligible, head, body = self._eligible, exchange.head, exchange.take()
-        is_complete = exchange.framing is not BodyFraming.CLOSE
+        is_complete = exchange.reader.framing is not BodyFraming.CLOSE
         is_too_large = len(body) > by.rules.max_body_bytes
         if head.status == 429 or eligible.identity.token:
             by.heed(eligible, head, body if is_complete and not is_too_large else None)
+        action_id, request = eligible.execution.action_id, eligible.fields
         response = policy.FetchedResponse(
-            head,
-            body,
-            is_complete,
-            eligible.fields,
-            eligible.execution.action_id,
-            self._fetched_s,
-            exchange.head_s,
+            head, body, is_complete, request, action_id, self._fetched_s, exchange.head_s
         )
         if is_too_large:
+            exchange.stream()
             if policy.drops_own_entry(head.status, None, eligible.identity):
                 by.tiers.drop(self._token, self.found.lookup, everywhere=True)
             if not self._flight.leader_waits:
@@ -203,16 +204,14 @@ class _Fetch:
         now_s = by.clock.monotonic_s()
         settling = by.tiers.invalidations.is_settling(self._token.key.stack, now_s)
         uncertain = by.tiers.invalidations.is_uncertain(now_s)
-        if not policy.is_heavy(response):
-            self._settle(
-                response, policy.decide_store(response, by.rules, settling=settling, uncertain=uncertain)
-            )
-            return
         decide = functools.partial(
             policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
         )
-        deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
-        deciding.add_done_callback(functools.partial(self._decided, response))
+        if policy.is_heavy(response):
+            deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
+            deciding.add_done_callback(functools.partial(self._decided, response))
+        else:
+            self._settle(response, decide())
 
     def _decided(
         self, response: policy.FetchedResponse, deciding: asyncio.Future[policy.StoreDecision]
@@ -225,7 +224,7 @@ class _Fetch:
     def _settle(self, response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
         """Store what may be stored, and answer all who wait."""
         by = self._by
-        by.top_executions.fetched(self._eligible.execution, response, decision)
+        by.top_executions.fetched(self._eligible.execution, decision.record)
         by.running_polls.fetched(self._flight.started_s, self._token, self._eligible, decision)
         refusal = decision.reason
         if refusal is not None or not decision.is_settled:

@@ -57,6 +57,8 @@ class Responder:
             cache_status = msgspec.structs.replace(cache_status, fwd_status=exchange.head.status)
         if eligible is not None:
             self.fetcher.heed(eligible, exchange.head, None)
+        elif exchange.head.status == 401:
+            self.fetcher.refused(request.fields)
         head = responses.forwarded_head(exchange.head, self.fetcher.proxy.via, cache_status)
         return Response(head, None, cache_status, exchange, upstream_s=exchange.head_s)
 

@@ -57,6 +57,7 @@ class Password:
         self._pause_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._config = config
         self._ask()
 
@@ -103,6 +104,7 @@ class Password:
             self._ask()
 
     async def close(self) -> None:
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         await self._tasks.cancel()
@@ -131,7 +133,8 @@ class Password:
             self._asking = None
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_later(self._next_s - self._clock.monotonic_s(), self._ask)
+            if not self._is_closed:
+                self._timer = self._loop.call_later(self._next_s - self._clock.monotonic_s(), self._ask)
 
     def _take(self, answer: IamAnswer) -> None:
         now_s = self._clock.wall_s()

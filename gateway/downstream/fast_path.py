@@ -135,11 +135,6 @@ class FastPath:
         """Run what answers a request."""
         return self._tasks.start(work, "answer")
 
-    @property
-    def known(self) -> int:
-        """How many lists of field lines are kept."""
-        return len(self._owners)
-
     def read_again(self, tokens: set[bytes]) -> None:
         """Find out anew who the callers with these tokens are, by the digests of the tokens."""
         for rest in [

@@ -209,7 +209,8 @@ class Verifier:
         if digest not in self._asking:
             return False
         self._asking.discard(digest)
-        life_s = owner.expires_s - self._clock.wall_s()
+        # The wall clock may have been set back since IAM was asked.
+        life_s = min(owner.expires_s - self._clock.wall_s(), self._verify_ttl_s)
         now_s = self._clock.monotonic_s()
         due_s = now_s + life_s * random.uniform(_RENEWED_FROM, _RENEWED_TO)
         before = self._known.pop(digest, None)

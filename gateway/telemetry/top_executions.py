@@ -9,10 +9,8 @@ import msgspec
 from gateway.clock import Clock
 from gateway.core.aos.execution import RecordSummary, decode_deciding
 from gateway.core.aos.route import ExecutionRef
-from gateway.core.caching import policy
 from gateway.core.caching.content_coding import plain_body
 from gateway.core.caching.entry import Entry
-from gateway.core.http.messages import Fields
 
 MOST = 256
 """Executions kept; the least recently requested one is evicted."""
@@ -107,24 +105,17 @@ class TopExecutions:
         # Least recently requested first.
         self._counts: dict[tuple[bytes, bytes], _Counts] = {}
 
-    def fetched(
-        self,
-        execution: ExecutionRef,
-        fetched_response: policy.FetchedResponse,
-        decision: policy.StoreDecision,
-    ) -> None:
+    def fetched(self, execution: ExecutionRef, record: RecordSummary | None) -> None:
         """Count a fetch, if its response is a record."""
-        if not decision.is_record:
+        if record is None:
             return
         now_s = self._clock.monotonic_s()
         counts = self._requested(execution.stack_id, execution.action_id, now_s, 1)
         counts.fetches += 1
-        phase = decision.phase and decision.phase[:_MAX_PHASE_CHARACTERS]
+        phase = record.phase and record.phase[:_MAX_PHASE_CHARACTERS]
         # Frequent polls do not make progress faster.
         if phase != counts.phase or now_s - counts.decoded_s >= _DECODE_AGAIN_S:
-            _, counts.progress = _progress(fetched_response.head.fields, fetched_response.body)
-            counts.decoded_s = now_s
-        counts.phase = phase
+            counts.phase, counts.progress, counts.decoded_s = phase, record.progress, now_s
 
     def shared(self, execution: ExecutionRef) -> None:
         """Count a request that another one's fetch answered."""
@@ -147,7 +138,7 @@ class TopExecutions:
         counts = self._requested(stack_id, action_id, now_s, weight)
         counts.hits += weight
         if now_s - counts.decoded_s >= _DECODE_AGAIN_S:
-            phase, progress = _progress(entry.head().fields, entry.body)
+            phase, progress = _progress(entry)
             # What can't be read here may be known from the fetch.
             counts.phase = phase or counts.phase
             counts.progress = counts.progress if progress is None else progress
@@ -208,11 +199,11 @@ def _decayed(counts: _Counts, now_s: float) -> float:
     return counts.rate * float(0.5 ** ((now_s - counts.requested_s) / _HALF_LIFE_S))
 
 
-def _progress(fields: Fields, body: bytes) -> tuple[str | None, int | None]:
+def _progress(entry: Entry) -> tuple[str | None, int | None]:
     """Return phase and percentage of a record; ``None`` for what can't be read."""
-    if len(body) > _MAX_DECODED_BYTES:
+    if len(entry.body) > _MAX_DECODED_BYTES:
         return None, None
-    plain = plain_body(fields, body, _MAX_DECODED_BYTES)
+    plain = plain_body(entry.head().fields, entry.body, _MAX_DECODED_BYTES)
     record = decode_deciding(plain) if isinstance(plain, bytes) else None
     if not isinstance(record, RecordSummary):
         return None, None

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from gateway.clock import Clock
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Fields, Head
 from gateway.core.http.response_head import HeadReader, ResponseError
 from gateway.core.http.response_reader import ResponseReader
@@ -116,11 +115,6 @@ class Exchange:
         """Status, reason and all fields as received; not before they have come."""
         assert self.reader.head is not None
         return self.reader.head
-
-    @property
-    def framing(self) -> BodyFraming:
-        """How the body ends."""
-        return self.reader.framing
 
     @property
     def is_stale(self) -> bool:

@@ -101,6 +101,28 @@ async def test_the_timer_alone_renews_it(aos: ScriptedAos, iam: ScriptedIam) -> 
         await iam.wait_until(lambda: iam.logins >= 2, "another token")
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_stop_does_not_wait_for_iam_and_asks_no_more(
+    aos: ScriptedAos, iam: ScriptedIam, checking: Checking, now: MovableTime, *, is_first: bool
+) -> None:
+    iam.lives_s = 100.0
+    gate = iam.gate()
+    async with running(aos.url, clock=now.clock, **by_password(iam)) as gateway:
+        if not is_first:
+            assert (await ask(gateway, STACK)).status == 200
+        iam.on("POST", TOKENS, gate.before(close_unanswered))
+        if not is_first:
+            now.ahead_s = 85.0
+            await ask(gateway, STACK)
+        await gate.wait_reached()
+        logins = iam.logins
+        async with asyncio.timeout(2):
+            await gateway.app.close(0.1)
+        now.ahead_s = 200.0
+        await asyncio.sleep(0.05)
+        assert iam.logins == logins
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_after_a_401_it_is_renewed_once_and_the_request_repeated_once(
     aos: ScriptedAos, iam: ScriptedIam, checking: Checking, method: str

@@ -149,6 +149,18 @@ async def test_a_refused_token_ends_alone(
     assert iam.asked[TWO] == 1
 
 
+@pytest.mark.parametrize(("method", "target"), [("GET", "/v2/stacks"), ("PUT", TARGET), ("HEAD", TARGET)])
+async def test_a_token_that_is_refused_anything_ends(
+    aos: ScriptedAos, gateway: RunningGateway, method: str, target: str
+) -> None:
+    await known(gateway, ONE, TWO)
+    await get(gateway, token=ONE)
+    aos.answer(Answer(401))
+    refused = await get(gateway, target, ("Cache-Control", "no-cache"), token=TWO, method=method)
+    assert (refused.status, (await get(gateway, token=TWO)).status) == (401, 401)
+    assert is_hit(await get(gateway, token=ONE))
+
+
 @pytest.mark.parametrize("status", [403, 404, 410])
 async def test_what_is_refused_to_the_user_is_dropped(
     aos: ScriptedAos, gateway: RunningGateway, status: int
@@ -175,6 +187,57 @@ async def test_nobody_is_given_a_refusal_told_to_another_token(
     assert (await first).status == 401
     assert (await second).status == 200
     assert [head.get("X-Auth-Token") for head in aos.heads[-2:]] == [ONE, TWO]
+
+
+@pytest.mark.parametrize("answer", [running_record(), Answer(404, body=b"{}"), Answer(500, body=b"{}")])
+@pytest.mark.parametrize("ttl_running_s", [0, 1])
+async def test_many_tokens_of_one_user_do_not_wait_for_each_other_in_turn(
+    aos: ScriptedAos, iam: ScriptedIam, answer: Answer, ttl_running_s: int
+) -> None:
+    tokens = [iam.add(token(f"job {number}", 300)) for number in range(12)]
+    aos.answer(settled())
+    async with running(aos.url, **settings_of(iam, cache__ttl_running_s=ttl_running_s)) as gateway:
+        await known(gateway, *tokens)
+        # Each answer is let go only when nobody is on the way any more.
+        rounds, gate = 0, Gate()
+
+        async def held(received: Received, conversation: Conversation) -> None:
+            await gate.before(answer)(received, conversation)
+
+        aos.answer(held)
+        begun, sent = gateway.app.server.requests_count, aos.count()
+        asked = [asyncio.create_task(get(gateway, token=each)) for each in tokens]
+        await all_busy(gateway, begun + len(tokens))
+        while not all(each.done() for each in asked):
+            rounds += 1
+            await gate.wait_reached()
+            opened, gate = gate, Gate()
+            fetches = aos.count()
+            opened.open()
+            await until(lambda fetches=fetches: aos.count() > fetches or all(map(asyncio.Task.done, asked)))  # type: ignore[misc]
+            await all_busy(gateway, begun + len(tokens))
+        assert {(await each).status for each in asked} == {answer.status}
+    assert rounds == (1 if answer.status == 200 else 4)
+    assert aos.count() - sent == (1 if answer.status == 200 else len(tokens))
+
+
+async def test_who_joined_a_fetch_is_not_given_it_once_its_own_token_is_refused(
+    aos: ScriptedAos, gateway: RunningGateway
+) -> None:
+    await known(gateway, ONE, TWO)
+    gate = Gate()
+    no = Answer(401, body=b"{}")
+    aos.queue(gate.before(running_record()), no, no)
+    first = asyncio.create_task(get(gateway, token=ONE))
+    await gate.wait_reached()
+    begun = gateway.app.server.requests_count
+    second = asyncio.create_task(get(gateway, token=TWO))
+    await all_busy(gateway, begun + 1)
+    assert (await get(gateway, _OTHER + "-5", token=TWO)).status == 401
+    gate.open()
+    assert [(await each).status for each in (first, second)] == [200, 401]
+    # Its user's record is still there.
+    assert is_hit(await get(gateway, token=ONE))
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -241,6 +304,23 @@ async def test_iams_word_counts_for_a_while_and_is_asked_for_again_while_the_tok
     await until(lambda: gateway.app.verifier is not None and len(gateway.app.verifier) == 1)
     await get(gateway, _OTHER + "-4", token=ONE)
     assert not is_hit(await get(gateway, _OTHER + "-4", token=TWO))
+
+
+@pytest.mark.parametrize("set_s", [-7_200.0, 7_200.0])
+async def test_a_wall_clock_that_is_set_meanwhile_lengthens_nothing(
+    aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway, now: MovableTime, set_s: float
+) -> None:
+    verifier = gateway.app.verifier
+    assert verifier is not None
+    gate = Gate()
+    iam.add(ONE, gate.before(said(word())))
+    await get(gateway, token=ONE)
+    await gate.wait_reached()
+    now.set_s = set_s
+    gate.open()
+    await until(lambda: gateway.app.metrics.iam_questions["verified"] == 1)
+    now.ahead_s += 301
+    assert verifier.user_of(verifier.digest(ONE), ONE) is None
 
 
 async def test_it_never_counts_until_the_tokens_end(

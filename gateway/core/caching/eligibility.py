@@ -86,6 +86,8 @@ def eligibility(
 
 def identified_anew(eligible: Eligible, identity_reader: IdentityReader) -> Eligible:
     """Return an eligible request as its caller's user is known now; itself where nothing has changed."""
+    if not eligible.identity.token:
+        return eligible
     identity = identity_reader.identify(eligible.fields)
     if identity == eligible.identity or isinstance(identity, Reason):
         return eligible

@@ -28,8 +28,8 @@ _HEAVY_BYTES = 65_536
 # The caller may no longer see the record, or it is gone.
 DROPPING_STATUSES = frozenset({401, 403, 404, 410})
 
-# Polled every second, a running record is mostly that of the second before. At most 4 MiB of bodies are kept.
-_AGAIN_MOST, _AGAIN_BYTES = 1_024, 4_096
+# Polled every second, a running record is mostly that of the second before. At most 8 MiB of bodies are kept.
+_AGAIN_MOST, _AGAIN_BYTES = 4_096, 2_048
 _decode_again = functools.lru_cache(_AGAIN_MOST)(decode_deciding)
 _tag_again = functools.lru_cache(_AGAIN_MOST)(entity_tag)
 
@@ -107,6 +107,7 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
         is_settled: the record will not change; false only when one that may be is stored all the same.
         etag: the upstream's ``ETag``, or one made from a record's body; ``None`` without either.
         origin_s: freshness that the origin gives, seconds; ``None`` when it gives no time.
+        record: what decided; ``None`` without one.
     """
 
     reason: Reason | None
@@ -116,6 +117,7 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
     etag: bytes | None = None
     is_settled: bool = True
     origin_s: float | None = None
+    record: RecordSummary | None = None
 
 
 def decide_store(
@@ -161,7 +163,7 @@ def decide_store(
     if etag is None:
         body = fetched_response.body
         etag = _tag_again(body) if len(body) <= _AGAIN_BYTES else entity_tag(body)
-    return StoreDecision(reason, ttl_s, True, record.phase, etag, is_settled, origin_s)
+    return StoreDecision(reason, ttl_s, True, record.phase, etag, is_settled, origin_s, record)
 
 
 def _read(

@@ -16,16 +16,7 @@ from gateway.core.http.fields import (
     accepts_gzip,
     nominated,
 )
-from gateway.core.http.messages import (
-    Field,
-    Fields,
-    IndexedFields,
-    Request,
-    first,
-    names,
-    values,
-    wire_lines,
-)
+from gateway.core.http.messages import Field, Fields, IndexedFields, Request, first, names, values, wire_lines
 from gateway.core.http.target import METHOD_OVERRIDES
 
 # If Connection could name one of these, the gateway and the upstream would read two different requests.

@@ -51,7 +51,7 @@ class HeadTemplate:
         places: the indexes of those fields in it.
         names: lower-case names of their fields.
         lines: status line and field lines, each with CRLF, to be formatted with the values.
-        sent_on: the same without hop-by-hop fields (RFC 9110 §7.6.1), for the same values.
+        sent_on: the same without hop-by-hop fields (RFC 9110 §7.6.1); ``None`` when there is none of them.
     """
 
     __slots__ = ("head", "lines", "names", "places", "sent_on")
@@ -65,7 +65,7 @@ class HeadTemplate:
         self.places = places
         self.names = names(fields)
         self.lines = b"\r\n".join(lines)
-        self.sent_on = self
+        self.sent_on: HeadTemplate | None = None
         if len(sent) < len(fields):
             sent_places = [sent.index(fields[place]) for place in places]
             self.sent_on = HeadTemplate(Head(head.status, head.reason, sent), sent_places)
@@ -105,7 +105,8 @@ class ReceivedHead(Head, frozen=True, gc=False):
 def sent_on(head: Head, added: Fields) -> Head:
     """Return a received head without its hop-by-hop fields (RFC 9110 §7.6.1), but with others."""
     if isinstance(head, ReceivedHead):
-        return ReceivedHead(head.status, head.reason, None, head.template.sent_on, head.values, added)
+        template = head.template.sent_on or head.template
+        return ReceivedHead(head.status, head.reason, None, template, head.values, added)
     return Head(head.status, head.reason, (*end_to_end(head.fields), *added))
 
 
@@ -138,7 +139,8 @@ class HeadReader:
     def _read_whole(self, raw: bytes, same: tuple[bytes, ...], differing: int) -> tuple[Head, Framing]:
         head, fields = _split(raw)
         framing = _framing(raw, head.status, fields)
-        if len(raw) > _KNOWN_BYTES:
+        # A cookie is somebody's own: it neither comes again nor is to be kept.
+        if len(raw) > _KNOWN_BYTES or b"set-cookie" in fields.by_name:
             return head, framing
         if same not in self._known:
             if len(self._known) >= _KNOWN_MOST:
