@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 import random
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -31,6 +32,11 @@ _log = logging.getLogger("gateway")
 _ASK_S = 1.0
 _PAUSE_S = 1.0
 
+_LAST_PORT = 65_535
+# Of a node that does not know its own, or was not told its name.
+_UNKNOWN_HOSTS = (None, b"", b"?")
+_HOST = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
+
 T = TypeVar("T")
 Address = tuple[str, int]
 
@@ -43,7 +49,9 @@ class ClusterLink:
         self._place = redis_place(settings.url)
         self._context = context
         self._watching = TaskSet()
+        self._watches: dict[Address, asyncio.Task[None]] = {}
         self._nodes: dict[Address, Node] = {}
+        self._owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self.marks: Sequence[Mark] = [Mark()] * REDIS_CLUSTER_HASH_SLOTS
         self._is_outdated = asyncio.Event()
@@ -113,31 +121,33 @@ class ClusterLink:
 
     def _take(self, ranges: Sequence[tuple[int, int, Address]]) -> None:
         """Use other nodes for the slots from now on."""
-        nodes = {address: self._nodes.get(address) for _, _, address in ranges}
-        slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         for first, last, address in ranges:
-            node = nodes[address] = nodes[address] or self._add(address)
-            slots[first : last + 1] = [node] * (last + 1 - first)
-        if slots == self._slots:
+            owners[first : last + 1] = [address] * (last + 1 - first)
+        if owners == self._owners:
             return
-        former, self._nodes = self._nodes, {address: node for address, node in nodes.items() if node}
-        self._slots = slots
+        self._owners = owners
+        former = self._nodes
+        named = dict.fromkeys(at for at in owners if at is not None)
+        self._nodes = {at: former.get(at) or self._make_node(at) for at in named}
+        self._slots = slots = [None if at is None else self._nodes[at] for at in owners]
         for address, node in self._nodes.items():
             node.check_names = (self._name_at(node),)
             if address not in former:
-                self._watching.start(node.watch(), f"redis-watch {address}")
+                self._watches[address] = self._watching.start(node.watch(), f"redis-watch {address}")
         nowhere = Mark()
         self.marks = [nowhere if node is None else node.mark for node in slots]
         self._context.on_moved()
         for address, node in former.items():
             if address not in self._nodes:
+                self._watches.pop(address).cancel()
                 node.retire()
         if set(former) != set(self._nodes):
             names = ", ".join(f"{host}:{port}" for host, port in self._nodes)
             level = logging.WARNING if former else logging.INFO
             _log.log(level, "redis cluster: the primaries are %s", names or "none")
 
-    def _add(self, address: Address) -> Node:
+    def _make_node(self, address: Address) -> Node:
         host, port = address
         return Node(self._at(address), self._context, name=f"{host}:{port}", on_failure=self._is_outdated.set)
 
@@ -186,9 +196,14 @@ def _ranges(reply: object, asked: str) -> list[tuple[int, int, Address]]:
     for one in reply if isinstance(reply, list) else [None]:
         match one:
             case [int(first), int(last), [host, int(port), *_], *_] if (
-                0 <= first <= last < REDIS_CLUSTER_HASH_SLOTS and isinstance(host, bytes | None)
+                0 <= first <= last < REDIS_CLUSTER_HASH_SLOTS
+                and isinstance(host, bytes | None)
+                and 0 < port <= _LAST_PORT
             ):
-                ranges.append((first, last, (host.decode("ascii") if host else asked, port)))
+                name = asked if host in _UNKNOWN_HOSTS else host.decode("ascii")
+                if not _HOST.fullmatch(name):
+                    raise InvalidResponse
+                ranges.append((first, last, (name, port)))
             case _:
                 raise InvalidResponse
     return ranges

@@ -11,6 +11,7 @@ import pytest
 from gateway.core.caching.key import EntryKey
 from gateway.store.breaker import BreakerState
 from gateway.store.lookup import FAILED
+from gateway.store.redis_cluster import ClusterLink
 from tests.store.conftest import Replicas
 from tests.store.kit import (
     FOLDED,
@@ -22,6 +23,7 @@ from tests.store.kit import (
     is_used,
     key_of,
     lines_about,
+    replying,
     until,
 )
 from tests.testbed.redis_binary import find_valkey_server
@@ -141,7 +143,7 @@ async def test_valkey_as_a_cluster_is_used_in_the_same_way(replicas: Replicas) -
 async def test_a_node_that_is_gone_stops_none_of_the_others(
     own_cluster: RedisCluster, replicas: Replicas, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one = await replicas(own_cluster.url, own_cluster.prefix, memory_bytes=0, timeout_s=0.5)
+    one = await replicas(own_cluster.url, own_cluster.prefix, memory_bytes=0)
     keys = await use(one)
     dead = own_cluster.nodes[1]
     lost = [key for key in keys if own_cluster.primary_of(key.generation) is dead]
@@ -255,6 +257,49 @@ async def test_the_nodes_are_reached_over_tls(authority: Authority) -> None:
             await end()
 
 
+def slots_reply(*ranges: tuple[int, int, bytes, int]) -> bytes:
+    """The reply to ``CLUSTER SLOTS``."""
+    return b"*%d\r\n" % len(ranges) + b"".join(
+        b"*3\r\n:%d\r\n:%d\r\n*2\r\n%s:%d\r\n"
+        % (first, last, b"$-1\r\n" if host == b"nil" else b"$%d\r\n%s\r\n" % (len(host), host), port)
+        for first, last, host, port in ranges
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "hosts"),
+    [
+        (slots_reply((0, 16383, b"a", 1), (0, 16383, b"b", 2)), ["b:2"]),
+        (slots_reply((0, 1, b"nil", 1), (2, 16383, b"::1", 2)), ["127.0.0.1:1", "[::1]:2"]),
+        (slots_reply((0, 1, b"", 1), (2, 3, b"?", 2)), ["127.0.0.1:1", "127.0.0.1:2"]),
+        (slots_reply((0, 16384, b"a", 1)), None),
+        (slots_reply((2, 1, b"a", 1)), None),
+        (slots_reply((0, 1, b"a", 0)), None),
+        (slots_reply((0, 1, b"a/b@", 1)), None),
+        (slots_reply((0, 1, b"\xff", 1)), None),
+        (b"*1\r\n:1\r\n", None),
+        (b"+OK\r\n", None),
+        (b"$-1\r\n", None),
+    ],
+)
+async def test_whatever_a_node_says_of_the_slots_names_servers_or_is_logged(
+    caplog: pytest.LogCaptureFixture, reply: bytes, hosts: list[str] | None
+) -> None:
+    async with replying(reply) as address:
+        direct = direct_redis(f"redis+cluster://{address}", "prefix", timeout_s=0.2)
+        running = asyncio.create_task(direct.store.link.run())
+        if hosts is None:
+            await until(lambda: bool(lines_about(caplog, "redis cluster down: no node tells")), "the line")
+        await until(lambda: len(direct.store.link.nodes) == len(hosts or ()), "the slots")
+        assert [node.settings.url for node in direct.store.link.nodes] == [
+            f"redis://{host}/0" for host in hosts or ()
+        ]
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await direct.close()
+
+
 async def test_a_url_without_a_cluster_behind_it_says_so(
     redis: RedisServer, replicas: Replicas, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -350,5 +395,10 @@ async def test_after_a_failover_the_new_primary_has_look_ups_and_what_is_pending
     await until(is_received, "a message", pause_s=0.2)
     for key in own[:3]:
         await one.fill(key)
+    assert one.tiers.redis is not None
+    link = one.tiers.redis._store.link
+    assert isinstance(link, ClusterLink)
+    # Nothing watches the former primary any more.
+    assert len(link._watching) == len(link.nodes) == 3
     if how == "paused":
         former.resume()
