@@ -266,8 +266,8 @@ MECHANISMS = (
     Mechanism(
         "mark of a connection",
         "gateway/store/invalidations.py",
-        "        self._epoch += 1\n",
-        "",
+        "        mark.opened(self._epoch, now_s)\n        self._due += mark.due\n",
+        "        self._due += mark.due\n",
         "tests/store/test_tiers.py::test_a_new_connection_repeats_the_recent_invalidations",
     ),
     Mechanism(
@@ -277,6 +277,29 @@ MECHANISMS = (
         "self._invalidations.failed(pending)",
         "tests/store/test_invalidation_sender.py::"
         "test_a_refused_invalidation_is_logged_and_published_once_and_confirmed_when_allowed",
+    ),
+    Mechanism(
+        "mark per node",
+        "gateway/store/invalidations.py",
+        "        mark = self._marks[0] if mark is None else mark\n",
+        "        mark = self._marks[0]\n",
+        "tests/store/test_redis_cluster.py::"
+        "test_a_new_connection_to_one_node_makes_only_its_own_invalidations_pending",
+    ),
+    Mechanism(
+        "redirected",
+        "gateway/store/redis.py",
+        "or wrong_server(refused) is not None:",
+        "or False:",
+        "tests/store/test_redis_cluster.py::"
+        "test_a_slot_that_moves_is_followed_and_its_invalidations_are_sent_again",
+    ),
+    Mechanism(
+        "state per node",
+        "gateway/store/invalidation_sender.py",
+        "            delays_others = len(self._redis.link.nodes) > 1\n",
+        "            delays_others = False\n",
+        "tests/store/test_redis_cluster.py::test_a_node_that_is_gone_stops_none_of_the_others",
     ),
     Mechanism(
         "left server",

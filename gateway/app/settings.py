@@ -65,6 +65,8 @@ def redis_settings(config: Config, rules: Rules) -> RedisSettings | None:
         generation_ttl_s=rules.longest_ttl_s + total_s + _GENERATION_MARGIN_S,
         mint_ttl_s=total_s + _MINT_MARGIN_S,
         tls=redis_context(config.redis),
+        sentinel_user=config.redis.sentinel_user,
+        sentinel_password=config.redis.sentinel_password.reveal(),
     )
 
 

@@ -49,6 +49,7 @@ examples:
   aos-gateway check --config config/gateway.toml
   AOS_TOKEN=... aos-gateway check --config gateway.toml --probe my-stack my-stack-1
   AOS_TOKEN=... aos-gateway check --config gateway.toml --iam
+  aos-gateway check --config gateway.toml --redis
 """
 _PURGE_EPILOG: Final = """\
 Over the network the gateway requires its server.admin_token: set AOS_GATEWAY_SERVER__ADMIN_TOKEN, or
@@ -222,9 +223,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("STACK", "ACTION"),
         help="instead, fetch this record with the token in AOS_TOKEN and say why it would be stored or not",
     )
-
     check.add_argument(
         "--iam", action="store_true", help="instead, ask iam.url once whose the token in AOS_TOKEN is"
+    )
+    check.add_argument(
+        "--redis",
+        action="store_true",
+        help="instead, try every command once on each server of redis.url, and say what is refused",
     )
 
     purge = add(

@@ -1,12 +1,13 @@
-"""``check --probe`` and ``--iam``: ask AOS or IAM once as the gateway would, and say what came back."""
+"""``check --probe``, ``--iam`` and ``--redis``: ask once as the gateway would, and say what came back."""
 
 import asyncio
 import json
 import sys
 
-from gateway.app.settings import identity_headers, policy_rules, upstream_hop
+from gateway.app.settings import identity_headers, policy_rules, redis_settings, upstream_hop
 from gateway.clock import Clock
 from gateway.config.model import Config
+from gateway.config.redis_url import masked_redis_url
 from gateway.config.secret import Secret
 from gateway.core.aos.iam_token import token_owner
 from gateway.core.caching import policy
@@ -20,6 +21,7 @@ from gateway.core.http.proxy_identity import upstream_fields
 from gateway.iam.client import IamClient, IamError
 from gateway.runtime.event_loop import check_parser
 from gateway.runtime.tls import iam_context, upstream_context
+from gateway.store import redis_check
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.upstream import Upstream
 
@@ -99,6 +101,24 @@ async def ask_iam(config: Config, *, token: Secret) -> int:
     print(f"caller: {owner.user.hex()[:12]}, the same for all tokens that IAM describes so")
     print(f"ends: {_shown(described.get('expires_at'))}")
     return 0
+
+
+async def try_redis(config: Config) -> int:
+    """Try what the gateway sends to Redis, and print what is refused; the exit code is 1 then."""
+    settings = redis_settings(config, policy_rules(config))
+    if settings is None:
+        return _complain("--redis needs redis.url; set it, like redis://host:6379/0")
+    attempts = await redis_check.try_redis(settings, config.redis.prefix)
+    print(masked_redis_url(config.redis.url))
+    for server in dict.fromkeys(attempt.server for attempt in attempts):
+        tried = [attempt for attempt in attempts if attempt.server == server]
+        refused = [attempt for attempt in tried if attempt.refusal]
+        for attempt in refused:
+            what = f"{attempt.command} is refused" if attempt.command else "cannot be used"
+            print(f"{server}: {what}: {attempt.refusal}")
+        if not refused:
+            print(f"{server}: {', '.join(attempt.command for attempt in tried)} are allowed")
+    return 1 if any(attempt.refusal for attempt in attempts) else 0
 
 
 def _shown(value: object) -> str:

@@ -84,6 +84,12 @@ def _check(arguments: argparse.Namespace) -> int:
     from gateway.runtime.tls import check_files
 
     check_files(config)
+    if arguments.redis:
+        import asyncio
+
+        from gateway.cli.check import try_redis
+
+        return asyncio.run(try_redis(config))
     if arguments.probe is None and not arguments.iam:
         print(_as_toml(masked(config)))
         print("configuration is valid")

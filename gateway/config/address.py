@@ -161,7 +161,7 @@ def upstream_url_of(text: str) -> UpstreamUrl:
         )
     if match["rest"]:
         raise InvalidValue(value, "has a query or fragment; end the URL after the base path")
-    host, port = _host_and_port(match["authority"], value)
+    host, port = split_host_port(match["authority"], value)
     path = match["path"].removesuffix("/")
     if not _PATH.fullmatch(path):
         raise InvalidValue(value, "has a character in its path that a URL may not hold; percent-encode it")
@@ -174,7 +174,7 @@ def upstream_url_of(text: str) -> UpstreamUrl:
 
 def host_and_port_of(text: str, shown: str | None = None) -> str:
     """Check `host` or `host:port` and return it in lower case; an error shows ``shown`` instead, if given."""
-    _host_and_port(text, shown or shorten(text))
+    split_host_port(text, shown or shorten(text))
     return text.lower()
 
 
@@ -186,7 +186,8 @@ def host_name_of(text: str) -> str:
     return _host_of(text, shown, remedy).lower()
 
 
-def _host_and_port(authority: str, shown: str) -> tuple[str, int | None]:
+def split_host_port(authority: str, shown: str) -> tuple[str, int | None]:
+    """Return host, without brackets, and port of `host`, `host:port` or `[v6]:port`."""
     host, port = authority, None
     if ":" in authority[authority.rfind("]") + 1 :]:
         host, _, digits = authority.rpartition(":")

@@ -8,8 +8,8 @@ import msgspec
 
 from gateway.config.address import is_loopback
 from gateway.config.errors import ConfigError, InvalidValue, shorten
-from gateway.config.model import RULES, SECTIONS, Config
-from gateway.config.redis_url import masked_redis_url
+from gateway.config.model import RULES, SECTIONS, Config, RedisConfig
+from gateway.config.redis_url import masked_redis_url, redis_place
 from gateway.config.secret import Secret
 from gateway.config.sources import RawSetting, from_environment, from_flags, from_toml, variable_of
 
@@ -110,6 +110,7 @@ def _check_together(config: Config) -> None:
             f'cache.scope = "shared" on server.listen = {server.listen} gives stored records to everybody '
             "who can connect; use 127.0.0.1 or unix:/path, or set cache.allow_shared_on_network = true"
         )
+    _check_sentinels(config.redis)
     if cache.memory_bytes == 0 and cache.ttl_running_s:
         raise ConfigError(
             "cache.ttl_running_s needs cache.memory_bytes, which is 0: only memory keeps these records; set "
@@ -127,6 +128,16 @@ def _check_together(config: Config) -> None:
                 'identity.by = "user" separates users, which cache.scope = "shared" does not; use one of them'
             )
     _check_credentials(config)
+
+
+def _check_sentinels(redis: RedisConfig) -> None:
+    if redis.sentinel_user and not redis.sentinel_password:
+        raise ConfigError("redis.sentinel_user needs redis.sentinel_password; set it too")
+    if redis.sentinel_password and redis_place(redis.url.reveal()).kind != "sentinel":
+        raise ConfigError(
+            "redis.sentinel_password is for Sentinels, which redis.url does not name; remove it, or write "
+            "redis.url = redis+sentinel://host,host,host/SERVICE"
+        )
 
 
 _NEEDED = {

@@ -163,13 +163,17 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         url: of Redis; secret because it may contain a password; empty: memory only.
+        sentinel_user: at the Sentinels, which have users of their own; empty: the default one.
+        sentinel_password: at the Sentinels; empty: none.
         prefix: of every key.
         timeout_s: of one operation, seconds.
-        max_connections: bound of connections to Redis.
+        max_connections: bound of connections to Redis, in a Cluster to each primary.
         ca_file: PEM file with the certificates to trust over TLS; "" for those of the system.
     """
 
     url: Annotated[Secret, String(redis_url_of, is_secret=True)] = Secret()
+    sentinel_user: Annotated[str, String(rules.name_of)] = ""
+    sentinel_password: Annotated[Secret, String(Secret, is_secret=True)] = Secret()
     prefix: Annotated[str, String(rules.prefix_of)] = "aosgw"
     timeout_s: Annotated[float, Number(0.001, 60)] = 0.1
     max_connections: Annotated[int, Number(1, 10_000, "connections", int)] = 32

@@ -1,30 +1,62 @@
 """The Redis URL, checked at start: redis-py ignores unknown parts and fails at first use."""
 
 import re
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote_to_bytes
 
-from gateway.config.address import MAX_SOCKET_PATH_BYTES, host_and_port_of
+import msgspec
+
+from gateway.config.address import MAX_SOCKET_PATH_BYTES, split_host_port
 from gateway.config.errors import InvalidValue
 from gateway.config.secret import Secret
 
-_REMEDY: Final = "write redis://host:port/db, rediss://host:port/db or unix:///path?db=N"
+_REMEDY: Final = (
+    "write redis://host:port/db, rediss://host:port/db, unix:///path?db=N, "
+    "redis+sentinel://host,host,host/SERVICE or redis+cluster://host,host"
+)
 _SHOWN: Final = "***"
 # Each ends the authority or the host of a URL (RFC 3986 section 3.2).
 _RESERVED: Final = "/?#[]"
 # Splits as urllib.parse.urlsplit does, which redis-py uses.
 _URL = re.compile(
-    r"(?P<scheme>redis|rediss|unix)://((?P<userinfo>[^/?#\[\]]*)@)?(?P<host>[^/?#@]*)"
+    r"(?P<scheme>rediss?(\+(?P<kind>sentinel|cluster))?|unix)://((?P<userinfo>[^/?#\[\]]*)@)?(?P<host>[^/?#@]*)"
     r"(?P<path>(/[^?#]*)?)(\?(?P<query>[^#]*))?"
 )
 _VISIBLE = re.compile(r"([\x21-\x24\x26-\x7e]|%[0-9A-Fa-f]{2})*")
 _USERINFO = re.compile(r"[^:]*:.+")
 _DATABASE = re.compile(r"[0-9]{1,5}")
 _QUERY = re.compile(rf"db={_DATABASE.pattern}")
+# What a Sentinel accepts as a name.
+_SERVICE = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_PORTS: Final = {"sentinel": 26_379, "cluster": 6_379}
+_MAX_HOSTS: Final = 64
+
+
+class RedisPlace(msgspec.Struct, frozen=True):
+    """Where Redis is.
+
+    Attributes:
+        kind: of Redis.
+        hosts: name or address and port of the Sentinels, or of some of a Cluster's nodes; none of a single
+            server.
+        service: by which the Sentinels know the primary.
+        before_host: scheme and user of the URL of one server.
+        database: of each server.
+    """
+
+    kind: Literal["single", "sentinel", "cluster"]
+    hosts: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    before_host: str = ""
+    database: str = ""
+
+    def server_url(self, host: str, port: int) -> str:
+        """Return the URL of one server, with user, password and database."""
+        return f"{self.before_host}{f'[{host}]' if ':' in host else host}:{port}/{self.database}"
 
 
 def redis_url_of(text: str) -> Secret:
-    """Return a `redis://`, `rediss://` or `unix://` URL, "" for no Redis, as it is; the only query is `db`.
+    """Return a URL of Redis, "" for none, as it is; the only query is `db`.
 
     Errors do not show it, since its password can't be located reliably.
     """
@@ -44,6 +76,8 @@ def redis_url_of(text: str) -> Secret:
         raise InvalidValue(_SHOWN, "has an unknown query argument; only ?db=N is possible")
     if match["scheme"] == "unix":
         _check_socket(match["host"], match["path"])
+    elif match["kind"]:
+        _place_of_several(match)
     else:
         _check_server(match["host"], match["path"], has_database=bool(match["query"]))
     return Secret(text)
@@ -83,12 +117,51 @@ def _check_socket(host: str, path: str) -> None:
 def _check_server(authority: str, path: str, *, has_database: bool) -> None:
     if not authority:
         raise InvalidValue(_SHOWN, f"has no host; {_REMEDY}")
-    host_and_port_of(authority, _SHOWN)
+    split_host_port(authority, _SHOWN)
     number = path.removeprefix("/")
     if number and not _DATABASE.fullmatch(number):
         raise InvalidValue(_SHOWN, "has a path that is not a database number; write redis://host:port/0")
     if number and has_database:
         raise InvalidValue(_SHOWN, "names the database twice; write it either in the path or as ?db=N")
+
+
+def redis_place(url: str) -> RedisPlace:
+    """Return where a checked Redis URL leads."""
+    match = _URL.fullmatch(url)
+    return _place_of_several(match) if match is not None and match["kind"] else RedisPlace("single")
+
+
+def _place_of_several(match: re.Match[str]) -> RedisPlace:
+    """Read a URL of Sentinels or of a Cluster."""
+    kind: Literal["sentinel", "cluster"] = "sentinel" if match["kind"] == "sentinel" else "cluster"
+    written = match["host"].split(",")
+    if len(written) > _MAX_HOSTS:
+        raise InvalidValue(_SHOWN, f"has {len(written)} hosts; write at most {_MAX_HOSTS}")
+    hosts = []
+    for host_and_port in written:
+        if not host_and_port:
+            raise InvalidValue(_SHOWN, f"has no host; {_REMEDY}")
+        host, port = split_host_port(host_and_port, _SHOWN)
+        hosts.append((host, port or _PORTS[kind]))
+    service, _, database = match["path"].removeprefix("/").partition("/")
+    if match["query"]:
+        raise InvalidValue(_SHOWN, "has a query; write the database in the path")
+    if kind == "cluster":
+        if service not in {"", "0"} or database:
+            raise InvalidValue(_SHOWN, "names a database, but a Cluster has 0 alone; end it after the hosts")
+        service = ""
+    else:
+        if not _SERVICE.fullmatch(service):
+            raise InvalidValue(
+                _SHOWN, "does not name the service; write redis+sentinel://host,host,host/SERVICE"
+            )
+        if database and not _DATABASE.fullmatch(database):
+            raise InvalidValue(
+                _SHOWN, "has no database number after the service; write redis+sentinel://host/SERVICE/0"
+            )
+    user = f"{match['userinfo']}@" if match["userinfo"] is not None else ""
+    scheme = match["scheme"].partition("+")[0]
+    return RedisPlace(kind, tuple(hosts), service, f"{scheme}://{user}", database or "0")
 
 
 def same_redis(one: Secret, other: Secret) -> bool:

@@ -96,7 +96,7 @@ def visible_of(text: str) -> str:
 
 def name_of(text: str) -> str:
     if not text.isprintable() or text != text.strip():
-        raise InvalidValue(shorten(text), "is not a name; write it as IAM shows it, without blanks around it")
+        raise InvalidValue(shorten(text), "is not a name; write it without blanks around it")
     return text
 
 

@@ -39,7 +39,7 @@ def upstream_context(upstream: UpstreamConfig) -> ssl.SSLContext | None:
 
 def redis_context(redis: RedisConfig) -> ssl.SSLContext | None:
     """Return the context for connections to Redis; ``None`` for plain ones."""
-    if not redis.url.reveal().startswith("rediss:"):
+    if not redis.url.reveal().startswith("rediss"):
         return None
     return _client_context("redis.ca_file", redis.ca_file)
 

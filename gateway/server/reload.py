@@ -25,6 +25,8 @@ LIVE: Final = frozenset(
         "log.caller",
         "log.level",
         "log.sample",
+        "redis.sentinel_password",
+        "redis.sentinel_user",
         "server.admin_token",
         "server.body_timeout_s",
         "server.drain_grace_s",

@@ -72,8 +72,10 @@ class InvalidationSender:
                 async with asyncio.timeout(pause_s):
                     await self._retries_refused.wait()
             pause_s = min(pause_s * 2, _LAST_REFUSED_S)
+            # What is refused again goes to the end: the other servers of a Cluster have their turn too.
+            turns = len(self._redis.link.nodes) or 1
             while due := self._invalidations.due_refused(_AT_ONCE):
-                if not await self.send(due):
+                if not await self.send(due) and not (turns := turns - 1):
                     break
             else:
                 self._is_refused.clear()
@@ -82,16 +84,36 @@ class InvalidationSender:
     async def send(self, invalidations: Sequence[PendingInvalidation]) -> bool:
         """Send once, and return whether Redis confirmed all, the messages to be published included."""
         self._invalidations.begin_sending(invalidations)
+        parts = self._redis.split(invalidations, lambda pending: pending.stack)
+        try:
+            if len(parts) == 1:
+                return await self._send(parts[0])
+            return all(await asyncio.gather(*map(self._send, parts)))
+        except BaseException:  # nobody waits any more
+            for pending in invalidations:
+                self._invalidations.failed(pending)
+            raise
+        finally:
+            # A connection opened meanwhile makes earlier ones pending again.
+            self.wake()
+
+    async def _send(self, invalidations: Sequence[PendingInvalidation]) -> bool:
+        """Send to one server."""
         try:
             replies = await self._redis.invalidate(
                 [(pending.stack, self._message(pending)) for pending in invalidations]
             )
-        except BaseException as error:  # also when nobody waits any more
+        except StoreError:
+            # A server that does not answer delays none of what the others get.
+            delays_others = len(self._redis.link.nodes) > 1
             for pending in invalidations:
-                self._invalidations.failed(pending)
-            if isinstance(error, StoreError):
-                return False
-            raise
+                if delays_others:
+                    self._invalidations.refused(pending, is_published=False)
+                else:
+                    self._invalidations.failed(pending)
+            if delays_others:
+                self._is_refused.set()
+            return False
         now_s = self._clock.monotonic_s()
         are_confirmed = True
         for pending, (is_deleted, is_published) in zip(invalidations, replies, strict=True):
@@ -101,8 +123,6 @@ class InvalidationSender:
                 are_confirmed = False
                 self._invalidations.refused(pending, is_published=is_published)
                 self._is_refused.set()
-        # A connection opened meanwhile makes earlier ones pending again.
-        self.wake()
         return are_confirmed
 
     async def flush(self) -> None:
@@ -112,7 +132,7 @@ class InvalidationSender:
         while due := self._due():
             if await self.send(due):
                 continue
-            if self._redis.condition.refuses and loop.time() >= ends_s:
+            if loop.time() >= ends_s and any(node.condition.refuses for node in self._redis.link.nodes):
                 return
             await asyncio.sleep(_FIRST_RETRY_S)
 

@@ -7,7 +7,7 @@ monotonic seconds. Every queue is bounded: beyond the bound the oldest stack los
 import itertools
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -30,6 +30,7 @@ class PendingInvalidation(msgspec.Struct, frozen=True, gc=False):
         settles: the write takes effect after its response.
         publishes: the message for other replicas is still to be published.
         epoch: how many connections had been opened when it was last sent.
+        slot: of the stack's keys in Redis.
     """
 
     stack: bytes
@@ -39,6 +40,34 @@ class PendingInvalidation(msgspec.Struct, frozen=True, gc=False):
     settles: bool
     publishes: bool
     epoch: int
+    slot: int = 0
+
+
+class Mark:
+    """What of the last ten minutes one server may have missed: all that was sent before its last connection.
+
+    Attributes:
+        epoch: how many connections had been opened, to whatever server, when the last one to this was.
+        began_s: from when what is still to be repeated counts.
+        kept: confirmed invalidations that belong to it.
+        due: those of them that are to be repeated.
+    """
+
+    __slots__ = ("began_s", "due", "epoch", "kept")
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.began_s = 0.0
+        self.kept = 0
+        self.due = 0
+
+    def opened(self, epoch: int, now_s: float) -> None:
+        """A connection to the server is opened."""
+        if not self.due:
+            # Otherwise what is still to be repeated counts from the epoch in which that began.
+            self.began_s = now_s
+        self.epoch = epoch
+        self.due = self.kept
 
 
 _Queue = OrderedDict[bytes, PendingInvalidation]
@@ -91,6 +120,7 @@ class Invalidations:
     Attributes:
         changes: of stacks, and of entries under their local keys.
         all_pending: every stack counts as pending: invalidations by another process are not received.
+        slot_of: returns the slot of a stack.
     """
 
     def __init__(
@@ -111,16 +141,17 @@ class Invalidations:
         self._confirmed: _Queue = OrderedDict()
         # The server behind a connection of this epoch may never have seen what was sent in earlier ones.
         self._epoch = 0
-        self._epoch_began_s = 0.0
-        # Of the confirmed ones, how many were sent in this epoch, and which may have to be repeated.
-        self._current = 0
+        self.slot_of: Callable[[bytes], int] = lambda stack: 0
+        self._marks: Sequence[Mark] = (Mark(),)
+        # Of the confirmed ones, how many are to be repeated, and which may have to be.
+        self._due = 0
         self._to_repeat: deque[bytes] | None = None
         self._settling: OrderedDict[bytes, float] = OrderedDict()
         self._uncertain_until_s = 0.0
 
     @property
     def pending(self) -> int:
-        return sum(map(len, self._unconfirmed)) + len(self._confirmed) - self._current
+        return sum(map(len, self._unconfirmed)) + self._due
 
     def invalidate(
         self, stack: bytes, now_s: float, *, settles: bool, publishes: bool = True
@@ -161,16 +192,38 @@ class Invalidations:
         """Invalidate a stack because an entry of it could not be removed from Redis."""
         return self._add(stack, now_s, -math.inf, settles=False, publishes=False)
 
-    def connection_opened(self, now_s: float) -> None:
-        """Make all of the last ten minutes pending again: this server may never have seen them.
+    def connection_opened(self, now_s: float, mark: Mark | None = None) -> None:
+        """Make all of a server's last ten minutes pending again: it may never have seen them.
 
         Takes constant time.
+
+        Args:
+            now_s: when that is.
+            mark: of the server; ``None``: there is only one.
         """
-        if self._current == len(self._confirmed):
-            # Otherwise what is still to be repeated counts from the epoch in which that began.
-            self._epoch_began_s = now_s
+        mark = self._marks[0] if mark is None else mark
         self._epoch += 1
-        self._current = 0
+        self._due -= mark.due
+        mark.opened(self._epoch, now_s)
+        self._due += mark.due
+        self._to_repeat = None
+
+    def moved(self, marks: Sequence[Mark], now_s: float) -> None:
+        """Use other servers, as after a new connection to each of them.
+
+        Args:
+            marks: of the server of each slot.
+            now_s: when that is.
+        """
+        self._marks = marks
+        self._epoch += 1
+        for mark in set(marks):
+            mark.kept = 0
+        for confirmed in self._confirmed.values():
+            marks[confirmed.slot].kept += 1
+        for mark in set(marks):
+            mark.opened(self._epoch, now_s)
+        self._due = len(self._confirmed)
         self._to_repeat = None
 
     def subscription_confirmed(self, now_s: float) -> None:
@@ -210,7 +263,7 @@ class Invalidations:
             self._to_repeat = deque(self._confirmed)
         while self._to_repeat and len(due) < at_most:
             confirmed = self._confirmed.get(self._to_repeat.popleft())
-            if confirmed is None or confirmed.epoch >= self._epoch:
+            if confirmed is None or confirmed.epoch >= self._marks[confirmed.slot].epoch:
                 continue
             if self._needs_repeat(confirmed) and now_s - confirmed.since_s <= self._longest_ttl_s:
                 due.append(self._in_this_epoch(confirmed))
@@ -233,7 +286,10 @@ class Invalidations:
         confirmed = self._confirmed.get(sent.stack)
         if confirmed is not None and confirmed.sequence == sent.sequence:
             # It keeps its place: the oldest write goes first.
-            self._current += confirmed.epoch < self._epoch <= sent.epoch
+            mark = self._marks[confirmed.slot]
+            is_repeated = confirmed.epoch < mark.epoch <= sent.epoch
+            mark.due -= is_repeated
+            self._due -= is_repeated
             self._confirmed[sent.stack] = msgspec.structs.replace(confirmed, epoch=sent.epoch)
             self.failed(sent)
         elif (known := self._pop(sent)) is not None:
@@ -250,7 +306,7 @@ class Invalidations:
         """The outcome of one is unknown: it is due again."""
         confirmed = self._confirmed.get(sent.stack)
         if confirmed is not None:
-            if confirmed.epoch < self._epoch and self._to_repeat is not None:
+            if confirmed.epoch < self._marks[confirmed.slot].epoch and self._to_repeat is not None:
                 self._to_repeat.appendleft(sent.stack)
         elif (known := self._pop(sent)) is not None:
             self._put(self._queue_of(known), known)
@@ -297,6 +353,7 @@ class Invalidations:
             settles=settles or (known is not None and known.settles),
             publishes=publishes or (known is not None and known.publishes),
             epoch=known.epoch if known else self._epoch,
+            slot=known.slot if known else self.slot_of(stack),
         )
 
     def _in_this_epoch(self, pending: PendingInvalidation) -> PendingInvalidation:
@@ -310,7 +367,8 @@ class Invalidations:
         return None
 
     def _needs_repeat(self, confirmed: PendingInvalidation) -> bool:
-        return confirmed.epoch < self._epoch and self._epoch_began_s - confirmed.written_s < REPEAT_S
+        mark = self._marks[confirmed.slot]
+        return confirmed.epoch < mark.epoch and mark.began_s - confirmed.written_s < REPEAT_S
 
     def _is_over(self, confirmed: PendingInvalidation, now_s: float) -> bool:
         return now_s - confirmed.written_s >= REPEAT_S and not self._needs_repeat(confirmed)
@@ -320,10 +378,13 @@ class Invalidations:
         if self._is_over(confirmed, now_s):
             return
         self._confirmed[confirmed.stack] = confirmed
-        if confirmed.epoch >= self._epoch:
-            self._current += 1
-        elif self._to_repeat is not None:
-            self._to_repeat.append(confirmed.stack)
+        mark = self._marks[confirmed.slot]
+        mark.kept += 1
+        if confirmed.epoch < mark.epoch:
+            mark.due += 1
+            self._due += 1
+            if self._to_repeat is not None:
+                self._to_repeat.append(confirmed.stack)
         while self._confirmed:
             oldest = next(iter(self._confirmed.values()))
             if len(self._confirmed) <= self._limit and not self._is_over(oldest, now_s):
@@ -332,8 +393,12 @@ class Invalidations:
 
     def _drop_confirmed(self, stack: bytes) -> PendingInvalidation | None:
         confirmed = self._confirmed.pop(stack, None)
-        if confirmed is not None and confirmed.epoch >= self._epoch:
-            self._current -= 1
+        if confirmed is not None:
+            mark = self._marks[confirmed.slot]
+            mark.kept -= 1
+            if confirmed.epoch < mark.epoch:
+                mark.due -= 1
+                self._due -= 1
         return confirmed
 
     def _change(self, stack: bytes, now_s: float, written_s: float, *, settles: bool) -> None:

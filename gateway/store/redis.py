@@ -3,28 +3,26 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import ResponseError
 
 from gateway.clock import Clock
 from gateway.core.caching.entry import GENERATION_BYTES, seal, unseal
 from gateway.core.caching.key import EntryKey, KeySpace
-from gateway.store.breaker import PROBE
+from gateway.store.invalidations import Mark
 from gateway.store.lookup import FAILED, LookupResult
-from gateway.store.redis_condition import CHECK, Condition
-from gateway.store.redis_connection import Link, RedisSettings
-from gateway.store.redis_errors import PartlyRefused, StoreError, kind_of, worst, wrong_server
-from gateway.store.redis_lookups import LookupBatcher, OnResult
+from gateway.store.redis_connection import RedisSettings
+from gateway.store.redis_errors import PartlyRefused, StoreError, worst, wrong_server
+from gateway.store.redis_link import Link, link_to
+from gateway.store.redis_lookups import OnResult
+from gateway.store.redis_node import Node, NodeContext
 from gateway.store.write_queue import Write
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
 
 _CLOSE_S = 1.0
-_CHECK_INTERVAL_S = 1.0
-# As long as a large record: a slow connection still delivers short replies in time.
-_LONG_PING = b"?" * 16_384
 
 T = TypeVar("T")
 
@@ -33,13 +31,10 @@ class RedisStore:
     """Keeps entries in Redis.
 
     Args:
-        on_connection_opened: called before a new connection carries a command.
-        on_wrong_server: called when the server is the wrong one and every connection was closed.
-        on_recovered: see `Condition`.
+        on_connection_opened, on_left, on_moved, on_recovered: see `NodeContext`.
 
     Attributes:
-        condition: state of Redis.
-        link: the connections.
+        link: leads to the server of each key.
     """
 
     def __init__(
@@ -50,21 +45,30 @@ class RedisStore:
         secret: bytes,
         clock: Clock,
         metrics: Metrics,
-        on_connection_opened: Callable[[], None],
-        on_wrong_server: Callable[[], None],
+        on_connection_opened: Callable[[Mark], None],
+        on_left: Callable[[Node], None],
+        on_moved: Callable[[], None],
         on_recovered: Callable[[], None],
     ) -> None:
-        self.condition = Condition(clock, on_recovered)
         self._keys = keys
         self._secret = secret
         self._clock = clock
         self._metrics = metrics
-        self._on_wrong_server = on_wrong_server
-        # In different slots of a Cluster: only a single, writable server deletes both in one command.
-        self._check_keys = tuple(keys.generation(name) for name in (b"", b"/"))
         self._tasks = TaskSet()
-        self._lookups = LookupBatcher(settings.timeout_s, self._mget, self._result, self._tasks)
-        self.link = Link(settings, self._tasks, on_connection_opened)
+        context = NodeContext(
+            clock=clock,
+            metrics=metrics,
+            tasks=self._tasks,
+            prefix=keys.prefix,
+            # In different slots of a Cluster: only a single, writable server deletes both in one command.
+            check_names=tuple(keys.generation(name) for name in (b"", b"/")),
+            result_of=self._result,
+            on_connection_opened=on_connection_opened,
+            on_left=on_left,
+            on_moved=on_moved,
+            on_recovered=on_recovered,
+        )
+        self.link: Link = link_to(settings, context)
 
     async def lookup(self, key: EntryKey) -> LookupResult:
         """Return the usable entry and the stack's generation, or `FAILED`, within the timeout.
@@ -82,30 +86,36 @@ class RedisStore:
 
     def lookup_soon(self, key: EntryKey, on_result: OnResult) -> bool:
         """Look up like `lookup`, and call ``on_result`` once, later; ``False`` when the breaker is open."""
-        if not self.condition.breaker.is_closed:
+        node = self.link.node_of(key)
+        if node is None or not node.condition.breaker.is_closed:
             return False
-        self._lookups.add(key, on_result)
+        node.lookups.add(key, on_result)
         return True
 
     async def mint(self, key: EntryKey) -> bytes | None:
         """Return the stack's generation, a new one if there was none; ``None`` if Redis gave none."""
 
-        async def work() -> bytes | None:
+        with contextlib.suppress(StoreError):
+            node = self._node(key.generation)
+            pipeline = node.pipeline()
             fresh = secrets.token_bytes(GENERATION_BYTES)
-            pipeline = self.link.client.pipeline(transaction=False)
             pipeline.set(key.generation, fresh, nx=True, px=_milliseconds(self.link.settings.mint_ttl_s))
             pipeline.get(key.generation)
-            _, generation = await pipeline.execute()
+            _, generation = await node.in_time("mint", pipeline.execute)
             return _generation(generation)
-
-        with contextlib.suppress(StoreError):
-            return await self._in_time("mint", work)
         return None
 
     async def write(self, writes: Sequence[Write]) -> None:
-        """Send writes in order, in one round trip, in time; after a `StoreError` some may be missing."""
+        """Send writes to one server in order, in one round trip, in time.
+
+        Raises:
+            StoreError: some may be missing.
+        """
+        if not writes:
+            return
+        node = self._node(writes[0].fill_token.key.generation)
         wall_s, monotonic_s = self._clock.wall_s(), self._clock.monotonic_s()
-        pipeline = self.link.client.pipeline(transaction=False)
+        pipeline = node.pipeline()
         for write in writes:
             key, generation, entry = write.fill_token.key, write.fill_token.generation, write.entry
             if entry is None:
@@ -115,7 +125,7 @@ class RedisStore:
                 pipeline.pexpire(key.generation, _milliseconds(self.link.settings.generation_ttl_s))
         # Sending nothing must not count as a success.
         if len(pipeline):
-            await self._in_time("write", pipeline.execute)
+            await node.in_time("write", pipeline.execute)
 
     async def get(self, name: bytes) -> bytes | None:
         """Return a value of no entry; ``None`` when there is none.
@@ -123,7 +133,8 @@ class RedisStore:
         Raises:
             StoreError: the outcome is unknown.
         """
-        value = await self._in_time("lookup", lambda: self.link.client.get(name))
+        node = self._node(name)
+        value = await node.in_time("lookup", lambda: node.client.get(name))
         return value if isinstance(value, bytes) else None
 
     async def put(self, name: bytes, value: bytes, life_s: float) -> None:
@@ -132,15 +143,17 @@ class RedisStore:
         Raises:
             StoreError: the outcome is unknown.
         """
-        await self._in_time("write", lambda: self.link.client.set(name, value, px=_milliseconds(life_s)))
+        node = self._node(name)
+        await node.in_time("write", lambda: node.client.set(name, value, px=_milliseconds(life_s)))
 
     async def invalidate(self, messages: Sequence[tuple[bytes, bytes | None]]) -> list[tuple[bool, bool]]:
-        """Delete generations and publish messages, in one round trip.
+        """Delete generations at one server and publish messages, in one round trip.
 
         ``DEL`` and ``PUBLISH`` still work when Redis is full; ``SET`` and ``INCR`` do not.
 
         Args:
-            messages: case-folded stack ids, each with the message to publish; ``None`` publishes nothing.
+            messages: case-folded stack ids of one server, each with its message; ``None`` publishes
+                nothing.
 
         Returns:
             For each, what Redis confirmed: that the generation is deleted, that the message is published.
@@ -150,9 +163,10 @@ class RedisStore:
         """
         if not messages:
             return []
+        node = self._node(self._keys.generation(messages[0][0]))
 
         async def work() -> list[object]:
-            pipeline = self.link.client.pipeline(transaction=False)
+            pipeline = node.pipeline()
             for stack, message in messages:
                 pipeline.delete(self._keys.generation(stack))
                 if message is not None:
@@ -163,7 +177,7 @@ class RedisStore:
             return replies
 
         try:
-            replies = await self._in_time("invalidate", work)
+            replies = await node.in_time("invalidate", work)
         except StoreError as error:
             refused = error.__cause__
             if not isinstance(refused, PartlyRefused) or wrong_server(refused) is not None:
@@ -172,63 +186,29 @@ class RedisStore:
         confirmed = iter([isinstance(reply, int) for reply in replies])
         return [(next(confirmed), message is not None and next(confirmed)) for _, message in messages]
 
-    async def monitor(self) -> None:
-        """Check until cancelled, once a second, that the server accepts writes.
-
-        A demoted master still answers look-ups.
-        """
-        while True:
-            if self.condition.breaker.is_closed:
-                with contextlib.suppress(StoreError):
-                    await self._guarded(CHECK, self._check)
-            await asyncio.sleep(_CHECK_INTERVAL_S)
-
-    async def probe_while_open(self) -> None:
-        """Probe while the breaker is open, until cancelled."""
-        breaker = self.condition.breaker
-        while True:
-            await asyncio.sleep(await breaker.wait_open())
-            breaker.begin_probe()
-            with contextlib.suppress(StoreError):
-                await self._guarded(PROBE, self._probe)
-
-    async def _probe(self) -> None:
-        # Idle connections may be dead: otherwise each would cost a probe.
-        await self.link.disconnect_idle()
-        await self._ping(b"?")
-        began_s = asyncio.get_running_loop().time()
-        await self._ping(_LONG_PING)
-        if asyncio.get_running_loop().time() - began_s > self.link.settings.timeout_s:
-            raise TimeoutError
-        await self._check()
-
-    async def _ping(self, message: bytes) -> None:
-        client: Any = self.link.client
-        if await client.execute_command("PING", message) != message:
-            raise InvalidResponse
-
-    async def _check(self) -> None:
-        if not isinstance(await self.link.client.delete(*self._check_keys), int):
-            raise InvalidResponse
-
     async def close(self) -> None:
         """Let commands under way end, then close the connections."""
         await self._tasks.settle(_CLOSE_S)
         await self._tasks.cancel()
-        await self.link.client.aclose()
+        await self.link.close()
 
-    async def _mget(self, names: list[bytes]) -> list[object]:
-        async def work() -> list[object]:
-            values = await self.link.client.mget(names)
-            if not isinstance(values, list) or len(values) != len(names):
-                # The replies are out of step with the commands; so are later ones on that connection.
-                await self.link.disconnect_idle()
-                raise InvalidResponse
-            return cast("list[object]", values)
+    def split(self, items: Sequence[T], stack_of: Callable[[T], bytes]) -> Sequence[Sequence[T]]:
+        """Split what is to be sent by its server; ``stack_of`` returns the case-folded stack id of each."""
+        return self.link.split(items, lambda item: self._keys.generation(stack_of(item)))
 
-        return await self._guarded("lookup", work)
+    def slot_of(self, stack: bytes) -> int:
+        """Return the slot of a stack's keys."""
+        return self.link.slot(self._keys.generation(stack))
+
+    def _node(self, name: bytes) -> Node:
+        node = self.link.node_at(name)
+        if node is None:
+            raise StoreError("open")
+        return node
 
     def _result(self, key: EntryKey, sealed: object, generation: object) -> LookupResult:
+        if isinstance(sealed, Exception):
+            return FAILED
         generation, entry = _generation(generation), None
         if isinstance(sealed, bytes) and generation is not None:
             now_s = self._clock.wall_s()
@@ -238,43 +218,6 @@ class RedisStore:
             elif entry.ttl_s(now_s) <= 0:
                 entry = None
         return LookupResult(entry, generation, is_absent=entry is None)
-
-    async def _in_time(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Run one operation, and wait at most for the timeout; `StoreError` if it fails or takes longer.
-
-        Whoever leaves does not cancel it: that would cost the connection.
-        """
-        if not self.condition.breaker.is_closed:
-            raise StoreError("open")
-        running = self._tasks.start(self._guarded(operation, work), f"redis-{operation}", awaited=True)
-        done, _ = await asyncio.wait((running,), timeout=self.link.settings.timeout_s)
-        if done:
-            return running.result()
-        raise StoreError("timeout")
-
-    async def _guarded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Run one operation, record its outcome under its name, and translate its error into `StoreError`."""
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        try:
-            result = await work()
-        except Exception as error:  # the parser raises anything when fed with garbage
-            failure = StoreError(kind_of(error))
-            self._metrics.redis_failures[operation, failure.kind] += 1
-            if self.condition.failed(operation, error, self.link.settings.password):
-                self.link.close_all()
-                self._on_wrong_server()
-            raise failure from error
-        finally:
-            self._metrics.redis_took(operation, loop.time() - began_s)
-        # A probe may take longer: it includes connecting, which is done once.
-        if operation != PROBE and loop.time() - began_s > self.link.settings.timeout_s:
-            # Each read was in time, the whole was not: the callers have given up.
-            self._metrics.redis_failures[operation, "timeout"] += 1
-            self.condition.slow(operation)
-        else:
-            self.condition.succeeded(operation)
-        return result
 
 
 def _generation(value: object) -> bytes | None:

@@ -6,7 +6,7 @@ from redis.exceptions import ResponseError
 
 from gateway.clock import Clock
 from gateway.store.breaker import PROBE, Breaker
-from gateway.store.redis_errors import error_text, is_answer, wrong_server
+from gateway.store.redis_errors import error_text, is_answer, is_redirect, wrong_server
 from gateway.telemetry.state_log import StateLog
 
 CHECK = "ping"
@@ -16,15 +16,26 @@ CHECK = "ping"
 class Condition:
     """Takes the outcome of each operation.
 
-    Calls ``on_recovered`` when a check succeeds, if it is the first or the one before failed.
+    Args:
+        name: in the log.
+        in_cluster: a redirect is about one slot, and no fault.
+        on_recovered: called when a check succeeds, if it is the first or the one before failed.
 
     Attributes:
         breaker: whether operations are sent at all.
         is_up: the last operation succeeded.
         refuses: the last reply was an error of Redis itself.
+        is_wrong: it is the wrong server; false again when `on_recovered` is called.
     """
 
-    def __init__(self, clock: Clock, on_recovered: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        on_recovered: Callable[[], None],
+        name: str = "redis",
+        *,
+        in_cluster: bool = False,
+    ) -> None:
         self.breaker = Breaker()
         self.is_up = False
         self.refuses = False
@@ -32,8 +43,10 @@ class Condition:
         self._clock = clock
         self._has_been_up = False
         self._is_checked = False
-        self._is_wrong = False
-        self._state = StateLog("redis", clock)
+        self.is_wrong = False
+        self._name = name
+        self._in_cluster = in_cluster
+        self._state = StateLog(name, clock)
         self._command_logs: dict[str, StateLog] = {}
 
     def succeeded(self, operation: str) -> None:
@@ -46,7 +59,7 @@ class Condition:
             self._state.up()
         if operation in (CHECK, PROBE) and not self._is_checked:
             self._is_checked = True
-            self._is_wrong = False
+            self.is_wrong = False
             self._on_recovered()
 
     def slow(self, operation: str) -> None:
@@ -62,24 +75,27 @@ class Condition:
         if operation in (CHECK, PROBE):
             self._is_checked = False
         self.refuses = is_answer(error)
+        if self._in_cluster and is_redirect(error):
+            self.breaker.succeeded(operation)
+            return False
         what = wrong_server(error)
         if what is None and isinstance(error, ResponseError):
             # Other commands may still be allowed.
             self.breaker.succeeded(operation)
-            log = self._command_logs.setdefault(operation, StateLog(f"redis {operation}", self._clock))
+            log = self._command_logs.setdefault(operation, StateLog(f"{self._name} {operation}", self._clock))
             log.down(error_text(error, password))
-            if operation == PROBE and self._is_wrong:
+            if operation == PROBE and self.is_wrong:
                 # Not the wrong server any more; use it for what it allows.
-                self._is_wrong = False
+                self.is_wrong = False
                 self._on_recovered()
             return False
         self.is_up = False
-        is_newly_wrong = what is not None and not self._is_wrong
+        is_newly_wrong = what is not None and not self.is_wrong
         if is_newly_wrong:
-            self._is_wrong = True
+            self.is_wrong = True
             self._is_checked = False
         self.breaker.failed(operation, at_once=is_newly_wrong)
-        self._log_down((what or "") + error_text(error, password))
+        self._log_down(("" if self._in_cluster else what or "") + error_text(error, password))
         return is_newly_wrong
 
     def _log_down(self, reason: str) -> None:

@@ -2,11 +2,10 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 import msgspec
-import redis.asyncio as aioredis
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
@@ -16,20 +15,21 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
 
-from gateway.tasks import TaskSet
+from gateway.config.redis_url import redis_place
 
 
 class RedisSettings(msgspec.Struct, frozen=True):
     """How to reach Redis and how long to wait for it.
 
     Attributes:
-        url: checked ``redis://``, ``rediss://`` or ``unix://`` URL.
+        url: as configured; of a `Node`: of its server alone.
         timeout_s: of one operation, connecting included.
         generation_ttl_s: how long a generation outlives the last store under it.
         mint_ttl_s: how long a new generation lives without a store.
-        tls: for a ``rediss://`` URL; ``None`` takes the library's own.
+        tls: for a URL that begins with ``rediss``; ``None`` takes the library's own.
+        sentinel_user: at the Sentinels; "" for the default one.
+        sentinel_password: at the Sentinels; "" for none.
     """
 
     url: str
@@ -38,11 +38,25 @@ class RedisSettings(msgspec.Struct, frozen=True):
     generation_ttl_s: float
     mint_ttl_s: float
     tls: ssl.SSLContext | None = None
+    sentinel_user: str = ""
+    sentinel_password: str = ""
 
     @property
     def password(self) -> str:
-        password: object = parse_url(self.url).get("password")
+        place = redis_place(self.url)
+        url = place.server_url(*place.hosts[0]) if place.hosts else self.url
+        password: object = parse_url(url).get("password")
         return password if isinstance(password, str) else ""
+
+
+class Locator(Protocol):
+    """Says where a server is, for each connection anew."""
+
+    async def address(self) -> tuple[str, int]:
+        """Return host and port."""
+
+    def forget(self) -> None:
+        """Look for it anew next time: it could not be reached, or is the wrong one."""
 
 
 class _EndsAtOnce(AbstractConnection):
@@ -69,10 +83,24 @@ class _EndsAtOnce(AbstractConnection):
 
 
 class _TcpConnection(_EndsAtOnce, Connection):
-    pass
+    def __init__(self, *, locator: Locator | None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._locator = locator
+
+    async def _connect(self) -> None:
+        connect: Callable[[], Awaitable[None]] = super()._connect
+        if self._locator is None:
+            await connect()
+            return
+        self.host, self.port = await self._locator.address()
+        try:
+            await connect()
+        except BaseException:
+            self._locator.forget()
+            raise
 
 
-class _TlsConnection(_EndsAtOnce, SSLConnection):
+class _TlsConnection(_TcpConnection, SSLConnection):
     """Shares one TLS context: the library loads the certificates for each connection, which takes 20 ms."""
 
     def __init__(self, *, tls: ssl.SSLContext | None, **arguments: Any) -> None:
@@ -91,15 +119,22 @@ _CLASSES: dict[type[AbstractConnection], type[AbstractConnection]] = {
 }
 
 
-def connection_arguments(settings: RedisSettings, timeout_s: float) -> dict[str, Any]:
-    """Return redis-py's arguments for one connection whose waits take at most ``timeout_s`` each."""
+def connection_arguments(
+    settings: RedisSettings, timeout_s: float, locator: Locator | None = None
+) -> dict[str, Any]:
+    """Return redis-py's arguments for one connection whose waits take at most ``timeout_s`` each.
+
+    Args:
+        settings: of one server.
+        locator: says where it is, if not ``settings.url``.
+    """
     parsed: dict[str, Any] = {**parse_url(settings.url)}
     kind = _CLASSES[parsed.get("connection_class", Connection)]
     return {
         **parsed,
         **({"tls": settings.tls} if kind is _TlsConnection else {}),
         # The library rejects it for Unix sockets.
-        **({} if kind is _UnixConnection else {"socket_keepalive": True}),
+        **({} if kind is _UnixConnection else {"socket_keepalive": True, "locator": locator}),
         "connection_class": kind,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
@@ -111,75 +146,24 @@ def connection_arguments(settings: RedisSettings, timeout_s: float) -> dict[str,
     }
 
 
-class Link:
-    """The pool: opens connections on demand, and keeps them.
+async def ask(arguments: Mapping[str, Any], timeout_s: float, *command: str) -> object:
+    """Send one command over a connection of its own, and return its reply as it came.
 
-    Calls ``on_opened`` before a new connection carries a command. The client is replaced with the server or
-    the settings.
+    Args:
+        arguments: `connection_arguments`.
+        timeout_s: of all.
+
+    Raises:
+        Exception: of whatever kind; the parser raises anything when fed with garbage.
     """
-
-    def __init__(self, settings: RedisSettings, tasks: TaskSet, on_opened: Callable[[], None]) -> None:
-        self.settings = settings
-        self._tasks = tasks
-        self._on_opened = on_opened
-        self.client = self._make_client()
-
-    @property
-    def connections(self) -> int:
-        """How many connections carry a command."""
-        # The pool has no public attribute for it.
-        return len(self.client.connection_pool._in_use_connections)
-
-    def connect_with(self, settings: RedisSettings) -> None:
-        """Use another user, password or TLS context for connections opened from now on."""
-        self.settings = settings
-        # A pool reopens its connections with the arguments they were made with. Commands under way end
-        # within the timeout.
-        self._replace_client(after_s=settings.timeout_s)
-
-    def close_all(self) -> None:
-        """Close every connection; the next one resolves the address again."""
-        self._replace_client(after_s=0.0)
-
-    async def disconnect_idle(self) -> None:
-        """Close connections that carry no command."""
-        # Not with the pool's own method: it waits, and what is idle now may be in use by then.
-        for connection in list(self.client.connection_pool._available_connections):
-            await connection.disconnect()
-
-    def _make_client(self) -> aioredis.Redis:
-        settings = self.settings
-        pool = aioredis.BlockingConnectionPool(
-            max_connections=settings.max_connections,
-            timeout=settings.timeout_s,
-            redis_connect_func=self._on_connect,
-            **connection_arguments(settings, settings.timeout_s),
-        )
-        client = aioredis.Redis.from_pool(pool)
-        # The library's own only returns whether it was PONG.
-        client.set_response_callback("PING", lambda response, **_: response)
-        return client
-
-    def _replace_client(self, *, after_s: float) -> None:
-        former, self.client = self.client, self._make_client()
-
-        async def close() -> None:
-            try:
-                await asyncio.sleep(after_s)
-            finally:
-                # Also at a stop before then.
-                await former.aclose()
-
-        self._tasks.start(close(), "redis-close")
-
-    async def _on_connect(self, connection: Any) -> None:
-        try:
-            await connection.on_connect()
-        except BaseException as error:
-            # The library closes it after its own errors only; half set up it must not carry a command.
-            await connection.disconnect()
-            if isinstance(error, ResponseError):
-                # The connection is refused, not one command.
-                raise aioredis.ConnectionError from error
-            raise
-        self._on_opened()
+    make, arguments = arguments["connection_class"], {**arguments}
+    del arguments["connection_class"]
+    connection: AbstractConnection = make(**arguments)
+    connect: Callable[[], Awaitable[None]] = connection.connect
+    try:
+        async with asyncio.timeout(timeout_s):
+            await connect()
+            await connection.send_command(*command)
+            return await connection.read_response()
+    finally:
+        await connection.disconnect()

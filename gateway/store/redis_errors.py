@@ -10,8 +10,10 @@ from redis.exceptions import ResponseError
 _OF_PIPELINE = re.compile(
     r"Command # \d+ \(.*\) of pipeline caused error: (\([\"'])?(?P<words>.*?)(?(1)[\"'],\))", re.DOTALL
 )
-_CLUSTER = "a node of a Redis Cluster, which is not supported yet (redis+cluster:// will be); "
-_SENTINEL = "a Sentinel, which is not supported yet (redis+sentinel:// will be); "
+_CLUSTER = "a node of a Redis Cluster: write redis+cluster://host,host in redis.url; "
+_SENTINEL = "a Sentinel: write redis+sentinel://host,host,host/SERVICE in redis.url; "
+# A node of a Cluster says so of one slot.
+_REDIRECTS = {"MOVED", "ASK", "TRYAGAIN"}
 # With these, every command on this server fails in the same way.
 _WRONG_SERVER = {
     "MOVED": _CLUSTER,
@@ -82,6 +84,11 @@ def wrong_server(error: BaseException) -> str | None:
             if isinstance(one, ResponseError) and text.startswith(beginning):
                 return what
     return None
+
+
+def is_redirect(error: BaseException) -> bool:
+    """Whether a node of a Cluster says that another one has the slot, or is about to get it."""
+    return any(_code_and_text(one)[0] in _REDIRECTS for one in _with_causes(error))
 
 
 def error_text(error: BaseException, password: str = "") -> str:

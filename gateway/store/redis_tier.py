@@ -12,11 +12,12 @@ from gateway.core.caching.invalidation_message import InvalidationMessage
 from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.store.breaker import BreakerState
 from gateway.store.invalidation_sender import InvalidationSender
-from gateway.store.invalidations import Invalidations, PendingInvalidation
+from gateway.store.invalidations import Invalidations, Mark, PendingInvalidation
 from gateway.store.lookup import FillToken
 from gateway.store.redis import RedisStore
 from gateway.store.redis_connection import RedisSettings
 from gateway.store.redis_errors import StoreError
+from gateway.store.redis_node import Node
 from gateway.store.subscription import Subscription
 from gateway.store.token_owners import TokenOwners
 from gateway.store.write_queue import Write, WriteQueue
@@ -78,9 +79,6 @@ class RedisTier:
         self._secret = secret
         self._tasks = TaskSet()
         self._writes = WriteQueue()
-        self._subscription = Subscription(
-            settings, keys.channel, clock, on_subscribed, self._message_received
-        )
         self._store = store = RedisStore(
             settings,
             keys=keys,
@@ -88,8 +86,14 @@ class RedisTier:
             clock=clock,
             metrics=metrics,
             on_connection_opened=self._connection_opened,
-            on_wrong_server=self._subscription.pause,
+            on_left=self._left,
+            on_moved=self._moved,
             on_recovered=self._server_recovered,
+        )
+        invalidations.slot_of = store.slot_of
+        invalidations.moved(store.link.marks, clock.monotonic_s())
+        self._subscription = Subscription(
+            store.link, keys.channel, clock, on_subscribed, self._message_received
         )
         self.lookup, self.lookup_soon, self.mint = store.lookup, store.lookup_soon, store.mint
         self._sender = InvalidationSender(store, invalidations, clock)
@@ -97,8 +101,7 @@ class RedisTier:
 
     async def start(self, timeout_s: float) -> None:
         """Start the background tasks, and wait for the subscription at most for ``timeout_s``."""
-        self._tasks.start(self._store.monitor(), "redis-monitor")
-        self._tasks.start(self._store.probe_while_open(), "redis-probe")
+        self._tasks.start(self._store.link.run(), "redis-link")
         self._tasks.start(self._subscription.run(), "redis-subscription")
         self._tasks.start(self._send_writes(), "redis-writes")
         self._tasks.start(self._sender.run(), "redis-invalidations")
@@ -108,22 +111,22 @@ class RedisTier:
     def connect_with(self, settings: RedisSettings) -> None:
         """Use another user, password or TLS context for connections opened from now on."""
         self._store.link.connect_with(settings)
-        self._subscription.settings = settings
 
     def token_owners(self, iam_url: str) -> TokenOwners:
         """Return where the users of tokens are shared, in this IAM's word."""
         return TokenOwners(self._store, self._keys, iam_url, self._secret, self._clock)
 
     def state(self) -> RedisState:
-        condition, link = self._store.condition, self._store.link
+        nodes = self._store.link.nodes
+        breakers = [node.condition.breaker for node in nodes]
         return RedisState(
             is_configured=True,
-            is_up=condition.is_up,
-            breaker=condition.breaker.state,
-            breaker_openings=condition.breaker.openings,
+            is_up=bool(nodes) and all(node.condition.is_up for node in nodes),
+            breaker=next((one.state for one in breakers if not one.is_closed), BreakerState.CLOSED),
+            breaker_openings=sum(one.openings for one in breakers),
             is_subscribed=self._subscription.is_up,
-            connections=link.connections,
-            max_connections=link.settings.max_connections,
+            connections=sum(node.connections for node in nodes),
+            max_connections=sum(node.settings.max_connections for node in nodes),
             pending_invalidations=self._invalidations.pending,
             queued_writes=len(self._writes),
         )
@@ -172,15 +175,19 @@ class RedisTier:
         taken = self._writes.take()
         is_void = self._invalidations.is_void
         due = [write for write in taken if write.entry is None or not is_void(write.fill_token)]
+        parts = self._store.link.split(due, lambda write: write.fill_token.key.generation)
+        await asyncio.gather(*map(self._write, parts))
+        self._writes.done(taken)
+
+    async def _write(self, writes: Sequence[Write]) -> None:
         try:
-            await self._store.write(due)
+            await self._store.write(writes)
         except StoreError:
-            for write in due:
+            for write in writes:
                 if write.entry is None:
                     self._removal_failed(write.fill_token.key)
                 else:
                     self._metrics.not_stored["redis-failed"] += 1
-        self._writes.done(taken)
 
     def _removal_failed(self, key: EntryKey) -> None:
         # The entry must not be served: invalidate its whole stack.
@@ -191,9 +198,17 @@ class RedisTier:
         if message.sender != self._sender.replica:
             self._on_message(message)
 
-    def _connection_opened(self) -> None:
-        self._invalidations.connection_opened(self._clock.monotonic_s())
+    def _connection_opened(self, mark: Mark) -> None:
+        self._invalidations.connection_opened(self._clock.monotonic_s(), mark)
         self._sender.wake()
+
+    def _left(self, node: Node) -> None:
+        self._subscription.leave(node)
+
+    def _moved(self) -> None:
+        self._invalidations.moved(self._store.link.marks, self._clock.monotonic_s())
+        self._sender.wake()
+        self._server_recovered()
 
     def _server_recovered(self) -> None:
         self._subscription.resume()

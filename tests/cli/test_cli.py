@@ -77,7 +77,7 @@ def test_the_help_names_every_command_and_the_exit_codes() -> None:
         ),
         ("twin", "--listen --control --profile --seed 127.0.0.1:8090 demo, realistic throttled examples:"),
         ("demo", "simulated curl Ctrl-C"),
-        ("check", "--config --probe --iam AOS_TOKEN examples:"),
+        ("check", "--config --probe --iam --redis AOS_TOKEN examples:"),
         (
             "wait",
             "--gateway --timeout --token-file --json STACK ACTION 127.0.0.1:8080 20m AOS_TOKEN examples:",
@@ -136,7 +136,7 @@ def test_a_command_loads_nothing_it_does_not_need(imported: str, unwanted: set[s
         ("serve --port 80", "unknown option --port; see aos-gateway serve --help"),
         ("purge --admn 127.0.0.1:1 s", "unknown option --admn; did you mean --admin?"),
         ("check --upstream x", "--upstream is an option of serve; write it behind that command"),
-        ("--redis redis://:s3cret@h serve", "--redis is an option of serve; write it behind that command"),
+        ("--redis redis://:s3cret@h serve", "--redis is an option of serve and check; write it behind that"),
         ("--config f serve", "--config is an option of serve and check; write it behind that command"),
         ("serve redis://:s3cret@h", "1 argument too many; see aos-gateway serve --help"),
         ("purge one two three", "2 arguments too many; see aos-gateway purge --help"),

@@ -389,6 +389,8 @@ _BAD: dict[str, dict[str, str]] = {
         "redis://s3cret@h": "has no password before the @",
         "redis://:s3cret@h:x": "has a bad port",
     },
+    "redis.sentinel_user": {"us\ner": "is not a name"},
+    "redis.sentinel_password": {"s3cret\udcff": "is not valid UTF-8; write it as UTF-8 text"},
     "redis.prefix": {
         "": "is not a prefix; write 1 to 64 of A-Z a-z 0-9 _ . : -",
         "a{b}": "is not a prefix",
@@ -404,7 +406,7 @@ _BAD: dict[str, dict[str, str]] = {
     "iam.ca_file": {"/nowhere/ca.pem": _NO_FILE},
     "credentials.token_file": {"/nowhere/token": _NO_FILE.replace("PEM file", "file")},
     **{
-        f"credentials.{key}": {" a": "is not a name; write it as IAM shows it", "a\n": "is not a name"}
+        f"credentials.{key}": {" a": "is not a name; write it without blanks", "a\n": "is not a name"}
         for key in ("domain", "user", "project")
     },
     "credentials.password": {"s3cret\udcff": "is not valid UTF-8; write it as UTF-8 text"},
@@ -645,6 +647,14 @@ _KEY = {
             )
         ),
         (
+            {"redis__url": "redis+sentinel://h/s", "redis__sentinel_user": "u"},
+            "redis.sentinel_user needs redis.sentinel_password; set it too",
+        ),
+        (
+            {"redis__url": "redis://h", "redis__sentinel_password": "s3cret"},
+            "redis.sentinel_password is for Sentinels, which redis.url does not name; remove it, or write ",
+        ),
+        (
             {"cache__memory_bytes": 0},
             "cache.memory_bytes = 0 without redis.url leaves no cache at all; set redis.url or a memory size",
         ),
@@ -707,7 +717,8 @@ def secretive() -> Config:
         credentials__secret_key="s3cret-key",
         credentials__security_token="s3cret-token",
         credentials__client_token="s3cret-client",
-        redis__url="redis://s3cret-user:s3cret-password@redis.example:6380/5?",
+        redis__url="redis+sentinel://s3cret-user:s3cret-password@redis.example:26380,other/records/5",
+        redis__sentinel_password="s3cret-sentinel",
     )
 
 
@@ -722,7 +733,8 @@ def test_the_masked_configuration_shows_what_is_set_and_where_redis_is(secretive
     shown: Any = masked(secretive)
     assert shown["server"]["admin_token"] == "***"
     assert shown["cache"]["secret"] == "***"
-    assert shown["redis"]["url"] == "redis://***@redis.example:6380/5"
+    assert shown["redis"]["url"] == "redis+sentinel://***@redis.example:26380,other/records/5"
+    assert shown["redis"]["sentinel_password"] == "***"
     empty: Any = masked(_from_flags())
     assert (empty["server"]["admin_token"], empty["cache"]["secret"], empty["redis"]["url"]) == ("", "", "")
     assert empty["upstream"]["url"] == "http://aos"

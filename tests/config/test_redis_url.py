@@ -6,7 +6,7 @@ import pytest
 from redis.connection import parse_url
 
 from gateway.config.errors import InvalidValue
-from gateway.config.redis_url import masked_redis_url, redis_url_of
+from gateway.config.redis_url import masked_redis_url, redis_place, redis_url_of, same_redis
 
 
 def _understood(url: str) -> dict[str, Any]:
@@ -66,6 +66,21 @@ def test_a_rediss_url_speaks_tls() -> None:
         ("redis://h:0", "has a bad port"),
         ("redis://h:x", "has a bad port"),
         ("redis://h1,h2", "has a bad host"),
+        ("redis+sentinel://h1,,h2/main", "has no host"),
+        ("redis+sentinel:///main", "has no host"),
+        ("redis+sentinel://h1:0,h2/main", "has a bad port"),
+        ("redis+sentinel://h", "does not name the service"),
+        ("redis+sentinel://h/a%20b", "does not name the service"),
+        ("redis+sentinel://h/main/x", "has no database number after the service"),
+        ("redis+sentinel://h/main/0/1", "has no database number after the service"),
+        ("redis+sentinel://h/main?db=1", "has a query; write the database in the path"),
+        ("redis+sentinel://s3cret@h/main", "has no password before the @"),
+        ("redis+sentinel://:s3/cret@h/main", "has / in its user or password; write %2F for /"),
+        (f"redis+cluster://{'h,' * 64}h", "has 65 hosts; write at most 64"),
+        ("redis+cluster://h/1", "names a database, but a Cluster has 0 alone"),
+        ("redis+cluster://h/0/0", "names a database, but a Cluster has 0 alone"),
+        ("unix+cluster:///run/r.sock", "is not a Redis URL"),
+        ("redis+other://h", "is not a Redis URL"),
         ("redis://h/name", "has a path that is not a database number"),
         ("redis://h/-1", "has a path that is not a database number"),
         ("redis://h/1?db=1", "names the database twice"),
@@ -88,6 +103,53 @@ def test_a_bad_redis_url_is_rejected_without_being_shown(text: str, remedy: str)
     assert caught.value.value == "***"
     for piece in ("s3", "cret"):
         assert piece not in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "server", "masked"),
+    [
+        (
+            "redis+sentinel://a,b:1,[::1]:2/main",
+            ("sentinel", (("a", 26379), ("b", 1), ("::1", 2)), "main"),
+            "redis://h:5/0",
+            "redis+sentinel://a,b:1,[::1]:2/main",
+        ),
+        (
+            "rediss+sentinel://u:p%2Fw@a/my.main-1_x/3",
+            ("sentinel", (("a", 26379),), "my.main-1_x"),
+            "rediss://u:p%2Fw@h:5/3",
+            "rediss+sentinel://***@a/my.main-1_x/3",
+        ),
+        ("redis+cluster://a", ("cluster", (("a", 6379),), ""), "redis://h:5/0", "redis+cluster://a"),
+        (
+            "rediss+cluster://:pw@a:1,b:2/0",
+            ("cluster", (("a", 1), ("b", 2)), ""),
+            "rediss://:pw@h:5/0",
+            "rediss+cluster://***@a:1,b:2/0",
+        ),
+        ("redis://h:1/2", ("single", (), ""), None, "redis://h:1/2"),
+        ("unix:///run/r.sock", ("single", (), ""), None, "unix:///run/r.sock"),
+    ],
+)
+def test_a_url_of_several_hosts_says_where_each_server_is_reached(
+    text: str, place: tuple[str, object, str], server: str | None, masked: str
+) -> None:
+    url = redis_url_of(text)
+    found = redis_place(url.reveal())
+    assert (found.kind, found.hosts, found.service) == place
+    assert server is None or found.server_url("h", 5) == server
+    assert masked_redis_url(url) == masked
+
+
+def test_a_server_at_an_ipv6_address_has_brackets_in_its_url() -> None:
+    assert redis_place("redis+cluster://a").server_url("::1", 5) == "redis://[::1]:5/0"
+
+
+def test_only_user_and_password_leave_a_redis_of_several_hosts_the_same() -> None:
+    one = redis_url_of("redis+sentinel://:old@a,b/main")
+    assert same_redis(one, redis_url_of("redis+sentinel://:new@a,b/main"))
+    for other in ("redis+sentinel://:old@a,b/other", "redis+sentinel://:old@a/main", "redis+cluster://a,b"):
+        assert not same_redis(one, redis_url_of(other))
 
 
 def test_no_redis_url_means_no_redis() -> None:

@@ -1,6 +1,5 @@
 """TLS towards callers, the upstream and Redis, and Unix sockets in the place of all of them."""
 
-import asyncio
 import contextlib
 import logging
 import ssl
@@ -25,7 +24,7 @@ from tests.testbed.client import RawClient, fetch, request_bytes
 from tests.testbed.gateway import GatewayProcess, loaded, running
 from tests.testbed.redis_server import RedisServer
 from tests.testbed.secrets import token
-from tests.testbed.tls import Authority
+from tests.testbed.tls import Authority, tls_in_front
 
 A = token("a")
 TOKEN = [("X-Auth-Token", A)]
@@ -146,36 +145,6 @@ async def test_the_upstream_is_shown_a_certificate_and_has_to_have_the_name(auth
         async with running(aos.url, **alone) as gateway:
             assert (await fetch(gateway.address, TARGET, token=A)).status == 502
         assert aos.count() == 1
-
-
-@asynccontextmanager
-async def tls_in_front(target: str, context: ssl.SSLContext) -> AsyncIterator[int]:
-    """Speak TLS in front of a plain address, on the returned port."""
-    host, _, port = target.rpartition(":")
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection(host, int(port))
-        for one, other in ((reader, there[1]), (there[0], writer)):
-            task = asyncio.create_task(copy(one, other))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    try:
-        yield int(server.sockets[0].getsockname()[1])
-    finally:
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_redis_is_reached_over_tls_with_its_authority_and_not_without(

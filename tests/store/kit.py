@@ -2,12 +2,16 @@
 
 import asyncio
 import math
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import msgspec
+import pytest
 
 from gateway.clock import Clock
 from gateway.config.model import CacheConfig
@@ -15,10 +19,12 @@ from gateway.core.aos.route import ExecutionRef, stack_key
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey, KeySpace, upstream_identity
 from gateway.core.http.messages import Head
-from gateway.store.invalidations import Invalidations
+from gateway.store.breaker import BreakerState
+from gateway.store.invalidations import Invalidations, Mark
 from gateway.store.lookup import EarlyLookup, FillToken, LookupResult
 from gateway.store.redis import RedisStore
 from gateway.store.redis_connection import RedisSettings
+from gateway.store.redis_node import Node
 from gateway.store.redis_tier import RedisState
 from gateway.store.tiers import Tiers
 from gateway.store.write_queue import Write
@@ -111,9 +117,11 @@ async def replying(reply: bytes) -> AsyncIterator[str]:
         await asyncio.gather(*serving, return_exceptions=True)
 
 
-def redis_settings(url: str, *, timeout_s: float = 2.0, max_connections: int = 8) -> RedisSettings:
+def redis_settings(
+    url: str, *, timeout_s: float = 2.0, max_connections: int = 8, **more: Any
+) -> RedisSettings:
     """Return settings, by default with a timeout long enough for a busy machine."""
-    return RedisSettings(url, timeout_s, max_connections, GENERATION_TTL_S, MINT_TTL_S)
+    return RedisSettings(url, timeout_s, max_connections, GENERATION_TTL_S, MINT_TTL_S, **more)
 
 
 def write_of(key: EntryKey, entry: Entry | None, generation: bytes | None = None) -> Write:
@@ -126,7 +134,7 @@ class Opened:
 
     count = 0
 
-    def __call__(self) -> None:
+    def __call__(self, mark: Mark) -> None:
         self.count += 1
 
 
@@ -137,6 +145,12 @@ class DirectRedis:
     store: RedisStore
     metrics: Metrics
     opened: Opened
+
+    @property
+    def node(self) -> Node:
+        """The only server."""
+        [node] = self.store.link.nodes
+        return node
 
     async def lookup(self, key: EntryKey) -> LookupResult:
         """Look up an entry."""
@@ -165,19 +179,19 @@ def direct_redis(
     *,
     clock: Clock | None = None,
     secret: bytes = b"",
-    timeout_s: float = 2.0,
-    max_connections: int = 8,
+    **settings: Any,
 ) -> DirectRedis:
-    """Make a store on a Redis."""
+    """Make a store on a Redis, with settings as `redis_settings` takes them."""
     metrics, opened = Metrics(), Opened()
     store = RedisStore(
-        redis_settings(url, timeout_s=timeout_s, max_connections=max_connections),
+        redis_settings(url, **settings),
         keys=KeySpace(prefix, UPSTREAM),
         secret=secret,
         clock=clock or Clock(),
         metrics=metrics,
         on_connection_opened=opened,
-        on_wrong_server=lambda: None,
+        on_left=lambda node: None,
+        on_moved=lambda: None,
         on_recovered=lambda: None,
     )
     return DirectRedis(store, metrics, opened)
@@ -297,15 +311,16 @@ def replica(
     settle_s: float = 600.0,
     timeout_s: float = 2.0,
     secret: bytes = b"",
+    more: Mapping[str, Any] | None = None,
 ) -> Replica:
-    """Make the tiers of one gateway; nothing runs yet."""
+    """Make the tiers of one gateway; nothing runs yet; ``more`` settings are of Redis."""
     metrics, times = Metrics(), Times()
     detached: list[bytes] = []
     started_over: list[float] = []
     tiers = Tiers(
         CacheConfig(memory_bytes=memory_bytes, memory_ttl_s=memory_ttl_s, settle_s=settle_s),
         longest_ttl_s,
-        redis_settings(url, timeout_s=timeout_s) if url is not None else None,
+        redis_settings(url, timeout_s=timeout_s, **(more or {})) if url is not None else None,
         keys=KeySpace(prefix, UPSTREAM),
         secret=secret,
         clock=times.clock,
@@ -315,6 +330,30 @@ def replica(
         on_start_over=lambda: started_over.append(times.clock.monotonic_s()),
     )
     return Replica(tiers, metrics, times, prefix, detached, started_over)
+
+
+def is_left(one: Replica) -> bool:
+    """Whether no request waits for Redis, and no invalidation is received."""
+    state = one.state
+    return not state.is_up and state.breaker is not BreakerState.CLOSED and not state.is_subscribed
+
+
+def is_used(one: Replica) -> bool:
+    """Whether look-ups are sent to Redis, and invalidations received."""
+    state = one.state
+    return state.is_up and state.breaker is BreakerState.CLOSED and state.is_subscribed
+
+
+def lines_about(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
+    """The log lines that begin with some words."""
+    return [message for message in caplog.messages if message.startswith(beginning)]
+
+
+def documented_rights(prefix: str) -> list[list[str]]:
+    """What follows ``ACL SETUSER NAME`` in the handbook: for servers, for Sentinels."""
+    text = Path("deploy/README.md").read_text("utf-8")
+    rules = re.findall(r"^ACL SETUSER aos-gateway on >PASSWORD (.+)$", text, re.MULTILINE)
+    return [["on", ">secret", *rule.replace("aosgw:", f"{prefix}:").split()] for rule in rules]
 
 
 async def prepare_fill(tiers: Tiers, fill_token: FillToken, lookup: LookupResult) -> FillToken:

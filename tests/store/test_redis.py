@@ -231,12 +231,12 @@ async def test_a_dead_redis_fails_at_once_and_is_asked_once(own_redis: RedisServ
     direct = direct_redis(own_redis.url, own_redis.prefix)
     key = key_of(own_redis.prefix)
     await direct.lookup(key)
-    assert direct.store.condition.is_up
+    assert direct.node.condition.is_up
     own_redis.kill()
     started_s = time.monotonic()
     assert await direct.lookup(key) is FAILED
     assert time.monotonic() - started_s < 0.5
-    assert not direct.store.condition.is_up
+    assert not direct.node.condition.is_up
     assert direct.metrics.redis_failures == {("lookup", "connection"): 1}
     await direct.close()
 
@@ -270,7 +270,7 @@ async def test_redis_is_used_again_as_soon_as_it_answers(own_redis: RedisServer)
     assert await direct.lookup(key) is FAILED
     await own_redis.restart()
     assert not (await direct.lookup(key)).has_failed
-    assert direct.store.condition.is_up
+    assert direct.node.condition.is_up
     await direct.close()
 
 

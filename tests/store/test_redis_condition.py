@@ -1,10 +1,6 @@
 """A Redis that is the wrong server, or refuses commands: what is done, and what is logged."""
 
-import re
-import subprocess
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -12,42 +8,22 @@ from gateway.store.breaker import BreakerState
 from gateway.store.lookup import FAILED
 from gateway.store.redis_errors import StoreError, error_text
 from tests.store.conftest import Replicas
-from tests.store.kit import FOLDED, Replica, direct_redis, key_of, replying, until
-from tests.testbed import address as addresses
+from tests.store.kit import (
+    FOLDED,
+    direct_redis,
+    documented_rights,
+    is_left,
+    is_used,
+    key_of,
+    lines_about,
+    replying,
+    until,
+)
 from tests.testbed.faultproxy import PASS, RESET, STALL, FaultProxy
-from tests.testbed.redis_server import RedisServer, find_redis_server
+from tests.testbed.redis_sentinels import SentinelServer
+from tests.testbed.redis_server import RedisServer
 
 Proxies = Callable[[str], Awaitable[FaultProxy]]
-
-
-@contextmanager
-def sentinel(folder: Path) -> Iterator[str]:
-    """A real Sentinel that watches nothing."""
-    port = addresses.free_port()
-    configuration = folder / "sentinel.conf"
-    configuration.write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\n")
-    process = subprocess.Popen(
-        [str(find_redis_server()), str(configuration), "--sentinel"], stdout=subprocess.DEVNULL
-    )
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait(5)
-
-
-def is_left(one: Replica) -> bool:
-    state = one.state
-    return not state.is_up and state.breaker is not BreakerState.CLOSED and not state.is_subscribed
-
-
-def is_used(one: Replica) -> bool:
-    state = one.state
-    return state.is_up and state.breaker is BreakerState.CLOSED and state.is_subscribed
-
-
-def lines_about(caplog: pytest.LogCaptureFixture, beginning: str) -> list[str]:
-    return [message for message in caplog.messages if message.startswith(beginning)]
 
 
 # The wrong server
@@ -75,8 +51,8 @@ async def test_one_answer_of_the_wrong_server_is_enough_to_leave_it(
     async with replying(answer * 8) as address:
         direct = direct_redis(f"redis://{address}/0", own_redis.prefix)
         assert await direct.lookup(key_of(own_redis.prefix)) is FAILED
-        assert not direct.store.condition.breaker.is_closed
-        assert not direct.store.condition.is_up
+        assert not direct.node.condition.breaker.is_closed
+        assert not direct.node.condition.is_up
         with pytest.raises(StoreError, match="open"):
             await direct.drop(key_of(own_redis.prefix))
         await direct.store.close()
@@ -121,7 +97,7 @@ async def test_a_redis_that_returns_from_an_outage_as_a_replica_is_left_with_its
         proxy.mode = PASS
         redis = one.tiers.redis
         assert redis is not None
-        await until(lambda: redis._store.condition.refuses, "the replica's error")
+        await until(lambda: redis._store.link.nodes[0].condition.refuses, "the replica's error")
         assert is_left(one)
         proxy.target = own_redis.address
         await until(lambda: is_used(one), "the master to be used")
@@ -138,7 +114,7 @@ async def test_a_node_of_a_cluster_is_logged_at_the_start_and_when_it_appears_la
         one = await replicas(node.url, own_redis.prefix, subscribed=False)
         await until(lambda: is_left(one), "the node to be left")
         [line] = lines_about(caplog, "redis down")
-        assert "a node of a Redis Cluster, which is not supported yet (redis+cluster:// will be)" in line
+        assert "a node of a Redis Cluster: write redis+cluster://host,host in redis.url; CROSSSLOT" in line
         assert (await one.tiers.lookup(one.key())).has_failed
         proxy.target = node.address
         await own_redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -149,12 +125,10 @@ async def test_a_node_of_a_cluster_is_logged_at_the_start_and_when_it_appears_la
     assert lines_about(caplog, "redis up again after")
 
 
-async def test_a_sentinel_is_logged(
-    replicas: Replicas, own_redis: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with sentinel(tmp_path) as address:
-        one = await replicas(f"redis://{address}/0", own_redis.prefix, subscribed=False)
-        expected = "a Sentinel, which is not supported yet (redis+sentinel:// will be)"
+async def test_a_sentinel_is_logged(replicas: Replicas, caplog: pytest.LogCaptureFixture) -> None:
+    with SentinelServer() as server:
+        one = await replicas(server.url, server.prefix, subscribed=False)
+        expected = "a Sentinel: write redis+sentinel://host,host,host/SERVICE in redis.url; ERR unknown"
         await until(lambda: any(expected in message for message in caplog.messages), "the line")
         await until(lambda: is_left(one), "the Sentinel to be left")
 
@@ -219,17 +193,32 @@ def test_the_error_text_names_the_class_and_masks_the_password() -> None:
 # The rights that it has to give
 
 
+@pytest.mark.parametrize("kind", ["single", "sentinel"])
 async def test_exactly_the_documented_rights_are_enough(
-    replicas: Replicas, own_redis: RedisServer, fault_proxy: Proxies
+    replicas: Replicas, own_redis: RedisServer, fault_proxy: Proxies, kind: str
 ) -> None:
-    text = Path("deploy/README.md").read_text("utf-8")
-    [rule] = re.findall(r"^ACL SETUSER aos-gateway on >PASSWORD (.+)$", text, re.MULTILINE)
-    rights = rule.replace("aosgw:", f"{own_redis.prefix}:").split()
-    await own_redis.command("ACL", "SETUSER", "aos-gateway", "on", ">secret", *rights)
+    at_server, at_sentinel = documented_rights(own_redis.prefix)
+    await own_redis.command("ACL", "SETUSER", "aos-gateway", *at_server)
     await own_redis.command("CONFIG", "SET", "acllog-max-len", "100")
     proxy = await fault_proxy(own_redis.address)
-    url = f"redis://aos-gateway:secret@{proxy.address}/1"
-    one, other = [await replicas(url, own_redis.prefix, timeout_s=0.2) for _ in range(2)]
+    if kind == "single":
+        url = f"redis://aos-gateway:secret@{proxy.address}/1"
+        await use_all(replicas, own_redis, proxy, url, {})
+        return
+    host, _, port = proxy.address.rpartition(":")
+    with SentinelServer([f"sentinel monitor main {host} {port} 1"]) as server:
+        await server.command("ACL", "SETUSER", "aos-gateway", *at_sentinel)
+        url = f"redis+sentinel://aos-gateway:secret@{server.address}/main/1"
+        settings = {"sentinel_user": "aos-gateway", "sentinel_password": "secret"}
+        await use_all(replicas, own_redis, proxy, url, settings)
+        assert await server.command("ACL", "LOG") == []
+
+
+async def use_all(
+    replicas: Replicas, own_redis: RedisServer, proxy: FaultProxy, url: str, settings: dict[str, str]
+) -> None:
+    """Do with Redis all that a gateway does, without being refused anything."""
+    one, other = [await replicas(url, own_redis.prefix, timeout_s=0.2, more=settings) for _ in range(2)]
     key = one.key()
     await one.fill(key)
     one.drop(key)

@@ -34,7 +34,7 @@ async def test_a_redis_that_reads_nothing_keeps_no_socket(own_redis: RedisServer
 
 async def test_idle_connections_are_closed_without_harm_to_who_needs_one(own_redis: RedisServer) -> None:
     direct = direct_redis(own_redis.url, own_redis.prefix)
-    key, link = key_of(own_redis.prefix), direct.store.link
+    key, node = key_of(own_redis.prefix), direct.node
 
     async def look_up_after(turns: int) -> None:
         for _ in range(turns):
@@ -43,7 +43,7 @@ async def test_idle_connections_are_closed_without_harm_to_who_needs_one(own_red
 
     for _ in range(10):
         await asyncio.gather(*(direct.store.mint(key) for _ in range(4)))
-        await asyncio.gather(link.disconnect_idle(), *(look_up_after(turns) for turns in range(8)))
+        await asyncio.gather(node.disconnect_idle(), *(look_up_after(turns) for turns in range(8)))
     assert direct.metrics.redis_failures == {}
     await direct.store.close()
 
@@ -76,9 +76,8 @@ async def test_a_subscription_that_is_reset_connects_once_a_try(
 ) -> None:
     proxy = await fault_proxy(redis.address)
     proxy.mode = RESET
-    subscription = Subscription(
-        redis_settings(f"redis://{proxy.address}/0"), b"channel", Clock(), lambda: None, lambda message: None
-    )
+    direct = direct_redis(f"redis://{proxy.address}/0", redis.prefix)
+    subscription = Subscription(direct.store.link, b"channel", Clock(), lambda: None, lambda message: None)
     async with no_leaks():
         listening = asyncio.create_task(subscription.run())
         began_s = time.monotonic()

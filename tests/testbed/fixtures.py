@@ -11,6 +11,7 @@ from . import address, gateway
 from .aos import ScriptedAos
 from .faultproxy import FaultProxy
 from .iam import ScriptedIam
+from .redis_cluster import RedisCluster
 from .redis_server import RedisServer, find_valkey_server
 from .tls import Authority
 
@@ -64,6 +65,20 @@ def valkey(shared_valkey: RedisServer) -> RedisServer:
     """The shared Valkey, empty, without old clients, with a new prefix; not to be killed or configured."""
     shared_valkey.flush()
     return shared_valkey
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[RedisCluster]:
+    """One real Cluster without replicas for the whole run; tests take `cluster` instead, which is clean."""
+    with RedisCluster(replicas=False) as one:
+        yield one
+
+
+@pytest.fixture
+def cluster(shared_cluster: RedisCluster) -> RedisCluster:
+    """The shared Cluster, empty, without old clients, with a new prefix; no node is to be killed."""
+    shared_cluster.flush()
+    return shared_cluster
 
 
 @pytest.fixture

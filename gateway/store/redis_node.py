@@ -1,0 +1,326 @@
+"""One Redis server: its connections, its state, and operations that end in time."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import redis.asyncio as aioredis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import InvalidResponse, ResponseError
+
+from gateway.clock import Clock
+from gateway.core.caching.key import EntryKey
+from gateway.store.breaker import PROBE
+from gateway.store.invalidations import Mark
+from gateway.store.lookup import LookupResult
+from gateway.store.redis_condition import CHECK, Condition
+from gateway.store.redis_connection import Locator, RedisSettings, connection_arguments
+from gateway.store.redis_errors import StoreError, is_answer, is_redirect, kind_of, worst, wrong_server
+from gateway.store.redis_lookups import LookupBatcher
+from gateway.tasks import TaskSet
+from gateway.telemetry.metrics import Metrics
+
+_CHECK_INTERVAL_S = 1.0
+_OPENING_S = 0.05
+_PAIR = 2
+# As long as a large record: a slow connection still delivers short replies in time.
+_LONG_PING = b"?" * 16_384
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, repr=False)
+class NodeContext:
+    """What the nodes of one link share.
+
+    Attributes:
+        prefix: of every key.
+        check_names: keys that are deleted to see that a single server accepts writes.
+        result_of: see `LookupBatcher`.
+        on_connection_opened: called before a new connection carries a command.
+        on_left: called when a server is the wrong one, and every connection was closed, or is not used any
+            more.
+        on_moved: called when the servers of the slots are others than before.
+        on_recovered: see `Condition`.
+    """
+
+    clock: Clock
+    metrics: Metrics
+    tasks: TaskSet
+    prefix: bytes
+    check_names: Sequence[bytes]
+    result_of: Callable[[EntryKey, object, object], LookupResult]
+    on_connection_opened: Callable[[Mark], None]
+    on_left: Callable[["Node"], None]
+    on_moved: Callable[[], None]
+    on_recovered: Callable[[], None]
+
+
+class Node:
+    """One server, with a pool that opens connections on demand, and keeps them.
+
+    Args:
+        name: in the log, of a node of a Cluster.
+        on_failure: called when a node of a Cluster fails or redirects; ``None``: there is no Cluster.
+
+    Attributes:
+        check_names: keys that are deleted to see that the server accepts writes.
+        mark: when connections to it were opened.
+        client: sends commands; replaced with the server or the settings.
+        condition: state of the server.
+        lookups: look-ups in this server.
+        settings: as last given.
+        locator: says where it is; ``None``: ``settings.url`` does.
+    """
+
+    def __init__(
+        self,
+        settings: RedisSettings,
+        context: NodeContext,
+        locator: Locator | None = None,
+        *,
+        name: str = "",
+        on_failure: Callable[[], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.locator = locator
+        self.check_names = context.check_names
+        self.mark = Mark()
+        self._on_failure = on_failure
+        self.condition = Condition(
+            context.clock,
+            context.on_recovered,
+            f"redis {name}".rstrip(),
+            in_cluster=on_failure is not None,
+        )
+        self.lookups = LookupBatcher(settings.timeout_s, self._mget, context.result_of, context.tasks)
+        self._context = context
+        self.client = self._make_client()
+
+    @property
+    def connections(self) -> int:
+        """How many connections carry a command."""
+        # The pool has no public attribute for it.
+        return len(self.client.connection_pool._in_use_connections)
+
+    def pipeline(self) -> Pipeline:
+        """Return a pipeline: its commands reach this server in order, in one round trip."""
+        return self.client.pipeline(transaction=False)
+
+    def connect_with(self, settings: RedisSettings) -> None:
+        """Use another user, password or TLS context for connections opened from now on."""
+        self.settings = settings
+        # A pool reopens its connections with the arguments they were made with. Commands under way end
+        # within the timeout.
+        self._replace_client(after_s=settings.timeout_s)
+
+    def retire(self) -> None:
+        """End: the server is not used any more; commands under way end within the timeout."""
+        self._close(self.client, after_s=self.settings.timeout_s)
+        self._context.on_left(self)
+
+    def close_all(self) -> None:
+        """Close every connection; the next one resolves the address again."""
+        if self.locator is not None:
+            self.locator.forget()
+        self._replace_client(after_s=0.0)
+
+    async def disconnect_idle(self) -> None:
+        """Close connections that carry no command."""
+        # Not with the pool's own method: it waits, and what is idle now may be in use by then.
+        for connection in list(self.client.connection_pool._available_connections):
+            await connection.disconnect()
+
+    async def in_time(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Run one operation, and wait at most for the timeout; `StoreError` if it fails or takes longer.
+
+        Whoever leaves does not cancel it: that would cost the connection.
+        """
+        if not self.condition.breaker.is_closed:
+            raise StoreError("open")
+        running = self._context.tasks.start(
+            self._guarded(operation, work), f"redis-{operation}", awaited=True
+        )
+        done, _ = await asyncio.wait((running,), timeout=self.settings.timeout_s)
+        if done:
+            return running.result()
+        raise StoreError("timeout")
+
+    async def watch(self) -> None:
+        """Check and probe the server until cancelled."""
+        await asyncio.gather(self.monitor(), self.probe_while_open())
+
+    async def monitor(self) -> None:
+        """Check until cancelled, once a second, that the server accepts writes.
+
+        A demoted master still answers look-ups.
+        """
+        while True:
+            if self.condition.breaker.is_closed:
+                with contextlib.suppress(StoreError):
+                    await self._guarded(CHECK, self._check)
+            await asyncio.sleep(_CHECK_INTERVAL_S)
+
+    async def probe_while_open(self) -> None:
+        """Probe while the breaker is open, until cancelled."""
+        breaker = self.condition.breaker
+        while True:
+            await asyncio.sleep(await breaker.wait_open())
+            breaker.begin_probe()
+            with contextlib.suppress(StoreError):
+                await self._guarded(PROBE, self._probe)
+
+    async def _probe(self) -> None:
+        # Idle connections may be dead: otherwise each would cost a probe.
+        await self.disconnect_idle()
+        await self._ping(b"?")
+        began_s = asyncio.get_running_loop().time()
+        await self._ping(_LONG_PING)
+        if asyncio.get_running_loop().time() - began_s > self.settings.timeout_s:
+            raise TimeoutError
+        await self._check()
+
+    async def _ping(self, message: bytes) -> None:
+        client: Any = self.client
+        if await client.execute_command("PING", message) != message:
+            raise InvalidResponse
+
+    async def _check(self) -> None:
+        if not isinstance(await self.client.delete(*self.check_names), int):
+            raise InvalidResponse
+
+    async def _mget(self, names: list[bytes]) -> list[object]:
+        async def work() -> list[object]:
+            # In a Cluster one command reads what shares a slot, which is an entry and its generation.
+            values: object
+            if self._on_failure is not None and len(names) > _PAIR:
+                values = await self._mget_in_pairs(names)
+            else:
+                values = await self.client.mget(names)
+            if not isinstance(values, list) or len(values) != len(names):
+                # The replies are out of step with the commands; so are later ones on that connection.
+                await self.disconnect_idle()
+                raise InvalidResponse
+            return values
+
+        return await self._guarded("lookup", work)
+
+    async def _mget_in_pairs(self, names: list[bytes]) -> list[object]:
+        """Read two keys a command; both values of a pair that is refused are the error."""
+        pool = self.client.connection_pool
+        take: Callable[[], Awaitable[AbstractConnection]] = pool.get_connection
+        connection = await take()
+        replies: list[object] = []
+        try:
+            # Not with a pipeline, which costs as much again for each command.
+            await connection.send_packed_command(_packed_pairs(names))
+            for _ in range(0, len(names), _PAIR):
+                try:
+                    replies.append(await connection.read_response(disconnect_on_error=False))
+                except ResponseError as error:
+                    replies.append(error)
+        except BaseException:
+            # Replies that were not read would be those to the next command.
+            await connection.disconnect()
+            raise
+        finally:
+            await pool.release(connection)
+        if errors := [reply for reply in replies if isinstance(reply, ResponseError)]:
+            if len(errors) == len(replies) or not all(map(is_redirect, errors)):
+                raise worst(errors)
+            # A slot has moved, the others have not.
+            self._failed(errors[0])
+        return [value for reply in replies for value in _pair(reply)]
+
+    def _failed(self, error: Exception) -> None:
+        is_refusal = is_answer(error) and wrong_server(error) is None
+        if self._on_failure is not None and not is_refusal:
+            self._on_failure()
+
+    async def _guarded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Run one operation, record its outcome under its name, and translate its error into `StoreError`."""
+        loop = asyncio.get_running_loop()
+        metrics = self._context.metrics
+        began_s = loop.time()
+        try:
+            result = await work()
+        except Exception as error:  # the parser raises anything when fed with garbage
+            failure = StoreError(kind_of(error))
+            metrics.redis_failures[operation, failure.kind] += 1
+            self._failed(error)
+            if self.condition.failed(operation, error, self.settings.password):
+                self.close_all()
+                self._context.on_left(self)
+            raise failure from error
+        finally:
+            metrics.redis_took(operation, loop.time() - began_s)
+        # A probe may take longer: it includes connecting, which is done once.
+        if operation != PROBE and loop.time() - began_s > self.settings.timeout_s:
+            # Each read was in time, the whole was not: the callers have given up.
+            metrics.redis_failures[operation, "timeout"] += 1
+            self.condition.slow(operation)
+        else:
+            self.condition.succeeded(operation)
+        return result
+
+    def _make_client(self) -> aioredis.Redis:
+        settings = self.settings
+        pool = aioredis.BlockingConnectionPool(
+            max_connections=settings.max_connections,
+            timeout=settings.timeout_s,
+            redis_connect_func=self._on_connect,
+            **connection_arguments(settings, settings.timeout_s, self.locator),
+        )
+        client = aioredis.Redis.from_pool(pool)
+        # The library's own only returns whether it was PONG.
+        client.set_response_callback("PING", lambda response, **_: response)
+        return client
+
+    def _replace_client(self, *, after_s: float) -> None:
+        former, self.client = self.client, self._make_client()
+        self._close(former, after_s=after_s)
+
+    def _close(self, former: aioredis.Redis, *, after_s: float) -> None:
+        async def close() -> None:
+            try:
+                await asyncio.sleep(after_s)
+                await former.aclose()
+                # One that is being opened now is not closed by that.
+                while former.connection_pool._in_use_connections:  # noqa: ASYNC110  # there is no event
+                    await asyncio.sleep(_OPENING_S)
+            finally:
+                await former.aclose()
+
+        self._context.tasks.start(close(), "redis-close")
+
+    async def _on_connect(self, connection: Any) -> None:
+        try:
+            await connection.on_connect()
+        except BaseException as error:
+            # The library closes it after its own errors only; half set up it must not carry a command.
+            await connection.disconnect()
+            if isinstance(error, ResponseError):
+                # The connection is refused, not one command.
+                raise aioredis.ConnectionError from error
+            raise
+        self._context.on_connection_opened(self.mark)
+
+
+def _pair(reply: object) -> Sequence[object]:
+    """Return the values of two keys; the error for both; too few if the reply is to something else."""
+    if isinstance(reply, ResponseError):
+        return (reply,) * _PAIR
+    return reply if isinstance(reply, list) else ()
+
+
+def _packed_pairs(names: Sequence[bytes]) -> bytes:
+    """Return an MGET for every two keys, in RESP2."""
+    return b"".join(
+        [
+            b"*3\r\n$4\r\nMGET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(one), one, len(other), other)
+            for one, other in zip(names[::2], names[1::2], strict=True)
+        ]
+    )

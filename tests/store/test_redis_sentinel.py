@@ -1,0 +1,156 @@
+"""Redis behind Sentinels: the primary is found, left when it is none any more, and found again."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from gateway.store.lookup import FAILED
+from tests.store.conftest import Replicas
+from tests.store.kit import (
+    FOLDED,
+    direct_redis,
+    entry_of,
+    is_used,
+    key_of,
+    lines_about,
+    until,
+)
+from tests.testbed.faultproxy import FaultProxy
+from tests.testbed.redis_sentinels import SERVICE, SentinelGroup, SentinelServer
+from tests.testbed.redis_server import RedisServer
+from tests.testbed.tls import Authority, tls_in_front
+
+# Detected after 0.4 s, elected within 2 s on a busy machine, found by a probe at most 0.5 s later.
+FAILOVER_S = 15.0
+
+
+@pytest.fixture
+def group() -> Iterator[SentinelGroup]:
+    with SentinelGroup() as one:
+        yield one
+
+
+def watched(server: RedisServer) -> str:
+    """The line of a Sentinel that watches a server."""
+    host, _, port = server.address.rpartition(":")
+    return f"sentinel monitor {SERVICE} {host} {port} 1"
+
+
+@pytest.mark.operation
+@pytest.mark.parametrize("how", ["killed", "paused", "demoted"])
+async def test_after_a_failover_the_new_primary_has_look_ups_invalidations_and_the_subscription(
+    group: SentinelGroup, replicas: Replicas, how: str
+) -> None:
+    former = group.primary
+    one, other = [await replicas(group.url, former.prefix, memory_bytes=0) for _ in range(2)]
+    key = one.key()
+    await one.fill(key)
+    await until(lambda: is_used(one) and is_used(other), "Redis to be used")
+    match how:
+        case "killed":
+            former.kill()
+        case "paused":
+            former.pause()
+        case _:
+            group.fail_over()
+    # While nobody knows the new primary: the invalidation stays pending, and goes there.
+    await one.tiers.invalidate([FOLDED], "write", settles=True)
+    await until(lambda: group.primary is not former, "the failover", FAILOVER_S)
+    await until(lambda: is_used(one) and is_used(other), "the new primary to be used", FAILOVER_S)
+    await one.confirmed(FAILOVER_S)
+    promoted = group.primary
+    assert await promoted.command("EXISTS", key.generation) == 0
+    detached = len(other.detached)
+    assert await one.tiers.invalidate([b"after"], "write", settles=True)
+    await until(lambda: b"after" in other.detached[detached:], "the message by the new primary")
+    await one.fill(key)
+    assert await promoted.command("EXISTS", key.name) == 1
+
+
+async def test_a_sentinel_that_is_gone_costs_nothing_and_all_gone_are_named_in_one_line(
+    own_redis: RedisServer, replicas: Replicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    with contextlib.ExitStack() as stack:
+        dead, silent, last = [stack.enter_context(SentinelServer([watched(own_redis)])) for _ in range(3)]
+        dead.kill()
+        silent.pause()
+        hosts = ",".join(one.address for one in (dead, silent, last))
+        one = await replicas(f"redis+sentinel://{hosts}/{SERVICE}", own_redis.prefix)
+        await one.fill(one.key())
+        silent.resume()
+        silent.kill()
+        last.kill()
+        # What is connected stays so; what has to connect anew can't.
+        assert not (await one.tiers.lookup(one.key(b"b"))).has_failed
+
+        async def is_lost() -> bool:
+            await own_redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            return any("no Sentinel names a primary: " in line for line in lines_about(caplog, "redis down"))
+
+        await until(is_lost, "the line", FAILOVER_S)
+        assert "Connect call failed" in lines_about(caplog, "redis down")[-1]
+        await last.restart()
+        await until(lambda: is_used(one), "Redis to be used again", FAILOVER_S)
+
+
+async def test_many_connections_ask_the_sentinels_once(
+    redis: RedisServer, fault_proxy: Callable[[str], Awaitable[FaultProxy]]
+) -> None:
+    with SentinelServer([watched(redis)]) as server:
+        proxy = await fault_proxy(server.address)
+        direct = direct_redis(f"redis+sentinel://{proxy.address}/{SERVICE}", redis.prefix)
+        keys = [key_of(redis.prefix, stack=b"s%d" % number) for number in range(8)]
+        assert None not in await asyncio.gather(*(direct.store.mint(key) for key in keys))
+        assert direct.opened.count > 1
+        assert proxy.connections == 1
+        await direct.close()
+
+
+async def test_a_service_that_the_sentinels_do_not_know_is_named(
+    redis: RedisServer, replicas: Replicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SentinelServer([watched(redis)]) as server:
+        one = await replicas(f"redis+sentinel://{server.address}/other", redis.prefix, subscribed=False)
+        await until(lambda: bool(lines_about(caplog, "redis down")), "the line")
+        assert "no Sentinel names a primary: they do not know other" in lines_about(caplog, "redis down")[0]
+        assert (await one.tiers.lookup(one.key())).has_failed
+
+
+async def test_a_wrong_password_at_the_sentinels_is_logged_in_their_words_and_not_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with SentinelServer([f"sentinel monitor {SERVICE} 127.0.0.1 1 1"], password="right") as server:
+        url = f"redis+sentinel://:of-the-primary@{server.address}/{SERVICE}"
+        for password, words in (("sesame-open", "WRONGPASS"), ("", "NOAUTH")):
+            direct = direct_redis(url, "prefix", sentinel_password=password)
+            assert await direct.store.lookup(key_of("prefix")) is FAILED
+            await direct.close()
+            assert words in lines_about(caplog, "redis down")[-1]
+    for secret in ("sesame-open", "of-the-primary"):
+        assert secret not in caplog.text
+
+
+async def test_sentinels_and_primary_are_reached_over_tls(
+    redis: RedisServer, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    server_tls = authority.server_context("127.0.0.1")
+    async with tls_in_front(redis.address, server_tls) as port:
+        # Knows where the primary speaks TLS, without speaking to it.
+        with SentinelServer([f"sentinel monitor {SERVICE} 127.0.0.1 {port} 1"]) as server:
+            async with tls_in_front(server.address, server_tls) as sentinel_port:
+                url = f"rediss+sentinel://127.0.0.1:{sentinel_port}/{SERVICE}"
+                trusting = authority.client_context()
+                direct = direct_redis(url, redis.prefix, tls=trusting)
+                key = key_of(redis.prefix)
+                generation = await direct.store.mint(key)
+                assert generation is not None
+                await direct.put(key, entry_of(), generation)
+                assert (await direct.lookup(key)).entry is not None
+                await direct.close()
+                stranger = direct_redis(url, redis.prefix, tls=ssl.create_default_context())
+                assert await stranger.store.lookup(key) is FAILED
+                await stranger.close()
+    assert "certificate verify failed" in lines_about(caplog, "redis down")[0]
