@@ -63,7 +63,7 @@ MECHANISMS = (
     Mechanism(
         "tag",
         "gateway/core/caching/entry.py",
-        "if not hmac.compare_digest(tag, _tag(key, content, secret)):",
+        "if not hmac.compare_digest(tag, _tag(name or key.name, content, secret)):",
         "if False:",
         "tests/core/caching/test_entry.py::test_any_flipped_byte_is_a_miss",
     ),
@@ -100,6 +100,41 @@ MECHANISMS = (
         "tests/end_to_end/test_running.py::test_redis_keeps_none",
     ),
     Mechanism(
+        "seen in the lease",
+        "gateway/core/caching/lease.py",
+        "self._seen.get(published[:NONCE_BYTES])",
+        "next(iter(self._seen.values()), None)",
+        "tests/core/caching/test_lease.py::test_what_a_reply_means",
+    ),
+    Mechanism(
+        "generation of the reply",
+        "gateway/core/caching/lease.py",
+        "if reply.generation != self.generation:",
+        "if False:",
+        "tests/core/caching/test_lease.py::test_what_a_reply_means",
+    ),
+    Mechanism(
+        "bound to its lease",
+        "gateway/core/caching/lease.py",
+        "self._secret, wall_s, name=name)",
+        "self._secret, wall_s)",
+        "tests/core/caching/test_lease.py::test_what_a_reply_means",
+    ),
+    Mechanism(
+        "the deadline of a lease",
+        "gateway/cache/cache.py",
+        "self.fetcher.rules.ttl_running_s and arrived_s <= given.ends_s",
+        "self.fetcher.rules.ttl_running_s",
+        "tests/server/test_leases.py::test_who_joins_after_the_deadline_of_anothers_fetch_looks_up_anew",
+    ),
+    Mechanism(
+        "nothing published over a write",
+        "gateway/cache/leases.py",
+        "if not licence.nonce or licence.generation is None or self._tiers.invalidations.is_void(token):",
+        "if not licence.nonce or licence.generation is None:",
+        "tests/server/test_leases.py::test_what_was_under_way_at_a_write_is_not_published",
+    ),
+    Mechanism(
         "joined only for what may be given",
         "gateway/cache/cache.py",
         "if not self._may_be_given(eligible, fetched):",
@@ -116,7 +151,7 @@ MECHANISMS = (
     Mechanism(
         "waits after a write",
         "gateway/cache/poller.py",
-        "takers = [waiter for waiter in self.waiters if flight.started_s >= waiter.not_before_s]",
+        "takers = [waiter for waiter in self.waiters if fetched_s >= waiter.not_before_s]",
         "takers = list(self.waiters)",
         "tests/end_to_end/test_waiting.py::"
         "test_a_record_from_before_a_write_does_not_answer_who_came_after_it",

@@ -11,7 +11,7 @@ from typing import Any
 from gateway.cache import cache_log
 from gateway.cache.fetcher import Fetcher
 from gateway.cache.responder import Responder, because, preferred, with_member
-from gateway.cache.results import Fetched, Response
+from gateway.cache.results import Fetched, Given, Response
 from gateway.cache.single_flight import SingleFlight
 from gateway.cache.throttle import Throttle
 from gateway.cache.waiting import OnWaited, Waits
@@ -237,6 +237,21 @@ class Cache:
         arrived_s = self.fetcher.clock.monotonic_s()
 
         def response_of(fetched: Fetched) -> Response | Coroutine[Any, Any, Response]:
+            if fetched.given is not None and not self._suits(fetched.given, eligible, arrived_s):
+                # Who has come too late for it may be in time for another.
+                is_late = arrived_s > fetched.given.ends_s
+                again = functools.partial(
+                    self._share,
+                    request,
+                    eligible,
+                    found,
+                    cache_status,
+                    flight_key=flight_key,
+                    may_join=is_late and self.fetcher.rules.ttl_running_s > 0,
+                )
+                return self._again(again, arrived_s)
+            if fetched.given is not None and joined is None:
+                return self.responder.given(request, fetched, fetched.given, eligible, cache_status)
             if joined is None:
                 return self.responder.fetched(fetched, eligible, cache_status, collapsed=False)
             if not self._may_be_given(eligible, fetched):
@@ -248,6 +263,8 @@ class Cache:
                 return self._again(again, arrived_s)
             if (unshared := self.responder.why_not_shared(eligible, fetched)) is not None:
                 return self.responder.forward(request, None, because(cache_status, unshared), eligible)
+            if fetched.given is not None:
+                return self.responder.given(request, fetched, fetched.given, eligible, cache_status)
             return self.responder.fetched(fetched, eligible, cache_status, collapsed=True)
 
         def on_fetched(fetched: Fetched | GatewayError) -> None:
@@ -264,7 +281,9 @@ class Cache:
         # What nobody may join is nobody else's matter.
         record = None if flight_key is None else key.local
         flight = self.flights.begin(flight_key, key.stack, on_fetched, record)
-        self.fetcher.start(flight, request, eligible, found, stores=flight_key is not None)
+        self.fetcher.start(
+            flight, request, eligible, found, stores=flight_key is not None, takes_over=not may_join
+        )
         return functools.partial(flight.leave, on_fetched)
 
     async def _again(self, begin: Callable[[OnResponse], Callable[[], None]], arrived_s: float) -> Response:
@@ -294,6 +313,15 @@ class Cache:
                 _dropped(result.result())
             raise
         return response if isinstance(response, Response) else await response
+
+    def _suits(self, given: Given, eligible: Eligible, arrived_s: float) -> bool:
+        """Tell whether a request may be given what another replica has fetched."""
+        entry, directives = given.entry, eligible.directives
+        now_s = entry.now_s(self.fetcher.clock.wall_s(), self.fetcher.clock.monotonic_s())
+        if not entry.is_settled and not (self.fetcher.rules.ttl_running_s and arrived_s <= given.ends_s):
+            return False
+        # Who has waited for it may have it also when its time is over.
+        return directives.unmet(entry.age_s(now_s), max(1.0, entry.ttl_s(now_s))) is None
 
     def _may_be_given(self, eligible: Eligible, fetched: Fetched) -> bool:
         """Tell whether a fetch's result is for a caller who joined it: whatever it is for the same caller."""

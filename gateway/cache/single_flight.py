@@ -30,10 +30,21 @@ class Flight(Generic[T]):
         stack: case-folded stack id.
         record: what it fetches, by `EntryKey.local`; ``None`` when nobody is to hear of it.
         started_s: monotonic time of its start.
+        fetched_s: monotonic time before which nothing of its result was fetched.
         stop: ends its work when its time is over.
     """
 
-    __slots__ = ("_flights", "_leader", "_waiting", "key", "record", "stack", "started_s", "stop")
+    __slots__ = (
+        "_flights",
+        "_leader",
+        "_waiting",
+        "fetched_s",
+        "key",
+        "record",
+        "stack",
+        "started_s",
+        "stop",
+    )
 
     def __init__(
         self,
@@ -48,7 +59,7 @@ class Flight(Generic[T]):
         self.key = key
         self.stack = stack
         self.record = record
-        self.started_s = started_s
+        self.started_s = self.fetched_s = started_s
         self.stop: Callable[[], None] = _nothing
         self._flights = flights
         self._leader: OnResult[T] | None = leader

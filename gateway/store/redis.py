@@ -65,7 +65,7 @@ class RedisStore:
         # In different slots of a Cluster: only a single, writable server deletes both in one command.
         self._check_keys = tuple(keys.generation(name) for name in (b"", b"/"))
         self._tasks = TaskSet()
-        self._lookups = LookupBatcher(settings.timeout_s, self._mget, self._result, self._tasks)
+        self._lookups = LookupBatcher(settings.timeout_s, self._mget, self.result, self._tasks)
         self.link = Link(settings, self._tasks, on_connection_opened)
 
     async def lookup(self, key: EntryKey) -> LookupResult:
@@ -95,7 +95,7 @@ class RedisStore:
         async def work() -> bytes | None:
             fresh = secrets.token_bytes(GENERATION_BYTES)
             pipeline = self.link.client.pipeline(transaction=False)
-            pipeline.set(key.generation, fresh, nx=True, px=_milliseconds(self.link.settings.mint_ttl_s))
+            pipeline.set(key.generation, fresh, nx=True, px=milliseconds(self.link.settings.mint_ttl_s))
             pipeline.get(key.generation)
             _, generation = await pipeline.execute()
             return _generation(generation)
@@ -113,8 +113,8 @@ class RedisStore:
             if entry is None:
                 pipeline.delete(key.name)
             elif generation is not None and (left_s := entry.ttl_s(entry.now_s(wall_s, monotonic_s))) > 0:
-                pipeline.set(key.name, seal(key, generation, entry, self._secret), px=_milliseconds(left_s))
-                pipeline.pexpire(key.generation, _milliseconds(self.link.settings.generation_ttl_s))
+                pipeline.set(key.name, seal(key, generation, entry, self._secret), px=milliseconds(left_s))
+                pipeline.pexpire(key.generation, milliseconds(self.link.settings.generation_ttl_s))
         # Sending nothing must not count as a success.
         if len(pipeline):
             await self._in_time("write", pipeline.execute)
@@ -134,7 +134,23 @@ class RedisStore:
         Raises:
             StoreError: the outcome is unknown.
         """
-        await self._in_time("write", lambda: self.link.client.set(name, value, px=_milliseconds(life_s)))
+        await self._in_time("write", lambda: self.link.client.set(name, value, px=milliseconds(life_s)))
+
+    async def run(self, operation: str, *commands: tuple[bytes | str | int, ...]) -> list[object]:
+        """Send commands about keys of one hash tag in one round trip, and return their replies.
+
+        Raises:
+            StoreError: the outcome is unknown, or Redis refused one.
+        """
+
+        async def work() -> list[object]:
+            pipeline = self.link.client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[object] = await pipeline.execute()
+            return replies
+
+        return await self._in_time(operation, work)
 
     async def invalidate(self, messages: Sequence[tuple[bytes, bytes | None]]) -> list[tuple[bool, bool]]:
         """Delete generations and publish messages, in one round trip.
@@ -230,7 +246,8 @@ class RedisStore:
 
         return await self._guarded("lookup", work)
 
-    def _result(self, key: EntryKey, sealed: object, generation: object) -> LookupResult:
+    def result(self, key: EntryKey, sealed: object, generation: object) -> LookupResult:
+        """Return what the values at an entry's key and at its stack's generation key mean."""
         generation, entry = _generation(generation), None
         if isinstance(sealed, bytes) and generation is not None:
             now_s = self._clock.wall_s()
@@ -283,5 +300,6 @@ def _generation(value: object) -> bytes | None:
     return value if isinstance(value, bytes) and len(value) == GENERATION_BYTES else None
 
 
-def _milliseconds(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
+    """Return a time to live as Redis takes it."""
     return max(1, int(seconds * 1000))

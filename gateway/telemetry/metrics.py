@@ -63,6 +63,7 @@ class Metrics:
         self.iam_questions: Counter[str] = Counter()
         self.bad_requests: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+        self.leases: Counter[str] = Counter()
         self.connections_refused = 0
         self.connections_unfit: Counter[str] = Counter()
         self._histograms = {
