@@ -122,17 +122,18 @@ MECHANISMS = (
     ),
     Mechanism(
         "the deadline of a lease",
-        "gateway/cache/cache.py",
-        "self.fetcher.rules.ttl_running_s and arrived_s <= given.ends_s",
-        "self.fetcher.rules.ttl_running_s",
-        "tests/server/test_leases.py::test_who_joins_after_the_deadline_of_anothers_fetch_looks_up_anew",
+        "gateway/core/caching/lease.py",
+        "        self.ends_s = ends_s\n",
+        "        self.ends_s = math.inf\n",
+        "tests/core/caching/test_lease.py::"
+        "test_an_answer_ends_with_what_was_left_of_the_lease_when_it_was_first_seen",
     ),
     Mechanism(
-        "nothing published over a write",
-        "gateway/cache/leases.py",
-        "if not licence.nonce or licence.generation is None or self._tiers.invalidations.is_void(token):",
-        "if not licence.nonce or licence.generation is None:",
-        "tests/server/test_leases.py::test_what_was_under_way_at_a_write_is_not_published",
+        "named by generation",
+        "gateway/core/caching/key.py",
+        "blake2b(self.identity + generation,",
+        "blake2b(self.identity,",
+        "tests/core/caching/test_lease.py::test_keys_hold_the_generation_and_share_the_slot_of_the_entry",
     ),
     Mechanism(
         "joined only for what may be given",

@@ -178,13 +178,23 @@ class _Fetch:
         if leases is None or not lease_s or generation is None:
             self.send(generation)
             return
+        flight, ttl_running_s = self._flight, self._by.rules.ttl_running_s
+
+        def on_wait(until_s: float) -> None:
+            # Who comes later looks up at once instead of waiting for what is not for him.
+            flight.joinable_until_s = until_s if ttl_running_s else float("-inf")
+
         try:
-            taken = await leases.take(token, self._eligible, generation, lease_s, takes_over=takes_over)
+            taken = await leases.take(
+                token, self._eligible, generation, lease_s, takes_over=takes_over, on_wait=on_wait
+            )
         except Exception as error:
             self._failed(error)
             return
         if isinstance(taken, Licence):
             self._licence = taken
+            if ttl_running_s:
+                flight.joinable_until_s = taken.sent_s + ttl_running_s
             self.send(taken.generation)
         else:
             if taken.given is not None and not taken.given.entry.is_settled:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import statistics
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import assert_never
 
@@ -27,6 +28,7 @@ from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
 
 _LOOK_AGAIN_S = 0.1
+_SHORTEST_S = 0.005
 _FETCHES = 15
 
 
@@ -75,7 +77,14 @@ class Leases:
         self._took_s: deque[float] = deque(maxlen=_FETCHES)
 
     async def take(
-        self, token: FillToken, eligible: Eligible, generation: bytes, life_s: float, *, takes_over: bool
+        self,
+        token: FillToken,
+        eligible: Eligible,
+        generation: bytes,
+        life_s: float,
+        *,
+        takes_over: bool,
+        on_wait: Callable[[float], None],
     ) -> Licence | Fetched:
         """Return the right to fetch, or what another replica has fetched.
 
@@ -83,20 +92,27 @@ class Leases:
             token: taken before the look-up that gave the generation.
             life_s: of the lease: how old an answer may be.
             takes_over: what others have fetched until now will not do.
+            on_wait: called with the monotonic time until which a request may arrive to be given what is
+                waited for.
         """
         lookup = self._redis.lookup(token.key, generation, life_s, eligible.variant.accept)
         with contextlib.suppress(StoreError):
-            taken = await self._take(lookup, token, eligible, Step.TAKE_OVER if takes_over else Step.CLAIM)
+            first = Step.TAKE_OVER if takes_over else Step.CLAIM
+            taken = await self._take(lookup, token, eligible, first, on_wait)
             if taken is not None:
                 return taken
         return self._licence(lookup, is_alone=True)
 
     async def _take(
-        self, lookup: LeaseLookup, token: FillToken, eligible: Eligible, step: Step
+        self,
+        lookup: LeaseLookup,
+        token: FillToken,
+        eligible: Eligible,
+        step: Step,
+        on_wait: Callable[[float], None],
     ) -> Licence | Fetched | None:
         """Go from step to step; ``None``: fetch alone."""
-        pauses_s = iter((self._usual_s(),))
-        has_claimed = False
+        has_waited = False
         while not self._tiers.invalidations.is_void(token):
             if step is Step.TAKE_OVER:
                 licence = self._licence(lookup)
@@ -136,10 +152,15 @@ class Leases:
                     step = Step.CLAIM
                 case Step.WAIT | Step.CLAIM:
                     if step is Step.WAIT or former is Step.CLAIM:
-                        if not has_claimed:
-                            has_claimed = True
+                        pause_s = _LOOK_AGAIN_S
+                        if not has_waited:
+                            has_waited = True
                             self._metrics.leases["waited"] += 1
-                        await asyncio.sleep(next(pauses_s, _LOOK_AGAIN_S))
+                            # As long as a fetch usually takes, but no longer than the lease of one who died.
+                            left_s = lookup.latest_s - self._clock.monotonic_s()
+                            pause_s = min(self._usual_s(), left_s)
+                        on_wait(lookup.latest_s)
+                        await asyncio.sleep(max(_SHORTEST_S, pause_s))
                 case Step.TAKE_OVER:
                     pass
                 case _:

@@ -31,6 +31,7 @@ class Flight(Generic[T]):
         record: what it fetches, by `EntryKey.local`; ``None`` when nobody is to hear of it.
         started_s: monotonic time of its start.
         fetched_s: monotonic time before which nothing of its result was fetched.
+        joinable_until_s: monotonic time.
         stop: ends its work when its time is over.
     """
 
@@ -39,6 +40,7 @@ class Flight(Generic[T]):
         "_leader",
         "_waiting",
         "fetched_s",
+        "joinable_until_s",
         "key",
         "record",
         "stack",
@@ -54,12 +56,14 @@ class Flight(Generic[T]):
         started_s: float,
         leader: OnResult[T],
         *,
+        join_max_age_s: float,
         record: bytes | None,
     ) -> None:
         self.key = key
         self.stack = stack
         self.record = record
         self.started_s = self.fetched_s = started_s
+        self.joinable_until_s = started_s + join_max_age_s
         self.stop: Callable[[], None] = _nothing
         self._flights = flights
         self._leader: OnResult[T] | None = leader
@@ -130,7 +134,7 @@ class SingleFlight(Generic[T]):
     def joinable(self, key: FlightKey) -> Flight[T] | None:
         """Return the flight that an equal request may join now, or ``None``."""
         flight = self._open.get(key)
-        if flight is None or self._clock.monotonic_s() - flight.started_s > self._join_max_age_s:
+        if flight is None or self._clock.monotonic_s() > flight.joinable_until_s:
             return None
         return flight
 
@@ -142,7 +146,15 @@ class SingleFlight(Generic[T]):
         Returns:
             The flight; whoever does its work calls `Flight.finish`.
         """
-        flight = Flight(self, key, stack, self._clock.monotonic_s(), on_result, record=record)
+        flight = Flight(
+            self,
+            key,
+            stack,
+            self._clock.monotonic_s(),
+            on_result,
+            join_max_age_s=self._join_max_age_s,
+            record=record,
+        )
         self._under_way[flight] = None
         if key is not None:
             self._detach(key)

@@ -180,7 +180,7 @@ async def test_who_joins_after_the_deadline_of_anothers_fetch_looks_up_anew(
         await asyncio.sleep(0.8)
         gate.open()
         await leading
-        assert asked_s(await follower) == 0.0
+        assert (await follower).status == 200
         assert asked_s(await late) > began_s
 
 

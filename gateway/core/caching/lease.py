@@ -94,6 +94,11 @@ class LeaseLookup:
         """Redis keys of the lease, and of what is published under it."""
         return self.key.lease_names(self.generation)
 
+    @property
+    def latest_s(self) -> float:
+        """Monotonic time until which a request may arrive to be given what has been seen to be under way."""
+        return max(ends_s for ends_s, _ in self._seen.values()) if self._seen else -math.inf
+
     def use(self, generation: bytes) -> None:
         """Go on under the generation that the stack has now."""
         self.generation = generation

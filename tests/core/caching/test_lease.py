@@ -89,7 +89,9 @@ def test_the_second_change_of_the_generation_ends_the_attempt() -> None:
 
 def test_an_answer_ends_with_what_was_left_of_the_lease_when_it_was_first_seen() -> None:
     one = lookup()
+    assert one.latest_s == -math.inf
     assert one.next_step(reply(OTHER, left_s=1.5)) is Step.WAIT
+    assert one.latest_s == SENT_S + 1.5
     assert one.next_step(reply(None, published(), later_s=9.0)) is Step.ANSWER
     assert one.ends_s == SENT_S + 1.5
     assert isinstance(one.entry, RunningEntry)
