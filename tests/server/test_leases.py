@@ -232,6 +232,22 @@ async def test_no_fault_of_redis_makes_an_answer_too_old_or_fails_a_request(
         assert len(await polling) == 120
 
 
+@pytest.mark.parametrize("command", ["pttl", "set"])
+async def test_without_the_right_to_a_command_each_replica_fetches_for_itself(
+    aos: ScriptedAos, redis: RedisServer, command: str
+) -> None:
+    aos.answer(after(0.0))
+    async with fleet_of(2, aos, redis) as fleet:
+        try:
+            await redis.command("ACL", "SETUSER", "default", f"-{command}")
+            for gateway in fleet * 2:
+                assert (await get(gateway)).status == 200
+        finally:
+            await redis.command("ACL", "SETUSER", "default", f"+{command}")
+        assert not leases(fleet)
+    assert aos.count() == 2
+
+
 async def test_a_record_that_is_not_for_others_is_fetched_by_each_for_itself(
     aos: ScriptedAos, redis: RedisServer
 ) -> None:

@@ -110,7 +110,7 @@ class LeaseLookup:
             is_second, self._is_second = self._is_second, True
             return Step.ALONE if is_second else Step.AGAIN
         if reply.entry is not None:
-            return Step.HIT
+            return Step.HIT if reply.entry.suits(self._accept) else Step.ALONE
         if reply.left_s is not None:
             if reply.lease == self.nonce:
                 return Step.LEAD

@@ -69,6 +69,10 @@ _STEPS = {
     "another generation": (reply(OWN, left_s=2.0, generation=OTHER_GENERATION), Step.AGAIN),
     "no generation": (reply(OTHER, published(), left_s=1.5, generation=None), Step.AGAIN),
     "a settled entry": (reply(OTHER, left_s=1.5, entry=ENTRY), Step.HIT),
+    "a settled entry of another Accept": (
+        reply(OTHER, left_s=1.5, entry=msgspec.structs.replace(ENTRY, accept=b"text/html")),
+        Step.ALONE,
+    ),
 }
 
 
