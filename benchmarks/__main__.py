@@ -1,7 +1,5 @@
 """`./dev bench`: measures the gateway and its peers, or a running server, and writes the results."""
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import os

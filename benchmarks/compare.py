@@ -4,8 +4,6 @@ A difference within the spread of the rounds is no difference. Costs in µs of t
 at two times, are not the same thing: the ratio to a peer of the same run says more, and stands first.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

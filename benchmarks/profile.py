@@ -4,8 +4,6 @@ With py-spy it writes a flame graph (SVG) and a table of functions; without, or 
 another process, cProfile gives a table alone, and makes Python functions dearer than they are.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import pstats

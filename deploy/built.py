@@ -1,7 +1,5 @@
 """Builds the kustomizations; and the error of a failed check."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -3,8 +3,6 @@
 python -m deploy.check_built compose | kubernetes FOLDER | promises | commands
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """What the runbook promises and no schema checks: drain, probes, network, permissions, secrets."""
 
-from __future__ import annotations
-
 import os
 import re
 import tempfile
@@ -243,6 +241,11 @@ def _sidecar_is_one() -> None:
     listen = config["server"]["listen"]
     need("sidecar", listen.startswith(("127.0.0.1:", "unix:")), f"it can be reached on {listen}")
     need("sidecar", config["cache"]["scope"] == "shared", "its application's tokens do not share records")
+    secrets = {volume["name"] for volume in pod["volumes"] if "secret" in volume}
+    for application in pod["containers"]:
+        mounted = {mount["name"] for mount in application.get("volumeMounts", [])}
+        is_free = not (mounted & secrets or _SECRET.search(str(application.get("env"))))
+        need("sidecar", is_free, "its application has a secret")
 
 
 def _any_user_works() -> None:

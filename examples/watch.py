@@ -6,8 +6,6 @@ AOS_TOKEN=... ./watch.py STACK ACTION [URL]
 Exit codes: 0 Succeeded or deleted, 1 anything else, 2 wrong usage, 3 Failed, 4 Cancelled or ForceCancelled.
 """
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

@@ -1,7 +1,5 @@
 """Wall time, comparable between replicas, and monotonic time within one process."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

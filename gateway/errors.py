@@ -1,7 +1,5 @@
 """Errors of fetching and of connections, and the response that the gateway makes of any error."""
 
-from __future__ import annotations
-
 import math
 from email.utils import formatdate
 from http import HTTPStatus
@@ -125,6 +123,20 @@ class Throttled(FetchError):
         self.cache_member = CacheStatus(reason=self.reason).member()
 
 
+class NoCredentials(FetchError):
+    """The gateway cannot add credentials of its own, for a ``kind`` of reason; it may after a while."""
+
+    status = 503
+    number = 4
+    detail = "The gateway cannot add its own credentials at present"
+    reason = Reason.CREDENTIALS
+
+    def __init__(self, kind: str, wait_s: float) -> None:
+        super().__init__(kind)
+        self.detail = f"{self.detail}: {kind}."
+        self.retry_after_s = max(1, math.ceil(wait_s))
+
+
 class NotCached(FetchError):
     """The request is ``only-if-cached`` and nothing usable is stored."""
 
@@ -146,12 +158,7 @@ class CallerGone(GatewayError):
 
 
 def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
-    """Return the head and body of the gateway's own response to an error.
-
-    Args:
-        error: what happened; only its fixed texts are sent.
-        request_id: the id under which the log has the request.
-    """
+    """Return the head and body of the gateway's own response to an error: its fixed texts, nothing else."""
     reason = HTTPStatus(error.status).phrase
     # For two kinds of clients: members of RFC 9457, then those of AOS's own errors.
     body = orjson.dumps(
@@ -180,6 +187,8 @@ def problem(error: GatewayError, request_id: bytes) -> tuple[Head, bytes]:
         fields.append((b"Retry-After", b"%d" % error.retry_after_s))
     if error.allow is not None:
         fields.append((b"Allow", error.allow.encode("ascii")))
+    if error.challenge is not None:
+        fields.append((b"WWW-Authenticate", error.challenge.encode("ascii")))
     if error.cache_member is not None:
         fields.append((b"Cache-Status", error.cache_member))
     return Head(error.status, reason.encode("ascii"), tuple(fields)), body

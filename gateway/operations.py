@@ -1,7 +1,5 @@
 """What the admin side and its page need from whatever serves: one gateway, or a parent with workers."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from gateway.config.model import Config

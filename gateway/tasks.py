@@ -1,24 +1,22 @@
 """Background tasks with an owner, which end with it."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 _log = logging.getLogger("gateway")
 
-S = TypeVar("S")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _CANCEL_S = 1.0
 
 
-def guarded(work: Callable[[S], T | Coroutine[Any, Any, T]], argument: S) -> T | Coroutine[Any, Any, T]:
+def guarded(work: Callable[[*Ts], T | Coroutine[Any, Any, T]], *arguments: *Ts) -> T | Coroutine[Any, Any, T]:
     """Return what a callback gives; what it raises is raised where that is awaited."""
     try:
-        return work(argument)
+        return work(*arguments)
     except Exception as error:
         return raising(error)
 

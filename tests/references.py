@@ -3,8 +3,6 @@
 python -m tests.references     # writes them anew
 """
 
-from __future__ import annotations
-
 import inspect
 import operator
 import re
@@ -25,6 +23,7 @@ from gateway.errors import (
     CallerGone,
     DeadlinePassed,
     GaveWay,
+    NoCredentials,
     NotCached,
     Overloaded,
     Throttled,
@@ -156,6 +155,7 @@ def _errors() -> list[type[GatewayError]]:
         CallerGone,
         DeadlinePassed,
         GaveWay,
+        NoCredentials,
         NotCached,
         Overloaded,
         ProxyLoop,

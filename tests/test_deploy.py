@@ -1,7 +1,5 @@
 """What the deployment files do; deploy/check has tools for their syntax."""
 
-from __future__ import annotations
-
 import ipaddress
 import json
 import re
@@ -160,6 +158,11 @@ def test_the_files_give_a_running_record_again_for_a_second(file: str) -> None:
     path = DEPLOY.parent / file
     text = (path / "gateway.toml" if path.is_dir() else path).read_text("utf-8")
     assert tomllib.loads(text)["cache"]["ttl_running_s"] == 1
+
+
+def test_the_readme_says_the_same() -> None:
+    text = (DEPLOY.parent / "README.md").read_text("utf-8")
+    assert "Set `cache.ttl_running_s = 1`" in text.partition("\n## Stop polling")[2].partition("\n## ")[0]
 
 
 def test_the_runbook_lets_nobody_wait_longer_than_what_is_in_front() -> None:

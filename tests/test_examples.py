@@ -1,7 +1,5 @@
 """The scripts of examples/, run as they stand against a scripted AOS, the simulated one and the gateway."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sys

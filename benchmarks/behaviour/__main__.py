@@ -1,7 +1,5 @@
 """``python -m benchmarks.behaviour [NAME…] [--json OUT]``: plays scenarios, prints their table."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import os

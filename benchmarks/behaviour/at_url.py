@@ -1,7 +1,5 @@
 """The scenario *pollers* at a server that runs already, on executions that run there."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import time

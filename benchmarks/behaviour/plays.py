@@ -1,7 +1,5 @@
 """The scenarios, played with and without the gateway."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import time

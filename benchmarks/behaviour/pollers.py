@@ -1,7 +1,5 @@
 """Callers that poll or wait, each on a connection of its own: what they got, and when they knew the end."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import ssl

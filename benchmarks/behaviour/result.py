@@ -1,7 +1,5 @@
 """What a scenario came to: a small JSON and a line of Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,7 +37,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     why_not: str = ""
 
     @classmethod
-    def of(cls, name: str, report: Report, upstream_calls: int, **figures: float) -> Side:
+    def of(cls, name: str, report: Report, upstream_calls: int, **figures: float) -> "Side":
         """Make it from what the open-loop generator reports."""
         return cls(
             name=name,
@@ -56,7 +54,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of_pollers(
         cls, name: str, counts: Counts, upstream_calls: int, figures: dict[str, float], group: str = ""
-    ) -> Side:
+    ) -> "Side":
         """Make it from what pollers counted."""
         refused = counts.by_status[429]
         return cls(

@@ -1,7 +1,5 @@
 """The scenarios as they stand in ``benchmarks/scenarios/behaviour``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Final
 

@@ -1,7 +1,5 @@
 """What one side of a scenario plays on: the twin, and a gateway before it or none, each its own process."""
 
-from __future__ import annotations
-
 import asyncio
 import http.client
 import json
@@ -144,7 +142,7 @@ class Stage:
             self._processes.close()
             raise
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> "Stage":
         return self
 
     def __exit__(self, *_: object) -> None:

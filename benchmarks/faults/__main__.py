@@ -7,8 +7,6 @@ stacks are written to: the pending invalidations are part of the recovery. A res
 not the upstream's.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

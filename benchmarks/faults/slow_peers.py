@@ -7,8 +7,6 @@ all of them a byte or a few kilobytes each second. A round is one phase before, 
 of several rounds the median counts.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

@@ -1,7 +1,5 @@
 """What a fault is met by (fault proxies, a gateway, a real Redis, an upstream), and all the faults."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress

@@ -1,7 +1,5 @@
 """Numbers on command lines: those that would measure nothing are refused."""
 
-from __future__ import annotations
-
 from argparse import ArgumentTypeError
 
 

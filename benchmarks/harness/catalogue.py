@@ -1,7 +1,5 @@
 """Which contestants there are, and what each needs to be installed."""
 
-from __future__ import annotations
-
 import glob
 import importlib.util
 import os

@@ -1,7 +1,5 @@
 """Child processes: started, pinned to a core, watched, and ended whatever happens."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -132,7 +130,7 @@ class Processes:
         self.folder = Path(self._temporary.name)
         self._children: list[Child] = []
 
-    def __enter__(self) -> Processes:
+    def __enter__(self) -> "Processes":
         return self
 
     def __exit__(

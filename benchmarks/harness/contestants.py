@@ -1,7 +1,5 @@
 """Starts the contestants of a scenario, each in front of the same upstream and pinned to the same core."""
 
-from __future__ import annotations
-
 import http.client
 import os
 import re

@@ -1,7 +1,5 @@
 """Open files for ten thousand connections: what this process may open, those that it starts may open too."""
 
-from __future__ import annotations
-
 import resource
 from contextlib import suppress
 

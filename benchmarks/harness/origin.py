@@ -12,8 +12,6 @@ pipelined or cut anywhere, and answers each by its path alone:
 | ``/-/delay/MS`` | ``0``; from then on every record comes so many milliseconds later |
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import functools

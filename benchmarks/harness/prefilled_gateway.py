@@ -4,8 +4,6 @@ Run it as ``python -m benchmarks.harness.prefilled_gateway --records 1000000``; 
 gateway's configuration. It serves like the gateway, without the admin address.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import os

@@ -1,7 +1,5 @@
 """The processes of a measurement: upstream, Redis, gateway and twin, each on free ports of its own."""
 
-from __future__ import annotations
-
 import http.client
 import socket
 import sys

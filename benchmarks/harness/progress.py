@@ -1,7 +1,5 @@
 """Progress of a run: a bar if rich is installed and standard error is a terminal, else plain lines."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 import time

@@ -1,7 +1,5 @@
 """What the measurements of one run share, and what they need alike."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar

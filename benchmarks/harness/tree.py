@@ -1,7 +1,5 @@
 """What a process and everything it started has used: CPU time and memory, read from /proc (Linux)."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ waits for the answer and asks again. It follows no redirect, repeats nothing, an
 length.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import itertools

@@ -1,7 +1,5 @@
 """Puts load on one address with a generator in a process of its own, and returns what came of it."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Literal

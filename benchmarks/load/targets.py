@@ -1,7 +1,5 @@
 """Which records callers ask for: made from a load, in an order that is random and always the same."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Behaviour scenarios as part of a run: each is played in a process of its own (`benchmarks.behaviour`)."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

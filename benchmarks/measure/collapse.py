@@ -1,7 +1,5 @@
 """How many polls of one running execution share one upstream call."""
 
-from __future__ import annotations
-
 import statistics
 import time
 

@@ -1,7 +1,5 @@
 """The measurements under load: what a request costs the server, and how long answers take at a given rate."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import msgspec

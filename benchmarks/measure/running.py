@@ -1,7 +1,5 @@
 """Puts load on a running server: a gateway of your own, or what you use today."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections import Counter

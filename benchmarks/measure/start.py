@@ -1,7 +1,5 @@
 """Start to ready, and memory when idle."""
 
-from __future__ import annotations
-
 import time
 
 from benchmarks.harness.contestants import import_s, start

@@ -1,7 +1,5 @@
 """``python -m benchmarks.openloop``: one run in a process of its own."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import gc

@@ -4,8 +4,6 @@ Run it as ``python -m benchmarks.openloop.check --autocannon node_modules/.bin/a
 ``npm install autocannon@9`` in a folder of its own. `openloop-check.md` keeps its table.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

@@ -1,7 +1,5 @@
 """One keep-alive connection: a request at a time, no repeats."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Protocol, cast
 
@@ -30,13 +28,13 @@ class Exchange:
 class Owner(Protocol):
     """Callbacks of a connection."""
 
-    def answered(self, connection: Connection, exchange: Exchange, response: Response) -> None:
+    def answered(self, connection: "Connection", exchange: Exchange, response: Response) -> None:
         """A request was answered; the connection is free, or closed."""
 
     def failed(self, exchange: Exchange, error: str) -> None:
         """A request will not be answered."""
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: "Connection") -> None:
         """The connection is gone, after whatever was to be said about its request."""
 
 

@@ -1,7 +1,5 @@
 """The generator: sends scheduled requests over connections and counts the results."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import deque

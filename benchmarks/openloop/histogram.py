@@ -1,7 +1,5 @@
 """Times in an HdrHistogram, three digits from a microsecond to an hour; the one importer of hdrh."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from hdrh.histogram import HdrHistogram

@@ -1,7 +1,5 @@
 """What a run came to, and whether it may be believed."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Final, Self
 

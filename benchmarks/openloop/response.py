@@ -1,7 +1,5 @@
 """Reads the responses of one connection: bytes in, whole answers out, no I/O (RFC 9112)."""
 
-from __future__ import annotations
-
 import re
 from typing import Final
 

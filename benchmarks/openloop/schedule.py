@@ -1,7 +1,5 @@
 """When requests are due: fixed before the first one goes out, whatever happens later."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from random import Random
 

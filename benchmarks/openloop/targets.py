@@ -1,7 +1,5 @@
 """What is asked for: targets with their weights, read from JSON lines."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate

@@ -4,8 +4,6 @@ The loops' own timers know whole milliseconds only, which would be lag at every 
 are file descriptors; elsewhere the last milliseconds are spent going round the loop.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ctypes
 import os

@@ -3,8 +3,6 @@
 Run it as ``python -m benchmarks.peers.bare_proxy --listen 127.0.0.1:8080 --upstream http://127.0.0.1:8090``.
 """
 
-from __future__ import annotations
-
 import aiohttp
 from aiohttp import web
 from yarl import URL

@@ -4,8 +4,6 @@ Its key covers method, URL and the token; a record is kept when its phase is ter
 Run it as ``python -m benchmarks.peers.library_proxy --listen A --upstream URL --redis URL``.
 """
 
-from __future__ import annotations
-
 import json
 
 from aiohttp import web

@@ -1,7 +1,5 @@
 """The command line that the peers in Python share: they run on uvloop until SIGTERM or SIGINT."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import signal

@@ -1,7 +1,5 @@
 """What plots show, taken out of a measurement: bars and lines of medians with their spread."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What the figures should come to, beside what they came to."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from benchmarks.scenarios.scenario import Goal

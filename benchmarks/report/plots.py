@@ -1,7 +1,5 @@
 """Draws a result as SVG: cost by path beside the peers, latency by load, cost by what varies, calls."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """What came of pollers, a line for each group of callers and way to ask."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 

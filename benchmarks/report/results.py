@@ -1,7 +1,5 @@
 """The results of a run: one JSON file with everything needed to assess and to repeat it."""
 
-from __future__ import annotations
-
 import datetime
 import errno
 import importlib.metadata

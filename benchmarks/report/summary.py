@@ -1,7 +1,5 @@
 """The little statistics that results need: medians with spread, ratios of paired rounds, percentiles."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass

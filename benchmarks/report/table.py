@@ -1,7 +1,5 @@
 """Results as Markdown: the goals first, then every contestant of every scenario."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """What is measured: scenarios in TOML, read strictly into frozen structs."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 from typing import Final, Literal

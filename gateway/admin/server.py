@@ -3,8 +3,6 @@
 Malformed requests are neither echoed nor logged.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -38,7 +36,7 @@ class AdminConnection(RequestHandler):
         others: the open ones, the longest idle first.
     """
 
-    def __init__(self, server: web.Server, others: dict[AdminConnection, None]) -> None:
+    def __init__(self, server: web.Server, others: "dict[AdminConnection, None]") -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **_OPTIONS)
         self._others = others
         self._wire: asyncio.Transport | None = None

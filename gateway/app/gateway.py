@@ -1,7 +1,5 @@
 """The object graph of one gateway, built once from its configuration."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -38,6 +36,7 @@ from gateway.config.model import Config
 from gateway.core.aos.route import stack_key
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import KeySpace
+from gateway.credentials.credentials import GatewayCredentials
 from gateway.downstream.connection import DownstreamServer
 from gateway.downstream.fast_path import FastPath
 from gateway.downstream.fast_path_connection import FastPathConnection, why_closed
@@ -57,6 +56,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller, ThrottledCallers
 from gateway.telemetry.top_executions import TopExecution, TopExecutions
+from gateway.upstream.held_bodies import HeldBodies
 from gateway.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Gateway:
         self,
         config: Config,
         clock: Clock | None = None,
-        tracing: Tracing | None = None,
+        tracing: "Tracing | None" = None,
         peers: WorkerPeers | None = None,
     ) -> None:
         clock = clock or Clock()
@@ -170,11 +170,34 @@ class Gateway:
                 has_memory=config.cache.memory_bytes > 0,
             ),
         )
-        request_ids, hosts = RequestIds(), own_hosts(config)
+        request_ids = RequestIds()
+        # Where entries are shared by all who can connect.
+        hosts = own_hosts(config) if rules.shared else None
+        self._credentials: GatewayCredentials | None = None
+        if config.credentials.source != "caller":
+            self._credentials = GatewayCredentials(
+                config,
+                self._iam,
+                own_hosts(config),
+                identity_reader=identity_reader,
+                clock=clock,
+                metrics=self.metrics,
+            )
+            self.upstream.credentials = self._credentials.source
+            self.upstream.bodies = HeldBodies(config.credentials.body_bytes)
         polling = Polling(config.wait, self.flights, self._fetcher, throttle, request_ids.fresh)
         responder = Responder(self.flights, self._fetcher)
         self.waits = waits = Waits(polling, keys, responder, self.metrics, identity_reader)
-        self._gauges = Gauges(config, self.metrics, self.tiers, self.upstream, throttle, waits, self.verifier)
+        self._gauges = Gauges(
+            config,
+            self.metrics,
+            self.tiers,
+            self.upstream,
+            throttle,
+            waits,
+            self.verifier,
+            self._credentials,
+        )
         self._event_loop_lag = EventLoopLag(self.metrics.event_loop_lag_s)
         cache = Cache(
             identity_reader=identity_reader,
@@ -197,6 +220,7 @@ class Gateway:
             access_log=access_log,
             request_ids=request_ids,
             is_draining=lambda: self._is_draining,
+            credentials=self._credentials,
         )
         connection = None
         if config.server.fast_lane:
@@ -246,17 +270,7 @@ class Gateway:
         self.waits.invalidate_all()
 
     async def start(self, sockets: ListeningSockets | None = None) -> Address:
-        """Accept connections.
-
-        Args:
-            sockets: where; they are this gateway's from now on. ``None`` opens those of ``server.listen``.
-
-        Returns:
-            The address it really has: a port of 0 is filled in.
-
-        Raises:
-            OSError: the address cannot be bound.
-        """
+        """Accept connections on these sockets, its own from now on, or on ``server.listen``; return where."""
         self._sockets = sockets or await open_sockets(
             self.config.server.listen, self.config.server.listen_mode
         )
@@ -313,6 +327,8 @@ class Gateway:
         self.upstream.change(config.upstream, upstream_tls)
         if self._iam is not None:
             self._iam.tls = iam_tls
+        if self._credentials is not None:
+            self._credentials.change(config)
         self._throttle.change(is_on=config.upstream.hold_back)
         if redis is not None:
             self.tiers.connect_with(redis)
@@ -353,10 +369,12 @@ class Gateway:
         await self._fetcher.close()
         if self.verifier is not None:
             await self.verifier.close()
-        if self._iam is not None:
-            await self._iam.close()
         # Cuts what is still under way; the writes among it invalidate before the tiers close.
         await self.upstream.close()
+        if self._credentials is not None:
+            await self._credentials.source.close()
+        if self._iam is not None:
+            await self._iam.close()
         if self._proxied is not None:
             await self._proxied.close()
         await self.server.shutdown(_LAST_S)
@@ -398,7 +416,7 @@ class Gateway:
         return await self.tiers.invalidate([stack_key(stack_id.encode("utf-8"))], "purge", settles=False)
 
 
-def tracing_of(config: Config) -> Tracing | None:
+def tracing_of(config: Config) -> "Tracing | None":
     """Return what makes spans; ``None`` unless the configuration wants some."""
     if not config.tracing.endpoint:
         return None

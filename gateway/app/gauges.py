@@ -1,13 +1,12 @@
 """What is read off the running parts at scrape time: gauges, and the counters that they keep themselves."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass
 
 from gateway.cache.throttle import Throttle
 from gateway.cache.waiting import Waits
 from gateway.config.model import Config
+from gateway.credentials.credentials import GatewayCredentials
 from gateway.downstream.connection import DownstreamServer
 from gateway.iam.verifier import Verifier
 from gateway.store.breaker import BreakerState
@@ -34,6 +33,7 @@ class Gauges:
     throttle: Throttle
     waits: Waits
     verifier: Verifier | None
+    credentials: GatewayCredentials | None
 
     def snapshot(self, server: DownstreamServer, flights: int, *, is_ready: bool) -> Snapshot:
         gauges = {
@@ -47,9 +47,22 @@ class Gauges:
             "verified_tokens": 0 if self.verifier is None else len(self.verifier),
             "log_lines_dropped": dropped_lines(),
         }
-        gauges |= self._of_the_upstream() | self._of_memory() | self._of_redis() | process.gauges()
+        gauges |= (
+            self._of_credentials()
+            | self._of_the_upstream()
+            | self._of_memory()
+            | self._of_redis()
+            | process.gauges()
+        )
         build = process.build(asyncio.get_running_loop())
         return self.metrics.snapshot() | unlabelled(gauges) | {"build_info": {build: (1,)}}
+
+    def _of_credentials(self) -> dict[str, float]:
+        credentials = self.credentials
+        return {
+            "credentials_unavailable": credentials is not None and credentials.source.is_unavailable,
+            "credentials_age_seconds": 0.0 if credentials is None else credentials.age_s(),
+        }
 
     def _of_the_upstream(self) -> dict[str, float]:
         slots, bounds = self.upstream.slots, self.config.upstream

@@ -1,7 +1,5 @@
 """From the configuration to what each part of a gateway is made of."""
 
-from __future__ import annotations
-
 from gateway.config.address import TcpAddress
 from gateway.config.model import Config
 from gateway.core.caching.identity import TOKEN_FIELD
@@ -71,10 +69,9 @@ def redis_settings(config: Config, rules: Rules) -> RedisSettings | None:
 
 
 def own_hosts(config: Config) -> OwnHosts | None:
-    """Return what ``Host`` may say; ``None`` lets it say anything."""
-    if config.cache.scope != "shared" or not isinstance(config.server.listen, TcpAddress):
+    """Return what ``Host`` may say where a web page must not be among the callers; ``None``: anything."""
+    if not isinstance(config.server.listen, TcpAddress):
         return None
-    # Entries are shared by all who can connect, so a web page must not be among them.
     return OwnHosts.of(
         config.server.admin_hosts, (config.upstream.url.authority, *config.upstream.signed_hosts)
     )

@@ -6,8 +6,6 @@ hooks into `Metrics`, which gets the durations of Redis. A call to the upstream 
 recorded of its trace here.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -51,12 +49,7 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Tracing:
-    """Makes spans.
-
-    Args:
-        settings: which part of the traces is recorded, and where spans go.
-        processor: takes ended spans instead of sending them.
-    """
+    """Makes spans; a processor takes ended ones instead of sending them."""
 
     def __init__(self, settings: TracingConfig, processor: SpanProcessor | None = None) -> None:
         if processor is None:
@@ -234,10 +227,12 @@ class _TracedUpstream(Upstream):
         fields: Fields,
         body: RequestBody | None,
         lines: bytes | None = None,
+        *,
+        needs_credentials: bool = False,
     ) -> Exchange:
         # The lines are those of the fast path, which fetches nothing while spans are made.
         span, fields = self._tracing.call(fields)
-        exchange = super().begin(method, target, fields, body, lines)
+        exchange = super().begin(method, target, fields, body, lines, needs_credentials=needs_credentials)
         if span is not None:
             self._spans[exchange] = span
         return exchange

@@ -1,12 +1,12 @@
 """Where decisions meet I/O: look up, fetch once, decide, store, respond."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from gateway.cache import cache_log
 from gateway.cache.fetcher import Fetcher
@@ -20,7 +20,7 @@ from gateway.core.caching import policy
 from gateway.core.caching.cache_status import CacheStatus, Forward, Reason
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility, identified_anew
 from gateway.core.caching.entry import Entry
-from gateway.core.caching.identity import IdentityReader
+from gateway.core.caching.identity import Identity, IdentityReader
 from gateway.core.caching.key import EntryKey, FlightKey, KeySpace
 from gateway.core.caching.request_directives import accepts_events, read_directives
 from gateway.core.http import prefer
@@ -28,13 +28,45 @@ from gateway.core.http.errors import GatewayError
 from gateway.core.http.messages import Head, Request, first, names
 from gateway.core.http.proxy_identity import check_request
 from gateway.core.http.target import is_write
-from gateway.errors import NotCached, Throttled, UpstreamError
+from gateway.errors import FetchError, NotCached, Throttled
 from gateway.store.lookup import EarlyLookup, LookupResult
 from gateway.tasks import guarded
 from gateway.upstream.upstream import RequestBody
 
 OnResponse = Callable[[Response | GatewayError | Coroutine[Any, Any, Response]], None]
 """Called once, with the response, with why there is none, or with what has to be awaited for it."""
+
+
+_MISS = CacheStatus(Forward.URI_MISS)
+_MOST_JOINED = 3
+_STORE_FAILED = CacheStatus(Forward.URI_MISS, reason=Reason.STORE_FAILED)
+
+
+def _dropped(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
+    """Let go of what nobody takes."""
+    if isinstance(response, Coroutine):
+        response.close()
+    elif isinstance(response, Response) and response.exchange is not None:
+        response.exchange.close()
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """A request that a fetch is to answer.
+
+    Attributes:
+        cache_status: what the cache has done with it so far.
+        flight_key: of the fetch; ``None`` when nobody else may have its result.
+        on_response: called once.
+        joined: how many fetches of others gave nothing that is for it.
+    """
+
+    request: Request
+    eligible: Eligible
+    found: EarlyLookup
+    cache_status: CacheStatus
+    flight_key: FlightKey | None
+    on_response: OnResponse = _dropped
+    joined: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,25 +85,25 @@ class Cache:
         self,
         request: Request,
         body: RequestBody | None,
-        early_lookup: EarlyLookup | None = None,
+        configured: Identity | None = None,
         *,
         on_waited: OnWaited,
     ) -> Response:
         """Answer one request.
 
         Args:
-            early_lookup: a look-up made for it already; ``None`` when none was.
+            configured: of the gateway's credentials, if it goes upstream with them; ``None`` otherwise.
             on_waited: called if its caller asked to wait, when that is over.
 
         Raises:
             GatewayError: there is nothing to pass on, and the gateway must speak for itself.
         """
         check_request(request, self.fetcher.proxy)
-        eligible = eligibility(request, self.identity_reader)
+        eligible = eligibility(request, self.identity_reader, configured)
         if isinstance(eligible, Bypass):
             cache_log.decided(request, "bypasses the cache: %s", eligible.reason)
             return await self._bypass(request, body, eligible)
-        return await self.fetch(request, eligible, early_lookup, on_waited=on_waited)
+        return await self.fetch(request, eligible, None, on_waited=on_waited)
 
     async def _bypass(self, request: Request, body: RequestBody | None, bypass: Bypass) -> Response:
         cache_status = CacheStatus(forward=bypass.forward, reason=bypass.reason)
@@ -84,7 +116,7 @@ class Cache:
             answer = await self.responder.forward(request, body, cache_status)
         except BaseException as error:
             # Unknown outcome: it may have been done. What certainly never left changes nothing.
-            if not (isinstance(error, UpstreamError) and not error.was_sent):
+            if not (isinstance(error, FetchError) and error.reason is not None):
                 await self._invalidate(stacks)
             raise
         if not 400 <= answer.head.status < 500:
@@ -189,11 +221,8 @@ class Cache:
         if request.method == "HEAD":
             return await self._head(request, eligible, found, cache_status)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
-        return await self._response(
-            lambda on_response: self._share(
-                request, eligible, found, cache_status, on_response, flight_key=flight_key, may_join=may_join
-            )
-        )
+        asked = _Asked(request, eligible, found, cache_status, flight_key)
+        return await self._response(asked, may_join=may_join)
 
     def fetch_plain(
         self, request: Request, eligible: Eligible, found: EarlyLookup, on_response: OnResponse
@@ -203,14 +232,13 @@ class Cache:
         Calls ``on_response`` once, perhaps before this returns. What it returns is to be called when nobody
         waits for the response any more.
         """
-        reason = Reason.STORE_FAILED if found.lookup.has_failed else None
-        cache_log.decided(request, "no entry to serve: %s", reason or "none is stored")
-        cache_status = CacheStatus(forward=Forward.URI_MISS, reason=reason)
+        cache_status = _STORE_FAILED if found.lookup.has_failed else _MISS
+        cache_log.decided(request, "no entry to serve: %s", cache_status.reason or "none is stored")
         if (held := self.throttle.response("GET", eligible)) is not None:
             on_response(held)
-            return _nothing
+            return lambda: None
         flight_key = self._flight_key(eligible, eligible.variant.general)
-        return self._share(request, eligible, found, cache_status, on_response, flight_key=flight_key)
+        return self._share(_Asked(request, eligible, found, cache_status, flight_key, on_response))
 
     def _flight_key(self, eligible: Eligible, variant: bytes) -> FlightKey:
         """Return the key of the fetch that this request may share.
@@ -221,77 +249,77 @@ class Cache:
         caller = identity.entry if self.fetcher.rules.ttl_running_s else identity.user
         return self.keys.flight(caller, variant, eligible.execution)
 
-    def _share(
-        self,
-        request: Request,
-        eligible: Eligible,
-        found: EarlyLookup,
-        cache_status: CacheStatus,
-        on_response: OnResponse,
-        *,
-        flight_key: FlightKey | None,
-        may_join: bool = True,
-    ) -> Callable[[], None]:
+    def _share(self, asked: _Asked, *, may_join: bool = True) -> Callable[[], None]:
         """Join a fetch under way, or begin one, which others may join if it has a key; see `fetch_plain`."""
-        joined = self.flights.joinable(flight_key) if flight_key is not None and may_join else None
-        arrived_s = self.fetcher.clock.monotonic_s()
-
-        def response_of(fetched: Fetched) -> Response | Coroutine[Any, Any, Response]:
-            if fetched.given is not None and not self._suits(fetched.given, eligible, arrived_s):
-                # Who has come too late for it may be in time for another.
-                is_late = arrived_s > fetched.given.ends_s
-                again = functools.partial(
-                    self._share,
-                    request,
-                    eligible,
-                    found,
-                    cache_status,
-                    flight_key=flight_key,
-                    may_join=is_late and self.fetcher.rules.ttl_running_s > 0,
-                )
-                return self._again(again, arrived_s)
-            if fetched.given is not None and joined is None:
-                return self.responder.given(request, fetched, fetched.given, eligible, cache_status)
-            if joined is None:
-                return self.responder.fetched(fetched, eligible, cache_status, collapsed=False)
-            if not self._may_be_given(eligible, fetched):
-                if (held := self._held_back(request, eligible)) is not None:
-                    return held
-                again = functools.partial(
-                    self._share, request, eligible, found, cache_status, flight_key=flight_key
-                )
-                return self._again(again, arrived_s)
-            if (unshared := self.responder.why_not_shared(eligible, fetched)) is not None:
-                return self.responder.forward(request, None, because(cache_status, unshared), eligible)
-            if fetched.given is not None:
-                return self.responder.given(request, fetched, fetched.given, eligible, cache_status)
-            return self.responder.fetched(fetched, eligible, cache_status, collapsed=True)
-
-        def on_fetched(fetched: Fetched | GatewayError) -> None:
-            if isinstance(fetched, GatewayError):
-                on_response(with_member(fetched, cache_status))
-            else:
-                on_response(guarded(response_of, fetched))
-
-        if joined is not None:
-            cache_log.decided(request, "joins a fetch under way")
+        flight_key = asked.flight_key
+        if flight_key is not None and may_join and (joined := self.flights.joinable(flight_key)) is not None:
+            cache_log.decided(asked.request, "joins a fetch under way")
+            on_fetched = functools.partial(self._take, asked, self.fetcher.clock.monotonic_s())
             joined.join(on_fetched)
             return functools.partial(joined.leave, on_fetched)
-        key = found.fill_token.key
+        on_fetched = functools.partial(self._take, asked, None)
+        key = asked.found.fill_token.key
         # What nobody may join is nobody else's matter.
         record = None if flight_key is None else key.local
         flight = self.flights.begin(flight_key, key.stack, on_fetched, record)
         self.fetcher.start(
-            flight, request, eligible, found, stores=flight_key is not None, takes_over=not may_join
+            flight,
+            asked.request,
+            asked.eligible,
+            asked.found,
+            stores=flight_key is not None,
+            takes_over=not may_join,
         )
         return functools.partial(flight.leave, on_fetched)
 
-    async def _again(self, begin: Callable[[OnResponse], Callable[[], None]], arrived_s: float) -> Response:
-        """Wait for the response to what is begun in place of a fetch that gave none."""
-        return await self.flights.in_time(self._response(begin), arrived_s)
+    def _take(self, asked: _Asked, joined_s: float | None, fetched: Fetched | GatewayError) -> None:
+        """Take the result of a fetch, joined at a monotonic time, or ``None``: begun for the request."""
+        if isinstance(fetched, GatewayError):
+            asked.on_response(with_member(fetched, asked.cache_status))
+        else:
+            asked.on_response(guarded(self._response_of, asked, joined_s, fetched))
 
-    async def _response(self, begin: Callable[[OnResponse], Callable[[], None]]) -> Response:
-        """Wait for the response to what is begun; raise the `GatewayError` if there is none."""
+    def _response_of(
+        self, asked: _Asked, joined_s: float | None, fetched: Fetched
+    ) -> Response | Coroutine[Any, Any, Response]:
+        request, eligible, cache_status = asked.request, asked.eligible, asked.cache_status
+        given = fetched.given
+        if given is not None and joined_s is not None and joined_s > given.ends_s:
+            return self._again(asked, joined_s)
+        if given is not None and not self._suits(given, eligible):
+            return self.flights.in_time(self._response(asked, may_join=False), joined_s)
+        if joined_s is not None:
+            if not self._may_be_given(eligible, fetched):
+                return self._held_back(request, eligible) or self._again(asked, joined_s)
+            if (unshared := self.responder.why_not_shared(eligible, fetched)) is not None:
+                return self.responder.forward(request, None, because(cache_status, unshared), eligible)
+        if given is not None:
+            return self.responder.given(request, fetched, given, eligible, cache_status)
+        return self.responder.fetched(fetched, eligible, cache_status, collapsed=joined_s is not None)
+
+    async def _again(self, asked: _Asked, since_s: float) -> Response:
+        """Wait for the response to another fetch, in place of one that gave none.
+
+        It is its own after a few of others: many tokens would wait for each other in turn.
+        """
+        flight_key, joined = asked.flight_key, asked.joined + 1
+        eligible = identified_anew(asked.eligible, self.identity_reader)
+        if eligible is not asked.eligible and flight_key is not None:
+            _, variant, *_ = flight_key
+            key = self.keys.entry(eligible.identity.entry, variant, eligible.execution)
+            found = EarlyLookup(self.fetcher.tiers.fill_token(key), LookupResult(None))
+            flight_key = self._flight_key(eligible, variant)
+            asked = msgspec.structs.replace(asked, eligible=eligible, found=found)
+        flight_key = flight_key if joined < _MOST_JOINED else None
+        asked = msgspec.structs.replace(asked, flight_key=flight_key, joined=joined)
+        return await self.flights.in_time(self._response(asked), since_s)
+
+    async def _response(self, asked: _Asked, *, may_join: bool = True) -> Response:
+        """Wait for the response to a request, whose own ``on_response`` is not called.
+
+        Raises:
+            GatewayError: there is none.
+        """
         result: asyncio.Future[Response | Coroutine[Any, Any, Response]]
         result = asyncio.get_running_loop().create_future()
 
@@ -304,7 +332,7 @@ class Cache:
             else:
                 result.set_result(response)
 
-        leave = begin(on_response)
+        leave = self._share(msgspec.structs.replace(asked, on_response=on_response), may_join=may_join)
         try:
             response = await result
         except asyncio.CancelledError:
@@ -314,20 +342,24 @@ class Cache:
             raise
         return response if isinstance(response, Response) else await response
 
-    def _suits(self, given: Given, eligible: Eligible, arrived_s: float) -> bool:
-        """Tell whether a request may be given what another replica has fetched."""
+    def _suits(self, given: Given, eligible: Eligible) -> bool:
+        """Tell whether a request takes what another replica has fetched."""
         entry, directives = given.entry, eligible.directives
-        now_s = entry.now_s(self.fetcher.clock.wall_s(), self.fetcher.clock.monotonic_s())
-        if not entry.is_settled and not (self.fetcher.rules.ttl_running_s and arrived_s <= given.ends_s):
+        if not (entry.is_settled or self.fetcher.rules.ttl_running_s):
+            # It was for those who wait.
             return False
+        now_s = entry.now_s(self.fetcher.clock.wall_s(), self.fetcher.clock.monotonic_s())
         # Who has waited for it may have it also when its time is over.
         return directives.unmet(entry.age_s(now_s), max(1.0, entry.ttl_s(now_s))) is None
 
     def _may_be_given(self, eligible: Eligible, fetched: Fetched) -> bool:
-        """Tell whether a fetch's result is for a caller who joined it: whatever it is for the same caller."""
-        of = fetched.eligible
-        is_allowed = fetched.decision is not None and fetched.decision.reason is None
-        return is_allowed or of.identity.credential == eligible.identity.credential
+        """Tell whether a fetch's result is for a caller who joined it: whatever it is for the same token."""
+        of, identity, decision = fetched.eligible.identity, eligible.identity, fetched.decision
+        if of.credential == identity.credential:
+            return True
+        if decision is None or identified_anew(eligible, self.identity_reader) is not eligible:
+            return False
+        return decision.reason is None or (of.user == identity.user and policy.may_be_given(decision))
 
     async def _look_up(
         self, key: EntryKey, early_lookup: EarlyLookup | None, *, wants_new: bool
@@ -375,15 +407,3 @@ class Cache:
         etag = first(head.fields, b"etag")
         entry = self.fetcher.tiers.peek(key) if head.status == 200 and etag is not None else None
         return entry is not None and first(entry.head().fields, b"etag") != etag
-
-
-def _dropped(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
-    """Let go of what nobody takes."""
-    if isinstance(response, Coroutine):
-        response.close()
-    elif isinstance(response, Response) and response.exchange is not None:
-        response.exchange.close()
-
-
-def _nothing() -> None:
-    pass

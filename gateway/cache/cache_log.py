@@ -1,7 +1,5 @@
 """What the cache decides and does, for ``log.level = "debug"``."""
 
-from __future__ import annotations
-
 import enum
 import logging
 from collections.abc import Iterable
@@ -21,6 +19,8 @@ def decided(request: Request, text: str, *values: object) -> None:
 
 
 def fetched(request: Request, result: Fetched) -> None:
+    if not _log.isEnabledFor(logging.DEBUG):
+        return
     decision, status = result.decision, result.fetched_response.head.status
     phase = None if decision is None else decision.phase
     decided(request, "fetched: %d, phase %s: %s", status, phase, result.reason or "stored")

@@ -1,11 +1,8 @@
 """Fetches records whole, decides what becomes of them, and stores them."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import logging
-from collections.abc import Callable
 from concurrent.futures import Executor
 
 import msgspec
@@ -25,7 +22,7 @@ from gateway.core.caching.identity import TOKEN_FIELD
 from gateway.core.caching.responses import entry_of
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.framing import BodyFraming
-from gateway.core.http.messages import Head, Request, first
+from gateway.core.http.messages import Fields, Head, Request, first, values
 from gateway.core.http.proxy_identity import ProxyIdentity, upstream_fields
 from gateway.iam.verifier import Verifier
 from gateway.store.lookup import EarlyLookup, FillToken
@@ -79,7 +76,7 @@ class Fetcher:
         self.top_executions = top_executions
         self.running_polls = running_polls
         self.hints = Hints(rules)
-        self._throttle = throttle
+        self.throttle = throttle
         self._verifier = verifier
         self._tasks = TaskSet()
 
@@ -104,7 +101,7 @@ class Fetcher:
         """
         fetch = _Fetch(self, flight, request, eligible, found, stores=stores)
         lease_s = self.rules.ttl_running_s or life_s if self.leases is not None and stores else 0.0
-        lacks_generation = stores and self.tiers.lacks_generation(found)
+        lacks_generation = stores and self.tiers.redis is not None and self.tiers.lacks_generation(found)
         if lacks_generation or (lease_s and found.lookup.generation is not None):
             fetch.prepare(self._tasks, lease_s, takes_over=takes_over)
         else:
@@ -119,13 +116,19 @@ class Fetcher:
     def heed(self, eligible: Eligible, head: Head, body: bytes | None) -> None:
         """Remember what a status says of its caller; ``body`` is ``None`` where it is not at hand whole."""
         if head.status == 429:
-            self._throttle.heed(eligible, head, body)
+            self.throttle.heed(eligible, head, body)
         token = eligible.identity.token
         if token and self._verifier is not None:
             if head.status == 200:
                 self._verifier.accepted(token, first(eligible.fields, TOKEN_FIELD) or b"")
             elif head.status == 401:
                 self._verifier.refused(token)
+
+    def refused(self, fields: Fields) -> None:
+        """AOS has refused a request with these fields, whatever it asked for."""
+        tokens = values(fields, TOKEN_FIELD)
+        if self._verifier is not None and len(tokens) == 1:
+            self._verifier.refused(self._verifier.digest(tokens[0]))
 
 
 class _Fetch:
@@ -213,7 +216,14 @@ class _Fetch:
         fields, lines = self._request.fields, self._eligible.fetch_lines
         if lines is None:
             fields = upstream_fields(self._request, by.proxy, execution_call=True, is_shared=self._stores)
-        self._exchange = exchange = by.upstream.begin("GET", self._request.target, fields, None, lines)
+        self._exchange = exchange = by.upstream.begin(
+            "GET",
+            self._request.target,
+            fields,
+            None,
+            lines,
+            needs_credentials=self._request.needs_credentials,
+        )
         exchange.read_ahead_bytes = by.rules.max_body_bytes
         exchange.on_change = self._changed
         self._flight.stop = exchange.close
@@ -226,56 +236,59 @@ class _Fetch:
             self._publish(None, None)
             self._flight.finish(exchange.error)
         elif reader.is_complete or reader.waiting_bytes > self._by.rules.max_body_bytes:
-            self._guarded(self._has_come)
+            try:
+                self._has_come()
+            except Exception as error:
+                self._fail(error)
 
     def _has_come(self) -> None:
         """Take a whole response, or one that is too large to be taken whole."""
         by, exchange = self._by, self._exchange
-        exchange.stream()
-        head, body = exchange.head, exchange.take()
-        is_whole = exchange.framing is not BodyFraming.CLOSE and len(body) <= by.rules.max_body_bytes
-        by.heed(self._eligible, head, body if is_whole else None)
+        eligible, head, body = self._eligible, exchange.head, exchange.take()
+        is_complete = exchange.reader.framing is not BodyFraming.CLOSE
+        is_too_large = len(body) > by.rules.max_body_bytes
+        if head.status == 429 or eligible.identity.token:
+            by.heed(eligible, head, body if is_complete and not is_too_large else None)
+        action_id, request = eligible.execution.action_id, eligible.fields
         response = policy.FetchedResponse(
-            head=head,
-            body=body,
-            complete=exchange.framing is not BodyFraming.CLOSE,
-            request=self._eligible.fields,
-            action_id=self._eligible.execution.action_id,
-            fetched_s=self._fetched_s,
-            upstream_s=exchange.head_s,
+            head, body, is_complete, request, action_id, self._fetched_s, exchange.head_s
         )
-        if len(body) > by.rules.max_body_bytes:
-            if policy.drops_own_entry(head.status, None, self._eligible.identity):
+        if is_too_large:
+            exchange.stream()
+            if policy.drops_own_entry(head.status, None, eligible.identity):
                 by.tiers.drop(self._token, self.found.lookup, everywhere=True)
             if not self._flight.leader_waits:
                 exchange.close()
             self._publish(None, None)
-            self._finish(Fetched(self._eligible, response, None, False, Reason.TOO_LARGE, exchange))
+            self._finish(Fetched(eligible, response, None, False, Reason.TOO_LARGE, exchange))
             return
         exchange.close()
         # A write that comes while a thread decides changes the stack, so the record isn't stored.
         now_s = by.clock.monotonic_s()
-        stack = self._token.key.stack
+        settling = by.tiers.invalidations.is_settling(self._token.key.stack, now_s)
+        uncertain = by.tiers.invalidations.is_uncertain(now_s)
         decide = functools.partial(
-            policy.decide_store,
-            response,
-            by.rules,
-            settling=by.tiers.invalidations.is_settling(stack, now_s),
-            uncertain=by.tiers.invalidations.is_uncertain(now_s),
+            policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
         )
         if policy.is_heavy(response):
             deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
-            deciding.add_done_callback(
-                lambda decided: self._guarded(lambda: self._settle(response, decided.result()))
-            )
+            deciding.add_done_callback(functools.partial(self._decided, response))
         else:
             self._settle(response, decide())
+
+    def _decided(
+        self, response: policy.FetchedResponse, deciding: asyncio.Future[policy.StoreDecision]
+    ) -> None:
+        try:
+            self._settle(response, deciding.result())
+        except Exception as error:
+            self._fail(error)
 
     def _settle(self, response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
         """Store what may be stored, and answer all who wait."""
         by = self._by
         self._publish(response, decision)
-        by.top_executions.fetched(self._eligible.execution, response, decision)
+        by.top_executions.fetched(self._eligible.execution, decision.record)
         by.running_polls.fetched(self._flight.started_s, self._token, self._eligible, decision)
         refusal = decision.reason
         if refusal is not None or not decision.is_settled:
@@ -302,13 +315,10 @@ class _Fetch:
         cache_log.fetched(self._request, fetched)
         self._flight.finish(fetched)
 
-    def _guarded(self, step: Callable[[], None]) -> None:
+    def _fail(self, error: Exception) -> None:
         """Let nobody wait for a result that a fault of ours has prevented."""
-        try:
-            step()
-        except Exception as error:
-            self._exchange.close()
-            self._failed(error)
+        self._exchange.close()
+        self._failed(error)
 
     def _failed(self, error: Exception) -> None:
         _log.error("a fetch failed: %s", type(error).__name__, exc_info=error)

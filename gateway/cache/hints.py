@@ -1,7 +1,5 @@
 """Logs once why settled records are not stored; `Cache-Status` says it only to the caller."""
 
-from __future__ import annotations
-
 import logging
 
 from gateway.core.caching import policy
@@ -21,7 +19,8 @@ class Hints:
     def refused(self, fetched_response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
         """Log the reason of a response that was not stored, unless it was logged before."""
         reason = decision.reason
-        if reason is None or reason in self._given:
+        # Most records are not settled, which needs no hint.
+        if reason is None or decision.phase not in self._rules.terminal_phases or reason in self._given:
             return
         text = hint(fetched_response, decision, self._rules)
         if text is not None:

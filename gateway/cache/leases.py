@@ -1,7 +1,5 @@
 """One fetch per interval among all replicas: leads it, or waits for what another replica fetches."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

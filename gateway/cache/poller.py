@@ -1,7 +1,5 @@
 """One poller for all who wait for the same record: fetches it until there is news for each of them."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import itertools
@@ -60,7 +58,7 @@ class Poller:
     """
 
     def __init__(
-        self, polling: Polling, key: FlightKey, entry_key: EntryKey, on_idle: Callable[[Poller], None]
+        self, polling: Polling, key: FlightKey, entry_key: EntryKey, on_idle: "Callable[[Poller], None]"
     ) -> None:
         self.key = key
         self.entry_key = entry_key

@@ -1,7 +1,5 @@
 """Makes responses: from an entry, from a fetch, or streamed through from the upstream."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import msgspec
@@ -47,7 +45,9 @@ class Responder:
             execution_call=eligible is not None,
             is_shared=request.method != "HEAD",
         )
-        sending = self.fetcher.upstream.send(request.method, request.target, fields, body)
+        sending = self.fetcher.upstream.send(
+            request.method, request.target, fields, body, needs_credentials=request.needs_credentials
+        )
         try:
             exchange = await (sending if eligible is None else self.flights.in_time(sending))
         except GatewayError as error:
@@ -57,6 +57,8 @@ class Responder:
             cache_status = msgspec.structs.replace(cache_status, fwd_status=exchange.head.status)
         if eligible is not None:
             self.fetcher.heed(eligible, exchange.head, None)
+        elif exchange.head.status == 401:
+            self.fetcher.refused(request.fields)
         head = responses.forwarded_head(exchange.head, self.fetcher.proxy.via, cache_status)
         return Response(head, None, cache_status, exchange, upstream_s=exchange.head_s)
 
@@ -72,9 +74,9 @@ class Responder:
         """Answer with a fetch, which is another's where it was ``collapsed``."""
         fetched_response, decision = fetched.fetched_response, fetched.decision
         has_waited = cache_status.reason is Reason.WAITED
-        cache_status = msgspec.structs.replace(
-            cache_status,
-            fwd_status=fetched_response.head.status,
+        cache_status = CacheStatus(
+            cache_status.forward,
+            fetched_response.head.status,
             stored=fetched.is_stored,
             collapsed=collapsed,
             reason=cache_status.reason if has_waited else fetched.reason or cache_status.reason,
@@ -84,11 +86,12 @@ class Responder:
             return Response(
                 head, None, cache_status, fetched.exchange, fetched_response.body, fetched_response.upstream_s
             )
-        if collapsed and decision.is_record:
-            self.fetcher.top_executions.shared(eligible.execution)
-        # Everybody who joined asked for himself whether he has it already.
-        own = msgspec.structs.replace(fetched_response, request=eligible.fields)
-        head = responses.fetched_head(own, decision, self.fetcher.proxy.via, cache_status)
+        if collapsed:
+            if decision.is_record:
+                self.fetcher.top_executions.shared(eligible.execution)
+            # Everybody who joined asked for himself whether he has it already.
+            fetched_response = msgspec.structs.replace(fetched_response, request=eligible.fields)
+        head = responses.fetched_head(fetched_response, decision, self.fetcher.proxy.via, cache_status)
         return Response(head, fetched_response.body, cache_status, upstream_s=fetched_response.upstream_s)
 
     def given(

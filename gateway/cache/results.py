@@ -1,7 +1,5 @@
 """Results of the cache: a response to one request, and the result of a shared fetch."""
 
-from __future__ import annotations
-
 import msgspec
 
 from gateway.core.caching import policy

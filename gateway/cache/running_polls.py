@@ -1,7 +1,5 @@
 """Counts the polls of running executions, and what ``cache.ttl_running_s`` would spare where it is off."""
 
-from __future__ import annotations
-
 import logging
 from typing import Final
 
@@ -43,11 +41,7 @@ class _Copy(msgspec.Struct, frozen=True, gc=False):
 
 
 class RunningPolls:
-    """Counts the fetches that show a running execution, and those that a copy would have spared.
-
-    Args:
-        has_memory: there is a memory tier, where copies would be kept.
-    """
+    """Counts the fetches that show a running execution, and those that a copy in memory would have spared."""
 
     def __init__(self, rules: policy.Rules, changes: Changes, metrics: Metrics, *, has_memory: bool) -> None:
         self._rules = rules
@@ -62,14 +56,7 @@ class RunningPolls:
     def fetched(
         self, began_s: float, token: FillToken, eligible: Eligible, decision: policy.StoreDecision
     ) -> None:
-        """Count a fetch.
-
-        Args:
-            began_s: monotonic time of its start.
-            token: taken before it.
-            eligible: the request that was sent.
-            decision: about its response.
-        """
+        """Count a fetch that began at a monotonic time, after its token was taken."""
         self._fetches += 1
         entry = token.key.local
         if not policy.is_running(decision, self._rules):
@@ -111,6 +98,8 @@ class RunningPolls:
 
 def _takes(eligible: Eligible, ttl_s: float) -> bool:
     """Tell whether a request may be given a record that was fetched less than a second before it."""
+    if eligible.fetch_lines is not None:
+        return ttl_s > 0
     directives, fields = eligible.directives, eligible.fields
     if directives.no_cache or directives.unmet(0, ttl_s) is not None:
         return False

@@ -1,7 +1,5 @@
 """Single flight: concurrent equal requests of one caller cost the upstream one call."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import logging
@@ -50,7 +48,7 @@ class Flight(Generic[T]):
 
     def __init__(
         self,
-        flights: SingleFlight[T],
+        flights: "SingleFlight[T]",
         key: FlightKey | None,
         stack: bytes,
         started_s: float,
@@ -87,12 +85,13 @@ class Flight(Generic[T]):
 
     def finish(self, result: T | GatewayError) -> None:
         """Give its result to all who wait, whoever began it first; a second result is dropped."""
-        leader, waiting = self._leader, self._waiting
         if not self._flights.end(self):
             return
-        self._leader, self._waiting = None, []
+        takers, self._waiting = self._waiting, []
+        if self._leader is not None:
+            takers.insert(0, self._leader)
+            self._leader = None
         self.stop = _nothing
-        takers = waiting if leader is None else [leader, *waiting]
         if (watcher := self._flights.watchers.get(self.record)) is not None:
             takers.append(functools.partial(watcher, self))
         for on_result in takers:
@@ -157,7 +156,8 @@ class SingleFlight(Generic[T]):
         )
         self._under_way[flight] = None
         if key is not None:
-            self._detach(key)
+            if key in self._open:
+                self._detach(key)
             self._open[key] = flight
             self._by_stack[stack].add(key)
         if self._timer is None:

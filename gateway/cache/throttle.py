@@ -1,7 +1,5 @@
 """Callers whom the upstream asked to wait: their misses are answered here until the time is over."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections import OrderedDict
@@ -61,11 +59,7 @@ class Throttle:
             self.size_bytes = 0
 
     def heed(self, eligible: Eligible, head: Head, body: bytes | None) -> None:
-        """Remember a 429, and for how long it asks to send nothing.
-
-        Args:
-            body: the whole body as received; ``None`` without one.
-        """
+        """Remember a 429, its body as received, and for how long it asks to send nothing."""
         plain = readable_body(head.fields, body)
         asked = back_off(head.fields, plain, self.clock.wall_s(), random.random())
         if asked.caller_s:

@@ -1,7 +1,5 @@
 """One caller who waits, and those whom the same fetch wakes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextvars
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ Outcome = Fetched | Entry | GatewayError | None
 """What a wait ends with: a fetch, a settled entry, why there is none; ``None``: nothing has come for it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Wave:
     """The callers whom one fetch wakes.
 

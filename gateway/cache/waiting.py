@@ -1,7 +1,5 @@
 """Callers who ask to wait (RFC 7240 ``wait``): how many, for how long, and what they are answered with."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 

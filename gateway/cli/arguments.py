@@ -75,11 +75,7 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and suggest the option that was probably meant.
-
-    Attributes:
-        commands: the parsers of all commands by their names.
-    """
+    """An argument parser whose errors are one line and suggest the option that was probably meant."""
 
     commands: Mapping[str, "_Parser"]
 
@@ -198,12 +194,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--seed", metavar="N", type=int, default=1, help="equal seeds give equal runs (default: %(default)s)"
     )
 
-    add(
+    demo = add(
         "demo",
         "watch the gateway work against a simulated AOS",
         "Start a simulated AOS and the gateway, poll one execution to its end with one line per poll, let "
         "ten\ncallers wait for another, then keep both running and print curl commands to try. "
         "Ctrl-C ends it.",
+    )
+    demo.add_argument(
+        "--identity",
+        choices=("token", "user"),
+        default="token",
+        help="user: at the end another token of the same user is given what the first one has fetched "
+        "(default: %(default)s)",
     )
 
     check = add(

@@ -1,7 +1,5 @@
 """``check --probe`` and ``--iam``: ask AOS or IAM once as the gateway would, and say what came back."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys
@@ -62,7 +60,7 @@ async def probe(config: Config, stack_id: str, action_id: str, *, token: Secret)
         return _complain(f"{config.upstream.url}: no answer within upstream.total_timeout_s")
     finally:
         await upstream.close()
-    complete = exchange.framing is not BodyFraming.CLOSE
+    complete = exchange.reader.framing is not BodyFraming.CLOSE
     fetched_response = policy.FetchedResponse(
         exchange.head, body, complete, eligible.fields, action_id.encode(), fetched_s
     )

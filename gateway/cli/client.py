@@ -1,7 +1,5 @@
 """The HTTP client of the commands: whole, bounded responses over connections that are kept."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import ssl

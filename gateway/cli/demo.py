@@ -1,7 +1,5 @@
 """The demo: a simulated AOS behind the gateway; one execution is polled to its end, one waited for."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import time
@@ -24,6 +22,7 @@ from gateway.twin.routes import Route
 from gateway.twin.server import Twin
 
 _TOKEN = "demo:alice"
+_OTHER_TOKEN = "demo:alice:2"
 _POLL_S = 1.0
 _HITS = 2
 _MOST_POLLS = 60
@@ -35,18 +34,18 @@ _ADMIN = TcpAddress(host="127.0.0.1", port=9901)
 _ANY_PORT = TcpAddress(host="127.0.0.1", port=0)
 
 
-def run() -> int:
-    """Run the demo until Ctrl-C; return the exit code."""
+def run(*, by_user: bool) -> int:
+    """Run the demo until Ctrl-C, with ``identity.by = "user"`` or without; return the exit code."""
     set_up_logging("warning", "text")
     check_parser()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_demo())
+        return runner.run(_demo(by_user=by_user))
 
 
-async def _demo() -> int:
+async def _demo(*, by_user: bool) -> int:
     async with Signals() as signals:
         stopped = asyncio.ensure_future(signals.wait())
-        show = asyncio.ensure_future(_show(stopped))
+        show = asyncio.ensure_future(_show(stopped, by_user=by_user))
         await asyncio.wait((stopped, show), return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         show.cancel()
@@ -57,7 +56,7 @@ async def _demo() -> int:
     return 0
 
 
-async def _show(stopped: asyncio.Future[None]) -> None:
+async def _show(stopped: asyncio.Future[None], *, by_user: bool) -> None:
     twin = Twin(profile_named("demo"))
     await twin.start(_ANY_PORT)
     sockets, admin_sockets = await _open(_LISTEN), await _open(_ADMIN)
@@ -70,6 +69,8 @@ async def _show(stopped: asyncio.Future[None]) -> None:
         # The twin's executions settle in seconds, and stay as they are.
         "cache.settle_s": "0",
     }
+    if by_user:
+        flags |= {"identity.by": "user", "iam.url": twin.url}
     gateway = Gateway(load_config(None, {}, flags))
     admin = AdminServer(gateway)
     try:
@@ -79,9 +80,12 @@ async def _show(stopped: asyncio.Future[None]) -> None:
         async with connect(address) as client:
             stack = b'{"name":"demo","template_id":"demo-template","cluster_id":"demo-cluster"}'
             stack_id = _json(await _send(client, "POST", "/v2/stacks", body=stack))["guid"]
-            await _poll(client, await _start(client, stack_id, b'{"lifecycle":"create"}'))
+            first_path = await _start(client, stack_id, b'{"lifecycle":"create"}')
+            await _poll(client, first_path)
             path = await _start(client, stack_id, b'{"lifecycle":"upgrade"}')
             await _wait(client, path, twin)
+            if by_user:
+                await _share(client, first_path, path)
         print(_farewell(address, admin_address, path), flush=True)
         await stopped
     finally:
@@ -113,10 +117,7 @@ async def _poll(client: Client, path: str) -> None:
     hits = 0
     for _ in range(_MOST_POLLS):
         response = await _send(client, "GET", path)
-        cache_status = (first(response.fields, b"cache-status") or b"").decode("latin-1")
-        is_hit = "; hit" in cache_status
-        source = "the gateway" if is_hit else "AOS"
-        about = f"from {source}: {cache_status.removeprefix('aos-gateway; ')}"
+        about, is_hit = _source(response)
         print(_line(time.monotonic() - started_s, response, about), flush=True)
         hits += is_hit
         if hits == _HITS:
@@ -142,6 +143,28 @@ async def _wait(client: Client, path: str, twin: Twin) -> None:
     print(_line(after_s, responses[-1], about))
 
 
+async def _share(client: Client, asked_path: str, path: str) -> None:
+    """Show that another token of the user is given what the first one has fetched, once IAM has said so."""
+    print(
+        f"\nNow the same user's other token, {_OTHER_TOKEN}: first for the execution above, so that IAM is\n"
+        "asked whose it is, then for the one that only the first token has asked for\n"
+    )
+    started_s = time.monotonic()
+    for each in (asked_path, path):
+        response = await _send(client, "GET", each, token=_OTHER_TOKEN)
+        about, _ = _source(response)
+        print(_line(time.monotonic() - started_s, response, about), flush=True)
+        await asyncio.sleep(_POLL_S)
+
+
+def _source(response: Response) -> tuple[str, bool]:
+    """Return where a response comes from, in words, and whether it is a hit."""
+    cache_status = (first(response.fields, b"cache-status") or b"").decode("latin-1")
+    is_hit = "; hit" in cache_status
+    source = "the gateway" if is_hit else "AOS"
+    return f"from {source}: {cache_status.removeprefix('aos-gateway; ')}", is_hit
+
+
 def _line(after_s: float, response: Response, about: str) -> str:
     record = decode_deciding(response.body)
     phase, percent = (record.phase, record.progress) if isinstance(record, RecordSummary) else (None, None)
@@ -163,10 +186,16 @@ The gateway listens on http://{address}. Ctrl-C ends everything."""
 
 
 async def _send(
-    client: Client, method: str, path: str, *, body: bytes | None = None, prefer: str | None = None
+    client: Client,
+    method: str,
+    path: str,
+    *,
+    body: bytes | None = None,
+    prefer: str | None = None,
+    token: str = _TOKEN,
 ) -> Response:
     # Without a content coding, as curl asks, so that the commands to try are hits.
-    fields = {"X-Auth-Token": _TOKEN, "Accept-Encoding": "identity"}
+    fields = {"X-Auth-Token": token, "Accept-Encoding": "identity"}
     if prefer is not None:
         fields["Prefer"] = prefer
     return await client.send(method, path, fields, _TIMEOUT_S, body)

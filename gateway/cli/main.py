@@ -67,10 +67,10 @@ def _twin(arguments: argparse.Namespace) -> int:
     return run(listen=listen, control=control, profile=arguments.profile, seed=arguments.seed)
 
 
-def _demo(_arguments: argparse.Namespace) -> int:
+def _demo(arguments: argparse.Namespace) -> int:
     from gateway.cli.demo import run
 
-    return run()
+    return run(by_user=arguments.identity == "user")
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,5 @@
 """The command `aos-gateway wait`: watch one execution until it has ended."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import re
@@ -57,13 +55,7 @@ _ENDS: Final = {
 
 
 class WaitOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What to wait for, and how.
-
-    Attributes:
-        gateway: a gateway, or AOS itself.
-        timeout_s: how long at most.
-        as_json: print one JSON object at the end, and everything else to standard error.
-    """
+    """What to wait for, and how; with `as_json` all but one JSON object goes to standard error."""
 
     gateway: UpstreamUrl | Address
     stack_id: str

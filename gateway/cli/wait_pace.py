@@ -1,7 +1,5 @@
 """The pauses of `aos-gateway wait` between two requests."""
 
-from __future__ import annotations
-
 import random
 from typing import Final
 

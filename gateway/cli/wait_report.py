@@ -1,7 +1,5 @@
 """What `aos-gateway wait` prints: one line that is redrawn on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import time

@@ -40,11 +40,7 @@ class TcpAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnixAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """A Unix socket to listen on.
-
-    Attributes:
-        path: absolute path of the socket.
-    """
+    """A Unix socket to listen on, by its absolute path."""
 
     path: str
 
@@ -56,11 +52,7 @@ Address = TcpAddress | UnixAddress
 
 
 class Mode(msgspec.Struct, frozen=True):
-    """Permissions of a Unix socket's file.
-
-    Attributes:
-        bits: as for chmod(2).
-    """
+    """Permissions of a Unix socket's file, as for chmod(2)."""
 
     bits: int
 
@@ -133,10 +125,9 @@ def is_loopback(address: Address) -> bool:
 
 
 def is_loopback_host(host: str) -> bool:
-    """Tell whether a host is this machine: localhost, 127.0.0.0/8, ::1 or an IPv4-mapped loopback address.
+    """Tell whether a host, without brackets, is this machine; "" (all interfaces) is not.
 
-    Args:
-        host: name or IP address without brackets; "" (all interfaces) is not.
+    That is localhost, 127.0.0.0/8, ::1 or an IPv4-mapped loopback address.
     """
     if host.lower().removesuffix(".") == "localhost":
         return True

@@ -155,14 +155,20 @@ def _check_credentials(config: Config) -> None:
             f"credentials.client_token on server.listen = {server.listen} would be sent unencrypted; set "
             "server.tls_cert and server.tls_key, or listen on 127.0.0.1 or unix:/path"
         )
-    if credentials.source == "caller" or is_loopback(server.listen):
+    if credentials.source == "caller" or credentials.client_token or server.tls_client_ca:
         return
-    if not credentials.client_token and not server.tls_client_ca:
+    if not is_loopback(server.listen):
         raise ConfigError(
             f'credentials.source = "{credentials.source}" on server.listen = {server.listen} would serve '
             "everybody who can connect; use 127.0.0.1 or unix:/path, or set credentials.client_token or "
             "server.tls_client_ca"
         )
+    for name in ("server.proxy_protocol", "server.trusted_proxies"):
+        if attrgetter(name)(config):
+            raise ConfigError(
+                f'credentials.source = "{credentials.source}" with {name} would serve everybody who can '
+                "connect to the proxy; set credentials.client_token or server.tls_client_ca"
+            )
 
 
 def admin_token(environ: Mapping[str, str]) -> Secret:

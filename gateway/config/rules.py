@@ -168,11 +168,7 @@ def token_file_of(text: str) -> str:
 
 
 def encoding_fault(content: bytes) -> str | None:
-    """Return what is wrong with a file that starts with a byte order mark, and the remedy, or ``None``.
-
-    Args:
-        content: the file, or its beginning.
-    """
+    """Return why a file that begins with these bytes has a byte order mark, and the remedy, or ``None``."""
     fault = next((fault for mark, fault in _MARKS if content.startswith(mark)), None)
     return None if fault is None else f"{fault}; save it as UTF-8 without BOM"
 

@@ -104,12 +104,7 @@ class String(msgspec.Struct, frozen=True):
 
 
 class StringList(msgspec.Struct, frozen=True):
-    """A list of distinct texts.
-
-    Attributes:
-        of: converts one of them; raises `InvalidValue`.
-        whole: checks and converts the list; raises `InvalidValue`.
-    """
+    """A list of distinct texts: each is converted, then the whole; both may raise `InvalidValue`."""
 
     of: Callable[[str], str]
     whole: Callable[[tuple[str, ...]], tuple[str, ...]] = tuple

@@ -1,7 +1,5 @@
 """How many callers may be connected, in all and from one address, and how the others are turned away."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
@@ -20,12 +18,7 @@ LINGER_S = 1.0
 
 
 class Admission:
-    """Counts the open connections of a listener.
-
-    Args:
-        config: the bounds; may be replaced, and what is open stays.
-        access_log: writes a line for each that is turned away.
-    """
+    """Counts the open connections of a listener; other bounds do not end what is open."""
 
     def __init__(self, config: ServerConfig, access_log: AccessLog) -> None:
         self.config = config
@@ -34,12 +27,7 @@ class Admission:
         self._lingering = 0
 
     def admit(self, peer: str | None, already_open: int) -> bool:
-        """Count a new connection, or refuse it.
-
-        Args:
-            peer: its address; ``None`` on a Unix socket, where only the bound of all counts.
-            already_open: how many there are.
-        """
+        """Count a new connection beside those open, or refuse it; on a Unix socket ``peer`` is ``None``."""
         _log.debug("connection from %s, %d are open", peer or "-", already_open)
         if already_open >= self.config.max_connections:
             return False
@@ -61,8 +49,8 @@ class Admission:
         """Answer a connection that was not admitted and close it, a moment later unless many linger."""
         error = TooManyConnections()
         head, body = problem(error, request_id)
-        wire = wire_head(head, method="GET", body_bytes=len(body), http_11=True, keep_alive=False)
-        answer = wire.data + body
+        lines, _, _ = wire_head(head, method="GET", body_bytes=len(body), http_11=True, keep_alive=False)
+        answer = lines + body
         transport.write(answer)
         self._access_log.refused(error, request_id, origin.caller_address(()), Begun(), len(answer))
         if self._lingering >= _MOST_LINGERING or not transport.can_write_eof():

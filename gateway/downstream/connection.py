@@ -1,7 +1,5 @@
 """One downstream connection: aiohttp's protocol with deadlines, bounds and our own error answers."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -28,7 +26,6 @@ from gateway.downstream.request_id import RequestIds
 from gateway.downstream.response import PreparedResponse
 from gateway.errors import problem
 from gateway.runtime.progress import cut_later
-from gateway.store.lookup import EarlyLookup
 from gateway.telemetry.access_log import AccessLog, Begun
 from gateway.telemetry.metrics import Metrics
 
@@ -69,7 +66,7 @@ class DownstreamConnection(RequestHandler):
     )
 
     def __init__(
-        self, server: DownstreamServer, *, header: ProxyHeader | None = None, **options: Any
+        self, server: "DownstreamServer", *, header: ProxyHeader | None = None, **options: Any
     ) -> None:
         super().__init__(server, **options)
         self._header = header
@@ -281,10 +278,6 @@ class DownstreamConnection(RequestHandler):
                 self.transport.write_eof()
             await asyncio.wait((self._is_gone,), timeout=LINGER_S)
             cut_later(self.transport, self._config.body_timeout_s)
-
-    def take_looked_up(self) -> EarlyLookup | None:
-        """Return the look-up that was made for the present request before it was parsed."""
-        return None
 
     def stop_with_caller(self, stop: Callable[[], object] | None) -> None:
         """Say what is called when the caller leaves; ``None`` lets a write go on to its end."""

@@ -1,7 +1,5 @@
 """Where a connection comes from, and who asks over it: as the socket, or proxies in between, tell it."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 

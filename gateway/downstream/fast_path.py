@@ -1,7 +1,5 @@
 """Plain requests, answered from the bytes that were read; hits without request, task or response."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
@@ -136,11 +134,6 @@ class FastPath:
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run what answers a request."""
         return self._tasks.start(work, "answer")
-
-    @property
-    def known(self) -> int:
-        """How many lists of field lines are kept."""
-        return len(self._owners)
 
     def read_again(self, tokens: set[bytes]) -> None:
         """Find out anew who the callers with these tokens are, by the digests of the tokens."""

@@ -4,8 +4,6 @@ The one module that relies on how aiohttp's server waits for requests. `why_clos
 is installed; when it differs, or with ``server.fast_lane = false``, every request takes the parser's way.
 """
 
-from __future__ import annotations
-
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
@@ -51,7 +49,7 @@ def why_closed() -> str | None:
 class FastPathConnection(DownstreamConnection):
     """A caller's connection with a fast path beside the parser."""
 
-    __slots__ = ("_early_lookup", "_ends", "_fast_path", "_held", "_is_answering")
+    __slots__ = ("_ends", "_fast_path", "_held", "_is_answering")
 
     def __init__(self, server: DownstreamServer, fast_path: FastPath, **options: Any) -> None:
         super().__init__(server, **options)
@@ -61,7 +59,6 @@ class FastPathConnection(DownstreamConnection):
         self._held = b""
         # The caller ended its side meanwhile.
         self._ends = False
-        self._early_lookup: EarlyLookup | None = None
 
     @property
     def is_answering(self) -> bool:
@@ -95,7 +92,8 @@ class FastPathConnection(DownstreamConnection):
         ):
             answer = self._fast_path.answer(data, self.origin)
             if answer is not None:
-                self._stop_head_timer()
+                if self._head_timer is not None:
+                    self._stop_head_timer()
                 if isinstance(answer, bytes):
                     self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                     assert self.transport is not None
@@ -104,11 +102,6 @@ class FastPathConnection(DownstreamConnection):
                     self._look_up(answer)
                 return
         super().data_received(data)
-
-    def take_looked_up(self) -> EarlyLookup | None:
-        """Return the look-up that was made for the present request before it was parsed."""
-        early_lookup, self._early_lookup = self._early_lookup, None
-        return early_lookup
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio lets it say more
         """Give whoever ended only its own side a moment to be answered in."""
@@ -144,7 +137,6 @@ class FastPathConnection(DownstreamConnection):
             self._server.requests_count += 1
         else:
             # The parser must see it; aiohttp's task goes on from there.
-            self._early_lookup = found
             self._is_answering = False
             held, self._held = question.data + self._held, b""
             self._resume_held()

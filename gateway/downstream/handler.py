@@ -1,7 +1,5 @@
 """From aiohttp's parsed message to a request of ours, and from the answer to bytes."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import time
@@ -24,6 +22,7 @@ from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Fields, IndexedFields, Request, first, names
 from gateway.core.http.target import is_write
 from gateway.core.http.trace_context import parent
+from gateway.credentials.credentials import GatewayCredentials
 from gateway.downstream.connection import DownstreamConnection
 from gateway.downstream.request_id import RequestIds
 from gateway.downstream.response import PreparedResponse
@@ -39,6 +38,7 @@ _FOREIGN_HOST = (
     "Host is not a name of this gateway or of its upstream, and in scope shared nothing else is answered: "
     "server.admin_hosts and upstream.signed_hosts can name more."
 )
+_READY = (Response, GatewayError)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -57,6 +57,7 @@ class RequestContext(msgspec.Struct):
         content: its body as it comes; ``None`` when it was read without one.
         started_s: monotonic time at which it had been read.
         waited_s: how long it has waited because its caller asked to; ``None`` when it has not.
+        is_decided: its response is known, or what has to be awaited for it.
     """
 
     connection: DownstreamConnection
@@ -70,6 +71,7 @@ class RequestContext(msgspec.Struct):
     content: StreamReader | None
     started_s: float
     waited_s: float | None = None
+    is_decided: bool = False
 
     def waited(self, waited_s: float) -> None:
         """Take note of a wait that is over; another one may have gone before."""
@@ -92,6 +94,7 @@ class Handler:
         access_log: writes a line for each.
         request_ids: names requests that bring no id.
         is_draining: no connection is kept any more.
+        credentials: for requests that have none; ``None`` sends them on as they are.
     """
 
     def __init__(
@@ -105,8 +108,10 @@ class Handler:
         access_log: AccessLog,
         request_ids: RequestIds,
         is_draining: Callable[[], bool],
+        credentials: GatewayCredentials | None,
     ) -> None:
         self._cache = cache
+        self._credentials = credentials
         self.body_timeout_s = body_timeout_s
         self._own_hosts = own_hosts
         self._metrics = metrics
@@ -180,33 +185,37 @@ class Handler:
             fetching = self._cache.fetch(request, eligible, found, on_waited=context.waited)
             on_prepared(self._prepared(context, fetching))
             return
-        is_over = False
-
-        def on_response(response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
-            nonlocal is_over
-            is_over = True
-            if isinstance(response, Coroutine):
-                on_prepared(self._prepared(context, response))
-            else:
-                on_prepared(guarded(functools.partial(self._prepare, context), response))
-
+        on_response = functools.partial(self._take, context, on_prepared)
         try:
             leave = self._cache.fetch_plain(request, eligible, found, on_response)
         except Exception as error:
             on_prepared(raising(error))
             return
+        if not context.is_decided:
+            connection.stop_with_caller(functools.partial(self._caller_left, context, leave))
 
-        def caller_left() -> None:
-            leave()
-            self._aborted(context)
+    def _take(
+        self,
+        context: RequestContext,
+        on_prepared: OnPrepared,
+        response: Response | GatewayError | Coroutine[Any, Any, Response],
+    ) -> None:
+        """Take what the cache gives to a request that came without the parser."""
+        context.is_decided = True
+        if isinstance(response, _READY):
+            on_prepared(guarded(self._prepare, context, response))
+        else:
+            on_prepared(self._prepared(context, response))
 
-        if not is_over:
-            connection.stop_with_caller(caller_left)
+    def _caller_left(self, context: RequestContext, leave: Callable[[], None]) -> None:
+        leave()
+        self._aborted(context)
 
     async def _answer(self, message: web.BaseRequest, context: RequestContext) -> Response:
         request, body = self._read(message, context.path, context.fields, context.request_id)
-        found = context.connection.take_looked_up()
-        return await self._cache.answer(request, body, found, on_waited=context.waited)
+        if self._credentials is not None:
+            request, context.identity = self._credentials.admit(request)
+        return await self._cache.answer(request, body, context.identity, on_waited=context.waited)
 
     async def _prepared(self, context: RequestContext, answering: Awaitable[Response]) -> PreparedResponse:
         """Wait for a response, or make one of what went wrong."""
@@ -238,7 +247,7 @@ class Handler:
         took_s = time.monotonic() - context.started_s - (context.waited_s or 0.0)
         self._metrics.answered(cache_status, status, took_s)
         if status == 429:
-            self._throttled.count(context.fields, is_own=outcome(cache_status) == ERROR)
+            self._throttled.count(context.identity or context.fields, is_own=outcome(cache_status) == ERROR)
         sent: Callable[[int], None] | None = None
         if self._access_log.wants(status, cache_status):
             sent = functools.partial(
@@ -255,7 +264,7 @@ class Handler:
             method=context.method,
             body=response.body,
             http_11=context.http_11,
-            keep_alive=keep_alive and (connection.has_begun_another or not self._is_draining()),
+            keep_alive=keep_alive and (not self._is_draining() or connection.has_begun_another),
             write_timeout_s=self.body_timeout_s,
             exchange=response.exchange,
             prefix=response.prefix,

@@ -4,8 +4,6 @@ They are accepted here, not by the loop's own server: the loop is handed a socke
 so TLS or HTTP begin with the first bytes that it reads.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
@@ -27,11 +25,7 @@ _log = logging.getLogger("gateway.downstream.proxy_protocol")
 
 
 class ProxiedConnections:
-    """Reads headers and hands the connections on.
-
-    Args:
-        server: makes the protocols; its configuration bounds what is awaited here.
-    """
+    """Reads headers and hands the connections on; the server's configuration bounds what is awaited here."""
 
     def __init__(self, server: DownstreamServer) -> None:
         self._server = server
@@ -43,7 +37,7 @@ class ProxiedConnections:
         """How many have not sent their header; a handshake of TLS that is not done is nobody's request."""
         return len(self._awaiting)
 
-    def accept(self, sockets: ListeningSockets, tls: ssl.SSLContext | None) -> ProxiedAcceptor:
+    def accept(self, sockets: ListeningSockets, tls: ssl.SSLContext | None) -> "ProxiedAcceptor":
         """Accept connections until the returned acceptor is closed, see `ListeningSockets.accept`."""
         return ProxiedAcceptor(self, sockets, tls)
 

@@ -1,7 +1,5 @@
 """What requests without an id of their own are called in logs, errors and hits."""
 
-from __future__ import annotations
-
 import secrets
 
 _MASK = 2**64 - 1

@@ -1,7 +1,5 @@
 """A response that writes prepared bytes: exact field lines, and half the cost of aiohttp's own."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
@@ -13,7 +11,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.framing import BodyFraming, WireHead, wire_head
+from gateway.core.http.framing import BodyFraming, wire_head
 from gateway.core.http.messages import Head
 from gateway.runtime.progress import drained, unsent_bytes
 from gateway.upstream.exchange import Exchange
@@ -52,7 +50,7 @@ class PreparedResponse(web.StreamResponse):
     ) -> None:
         # Not calling aiohttp's own initialiser is the point: it builds header maps nobody reads here.
         length = len(body) if body is not None else None
-        self._wire: WireHead = wire_head(
+        self._head, self._framing, self._keep_alive = wire_head(
             head, method=method, body_bytes=length, http_11=http_11, keep_alive=keep_alive
         )
         self._body_bytes = body
@@ -61,7 +59,6 @@ class PreparedResponse(web.StreamResponse):
         self._linger = linger
         self.sent = sent
         self._write_timeout_s = write_timeout_s
-        self._keep_alive = self._wire.keep_alive
         self._protocol: web.RequestHandler | None = None
         self.sent_bytes = 0
 
@@ -83,7 +80,7 @@ class PreparedResponse(web.StreamResponse):
             or protocol.writing_paused
         ):
             return False
-        data = self._wire.data + body if self._has_body else self._wire.data
+        data = self._head + body if self._has_body else self._head
         transport.write(data)
         if self.sent is not None:
             self.sent(len(data))
@@ -120,29 +117,29 @@ class PreparedResponse(web.StreamResponse):
 
     @property
     def _has_body(self) -> bool:
-        return self._wire.framing is not BodyFraming.NONE
+        return self._framing is not BodyFraming.NONE
 
     async def _write_whole(self, body: bytes) -> None:
         if len(body) <= LARGE_BYTES:
-            await self._write(self._wire.data + body)
+            await self._write(self._head + body)
             return
         # Joined, every caller who reads slowly would hold a copy of the body of his own.
-        await self._write(self._wire.data)
+        await self._write(self._head)
         await self._write(body)
 
     async def _stream(self, exchange: Exchange) -> None:
-        await self._write(self._wire.data)
+        await self._write(self._head)
         if not self._has_body:
             return
         if self._prefix:
             await self._write(self._framed(self._prefix))
         while piece := await exchange.read():
             await self._write(self._framed(piece))
-        if self._wire.framing is BodyFraming.CHUNKED:
+        if self._framing is BodyFraming.CHUNKED:
             await self._write(b"0\r\n\r\n")
 
     def _framed(self, piece: bytes) -> bytes:
-        if self._wire.framing is BodyFraming.CHUNKED:
+        if self._framing is BodyFraming.CHUNKED:
             return b"%x\r\n%s\r\n" % (len(piece), piece)
         return piece
 
@@ -172,7 +169,7 @@ class PreparedResponse(web.StreamResponse):
         transport = None if self._protocol is None else self._protocol.transport
         if transport is not None:
             self.sent_bytes -= unsent_bytes(transport)
-            if self._wire.framing is BodyFraming.CLOSE:
+            if self._framing is BodyFraming.CLOSE:
                 # Only a reset differs from the end of a body that the connection's end delimits.
                 _reset_on_close(transport)
             transport.abort()

@@ -1,7 +1,5 @@
 """Questions to IAM, over connections of their own."""
 
-from __future__ import annotations
-
 import ssl
 
 import aiohttp

@@ -1,7 +1,5 @@
 """Whose tokens are, by IAM's word: asked for beside the requests, never on their time."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections import OrderedDict
@@ -29,6 +27,8 @@ _UNKNOWN_S = 60.0
 # Before its end a token may already be refused.
 _MARGIN_S = 60.0
 _SWEEP_S = 1.0
+# By how much the clocks of two gateways may differ.
+_SKEW_S = 5.0
 # In which part of its life a word is asked for again, at random so that questions spread.
 _RENEWED_FROM, _RENEWED_TO = 0.4, 0.7
 
@@ -136,7 +136,12 @@ class Verifier:
 
     def accepted(self, digest: bytes, token: bytes) -> None:
         """AOS has accepted a token: ask whose it is, unless that is known."""
-        if digest not in self._known and self._unknown.get(digest, 0.0) <= self._clock.monotonic_s():
+        # IAM's are ASCII; anything else would be sent as other bytes.
+        if (
+            token.isascii()
+            and digest not in self._known
+            and self._unknown.get(digest, 0.0) <= self._clock.monotonic_s()
+        ):
             self._put(digest, token)
 
     def refused(self, digest: bytes) -> None:
@@ -169,9 +174,10 @@ class Verifier:
                 self._wakes.clear()
 
     async def _read_shared(self, digest: bytes, shared: SharedOwners) -> bool:
-        """Take what another gateway knows, if that counts for a while yet."""
+        """Take what another gateway knows, if that counts for a while yet, and no longer than one's own."""
         owner = await shared.read(digest)
-        if owner is None or owner.expires_s - self._clock.wall_s() < self._verify_ttl_s / 2:
+        left_s = 0.0 if owner is None else owner.expires_s - self._clock.wall_s()
+        if owner is None or not self._verify_ttl_s / 2 <= left_s <= self._verify_ttl_s + _SKEW_S:
             return False
         self._metrics.iam_questions["shared"] += 1
         self._learn(digest, owner)
@@ -190,7 +196,7 @@ class Verifier:
             return
         ends_s = min(asked_s + self._verify_ttl_s, owner.expires_s - _MARGIN_S)
         if ends_s - asked_s <= _SWEEP_S:
-            self._without_answer(digest, "unusable", "a token that is about to end")
+            self._without_answer(digest, "refused", "a token that is about to end")
             return
         self._state.up()
         self._metrics.iam_questions["verified"] += 1
@@ -203,7 +209,8 @@ class Verifier:
         if digest not in self._asking:
             return False
         self._asking.discard(digest)
-        life_s = owner.expires_s - self._clock.wall_s()
+        # The wall clock may have been set back since IAM was asked.
+        life_s = min(owner.expires_s - self._clock.wall_s(), self._verify_ttl_s)
         now_s = self._clock.monotonic_s()
         due_s = now_s + life_s * random.uniform(_RENEWED_FROM, _RENEWED_TO)
         before = self._known.pop(digest, None)

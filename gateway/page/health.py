@@ -1,8 +1,7 @@
 """The state of each part and what to do about it, derived from recent metrics."""
 
-from __future__ import annotations
-
 import enum
+from collections.abc import Mapping
 
 import msgspec
 
@@ -18,6 +17,7 @@ _SILENT_S = 4.0
 _RESTARTS_SHOWN_S = 60.0
 _SOME = 0.05
 _NEARLY_FULL = 0.9
+_IAM_ANSWERS = {"verified", "refused"}
 
 
 class Level(enum.IntEnum):
@@ -60,6 +60,7 @@ class Facts(msgspec.Struct, frozen=True):
         workers: processes that should run.
         workers_ready: processes that accept requests.
         ttl_running_s: ``cache.ttl_running_s``.
+        by_user: ``identity.by`` is "user": IAM is asked whose tokens are.
     """
 
     is_ready: bool
@@ -68,6 +69,7 @@ class Facts(msgspec.Struct, frozen=True):
     workers: int
     workers_ready: int
     ttl_running_s: float = 0.0
+    by_user: bool = False
 
 
 def upstream(history: History) -> Finding:
@@ -167,6 +169,36 @@ def redis(history: History, facts: Facts) -> Finding:
     return Finding("up", "Redis answers.")
 
 
+def iam(history: History) -> Finding:
+    """Return the state of the questions to IAM by the last of them; requests are served without it."""
+    asked = (step.by_label("iam_questions", "outcome") for step in reversed(list(history.steps())))
+    last = next((found for found in (_of_iam(outcomes) for outcomes in asked) if found), {})
+    if last.get("throttled"):
+        return Finding(
+            "throttling",
+            "IAM throttles the gateway, which asks nothing for a minute: each new token is a caller of its "
+            "own, and no request fails.",
+            "If it lasts, lower iam.max_per_s: IAM counts by address, other replicas and tools there too.",
+        )
+    if last and not last.keys() & _IAM_ANSWERS:
+        return Finding(
+            "failing",
+            f"The last questions to IAM failed ({_most(last)}): each new token is a caller of its own, "
+            "and no request fails.",
+            "Check iam.url, iam.ca_file, IAM and the network from here to it. It recovers by itself.",
+        )
+    if last.get("refused") and not history.newest.gauge("verified_tokens"):
+        return Finding(
+            "refusing",
+            "IAM knows none of the tokens that AOS has accepted: each is a caller of its own, and no request "
+            "fails.",
+            "Check that iam.url is the IAM of this AOS.",
+        )
+    if last:
+        return Finding("up", "IAM answers.")
+    return Finding("idle", "IAM was not asked in the last minutes.")
+
+
 def gateway(history: History, facts: Facts) -> Finding:
     """Return the state of the gateway itself."""
     sample = history.newest
@@ -179,6 +211,13 @@ def gateway(history: History, facts: Facts) -> Finding:
             "partly",
             f"{missing} of {facts.workers} workers {are} not ready; the others answer.",
             "A worker that ends is replaced by itself. If this lasts, see the log.",
+        )
+    if sample.gauge("credentials_unavailable"):
+        return Finding(
+            "no credentials",
+            "The gateway can't get credentials of its own: requests that bring none get an error.",
+            "The log says why. Correct it and send SIGHUP; if IAM is away, it tries again by itself.",
+            is_bad=True,
         )
     if sample.gauge("connections") >= facts.max_connections * facts.workers * _NEARLY_FULL:
         return Finding(
@@ -272,6 +311,11 @@ def _reaches_back(history: History, wanted_s: float) -> bool:
     """Return whether the recent samples cover this time."""
     recent = history.recent(wanted_s * 1.5)
     return recent[-1].at_s - recent[0].at_s >= wanted_s * 0.75
+
+
+def _of_iam(outcomes: Mapping[str, float]) -> dict[str, float]:
+    # What another gateway knew is no question.
+    return {outcome: count for outcome, count in outcomes.items() if outcome != "shared"}
 
 
 def _most(counts: dict[str, float]) -> str:

@@ -1,7 +1,5 @@
 """The page's files, and `/status`, which it polls every second."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
@@ -95,6 +93,7 @@ class Page:
             workers=workers,
             workers_ready=workers_ready,
             ttl_running_s=config.cache.ttl_running_s,
+            by_user=config.identity.by == "user",
         )
         passed_on: dict[str, object] = {
             "version": gateway.__version__,

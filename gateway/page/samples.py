@@ -1,7 +1,5 @@
 """The metrics of all processes at points in time, and what was counted between two of them."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import defaultdict, deque
@@ -37,7 +35,7 @@ class Sample(msgspec.Struct, frozen=True):
     values: Mapping[Series, float]
 
     @classmethod
-    def of(cls, snapshot: Snapshot, at_s: float) -> Sample:
+    def of(cls, snapshot: Snapshot, at_s: float) -> "Sample":
         """Return a snapshot as a sample; buckets are summed over the labels."""
         values: defaultdict[Series, float] = defaultdict(float)
         for family in FAMILIES:

@@ -1,7 +1,5 @@
 """What the page shows, as one JSON object computed from samples."""
 
-from __future__ import annotations
-
 from gateway.core.caching.cache_status import Reason
 from gateway.page import health
 from gateway.page.health import Facts, percent
@@ -28,10 +26,7 @@ _DURATIONS = {
 def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict[str, object]:
     """Return the whole object.
 
-    Args:
-        history: samples up to now.
-        facts: what is known besides the metrics.
-        passed_on: members shown as they are: version, upstream, workers, health, executions, callers.
+    ``passed_on`` is shown as it is: version, upstream, workers, health, executions, callers.
     """
     parts = {
         "gateway": health.gateway(history, facts),
@@ -39,6 +34,8 @@ def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict
         "quota": health.quota(history),
         "redis": health.redis(history, facts),
     }
+    if facts.by_user:
+        parts["iam"] = health.iam(history)
     worst = health.headline(parts)
     others = [part.text for part in parts.values() if part.level and part is not worst]
     sample = history.newest
@@ -74,6 +71,7 @@ def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict
                 "throttled_callers",
                 "waiting_callers",
                 "waiting_callers_limit",
+                "verified_tokens",
                 "memory_cache_entries",
                 "memory_cache_bytes",
                 "redis_breaker_open",

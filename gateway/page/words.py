@@ -1,7 +1,5 @@
 """What each reason means, for people."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from gateway.core.caching.cache_status import Reason
@@ -28,6 +26,7 @@ REASONS: Final = {
     Reason.HELD_BACK: "AOS throttles this caller: it got AOS's 429 again",
     Reason.UPSTREAM_BUSY: "Too many requests wait for AOS",
     Reason.UNREACHABLE: "AOS could not be reached",
+    Reason.CREDENTIALS: "The gateway's own credentials could not be used",
     Reason.STATUS: "The status is not 200",
     Reason.SET_COOKIE: "The response sets a cookie",
     Reason.NO_STORE: 'AOS said no-store; see cache.origin_cache_control = "ignore"',

@@ -1,7 +1,5 @@
 """CPU cores available to this process: its affinity and the CPU quotas of its control groups."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -1,7 +1,5 @@
 """The event loop, the HTTP parser and the garbage collector of the process."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import os

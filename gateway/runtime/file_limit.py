@@ -1,7 +1,5 @@
 """The limit of open files: raised at the start, logged when too low for the configuration."""
 
-from __future__ import annotations
-
 import logging
 import resource
 

@@ -1,7 +1,5 @@
 """Listening sockets on TCP addresses and Unix sockets, shared with other processes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import errno
@@ -86,10 +84,9 @@ class ListeningSockets:
     async def accept(
         self, make_protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None
     ) -> contextlib.ExitStack:
-        """Accept connections until the returned stack is closed; these sockets and the connections stay open.
+        """Accept connections, over TLS if there is a context, until the returned stack is closed.
 
-        Args:
-            tls: the context; ``None`` for plain connections.
+        These sockets and the connections stay open.
         """
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"backlog": _BACKLOG, **tls_options(tls)}

@@ -1,7 +1,5 @@
 """Writing to a slow peer: wait as long as it makes progress."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import fcntl
@@ -79,11 +77,7 @@ async def drained(peer: Peer, timeout_s: float, drain: Callable[[], Awaitable[No
 
 
 async def taken(peer: Peer, timeout_s: float) -> None:
-    """Wait until a peer has received everything, makes no progress, or has closed the connection.
-
-    Args:
-        timeout_s: longest time without progress elsewhere; here one check interval, a quarter of it.
-    """
+    """Wait until a peer has received everything, has closed, or makes no progress for a quarter of a time."""
     remaining_bytes = None
     while (transport := peer.transport) is not None:
         now_bytes = unsent_bytes(transport)

@@ -1,7 +1,5 @@
 """Signals as an awaitable queue."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ class Signals:
         self._numbers = numbers
         self._queue: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
-    async def __aenter__(self) -> Signals:
+    async def __aenter__(self) -> "Signals":
         loop = asyncio.get_running_loop()
         for number in self._numbers:
             loop.add_signal_handler(number, self._queue.put_nowait, number)

@@ -1,7 +1,5 @@
 """systemd: socket activation, notification, watchdog (sd_listen_fds, sd_notify, sd_watchdog_enabled(3))."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

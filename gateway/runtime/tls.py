@@ -1,7 +1,5 @@
 """TLS contexts from the configured files."""
 
-from __future__ import annotations
-
 import ssl
 
 from gateway.config.errors import ConfigError, shorten

@@ -1,7 +1,5 @@
 """The socket pair that carries messages between the parent and a worker."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import socket
@@ -30,7 +28,7 @@ class Channel:
         self._writer = writer
 
     @classmethod
-    async def over(cls, connected: socket.socket) -> Channel:
+    async def over(cls, connected: socket.socket) -> "Channel":
         """Make a channel over one end of a socket pair."""
         return cls(*await asyncio.open_connection(sock=connected))
 

@@ -6,8 +6,6 @@ one stop accepting. The sockets are never closed, so no connection in their back
 process fails to start, the former one goes on as before.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
@@ -26,11 +24,7 @@ _START_S = 60.0
 
 
 class InheritedSockets(msgspec.Struct, frozen=True):
-    """The listening sockets of one address, for the next process.
-
-    Attributes:
-        address: as configured; empty if systemd opened them.
-    """
+    """The listening sockets of one address as configured, "" if by systemd, for the next process."""
 
     descriptors: list[int] = []
     address: str = ""

@@ -1,7 +1,5 @@
 """Messages between the parent and its workers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +12,7 @@ from gateway.telemetry.top_executions import TopExecution
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """The first message to a worker.
-
-    Attributes:
-        number: index of the worker.
-        settings: from `gateway.config.load.pack`.
-        memory_disabled: the memory tier is off until `EnableMemory`.
-    """
+    """The first message to a worker; its settings are from `gateway.config.load.pack`."""
 
     number: int
     settings: bytes

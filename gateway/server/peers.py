@@ -1,7 +1,5 @@
 """The other workers: invalidations go through the parent, shared memory counts them."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Live settings, and rereading the configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Final

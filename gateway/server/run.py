@@ -1,7 +1,5 @@
 """Runs the service until it is stopped: sockets, signals, reload, hot restart, drain."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

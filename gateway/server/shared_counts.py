@@ -1,7 +1,5 @@
 """Counters in memory shared by all workers: how many invalidations each of them has sent."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import sys
@@ -48,11 +46,11 @@ class SharedCounts:
         """Whether every message sent has been received; never waits."""
         return self._sent == self._received
 
-    def read(self) -> array[int]:
+    def read(self) -> "array[int]":
         """Return how many messages each process has sent."""
         return array(_TYPE, self._sent)
 
-    def covers(self, sent: array[int]) -> bool:
+    def covers(self, sent: "array[int]") -> bool:
         """Whether every message sent before that `read` has been received."""
         return all(received >= number for received, number in zip(self._received, sent, strict=True))
 

@@ -1,7 +1,5 @@
 """The service as a single process: one gateway and its admin address."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The parent of several workers: starts and replaces them, and forwards their invalidations."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
@@ -122,11 +120,7 @@ class Supervisor:
             self._sockets.hand_over()
 
     async def drain(self, *, is_handover: bool) -> None:
-        """Stop accepting and let requests end, within ``server.drain_timeout_s``.
-
-        Args:
-            is_handover: another process accepts: see `gateway.server.messages.Stop`.
-        """
+        """Stop accepting and let requests end, within ``server.drain_timeout_s``; see `messages.Stop`."""
         self._stop_accepting()
         if is_handover:
             await self._admin.close()

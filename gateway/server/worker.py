@@ -1,7 +1,5 @@
 """One of several workers: a gateway on inherited sockets that sends its invalidations to the others."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import signal
@@ -37,8 +35,7 @@ _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 def main(arguments: Sequence[str]) -> int:
     """Run a worker, and return its exit code.
 
-    Args:
-        arguments: descriptors: the channel to the parent, the shared counts, then the listening sockets.
+    The arguments are descriptors: the channel to the parent, the shared counts, then the listening sockets.
     """
     unblock_standard_streams()
     for number in _IGNORED:

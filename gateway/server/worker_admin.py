@@ -1,7 +1,5 @@
 """The admin side of several workers: one address that answers for all of them."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 from typing import Any
@@ -22,10 +20,7 @@ _PURGE_S = 4.0
 
 
 class WorkersAdmin:
-    """`gateway.operations.Operations` of all workers.
-
-    Args:
-        workers: those that run, by number.
+    """`gateway.operations.Operations` of all workers that run, by number.
 
     Attributes:
         config: what `/config` shows.

@@ -1,7 +1,5 @@
 """One worker from the parent's side: a child process and the channel to it."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools
@@ -73,8 +71,8 @@ class WorkerProcess:
     number: int
     process: asyncio.subprocess.Process
     channel: Channel
-    on_invalidate: Callable[[WorkerProcess, Invalidate], None]
-    on_serving: Callable[[WorkerProcess], None]
+    on_invalidate: "Callable[[WorkerProcess, Invalidate], None]"
+    on_serving: "Callable[[WorkerProcess], None]"
     is_subscribed: bool = field(default=False, init=False)
     is_serving: bool = field(default=False, init=False)
     is_responsive: bool = field(default=True, init=False)

@@ -4,8 +4,6 @@ Requests never probe: while it is not closed, none of them waits. Failures are c
 replies in time say nothing about long ones.
 """
 
-from __future__ import annotations
-
 import asyncio
 import enum
 from collections import Counter

@@ -1,7 +1,5 @@
 """Sends pending invalidations to Redis, and through it to the other replicas, until they are confirmed."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import secrets

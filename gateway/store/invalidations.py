@@ -4,8 +4,6 @@ Every method runs without ``await``: a half-recorded invalidation could let a st
 monotonic seconds. Every queue is bounded: beyond the bound the oldest stack loses its protection, no other.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import OrderedDict, deque
@@ -141,7 +139,6 @@ class Invalidations:
         """Record an invalidation by another replica, which Redis has already.
 
         Args:
-            stack: case-folded stack id.
             now_s: when the message came.
             age_s: how long before that the response to the write came.
             settles: the write takes effect after its response.

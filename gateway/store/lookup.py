@@ -1,7 +1,5 @@
 """The result of a look-up, and what is remembered from its start."""
 
-from __future__ import annotations
-
 import weakref
 
 import msgspec
@@ -23,7 +21,7 @@ class Fetches:
 
     __slots__ = ("__weakref__", "_all_fetches", "_entry", "latest")
 
-    def __init__(self, all_fetches: dict[bytes, weakref.ref[Fetches]], entry: bytes) -> None:
+    def __init__(self, all_fetches: "dict[bytes, weakref.ref[Fetches]]", entry: bytes) -> None:
         self.latest = 0
         self._all_fetches = all_fetches
         self._entry = entry

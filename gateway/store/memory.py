@@ -1,7 +1,5 @@
 """The tier in process memory, bounded in bytes: copies without hits are evicted first."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import msgspec

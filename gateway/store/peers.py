@@ -1,7 +1,5 @@
 """The other workers of this service, as the tiers need them."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import msgspec

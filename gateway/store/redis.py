@@ -1,7 +1,5 @@
 """Entries in Redis: one round trip a look-up, no hidden retries, no command cancelled half-way."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import secrets

@@ -1,7 +1,5 @@
 """State of Redis by the outcome of its operations: breaker, log lines, whether to leave the server."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from redis.exceptions import ResponseError
@@ -18,8 +16,7 @@ CHECK = "ping"
 class Condition:
     """Takes the outcome of each operation.
 
-    Args:
-        on_recovered: called when a check succeeds, if it is the first or the one before failed.
+    Calls ``on_recovered`` when a check succeeds, if it is the first or the one before failed.
 
     Attributes:
         breaker: whether operations are sent at all.

@@ -1,7 +1,5 @@
 """Connections to Redis: without hidden waits or retries, closed at once, in a bounded pool."""
 
-from __future__ import annotations
-
 import asyncio
 import ssl
 from collections.abc import Callable
@@ -116,12 +114,8 @@ def connection_arguments(settings: RedisSettings, timeout_s: float) -> dict[str,
 class Link:
     """The pool: opens connections on demand, and keeps them.
 
-    Args:
-        on_opened: called before a new connection carries a command.
-
-    Attributes:
-        client: sends commands; replaced with the server or the settings.
-        settings: as last given.
+    Calls ``on_opened`` before a new connection carries a command. The client is replaced with the server or
+    the settings.
     """
 
     def __init__(self, settings: RedisSettings, tasks: TaskSet, on_opened: Callable[[], None]) -> None:

@@ -1,7 +1,5 @@
 """Classifies errors: no reply, one command refused by Redis, or the wrong server."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 
@@ -47,11 +45,7 @@ class StoreError(Exception):
 
 
 class PartlyRefused(ResponseError):
-    """Redis refused some commands of a pipeline; the cause is the `worst` error.
-
-    Attributes:
-        replies: to all commands, in order.
-    """
+    """Redis refused some commands of a pipeline; the cause is the `worst` error, the replies are all."""
 
     def __init__(self, replies: Sequence[object]) -> None:
         super().__init__()

@@ -1,7 +1,5 @@
 """Leases in Redis: who fetches a record that may change, and what was fetched."""
 
-from __future__ import annotations
-
 import secrets
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Batches look-ups in Redis: many in one round trip."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable

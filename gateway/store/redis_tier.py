@@ -1,7 +1,5 @@
 """The tier in Redis and what keeps it in step: queued writes, pending invalidations, the subscription."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Receives the invalidations of other replicas, and reports when some may have been missed."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import Callable

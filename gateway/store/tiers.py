@@ -1,7 +1,5 @@
 """Memory and Redis as one store. Everything that invalidates passes through here."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Iterable
 
@@ -150,8 +148,7 @@ class Tiers:
     def lookup_soon(self, key: EntryKey, on_result: Callable[[EarlyLookup | None], None]) -> None:
         """Look up what memory does not have, without a task.
 
-        Args:
-            on_result: called once, perhaps before this returns; with ``None`` when only `lookup` can tell.
+        Calls ``on_result`` once, perhaps before this returns; with ``None`` when only `lookup` can tell.
         """
         if self._peers is not None and not self._peers.is_current():
             on_result(None)
@@ -217,9 +214,7 @@ class Tiers:
     def begin_fetch(self, fill_token: FillToken, generation: bytes | None = None) -> FillToken:
         """Put a fetch that begins now in order with others of the same entry; `store` or `drop` ends it.
 
-        Args:
-            fill_token: taken before the look-up.
-            generation: of the stack, from before the fetch; ``None`` stores nothing in Redis.
+        The token is from before the look-up; without a generation from before the fetch Redis stores nothing.
         """
         if generation is not None and self.invalidations.is_void(fill_token):
             generation = None
@@ -268,16 +263,16 @@ class Tiers:
         if not fill_token.ends_in_order():
             return
         key = fill_token.key
-        copies = [copy for copy in (lookup.entry, self.peek(key)) if copy is not None]
-        # Copies of a record that may change end by themselves in the other workers, and are in no Redis.
-        is_running = self.redis is None and bool(copies) and not any(copy.is_settled for copy in copies)
-        if is_running:
-            self._discard(key.local)
-        is_absent = is_running or (
-            lookup.is_absent
-            and not self._changes.has_changed(key.local, fill_token.since)
-            and self.peek(key) is None
+        kept = self.peek(key)
+        is_absent = (
+            lookup.is_absent and kept is None and not self._changes.has_changed(key.local, fill_token.since)
         )
+        if not is_absent and self.redis is None:
+            # Copies of a record that may change end by themselves in the other workers, and are in no Redis.
+            copies = [copy for copy in (lookup.entry, kept) if copy is not None]
+            if copies and not any(copy.is_settled for copy in copies):
+                self._discard(key.local)
+                is_absent = True
         if everywhere:
             self._on_drop(key.local)
         if not is_absent:

@@ -1,7 +1,5 @@
 """Whose tokens are, shared by the gateways of one Redis: read by those alone who know ``cache.secret``."""
 
-from __future__ import annotations
-
 import contextlib
 import hmac
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Writes waiting for Redis, bounded in number and bytes; no request waits for them."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """One log line per request, without tokens and bodies, and safe against log injection."""
 
-from __future__ import annotations
-
 import logging
 import random
 import time
@@ -171,12 +169,7 @@ def set_level(level: str) -> None:
 
 
 def set_up_logging(level: str, which: str = "auto") -> None:
-    """Log to standard error, and rate limit the lines that callers can cause.
-
-    Args:
-        level: the least level that is logged.
-        which: see `log_format.formatter`.
-    """
+    """Log to standard error as `formatter` says, and rate limit the lines that callers can cause."""
     root = logging.getLogger()
     root.handlers[:] = [LineHandler(standard_error(), formatter(which))]
     set_level(level)

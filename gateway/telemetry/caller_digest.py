@@ -1,7 +1,5 @@
 """Names a caller in the log: a short keyed digest of its credential."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import MutableMapping
 from hashlib import blake2b
@@ -16,11 +14,9 @@ _VARIABLE = "_AOSGW_CALLER_KEY"
 
 
 def digest_key(secret: bytes, environ: MutableMapping[str, str]) -> bytes:
-    """Return the key of the digests: ``cache.secret``, or a random value for this gateway's processes.
+    """Return the key of the digests: ``cache.secret``, or else a random value for this gateway's processes.
 
-    Args:
-        secret: ``cache.secret``; empty for none.
-        environ: `os.environ`, where a random value is left for child processes.
+    That is left in the environment for child processes.
     """
     return secret or environ.setdefault(_VARIABLE, secrets.token_hex(32)).encode()
 

@@ -1,7 +1,5 @@
 """Measures the delay of the event loop once a second."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 

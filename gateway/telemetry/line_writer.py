@@ -1,7 +1,5 @@
 """Writes lines to a descriptor without ever blocking the caller."""
 
-from __future__ import annotations
-
 import atexit
 import errno
 import functools

@@ -1,7 +1,5 @@
 """Formats log lines: JSON for programs, text for people."""
 
-from __future__ import annotations
-
 import logging
 import re
 import sys

@@ -1,7 +1,5 @@
 """Rate limit for log lines that callers can cause: a token bucket."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 

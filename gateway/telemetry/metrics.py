@@ -1,7 +1,5 @@
 """The counters of one process: plain integers on the request path, made into a `Snapshot` for each scrape."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
@@ -11,13 +9,11 @@ from gateway.core.caching.cache_status import ERROR, HIT, CacheStatus, Reason, o
 from gateway.telemetry.metrics_catalogue import FAMILIES, GATEWAY, METHODS, NO_STATUS, UPSTREAM
 from gateway.telemetry.snapshot import Snapshot
 
+_CLASSES = {status: f"{status // 100}xx" for status in range(100, 600)}
+
 
 class Histogram:
-    """Counts durations in buckets.
-
-    Args:
-        bounds_s: inclusive upper bounds, ascending; one more bucket is for what lies beyond the last.
-    """
+    """Counts durations in buckets: by inclusive upper bounds, ascending, and one for what lies beyond."""
 
     __slots__ = ("bounds_s", "counts", "total_s")
 
@@ -61,6 +57,7 @@ class Metrics:
         self.not_stored: Counter[str] = Counter()
         self.invalidations: Counter[str] = Counter()
         self.iam_questions: Counter[str] = Counter()
+        self.credential_renewals: Counter[str] = Counter()
         self.bad_requests: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self.leases: Counter[str] = Counter()
@@ -87,7 +84,7 @@ class Metrics:
         """
         reason = cache_status.reason if cache_status is not None else None
         how = outcome(cache_status)
-        self.requests[how, reason.label if reason is not None else "", f"{status // 100}xx"] += 1
+        self.requests[how, reason.label if reason is not None else "", _CLASSES[status]] += 1
         self.request_s[how,].observe(duration_s)
         if status == 429:
             self.throttled[GATEWAY if how == ERROR else UPSTREAM] += 1
@@ -100,7 +97,10 @@ class Metrics:
 
     def called(self, method: str, waited_s: float) -> None:
         """Count a request sent upstream and its wait; unknown methods count as ``other``."""
-        self.upstream_wait_s.observe(waited_s)
+        if waited_s:
+            self.upstream_wait_s.observe(waited_s)
+        else:
+            self.upstream_wait_s.counts[0] += 1
         self.upstream_requests[method if method in METHODS else "other"] += 1
 
     def redis_took(self, operation: str, duration_s: float) -> None:
@@ -114,8 +114,7 @@ class Metrics:
             status: of the response; ``None`` when there was no usable one.
             duration_s: since the exchange got its slot in the pool.
         """
-        labels = (f"{status // 100}xx",) if status is not None else (NO_STATUS,)
-        self.upstream_s.get(labels, self.upstream_s[NO_STATUS,]).observe(duration_s)
+        self.upstream_s[NO_STATUS if status is None else _CLASSES[status],].observe(duration_s)
 
     def snapshot(self) -> Snapshot:
         found: Snapshot = {

@@ -4,8 +4,6 @@ Scraping, ``deploy/monitoring/metrics.md`` and the tests use this list. Label va
 that neither callers nor the upstream can create series.
 """
 
-from __future__ import annotations
-
 import itertools
 import operator
 from collections.abc import Callable, Iterable
@@ -199,13 +197,21 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("upstream_waiting", "Requests waiting for an upstream connection."),
     _gauge("upstream_waiting_limit", "Limit of requests waiting for an upstream connection."),
     _gauge("fetches_in_flight", "Shared fetches in flight."),
+    # Credentials of the gateway itself.
+    _counter(
+        "credential_renewals",
+        "New tokens of the gateway's own: had, refused by IAM, or failed.",
+        outcome=("renewed", "refused", "failed"),
+    ),
+    _gauge("credentials_age_seconds", "Age of the gateway's own token in use; 0 without one.", max),
+    _gauge("credentials_unavailable", "1 while the gateway cannot get credentials of its own.", max),
     # Waiting.
     _gauge("waiting_callers", "Callers who wait for a running execution (Prefer: wait)."),
     _gauge("waiting_callers_limit", "Limit of callers who wait for a running execution."),
     _counter(
         "iam_questions",
-        "Questions to IAM whose a token is, by outcome; shared: another gateway knew, unusable: the answer "
-        "names no user.",
+        "Questions to IAM whose a token is, by outcome; shared: another gateway knew, refused: IAM says that "
+        "the token does not count, or not for long, unusable: the answer names no user.",
         outcome=(
             "verified",
             "shared",

@@ -1,7 +1,5 @@
 """Encodes a snapshot for Prometheus; the only user of prometheus_client."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from itertools import accumulate

@@ -3,8 +3,6 @@
 Not `prometheus_client.ProcessCollector`: workers never load that package.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import resource

@@ -1,7 +1,5 @@
 """What one process has counted at one moment, in a form that can be sent to another and merged there."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from gateway.telemetry.metrics_catalogue import FAMILIES

@@ -1,7 +1,5 @@
 """One log line for each change of state of a dependency."""
 
-from __future__ import annotations
-
 import logging
 import time
 

@@ -1,13 +1,12 @@
 """The callers with the most responses of status 429."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from gateway.clock import Clock
+from gateway.core.caching.identity import Identity
 from gateway.core.http.messages import Fields
 from gateway.telemetry.caller_digest import CallerDigest
 
@@ -49,16 +48,16 @@ class ThrottledCallers:
         # Least recently throttled first.
         self._counts: dict[str, _Counts] = {}
 
-    def count(self, fields: Fields, *, is_own: bool) -> None:
-        """Count a response to a request with these fields; `is_own` if it is the gateway's."""
-        caller, now_s = self._digest.of(fields), self._clock.monotonic_s()
-        counts = self._counts.pop(caller, None)
+    def count(self, caller: Identity | Fields, *, is_own: bool) -> None:
+        """Count a response to a caller, see `CallerDigest.of`; `is_own` if it is the gateway's."""
+        name, now_s = self._digest.of(caller), self._clock.monotonic_s()
+        counts = self._counts.pop(name, None)
         if counts is None or now_s - counts.last_s > _RECENT_S:
             counts = _Counts()
         counts.here += is_own
         counts.upstream += not is_own
         counts.last_s = now_s
-        self._counts[caller] = counts
+        self._counts[name] = counts
         if len(self._counts) > MOST:
             del self._counts[next(iter(self._counts))]
 

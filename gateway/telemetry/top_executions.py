@@ -1,7 +1,5 @@
 """The most requested executions: a bounded list, and hits are sampled under load."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Iterable, Sequence
@@ -11,10 +9,8 @@ import msgspec
 from gateway.clock import Clock
 from gateway.core.aos.execution import RecordSummary, decode_deciding
 from gateway.core.aos.route import ExecutionRef
-from gateway.core.caching import policy
 from gateway.core.caching.content_coding import plain_body
 from gateway.core.caching.entry import Entry
-from gateway.core.http.messages import Fields
 
 MOST = 256
 """Executions kept; the least recently requested one is evicted."""
@@ -85,12 +81,7 @@ class HitSample:
         self._stride = 1
 
     def take(self, hits: int, now_s: float) -> int:
-        """Return how many hits the sampled one stands for, and choose the next.
-
-        Args:
-            hits: up to now, this one included.
-            now_s: monotonic.
-        """
+        """Return how many hits, of these until now, the present one stands for, and choose the next."""
         is_soon = now_s - self._sampled_s < _SAMPLED_EVERY_S
         self._stride = min(self._stride * 2, _LONGEST_STRIDE) if is_soon else max(self._stride // 4, 1)
         weight = hits - self._hits
@@ -104,11 +95,7 @@ class HitSample:
 
 
 class TopExecutions:
-    """Counts fetches and hits of execution records.
-
-    Attributes:
-        fast: selects the hits of the fast path to count.
-    """
+    """Counts fetches and hits of execution records; `fast` selects the hits of the fast path to count."""
 
     def __init__(self, clock: Clock) -> None:
         self.fast = HitSample()
@@ -118,36 +105,24 @@ class TopExecutions:
         # Least recently requested first.
         self._counts: dict[tuple[bytes, bytes], _Counts] = {}
 
-    def fetched(
-        self,
-        execution: ExecutionRef,
-        fetched_response: policy.FetchedResponse,
-        decision: policy.StoreDecision,
-    ) -> None:
+    def fetched(self, execution: ExecutionRef, record: RecordSummary | None) -> None:
         """Count a fetch, if its response is a record."""
-        if not decision.is_record:
+        if record is None:
             return
         now_s = self._clock.monotonic_s()
         counts = self._requested(execution.stack_id, execution.action_id, now_s, 1)
         counts.fetches += 1
-        phase = decision.phase and decision.phase[:_MAX_PHASE_CHARACTERS]
+        phase = record.phase and record.phase[:_MAX_PHASE_CHARACTERS]
         # Frequent polls do not make progress faster.
         if phase != counts.phase or now_s - counts.decoded_s >= _DECODE_AGAIN_S:
-            _, counts.progress = _progress(fetched_response.head.fields, fetched_response.body)
-            counts.decoded_s = now_s
-        counts.phase = phase
+            counts.phase, counts.progress, counts.decoded_s = phase, record.progress, now_s
 
     def shared(self, execution: ExecutionRef) -> None:
         """Count a request that another one's fetch answered."""
         self._requested(execution.stack_id, execution.action_id, self._clock.monotonic_s(), 1).hits += 1
 
     def fast_hit(self, path: bytes, entry: Entry, hits: int) -> None:
-        """Count a sampled hit of the fast path.
-
-        Args:
-            path: of the execution call, after ``/v2/stacks/``.
-            hits: of the fast path up to now.
-        """
+        """Count a sampled hit of the fast path, the ``hits``-th; ``path`` is what follows ``/v2/stacks/``."""
         stack_id, _, rest = path.partition(b"/")
         self._hit(stack_id, rest.rpartition(b"/")[2], entry, self.fast, hits)
 
@@ -163,7 +138,7 @@ class TopExecutions:
         counts = self._requested(stack_id, action_id, now_s, weight)
         counts.hits += weight
         if now_s - counts.decoded_s >= _DECODE_AGAIN_S:
-            phase, progress = _progress(entry.head().fields, entry.body)
+            phase, progress = _progress(entry)
             # What can't be read here may be known from the fetch.
             counts.phase = phase or counts.phase
             counts.progress = counts.progress if progress is None else progress
@@ -224,11 +199,11 @@ def _decayed(counts: _Counts, now_s: float) -> float:
     return counts.rate * float(0.5 ** ((now_s - counts.requested_s) / _HALF_LIFE_S))
 
 
-def _progress(fields: Fields, body: bytes) -> tuple[str | None, int | None]:
+def _progress(entry: Entry) -> tuple[str | None, int | None]:
     """Return phase and percentage of a record; ``None`` for what can't be read."""
-    if len(body) > _MAX_DECODED_BYTES:
+    if len(entry.body) > _MAX_DECODED_BYTES:
         return None, None
-    plain = plain_body(fields, body, _MAX_DECODED_BYTES)
+    plain = plain_body(entry.head().fields, entry.body, _MAX_DECODED_BYTES)
     record = decode_deciding(plain) if isinstance(plain, bytes) else None
     if not isinstance(record, RecordSummary):
         return None, None

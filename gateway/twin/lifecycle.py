@@ -78,11 +78,7 @@ class SubView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """An execution at one moment.
-
-    Attributes:
-        changes: how often it has changed since its creation; never shrinks.
-    """
+    """An execution at one moment; `changes`, how often it has changed since its creation, never shrinks."""
 
     phase: Phase
     progress: int

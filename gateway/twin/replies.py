@@ -13,11 +13,7 @@ _UNITS_S: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """A response before it is sent.
-
-    Attributes:
-        headers: besides Content-Type, Content-Length and those of every response.
-    """
+    """A response before it is sent; its headers without Content-Type, Content-Length and those of all."""
 
     status: int
     body: bytes

@@ -51,11 +51,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """An execution as requested.
-
-    Attributes:
-        timeout_min: copied to the record; the model never times out.
-    """
+    """An execution as requested; the time limit is copied to the record, the model never times out."""
 
     lifecycle: Lifecycle
     timeout_min: int = 60

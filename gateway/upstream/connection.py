@@ -1,7 +1,5 @@
 """One connection to the upstream, which carries one exchange at a time."""
 
-from __future__ import annotations
-
 import asyncio
 import select
 from typing import Protocol, cast

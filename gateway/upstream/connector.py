@@ -1,7 +1,5 @@
 """Opens connections to one upstream: its name resolved, its addresses tried in turn, TLS."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import ssl

@@ -1,17 +1,15 @@
 """One exchange with the upstream: a request on its way, and its response as it comes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Protocol
 
 from gateway.clock import Clock
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.framing import BodyFraming, content_length
-from gateway.core.http.messages import Head
-from gateway.core.http.response_reader import ResponseError, ResponseReader
+from gateway.core.http.messages import Fields, Head
+from gateway.core.http.response_head import HeadReader, ResponseError
+from gateway.core.http.response_reader import ResponseReader
 from gateway.errors import GaveWay, UpstreamError, UpstreamTimeout
 from gateway.upstream.connection import UpstreamConnection
 from gateway.upstream.failure import words_of
@@ -24,13 +22,15 @@ READ_AHEAD_BYTES = 131_072
 class ExchangeOwner(Protocol):
     """What an exchange tells its pool."""
 
-    def has_head(self, exchange: Exchange) -> None:
+    heads: HeadReader
+
+    def has_head(self, exchange: "Exchange") -> None:
         """Its head has come."""
 
-    def has_failed(self, exchange: Exchange) -> bool:
+    def has_failed(self, exchange: "Exchange") -> bool:
         """It has failed; whether it goes on all the same, on another connection."""
 
-    def is_over(self, exchange: Exchange) -> None:
+    def is_over(self, exchange: "Exchange") -> None:
         """It was closed."""
 
 
@@ -54,6 +54,10 @@ class Exchange:
         error: why nothing more will come; ``None`` as long as it may.
         asked_s: monotonic time at which it was asked for.
         broke_off: its request did not go out whole.
+        repeated: head and fields to send once more if a reused connection turns out to be closed before there
+            is a response; ``None`` when nothing is repeated.
+        lent: the gateway's credentials in its request, and what sends that once more, ``None`` for a write;
+            ``None`` without them, and once there is a response.
         head_s: seconds from its place in the pool to its head; 0 until that has come.
         read_ahead_bytes: body bytes that may wait before no more is read.
     """
@@ -72,10 +76,12 @@ class Exchange:
         "connection",
         "error",
         "head_s",
+        "lent",
         "method",
         "on_change",
         "read_ahead_bytes",
         "reader",
+        "repeated",
         "slot",
         "work",
     )
@@ -85,12 +91,14 @@ class Exchange:
         # No bound method of its own: a cycle would be left to the garbage collector.
         self.on_change: Callable[[], None] | None = None
         self.connection: UpstreamConnection | None = None
-        self.reader = ResponseReader(method)
+        self.reader = ResponseReader(method, owner.heads)
         self.slot: Slot | None = None
         self.work: asyncio.Task[None] | None = None
         self.error: GatewayError | None = None
         self.asked_s = clock.monotonic_s()
         self.broke_off = False
+        self.repeated: tuple[bytes, Fields] | None = None
+        self.lent: tuple[Fields, Callable[[], Coroutine[Any, Any, None]] | None] | None = None
         self.head_s = 0.0
         self.read_ahead_bytes = READ_AHEAD_BYTES
         self._owner = owner
@@ -107,16 +115,6 @@ class Exchange:
         """Status, reason and all fields as received; not before they have come."""
         assert self.reader.head is not None
         return self.reader.head
-
-    @property
-    def framing(self) -> BodyFraming:
-        """How the body ends."""
-        return self.reader.framing
-
-    @property
-    def length(self) -> int | None:
-        """Declared body bytes; ``None`` when not declared."""
-        return content_length(self.head) if self.framing is BodyFraming.LENGTH else None
 
     @property
     def is_stale(self) -> bool:
@@ -137,23 +135,24 @@ class Exchange:
 
     def begin(self, connection: UpstreamConnection, head: bytes) -> None:
         """Send the request's head on a connection."""
-        assert self.slot is not None
-        self.slot.give_way = self._give_way
         self.connection = connection
         connection.begin(self)
         connection.write(head)
 
-    def sent(self) -> None:
+    def sent(self, now_s: float) -> None:
         """Take the time from now on: the request has gone out whole."""
-        self._active_s = self._clock.monotonic_s()
+        self._active_s = now_s
         self._is_sent = True
 
     def restart(self) -> None:
         """Expect another response, on another connection."""
+        if self.connection is not None:
+            self.connection.close()
         self.error = None
         self.connection = None
-        self.reader = ResponseReader(self.method)
-        self._is_sent = False
+        self.reader = ResponseReader(self.method, self._owner.heads)
+        self.head_s = self._head_began_s = 0.0
+        self._is_sent = self._is_paused = False
 
     async def head_arrived(self) -> None:
         """Wait for the head.
@@ -204,16 +203,17 @@ class Exchange:
         """
         slot = self.slot
         assert slot is not None
-        slot.give_way = give_way
+        before, slot.give_way = slot.give_way, give_way
         slot.moves()
         slot.wait_for_caller()
         try:
             yield
         finally:
             slot.go_on()
-            slot.give_way = self._give_way
+            slot.give_way = before
 
-    def _give_way(self) -> None:
+    def give_way(self) -> None:
+        """End it, because its caller has kept others waiting."""
         self.fail(GaveWay())
 
     def close(self) -> None:
@@ -240,6 +240,8 @@ class Exchange:
             self._head_began_s = began_s if reader.is_in_head else 0.0
             return
         if not self.head_s:
+            assert self.slot is not None
+            self.head_s = self._active_s - self.slot.began_s
             self._owner.has_head(self)
         if (
             reader.waiting_bytes > self.read_ahead_bytes
@@ -248,7 +250,7 @@ class Exchange:
         ):
             self._is_paused = True
             self.connection.pause_reading()
-        self._changed()
+        self.changed()
 
     def feed_eof(self, error: Exception | None) -> None:
         """Take the end of the connection, and why it broke."""
@@ -257,7 +259,7 @@ class Exchange:
         except ResponseError as early:
             self.fail(UpstreamError(early.proxy_error, was_sent=True, said=words_of(error)))
         else:
-            self._changed()
+            self.changed()
 
     def check_time(self, now_s: float, timeout_s: float) -> None:
         """Fail when the upstream has been silent for too long, or takes too long for a head."""
@@ -276,13 +278,14 @@ class Exchange:
         if self.connection is not None:
             self.connection.close()
         if not self._owner.has_failed(self):
-            self._changed()
+            self.changed()
 
     async def _next_change(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Tell whoever waits for it that there is more of it."""
         if self.on_change is not None:
             self.on_change()
             return

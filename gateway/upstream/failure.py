@@ -1,7 +1,5 @@
 """What the system and TLS raise, translated once into what the gateway says (RFC 9209 §2.3)."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

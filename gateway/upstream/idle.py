@@ -1,7 +1,5 @@
 """Connections to the upstream that wait for their next exchange."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 

@@ -1,7 +1,5 @@
 """Bounds the exchanges with the upstream, and queues the requests beyond."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import math
@@ -56,14 +54,14 @@ class Slots:
         """Exchanges under way, parked ones too."""
         return self._placed + self.parked
 
-    def take_now(self) -> Slot | None:
+    def take_now(self) -> "Slot | None":
         """Return a place; ``None`` when it would have to be waited for."""
         if self._placed >= self._places:
             return None
         self._placed += 1
         return Slot(self)
 
-    async def take(self) -> Slot:
+    async def take(self) -> "Slot":
         """Return a place, waiting for one if need be; who came first is first.
 
         Raises:
@@ -91,7 +89,7 @@ class Slots:
             raise
         return Slot(self)
 
-    def wait_for_caller(self, slot: Slot) -> None:
+    def wait_for_caller(self, slot: "Slot") -> None:
         """Let an exchange leave its place if there is room beside, since its caller keeps it waiting."""
         self._slow[slot] = None
         if slot.is_parked:
@@ -102,15 +100,16 @@ class Slots:
             self._staying[slot] = None
             self._make_room()
 
-    def go_on(self, slot: Slot) -> None:
+    def go_on(self, slot: "Slot") -> None:
         """The caller keeps an exchange waiting no longer; it stays where it is."""
         self._slow.pop(slot, None)
         self._staying.pop(slot, None)
 
-    def leave(self, slot: Slot) -> None:
+    def leave(self, slot: "Slot") -> None:
         """End one exchange."""
-        self.go_on(slot)
-        self._ended.discard(slot)
+        if self._slow or self._ended:
+            self.go_on(slot)
+            self._ended.discard(slot)
         if not slot.is_parked:
             self._leave_place()
             return
@@ -141,7 +140,7 @@ class Slots:
         self._looking = None
         self._make_room()
 
-    def _park(self, slot: Slot) -> None:
+    def _park(self, slot: "Slot") -> None:
         self._staying.pop(slot, None)
         slot.is_parked = True
         self.parked += 1
@@ -197,4 +196,6 @@ class Slot:
         """End the exchange; may be repeated."""
         if not self._is_free:
             self._is_free = True
+            # A method of the exchange, which holds this, would leave a cycle to the garbage collector.
+            self.give_way = lambda: None
             self._slots.leave(self)

@@ -1,19 +1,21 @@
 """Requests to AOS, byte for byte, over pooled connections."""
 
-from __future__ import annotations
-
 import asyncio
+import contextlib
+import functools
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Protocol
 
 import msgspec
 
 from gateway.clock import Clock
 from gateway.config.model import UpstreamConfig
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.framing import field_lines, request_bytes
-from gateway.core.http.messages import Fields, names
+from gateway.core.http.framing import request_bytes
+from gateway.core.http.messages import Fields, names, wire_lines
+from gateway.core.http.response_head import HeadReader
 from gateway.core.http.target import SERVER_WIDE, is_write
 from gateway.errors import GaveWay, Overloaded, UpstreamError
 from gateway.runtime.progress import drained, taken
@@ -22,6 +24,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.state_log import StateLog
 from gateway.upstream.connector import Connector
 from gateway.upstream.exchange import Exchange
+from gateway.upstream.held_bodies import HeldBodies
 from gateway.upstream.idle import IdleConnections
 from gateway.upstream.limiter import PATIENCE_S, Slot, Slots
 
@@ -44,6 +47,24 @@ class RequestBody(msgspec.Struct, frozen=True):
     length: int | None
 
 
+class Credentials(Protocol):
+    """The gateway's own, for requests that have none."""
+
+    @property
+    def needs_body(self) -> bool:
+        """They depend on the body, which has to be known whole."""
+
+    async def fields(self, method: str, target: bytes, fields: Fields, body: bytes) -> Fields:
+        """Return the field lines to add to a request that is otherwise as it goes out.
+
+        Raises:
+            GatewayError: there are no credentials.
+        """
+
+    def renew(self, refused: Fields) -> Coroutine[Any, Any, bool]:
+        """Get others, when these got a 401; ``False`` where there are none yet."""
+
+
 class Upstream:
     """The pool of connections to one AOS.
 
@@ -52,11 +73,19 @@ class Upstream:
         tls: for an https URL; ``None`` for plain connections.
         clock: tells how old a connection is.
         metrics: counts calls and failures.
+
+    Attributes:
+        credentials: for requests that need some; ``None`` where no request does.
+        bodies: those that are held to be signed.
+        heads: reads the heads of its responses.
     """
 
     def __init__(
         self, config: UpstreamConfig, tls: ssl.SSLContext | None, clock: Clock, metrics: Metrics
     ) -> None:
+        self.credentials: Credentials | None = None
+        self.bodies = HeldBodies(0)
+        self.heads = HeadReader()
         # As many again may wait for slow callers.
         self.slots = Slots(config.max_connections, config.max_waiting, config.read_timeout_s)
         self._base_path = config.url.base_path.encode("ascii")
@@ -68,19 +97,25 @@ class Upstream:
         self._idle = IdleConnections(config.max_connections, config.connection_max_age_s, clock)
         # In the order in which they began.
         self._under_way: dict[Exchange, None] = {}
-        # Heads and fields of reads, until there is a response.
-        self._repeatable: dict[Exchange, tuple[bytes, Fields]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.change(config, tls)
 
-    async def send(self, method: str, target: bytes, fields: Fields, body: RequestBody | None) -> Exchange:
+    async def send(
+        self,
+        method: str,
+        target: bytes,
+        fields: Fields,
+        body: RequestBody | None,
+        *,
+        needs_credentials: bool = False,
+    ) -> Exchange:
         """Send a request and wait for the response head; see `begin`.
 
         Raises:
             GatewayError: there is no usable response; see `UpstreamError.was_sent`.
         """
-        exchange = self.begin(method, target, fields, body)
+        exchange = self.begin(method, target, fields, body, needs_credentials=needs_credentials)
         try:
             await exchange.head_arrived()
         except BaseException:
@@ -95,12 +130,14 @@ class Upstream:
         fields: Fields,
         body: RequestBody | None,
         lines: bytes | None = None,
+        *,
+        needs_credentials: bool = False,
     ) -> Exchange:
         """Send a request, at once where there is a place and an idle connection.
 
         A GET or HEAD that is no write in disguise is sent once more when a reused connection broke
-        before a byte of the response: then the upstream had closed it while idle. Nothing else is ever
-        repeated.
+        before a byte of the response: then the upstream had closed it while idle; and when the gateway's
+        own credentials got a 401 and could be renewed. Nothing else is ever repeated.
 
         Args:
             method: the method token.
@@ -108,23 +145,29 @@ class Upstream:
             fields: field lines without framing.
             body: the request body; ``None`` for none.
             lines: the field lines as bytes, each with CRLF, where they are made already; ``None`` where not.
+            needs_credentials: it is sent with the gateway's own.
         """
         if target != SERVER_WIDE:
             target = self._base_path + target
-        if lines is None:
-            lines = field_lines(fields)
-        head = request_bytes(method, target, lines, body.length if body is not None else 0)
         exchange = Exchange(self, method, self._clock)
         self._under_way[exchange] = None
-        if body is None and method in _RETRIED_METHODS:
-            self._repeatable[exchange] = head, fields
         if self._sweep_timer is None:
             self._sweep_later()
+        if needs_credentials:
+            work = self._start_with_credentials(exchange, target, fields, body)
+            exchange.work = self._tasks.start(work, "exchange")
+            return exchange
+        if lines is None:
+            lines = wire_lines(fields)
+        head = request_bytes(method, target, lines, body.length if body is not None else 0)
+        if body is None and method in _RETRIED_METHODS:
+            exchange.repeated = head, fields
         if body is None and (slot := self.slots.take_now()) is not None:
-            self._placed(exchange, slot)
+            now_s = exchange.asked_s
+            self._placed(exchange, slot, now_s)
             if (connection := self._idle.take()) is not None:
                 exchange.begin(connection, head)
-                exchange.sent()
+                exchange.sent(now_s)
                 return exchange
         exchange.work = self._tasks.start(self._start(exchange, head, body), "exchange")
         return exchange
@@ -149,20 +192,23 @@ class Upstream:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         await self._tasks.cancel()
-        self._repeatable.clear()
         for exchange in list(self._under_way):
+            exchange.repeated = None
             exchange.fail(UpstreamError("connection_terminated", was_sent=True))
         self._idle.close()
 
     def has_head(self, exchange: Exchange) -> None:
-        assert exchange.slot is not None
-        self._repeatable.pop(exchange, None)
-        exchange.head_s = self._clock.monotonic_s() - exchange.slot.began_s
+        exchange.repeated = None
         self._metrics.responded(exchange.head.status, exchange.head_s)
         self._state.up()
+        if exchange.lent is not None:
+            (added, repeat), exchange.lent = exchange.lent, None
+            if exchange.head.status == 401:
+                self._renew(exchange, added, repeat)
 
     def has_failed(self, exchange: Exchange) -> bool:
-        head, fields = self._repeatable.pop(exchange, (None, ()))
+        head, fields = exchange.repeated or (None, ())
+        exchange.repeated = None
         if head is not None and exchange.is_stale and not is_write(exchange.method, names(fields)):
             exchange.restart()
             exchange.work = self._tasks.start(self._start(exchange, head, None, fresh=True), "exchange")
@@ -180,7 +226,7 @@ class Upstream:
 
     def is_over(self, exchange: Exchange) -> None:
         del self._under_way[exchange]
-        self._repeatable.pop(exchange, None)
+        exchange.repeated = exchange.lent = None
         if (connection := exchange.connection) is not None:
             connection.end()
             if exchange.is_reusable:
@@ -192,10 +238,10 @@ class Upstream:
         if exchange.slot is not None:
             exchange.slot.free()
 
-    def _placed(self, exchange: Exchange, slot: Slot) -> None:
-        slot.began_s = self._clock.monotonic_s()
+    def _placed(self, exchange: Exchange, slot: Slot, now_s: float) -> None:
+        slot.began_s = now_s
         exchange.slot = slot
-        self._metrics.called(exchange.method, slot.began_s - exchange.asked_s)
+        self._metrics.called(exchange.method, now_s - exchange.asked_s)
 
     async def _start(
         self, exchange: Exchange, head: bytes, body: RequestBody | None, *, fresh: bool = False
@@ -203,7 +249,8 @@ class Upstream:
         """Send a request as soon as there is a place and a connection for it; ``fresh`` takes no used one."""
         try:
             if exchange.slot is None:
-                self._placed(exchange, await self.slots.take())
+                slot = await self.slots.take()
+                self._placed(exchange, slot, self._clock.monotonic_s())
             connection = None if fresh else self._idle.take()
             if connection is None:
                 connection = await self._connector.open()
@@ -218,7 +265,72 @@ class Upstream:
             exchange.fail(UpstreamError("proxy_internal_error", was_sent=True))
             raise
         else:
-            exchange.sent()
+            exchange.sent(self._clock.monotonic_s())
+
+    async def _start_with_credentials(
+        self,
+        exchange: Exchange,
+        target: bytes,
+        fields: Fields,
+        body: RequestBody | None,
+        *,
+        is_repeated: bool = False,
+    ) -> None:
+        """Send a request with the gateway's credentials, as soon as there are some.
+
+        Its body is read before it takes a place from others.
+        """
+        assert self.credentials is not None
+        held, length = b"", body.length if body is not None else 0
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if body is not None and self.credentials.needs_body:
+                    held = await stack.enter_async_context(self.bodies.hold(body.chunks, body.length))
+                    body = RequestBody(_once(held), body.length)
+                added = await self.credentials.fields(exchange.method, target, fields, held)
+                head = request_bytes(exchange.method, target, wire_lines((*fields, *added)), length)
+                repeat = None
+                if body is None and exchange.method in _RETRIED_METHODS:
+                    exchange.repeated = head, fields
+                    start = self._start_with_credentials
+                    repeat = functools.partial(start, exchange, target, fields, None, is_repeated=True)
+                if not is_repeated:
+                    exchange.lent = added, repeat
+                await self._start(exchange, head, body)
+        except GatewayError as error:
+            exchange.fail(error)
+        except Exception:
+            exchange.fail(UpstreamError("proxy_internal_error", was_sent=True))
+            raise
+
+    def _renew(
+        self, exchange: Exchange, refused: Fields, repeat: Callable[[], Coroutine[Any, Any, None]] | None
+    ) -> None:
+        """Renew credentials that got a 401; it is the response unless that succeeds and it is repeated."""
+        credentials = self.credentials
+        assert credentials is not None
+        if repeat is None:
+            self._tasks.start(credentials.renew(refused), "renew")
+            return
+        on_change, exchange.on_change = exchange.on_change, _nothing
+
+        async def renew() -> None:
+            try:
+                is_renewed = await credentials.renew(refused)
+            except Exception:
+                exchange.on_change = on_change
+                exchange.fail(UpstreamError("proxy_internal_error", was_sent=True))
+                raise
+            exchange.on_change = on_change
+            if is_renewed:
+                exchange.restart()
+                await repeat()
+            else:
+                # Its connection may be used again.
+                exchange.work = None
+                exchange.changed()
+
+        exchange.work = self._tasks.start(renew(), "renew")
 
     async def _upload(self, exchange: Exchange, body: RequestBody) -> None:
         """Stream a request body; a body that breaks off cuts the connection, so it never looks whole.
@@ -229,6 +341,7 @@ class Upstream:
         connection, slot = exchange.connection, exchange.slot
         assert connection is not None
         assert slot is not None
+        slot.give_way = exchange.give_way
         slot.moves()
         patience = self._loop.call_later(PATIENCE_S, slot.wait_for_caller)
         is_slow = False
@@ -264,3 +377,11 @@ class Upstream:
             exchange.check_time(now_s, self._read_timeout_s)
         if self._under_way:
             self._sweep_later()
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content

@@ -1,7 +1,5 @@
 """config/openapi.yaml is a valid description, and the gateway conforms to it."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import AsyncIterator

@@ -1,7 +1,5 @@
 """Spans: one a request, with the upstream and Redis under it; nothing of it without a configured endpoint."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import subprocess

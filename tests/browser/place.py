@@ -1,7 +1,5 @@
 """A gateway with Redis and a simulated AOS for the browser tests, and load on it."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json
@@ -31,15 +29,17 @@ class Place:
 
     Args:
         workers: of the gateway.
+        by_user: the gateway asks the simulated IAM whose tokens are.
 
     Attributes:
         page: where the page is.
         redis: the real Redis.
     """
 
-    def __init__(self, workers: int = 1) -> None:
+    def __init__(self, workers: int = 1, *, by_user: bool = False) -> None:
         self.redis = RedisServer()
         self._workers = workers
+        self._by_user = by_user
         self._ports = {name: free_port() for name in ("gateway", "admin", "twin", "control")}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -70,8 +70,15 @@ class Place:
             *("--listen", f"127.0.0.1:{self._ports['gateway']}"),
             *("--admin", f"127.0.0.1:{self._ports['admin']}"),
             *("--workers", str(self._workers)),
+            **self._identity(),
         )
         until(lambda: _answers(self._ports["admin"], "/readyz") and self._health()["ready"], _START_S)
+
+    def _identity(self) -> dict[str, str]:
+        if not self._by_user:
+            return {}
+        twin = f"http://127.0.0.1:{self._ports['twin']}"
+        return {"AOS_GATEWAY_IDENTITY__BY": "user", "AOS_GATEWAY_IAM__URL": twin}
 
     def stop_gateway(self) -> None:
         """Send SIGTERM: the gateway drains and exits."""
@@ -88,6 +95,10 @@ class Place:
     def hold(self) -> threading.Thread:
         """Make a call that lasts as long as the simulated AOS takes, whatever becomes of it."""
         return self._hold("/v2/stacks")
+
+    def run(self, token: str) -> None:
+        """Begin an execution and ask for it with another token."""
+        call(self._ports["gateway"], "GET", begin(self._ports["gateway"]), None, ("X-Auth-Token", token))
 
     def wait(self) -> threading.Thread:
         """Begin an execution and wait for its end by one call."""
@@ -126,15 +137,16 @@ class Place:
         else:
             call(self._ports["control"], "POST", "/faults", fault)
 
-    def load(self) -> Load:
+    def load(self) -> "Load":
         """Return load on the gateway."""
         return Load(self._ports["gateway"])
 
-    def _start(self, name: str, *arguments: str) -> None:
+    def _start(self, name: str, *arguments: str, **environ: str) -> None:
         self._processes[name] = subprocess.Popen(
             [sys.executable, "-m", "gateway", *arguments],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **environ},
         )
 
 

@@ -1,15 +1,14 @@
 """The page as a person sees it: in a real Chromium, before a real gateway, Redis and simulated AOS."""
 
-from __future__ import annotations
-
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.browser.place import Place
+from tests.browser.place import TOKEN, Place
 from tests.testbed.webdriver import Browser, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
@@ -287,6 +286,29 @@ def test_a_worker_that_is_killed_shows_and_that_it_was_replaced(chromium: Browse
         until(lambda: chromium.text("#inside").count("\nready") == 2, 2 * _SOON_S)
         assert _level(chromium) == "warn"
         _shoot_all(chromium, "replaced")
+        assert chromium.complaints() == []
+        chromium.open("about:blank")
+
+
+def test_iam_shows_where_it_is_asked_and_that_its_outage_fails_nothing(chromium: Browser) -> None:
+    with Place(by_user=True) as place:
+        chromium.look(_WIDE)
+        chromium.open(place.page)
+        until(lambda: "IAM was not asked" in chromium.text("#parts"), _SOON_S)
+        place.run(TOKEN)
+        until(lambda: "1 known token" in chromium.text("#parts"), _SOON_S)
+        assert (_level(chromium), chromium.text("#headline")) == ("ok", "All is well.")
+        place.order({"kind": "status", "status": 503, "shape": "iam", "path": "/v3/*"})
+
+        def is_shown() -> bool:
+            place.run(f"{TOKEN}:{time.monotonic_ns()}")
+            return _level(chromium) == "warn"
+
+        # After a step of the timeline.
+        until(is_shown, 3 * _SOON_S)
+        assert "The last questions to IAM failed (unusable)" in chromium.text("#headline")
+        _shoot_all(chromium, "iam-outage")
+        place.order(None)
         assert chromium.complaints() == []
         chromium.open("about:blank")
 

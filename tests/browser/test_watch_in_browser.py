@@ -1,7 +1,5 @@
 """The page of examples/ that watches an execution, in a real Chromium before a scripted AOS and a gateway."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path

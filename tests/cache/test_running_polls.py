@@ -1,7 +1,5 @@
 """Polls of running executions are counted, and what `cache.ttl_running_s` would spare where it is off."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

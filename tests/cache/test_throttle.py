@@ -112,6 +112,16 @@ def test_a_limit_that_counts_one_caller_holds_nobody_else(policy: str) -> None:
     assert _told(throttle, "b") is None
 
 
+def test_callers_who_are_not_told_how_long_do_not_come_back_all_at_once() -> None:
+    throttle = _throttle(_Time(), max_callers=20)
+    callers = [f"{number}" for number in range(20)]
+    for caller in callers:
+        _refused(throttle, caller, None, body=throttled("r", "user", 5, 300).body)
+    waits_s = {throttle.wait_s(_of(caller).identity.user) or 0.0 for caller in callers}
+    assert len(waits_s) == 20
+    assert 4.5 <= min(waits_s) < max(waits_s) <= 5
+
+
 def test_a_429_that_asks_for_no_wait_holds_nobody() -> None:
     throttle = _throttle(_Time())
     _refused(throttle, "a", "0", body=throttled("r", "ip", 5, 300).body)

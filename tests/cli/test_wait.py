@@ -1,7 +1,5 @@
 """The command `wait`: its requests, how it treats each response, and its output."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -9,16 +7,19 @@ import pty
 import re
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from gateway.cli import client, wait, wait_pace
+from gateway.cli.arguments import build_parser
 from gateway.cli.wait import Outcome, read_options
 from gateway.cli.wait_pace import Pace
 from gateway.core.http.messages import Fields
 from tests.testbed.address import free_port
+from tests.testbed.answers import Conversation, Received
 from tests.testbed.aos import (
     ACTION_ID,
     STACK_ID,
@@ -216,6 +217,20 @@ async def test_an_answer_that_is_too_large_ends_it(
     )
 
 
+@pytest.mark.usefixtures("fast")
+async def test_straight_at_aos_it_asks_again_when_aos_wants_it(aos: ScriptedAos) -> None:
+    asked_s: list[float] = []
+
+    async def answer(_: Received, conversation: Conversation) -> None:
+        asked_s.append(time.monotonic())
+        refusal = Answer(503, headers=[("Retry-After", "1")])
+        await conversation.answer([_ok("Running"), refusal, _ok("Succeeded")][len(asked_s) - 1])
+
+    aos.on("GET", "/", answer)
+    assert await _waited(aos.url) == 0
+    assert asked_s[1] - asked_s[0] < 0.9 < asked_s[2] - asked_s[1]
+
+
 @pytest.mark.parametrize("answer", [never, _ok("Running"), Answer(429, headers=[("Retry-After", "60")])])
 async def test_a_timeout_ends_it_whatever_is_in_progress(
     aos: ScriptedAos, capsys: pytest.CaptureFixture[str], answer: AnyAnswer
@@ -331,6 +346,11 @@ def test_durations_are_read(text: str, seconds: float) -> None:
     options = read_options("http://aos", ("s", "a"), text, None, {"AOS_TOKEN": _TOKEN}, as_json=False)
     assert options.timeout_s == seconds
     assert _TOKEN not in repr(options)
+
+
+def test_without_options_it_asks_the_gateway_of_this_machine_for_20_minutes() -> None:
+    found = build_parser().parse_args(["wait", "s", "a"])
+    assert (found.gateway, found.timeout, found.token_file) == ("http://127.0.0.1:8080", "20m", None)
 
 
 # The command as a process.

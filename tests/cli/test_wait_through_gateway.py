@@ -1,7 +1,5 @@
 """The command `wait` through a gateway that lets it wait."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 

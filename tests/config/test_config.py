@@ -633,6 +633,17 @@ _KEY = {
             {"server__listen": ":8080", **_KEY},
             'credentials.source = "access-key" on server.listen = :8080 would serve everybody who can ',
         ),
+        *(
+            (
+                {"server__listen": listen, **proxied, **_KEY},
+                f'credentials.source = "access-key" with {name} would serve everybody who can connect to the ',
+            )
+            for listen in ("127.0.0.1:1", "unix:/run/a")
+            for name, proxied in (
+                ("server.proxy_protocol", {"server__proxy_protocol": True}),
+                ("server.trusted_proxies", {"server__trusted_proxies": ["127.0.0.1"]}),
+            )
+        ),
         (
             {"cache__memory_bytes": 0},
             "cache.memory_bytes = 0 without redis.url leaves no cache at all; set redis.url or a memory size",
@@ -656,6 +667,8 @@ def test_settings_that_only_look_impossible_are_accepted() -> None:
     assert _from_flags(cache__memory_bytes=0, redis__url="redis://h")
     assert _from_flags(identity__by="user", iam__url="http://127.0.0.1:9").iam.url == "http://127.0.0.1:9"
     assert _from_flags(**_KEY, credentials__client_token="x")
+    assert _from_flags(**_KEY, credentials__client_token="x", server__proxy_protocol=True)
+    assert _from_flags(server__trusted_proxies=["127.0.0.1"])
     for listen in ("127.0.0.1:1", "localhost:1", "[::1]:1", "unix:/run/a"):
         assert _from_flags(cache__scope="shared", server__listen=listen).cache.scope == "shared"
     assert _from_flags(

@@ -1,11 +1,12 @@
 """How an exchange with AOS ends: its place and its connection are given back, and nothing stays behind."""
 
 import asyncio
+import gc
 
 import pytest
 
 from gateway.errors import UpstreamError
-from gateway.upstream.exchange import READ_AHEAD_BYTES
+from gateway.upstream.exchange import READ_AHEAD_BYTES, Exchange
 from tests.testbed.answers import Conversation
 from tests.testbed.aos import TARGET, Answer, Received, ScriptedAos, never, record
 from tests.testbed.client import RawClient, TruncatedResponse, request_bytes
@@ -120,6 +121,39 @@ async def test_an_upload_that_breaks_off_after_the_head_cuts_the_response(
         with pytest.raises((TruncatedResponse, ConnectionError)):
             await client.read_body()
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (request_bytes("GET", TARGET, [("X-Auth-Token", ALICE)]), Answer(body=record("Running"))),
+        (request_bytes("GET", OTHER_ROUTE), Answer(body=b"fine")),
+        (request_bytes("GET", OTHER_ROUTE), Answer(chunks=[bytes(100_000)] * 10, framing="chunked")),
+        (request_bytes("POST", "/x", body=b"body"), Answer(201)),
+    ],
+    ids=["a poll", "forwarded", "streamed", "an upload"],
+)
+async def test_an_exchange_that_is_over_is_gone_without_the_garbage_collector(
+    aos: ScriptedAos, lane: str, sent: bytes, answer: Answer
+) -> None:
+    aos.answer(answer)
+    async with (
+        running(aos.url) as gateway,
+        await RawClient.connect(gateway.address) as client,
+    ):
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                await client.send(sent)
+                await client.read_response(sent.split()[0].decode())
+            await until(lambda: not gateway.app.upstream._under_way)
+            await asyncio.sleep(0)
+            left = [each for each in gc.get_objects() if isinstance(each, Exchange)]
+        finally:
+            gc.enable()
+        # aiohttp keeps the last response of a connection.
+        assert len(left) < 2
 
 
 async def test_interim_responses_say_that_the_upstream_is_at_work(aos: ScriptedAos) -> None:

@@ -1,7 +1,5 @@
 """Callers behind a load balancer that speaks the PROXY protocol, over plain connections and over TLS."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

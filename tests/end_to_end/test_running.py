@@ -48,7 +48,7 @@ _GIVEN = {
 
 @pytest.mark.parametrize("body", _GIVEN.values(), ids=_GIVEN)
 async def test_it_is_given_again_until_its_deadline(
-    aos: ScriptedAos, gateway: RunningGateway, now: MovableTime, body: bytes
+    aos: ScriptedAos, gateway: RunningGateway, now: MovableTime, fast_lane: bool, body: bytes
 ) -> None:
     aos.answer(Answer(body=body))
     first = await get(gateway)
@@ -58,6 +58,7 @@ async def test_it_is_given_again_until_its_deadline(
     assert (again.status, again.body, again.get("Age")) == (200, body, b"0")
     assert cache_status(again) == "aos-gateway; hit; ttl=0; detail=running"
     assert again.get("ETag") == first.get("ETag")
+    assert gateway.app.metrics.fast_hits == fast_lane
     assert aos.count() == 1
     now.ahead_s += 0.2 * _TTL_S
     assert not is_hit(await get(gateway))
@@ -300,17 +301,27 @@ async def test_another_caller_has_his_own(aos: ScriptedAos, gateway: RunningGate
     assert [request.get("X-Auth-Token") for request in aos.heads] == [ALICE, BOB]
 
 
-async def test_it_lives_no_longer_than_a_revoked_token_may_see_it(
-    aos: ScriptedAos, fast_lane: bool, now: MovableTime
+@pytest.mark.parametrize(
+    ("access_ttl_s", "sent", "asked"),
+    [(5, [], []), (300, [("Cache-Control", "max-age=5")], []), (300, [], [("Cache-Control", "max-age=5")])],
+    ids=["a revoked token", "the origin", "the request"],
+)
+async def test_it_lives_no_longer_than_all_allow(
+    aos: ScriptedAos,
+    fast_lane: bool,
+    now: MovableTime,
+    access_ttl_s: int,
+    sent: list[tuple[str, str]],
+    asked: list[tuple[str, str]],
 ) -> None:
-    aos.answer(running_record())
-    settings: dict[str, object] = {"cache__ttl_running_s": 30, "cache__access_ttl_s": 5}
+    aos.answer(Answer(headers=sent, body=record("Running")))
+    settings: dict[str, object] = {"cache__ttl_running_s": 30, "cache__access_ttl_s": access_ttl_s}
     async with running(aos.url, clock=now.clock, server__fast_lane=fast_lane, **settings) as gateway:
         await get(gateway)
         now.ahead_s += 4
-        assert is_hit(await get(gateway))
+        assert is_hit(await get(gateway, TARGET, *asked))
         now.ahead_s += 2
-        assert not is_hit(await get(gateway))
+        assert not is_hit(await get(gateway, TARGET, *asked))
 
 
 async def test_in_scope_shared_a_chain_of_refusals_has_a_deadline(aos: ScriptedAos, fast_lane: bool) -> None:
@@ -350,3 +361,15 @@ async def test_a_copy_chosen_by_accept_is_none_for_who_wants_what_is_new(
         fields = [accept] if events else [accept, ("Prefer", "wait=5")]
         assert (await get(gateway, TARGET, *fields)).body == new
         assert aos.count() == 3
+
+
+async def test_50_callers_who_poll_cost_one_call_a_bound(
+    aos: ScriptedAos, gateway: RunningGateway, now: MovableTime
+) -> None:
+    aos.answer(running_record())
+    began_s, polls = now.clock.monotonic_s(), 250
+    for _ in range(polls):
+        assert (await get(gateway)).status == 200
+        # Of each of them every 2 s, evenly spread.
+        now.ahead_s += 2 / 50
+    assert aos.count() <= 1.1 * (now.clock.monotonic_s() - began_s) / _TTL_S

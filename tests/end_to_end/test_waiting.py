@@ -5,7 +5,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, never, record
+from tests.testbed.aos import (
+    STACK_ID,
+    TARGET,
+    Answer,
+    AnyAnswer,
+    ScriptedAos,
+    close_unanswered,
+    never,
+    record,
+)
 from tests.testbed.client import RawResponse
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.redis_server import RedisServer
@@ -63,7 +72,10 @@ async def test_the_time_is_over(aos: ScriptedAos, gateway: RunningGateway) -> No
     etag = response.get("ETag") or b""
     named = await get(gateway, TARGET, ("Prefer", "wait=1"), ("If-None-Match", etag))
     assert (named.status, named.get("ETag")) == (304, etag)
-    assert (await get(gateway, TARGET, ("Prefer", "wait=0"))).get("Preference-Applied") == b"wait=0"
+    # That is an ordinary poll.
+    at_once = await get(gateway, TARGET, ("Prefer", "wait=0"))
+    assert at_once.get("Preference-Applied") == b"wait=0"
+    assert cache_status(at_once).endswith("detail=phase")
 
 
 async def test_another_record_than_the_named_one_answers(aos: ScriptedAos, gateway: RunningGateway) -> None:
@@ -117,26 +129,38 @@ async def test_a_caller_who_may_not_wait_is_answered_at_once(aos: ScriptedAos) -
             assert (response.status, response.get("Preference-Applied")) == (200, None)
         # The poller's record was as good for the first of them.
         assert aos.count() == 3
-        first.cancel()
+        gateway.app.waits.release()
+        await first
+        # Its poller keeps the record for a moment, and its place.
+        response = await get(gateway, TARGET, _WAIT, token=BOB)
+        assert (response.status, response.get("Preference-Applied")) == (200, None)
 
 
-_FINAL = {
-    "403": (403, True),
-    "404": (404, True),
-    "redirect": (302, True),
-    "500": (500, False),
-    "429": (429, False),
+def _no(status: int) -> Answer:
+    return Answer(status, headers=[("X-Why", "so")], body=b"no")
+
+
+_AFTER_A_RECORD: dict[str, tuple[list[AnyAnswer], int]] = {
+    "403": ([_no(403)], 403),
+    "404": ([_no(404)], 404),
+    "redirect": ([_no(302)], 302),
+    "500": ([_no(500)], 200),
+    "429": ([_no(429)], 200),
+    # A request on a connection that was used before is sent once more.
+    "no answer": ([close_unanswered, close_unanswered], 200),
 }
 
 
-@pytest.mark.parametrize(("status", "ends"), _FINAL.values(), ids=_FINAL)
+@pytest.mark.parametrize(("answers", "status"), _AFTER_A_RECORD.values(), ids=_AFTER_A_RECORD)
 async def test_what_ends_a_wait_after_a_record(
-    aos: ScriptedAos, gateway: RunningGateway, status: int, ends: bool
+    aos: ScriptedAos, gateway: RunningGateway, answers: list[AnyAnswer], status: int
 ) -> None:
-    aos.queue(_at(1), Answer(status, body=b"no"))
+    aos.queue(_at(1), *answers)
     aos.answer(settled())
     response = await get(gateway, TARGET, _WAIT)
-    assert (response.status, response.body) == ((status, b"no") if ends else (200, record()))
+    assert (response.status, response.body) == (status, record() if status == 200 else b"no")
+    assert response.get("X-Why") == (None if status == 200 else b"so")
+    assert aos.count() == 1 + len(answers) + (status == 200)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
@@ -164,7 +188,8 @@ async def test_at_the_end_of_the_time_the_last_answer_passes(
 ) -> None:
     aos.answer(Answer(429, headers=[("Retry-After", "30")], body=b"slow"))
     response = await get(gateway, TARGET, ("Prefer", "wait=1"))
-    assert (response.status, response.body) == (429, b"slow")
+    assert (response.status, response.body, response.get("Retry-After")) == (429, b"slow", b"30")
+    assert cache_status(response).endswith("detail=waited")
     assert aos.count() == 1
 
 
@@ -174,6 +199,7 @@ async def test_many_callers_cost_one_call_an_interval_and_are_all_woken(
     aos.answer(_at(1))
     asked = [asyncio.create_task(get(gateway, TARGET, _WAIT)) for _ in range(300)]
     await _waiting(gateway, 300)
+    assert gateway.app.metrics_snapshot()["waiting_callers"] == {(): (300,)}
     calls = aos.count()
     await asyncio.sleep(1)
     assert aos.count() - calls <= 11
@@ -281,14 +307,19 @@ async def test_only_if_cached_never_waits(aos: ScriptedAos, gateway: RunningGate
 async def test_a_drain_and_a_reload_answer_with_the_newest_record(aos: ScriptedAos) -> None:
     aos.answer(_at(1))
     async with running(aos.url, wait__interval_s=60) as gateway:
+        etag = (await get(gateway)).get("ETag") or b""
         for end in (gateway.app.apply(gateway.app.config), gateway.app.close(5.0)):
-            asked = asyncio.create_task(get(gateway, TARGET, _WAIT))
-            await _waiting(gateway, 1)
+            asked = [
+                asyncio.create_task(get(gateway, TARGET, _WAIT, *fields))
+                for fields in ([], [("If-None-Match", etag)])
+            ]
+            await _waiting(gateway, 2)
             await until(lambda: not len(gateway.app.flights))
             async with asyncio.timeout(2):
                 await end
-                response = await asked
-            assert (response.status, response.body) == (200, _at(1).body)
+                newest, named = await asyncio.gather(*asked)
+            assert (newest.status, newest.body) == (200, _at(1).body)
+            assert (named.status, named.get("ETag")) == (304, etag)
 
 
 async def test_a_write_ends_what_later_callers_are_given(aos: ScriptedAos) -> None:
@@ -379,8 +410,13 @@ async def test_what_another_replica_has_stored_ends_a_wait(aos: ScriptedAos, red
         running(aos.url, redis__url=redis.url, wait__interval_s=0.2) as one,
         running(aos.url, redis__url=redis.url) as other,
     ):
-        asked = [asyncio.create_task(get(one, TARGET, _WAIT)) for _ in range(2)]
-        await _waiting(one, 2)
+        asked = [
+            asyncio.create_task(get(one, TARGET, _WAIT, *fields))
+            # Its first look is over then, and that is all that no-cache is about.
+            for fields in ([], [], [("Cache-Control", "no-cache")])
+        ]
+        await _waiting(one, 3)
+        await until(lambda: aos.count() > 0 and not len(one.app.flights))
         aos.answer(settled())
         await get(other)
         aos.answer(_at(1))

@@ -5,13 +5,22 @@ import asyncio
 import pytest
 
 from tests.testbed.answers import Conversation, Received
-from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
+from tests.testbed.aos import (
+    ABSENT,
+    STACK_ID,
+    TARGET,
+    Answer,
+    AnyAnswer,
+    ScriptedAos,
+    close_unanswered,
+    record,
+)
 from tests.testbed.client import RawResponse
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.redis_server import RedisServer
 from tests.testbed.secrets import token
 
-from .kit import ALICE, BOB, MovableTime, cache_status, get, is_hit, settled, until
+from .kit import ALICE, BOB, OTHER_ROUTE, MovableTime, cache_status, get, is_hit, settled, until
 
 _WAIT = ("Prefer", "wait=20")
 _SHARED: dict[str, object] = {"cache__scope": "shared", "cache__ttl_running_s": 1}
@@ -310,3 +319,197 @@ async def test_in_every_scope_an_ordinary_fetch_wakes_who_waits(
         async with asyncio.timeout(3):
             assert (await waiting).body == record()
         assert aos.count() == 2
+
+
+# The progress of each record, and the pause from the start of its fetch to the next one, seconds.
+_PAUSES_S = [(1, 10), (1, 15), (1, 20), (1, 20), (2, 10), (2, 15)]
+
+
+async def test_pauses_grow_while_nothing_changes_and_begin_with_the_fetch(aos: ScriptedAos) -> None:
+    now, loop = MovableTime(), asyncio.get_running_loop()
+    gates = [aos.gate() for _ in range(len(_PAUSES_S) + 2)]
+    progress = [progress for progress, _ in _PAUSES_S] + [2, 2]
+    aos.queue(*(gate.before(_at(at)) for gate, at in zip(gates, progress, strict=True)))
+    async with running(aos.url, clock=now.clock, wait__interval_s=10, wait__max_interval_s=20) as gateway:
+        first = _ask(gateway, _WAIT)
+        for number, (_, pause_s) in enumerate(_PAUSES_S):
+            await gates[number].wait_reached()
+            now.ahead_s += pause_s - 0.1
+            opened_s = loop.time()
+            gates[number].open()
+            await gates[number + 1].wait_reached()
+            assert 0.09 < loop.time() - opened_s < 2
+        # Somebody new waits: the shortest again.
+        now.ahead_s += 9.9
+        gates[-2].open()
+        await _idle(gateway)
+        second = _ask(gateway, _WAIT)
+        await gates[-1].wait_reached()
+        gates[-1].open()
+        first.cancel()
+        second.cancel()
+
+
+async def test_pollers_that_begin_together_do_not_stay_together(aos: ScriptedAos) -> None:
+    async with running(aos.url, wait__interval_s=0.5, wait__max_interval_s=0.5) as gateway:
+        targets = [f"/v2/stacks/{STACK_ID}/actions/{number}" for number in range(30)]
+        asked_s: dict[str, list[float]] = {target: [] for target in targets}
+
+        async def answer(received: Received, conversation: Conversation) -> None:
+            asked_s[received.target].append(asyncio.get_running_loop().time())
+            await conversation.answer(Answer(body=record("Running", name=ABSENT)))
+
+        aos.on("GET", "/", answer)
+        waiting = [asyncio.create_task(get(gateway, target, _WAIT)) for target in targets]
+        await until(lambda: min(map(len, asked_s.values())) >= 3)
+        # Not after the first fetch, for which connections were opened.
+        pauses_s = sorted(times[2] - times[1] for times in asked_s.values())
+        for task in waiting:
+            task.cancel()
+    # A tenth of half a second at most.
+    assert pauses_s[-1] - pauses_s[0] > 0.02
+    assert pauses_s[len(pauses_s) // 2] < 0.65
+
+
+async def test_a_poller_sends_the_request_of_one_who_waits(aos: ScriptedAos) -> None:
+    now = MovableTime()
+    gates = [aos.gate() for _ in range(3)]
+    aos.queue(*(gate.before(_at(1)) for gate in gates))
+    async with running(aos.url, clock=now.clock, wait__interval_s=10, wait__max_interval_s=10) as gateway:
+        asked = []
+        for who in "12":
+            trace = f"00-{who * 32}-{who * 16}-01"
+            fields = [("User-Agent", who), ("traceparent", trace), ("X-Forwarded-For", f"10.0.0.{who}")]
+            asked.append(_ask(gateway, _WAIT, *fields))
+            await _waiting(gateway, len(asked))
+        for number in (0, 1):
+            await gates[number].wait_reached()
+            if number:
+                # Whose request it was leaves: the next one is another's.
+                asked[0].cancel()
+                await _waiting(gateway, 1)
+            now.ahead_s += 10
+            gates[number].open()
+        await gates[2].wait_reached()
+        gates[2].open()
+        sent = [
+            [(request.get(name) or b"").decode() for name in ("User-Agent", "traceparent", "X-Forwarded-For")]
+            for request in aos.heads
+        ]
+        assert [(agent, trace[3], forwarded) for agent, trace, forwarded in sent] == [
+            (who, who, f"10.0.0.{who}, 127.0.0.1") for who in "112"
+        ]
+        asked[1].cancel()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Answer(429, headers=[("Retry-After", "60")]),
+        Answer(503, headers=[("Retry-After", "60")]),
+        close_unanswered,
+    ],
+    ids=["429", "503", "no answer"],
+)
+async def test_at_the_end_the_newest_record_tells_how_old_it_is(aos: ScriptedAos, refusal: AnyAnswer) -> None:
+    now = MovableTime()
+    aos.queue(_at(1), _at(2))
+    aos.answer(refusal)
+    async with running(aos.url, clock=now.clock, wait__interval_s=0.1, wait__max_interval_s=0.1) as gateway:
+        waiting = _ask(gateway, _WAIT)
+        await aos.wait_received(3)
+        await _idle(gateway)
+        now.ahead_s += 30
+        gateway.app.waits.release()
+        response = await waiting
+    assert (response.status, response.body) == (200, _at(2).body)
+    assert 30 <= int(response.get("Age") or b"") < 40
+
+
+@pytest.mark.parametrize("answer", [_at(1), Answer(429), Answer(500)], ids=["200", "429", "500"])
+async def test_who_waits_less_than_the_first_fetch_takes_is_answered_by_it(
+    aos: ScriptedAos, answer: Answer
+) -> None:
+    gate = aos.gate()
+    aos.queue(gate.before(answer))
+    async with running(aos.url) as gateway:
+        waiting = _ask(gateway, _WAIT)
+        await gate.wait_reached()
+        gateway.app.waits.release()
+        gate.open()
+        response = await waiting
+        assert (response.status, response.body) == (answer.status, answer.body)
+        assert cache_status(response).endswith("detail=waited")
+    assert aos.count() == 1
+
+
+async def test_who_names_the_record_of_an_ended_execution_has_it_already(aos: ScriptedAos) -> None:
+    aos.answer(settled())
+    async with running(aos.url, wait__interval_s=60) as gateway:
+        etag = (await get(gateway, token=BOB)).get("ETag") or b""
+        async with asyncio.timeout(5):
+            response = await get(gateway, TARGET, _WAIT, ("If-None-Match", etag))
+        assert (response.status, response.get("ETag")) == (304, etag)
+        assert response.get("Preference-Applied") == b"wait=20"
+
+
+async def test_who_waits_takes_no_upstream_connection(aos: ScriptedAos) -> None:
+    aos.answer(_at(1))
+    async with running(
+        aos.url, wait__interval_s=60, upstream__max_connections=1, upstream__max_waiting=0
+    ) as gateway:
+        asked = [_ask(gateway, _WAIT) for _ in range(5)]
+        await _waiting(gateway, 5)
+        await _idle(gateway)
+        assert (await get(gateway, OTHER_ROUTE)).status == 200
+        for waiting in asked:
+            waiting.cancel()
+
+
+async def test_the_time_to_wake_counts_from_the_end_of_the_fetch(aos: ScriptedAos) -> None:
+    now, gate = MovableTime(), aos.gate()
+    aos.queue(gate.before(settled()))
+    async with running(aos.url, clock=now.clock) as gateway:
+        waiting = _ask(gateway, _WAIT)
+        await gate.wait_reached()
+        now.ahead_s += 30
+        gate.open()
+        assert (await waiting).status == 200
+        assert 0 < gateway.app.metrics.wake_s.total_s < 20
+
+
+async def test_an_ordinary_fetch_counts_as_the_pollers_own(aos: ScriptedAos) -> None:
+    now = MovableTime()
+    aos.answer(_at(1))
+    async with running(aos.url, clock=now.clock, wait__interval_s=10, wait__max_interval_s=10) as gateway:
+        waiting = _ask(gateway, _WAIT)
+        await until(lambda: aos.count() == 1)
+        await _idle(gateway)
+        now.ahead_s += 9.9
+        await get(gateway)
+        # The next one is due 10 s after that.
+        await asyncio.sleep(0.3)
+        assert aos.count() == 2
+        waiting.cancel()
+
+
+async def test_an_older_record_replaces_no_later_one(aos: ScriptedAos) -> None:
+    older, later = aos.gate(), aos.gate()
+    aos.queue(older.before(_at(1)), later.before(_at(2)))
+    async with running(aos.url, wait__interval_s=60) as gateway:
+        plain = _ask(gateway)
+        await older.wait_reached()
+        waiting = _ask(gateway, _WAIT)
+        await _waiting(gateway, 1)
+        new = _ask(gateway, ("Cache-Control", "no-cache"))
+        await later.wait_reached()
+        later.open()
+        await new
+        older.open()
+        assert (await plain).body == _at(1).body
+        await _idle(gateway)
+        # Neither for who waits already nor for who comes now.
+        assert (await get(gateway, TARGET, _WAIT, ("If-None-Match", '"x"'))).body == _at(2).body
+        gateway.app.waits.release()
+        assert (await waiting).body == _at(2).body
+    assert aos.count() == 2

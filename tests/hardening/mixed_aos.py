@@ -1,7 +1,5 @@
 """An AOS whose records change with each write, and what of it an answer may show."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

@@ -1,7 +1,5 @@
 """Many callers of several tenants with everything they do, one request after the other each."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import random
@@ -70,7 +68,7 @@ class Callers:
     turns: Turns
     seed: int
     tally: Tally = field(default_factory=Tally)
-    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     async def run(self, until: asyncio.Event) -> None:
         """Ask until stopped; each ends with the answer to his last request."""

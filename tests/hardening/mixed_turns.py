@@ -1,7 +1,5 @@
 """Redis and the upstream failing in turns, and when which of them did."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence

@@ -17,7 +17,7 @@ from gateway.clock import Clock
 from gateway.core.http.request import MAX_FIELDS
 from gateway.downstream.fast_path_connection import FastPathConnection, why_closed
 from tests.testbed import address
-from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
+from tests.testbed.aos import ABSENT, TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawClient, request_bytes
 from tests.testbed.faultproxy import PASS, STALL, FaultProxy
 from tests.testbed.gateway import DEFAULTS, GatewayProcess, RunningGateway, running
@@ -36,6 +36,9 @@ _MADE_HERE = re.compile(
     rb"((?:X-Request-Id: |urn:aos-gateway:request:)(?=[0-9a-f]{32})|\r\nDate: (?=[^\r]*GMT))[^\r\"]*"
 )
 _ALICE = ("X-Auth-Token", "alice")
+_CAROL = ("X-Auth-Token", "carol")
+_RUNNING = f"{TARGET}-running"
+_THROTTLED = f"{TARGET}-throttled"
 _HIT = request_bytes("GET", TARGET, [_ALICE])
 _CLOSING = request_bytes("GET", "/x", [("Connection", "close")])
 _REQUESTS = [
@@ -54,6 +57,14 @@ _REQUESTS = [
     request_bytes("POST", "/x", [], b"abc") + _HIT,
     _HIT + request_bytes("POST", "/x", [("Transfer-Encoding", "chunked")]) + b"1\r\na\r\n0\r\n\r\n" + _HIT,
     _HIT.replace(b"HTTP/1.1", b"HTTP/1.0"),
+]
+# Of running executions, whose records memory alone keeps, and of a caller who is held back.
+_POLLS = [
+    request_bytes("GET", _RUNNING, [_ALICE]) * 2,
+    request_bytes("GET", _RUNNING, [_ALICE, ("Prefer", "wait=0")]),
+    request_bytes("GET", _RUNNING, [_ALICE, ("Accept", "text/event-stream, */*;q=0.1")]),
+    request_bytes("GET", _THROTTLED, [_CAROL]) * 2,
+    request_bytes("HEAD", _THROTTLED, [_CAROL]),
 ]
 
 
@@ -75,8 +86,12 @@ async def pair(
         kept = {"cache__memory_bytes": 0, "redis__url": redis.url, "redis__prefix": redis.prefix}
         # A look-up that takes long on a busy machine would be a miss of one of the two.
         kept["redis__timeout_s"] = 5.0
+    else:
+        kept = {"cache__ttl_running_s": 60}
     aos.answer(Answer(body=b"from upstream"))
     aos.on("GET", TARGET, Answer(body=record()))
+    aos.on("GET", _RUNNING, Answer(body=record("Running", name=ABSENT)))
+    aos.on(None, _THROTTLED, Answer(429, headers=[("Retry-After", "30")], body=b"slow down"))
     clock = Clock(lambda: _NOW_S, lambda: _NOW_S)
     async with (
         running(aos.url, clock=clock, server__fast_lane=True, **_SHORT, **kept) as fast,
@@ -129,16 +144,20 @@ async def _bytes_of(gateway: RunningGateway, data: bytes, seed: int) -> bytes:
 async def test_both_ways_give_the_same_bytes(pair: tuple[RunningGateway, RunningGateway], seed: int) -> None:
     fast, slow = pair
     dice = random.Random(seed)
+    requests = _REQUESTS + _POLLS * bool(fast.app.config.cache.ttl_running_s)
     for number in range(_ROUNDS):
-        data = b"".join(dice.choices(_REQUESTS, k=dice.randint(1, 4)))
+        data = b"".join(dice.choices(requests, k=dice.randint(1, 4)))
         if dice.random() < 0.5:
-            data = mutate(dice, [data, *_REQUESTS])
+            data = mutate(dice, [data, *requests])
         data += _CLOSING
         cut = seed * _ROUNDS + number
         said, expected = await asyncio.gather(_bytes_of(fast, data, cut), _bytes_of(slow, data, cut))
         assert said == expected, data
     assert fast.app.metrics.fast_hits > _ROUNDS // 8
     assert slow.app.metrics.fast_hits == 0
+    if len(requests) > len(_REQUESTS):
+        assert fast.app.metrics.fast_running_hits > 0
+        assert fast.app.metrics.requests["error", "held-back", "4xx"] > 0
 
 
 async def test_a_miss_in_redis_is_looked_up_once_and_parsed_then(
@@ -333,10 +352,10 @@ async def test_field_lines_that_never_repeat_are_not_kept_for_ever(aos: Scripted
         assert lane is not None
         for number in range(5_000):
             lane.answer(request_bytes("GET", TARGET, [_ALICE, ("X-Odd", f"{number}")]))
-        assert lane.known <= 4_096
+        assert len(lane._owners) <= 4_096
         for number in range(200):
             lane.answer(request_bytes("GET", TARGET, [_ALICE, ("X-Odd", f"{number}" + "x" * 60_000)]))
-        assert lane.known < 200
+        assert len(lane._owners) < 200
 
 
 def test_the_installed_aiohttp_is_as_expected() -> None:

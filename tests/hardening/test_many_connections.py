@@ -1,7 +1,5 @@
 """Hundreds of slow peers and ten thousand idle ones: the others are served, and in the end all are gone."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import errno
@@ -23,6 +21,7 @@ from tests.testbed.slow_peers import Slow, slow_peers
 _TOKEN = ("X-Auth-Token", "alice")
 _RUNNING = f"/v2/stacks/{STACK_ID}/actions/running"
 _BIG = f"/v2/stacks/{STACK_ID}/actions/big"
+_INTERVAL_S = 0.5
 _UPLOAD = request_bytes("POST", "/v2/stacks", [_TOKEN, ("Content-Length", "1000000")])
 
 
@@ -163,6 +162,63 @@ async def test_10000_idle_connections_are_held_in_little_memory_and_closed_at_dr
         assert each_bytes < 40 * 1024
         assert await gateway.stop() == 0
         assert await asyncio.to_thread(_are_closed, held)
+    finally:
+        for sock in held:
+            sock.close()
+
+
+def _ask(held: list[socket.socket], target: str) -> None:
+    for sock in held:
+        sock.sendall(request_bytes("GET", target, [_TOKEN, ("Prefer", "wait=50")]))
+
+
+def _answers(held: list[socket.socket], body: bytes) -> int:
+    """Read an answer from each connection, and return how many have this body."""
+    count = 0
+    for sock in held:
+        sock.settimeout(10)
+        answer = b""
+        while not answer.endswith(body) and (piece := sock.recv(65_536)):
+            answer += piece
+        count += answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(body)
+    return count
+
+
+async def test_1000_callers_who_wait_cost_one_call_an_interval_and_little_memory(
+    aos: ScriptedAos, start: StartGateway
+) -> None:
+    many, later = 1000, f"{_RUNNING}-later"
+    gateway = await start(
+        server__header_timeout_s=60, wait__interval_s=_INTERVAL_S, wait__max_interval_s=_INTERVAL_S
+    )
+    await _warm(gateway)
+    await _served(gateway, 10)
+    before = rss_bytes(gateway.pid)
+    held: list[socket.socket] = []
+
+    async def wait_for(target: str) -> None:
+        await asyncio.to_thread(_ask, held, target)
+        async with asyncio.timeout(20):
+            while (await gauges(gateway.admin))["waiting_callers"] < many:
+                await asyncio.sleep(0.1)
+
+    try:
+        where = addresses.split(gateway.address)
+        assert not isinstance(where, str)
+        await asyncio.to_thread(lambda: held.extend(_connect(*where) for _ in range(many)))
+        await wait_for(_RUNNING)
+        each_bytes = (rss_bytes(gateway.pid) - before) / many
+        calls, began_s = aos.count("GET", _RUNNING), time.monotonic()
+        await aos.wait_until(lambda: aos.count("GET", _RUNNING) > calls, "the poller's next call")
+        aos.on("GET", _RUNNING, Answer(body=record(name="running")))
+        assert await asyncio.to_thread(_answers, held, record(name="running")) == many
+        assert aos.count("GET", _RUNNING) - calls <= (time.monotonic() - began_s) / _INTERVAL_S + 1
+        print(f"{many} waiting callers: {each_bytes / 1024:.1f} KiB each")
+        assert each_bytes < 25_000
+        aos.on("GET", later, Answer(body=record("Running", name="running-later")))
+        await wait_for(later)
+        assert await gateway.stop() == 0
+        assert await asyncio.to_thread(_answers, held, record("Running", name="running-later")) == many
     finally:
         for sock in held:
             sock.close()

@@ -3,8 +3,6 @@
 `--long` makes it five minutes, `--soak` half an hour. What came of it is printed (`-rP` shows it).
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import statistics

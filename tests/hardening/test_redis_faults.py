@@ -1,7 +1,5 @@
 """Faults of Redis under a whole gateway: right responses, no error, no waiting, back within two seconds."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,7 +1,5 @@
 """Peers who take their time with what is written to them: the steady ones get all of it, the others are cut."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import socket

@@ -16,7 +16,7 @@ from tests.end_to_end.kit import (
     settled,
     until,
 )
-from tests.testbed.answers import AnyAnswer, Gate
+from tests.testbed.answers import AnyAnswer, Conversation, Gate, Received
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
 from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.iam import ScriptedIam, odd_answers, said, word
@@ -149,6 +149,18 @@ async def test_a_refused_token_ends_alone(
     assert iam.asked[TWO] == 1
 
 
+@pytest.mark.parametrize(("method", "target"), [("GET", "/v2/stacks"), ("PUT", TARGET), ("HEAD", TARGET)])
+async def test_a_token_that_is_refused_anything_ends(
+    aos: ScriptedAos, gateway: RunningGateway, method: str, target: str
+) -> None:
+    await known(gateway, ONE, TWO)
+    await get(gateway, token=ONE)
+    aos.answer(Answer(401))
+    refused = await get(gateway, target, ("Cache-Control", "no-cache"), token=TWO, method=method)
+    assert (refused.status, (await get(gateway, token=TWO)).status) == (401, 401)
+    assert is_hit(await get(gateway, token=ONE))
+
+
 @pytest.mark.parametrize("status", [403, 404, 410])
 async def test_what_is_refused_to_the_user_is_dropped(
     aos: ScriptedAos, gateway: RunningGateway, status: int
@@ -175,6 +187,93 @@ async def test_nobody_is_given_a_refusal_told_to_another_token(
     assert (await first).status == 401
     assert (await second).status == 200
     assert [head.get("X-Auth-Token") for head in aos.heads[-2:]] == [ONE, TWO]
+
+
+@pytest.mark.parametrize("answer", [running_record(), Answer(404, body=b"{}"), Answer(500, body=b"{}")])
+@pytest.mark.parametrize("ttl_running_s", [0, 1])
+async def test_many_tokens_of_one_user_do_not_wait_for_each_other_in_turn(
+    aos: ScriptedAos, iam: ScriptedIam, answer: Answer, ttl_running_s: int
+) -> None:
+    tokens = [iam.add(token(f"job {number}", 300)) for number in range(12)]
+    aos.answer(settled())
+    async with running(aos.url, **settings_of(iam, cache__ttl_running_s=ttl_running_s)) as gateway:
+        await known(gateway, *tokens)
+        # Each answer is let go only when nobody is on the way any more.
+        rounds, gate = 0, Gate()
+
+        async def held(received: Received, conversation: Conversation) -> None:
+            await gate.before(answer)(received, conversation)
+
+        aos.answer(held)
+        begun, sent = gateway.app.server.requests_count, aos.count()
+        asked = [asyncio.create_task(get(gateway, token=each)) for each in tokens]
+        await all_busy(gateway, begun + len(tokens))
+        while not all(each.done() for each in asked):
+            rounds += 1
+            await gate.wait_reached()
+            opened, gate = gate, Gate()
+            fetches = aos.count()
+            opened.open()
+            await until(lambda fetches=fetches: aos.count() > fetches or all(map(asyncio.Task.done, asked)))  # type: ignore[misc]
+            await all_busy(gateway, begun + len(tokens))
+        assert {(await each).status for each in asked} == {answer.status}
+    assert rounds == (1 if answer.status == 200 else 4)
+    assert aos.count() - sent == (1 if answer.status == 200 else len(tokens))
+
+
+async def test_who_joined_a_fetch_is_not_given_it_once_its_own_token_is_refused(
+    aos: ScriptedAos, gateway: RunningGateway
+) -> None:
+    await known(gateway, ONE, TWO)
+    gate = Gate()
+    no = Answer(401, body=b"{}")
+    aos.queue(gate.before(running_record()), no, no)
+    first = asyncio.create_task(get(gateway, token=ONE))
+    await gate.wait_reached()
+    begun = gateway.app.server.requests_count
+    second = asyncio.create_task(get(gateway, token=TWO))
+    await all_busy(gateway, begun + 1)
+    assert (await get(gateway, _OTHER + "-5", token=TWO)).status == 401
+    gate.open()
+    assert [(await each).status for each in (first, second)] == [200, 401]
+    # Its user's record is still there.
+    assert is_hit(await get(gateway, token=ONE))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_who_waits_with_another_token_is_given_no_refusal(
+    aos: ScriptedAos, iam: ScriptedIam, status: int
+) -> None:
+    iam.add(ONE)
+    iam.add(TWO)
+    aos.answer(settled())
+    async with running(aos.url, **settings_of(iam, wait__interval_s=0.1)) as gateway:
+        await known(gateway, ONE, TWO)
+        aos.answer(running_record())
+        waits = {
+            each: asyncio.create_task(get(gateway, TARGET, ("Prefer", "wait=50"), token=each))
+            for each in (ONE, TWO)
+        }
+        await until(lambda: len(gateway.app.waits) == 2)
+        assert len(gateway.app.waits.pollers) == 1
+        refused: list[bytes] = []
+
+        async def refuse_one(received: Received, conversation: Conversation) -> None:
+            asks = received.get("X-Auth-Token") or b""
+            if not refused:
+                refused.append(asks)
+            is_refused = asks == refused[0]
+            await conversation.answer(Answer(status, body=b"{}") if is_refused else running_record())
+
+        aos.answer(refuse_one)
+        async with asyncio.timeout(5):
+            done, pending = await asyncio.wait(waits.values(), return_when=asyncio.FIRST_COMPLETED)
+        assert [each.result().status for each in done] == [status]
+        assert waits[refused[0]] in done
+        before = aos.count()
+        await until(lambda: aos.count() > before)
+        aos.answer(settled())
+        assert [(await each).status for each in pending] == [200]
 
 
 async def test_a_user_who_is_throttled_is_held_back_with_every_token(
@@ -207,6 +306,23 @@ async def test_iams_word_counts_for_a_while_and_is_asked_for_again_while_the_tok
     assert not is_hit(await get(gateway, _OTHER + "-4", token=TWO))
 
 
+@pytest.mark.parametrize("set_s", [-7_200.0, 7_200.0])
+async def test_a_wall_clock_that_is_set_meanwhile_lengthens_nothing(
+    aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway, now: MovableTime, set_s: float
+) -> None:
+    verifier = gateway.app.verifier
+    assert verifier is not None
+    gate = Gate()
+    iam.add(ONE, gate.before(said(word())))
+    await get(gateway, token=ONE)
+    await gate.wait_reached()
+    now.set_s = set_s
+    gate.open()
+    await until(lambda: gateway.app.metrics.iam_questions["verified"] == 1)
+    now.ahead_s += 301
+    assert verifier.user_of(verifier.digest(ONE), ONE) is None
+
+
 async def test_it_never_counts_until_the_tokens_end(
     aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway, now: MovableTime
 ) -> None:
@@ -215,6 +331,26 @@ async def test_it_never_counts_until_the_tokens_end(
     await get(gateway, token=TWO)
     now.ahead_s += 41
     assert not is_hit(await get(gateway, token=ONE))
+
+
+async def test_a_token_that_is_not_ascii_is_asked_about_as_it_is_or_not_at_all(
+    aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway
+) -> None:
+    odd = b"t\xc3\xa9\xe9" * 5
+    assert (await get(gateway, token=odd)).status == 200
+    await known(gateway, ONE)
+    assert iam.asked.keys() <= {odd, ONE}
+
+
+async def test_a_token_that_is_about_to_end_says_nothing_about_iam(
+    aos: ScriptedAos, iam: ScriptedIam, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    iam.add(ONE, lives_s=50.0)
+    iam.add(TWO, lives_s=-50.0)
+    for number, each in enumerate((ONE, TWO), 1):
+        await get(gateway, token=each)
+        await until(lambda number=number: gateway.app.metrics.iam_questions["refused"] == number)  # type: ignore[misc]
+    assert "iam down" not in caplog.text
 
 
 async def test_a_moved_user_is_another_caller_from_then_on(
@@ -278,7 +414,10 @@ async def test_iams_429_stops_all_questions(aos: ScriptedAos, iam: ScriptedIam) 
     async with running(aos.url, **settings_of(iam)) as gateway:
         await get(gateway, token=ONE)
         await until(lambda: gateway.app.metrics.iam_questions["throttled"] == 1)
-        await get(gateway, token=TWO)
+        # Many times as long as between two questions otherwise.
+        ends_s = asyncio.get_running_loop().time() + 0.2
+        while asyncio.get_running_loop().time() < ends_s:
+            await get(gateway, token=TWO)
         assert gateway.app.verifier is not None
         assert gateway.app.verifier.queued == 1
     assert iam.asked[TWO] == 0
@@ -310,6 +449,28 @@ async def test_gateways_with_a_secret_share_iams_word_in_redis(
             async with running(aos.url, **shared) as third:
                 await known(third, ONE)
                 assert third.app.metrics.iam_questions == {"verified": 1}
+
+
+@pytest.mark.parametrize(("ahead_s", "ttl_s"), [(7_200.0, 300), (0.0, 3_600)])
+async def test_a_shared_word_that_would_count_longer_than_ones_own_is_not_taken(
+    aos: ScriptedAos, iam: ScriptedIam, redis: RedisServer, now: MovableTime, ahead_s: float, ttl_s: int
+) -> None:
+    aos.answer(settled())
+    iam.add(ONE)
+    shared = settings_of(
+        iam, redis__url=redis.url, redis__prefix=redis.prefix, cache__secret="a secret of all replicas"
+    )
+    now.set_s = ahead_s
+    async with (
+        running(aos.url, clock=now.clock, **shared | {"identity__verify_ttl_s": ttl_s}) as one,
+        running(aos.url, **shared) as other,
+    ):
+        await known(one, ONE)
+        async with asyncio.timeout(5):
+            while not await redis.keys("*:owner1:*"):
+                await asyncio.sleep(0.01)
+        await known(other, ONE)
+        assert other.app.metrics.iam_questions == {"verified": 1}
 
 
 async def test_without_a_secret_nothing_is_shared(

@@ -9,8 +9,6 @@ Time is in ticks, which pass between any two steps. A record is what AOS had whe
 that a fetch may bring.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 AOS_GATEWAY_MODEL=long searches within wider bounds (some minutes).
 """
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -6,8 +6,6 @@ Starts a simulated AOS, a Redis, a gateway and a Prometheus (Debian's package `p
 minute of light load with all kinds of answers in it, and asks Prometheus what the panels would ask.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import math

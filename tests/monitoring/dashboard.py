@@ -1,7 +1,5 @@
 """The panels of deploy/monitoring/dashboard.json: their queries, as Grafana would send them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@
 Debian's package `prometheus` brings promtool. Nothing is skipped: without it this fails and says so.
 """
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Rules and dashboard speak of metrics that there are, and every alert has its case."""
 
-from __future__ import annotations
-
 import re
 
 from gateway.telemetry.metrics_catalogue import FAMILIES

@@ -128,6 +128,40 @@ def test_without_a_configured_redis_all_is_well() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rises", "state", "level"),
+    [
+        ({}, "idle", Level.OK),
+        # Another gateway knew: IAM was not asked.
+        ({"shared": 30}, "idle", Level.OK),
+        ({"verified": 30}, "up", Level.OK),
+        # A token that was revoked, beside others.
+        ({"refused": 30, "known": 5}, "up", Level.OK),
+        ({"refused": 30}, "refusing", Level.WARN),
+        # Some fail; the others say that IAM is there.
+        ({"verified": 30, "unusable": 30}, "up", Level.OK),
+        ({"timeout": 30}, "failing", Level.WARN),
+        ({"unusable": 30}, "failing", Level.WARN),
+        ({"shared": 30, "tls": 30}, "failing", Level.WARN),
+        # The last questions count, also a while after them.
+        ({"verified": 5, "unreachable": 15}, "failing", Level.WARN),
+        ({"unreachable": 5, "verified": 15}, "up", Level.OK),
+        ({"verified": 15, "throttled": 15}, "throttling", Level.WARN),
+        ({"throttled": 5, "verified": 15}, "up", Level.OK),
+    ],
+)
+def test_iam_depends_on_the_last_questions(rises: dict[str, int], state: str, level: Level) -> None:
+    known = rises.pop("known", 0)
+
+    def values(second: int) -> _Values:
+        asked: _Values = {("iam_questions", outcome): min(second, until) for outcome, until in rises.items()}
+        return {**asked, "verified_tokens": known}
+
+    history = _history(values)
+    found = health.iam(history)
+    assert (found.state, found.level) == (state, level)
+
+
+@pytest.mark.parametrize(
     ("gauges", "is_ready", "state"),
     [
         ({}, True, "accepting"),
@@ -135,6 +169,8 @@ def test_without_a_configured_redis_all_is_well() -> None:
         ({"ready": 1.0}, False, "draining"),
         ({"connections": 95.0}, True, "full"),
         ({"upstream_waiting": 4.0}, True, "queueing"),
+        ({"credentials_unavailable": 1.0, "connections": 95.0}, True, "no credentials"),
+        ({"credentials_unavailable": 0.0, "credentials_age_seconds": 9.0}, True, "accepting"),
         ({"waiting_callers": 91.0, "waiting_callers_limit": 100.0}, True, "waits full"),
         ({"waiting_callers": 80.0, "waiting_callers_limit": 100.0}, True, "accepting"),
         # wait.max_s = 0

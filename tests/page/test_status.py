@@ -70,6 +70,22 @@ def test_the_worst_problem_is_the_headline_with_what_to_do_and_the_rest_below() 
     ]
 
 
+def test_iam_is_a_part_where_it_is_asked_whose_tokens_are() -> None:
+    assert "iam" not in status(_history(), _FACTS, {})["parts"]  # type: ignore[operator]
+    history = _history()
+    failed = {("iam_questions", "timeout"): 3.0, ("verified_tokens",): 12.0}
+    history.add(Sample(65.0, failed), is_step=True)
+    by_user = msgspec.structs.replace(_FACTS, by_user=True)
+    found = msgspec.json.decode(msgspec.json.encode(status(history, by_user, {})))
+    assert found["parts"]["iam"] == {
+        "level": "warn",
+        "state": "failing",
+        "text": "The last questions to IAM failed (timeout): each new token is a caller of its own, "
+        "and no request fails.",
+    }
+    assert found["gauges"]["verified_tokens"] == 12
+
+
 @pytest.mark.parametrize(
     ("counts", "detail"),
     [

@@ -1,7 +1,5 @@
 """How many cores there are for a process, from files like those of /proc and of control groups."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Listening sockets that are handed on."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import socket

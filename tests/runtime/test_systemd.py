@@ -1,7 +1,5 @@
 """Socket activation and notification, with this test in place of systemd."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

@@ -1,7 +1,5 @@
 """TLS towards callers, the upstream and Redis, and Unix sockets in the place of all of them."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """The socket pair between the parent and a worker."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Hot restart by SIGUSR2: a new process serves on the same sockets while the former one drains."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re
@@ -25,7 +23,7 @@ from tests.store.kit import until
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawClient, fetch, request_bytes
 from tests.testbed.gateway import GatewayProcess
-from tests.testbed.process import is_alive
+from tests.testbed.process import gauges, is_alive
 from tests.testbed.redis_server import RedisServer
 from tests.testbed.run_length import RunLength, run_length
 from tests.testbed.secrets import token
@@ -148,6 +146,31 @@ async def test_a_request_in_progress_ends_in_the_process_that_began_it(
         gate.open()
         answer = await busy.read_response()
         assert (answer.body, answer.get("connection")) == (b"slow", b"close")
+    assert await gateway.ended() == 0
+    await stop(pid)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_callers_who_wait_are_answered_with_the_newest_record_at_once(
+    aos: ScriptedAos, start: Start, workers: str
+) -> None:
+    running = Answer(body=record("Running"))
+    aos.on("GET", "/", running)
+    gateway = await start("--workers", workers)
+    clients = [await RawClient.connect(gateway.address) for _ in range(8)]
+    for client in clients:
+        await client.send(request_bytes("GET", TARGET, [("X-Auth-Token", A), ("Prefer", "wait=50")]))
+
+    async def all_wait() -> bool:
+        return (await gauges(gateway.admin))["waiting_callers"] == len(clients)
+
+    await until(all_wait, "the callers to wait")
+    pid = await hot_restart(gateway, gateway.pid)
+    async with asyncio.timeout(5):
+        for client in clients:
+            answer = await client.read_response()
+            assert (answer.status, answer.body) == (200, running.body)
+            await client.close()
     assert await gateway.ended() == 0
     await stop(pid)
 

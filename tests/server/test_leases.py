@@ -1,7 +1,5 @@
 """Four gateways on one Redis fetch a record that may still change once per interval among them."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

@@ -1,7 +1,5 @@
 """The tiers of several workers: what one sends, and what the others do until they have received it."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from collections.abc import AsyncIterator

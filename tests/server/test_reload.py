@@ -1,7 +1,5 @@
 """SIGHUP: what changes while the gateway runs, what stays, and what is said about it."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

@@ -1,7 +1,5 @@
 """Whole gateways on one Redis: restarts, outages, writes, and no leak between callers."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """No record of a running execution is older than `cache.ttl_running_s`, or from before a write."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -14,8 +12,9 @@ import pytest
 from tests.testbed.answers import Conversation, Received
 from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawClient
+from tests.testbed.gateway import GatewayProcess
 from tests.testbed.secrets import token
-from tests.testbed.workers import says_hit
+from tests.testbed.workers import one_to_each, says_hit
 
 from .test_hot_restart import Start, gone, hot_restart, start, stop
 
@@ -79,17 +78,21 @@ class Ages:
             await asyncio.sleep(0.1)
 
 
+async def _two_workers(start: Start, ttl_running_s: float) -> GatewayProcess:
+    os.environ["AOS_GATEWAY_CACHE__TTL_RUNNING_S"] = str(ttl_running_s)
+    try:
+        return await start("--workers", "2")
+    finally:
+        del os.environ["AOS_GATEWAY_CACHE__TTL_RUNNING_S"]
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("event", ["writes", "reload", "hot restart"])
 async def test_no_answer_is_older_than_the_bound(aos: ScriptedAos, start: Start, event: str) -> None:
     ages, is_over = Ages(), asyncio.Event()
     aos.on("GET", "/", ages.answer)
     aos.on("DELETE", "/", ages.answer_write)
-    os.environ["AOS_GATEWAY_CACHE__TTL_RUNNING_S"] = str(_TTL_S)
-    try:
-        gateway = await start("--workers", "2")
-    finally:
-        del os.environ["AOS_GATEWAY_CACHE__TTL_RUNNING_S"]
+    gateway = await _two_workers(start, _TTL_S)
     pid = gateway.pid
     async with asyncio.TaskGroup() as load:
         for number in range(_CALLERS):
@@ -110,3 +113,12 @@ async def test_no_answer_is_older_than_the_bound(aos: ScriptedAos, start: Start,
     if event == "hot restart":
         await stop(pid)
     assert not re.search("Traceback|error", gateway.output())
+
+
+async def test_each_worker_makes_one_call_an_interval(aos: ScriptedAos, start: Start) -> None:
+    gateway = await _two_workers(start, 60)
+    aos.on("GET", "/", Answer(body=record("Running")))
+    async with one_to_each(gateway.address, 2, token("a")) as clients:
+        for client in clients * 5:
+            assert says_hit(await client.request("GET", TARGET, [("X-Auth-Token", token("a"))]))
+    assert aos.count() == 2

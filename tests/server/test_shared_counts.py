@@ -1,7 +1,5 @@
 """Counters in memory shared by several processes."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

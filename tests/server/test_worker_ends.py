@@ -1,7 +1,5 @@
 """Workers that end: what is lost, how they are replaced, and when the service gives up."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

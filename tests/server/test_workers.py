@@ -1,7 +1,5 @@
 """Several workers behind one socket and one admin address: shared invalidations and metrics."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re

@@ -1,7 +1,5 @@
 """Fixtures of the store tests."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest

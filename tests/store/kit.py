@@ -1,7 +1,5 @@
 """Test kit of the stores: clocks to move, entries, and replicas on one Redis."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time
@@ -16,7 +14,6 @@ from gateway.config.model import CacheConfig
 from gateway.core.aos.route import ExecutionRef, stack_key
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey, KeySpace, upstream_identity
-from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
 from gateway.store.invalidations import Invalidations
 from gateway.store.lookup import EarlyLookup, FillToken, LookupResult
@@ -60,7 +57,7 @@ def entry_of(body: bytes = b'{"a": 1}', *, ttl_s: float = 60.0, now_s: float | N
     """Return an entry that was fetched now."""
     fetched_s = time.time() if now_s is None else now_s
     fields = ((b"Content-Type", b"application/json"), (b"X-Repeated", b"1"), (b"x-repeated", b"\xff"))
-    return Entry(head_lines(Head(200, b"Fine", fields)), body, fetched_s, fetched_s + ttl_s, 7)
+    return Entry(Head(200, b"Fine", fields).lines(), body, fetched_s, fetched_s + ttl_s, 7)
 
 
 def as_stored(entry: Entry | None) -> Entry | None:

@@ -1,7 +1,5 @@
 """The contract of every store: memory, Redis, Valkey, and the tiers over both."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +9,6 @@ import pytest
 
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey
-from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
 from gateway.store.lookup import FAILED, LookupResult
 from gateway.store.memory import MemoryStore
@@ -156,7 +153,7 @@ async def test_what_was_stored_is_found_with_head_body_and_times(case: Case) -> 
 
 
 async def test_an_empty_body_and_an_empty_reason_are_kept(case: Case) -> None:
-    entry = msgspec.structs.replace(entry_of(b""), lines=head_lines(Head(200, b"", ())))
+    entry = msgspec.structs.replace(entry_of(b""), lines=Head(200, b"", ()).lines())
     await case.put(case.key(), entry)
     assert await case.get(case.key()) == entry
 

@@ -1,7 +1,5 @@
 """Two gateways on one Redis: an invalidation through one leaves nothing usable in the other."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import time

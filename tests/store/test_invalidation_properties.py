@@ -1,7 +1,5 @@
 """In whatever order events come, `Invalidations` never reports a stack as safe that is not."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from hypothesis import settings

@@ -1,7 +1,5 @@
 """Invalidations that Redis refuses: logged once, sent again less and less often, delaying no others."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 

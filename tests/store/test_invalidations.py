@@ -1,7 +1,5 @@
 """`Invalidations`: what has changed, what is pending, what may have been missed."""
 
-from __future__ import annotations
-
 import pytest
 
 from gateway.store.invalidations import REPEAT_S, Changes, Invalidations, PendingInvalidation

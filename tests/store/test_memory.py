@@ -1,7 +1,5 @@
 """The memory tier: bounds, order and expiry."""
 
-from __future__ import annotations
-
 import pytest
 
 from gateway.core.caching.key import EntryKey

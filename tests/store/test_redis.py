@@ -1,7 +1,5 @@
 """Entries in Redis: round trips, deadlines, and untrusted values."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,7 +1,5 @@
 """A Redis that is the wrong server, or refuses commands: what is done, and what is logged."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator

@@ -1,7 +1,5 @@
 """How connections to Redis begin and end."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,5 @@
 """The tiers of one gateway: what is stored where, what is queued, and failures of Redis."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Awaitable, Callable

@@ -24,7 +24,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("gateway.runtime", "gateway.telemetry"),
     ("gateway.operations",),
     ("gateway.store", "gateway.upstream", "gateway.iam", "gateway.page"),
-    ("gateway.cache", "gateway.admin"),
+    ("gateway.cache", "gateway.credentials", "gateway.admin"),
     ("gateway.downstream",),
     ("gateway.app",),
     ("gateway.server",),
@@ -304,6 +304,11 @@ def broken_habits(modules: dict[str, Module]) -> Iterator[str]:
             for node in module.tree.body:
                 if not isinstance(node, names):
                     yield f"{module.path}:{node.lineno}: an __init__.py holds names only"
+        for each in ast.walk(module.tree):
+            for made in map(ast.unparse, each.decorator_list if isinstance(each, ast.ClassDef) else ()):
+                # Of the class, or of the fields that hold secrets.
+                if made.startswith("dataclass") and "repr=False" not in ast.unparse(each):
+                    yield f"{module.path}: a dataclass with repr could show a token in a log"
         if covers("gateway.core", module.name):
             for inner in ast.walk(module.tree):
                 if isinstance(inner, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):

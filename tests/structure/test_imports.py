@@ -92,6 +92,8 @@ def test_a_tree_that_keeps_to_the_tables_has_no_fault(tmp_path: Path) -> None:
         ("twin/world.py", "from gateway.core.http.messages import Field", "share the gateway's mistakes"),
         ("surprise.py", "", "surprise.py: stands in no room"),
         ("store/utils.py", "", "named after what it holds"),
+        ("store/memory.py", "@dataclass\nclass A: ...", "a dataclass with repr"),
+        ("store/memory.py", "@dataclass(frozen=True)\nclass A: ...", "a dataclass with repr"),
     ],
 )
 def test_a_module_that_breaks_a_rule_is_named_with_the_rule(

@@ -1,7 +1,5 @@
 """Access lines: their content, format and selection."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

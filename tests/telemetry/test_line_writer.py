@@ -1,7 +1,5 @@
 """Log lines and output never block, and lost lines are counted."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -1,7 +1,5 @@
 """Counters, the merge of several processes, and that callers can't create series."""
 
-from __future__ import annotations
-
 import asyncio
 import operator
 import time

@@ -1,7 +1,5 @@
 """What the log says when something that the gateway depends on fails and works again."""
 
-from __future__ import annotations
-
 import logging
 
 import pytest

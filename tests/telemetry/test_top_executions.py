@@ -6,11 +6,10 @@ import random
 import pytest
 
 from gateway.clock import Clock
+from gateway.core.aos.execution import RecordSummary, decode_deciding
 from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching.entry import Entry
-from gateway.core.caching.policy import StoreDecision
 from gateway.telemetry.top_executions import MOST, TopExecution, TopExecutions, merged
-from tests.core.kit import fetched_response
 from tests.testbed.payloads import record
 
 
@@ -28,13 +27,16 @@ def time() -> _Time:
     return _Time()
 
 
-def _fetched(
-    top_executions: TopExecutions, action: str, body: bytes, *fields: tuple[bytes, bytes], phase: str
-) -> None:
-    execution = ExecutionRef(b"stack", action.encode(), False)
-    top_executions.fetched(
-        execution, fetched_response(body, *fields), StoreDecision(None, 0.0, is_record=True, phase=phase)
-    )
+def _fetched(top_executions: TopExecutions, action: str, body: bytes) -> None:
+    found = decode_deciding(body)
+    assert isinstance(found, RecordSummary)
+    top_executions.fetched(ExecutionRef(b"stack", action.encode(), False), found)
+
+
+def _hit(top_executions: TopExecutions, body: bytes, coding: bytes = b"identity") -> None:
+    """One on the fast path, of an execution that was not fetched here."""
+    lines = b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\n" % coding
+    top_executions.fast_hit(b"stack/actions/a", _entry(body, lines), 1)
 
 
 def _entry(body: bytes, lines: bytes = b"HTTP/1.1 200 OK\r\n") -> Entry:
@@ -54,69 +56,60 @@ def _rush(top_executions: TopExecutions, paths: list[bytes], hits: int, before: 
 def test_the_most_fetched_come_first_with_their_latest_record(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
     for progress in (10, 20):
-        _fetched(top_executions, "a", record("Running", status__progress=progress), phase="Running")
+        _fetched(top_executions, "a", record("Running", status__progress=progress))
         time.now_s += 2
-    _fetched(top_executions, "b", record("Succeeded", status__progress=100), phase="Succeeded")
+    _fetched(top_executions, "b", record("Succeeded", status__progress=100))
     first, second = top_executions.busiest()
     assert (first.action_id, first.phase, first.progress, first.fetches) == ("a", "Running", 20, 2)
     assert (second.action_id, second.progress, second.fetches) == ("b", 100, 1)
     assert first.age_s == 2.0
 
 
-def test_a_body_is_decoded_once_a_second_or_when_the_phase_changes(time: _Time) -> None:
+def test_progress_is_read_once_a_second_or_when_the_phase_changes(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
-    _fetched(top_executions, "a", record("Running", status__progress=10), phase="Running")
-    _fetched(top_executions, "a", record("Running", status__progress=20), phase="Running")
-    assert top_executions.busiest()[0].progress == 10
-    _fetched(top_executions, "a", record("Succeeded", status__progress=100), phase="Succeeded")
-    assert top_executions.busiest()[0].progress == 100
+    for phase, progress, expected in (("Running", 10, 10), ("Running", 20, 10), ("Succeeded", 100, 100)):
+        _fetched(top_executions, "a", record(phase, status__progress=progress))
+        assert top_executions.busiest()[0].progress == expected
 
 
 @pytest.mark.parametrize("progress", ["half", None, 101, -1, 1.5, {"a": 1}])
 def test_an_odd_progress_is_none(time: _Time, progress: object) -> None:
     top_executions = TopExecutions(time.clock)
-    _fetched(top_executions, "a", record("Running", status__progress=progress), phase="Running")
+    _fetched(top_executions, "a", record("Running", status__progress=progress))
     assert top_executions.busiest()[0].progress is None
 
 
 @pytest.mark.parametrize(
-    ("body", "fields"),
+    ("body", "coding"),
     [
-        (b"[" * 10_000, ()),
-        (b'{"status": {"progress": 1}}' + b" " * 70_000, ()),
-        (b"no gzip", ((b"Content-Encoding", b"gzip"),)),
+        (b"[" * 10_000, b"identity"),
+        (b'{"status": {"progress": 1}}' + b" " * 70_000, b"identity"),
+        (b"no gzip", b"gzip"),
     ],
 )
-def test_what_cannot_be_read_in_bounds_has_no_progress(
-    time: _Time, body: bytes, fields: tuple[tuple[bytes, bytes], ...]
-) -> None:
+def test_what_cannot_be_read_in_bounds_has_no_progress(time: _Time, body: bytes, coding: bytes) -> None:
     top_executions = TopExecutions(time.clock)
-    _fetched(top_executions, "a", body, *fields, phase="Running")
+    _hit(top_executions, body, coding)
     assert top_executions.busiest()[0].progress is None
 
 
 def test_a_compressed_body_is_decoded(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
-    body = gzip.compress(record("Running", status__progress=30))
-    _fetched(top_executions, "a", body, (b"Content-Encoding", b"gzip"), phase="Running")
+    _hit(top_executions, gzip.compress(record("Running", status__progress=30)), b"gzip")
     assert top_executions.busiest()[0].progress == 30
 
 
 def test_a_body_that_is_no_record_is_not_counted(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
-    top_executions.fetched(
-        ExecutionRef(b"s", b"a", False),
-        fetched_response(b"no"),
-        StoreDecision(None, 0.0, is_record=False, phase=None),
-    )
+    top_executions.fetched(ExecutionRef(b"s", b"a", False), None)
     assert top_executions.busiest() == []
 
 
 def test_many_executions_take_bounded_room_and_the_busy_ones_stay(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
     for number in range(3 * MOST):
-        _fetched(top_executions, f"once-{number}", b"{}", phase="Running")
-        _fetched(top_executions, "busy", b"{}", phase="x" * 1000)
+        _fetched(top_executions, f"once-{number}", b"{}")
+        _fetched(top_executions, "busy", record("x" * 1000))
     found = top_executions.busiest()
     assert len(found) == 10
     assert len(top_executions._counts) == MOST
@@ -127,16 +120,16 @@ def test_many_executions_take_bounded_room_and_the_busy_ones_stay(time: _Time) -
 def test_recent_polls_rank_above_more_frequent_former_ones(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
     for _ in range(20):
-        _fetched(top_executions, "then", b"{}", phase="Running")
+        _fetched(top_executions, "then", b"{}")
     time.now_s += 100
     for _ in range(5):
-        _fetched(top_executions, "now", b"{}", phase="Running")
+        _fetched(top_executions, "now", b"{}")
     assert [(one.action_id, one.fetches) for one in top_executions.busiest()] == [("now", 5), ("then", 20)]
 
 
 def test_what_was_not_fetched_for_minutes_is_left_out(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
-    _fetched(top_executions, "a", b"{}", phase="Running")
+    _fetched(top_executions, "a", b"{}")
     time.now_s += 301
     assert top_executions.busiest() == []
 
@@ -160,7 +153,7 @@ def test_the_lists_of_several_processes_are_merged() -> None:
 
 def test_few_hits_are_counted_one_by_one_beside_the_fetches(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
-    _fetched(top_executions, "a", record("Succeeded", status__progress=100), phase="Succeeded")
+    _fetched(top_executions, "a", record("Succeeded", status__progress=100))
     for count in range(1, 41):
         time.now_s += 0.1
         assert count == top_executions.fast.next
@@ -200,7 +193,7 @@ def test_a_hit_shows_the_record_where_there_was_no_fetch(time: _Time) -> None:
 
 def test_what_cannot_be_read_at_a_hit_stays_as_fetched(time: _Time) -> None:
     top_executions = TopExecutions(time.clock)
-    _fetched(top_executions, "a", record("Succeeded", status__progress=100), phase="Succeeded")
+    _fetched(top_executions, "a", record("Succeeded", status__progress=100))
     time.now_s += 2
     top_executions.fast_hit(b"stack/actions/a", _entry(b"{" + b" " * 100_000 + b"}"), 1)
     assert (top_executions.busiest()[0].phase, top_executions.busiest()[0].progress) == ("Succeeded", 100)

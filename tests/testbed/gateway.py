@@ -1,7 +1,5 @@
 """The gateway under test: in this process on a free port, or as a process of its own."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re
@@ -119,7 +117,7 @@ class GatewayProcess:
         """Return everything it wrote so far."""
         return Path(self._output.name).read_text("utf-8", "replace")
 
-    async def ready(self) -> GatewayProcess:
+    async def ready(self) -> "GatewayProcess":
         """Wait until it serves."""
         await self._until(lambda: re.search(r"serving .* on ", self.output()) is not None)
         return self

@@ -1,7 +1,5 @@
 """Peers that are slow in one of three ways, hundreds at once, driven by one steady clock."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import socket

@@ -1,7 +1,5 @@
 """A real Chromium, driven over the WebDriver protocol (W3C) with the standard library alone."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import http.client

@@ -1,7 +1,5 @@
 """A gateway with several workers, and connections that are known to lead to each of them."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 

@@ -4,8 +4,6 @@ Their names come from tables 2 to 9 of the API page "query one execution record 
 other fields are ignored.
 """
 
-from __future__ import annotations
-
 import enum
 import json
 import re
@@ -13,11 +11,11 @@ import re
 import msgspec
 
 
-class _Phase(msgspec.Struct, frozen=True):
+class _Phase(msgspec.Struct, frozen=True, gc=False):
     phase: str | None = None
 
 
-class _DecidingStatus(msgspec.Struct, frozen=True, rename="camel"):
+class _Status(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     action_name: str | None = None
     # Raw: a progress of any other type does not make the record unreadable.
     progress: msgspec.Raw = msgspec.Raw(b"")
@@ -25,20 +23,16 @@ class _DecidingStatus(msgspec.Struct, frozen=True, rename="camel"):
     sub_object_statuses: dict[str, _Phase | None] | None = None
 
 
-class _DecidingSpec(msgspec.Struct, frozen=True, rename="camel"):
+class _Spec(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     action_name: str | None = None
     on_failure_strategy: str | None = None
 
 
-class _DecidingMetadata(msgspec.Struct, frozen=True):
+class _Metadata(msgspec.Struct, frozen=True, gc=False):
     name: str | None = None
 
 
-class _DecidingRecord(msgspec.Struct, frozen=True):
-    kind: str | None = None
-    metadata: _DecidingMetadata | None = None
-    spec: _DecidingSpec | None = None
-    status: _DecidingStatus | None = None
+_NO_PHASE, _NO_STATUS, _NO_SPEC, _NO_METADATA = _Phase(), _Status(), _Spec(), _Metadata()
 
 
 class RecordSummary(msgspec.Struct, frozen=True, gc=False):
@@ -46,21 +40,45 @@ class RecordSummary(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         kind: ``kind``; ``None`` when absent.
-        name: ``metadata.name``; ``None`` when absent.
-        phase: ``status.objectStatus.phase``; ``None`` when absent.
-        sub_phases: the phases under ``status.subObjectStatuses``.
-        action_names: ``spec.actionName`` and ``status.actionName``, where present.
-        on_failure_strategy: ``spec.onFailureStrategy``; ``None`` when absent.
-        progress: ``status.progress``, 0 to 100; ``None`` when it is anything else. It decides nothing.
     """
 
-    kind: str | None
-    name: str | None
-    phase: str | None
-    sub_phases: frozenset[str]
-    action_names: frozenset[str]
-    on_failure_strategy: str | None
-    progress: int | None = None
+    kind: str | None = None
+    metadata: _Metadata | None = None
+    spec: _Spec | None = None
+    status: _Status | None = None
+
+    @property
+    def name(self) -> str | None:
+        """``metadata.name``; ``None`` when absent."""
+        return (self.metadata or _NO_METADATA).name
+
+    @property
+    def phase(self) -> str | None:
+        """``status.objectStatus.phase``; ``None`` when absent."""
+        return ((self.status or _NO_STATUS).object_status or _NO_PHASE).phase
+
+    @property
+    def sub_phases(self) -> frozenset[str]:
+        """The phases under ``status.subObjectStatuses``."""
+        parts = (self.status or _NO_STATUS).sub_object_statuses or {}
+        return frozenset(part.phase for part in parts.values() if part is not None and part.phase is not None)
+
+    @property
+    def action_names(self) -> frozenset[str]:
+        """``spec.actionName`` and ``status.actionName``, where present."""
+        found = ((self.spec or _NO_SPEC).action_name, (self.status or _NO_STATUS).action_name)
+        return frozenset(name for name in found if name is not None)
+
+    @property
+    def on_failure_strategy(self) -> str | None:
+        """``spec.onFailureStrategy``; ``None`` when absent."""
+        return (self.spec or _NO_SPEC).on_failure_strategy
+
+    @property
+    def progress(self) -> int | None:
+        """``status.progress``, 0 to 100; ``None`` when it is anything else. It decides nothing."""
+        raw = bytes((self.status or _NO_STATUS).progress)
+        return int(raw) if len(raw) <= 3 and raw.isdigit() and int(raw) <= 100 else None
 
 
 class Unreadable(enum.Enum):
@@ -70,7 +88,7 @@ class Unreadable(enum.Enum):
     UNDECODABLE = "undecodable"
 
 
-_decoder = msgspec.json.Decoder(_DecidingRecord)
+_decoder = msgspec.json.Decoder(RecordSummary)
 
 
 def decode_deciding(body: bytes) -> RecordSummary | Unreadable:
@@ -81,25 +99,9 @@ def decode_deciding(body: bytes) -> RecordSummary | Unreadable:
     except UnicodeDecodeError:
         return Unreadable.NOT_UTF8
     try:
-        record = _decoder.decode(body)
+        return _decoder.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return Unreadable.UNDECODABLE
-    status = record.status or _DecidingStatus()
-    spec = record.spec or _DecidingSpec()
-    sub_objects = (status.sub_object_statuses or {}).values()
-    return RecordSummary(
-        kind=record.kind,
-        name=record.metadata.name if record.metadata else None,
-        phase=status.object_status.phase if status.object_status else None,
-        sub_phases=frozenset(sub.phase for sub in sub_objects if sub is not None and sub.phase is not None),
-        action_names=frozenset(name for name in (spec.action_name, status.action_name) if name is not None),
-        on_failure_strategy=spec.on_failure_strategy,
-        progress=_percent(bytes(status.progress)),
-    )
-
-
-def _percent(raw: bytes) -> int | None:
-    return int(raw) if len(raw) <= 3 and raw.isdigit() and int(raw) <= 100 else None
 
 
 # A bracket, or a string and the colon that makes it a key. Runs without backslash are matched at once:
@@ -108,14 +110,11 @@ _TOKEN = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"([ \t\r\n]*:)?|[\[\]{}]', re.DO
 
 
 def has_duplicate_key(body: bytes) -> bool:
-    """Tell whether a key on the path to a deciding field occurs twice.
+    """Tell whether a key on the path to a deciding field occurs twice in a body that could be decoded.
 
     msgspec takes the last one, another parser may take the first. Slower than the decoder above, so only for
     records that would be stored. A Python loop on purpose: a thread that scans megabytes in it releases the
     interpreter for the event loop.
-
-    Args:
-        body: read by `decode_deciding`, so well-formed.
     """
     path: list[tuple[_Tree, set[str]]] = []
     below: _Tree | None = _DECIDING

@@ -1,7 +1,5 @@
 """What IAM says of a token (API page "Verifying a token")."""
 
-from __future__ import annotations
-
 import json
 from datetime import datetime
 from hashlib import blake2b

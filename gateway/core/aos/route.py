@@ -1,7 +1,5 @@
 """Routes of AOS: the execution call, and the stacks that a write may touch."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Callable
@@ -20,13 +18,7 @@ _STACKS = b"/v2/stacks"
 
 
 class ExecutionRef(msgspec.Struct, frozen=True, gc=False):
-    """The execution that a target names.
-
-    Attributes:
-        stack_id: raw id in the path.
-        action_id: raw id in the path; the record's ``metadata.name``.
-        has_query: a ``?`` follows, even an empty query.
-    """
+    """The execution that a target names, by the raw ids in its path; a query may be empty."""
 
     stack_id: bytes
     action_id: bytes

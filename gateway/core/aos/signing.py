@@ -1,7 +1,5 @@
 """Signatures of requests by an access key: SDK-HMAC-SHA256, as the vendor's SDK makes them."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 from collections.abc import Sequence

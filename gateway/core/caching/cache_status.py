@@ -1,7 +1,5 @@
 """What the cache did with a request, and why: ``Cache-Status`` (RFC 9211)."""
 
-from __future__ import annotations
-
 import enum
 from typing import Self
 
@@ -35,6 +33,9 @@ class Reason(enum.Enum):
         reason.stage = stage
         return reason
 
+    # An enum's own hash is that of its name, by a function in Python.
+    __hash__ = object.__hash__
+
     # Not looked up: the cache may not answer the request.
     ROUTE = "route", _LOOKUP
     QUERY = "query", _LOOKUP
@@ -60,6 +61,7 @@ class Reason(enum.Enum):
     HELD_BACK = "held-back", _SERVE
     UPSTREAM_BUSY = "upstream-busy", _SERVE
     UNREACHABLE = "unreachable", _SERVE
+    CREDENTIALS = "credentials", _SERVE
     # Not stored: the response forbids it, or is not a settled record.
     STATUS = "status"
     SET_COOKIE = "set-cookie"
@@ -88,6 +90,8 @@ class Reason(enum.Enum):
 
 class Forward(enum.Enum):
     """Why a request went upstream (RFC 9211 §2.2)."""
+
+    __hash__ = object.__hash__
 
     BYPASS = b"bypass"
     METHOD = b"method"
@@ -144,14 +148,9 @@ OUTCOMES = (HIT, MISS, BYPASS, ERROR)
 
 
 def outcome(cache_status: CacheStatus | None) -> str:
-    """Return the one-word summary for logs and metrics.
+    """Return the one-word summary for logs and metrics; ``None`` is a response of the gateway itself.
 
-    Args:
-        cache_status: what the cache did; ``None`` for a response of the gateway itself.
-
-    Returns:
-        ``hit``, ``miss`` or ``bypass``; ``error`` for a refusal by the gateway, in its own words or the
-        upstream's.
+    ``hit``, ``miss``, ``bypass``, or ``error`` for a refusal in the gateway's own or the upstream's words.
     """
     if cache_status is None or cache_status.reason is Reason.HELD_BACK:
         return ERROR

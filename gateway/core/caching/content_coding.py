@@ -1,7 +1,5 @@
 """Content codings of stored bodies (RFC 9110 §8.4)."""
 
-from __future__ import annotations
-
 import zlib
 
 from gateway.core.caching.cache_status import Reason
@@ -9,14 +7,9 @@ from gateway.core.http.messages import Fields, first, members
 
 
 def plain_body(fields: Fields, body: bytes, max_bytes: int) -> bytes | Reason:
-    """Undo the content coding of a body.
+    """Return a body of at most ``max_bytes`` without its content coding.
 
-    Args:
-        max_bytes: bound of the decoded body.
-
-    Returns:
-        The decoded body; `Reason.CONTENT_CODING` for an unknown, invalid or incomplete coding, or
-        `Reason.TOO_LARGE`.
+    Otherwise `Reason.CONTENT_CODING` for an unknown, invalid or incomplete coding, or `Reason.TOO_LARGE`.
     """
     if first(fields, b"content-encoding") is None:
         return body

@@ -1,7 +1,5 @@
 """Whether the cache may take part in a request, and under which identity."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 
 import msgspec
@@ -39,7 +37,8 @@ class Eligible(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         execution: the record asked for.
         fields: end-to-end fields of the request.
-        fetch_lines: field lines of its fetch, each with CRLF; ``None`` where they are still to be made.
+        fetch_lines: field lines of its fetch, each with CRLF; ``None`` where they are still to be made. Only
+            plain requests have them, which give no directives and ask for nothing new.
     """
 
     execution: ExecutionRef
@@ -50,8 +49,16 @@ class Eligible(msgspec.Struct, frozen=True, gc=False):
     fetch_lines: bytes | None = None
 
 
-def eligibility(request: Request, identity_reader: IdentityReader) -> Eligible | Bypass:
-    """Decide whether the cache takes part; the first rule that excludes the request gives the reason."""
+def eligibility(
+    request: Request, identity_reader: IdentityReader, configured: Identity | None = None
+) -> Eligible | Bypass:
+    """Decide whether the cache takes part; the first rule that excludes the request gives the reason.
+
+    Args:
+        request: what was asked.
+        identity_reader: tells callers apart.
+        configured: of the gateway's credentials, if it goes upstream with them; ``None`` otherwise.
+    """
     is_reading = request.method in CACHEABLE_METHODS
     call = execution(request.target)
     if call is None:
@@ -68,7 +75,7 @@ def eligibility(request: Request, identity_reader: IdentityReader) -> Eligible |
     ):
         if applies:
             return Bypass(Forward.BYPASS, reason, is_reading)
-    identity = identity_reader.identify(fields)
+    identity = configured or identity_reader.identify(fields)
     if isinstance(identity, Reason):
         return Bypass(Forward.BYPASS, identity, is_reading)
     negotiated = variant(fields)
@@ -79,6 +86,8 @@ def eligibility(request: Request, identity_reader: IdentityReader) -> Eligible |
 
 def identified_anew(eligible: Eligible, identity_reader: IdentityReader) -> Eligible:
     """Return an eligible request as its caller's user is known now; itself where nothing has changed."""
+    if not eligible.identity.token:
+        return eligible
     identity = identity_reader.identify(eligible.fields)
     if identity == eligible.identity or isinstance(identity, Reason):
         return eligible

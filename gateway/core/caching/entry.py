@@ -1,7 +1,5 @@
 """The stored entry, and its serialized form with a tag over key and content."""
 
-from __future__ import annotations
-
 import hmac
 import math
 from hashlib import blake2b
@@ -43,13 +41,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
     is_settled: ClassVar[bool] = True
 
-    def taken_in(self, wall_s: float, monotonic_s: float) -> Entry:
-        """Return the entry bound to this process's clocks.
-
-        Args:
-            wall_s: wall clock at the start of the fetch or look-up that returned it.
-            monotonic_s: monotonic clock at the same moment.
-        """
+    def taken_in(self, wall_s: float, monotonic_s: float) -> "Entry":
+        """Return the entry bound to this process's clocks, as they were when the fetch or look-up began."""
         # A start in the future, by another replica's clock, counts as now.
         offset_s = max(wall_s, self.fetched_s) - monotonic_s
         return msgspec.structs.replace(self, clock_offset_s=offset_s)

@@ -1,7 +1,5 @@
 """Freshness as the origin declares it (RFC 9111): Cache-Control, Expires, Pragma, Age, Vary."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Container, Sequence
 
@@ -19,6 +17,8 @@ _LONGEST_S = 2**31
 _CACHE_CONTROL = b"cache-control"
 # Cache-Control for intermediaries only: RFC 9213, and what the W3C had before it.
 _TARGETED = (b"cdn-cache-control", b"surrogate-control")
+ORIGIN_FIELDS = frozenset({_CACHE_CONTROL, *_TARGETED, b"pragma", b"expires", b"age"})
+"""Without any of these the origin says nothing about freshness."""
 
 Directives = dict[bytes, list[bytes | None]]
 """Lower-case directive names with their arguments, unquoted; ``None`` without one."""
@@ -49,6 +49,11 @@ def seconds(arguments: list[bytes | None]) -> int | None:
     return min(_delta(argument) for argument in arguments if argument is not None)
 
 
+def pragma(fields: Fields) -> set[bytes]:
+    """Return the directives of ``Pragma``, lower case."""
+    return {member.lower() for member in members(fields, b"pragma")}
+
+
 def upstream_age_s(fields: Fields) -> int | None:
     """Return the received ``Age``, 0 without one; ``None`` when it is malformed."""
     ages = members(fields, b"age")
@@ -68,7 +73,7 @@ def origin_freshness(fields: Fields, now_s: float) -> Reason | float | None:
         Why the response must not be stored, or its freshness lifetime minus the received Age; ``None`` when
         the origin gives no time.
     """
-    if _DECIDING.isdisjoint(names(fields)):
+    if ORIGIN_FIELDS.isdisjoint(names(fields)):
         return None
     age_s = upstream_age_s(fields)
     if age_s is None:
@@ -93,7 +98,7 @@ def origin_freshness(fields: Fields, now_s: float) -> Reason | float | None:
         limits.extend(named[:1])
         if name != _CACHE_CONTROL:
             continue
-        if not lines and b"no-cache" in _pragma(fields):
+        if not lines and b"no-cache" in pragma(fields):
             return Reason.NO_CACHE
         # Only a time in Cache-Control itself overrides Expires; of several fields the shortest time wins.
         if not named and first(fields, b"expires") is not None:
@@ -134,14 +139,8 @@ def varies_on_accept(response: Fields) -> bool:
     return any(member.lower() == b"accept" for member in members(response, b"vary"))
 
 
-# Without any of these the origin says nothing about freshness.
-_DECIDING = frozenset({_CACHE_CONTROL, *_TARGETED, b"pragma", b"expires", b"age"})
 # ``must-understand`` needs no rule: only 200 is ever stored.
 _FORBIDDING = {b"no-store": Reason.NO_STORE, b"private": Reason.PRIVATE, b"no-cache": Reason.NO_CACHE}
-
-
-def _pragma(fields: Fields) -> set[bytes]:
-    return {member.lower() for member in members(fields, b"pragma")}
 
 
 def _delta(digits: bytes) -> int:

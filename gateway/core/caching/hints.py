@@ -1,7 +1,5 @@
 """What an operator can do when settled records can't be stored."""
 
-from __future__ import annotations
-
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.policy import FetchedResponse, Rules, StoreDecision, blocking_vary
 from gateway.core.http.fields import is_sent_unchanged

@@ -1,7 +1,5 @@
 """Identity and variant of a caller: the digests that separate the entries of callers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -102,14 +100,10 @@ class IdentityReader:
         self._token_users = token_users
 
     def identify(self, fields: Fields) -> Identity | Reason:
-        """Return the caller's identity, or why it can't be derived safely.
+        """Return the identity in a request's end-to-end fields, or why it can't be derived safely.
 
-        Args:
-            fields: the request's end-to-end fields, as they will be sent upstream.
-
-        Returns:
-            The identity; `Reason.SIGNED` for an access-key signature, `Reason.IDENTITY` for a missing, empty,
-            repeated or disguised credential or a method override.
+        `Reason.SIGNED` for an access-key signature, `Reason.IDENTITY` for a missing, empty, repeated or
+        disguised credential or a method override.
         """
         if signature.is_signed(fields):
             return Reason.SIGNED
@@ -139,9 +133,15 @@ class IdentityReader:
         owner = caller if user is None else self._digest(parts)
         return Identity(caller, owner, owner, token)
 
-    def _digest(self, parts: list[bytes]) -> bytes:
+    def configured(self, *description: str) -> Identity:
+        """Return the identity of the gateway's own credentials, by what tells them from others."""
+        texts = [text.encode() for text in description]
+        owner = self._digest([b"%d:%s" % (len(text), text) for text in texts], b"aosgw-own")
+        return Identity(owner, owner, _SHARED if self._shared else owner)
+
+    def _digest(self, parts: list[bytes], person: bytes = b"aosgw-caller") -> bytes:
         joined = b"".join(parts)
-        return blake2b(joined, digest_size=_DIGEST_BYTES, key=self._key, person=b"aosgw-caller").digest()
+        return blake2b(joined, digest_size=_DIGEST_BYTES, key=self._key, person=person).digest()
 
 
 class Variant(msgspec.Struct, frozen=True, gc=False):
@@ -185,14 +185,9 @@ def variant(fields: Fields) -> Variant | None:
 
 
 def prefers_json(accept: Sequence[bytes]) -> bool:
-    """Tell whether no media type is preferred to ``application/json`` (RFC 9110 §12.5.1).
+    """Tell whether lines of ``Accept``, or none, prefer no type to ``application/json`` (RFC 9110 §12.5.1).
 
-    Args:
-        accept: the lines of ``Accept``; none accept everything.
-
-    Returns:
-        ``False`` also for a malformed or repeated range, or one with parameters that could select a kind of
-        JSON.
+    ``False`` also for a malformed or repeated range, or one with parameters that could select a kind of JSON.
     """
     if not accept or accept in _PLAINLY_JSON:
         return True

@@ -1,7 +1,5 @@
 """The message that replicas exchange when a stack was written to."""
 
-from __future__ import annotations
-
 import re
 
 import msgspec

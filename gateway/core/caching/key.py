@@ -1,7 +1,5 @@
 """Keys of entries and generations: injective, versioned, one hash tag per stack."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from hashlib import blake2b
 
@@ -28,7 +26,7 @@ class EntryKey:
     """
 
     def __init__(
-        self, space: KeySpace, caller: bytes, variant: bytes, execution: ExecutionRef, owner: bytes
+        self, space: "KeySpace", caller: bytes, variant: bytes, execution: ExecutionRef, owner: bytes
     ) -> None:
         self.stack = stack_key(execution.stack_id)
         self.local = owner + execution.stack_id + b"/actions/" + execution.action_id

@@ -5,8 +5,6 @@ its nonce began less than the lease's life ago. So its result, published beside 
 requests that arrive within what was left of the lease when the nonce was seen there.
 """
 
-from __future__ import annotations
-
 import enum
 import math
 

@@ -3,8 +3,6 @@
 Whatever is accepted here must mean the same to the parser: tests compare both on many heads.
 """
 
-from __future__ import annotations
-
 import re
 
 import msgspec
@@ -18,7 +16,7 @@ from gateway.core.http import request as incoming
 from gateway.core.http.errors import GatewayError
 from gateway.core.http.fields import end_to_end
 from gateway.core.http.host import OwnHosts
-from gateway.core.http.messages import Field, IndexedFields, Request, first
+from gateway.core.http.messages import Field, Fields, IndexedFields, Request, first
 from gateway.core.http.proxy_identity import FetchLines, ProxyIdentity, check_request, fetch_lines
 
 _METHOD = b"GET /v2/stacks/"
@@ -139,6 +137,7 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
         variant: what was negotiated.
         rest: the field lines.
         fields: the same, parsed.
+        sent: those of them that are end-to-end.
         fetch_lines: of what is fetched for them; ``None`` when they are made for each fetch.
     """
 
@@ -147,6 +146,7 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
     variant: Variant
     rest: bytes
     fields: IndexedFields
+    sent: Fields
     fetch_lines: FetchLines | None
 
     @property
@@ -198,7 +198,7 @@ def read_owner(
         return None
     owner = keys.owner(eligible.identity.entry, eligible.variant.general)
     lines = fetch_lines(fields, proxy)
-    return Owner(owner, eligible.identity, eligible.variant, rest, fields, lines)
+    return Owner(owner, eligible.identity, eligible.variant, rest, fields, eligible.fields, lines)
 
 
 def plain_request(
@@ -242,6 +242,6 @@ def plain_request(
         owner.identity,
         owner.variant,
         NO_DIRECTIVES,
-        end_to_end(fields),
+        owner.sent if fields is owner.fields else end_to_end(fields),
         None if lines is None else lines.of(request, id_position),
     )

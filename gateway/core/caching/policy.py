@@ -1,13 +1,13 @@
 """What is stored and for how long: the rules of RFC 9111 and of AOS."""
 
-from __future__ import annotations
+import functools
 
 import msgspec
 
 from gateway.core.aos.execution import RecordSummary, decode_deciding, has_duplicate_key
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.content_coding import plain_body
-from gateway.core.caching.freshness import origin_freshness, unmet_vary, upstream_age_s
+from gateway.core.caching.freshness import ORIGIN_FIELDS, origin_freshness, unmet_vary, upstream_age_s
 from gateway.core.caching.identity import TOKEN_FIELD, Identity
 from gateway.core.caching.request_directives import entity_tag
 from gateway.core.http.fields import end_to_end
@@ -27,6 +27,14 @@ _HEAVY_BYTES = 65_536
 
 # The caller may no longer see the record, or it is gone.
 DROPPING_STATUSES = frozenset({401, 403, 404, 410})
+
+# Polled every second, a running record is mostly that of the second before. At most 8 MiB of bodies are kept.
+_AGAIN_MOST, _AGAIN_BYTES = 4_096, 2_048
+_decode_again = functools.lru_cache(_AGAIN_MOST)(decode_deciding)
+_tag_again = functools.lru_cache(_AGAIN_MOST)(entity_tag)
+
+_CODING = frozenset({b"content-encoding"})
+_DECIDING_FIELDS = ORIGIN_FIELDS | _CODING | {b"set-cookie", b"vary", b"etag"}
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -99,6 +107,7 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
         is_settled: the record will not change; false only when one that may be is stored all the same.
         etag: the upstream's ``ETag``, or one made from a record's body; ``None`` without either.
         origin_s: freshness that the origin gives, seconds; ``None`` when it gives no time.
+        record: what decided; ``None`` without one.
     """
 
     reason: Reason | None
@@ -108,6 +117,7 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
     etag: bytes | None = None
     is_settled: bool = True
     origin_s: float | None = None
+    record: RecordSummary | None = None
 
 
 def decide_store(
@@ -122,11 +132,17 @@ def decide_store(
             their response.
         uncertain: writes within ``settle_s`` may have been missed (after a start or a lost subscription).
     """
-    fields = fetched_response.head.fields
-    origin = origin_freshness(fields, fetched_response.fetched_s) if rules.obey_origin else None
-    read = _read(fetched_response, rules)
-    reason = _refusal(fetched_response, rules, origin, read)
-    etag = first(end_to_end(fields), b"etag")
+    head = fetched_response.head
+    # Most say nothing of all this.
+    fields = head.fields if head.has_any(_DECIDING_FIELDS) else ()
+    origin: Reason | float | None = None
+    etag = None
+    if fields:
+        etag = first(end_to_end(fields), b"etag")
+        if rules.obey_origin:
+            origin = origin_freshness(fields, fetched_response.fetched_s)
+    read = _read(fetched_response, fields, rules)
+    reason = _refusal(fetched_response, fields, rules, origin, read)
     if isinstance(read, Reason):
         return StoreDecision(reason, 0.0, is_record=False, etag=etag)
     plain, record = read
@@ -138,31 +154,35 @@ def decide_store(
         ttl_s = ttl_s if origin_s is None else min(ttl_s, origin_s)
         reason = None
     elif reason is None:
-        age_s = received_age_s(fetched_response.head) if rules.obey_origin else 0
+        age_s = (upstream_age_s(fields) or 0) if rules.obey_origin else 0
         ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
         if origin_s is not None:
             ttl_s = min(ttl_s, origin_s)
         if ttl_s <= 0:
             reason, ttl_s = Reason.EXPIRED, 0.0
     if etag is None:
-        etag = entity_tag(fetched_response.body)
-    return StoreDecision(reason, ttl_s, True, record.phase, etag, is_settled, origin_s)
+        body = fetched_response.body
+        etag = _tag_again(body) if len(body) <= _AGAIN_BYTES else entity_tag(body)
+    return StoreDecision(reason, ttl_s, True, record.phase, etag, is_settled, origin_s, record)
 
 
-def _read(fetched_response: FetchedResponse, rules: Rules) -> tuple[bytes, RecordSummary] | Reason:
+def _read(
+    fetched_response: FetchedResponse, fields: Fields, rules: Rules
+) -> tuple[bytes, RecordSummary] | Reason:
     """Return a record without its content coding, and what decides about it."""
-    head = fetched_response.head
-    if head.status != 200 or not fetched_response.complete:
+    if fetched_response.head.status != 200 or not fetched_response.complete:
         return Reason.STATUS
-    plain = plain_body(head.fields, fetched_response.body, rules.max_body_bytes)
+    body = fetched_response.body
+    plain = plain_body(fields, body, rules.max_body_bytes) if fields else body
     if isinstance(plain, Reason):
         return plain
-    record = decode_deciding(plain)
+    record = _decode_again(plain) if len(plain) <= _AGAIN_BYTES else decode_deciding(plain)
     return (plain, record) if isinstance(record, RecordSummary) else Reason(record.value)
 
 
 def _refusal(
     fetched_response: FetchedResponse,
+    fields: Fields,
     rules: Rules,
     origin: Reason | float | None,
     read: tuple[bytes, RecordSummary] | Reason,
@@ -170,12 +190,13 @@ def _refusal(
     """Return the first reason why a response is not stored; ``None`` without one."""
     if fetched_response.head.status != 200:
         return Reason.STATUS
-    if first(fetched_response.head.fields, b"set-cookie") is not None:
-        return Reason.SET_COOKIE
-    if isinstance(origin, Reason):
-        return origin
-    if blocking_vary(fetched_response, rules) is not None:
-        return Reason.VARY
+    if fields:
+        if first(fields, b"set-cookie") is not None:
+            return Reason.SET_COOKIE
+        if isinstance(origin, Reason):
+            return origin
+        if blocking_vary(fetched_response, rules) is not None:
+            return Reason.VARY
     if not fetched_response.complete:
         return Reason.INCOMPLETE
     if len(fetched_response.body) > rules.max_body_bytes:
@@ -205,7 +226,7 @@ def blocking_vary(fetched_response: FetchedResponse, rules: Rules) -> bytes | No
 def is_heavy(fetched_response: FetchedResponse) -> bool:
     """Tell whether `decide_store` would block the event loop for a noticeable time."""
     body = fetched_response.body
-    if first(fetched_response.head.fields, b"content-encoding") is None:
+    if not fetched_response.head.has_any(_CODING):
         return len(body) > _HEAVY_BYTES
     # gzip ends with the decoded size (RFC 1952 §2.3.1); a wrong one fails to decode.
     return max(len(body), int.from_bytes(body[-4:], "little")) > _HEAVY_BYTES

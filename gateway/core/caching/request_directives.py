@@ -1,18 +1,18 @@
 """Request directives and conditions (RFC 9111 §5.2.1, RFC 9110 §13)."""
 
-from __future__ import annotations
-
 import re
 from hashlib import blake2b
 
 import msgspec
 
 from gateway.core.caching.cache_status import Forward, Reason
-from gateway.core.caching.freshness import parse_directives, seconds
+from gateway.core.caching.freshness import parse_directives, pragma, seconds
 from gateway.core.http.dates import date_s, single_date_s
-from gateway.core.http.messages import Fields, members, names, values
+from gateway.core.http.messages import Fields, names, values
 
 _ENTITY_TAG = re.compile(rb'[\s,]*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+CONDITIONS = frozenset({b"if-none-match", b"if-modified-since"})
+"""Fields by which a request asks whether its caller has the record already."""
 
 
 class RequestDirectives(msgspec.Struct, frozen=True, gc=False):
@@ -43,11 +43,7 @@ class RequestDirectives(msgspec.Struct, frozen=True, gc=False):
         return None
 
     def oldest_s(self, most_s: float) -> float:
-        """Return how many seconds ago the fetch of a record that does not stay fresh may have begun.
-
-        Args:
-            most_s: without a directive that says less.
-        """
+        """Return how many seconds ago, at most, the fetch of what does not stay fresh may have begun."""
         if self.no_cache or self.min_fresh_s:
             return 0.0
         return most_s if self.max_age_s is None else min(most_s, self.max_age_s)
@@ -63,8 +59,7 @@ def read_directives(fields: Fields) -> RequestDirectives:
     """
     lines = values(fields, b"cache-control")
     if not lines:
-        pragma = {member.lower() for member in members(fields, b"pragma")}
-        return RequestDirectives(no_cache=True) if b"no-cache" in pragma else NO_DIRECTIVES
+        return RequestDirectives(no_cache=True) if b"no-cache" in pragma(fields) else NO_DIRECTIVES
     directives = parse_directives(lines)
     if directives is None:
         return RequestDirectives(no_cache=True)
@@ -102,8 +97,7 @@ def is_not_modified(request: Fields, etag: bytes | None, last_modified: bytes | 
         last_modified: its ``Last-Modified``; ``None`` without one.
         now_s: wall clock, for two-digit years.
     """
-    present = names(request)
-    if b"if-none-match" not in present and b"if-modified-since" not in present:
+    if CONDITIONS.isdisjoint(names(request)):
         return False
     lines = values(request, b"if-none-match")
     if not lines:

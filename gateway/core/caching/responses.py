@@ -1,22 +1,22 @@
 """Response heads: of hits, fetched records and forwarded responses, and of the 304s in their place."""
 
-from __future__ import annotations
-
+import functools
 import math
 
 from gateway.core.caching.cache_status import CacheStatus, Reason
 from gateway.core.caching.entry import Entry, RunningEntry
 from gateway.core.caching.freshness import varies_on_accept
 from gateway.core.caching.policy import FetchedResponse, StoreDecision
-from gateway.core.caching.request_directives import is_not_modified
+from gateway.core.caching.request_directives import CONDITIONS, is_not_modified
 from gateway.core.http.fields import end_to_end, kept_fields, not_modified_fields
-from gateway.core.http.framing import head_lines
-from gateway.core.http.messages import Field, Fields, Head, first
+from gateway.core.http.messages import Field, Fields, Head, first, names
 from gateway.core.http.request import own_request_id
+from gateway.core.http.response_head import sent_on
 
 _NOT_MODIFIED = (304, b"Not Modified")
 _REQUEST_ID = b"x-request-id"
 _ETAG = b"etag"
+_TAGS = frozenset({_ETAG})
 _RUNNING = b"; detail=running"
 _LAST_MODIFIED = b"last-modified"
 # About the exchange, not about the representation.
@@ -43,7 +43,7 @@ def entry_of(
         fields = (*fields, (b"Content-Length", b"%d" % len(fetched_response.body)))
     make = Entry if decision.is_settled else RunningEntry
     return make(
-        lines=head_lines(Head(head.status, head.reason, fields)),
+        lines=Head(head.status, head.reason, fields).lines(),
         body=fetched_response.body,
         fetched_s=fetched_response.fetched_s,
         expires_s=fetched_response.fetched_s + decision.ttl_s,
@@ -103,26 +103,26 @@ def fetched_head(
     A record without ``ETag`` gets one; if the caller has that record already, the response becomes a 304 that
     keeps the 200's request id and cookies.
     """
-    head = fetched_response.head
-    fields = end_to_end(head.fields)
-    etag = decision.etag
-    if etag is not None and first(fields, _ETAG) is None:
-        fields = (*fields, (b"ETag", etag))
-    if head.status == 200 and is_not_modified(
-        fetched_response.request, etag, first(fields, _LAST_MODIFIED), fetched_response.fetched_s
-    ):
-        kept = tuple(field for field in fields if field[0].lower() in _OF_THE_EXCHANGE)
-        if first(kept, _REQUEST_ID) is None and (own := own_request_id(fetched_response.request)) is not None:
-            kept = (*kept, (b"X-Request-Id", own))
-        fields = (*not_modified_fields(fields), *kept)
-        head = Head(*_NOT_MODIFIED, fields)
-    return Head(head.status, head.reason, (*fields, *_added(via, cache_status)))
+    head, etag, request = fetched_response.head, decision.etag, fetched_response.request
+    added = _added(via, cache_status)
+    if etag is not None and not (head.has_any(_TAGS) and first(end_to_end(head.fields), _ETAG) is not None):
+        added = ((b"ETag", etag), *added)
+    head = sent_on(head, added)
+    if head.status != 200 or CONDITIONS.isdisjoint(names(request)):
+        return head
+    if not is_not_modified(request, etag, first(head.fields, _LAST_MODIFIED), fetched_response.fetched_s):
+        return head
+    kept = tuple(field for field in head.fields if field[0].lower() in _OF_THE_EXCHANGE)
+    if first(kept, _REQUEST_ID) is None and (own := own_request_id(request)) is not None:
+        kept = (*kept, (b"X-Request-Id", own))
+    return Head(*_NOT_MODIFIED, (*not_modified_fields(head.fields), *kept, *_added(via, cache_status)))
 
 
 def forwarded_head(head: Head, via: bytes, cache_status: CacheStatus) -> Head:
     """Return the head of a response that is streamed."""
-    return Head(head.status, head.reason, (*end_to_end(head.fields), *_added(via, cache_status)))
+    return sent_on(head, _added(via, cache_status))
 
 
+@functools.lru_cache(512)
 def _added(via: bytes, cache_status: CacheStatus) -> tuple[Field, ...]:
     return ((b"Via", via), (b"Cache-Status", cache_status.member()))

@@ -1,7 +1,5 @@
 """How long a 429 asks its caller to wait (RFC 6585 §4, RFC 9110 §10.2.3)."""
 
-from __future__ import annotations
-
 import re
 
 import msgspec
@@ -67,13 +65,9 @@ class BackOff(msgspec.Struct, frozen=True, gc=False):
 
 
 def back_off(fields: Fields, body: bytes, now_s: float, random_share: float) -> BackOff:
-    """Return what a 429 asks for.
+    """Return what a 429 asks for at a wall time; its body, if known, has no content coding.
 
-    Args:
-        fields: of the 429.
-        body: without content coding; empty when it is not known.
-        now_s: wall clock.
-        random_share: from 0 to 1, for the jitter of a wait that only the body suggests.
+    ``random_share``, from 0 to 1, is for the jitter of a wait that only the body suggests.
     """
     named = limit(body)
     wait_s = retry_after_s(fields, now_s)
@@ -84,11 +78,7 @@ def back_off(fields: Fields, body: bytes, now_s: float, random_share: float) -> 
 
 
 def limit(body: bytes) -> Limit:
-    """Read the body of a 429.
-
-    Args:
-        body: without content coding, with text like ``policy user over ratelimit,limit:200,time:5 minute``.
-    """
+    """Read the body of a 429, like ``policy user over ratelimit,limit:200,time:5 minute``."""
     try:
         error = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

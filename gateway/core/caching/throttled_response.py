@@ -1,7 +1,5 @@
 """A 429 of the upstream, kept to be repeated to the caller who got it."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 
 import msgspec

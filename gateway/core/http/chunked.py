@@ -1,7 +1,5 @@
 """Strict parsing of chunked framing (RFC 9112 §7.1)."""
 
-from __future__ import annotations
-
 import enum
 import re
 

@@ -1,7 +1,5 @@
 """Errors that carry the gateway's own answer, raised where the fault is found."""
 
-from __future__ import annotations
-
 
 class GatewayError(Exception):
     """The gateway answers for itself. An upstream's error status is data and never an exception.
@@ -13,6 +11,7 @@ class GatewayError(Exception):
         proxy_error: error type of ``Proxy-Status`` (RFC 9209 §2.3).
         retry_after_s: seconds for ``Retry-After``; ``None`` omits it.
         allow: value of ``Allow``, required in a 405; ``None`` omits it.
+        challenge: value of ``WWW-Authenticate``, required in a 401; ``None`` omits it.
         closes: the connection must not carry another request.
         cache_member: the gateway's ``Cache-Status`` member; ``None`` when the cache took no part.
     """
@@ -23,6 +22,7 @@ class GatewayError(Exception):
     proxy_error = "proxy_internal_error"
     retry_after_s: int | None = None
     allow: str | None = None
+    challenge: str | None = None
     closes = False
     cache_member: bytes | None = None
 
@@ -48,6 +48,17 @@ class MessageError(GatewayError):
         self.detail = detail
         self.allow = allow
         self.closes = closes
+
+
+class Denied(MessageError):
+    """The caller may not have what it asks for of this gateway."""
+
+    proxy_error = "http_request_denied"
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(status, detail, closes=False)
+        if status == 401:
+            self.challenge = "Bearer"
 
 
 class ProxyLoop(GatewayError):

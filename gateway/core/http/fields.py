@@ -1,7 +1,5 @@
 """Which fields travel: hop-by-hop removal, what a stored entry keeps, what a 304 repeats (RFC 9110 §7.6)."""
 
-from __future__ import annotations
-
 import re
 
 from gateway.core.http.messages import Fields, IndexedFields, members, values

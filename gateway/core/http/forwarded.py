@@ -1,7 +1,5 @@
 """The caller's address behind trusted proxies, from ``X-Forwarded-For``."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from collections.abc import Iterable

@@ -1,13 +1,8 @@
 """Message framing: the end of a body, and heads as bytes (RFC 9112 §6)."""
 
-from __future__ import annotations
-
 import enum
-from collections.abc import Iterable
 
-import msgspec
-
-from gateway.core.http.messages import Field, Fields, Head, first
+from gateway.core.http.messages import Fields, Head
 
 
 class BodyFraming(enum.Enum):
@@ -19,20 +14,7 @@ class BodyFraming(enum.Enum):
     CLOSE = "close"
 
 
-class WireHead(msgspec.Struct, frozen=True, gc=False):
-    """A response head ready to be written.
-
-    Attributes:
-        data: status line and field lines, empty line included.
-        framing: how the body that follows must be framed.
-        keep_alive: the connection may carry another request.
-    """
-
-    data: bytes
-    framing: BodyFraming
-    keep_alive: bool
-
-
+_LENGTH = frozenset({b"content-length"})
 _BODILESS_STATUSES = frozenset({204, 304})
 
 
@@ -43,7 +25,7 @@ def has_body(method: str, status: int) -> bool:
 
 def wire_head(
     head: Head, *, method: str, body_bytes: int | None, http_11: bool, keep_alive: bool
-) -> WireHead:
+) -> tuple[bytes, BodyFraming, bool]:
     """Add framing and connection fields to a head.
 
     Args:
@@ -52,11 +34,15 @@ def wire_head(
         body_bytes: length of the whole body; ``None`` when it is streamed.
         http_11: the caller speaks HTTP/1.1, so it understands chunks.
         keep_alive: the connection may carry another request after this one.
+
+    Returns:
+        All lines with the empty one; how the body must be framed; and ``keep_alive``, unless the connection's
+        end is the body's.
     """
-    data = head_lines(head)
+    data = head.lines()
     framing = BodyFraming.NONE
     if has_body(method, head.status):
-        if first(head.fields, b"content-length") is not None:
+        if head.has_any(_LENGTH):
             framing = BodyFraming.LENGTH
         elif body_bytes is not None:
             framing = BodyFraming.LENGTH
@@ -71,7 +57,7 @@ def wire_head(
         data += b"Connection: close\r\n"
     elif not http_11:
         data += b"Connection: keep-alive\r\n"
-    return WireHead(data + b"\r\n", framing, keep_alive)
+    return data + b"\r\n", framing, keep_alive
 
 
 def request_bytes(method: str, target: bytes, lines: bytes, body_bytes: int | None) -> bytes:
@@ -87,24 +73,7 @@ def request_bytes(method: str, target: bytes, lines: bytes, body_bytes: int | No
     return b"%b %b HTTP/1.1\r\n%b%b" % (method.encode("ascii"), target, lines, framing)
 
 
-def field_lines(fields: Iterable[Field]) -> bytes:
-    """Return field lines, each with CRLF."""
-    # Joined: half the price of formatting.
-    return b"\r\n".join([*map(b": ".join, fields), b""])
-
-
-def content_length(head: Head) -> int | None:
-    """Return the Content-Length of a sound head, in bytes; ``None`` without one."""
-    value = first(head.fields, b"content-length")
-    return None if value is None else int(value)
-
-
 def head_bytes(method: str, target: bytes, fields: Fields) -> int:
     """Return the size of a request head on the wire, in bytes."""
     line = len(method) + len(target) + len("  HTTP/1.1\r\n")
     return line + sum(len(name) + len(value) + len(": \r\n") for name, value in fields) + len("\r\n")
-
-
-def head_lines(head: Head) -> bytes:
-    """Return status line and field lines, each with CRLF, without the empty line."""
-    return b"HTTP/1.1 %d %b\r\n%b" % (head.status, head.reason, field_lines(head.fields))

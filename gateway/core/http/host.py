@@ -1,7 +1,5 @@
 """The Host field: its syntax, and which hosts are the gateway's own."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from collections.abc import Iterable

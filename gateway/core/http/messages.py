@@ -1,7 +1,5 @@
 """Requests, response heads and their fields, as immutable values."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from typing import Self
 
@@ -23,7 +21,7 @@ class IndexedFields(tuple[Field, ...]):
     """
 
     by_name: dict[bytes, list[bytes]]
-    end_to_end: IndexedFields | None = None
+    end_to_end: "IndexedFields | None" = None
 
     def __new__(cls, fields: Iterable[Field]) -> Self:
         """Make an indexed copy."""
@@ -62,6 +60,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         scheme: ``http`` or ``https``, as the caller connected.
         body_bytes: the declared Content-Length; ``None`` when chunked; 0 without a body.
         request_id: the request's id in logs and errors.
+        needs_credentials: it has none, and goes upstream with the gateway's.
     """
 
     method: str
@@ -71,6 +70,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     scheme: bytes
     body_bytes: int | None
     request_id: bytes
+    needs_credentials: bool = False
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
@@ -79,12 +79,31 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         status: three-digit status code.
         reason: reason phrase as received, possibly empty.
-        fields: field lines in order.
     """
 
     status: int
     reason: bytes
-    fields: Fields
+    _fields: Fields | None
+
+    @property
+    def fields(self) -> Fields:
+        """Field lines in order."""
+        assert self._fields is not None
+        return self._fields
+
+    def has_any(self, lower_names: frozenset[bytes]) -> bool:
+        """Tell whether a field has one of these lower-case names."""
+        return not lower_names.isdisjoint(names(self.fields))
+
+    def lines(self) -> bytes:
+        """Return status line and field lines, each with CRLF, without the empty line."""
+        return b"HTTP/1.1 %d %b\r\n%b" % (self.status, self.reason, wire_lines(self.fields))
+
+
+def wire_lines(fields: Iterable[Field]) -> bytes:
+    """Return fields as bytes, each line with CRLF."""
+    # Joined: half the price of formatting.
+    return b"\r\n".join([*map(b": ".join, fields), b""])
 
 
 def values(fields: Iterable[Field], name: bytes) -> Sequence[bytes]:

@@ -1,7 +1,5 @@
 """The ``Prefer`` request field (RFC 7240)."""
 
-from __future__ import annotations
-
 import re
 
 from gateway.core.http.messages import Fields, values

@@ -3,8 +3,6 @@
 Source: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt
 """
 
-from __future__ import annotations
-
 import enum
 import re
 

@@ -1,7 +1,5 @@
 """What the gateway adds about itself to a request, and which requests it cannot carry (RFC 9110 §7.6)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 
@@ -18,8 +16,7 @@ from gateway.core.http.fields import (
     accepts_gzip,
     nominated,
 )
-from gateway.core.http.framing import field_lines
-from gateway.core.http.messages import Field, Fields, IndexedFields, Request, first, names, values
+from gateway.core.http.messages import Field, Fields, IndexedFields, Request, first, names, values, wire_lines
 from gateway.core.http.target import METHOD_OVERRIDES
 
 # If Connection could name one of these, the gateway and the upstream would read two different requests.
@@ -203,8 +200,8 @@ def fetch_lines(fields: IndexedFields, proxy: ProxyIdentity) -> FetchLines | Non
     )
     # Behind those of the request: Accept-Encoding and Via, then X-Forwarded-Host and X-Request-Id.
     kept, last = sent[:-4], sent[-4:-2]
-    lines = [field_lines((field,)) if field in kept else b"" for field in fields]
-    return FetchLines(host, field_lines((own_host,)), tuple(lines), b"".join(lines), field_lines(last))
+    lines = [wire_lines((field,)) if field in kept else b"" for field in fields]
+    return FetchLines(host, wire_lines((own_host,)), tuple(lines), b"".join(lines), wire_lines(last))
 
 
 def _append(fields: list[Field], name: bytes, member: bytes) -> None:

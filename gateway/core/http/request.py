@@ -1,7 +1,5 @@
 """Checks of a downstream request: line, target, Host, framing, expectations (RFC 9112 §3, §6)."""
 
-from __future__ import annotations
-
 import re
 
 from gateway.core.http.errors import MessageError

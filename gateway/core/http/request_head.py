@@ -1,7 +1,5 @@
 """A request head as its bytes arrive, rejected as early as possible (RFC 9112 §2.2, §3)."""
 
-from __future__ import annotations
-
 import re
 
 from gateway.core.http.errors import MessageError

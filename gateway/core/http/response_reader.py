@@ -1,39 +1,16 @@
 """Strict parsing of one upstream response as its bytes arrive (RFC 9112 §4 to §8)."""
 
-from __future__ import annotations
-
 import re
-import string
 
 from gateway.core.http.chunked import ChunkedFraming
 from gateway.core.http.framing import BodyFraming, has_body
-from gateway.core.http.messages import Head, IndexedFields, members, values
+from gateway.core.http.messages import Head
+from gateway.core.http.response_head import HEAD_END, MAX_HEAD_BYTES, STATUS, HeadReader, ResponseError
 
-MAX_HEAD_BYTES = 65_536
-_MAX_FIELDS = 256
 _MAX_INTERIM = 16
-_HEAD_END = b"\r\n\r\n"
 _VERSION = b"HTTP/1."
-_STATUS = slice(9, 12)
 _SWITCHING_PROTOCOLS = b"101"
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}(?: .*)?")
-# What may stand in a line (RFC 9112 §4, RFC 9110 §5.5), and in a name (§5.6.2).
-_TEXT = bytes({*range(0x20, 0x100), 0x09} - {0x7F})
-_TOKEN = b"!#$%&'*+-.^_`|~" + string.digits.encode() + string.ascii_letters.encode()
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_LENGTH_DIGITS = 18
-
-
-class ResponseError(Exception):
-    """The bytes are not a response that can be read in one way only.
-
-    Attributes:
-        proxy_error: its ``Proxy-Status`` error type (RFC 9209 §2.3).
-    """
-
-    def __init__(self, proxy_error: str) -> None:
-        super().__init__(proxy_error)
-        self.proxy_error = proxy_error
 
 
 class ResponseReader:
@@ -41,6 +18,7 @@ class ResponseReader:
 
     Args:
         method: of the request.
+        heads: reads the heads of one upstream; ``None`` for a reader of its own.
 
     Attributes:
         head: of the final response; ``None`` until it is complete.
@@ -53,6 +31,7 @@ class ResponseReader:
 
     __slots__ = (
         "_chunks",
+        "_heads",
         "_held",
         "_interim",
         "_is_persistent",
@@ -66,8 +45,9 @@ class ResponseReader:
         "waiting_bytes",
     )
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, heads: HeadReader | None = None) -> None:
         self._method = method
+        self._heads = HeadReader() if heads is None else heads
         self._held = bytearray()
         self._interim = 0
         self._remaining_bytes = 0
@@ -133,20 +113,20 @@ class ResponseReader:
         held = self._held
         searched = 0
         if held:
-            searched = max(0, len(held) - len(_HEAD_END) + 1)
+            searched = max(0, len(held) - len(HEAD_END) + 1)
             held += data
             data = b""
-            if held.find(_HEAD_END, searched) >= 0:
+            if held.find(HEAD_END, searched) >= 0:
                 data = bytes(held)
                 held.clear()
-        while (found := data.find(_HEAD_END, searched)) >= 0:
-            end = found + len(_HEAD_END)
+        while (found := data.find(HEAD_END, searched)) >= 0:
+            end = found + len(HEAD_END)
             head, data = data[:end], data[end:]
             searched = 0
             if self._read_head(head):
                 return data
             self._interim += 1
-            if self._interim > _MAX_INTERIM or head[_STATUS] == _SWITCHING_PROTOCOLS:
+            if self._interim > _MAX_INTERIM or head[STATUS] == _SWITCHING_PROTOCOLS:
                 raise ResponseError("http_protocol_error")
         held += data
         # Reject what can't become a valid head without waiting for its end.
@@ -160,35 +140,11 @@ class ResponseReader:
 
     def _read_head(self, raw: bytes) -> bool:
         """Read a whole head; ``False`` for an interim one."""
-        status_line, *lines = raw[: -len(_HEAD_END)].split(b"\r\n")
-        try:
-            fields = IndexedFields(
-                [(name, value.strip(b" \t")) for name, value in [line.split(b":", 1) for line in lines]]
-            )
-        except ValueError:
-            raise ResponseError("http_protocol_error") from None
-        if (
-            len(raw) > MAX_HEAD_BYTES
-            or len(lines) > _MAX_FIELDS
-            or _STATUS_LINE.fullmatch(status_line) is None
-            # Nothing but whole lines: no bare CR or LF (RFC 9112 §2.2), no folding (§5.2).
-            or raw.translate(None, _TEXT) != b"\r\n" * (len(lines) + 2)
-            or b"".join(fields.by_name).translate(None, _TOKEN)
-            or b"" in fields.by_name
-        ):
-            raise ResponseError("http_protocol_error")
-        status = int(raw[_STATUS])
-        if status < 200:
+        head, (length, is_chunked, self._is_persistent) = self._heads.read(raw)
+        if head.status < 200:
             return False
-        head = Head(status, status_line[_STATUS.stop + 1 :], fields)
-        is_http_10 = raw.startswith(b"HTTP/1.0")
-        self._is_persistent = not is_http_10
-        if b"connection" in fields.by_name:
-            options = [option.lower() for option in members(fields, b"connection")]
-            self._is_persistent = b"keep-alive" in options if is_http_10 else b"close" not in options
-        length, is_chunked = _declared(status, fields, is_http_10=is_http_10)
         self.head = head
-        if not has_body(self._method, status):
+        if not has_body(self._method, head.status):
             self.is_complete = True
         elif is_chunked:
             self.framing = BodyFraming.CHUNKED
@@ -218,33 +174,13 @@ class ResponseReader:
             self._is_persistent &= taken == len(data)
         elif self.framing is BodyFraming.LENGTH:
             self._append(data[: self._remaining_bytes])
-            self._is_persistent &= len(data) <= self._remaining_bytes
-            self._remaining_bytes = max(0, self._remaining_bytes - len(data))
-            self.is_complete = not self._remaining_bytes
+            self._remaining_bytes -= len(data)
+            if self._remaining_bytes <= 0:
+                self.is_complete = True
+                self._is_persistent &= not self._remaining_bytes
         else:
             self._append(data)
 
     def _append(self, piece: bytes) -> None:
         self.content.append(piece)
         self.waiting_bytes += len(piece)
-
-
-def _declared(status: int, fields: IndexedFields, *, is_http_10: bool) -> tuple[int | None, bool]:
-    """Return the declared length of a body, and whether it comes in chunks (RFC 9112 §6).
-
-    Raises:
-        ResponseError: the body could end in two places.
-    """
-    lengths, codings = values(fields, b"content-length"), values(fields, b"transfer-encoding")
-    if (
-        len(lengths) > 1
-        or (lengths and not (lengths[0].isdigit() and len(lengths[0]) <= _LENGTH_DIGITS))
-        or (codings and (lengths or is_http_10))
-    ):
-        raise ResponseError("http_protocol_error")
-    length = int(lengths[0]) if lengths else None
-    if status == 204 and (codings or length):
-        raise ResponseError("http_protocol_error")
-    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
-        raise ResponseError("http_response_transfer_coding")
-    return length, bool(codings)

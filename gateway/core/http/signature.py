@@ -1,7 +1,5 @@
 """Access-key signatures: signed fields must reach the upstream unchanged."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from gateway.core.http.messages import Fields, values

@@ -1,7 +1,5 @@
 """The request line's target in origin-form, and whether its method may write (RFC 9112 §3.2, RFC 9110 §9)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 

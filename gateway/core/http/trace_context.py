@@ -1,7 +1,5 @@
 """The trace that a request belongs to (W3C Trace Context)."""
 
-from __future__ import annotations
-
 import re
 
 import msgspec

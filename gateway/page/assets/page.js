@@ -6,7 +6,7 @@ const TIMEOUT_MS = 4000;
 const CONFIG_EVERY_MS = 30000;
 const MARKS = { ok: "✓", warn: "!", bad: "✕", wait: "…" };
 const KINDS = ["hits", "misses", "passed", "errors"];
-const NAMES = { gateway: "Gateway", upstream: "AOS", quota: "AOS quota", redis: "Redis" };
+const NAMES = { gateway: "Gateway", upstream: "AOS", quota: "AOS quota", redis: "Redis", iam: "IAM" };
 const RATIO_DETAIL = "of execution calls served from the cache";
 const HEIGHT = 140, WIDTH = 600;
 
@@ -185,6 +185,7 @@ function show(status) {
   const details = {
     upstream: `${count(gauges.upstream_connections, "connection")} in use, ${number(gauges.upstream_waiting)} waiting for one`,
     redis: hasRedis && redisDetail(status),
+    iam: `${count(gauges.verified_tokens, "known token")}${status.workers > 1 ? ", of all workers together" : ""}`,
   };
   cards("parts", Object.entries(status.parts).map(([name, part]) =>
     card(NAMES[name] || name, part.level, [part.state, part.text, details[name]])));

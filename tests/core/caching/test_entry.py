@@ -12,7 +12,6 @@ from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching.entry import GENERATION_BYTES, Entry, seal, unseal
 from gateway.core.caching.identity import keyed
 from gateway.core.caching.key import ENTRY_VERSION, EntryKey, KeySpace
-from gateway.core.http.framing import head_lines
 from gateway.core.http.messages import Head
 from tests.core.kit import BOUNDED, NOW_S, names, texts
 
@@ -29,7 +28,7 @@ def key(
 
 KEY = key()
 ENTRY = Entry(
-    lines=head_lines(Head(200, b"OK", ((b"Content-Type", b"application/json"),))),
+    lines=Head(200, b"OK", ((b"Content-Type", b"application/json"),)).lines(),
     body=b"{}",
     fetched_s=NOW_S,
     expires_s=NOW_S + 300,
@@ -40,7 +39,7 @@ SEALED = seal(KEY, GENERATION, ENTRY, SECRET)
 heads = st.builds(Head, st.just(200), texts, st.lists(st.tuples(names, texts), max_size=4).map(tuple))
 entries = st.builds(
     Entry,
-    lines=heads.map(head_lines),
+    lines=heads.map(Head.lines),
     body=st.binary(max_size=60),
     fetched_s=st.floats(NOW_S - 1000, NOW_S),
     expires_s=st.floats(NOW_S, NOW_S + 1000),
@@ -52,7 +51,7 @@ entries = st.builds(
 @BOUNDED
 @given(heads)
 def test_a_head_comes_back_out_of_its_lines_as_it_was(head: Head) -> None:
-    assert msgspec.structs.replace(ENTRY, lines=head_lines(head)).head() == head
+    assert msgspec.structs.replace(ENTRY, lines=head.lines()).head() == head
 
 
 @BOUNDED

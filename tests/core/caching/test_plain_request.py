@@ -28,9 +28,8 @@ from gateway.core.caching.plain_request import (
 from gateway.core.caching.request_directives import NO_DIRECTIVES
 from gateway.core.http import request as incoming
 from gateway.core.http.fields import HOP_BY_HOP, VARIANT, is_sent_unchanged
-from gateway.core.http.framing import field_lines
 from gateway.core.http.host import OwnHosts
-from gateway.core.http.messages import Fields, Request
+from gateway.core.http.messages import Fields, Request, wire_lines
 from gateway.core.http.proxy_identity import check_request, make_proxy_identity, upstream_fields
 
 READER = IdentityReader((b"x-project-id", b"cookie"), b"secret", shared=False)
@@ -323,7 +322,7 @@ def assert_fetched_as_parsed(request: Request, eligible: Eligible) -> None:
     """Lines that are made once for many requests are those that `upstream_fields` makes for this one."""
     if eligible.fetch_lines is not None:
         fields = upstream_fields(request, PROXY, execution_call=True)
-        assert eligible.fetch_lines == field_lines(fields)
+        assert eligible.fetch_lines == wire_lines(fields)
 
 
 def asked(data: bytes) -> tuple[Request, Eligible] | None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.aos.execution import decode_deciding
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.content_coding import plain_body
 from gateway.core.caching.identity import Identity
@@ -32,7 +33,9 @@ IN_PROGRESS = ["Running", "Pending", "Pausing", "Cancelling", "ForceCancelling",
 
 def test_the_public_example_is_stored() -> None:
     body = payload(EXECUTION)
-    assert decided(fetched_response(body)) == StoreDecision(
+    decision = decided(fetched_response(body))
+    assert decision.record == decode_deciding(body)
+    assert msgspec.structs.replace(decision, record=None) == StoreDecision(
         None, SHARED.ttl_succeeded_s, is_record=True, phase="Succeeded", etag=entity_tag(body)
     )
 

@@ -93,8 +93,8 @@ def test_a_hit_keeps_the_length_that_came() -> None:
 
 @pytest.mark.parametrize("passed_s", [-3.0, 0.0, 2.5, 299.999])
 def test_a_hit_in_one_piece_has_the_same_bytes(passed_s: float) -> None:
-    wire = wire_head(hit(passed_s=passed_s), method="GET", body_bytes=14, http_11=True, keep_alive=True)
-    assert hit_bytes(ENTRY, b"mine", VIA, NOW_S + passed_s) == wire.data + BODY
+    data, _, _ = wire_head(hit(passed_s=passed_s), method="GET", body_bytes=14, http_11=True, keep_alive=True)
+    assert hit_bytes(ENTRY, b"mine", VIA, NOW_S + passed_s) == data + BODY
 
 
 def test_a_hit_never_has_a_negative_age() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Head
-from gateway.core.http.response_reader import MAX_HEAD_BYTES, ResponseError, ResponseReader
+from gateway.core.http.response_head import MAX_HEAD_BYTES, ResponseError
+from gateway.core.http.response_reader import ResponseReader
 from tests.core.kit import BOUNDED
 
 _OK = b"HTTP/1.1 200 OK\r\n"
