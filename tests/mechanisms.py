@@ -682,6 +682,13 @@ MECHANISMS = (
         "tests/iam/test_identity_by_user.py::test_nobody_is_given_a_refusal_told_to_another_token",
     ),
     Mechanism(
+        "one question a connection",
+        "gateway/iam/client.py",
+        ", force_close=True",
+        "",
+        "tests/iam/test_questions.py::test_an_answer_that_nobody_asked_for_is_no_word_about_the_next_token",
+    ),
+    Mechanism(
         "a few turns",
         "gateway/cache/cache.py",
         "flight_key if joined < _MOST_JOINED else None",

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import re
 from typing import Final
 
 from gateway.clock import Clock
@@ -27,6 +28,8 @@ _THROTTLED_S = (60.0, 60.0)
 _REFUSED_S = (60.0, 900.0)
 _REFUSALS = frozenset({400, 401, 403, 404})
 _UNSHOWN_PIECE = 8
+# Whatever is written without a blank for so long may be a secret in another form.
+_NO_WORD = re.compile(r"\S{16,}")
 
 _KINDS = {
     "timeout": "IAM does not answer in time",
@@ -183,7 +186,10 @@ def _question(config: Config) -> bytes:
 
 
 def _words(body: bytes, password: str) -> str:
-    """Return what IAM says in an error, for the log; not when it repeats a piece of the password."""
+    """Return what IAM says in an error, for the log; not when it repeats a piece of the password.
+
+    In place of what is longer than words are stands ``...``.
+    """
     try:
         words = json.loads(body)["error"]["message"]
     except (KeyError, RecursionError, TypeError, ValueError):
@@ -191,4 +197,4 @@ def _words(body: bytes, password: str) -> str:
     size = min(_UNSHOWN_PIECE, len(password))
     pieces = (password[start : start + size] for start in range(len(password) - size + 1))
     is_shown = isinstance(words, str) and not any(piece in words for piece in pieces)
-    return str(words) if is_shown else ""
+    return _NO_WORD.sub("...", words) if is_shown else ""

@@ -10,7 +10,6 @@ from gateway.config.model import IamConfig
 from gateway.core.aos.iam_token import MAX_BYTES
 
 _TOKENS = "/v3/auth/tokens?nocatalog=true"
-_MOST_CONNECTIONS = 4
 # A token in a field has several kilobytes.
 _MAX_FIELD_BYTES = 65_536
 
@@ -64,7 +63,9 @@ class IamClient:
         self.tls = tls
         self._url = URL(config.url.rstrip("/") + _TOKENS, encoded=True)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=_MOST_CONNECTIONS),
+            # What comes late on a connection would be taken for the answer about the next token. Their number
+            # is bounded by how often is asked, and for how long: nothing waits for a slow answer to another.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=config.timeout_s),
             headers={

@@ -316,12 +316,14 @@ class Upstream:
 
         async def renew() -> None:
             try:
-                is_renewed = await credentials.renew(refused)
+                try:
+                    is_renewed = await credentials.renew(refused)
+                finally:
+                    # A stop, too, has to be told to who waits.
+                    exchange.on_change = on_change
             except Exception:
-                exchange.on_change = on_change
                 exchange.fail(UpstreamError("proxy_internal_error", was_sent=True))
                 raise
-            exchange.on_change = on_change
             if is_renewed:
                 exchange.restart()
                 await repeat()

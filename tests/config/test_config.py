@@ -636,7 +636,7 @@ _KEY = {
         *(
             (
                 {"server__listen": listen, **proxied, **_KEY},
-                f'credentials.source = "access-key" with {name} would serve everybody who can connect to the ',
+                f'credentials.source = "access-key" with {name} would serve everybody who can connect to ',
             )
             for listen in ("127.0.0.1:1", "unix:/run/a")
             for name, proxied in (

@@ -1,8 +1,10 @@
 """Tokens that IAM gives out for a password: had in time, renewed, refused."""
 
 import asyncio
+import base64
 import json
 import logging
+from collections.abc import Callable
 
 import pytest
 
@@ -121,6 +123,28 @@ async def test_a_stop_does_not_wait_for_iam_and_asks_no_more(
         now.ahead_s = 200.0
         await asyncio.sleep(0.05)
         assert iam.logins == logins
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_who_waits_for_a_token_is_answered_at_a_stop(
+    aos: ScriptedAos, iam: ScriptedIam, *, is_first: bool
+) -> None:
+    aos.answer(Answer(401, body=b"no"))
+    gate = iam.gate()
+    if is_first:
+        iam.on("POST", TOKENS, gate.before(close_unanswered))
+    async with running(aos.url, **by_password(iam, iam__timeout_s=30)) as gateway:
+        if not is_first:
+            await until(lambda: iam.logins == 1)
+            iam.on("POST", TOKENS, gate.before(close_unanswered))
+        waiting = [
+            asyncio.create_task(ask(gateway, target, method=method))
+            for target, method in ((TARGET, "GET"), (STACK, "GET"), (STACK, "HEAD"))
+        ]
+        await gate.wait_reached()
+        await until(lambda: len(gateway.app.upstream._under_way) == len(waiting))
+        await gateway.app.close(0.1)
+        assert {(await each).status for each in waiting} <= {502, 504}
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -292,12 +316,13 @@ async def test_those_who_wait_and_are_held_back_are_the_same_after_a_renewal(
         assert aos.count() == before
 
 
+@pytest.mark.parametrize("form", [bytes.hex, lambda piece: base64.b64encode(piece).decode(), bytes.decode])
 async def test_no_piece_of_a_secret_is_in_log_metrics_errors_or_what_is_shown(
-    aos: ScriptedAos, iam: ScriptedIam, caplog: pytest.LogCaptureFixture
+    aos: ScriptedAos, iam: ScriptedIam, caplog: pytest.LogCaptureFixture, form: Callable[[bytes], str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     client = token("client", 40).decode()
-    said_back = refused(401, f"No such password: {PASSWORD[3:25]}")
+    said_back = refused(401, f"No such password: {form(PASSWORD[3:25].encode())}")
     settings = by_password(iam, credentials__client_token=client)
     bearer = ("Authorization", f"Bearer {client}")
     shown: list[bytes] = []

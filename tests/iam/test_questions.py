@@ -1,6 +1,7 @@
 """Questions to IAM: how often, over what, and what of them can be seen."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -15,8 +16,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from gateway.app.gateway import Gateway
 from gateway.app.tracing import Tracing
 from gateway.config.model import TracingConfig
+from gateway.core.aos.iam_token import token_owner
+from tests.credentials.kit import by_password
 from tests.end_to_end.kit import get, is_hit, settled, until
-from tests.testbed.answers import Answer, AnyAnswer, Conversation, Received
+from tests.testbed.answers import Answer, AnyAnswer, Conversation, Gate, Received
 from tests.testbed.aos import TARGET, ScriptedAos
 from tests.testbed.client import fetch
 from tests.testbed.gateway import RunningGateway, StartGateway, loaded, running
@@ -96,6 +99,57 @@ async def test_the_authorities_are_read_again_at_a_reload(
         await fetch(gateway.address, TARGET, token=TWO)
         await until(lambda: iam.asked[TWO] == 1)
         await until(lambda: "iam up" in gateway.output())
+
+
+async def test_an_answer_that_nobody_asked_for_is_no_word_about_the_next_token(
+    aos: ScriptedAos, iam: ScriptedIam
+) -> None:
+    sent = asyncio.Event()
+
+    async def twice(_: Received, conversation: Conversation) -> None:
+        await conversation.send(said(word("bob")).whole())
+        await until(lambda: gateway.app.metrics.iam_questions["verified"] == 1)
+        # When its connection may be in use no more.
+        with contextlib.suppress(OSError):
+            await conversation.send(said(word("alice")).whole())
+        sent.set()
+
+    bobs, eves = token("bob", 4_000), token("eve", 4_000)
+    aos.answer(settled())
+    iam.add(bobs, twice)
+    iam.add(eves, user="eve")
+    iam.add(ONE)
+    async with running(aos.url, **asking(iam.url)) as gateway:
+        await asked(gateway, "verified", bobs)
+        await sent.wait()
+        # The bytes are there before the next question.
+        await asyncio.sleep(0.05)
+        await asked(gateway, "verified", eves, ONE)
+        verifier = gateway.app.verifier
+        assert verifier is not None
+        for each, name in ((bobs, "bob"), (eves, "eve"), (ONE, "alice")):
+            owner = token_owner(said(word(name)).body)
+            assert owner is not None
+            assert verifier.user_of(verifier.digest(each), each) == owner.user
+
+
+async def test_a_slow_answer_holds_up_neither_other_questions_nor_the_gateways_own_token(
+    aos: ScriptedAos, iam: ScriptedIam
+) -> None:
+    gate = Gate()
+    aos.answer(settled())
+    tokens = [iam.add(token(f"job {number}", 300), gate.before(said(word()))) for number in range(12)]
+    own = {name: value for name, value in by_password(iam).items() if name != "iam__url"}
+    async with running(aos.url, **asking(iam.url, iam__timeout_s=10), **own) as gateway:
+        for each in tokens:
+            await get(gateway, token=each)
+        await gate.wait_reached(len(tokens))
+        credentials = gateway.app._credentials
+        assert credentials is not None
+        assert await credentials.source.renew(((b"X-Auth-Token", iam.issued[-1]),))
+        assert iam.logins == 2
+        gate.open()
+        await until(lambda: gateway.app.metrics.iam_questions["verified"] == len(tokens))
 
 
 async def test_a_redirect_is_not_followed_and_no_cookie_is_kept(
