@@ -203,7 +203,7 @@ MECHANISMS = (
     Mechanism(
         "true age",
         "gateway/cache/waiting.py",
-        "response = _aged(response, int(now_s - outcome.fetched_response.fetched_s))",
+        "response = aged(response, int(now_s - outcome.fetched_response.fetched_s))",
         "pass",
         "tests/end_to_end/test_waiting_deadlines.py::test_at_the_end_the_newest_record_tells_how_old_it_is",
     ),
