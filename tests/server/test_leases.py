@@ -362,3 +362,16 @@ async def test_it_can_be_switched_off(aos: ScriptedAos, redis: RedisServer) -> N
             await get(gateway)
         assert not leases(fleet)
     assert aos.count() == 2
+
+
+async def test_max_age_is_obeyed_for_what_another_replica_fetched(
+    aos: ScriptedAos, redis: RedisServer
+) -> None:
+    aos.answer(after(0.0))
+    async with fleet_of(3, aos, redis, cache__ttl_running_s=30) as (one, other, third):
+        first = asked_s(await get(one))
+        await until(lambda: has_key(redis, b"live"), "what is published")
+        # It counts as a second old.
+        assert asked_s(await get(other, TARGET, ("Cache-Control", "max-age=1"))) == first
+        assert asked_s(await get(third, TARGET, ("Cache-Control", "min-fresh=30"))) > first
+    assert aos.count() == 2
