@@ -63,7 +63,7 @@ MECHANISMS = (
     Mechanism(
         "tag",
         "gateway/core/caching/entry.py",
-        "if not hmac.compare_digest(tag, _tag(key, content, secret)):",
+        "if not hmac.compare_digest(tag, _tag(name or key.name, content, secret)):",
         "if False:",
         "tests/core/caching/test_entry.py::test_any_flipped_byte_is_a_miss",
     ),
@@ -100,6 +100,42 @@ MECHANISMS = (
         "tests/end_to_end/test_running.py::test_redis_keeps_none",
     ),
     Mechanism(
+        "seen in the lease",
+        "gateway/core/caching/lease.py",
+        "self._seen.get(published[:NONCE_BYTES])",
+        "next(iter(self._seen.values()), None)",
+        "tests/core/caching/test_lease.py::test_what_a_reply_means",
+    ),
+    Mechanism(
+        "generation of the reply",
+        "gateway/core/caching/lease.py",
+        "if reply.generation != self.generation:",
+        "if False:",
+        "tests/core/caching/test_lease.py::test_what_a_reply_means",
+    ),
+    Mechanism(
+        "bound to its lease",
+        "gateway/core/caching/lease.py",
+        "self._secret, wall_s, name=name)",
+        "self._secret, wall_s)",
+        "tests/core/caching/test_lease.py::test_what_a_reply_means",
+    ),
+    Mechanism(
+        "the deadline of a lease",
+        "gateway/core/caching/lease.py",
+        "        self.ends_s = ends_s\n",
+        "        self.ends_s = math.inf\n",
+        "tests/core/caching/test_lease.py::"
+        "test_an_answer_ends_with_what_was_left_of_the_lease_when_it_was_first_seen",
+    ),
+    Mechanism(
+        "named by generation",
+        "gateway/core/caching/key.py",
+        "blake2b(self.identity + generation,",
+        "blake2b(self.identity,",
+        "tests/core/caching/test_lease.py::test_keys_hold_the_generation_and_share_the_slot_of_the_entry",
+    ),
+    Mechanism(
         "joined only for what may be given",
         "gateway/cache/cache.py",
         "if not self._may_be_given(eligible, fetched):",
@@ -116,7 +152,7 @@ MECHANISMS = (
     Mechanism(
         "waits after a write",
         "gateway/cache/poller.py",
-        "takers = [waiter for waiter in self.waiters if flight.started_s >= waiter.not_before_s]",
+        "takers = [waiter for waiter in self.waiters if fetched_s >= waiter.not_before_s]",
         "takers = list(self.waiters)",
         "tests/end_to_end/test_waiting.py::"
         "test_a_record_from_before_a_write_does_not_answer_who_came_after_it",
@@ -160,14 +196,14 @@ MECHANISMS = (
     Mechanism(
         "order of records",
         "gateway/cache/poller.py",
-        "            waiter.not_before_s = flight.started_s\n",
+        "            waiter.not_before_s = fetched_s\n",
         "",
         "tests/end_to_end/test_waiting_deadlines.py::test_an_older_record_replaces_no_later_one",
     ),
     Mechanism(
         "true age",
         "gateway/cache/waiting.py",
-        "response = _aged(response, int(now_s - outcome.fetched_response.fetched_s))",
+        "response = aged(response, int(now_s - outcome.fetched_response.fetched_s))",
         "pass",
         "tests/end_to_end/test_waiting_deadlines.py::test_at_the_end_the_newest_record_tells_how_old_it_is",
     ),

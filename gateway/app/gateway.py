@@ -21,6 +21,7 @@ from gateway.app.settings import (
 )
 from gateway.cache.cache import Cache
 from gateway.cache.fetcher import Fetcher
+from gateway.cache.leases import Leases
 from gateway.cache.poller import Polling
 from gateway.cache.responder import Responder
 from gateway.cache.results import Fetched
@@ -145,6 +146,7 @@ class Gateway:
             identity_headers=rules.identity_headers,
             is_on=config.upstream.hold_back,
         )
+        redis_leases = self.tiers.leases() if config.redis.share_running else None
         self.top_executions = TopExecutions(clock)
         self._fetcher = Fetcher(
             rules=rules,
@@ -155,6 +157,11 @@ class Gateway:
             verifier=self.verifier,
             clock=clock,
             executor=self.executor,
+            leases=None
+            if redis_leases is None
+            else Leases(
+                redis_leases, self.tiers, rules, clock=clock, executor=self.executor, metrics=self.metrics
+            ),
             top_executions=self.top_executions,
             running_polls=RunningPolls(
                 rules,

@@ -11,7 +11,7 @@ import msgspec
 from gateway.cache import cache_log
 from gateway.cache.fetcher import Fetcher
 from gateway.cache.responder import Responder, because, preferred, with_member
-from gateway.cache.results import Fetched, Response
+from gateway.cache.results import Fetched, Given, Response
 from gateway.cache.single_flight import SingleFlight
 from gateway.cache.throttle import Throttle
 from gateway.cache.waiting import OnWaited, Waits
@@ -262,7 +262,14 @@ class Cache:
         # What nobody may join is nobody else's matter.
         record = None if flight_key is None else key.local
         flight = self.flights.begin(flight_key, key.stack, on_fetched, record)
-        self.fetcher.start(flight, asked.request, asked.eligible, asked.found, stores=flight_key is not None)
+        self.fetcher.start(
+            flight,
+            asked.request,
+            asked.eligible,
+            asked.found,
+            stores=flight_key is not None,
+            takes_over=not may_join,
+        )
         return functools.partial(flight.leave, on_fetched)
 
     def _take(self, asked: _Asked, joined_s: float | None, fetched: Fetched | GatewayError) -> None:
@@ -276,11 +283,18 @@ class Cache:
         self, asked: _Asked, joined_s: float | None, fetched: Fetched
     ) -> Response | Coroutine[Any, Any, Response]:
         request, eligible, cache_status = asked.request, asked.eligible, asked.cache_status
+        given = fetched.given
+        if given is not None and joined_s is not None and joined_s > given.ends_s:
+            return self._again(asked, joined_s)
+        if given is not None and not self._suits(given, eligible):
+            return self._anew(asked, joined_s)
         if joined_s is not None:
             if not self._may_be_given(eligible, fetched):
                 return self._held_back(request, eligible) or self._again(asked, joined_s)
             if (unshared := self.responder.why_not_shared(eligible, fetched)) is not None:
                 return self.responder.forward(request, None, because(cache_status, unshared), eligible)
+        if given is not None:
+            return self.responder.given(request, fetched, given, eligible, cache_status)
         return self.responder.fetched(fetched, eligible, cache_status, collapsed=joined_s is not None)
 
     async def _again(self, asked: _Asked, since_s: float) -> Response:
@@ -299,6 +313,10 @@ class Cache:
         flight_key = flight_key if joined < _MOST_JOINED else None
         asked = msgspec.structs.replace(asked, flight_key=flight_key, joined=joined)
         return await self.flights.in_time(self._response(asked), since_s)
+
+    async def _anew(self, asked: _Asked, since_s: float | None) -> Response:
+        """Wait for the response to a fetch of its own, in place of another replica's."""
+        return await self.flights.in_time(self._response(asked, may_join=False), since_s)
 
     async def _response(self, asked: _Asked, *, may_join: bool = True) -> Response:
         """Wait for the response to a request, whose own ``on_response`` is not called.
@@ -327,6 +345,16 @@ class Cache:
                 _dropped(result.result())
             raise
         return response if isinstance(response, Response) else await response
+
+    def _suits(self, given: Given, eligible: Eligible) -> bool:
+        """Tell whether a request takes what another replica has fetched."""
+        entry, directives = given.entry, eligible.directives
+        if not (entry.is_settled or self.fetcher.rules.ttl_running_s):
+            # It was for those who wait.
+            return False
+        now_s = entry.now_s(self.fetcher.clock.wall_s(), self.fetcher.clock.monotonic_s())
+        # Who has waited for it may have it also when its time is over.
+        return directives.unmet(entry.age_s(now_s), max(1.0, entry.ttl_s(now_s))) is None
 
     def _may_be_given(self, eligible: Eligible, fetched: Fetched) -> bool:
         """Tell whether a fetch's result is for a caller who joined it: whatever it is for the same token."""

@@ -5,8 +5,11 @@ import functools
 import logging
 from concurrent.futures import Executor
 
+import msgspec
+
 from gateway.cache import cache_log
 from gateway.cache.hints import Hints
+from gateway.cache.leases import Leases, Licence
 from gateway.cache.results import Fetched
 from gateway.cache.running_polls import RunningPolls
 from gateway.cache.single_flight import Flight
@@ -43,6 +46,7 @@ class Fetcher:
         verifier: knows the users of tokens; ``None`` where each token is a caller.
         clock: both clocks.
         executor: threads for what would hold up the event loop.
+        leases: share fetches with other replicas; ``None`` where they do not.
         top_executions: counts the records that are fetched.
         running_polls: counts those that may still change.
     """
@@ -58,6 +62,7 @@ class Fetcher:
         verifier: Verifier | None,
         clock: Clock,
         executor: Executor,
+        leases: Leases | None,
         top_executions: TopExecutions,
         running_polls: RunningPolls,
     ) -> None:
@@ -67,6 +72,7 @@ class Fetcher:
         self.upstream = upstream
         self.clock = clock
         self.executor = executor
+        self.leases = leases
         self.top_executions = top_executions
         self.running_polls = running_polls
         self.hints = Hints(rules)
@@ -82,17 +88,30 @@ class Fetcher:
         found: EarlyLookup,
         *,
         stores: bool = True,
+        life_s: float = 0.0,
+        takes_over: bool = False,
     ) -> None:
-        """Begin the work of a flight; without ``stores`` its result enters no tier."""
+        """Begin the work of a flight.
+
+        Args:
+            stores: otherwise its result enters no tier.
+            life_s: how old what another replica has fetched may be where no ``ttl_running_s`` says so; 0: it
+                will not do.
+            takes_over: what others have fetched until now will not do.
+        """
         fetch = _Fetch(self, flight, request, eligible, found, stores=stores)
-        if stores and self.tiers.redis is not None and self.tiers.lacks_generation(found):
-            self._tasks.start(self._mint_and_send(fetch), "fetch")
+        lease_s = self.rules.ttl_running_s or life_s if self.leases is not None and stores else 0.0
+        lacks_generation = stores and self.tiers.redis is not None and self.tiers.lacks_generation(found)
+        if lacks_generation or (lease_s and found.lookup.generation is not None):
+            fetch.prepare(self._tasks, lease_s, takes_over=takes_over)
         else:
             fetch.send(found.lookup.generation)
 
     async def close(self) -> None:
         """Stop what is still under way."""
         await self._tasks.cancel()
+        if self.leases is not None:
+            await self.leases.close()
 
     def heed(self, eligible: Eligible, head: Head, body: bytes | None) -> None:
         """Remember what a status says of its caller; ``body`` is ``None`` where it is not at hand whole."""
@@ -111,9 +130,6 @@ class Fetcher:
         if self._verifier is not None and len(tokens) == 1:
             self._verifier.refused(self._verifier.digest(tokens[0]))
 
-    async def _mint_and_send(self, fetch: "_Fetch") -> None:
-        fetch.send(await self.tiers.mint(fetch.found.fill_token.key))
-
 
 class _Fetch:
     """One fetch: goes on whenever its exchange has changed, without a task of its own."""
@@ -124,6 +140,7 @@ class _Fetch:
         "_exchange",
         "_fetched_s",
         "_flight",
+        "_licence",
         "_request",
         "_stores",
         "_token",
@@ -146,12 +163,56 @@ class _Fetch:
         self._request = request
         self._eligible = eligible
         self._stores = stores
+        self._licence: Licence | None = None
+
+    def prepare(self, tasks: TaskSet, lease_s: float, *, takes_over: bool) -> None:
+        """Ask Redis first: for a generation, and for another replica's fetch; see `Fetcher.start`."""
+        task = tasks.start(self._prepare(lease_s, takes_over=takes_over), "fetch")
+
+        def stop() -> None:
+            task.cancel()
+
+        self._flight.stop = stop
+
+    async def _prepare(self, lease_s: float, *, takes_over: bool) -> None:
+        tiers, token = self._by.tiers, self.found.fill_token
+        generation = self.found.lookup.generation or await tiers.mint(token.key)
+        leases = self._by.leases
+        if leases is None or not lease_s or generation is None:
+            self.send(generation)
+            return
+        flight, ttl_running_s = self._flight, self._by.rules.ttl_running_s
+
+        def on_wait(until_s: float) -> None:
+            # Who comes later looks up at once instead of waiting for what is not for him.
+            flight.joinable_until_s = until_s if ttl_running_s else float("-inf")
+
+        try:
+            taken = await leases.take(
+                token, self._eligible, generation, lease_s, takes_over=takes_over, on_wait=on_wait
+            )
+        except Exception as error:
+            self._failed(error)
+            return
+        if isinstance(taken, Licence):
+            self._licence = taken
+            if ttl_running_s:
+                flight.joinable_until_s = taken.sent_s + ttl_running_s
+            self.send(taken.generation)
+        else:
+            if taken.given is not None and not taken.given.entry.is_settled:
+                self._flight.fetched_s = taken.given.ends_s - taken.given.life_s
+            self._finish(taken)
 
     def send(self, generation: bytes | None) -> None:
         """Send the request, to store its result under this generation in Redis; ``None``: not there."""
-        by = self._by
-        self._token: FillToken = by.tiers.begin_fetch(self.found.fill_token, generation)
+        by, token = self._by, self.found.fill_token
         self._fetched_s = by.clock.wall_s()
+        if (licence := self._licence) is not None:
+            # It may have taken a while to get it.
+            self._fetched_s = licence.wall_s
+            token = msgspec.structs.replace(token, wall_s=licence.wall_s, monotonic_s=licence.sent_s)
+        self._token: FillToken = by.tiers.begin_fetch(token, generation)
         fields, lines = self._request.fields, self._eligible.fetch_lines
         if lines is None:
             fields = upstream_fields(self._request, by.proxy, execution_call=True, is_shared=self._stores)
@@ -172,6 +233,7 @@ class _Fetch:
         reader = exchange.reader
         if exchange.error is not None:
             exchange.close()
+            self._publish(None, None)
             self._flight.finish(exchange.error)
         elif reader.is_complete or reader.waiting_bytes > self._by.rules.max_body_bytes:
             try:
@@ -197,6 +259,7 @@ class _Fetch:
                 by.tiers.drop(self._token, self.found.lookup, everywhere=True)
             if not self._flight.leader_waits:
                 exchange.close()
+            self._publish(None, None)
             self._finish(Fetched(eligible, response, None, False, Reason.TOO_LARGE, exchange))
             return
         exchange.close()
@@ -224,6 +287,7 @@ class _Fetch:
     def _settle(self, response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
         """Store what may be stored, and answer all who wait."""
         by = self._by
+        self._publish(response, decision)
         by.top_executions.fetched(self._eligible.execution, decision.record)
         by.running_polls.fetched(self._flight.started_s, self._token, self._eligible, decision)
         refusal = decision.reason
@@ -240,12 +304,22 @@ class _Fetch:
         is_stored = self._stores and refusal is None
         self._finish(Fetched(self._eligible, response, decision, is_stored, refusal))
 
+    def _publish(
+        self, response: policy.FetchedResponse | None, decision: policy.StoreDecision | None
+    ) -> None:
+        if self._by.leases is not None and self._licence is not None:
+            accept = self._eligible.variant.accept
+            self._by.leases.publish(self._licence, self._token, response, decision, accept)
+
     def _finish(self, fetched: Fetched) -> None:
         cache_log.fetched(self._request, fetched)
         self._flight.finish(fetched)
 
     def _fail(self, error: Exception) -> None:
         """Let nobody wait for a result that a fault of ours has prevented."""
-        _log.error("a fetch failed: %s", type(error).__name__, exc_info=error)
         self._exchange.close()
+        self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        _log.error("a fetch failed: %s", type(error).__name__, exc_info=error)
         self._flight.finish(GatewayError())

@@ -1,6 +1,7 @@
 """One poller for all who wait for the same record: fetches it until there is news for each of them."""
 
 import asyncio
+import functools
 import itertools
 import random
 from collections.abc import Callable, Iterable
@@ -195,7 +196,14 @@ class Poller:
         request = msgspec.structs.replace(sender.request, fields=fields, request_id=self._polling.fresh_id())
         flight = self._polling.flights.begin(self.key, self.entry_key.stack, _let_go, self.entry_key.local)
         self._began_s = flight.started_s
-        sender.context.run(self._polling.fetcher.start, flight, request, sender.eligible, found)
+        # What its request says of copies binds the first look alone.
+        is_first = not sender.has_seen and sender.refused is None
+        start = functools.partial(
+            self._polling.fetcher.start,
+            life_s=self._polling.config.interval_s,
+            takes_over=is_first and sender.eligible.directives.no_cache,
+        )
+        sender.context.run(start, flight, request, sender.eligible, found)
 
     def _finished(self, flight: Flight[Fetched], result: Fetched | GatewayError) -> None:
         """Take the result of any fetch of the record."""
@@ -205,16 +213,17 @@ class Poller:
         if flight.started_s >= self._began_s:
             self._is_fetching, self._began_s = False, flight.started_s
             self._resumes_s = self._polling.fetcher.clock.monotonic_s() + self._retry_after_s(result)
-        if flight.started_s >= max(self._dropped_s, self._latest_began_s):
-            self._keep(result, flight.started_s)
+        fetched_s = flight.fetched_s
+        if fetched_s >= max(self._dropped_s, self._latest_began_s):
+            self._keep(result, fetched_s)
         wave = Wave(self._polling.fetcher.clock.monotonic_s())
-        takers = [waiter for waiter in self.waiters if flight.started_s >= waiter.not_before_s]
+        takers = [waiter for waiter in self.waiters if fetched_s >= waiter.not_before_s]
         is_others = not _is_for_all(result) and not all(_is_for(result, waiter) for waiter in takers)
         for waiter in takers:
             if is_others and not _is_for(result, waiter):
                 continue
             # What began before is not news.
-            waiter.not_before_s = flight.started_s
+            waiter.not_before_s = fetched_s
             self._offer(waiter, result, wave)
             if is_others and waiter in self.waiters:
                 # The next fetch is another's.

@@ -6,9 +6,9 @@ import msgspec
 
 from gateway.cache import cache_log
 from gateway.cache.fetcher import Fetcher
-from gateway.cache.results import Fetched, Response
+from gateway.cache.results import Fetched, Given, Response
 from gateway.cache.single_flight import SingleFlight
-from gateway.core.caching import responses
+from gateway.core.caching import policy, responses
 from gateway.core.caching.cache_status import CacheStatus, Reason
 from gateway.core.caching.eligibility import Eligible, may_share
 from gateway.core.caching.entry import Entry
@@ -92,6 +92,17 @@ class Responder:
         head = responses.fetched_head(fetched_response, decision, self.fetcher.proxy.via, cache_status)
         return Response(head, fetched_response.body, cache_status, upstream_s=fetched_response.upstream_s)
 
+    def given(
+        self, request: Request, fetched: Fetched, given: Given, eligible: Eligible, cache_status: CacheStatus
+    ) -> Response:
+        """Answer with what another replica has fetched: a hit while it is fresh, else collapsed."""
+        clock, entry = self.fetcher.clock, given.entry
+        now_s = entry.now_s(clock.wall_s(), clock.monotonic_s())
+        if entry.ttl_s(now_s) > 0:
+            return self.hit(request, eligible, entry, now_s)
+        response = self.fetched(fetched, eligible, cache_status, collapsed=True)
+        return aged(response, int(now_s - entry.fetched_s))
+
     def why_not_shared(self, eligible: Eligible, fetched: Fetched) -> Reason | None:
         """Return why a request that joined a fetch has to be forwarded by itself all the same."""
         if fetched.exchange is not None:
@@ -107,6 +118,17 @@ def preferred(response: Response, wait_s: int | None) -> Response:
         return response
     head = response.head
     fields = (*head.fields, (b"Preference-Applied", b"wait=%d" % wait_s), (b"Vary", b"Prefer"))
+    return msgspec.structs.replace(response, head=Head(head.status, head.reason, fields))
+
+
+def aged(response: Response, age_s: int) -> Response:
+    """Say how old a response is that was not fetched for its request alone (RFC 9111 §5.1)."""
+    if age_s <= 0:
+        return response
+    head = response.head
+    received_s = policy.received_age_s(head)
+    fields = tuple(field for field in head.fields if field[0].lower() != b"age")
+    fields = (*fields, (b"Age", b"%d" % (received_s + age_s)))
     return msgspec.structs.replace(response, head=Head(head.status, head.reason, fields))
 
 

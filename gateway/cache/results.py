@@ -5,6 +5,7 @@ import msgspec
 from gateway.core.caching import policy
 from gateway.core.caching.cache_status import CacheStatus, Reason
 from gateway.core.caching.eligibility import Eligible
+from gateway.core.caching.entry import Entry
 from gateway.core.http.messages import Head
 from gateway.upstream.exchange import Exchange
 
@@ -29,6 +30,19 @@ class Response(msgspec.Struct, frozen=True):
     upstream_s: float | None = None
 
 
+class Given(msgspec.Struct, frozen=True):
+    """What another replica has fetched, or stored.
+
+    Attributes:
+        ends_s: monotonic time until which a request may have arrived to be given it.
+        life_s: it was fetched at most so long before that; where it may still change.
+    """
+
+    entry: Entry
+    ends_s: float
+    life_s: float
+
+
 class Fetched(msgspec.Struct, frozen=True):
     """The result of a flight.
 
@@ -39,6 +53,7 @@ class Fetched(msgspec.Struct, frozen=True):
         is_stored: handed to at least one tier.
         reason: why not.
         exchange: the rest of a body too large to buffer; only the leader may read it.
+        given: it was found in Redis instead; ``None`` when this process has fetched it.
     """
 
     eligible: Eligible
@@ -47,3 +62,4 @@ class Fetched(msgspec.Struct, frozen=True):
     is_stored: bool
     reason: Reason | None
     exchange: Exchange | None = None
+    given: Given | None = None

@@ -28,10 +28,23 @@ class Flight(Generic[T]):
         stack: case-folded stack id.
         record: what it fetches, by `EntryKey.local`; ``None`` when nobody is to hear of it.
         started_s: monotonic time of its start.
+        fetched_s: monotonic time before which nothing of its result was fetched.
+        joinable_until_s: monotonic time.
         stop: ends its work when its time is over.
     """
 
-    __slots__ = ("_flights", "_leader", "_waiting", "key", "record", "stack", "started_s", "stop")
+    __slots__ = (
+        "_flights",
+        "_leader",
+        "_waiting",
+        "fetched_s",
+        "joinable_until_s",
+        "key",
+        "record",
+        "stack",
+        "started_s",
+        "stop",
+    )
 
     def __init__(
         self,
@@ -41,12 +54,14 @@ class Flight(Generic[T]):
         started_s: float,
         leader: OnResult[T],
         *,
+        join_max_age_s: float,
         record: bytes | None,
     ) -> None:
         self.key = key
         self.stack = stack
         self.record = record
-        self.started_s = started_s
+        self.started_s = self.fetched_s = started_s
+        self.joinable_until_s = started_s + join_max_age_s
         self.stop: Callable[[], None] = _nothing
         self._flights = flights
         self._leader: OnResult[T] | None = leader
@@ -118,7 +133,7 @@ class SingleFlight(Generic[T]):
     def joinable(self, key: FlightKey) -> Flight[T] | None:
         """Return the flight that an equal request may join now, or ``None``."""
         flight = self._open.get(key)
-        if flight is None or self._clock.monotonic_s() - flight.started_s > self._join_max_age_s:
+        if flight is None or self._clock.monotonic_s() > flight.joinable_until_s:
             return None
         return flight
 
@@ -130,7 +145,15 @@ class SingleFlight(Generic[T]):
         Returns:
             The flight; whoever does its work calls `Flight.finish`.
         """
-        flight = Flight(self, key, stack, self._clock.monotonic_s(), on_result, record=record)
+        flight = Flight(
+            self,
+            key,
+            stack,
+            self._clock.monotonic_s(),
+            on_result,
+            join_max_age_s=self._join_max_age_s,
+            record=record,
+        )
         self._under_way[flight] = None
         if key is not None:
             if key in self._open:

@@ -6,18 +6,17 @@ from collections.abc import Callable
 import msgspec
 
 from gateway.cache.poller import Poller, Polling
-from gateway.cache.responder import Responder, preferred, with_member
+from gateway.cache.responder import Responder, aged, preferred, with_member
 from gateway.cache.results import Response
 from gateway.cache.waiter import Outcome, Waiter
 from gateway.config.model import WaitConfig
-from gateway.core.caching import policy
 from gateway.core.caching.cache_status import CacheStatus, Reason
 from gateway.core.caching.eligibility import Eligible, identified_anew
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import FlightKey, KeySpace, stack_of
 from gateway.core.http.errors import GatewayError
-from gateway.core.http.messages import Head, Request
+from gateway.core.http.messages import Request
 from gateway.telemetry.metrics import Metrics
 
 OnWaited = Callable[[float], None]
@@ -110,7 +109,7 @@ class Waits:
                 outcome = msgspec.structs.replace(outcome, reason=Reason.WAITED)
             response = responder.fetched(outcome, eligible, cache_status, collapsed=True)
             if outcome.fetched_response.head.status == 200:
-                response = _aged(response, int(now_s - outcome.fetched_response.fetched_s))
+                response = aged(response, int(now_s - outcome.fetched_response.fetched_s))
         return preferred(response, wait_s if has_waited else None), has_waited
 
     async def _wait(
@@ -198,14 +197,3 @@ class Waits:
         of_stack.discard(poller)
         if not of_stack:
             del self._by_stack[poller.entry_key.stack]
-
-
-def _aged(response: Response, age_s: int) -> Response:
-    """Say how old a response is that was not fetched for its request alone (RFC 9111 §5.1)."""
-    if age_s <= 0:
-        return response
-    head = response.head
-    received_s = policy.received_age_s(head)
-    fields = tuple(field for field in head.fields if field[0].lower() != b"age")
-    fields = (*fields, (b"Age", b"%d" % (received_s + age_s)))
-    return msgspec.structs.replace(response, head=Head(head.status, head.reason, fields))

@@ -169,6 +169,7 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
         timeout_s: of one operation, seconds.
         max_connections: bound of connections to Redis, in a Cluster to each primary.
         ca_file: PEM file with the certificates to trust over TLS; "" for those of the system.
+        share_running: replicas share their fetches of records that may still change.
     """
 
     url: Annotated[Secret, String(redis_url_of, is_secret=True)] = Secret()
@@ -178,6 +179,7 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: Annotated[float, Number(0.001, 60)] = 0.1
     max_connections: Annotated[int, Number(1, 10_000, "connections", int)] = 32
     ca_file: CaFile = ""
+    share_running: bool = True
 
 
 class WaitConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,7 +62,7 @@ class RedisStore:
             prefix=keys.prefix,
             # In different slots of a Cluster: only a single, writable server deletes both in one command.
             check_names=tuple(keys.generation(name) for name in (b"", b"/")),
-            result_of=self._result,
+            result_of=self.result,
             on_connection_opened=on_connection_opened,
             on_left=on_left,
             on_moved=on_moved,
@@ -99,7 +99,7 @@ class RedisStore:
             node = self._node(key.generation)
             pipeline = node.pipeline()
             fresh = secrets.token_bytes(GENERATION_BYTES)
-            pipeline.set(key.generation, fresh, nx=True, px=_milliseconds(self.link.settings.mint_ttl_s))
+            pipeline.set(key.generation, fresh, nx=True, px=milliseconds(self.link.settings.mint_ttl_s))
             pipeline.get(key.generation)
             _, generation = await node.in_time("mint", pipeline.execute)
             return _generation(generation)
@@ -121,8 +121,8 @@ class RedisStore:
             if entry is None:
                 pipeline.delete(key.name)
             elif generation is not None and (left_s := entry.ttl_s(entry.now_s(wall_s, monotonic_s))) > 0:
-                pipeline.set(key.name, seal(key, generation, entry, self._secret), px=_milliseconds(left_s))
-                pipeline.pexpire(key.generation, _milliseconds(self.link.settings.generation_ttl_s))
+                pipeline.set(key.name, seal(key, generation, entry, self._secret), px=milliseconds(left_s))
+                pipeline.pexpire(key.generation, milliseconds(self.link.settings.generation_ttl_s))
         # Sending nothing must not count as a success.
         if len(pipeline):
             await node.in_time("write", pipeline.execute)
@@ -144,7 +144,25 @@ class RedisStore:
             StoreError: the outcome is unknown.
         """
         node = self._node(name)
-        await node.in_time("write", lambda: node.client.set(name, value, px=_milliseconds(life_s)))
+        await node.in_time("write", lambda: node.client.set(name, value, px=milliseconds(life_s)))
+
+    async def run(
+        self, operation: str, name: bytes, *commands: tuple[bytes | str | int, ...]
+    ) -> list[object]:
+        """Send commands about keys of one hash tag in one round trip, and return their replies.
+
+        Args:
+            name: any key of that hash tag.
+
+        Raises:
+            StoreError: the outcome is unknown, or Redis refused one.
+        """
+        node = self._node(name)
+        pipeline = node.pipeline()
+        for command in commands:
+            pipeline.execute_command(*command)
+        replies: list[object] = await node.in_time(operation, pipeline.execute)
+        return replies
 
     async def invalidate(self, messages: Sequence[tuple[bytes, bytes | None]]) -> list[tuple[bool, bool]]:
         """Delete generations at one server and publish messages, in one round trip.
@@ -206,7 +224,8 @@ class RedisStore:
             raise StoreError("open")
         return node
 
-    def _result(self, key: EntryKey, sealed: object, generation: object) -> LookupResult:
+    def result(self, key: EntryKey, sealed: object, generation: object) -> LookupResult:
+        """Return what the values at an entry's key and at its stack's generation key mean."""
         if isinstance(sealed, Exception):
             return FAILED
         generation, entry = _generation(generation), None
@@ -224,5 +243,6 @@ def _generation(value: object) -> bytes | None:
     return value if isinstance(value, bytes) and len(value) == GENERATION_BYTES else None
 
 
-def _milliseconds(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
+    """Return a time to live as Redis takes it."""
     return max(1, int(seconds * 1000))

@@ -17,6 +17,7 @@ from gateway.store.lookup import FillToken
 from gateway.store.redis import RedisStore
 from gateway.store.redis_connection import RedisSettings
 from gateway.store.redis_errors import StoreError
+from gateway.store.redis_leases import RedisLeases
 from gateway.store.redis_node import Node
 from gateway.store.subscription import Subscription
 from gateway.store.token_owners import TokenOwners
@@ -115,6 +116,10 @@ class RedisTier:
     def token_owners(self, iam_url: str) -> TokenOwners:
         """Return where the users of tokens are shared, in this IAM's word."""
         return TokenOwners(self._store, self._keys, iam_url, self._secret, self._clock)
+
+    def leases(self) -> RedisLeases:
+        """Return the leases of records that may change."""
+        return RedisLeases(self._store, self._secret, self._clock)
 
     def state(self) -> RedisState:
         nodes = self._store.link.nodes

@@ -3,6 +3,8 @@
 import weakref
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from gateway.clock import Clock
 from gateway.config.model import CacheConfig
 from gateway.core.caching.cache_status import Reason
@@ -14,6 +16,7 @@ from gateway.store.lookup import ABSENT, EarlyLookup, Fetches, FillToken, Lookup
 from gateway.store.memory import MemoryStore
 from gateway.store.peers import Invalidation, WorkerPeers
 from gateway.store.redis_connection import RedisSettings
+from gateway.store.redis_leases import RedisLeases
 from gateway.store.redis_tier import RedisState, RedisTier
 from gateway.store.token_owners import TokenOwners
 from gateway.telemetry.metrics import Metrics
@@ -89,6 +92,10 @@ class Tiers:
     def token_owners(self, iam_url: str) -> TokenOwners | None:
         """Return where the gateways of one Redis share the users of tokens; ``None`` without Redis."""
         return None if self.redis is None else self.redis.token_owners(iam_url)
+
+    def leases(self) -> RedisLeases | None:
+        """Return the leases of records that may change; ``None`` without Redis."""
+        return None if self.redis is None else self.redis.leases()
 
     def redis_state(self) -> RedisState:
         return self.redis.state() if self.redis is not None else RedisState()
@@ -170,6 +177,25 @@ class Tiers:
         entry = result.entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
         self._keep_in_memory(fill_token, entry)
         return LookupResult(entry, result.generation)
+
+    def take_in(self, fill_token: FillToken, entry: Entry, wall_s: float, monotonic_s: float) -> Entry:
+        """Keep an entry from Redis in memory, unless its stack was invalidated since.
+
+        Both clocks are those of the look-up that gave it.
+        """
+        entry = entry.taken_in(wall_s, monotonic_s)
+        if not self.invalidations.is_void(fill_token):
+            self._keep_in_memory(
+                msgspec.structs.replace(fill_token, wall_s=wall_s, monotonic_s=monotonic_s), entry
+            )
+        return entry
+
+    def keep_until(self, fill_token: FillToken, entry: Entry, ends_s: float) -> None:
+        """Keep another replica's record in memory until a monotonic time, unless there is a newer one."""
+        copy = self.peek(fill_token.key)
+        is_older = copy is not None and (copy.is_settled or copy.fetched_s > entry.fetched_s)
+        if not (is_older or self.invalidations.is_void(fill_token)):
+            self.memory.put(fill_token.key, entry, ends_s)
 
     def lacks_generation(self, found: EarlyLookup) -> bool:
         """Whether a fill needs `mint` first: Redis was read, and the stack has no generation."""

@@ -60,6 +60,7 @@ class Metrics:
         self.credential_renewals: Counter[str] = Counter()
         self.bad_requests: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+        self.leases: Counter[str] = Counter()
         self.connections_refused = 0
         self.connections_unfit: Counter[str] = Counter()
         self._histograms = {

@@ -15,7 +15,7 @@ from gateway.core.caching.cache_status import ERROR, HIT, OUTCOMES, Reason
 from gateway.core.http.proxy_header import Unfit
 
 PREFIX = "aos_gateway_"
-OPERATIONS = ("lookup", "mint", "write", "invalidate", "probe", "ping")
+OPERATIONS = ("lookup", "mint", "write", "invalidate", "lease", "probe", "ping")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other")
 NO_STATUS = "none"
 UPSTREAM, GATEWAY = "upstream", "gateway"
@@ -137,6 +137,12 @@ FAMILIES: tuple[Family, ...] = (
         "upstream_requests_saved",
         "Requests answered without one of their own upstream: hits, and those that joined a fetch.",
         how=(HIT, "collapsed"),
+    ),
+    _counter(
+        "leases",
+        "Look-ups of other replicas' fetches of records that may still change; led: fetched for all, "
+        "followed: given another's fetch, void: that may not be shared, waited: it had not ended.",
+        outcome=("led", "followed", "void", "waited"),
     ),
     _counter("running_polls", "Fetches that showed an execution which had not ended."),
     _counter(

@@ -224,7 +224,11 @@ async def test_a_clock_that_was_set_back_gives_it_no_longer_life(
 
 async def test_redis_keeps_none(aos: ScriptedAos, fast_lane: bool, redis: RedisServer) -> None:
     async with running(
-        aos.url, server__fast_lane=fast_lane, cache__ttl_running_s=10, redis__url=redis.url
+        aos.url,
+        server__fast_lane=fast_lane,
+        cache__ttl_running_s=10,
+        redis__url=redis.url,
+        redis__share_running=False,
     ) as gateway:
         aos.answer(settled())
         await get(gateway)

@@ -89,13 +89,16 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Stored)
 
 
-def seal(key: EntryKey, generation: bytes, entry: Entry, secret: bytes) -> bytes:
+def seal(
+    key: EntryKey, generation: bytes, entry: Entry, secret: bytes, *, name: bytes | None = None
+) -> bytes:
     """Return the serialized form of an entry.
 
     Args:
-        key: where it will be stored; name and identity become part of the tag.
+        key: whose it is; name and identity become part of the tag.
         generation: the stack's generation, read before the fetch.
         secret: ``cache.secret``; an empty one makes an unkeyed tag, which detects accidents only.
+        name: where it will be stored; ``None``: at the name of the key.
     """
     stored: _Stored = (
         ENTRY_VERSION,
@@ -109,17 +112,19 @@ def seal(key: EntryKey, generation: bytes, entry: Entry, secret: bytes) -> bytes
         entry.body,
     )
     content = _encoder.encode(stored)
-    return content + _tag(key, content, secret)
+    return content + _tag(name or key.name, content, secret)
 
 
-def unseal(key: EntryKey, generation: bytes, sealed: bytes, secret: bytes, now_s: float) -> Entry | None:
+def unseal(
+    key: EntryKey, generation: bytes, sealed: bytes, secret: bytes, now_s: float, *, name: bytes | None = None
+) -> Entry | None:
     """Return the entry in serialized bytes, or ``None`` when they can't be trusted.
 
     Rejected are: a wrong tag, another version, key, identity or generation, invalid times, and a fetch more
     than 5 s in the future. A stale entry is returned; see `Entry.ttl_s`.
     """
     content, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
-    if not hmac.compare_digest(tag, _tag(key, content, secret)):
+    if not hmac.compare_digest(tag, _tag(name or key.name, content, secret)):
         return None
     try:
         stored = _decoder.decode(content)
@@ -133,8 +138,8 @@ def unseal(key: EntryKey, generation: bytes, sealed: bytes, secret: bytes, now_s
     return Entry(lines, body, fetched_s, expires_s, age_s, accept) if age_s >= 0 else None
 
 
-def _tag(key: EntryKey, content: bytes, secret: bytes) -> bytes:
+def _tag(name: bytes, content: bytes, secret: bytes) -> bytes:
     tag = blake2b(digest_size=_TAG_BYTES, key=keyed(secret), person=b"aosgw-tag")
-    tag.update(b"%d:%s" % (len(key.name), key.name))
+    tag.update(b"%d:%s" % (len(name), name))
     tag.update(content)
     return tag.digest()

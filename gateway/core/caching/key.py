@@ -7,6 +7,8 @@ from gateway.core.aos.route import ExecutionRef, stack_key
 
 # Increase it when the serialized form or what the key covers changes.
 ENTRY_VERSION = 3
+# Increase it when the form of a lease or of what is published under it changes.
+LEASE_VERSION = 1
 OWNER_BYTES = 24
 
 FlightKey = tuple[bytes, bytes, bytes, bytes]
@@ -52,6 +54,15 @@ class EntryKey:
     def generation(self) -> bytes:
         """Redis key of the stack's generation, ASCII."""
         return self._space.generation_name(self._hash_tag)
+
+    def lease_names(self, generation: bytes) -> tuple[bytes, bytes]:
+        """Return the Redis keys of the lease and of what is published under it, ASCII.
+
+        They hold the generation: what belongs to another one is not found.
+        """
+        digest = blake2b(self.identity + generation, digest_size=24, person=b"aosgw-lease").hexdigest()
+        rest = b"%d:%s:%s" % (LEASE_VERSION, self._hash_tag, digest.encode("ascii"))
+        return self._space.prefix + b":lease" + rest, self._space.prefix + b":live" + rest
 
     @cached_property
     def _hash_tag(self) -> bytes:

@@ -1,0 +1,377 @@
+"""Four gateways on one Redis fetch a record that may still change once per interval among them."""
+
+import asyncio
+import contextlib
+import functools
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.end_to_end.kit import ALICE, BOB, cache_status, get, settled
+from tests.store.kit import until
+from tests.testbed.answers import AnswerCall, Conversation, Received, never
+from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
+from tests.testbed.client import RawResponse
+from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.redis_server import RedisServer
+
+STACK = f"/v2/stacks/{STACK_ID}"
+Fleet = list[RunningGateway]
+
+
+@asynccontextmanager
+async def fleet_of(
+    count: int, aos: ScriptedAos, redis: RedisServer, **settings: object
+) -> AsyncIterator[Fleet]:
+    """Start gateways on one Redis."""
+    settings = {
+        "redis__url": redis.url,
+        "redis__prefix": redis.prefix,
+        "redis__timeout_s": 1.0,
+        "cache__ttl_running_s": 1,
+        **settings,
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        start = functools.partial(running, aos.url, clock=None, **settings)
+        fleet = [await stack.enter_async_context(start()) for _ in range(count)]
+        states = [each.app.tiers.redis_state for each in fleet]
+        await until(lambda: all(state().is_subscribed for state in states), "the subscriptions")
+        yield fleet
+
+
+def after(delay_s: float, phase: str = "Running") -> AnswerCall:
+    """Answer after a while with a record that says when it was asked for."""
+
+    async def answer(_: Received, conversation: Conversation) -> None:
+        asked_s = time.monotonic()
+        await asyncio.sleep(delay_s)
+        await conversation.answer(Answer(body=record(phase, askedAt=asked_s)))
+
+    return answer
+
+
+def asked_s(response: RawResponse) -> float:
+    return float(json.loads(response.body)["askedAt"])
+
+
+def leases(fleet: Fleet) -> Counter[str]:
+    return sum((each.app.metrics.leases for each in fleet), Counter())
+
+
+async def poll(
+    fleet: Fleet, pollers: int, polls: int, *, pause_s: float, ttl_s: float, tokens: int = 1
+) -> list[RawResponse]:
+    """Poll from many callers, each at one gateway after the other; no answer may be too old."""
+    responses: list[RawResponse] = []
+
+    async def one(number: int) -> None:
+        await asyncio.sleep(pause_s * number / pollers)
+        for turn in range(polls):
+            token = ALICE + b"%d" % (number % tokens)
+            arrived_s = time.monotonic()
+            response = await get(fleet[(number + turn) % len(fleet)], token=token)
+            assert response.status == 200
+            assert arrived_s - asked_s(response) <= ttl_s
+            responses.append(response)
+            await asyncio.sleep(max(0.0, arrived_s + pause_s - time.monotonic()))
+
+    await asyncio.gather(*(one(number) for number in range(pollers)))
+    return responses
+
+
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast path", "parser"])
+async def test_many_pollers_of_four_replicas_cost_one_call_per_interval(
+    aos: ScriptedAos, redis: RedisServer, fast_lane: bool
+) -> None:
+    aos.answer(after(0.05))
+    async with fleet_of(4, aos, redis, server__fast_lane=fast_lane) as fleet:
+        began_s = time.monotonic()
+        responses = await poll(fleet, 100, 8, pause_s=0.5, ttl_s=1.0)
+        intervals = time.monotonic() - began_s
+        assert len(responses) == 800
+        assert aos.count() <= intervals + 1
+        counts = leases(fleet)
+        assert counts["led"] == aos.count()
+        assert counts["followed"] >= 3
+        assert not counts["void"]
+
+
+async def test_a_slow_upstream_costs_no_more_and_all_are_answered(
+    aos: ScriptedAos, redis: RedisServer
+) -> None:
+    aos.answer(after(1.3))
+    async with fleet_of(4, aos, redis, cache__ttl_running_s=0.5) as fleet:
+        began_s = time.monotonic()
+        await poll(fleet, 40, 3, pause_s=0.5, ttl_s=0.5)
+        assert aos.count() <= (time.monotonic() - began_s) / 0.5 + 1
+        counts = leases(fleet)
+        assert counts["waited"]
+        assert counts["followed"]
+
+
+async def test_each_caller_has_a_lease_of_its_own(aos: ScriptedAos, redis: RedisServer) -> None:
+    aos.answer(after(0.01))
+    async with fleet_of(4, aos, redis) as fleet:
+        for token in (ALICE, BOB):
+            for gateway in fleet:
+                await get(gateway, token=token)
+    assert aos.count() == 2
+
+
+async def test_anothers_fetch_is_a_hit_with_an_age_that_is_rounded_up(
+    aos: ScriptedAos, redis: RedisServer
+) -> None:
+    aos.answer(after(0.0))
+    async with fleet_of(2, aos, redis, cache__ttl_running_s=5) as (one, other):
+        first = await get(one)
+        await until(lambda: has_key(redis, b"live"), "what is published")
+        second = await get(other)
+        assert second.body == first.body
+        assert second.get("ETag") == first.get("ETag")
+        assert second.get("Age") == b"1"
+        assert cache_status(second) == "aos-gateway; hit; ttl=4; detail=running"
+        assert (await get(other, TARGET, ("If-None-Match", second.get("ETag") or b""))).status == 304
+        assert leases([other]) == {"followed": 1}
+
+
+async def has_key(redis: RedisServer, kind: bytes) -> bool:
+    return any(b":" + kind in key for key in await redis.keys())
+
+
+async def test_whoever_leads_and_dies_costs_one_interval(aos: ScriptedAos, redis: RedisServer) -> None:
+    aos.queue(never)
+    aos.answer(after(0.0))
+    async with fleet_of(2, aos, redis) as (one, other):
+        dead = asyncio.ensure_future(get(one))
+        await aos.wait_received(1)
+        began_s = time.monotonic()
+        assert (await get(other)).status == 200
+        assert 0.5 < time.monotonic() - began_s < 1.6
+        dead.cancel()
+        await asyncio.gather(dead, return_exceptions=True)
+    assert aos.count() == 2
+
+
+async def test_who_joins_after_the_deadline_of_anothers_fetch_looks_up_anew(
+    aos: ScriptedAos, redis: RedisServer
+) -> None:
+    gate = aos.gate()
+    aos.queue(gate.before(Answer(body=record("Running", askedAt=0.0))))
+    aos.answer(after(0.0))
+    aos.on("GET", f"{STACK}/actions/another", after(0.6))
+    async with fleet_of(2, aos, redis) as (one, other):
+        # So it looks again that much later: when the lease is over, and what was fetched under it is there.
+        await get(other, f"{STACK}/actions/another")
+        began_s = time.monotonic()
+
+        async def at(passed_s: float, work: Awaitable[RawResponse]) -> RawResponse:
+            await asyncio.sleep(began_s + passed_s - time.monotonic())
+            return await work
+
+        leading = asyncio.ensure_future(get(one))
+        follower = asyncio.ensure_future(at(0.6, get(other)))
+        late = asyncio.ensure_future(at(1.1, get(other)))
+        await asyncio.sleep(0.8)
+        gate.open()
+        await leading
+        assert (await follower).status == 200
+        assert asked_s(await late) > began_s
+
+
+async def _flush(redis: RedisServer) -> None:
+    redis.flush()
+
+
+async def _pause(redis: RedisServer) -> None:
+    redis.pause()
+    await asyncio.sleep(0.4)
+    redis.resume()
+
+
+async def _restart(redis: RedisServer) -> None:
+    await redis.restart()
+
+
+async def _spoil(redis: RedisServer) -> None:
+    for key in await redis.keys():
+        if b":lease" in key or b":live" in key:
+            await redis.command("SET", key, b"garbage" * 20, "PX", 100_000)
+
+
+async def _swap(redis: RedisServer) -> None:
+    """Give every key the value of another of its kind."""
+    for kind in (b":lease", b":live"):
+        contents = {key: value for key, value in (await redis.contents()).items() if kind in key}
+        values = list(contents.values())
+        for key, value in zip(contents, values[1:] + values[:1], strict=True):
+            await redis.command("SET", key, value, "PX", 100_000)
+
+
+async def _list(redis: RedisServer) -> None:
+    for key in await redis.keys():
+        if b":lease" in key:
+            await redis.command("DEL", key)
+            await redis.command("RPUSH", key, "x")
+
+
+@pytest.mark.parametrize("fault", [_flush, _pause, _restart, _spoil, _swap, _list])
+async def test_no_fault_of_redis_makes_an_answer_too_old_or_fails_a_request(
+    aos: ScriptedAos, redis: RedisServer, fault: Callable[[RedisServer], Awaitable[None]]
+) -> None:
+    aos.answer(after(0.02))
+    async with fleet_of(3, aos, redis, cache__ttl_running_s=0.5, redis__timeout_s=0.2) as fleet:
+        polling = asyncio.ensure_future(poll(fleet, 12, 10, pause_s=0.2, ttl_s=0.5, tokens=3))
+        await asyncio.sleep(0.7)
+        await fault(redis)
+        assert len(await polling) == 120
+
+
+@pytest.mark.parametrize("command", ["pttl", "set"])
+async def test_without_the_right_to_a_command_each_replica_fetches_for_itself(
+    aos: ScriptedAos, redis: RedisServer, command: str
+) -> None:
+    aos.answer(after(0.0))
+    async with fleet_of(2, aos, redis) as fleet:
+        try:
+            await redis.command("ACL", "SETUSER", "default", f"-{command}")
+            for gateway in fleet * 2:
+                assert (await get(gateway)).status == 200
+        finally:
+            await redis.command("ACL", "SETUSER", "default", f"+{command}")
+        assert not leases(fleet)
+    assert aos.count() == 2
+
+
+async def test_a_record_that_is_not_for_others_is_fetched_by_each_for_itself(
+    aos: ScriptedAos, redis: RedisServer
+) -> None:
+    aos.answer(Answer(403, body=b"{}"))
+    async with fleet_of(3, aos, redis) as fleet:
+        for gateway in fleet:
+            assert (await get(gateway)).status == 403
+            await until(lambda: has_key(redis, b"live"), "what is published")
+        assert leases(fleet) == {"led": 1, "void": 2}
+    assert aos.count() == 3
+
+
+async def test_a_write_through_any_replica_ends_it_on_all(aos: ScriptedAos, redis: RedisServer) -> None:
+    aos.answer(after(0.0))
+    aos.on("PUT", STACK, Answer(202))
+    async with fleet_of(2, aos, redis, cache__ttl_running_s=30) as (one, other):
+        for gateway in (one, other):
+            await get(gateway)
+        assert aos.count("GET") == 1
+        written_s = time.monotonic()
+        await get(one, STACK, method="PUT", body=b"{}")
+        assert asked_s(await get(one)) > written_s
+        await until(lambda: other.app.metrics.invalidations["message"] > 0, "the message", 1.0)
+        assert asked_s(await get(other)) > written_s
+        assert aos.count("GET") == 2
+
+
+async def test_what_was_under_way_at_a_write_is_not_published(aos: ScriptedAos, redis: RedisServer) -> None:
+    gate = aos.gate()
+    aos.queue(gate.before(Answer(body=record("Running", askedAt=0.0))))
+    aos.answer(after(0.0))
+    aos.on("PUT", STACK, Answer(202))
+    async with fleet_of(2, aos, redis, cache__ttl_running_s=5) as (one, other):
+        leading = asyncio.ensure_future(get(one))
+        await gate.wait_reached()
+        following = asyncio.ensure_future(get(other))
+        await until(lambda: leases([other])["waited"] > 0, "who waits")
+        await get(other, STACK, method="PUT", body=b"{}")
+        gate.open()
+        assert asked_s(await leading) == 0.0
+        assert asked_s(await following) > 0.0
+        for gateway in (one, other):
+            assert asked_s(await get(gateway)) > 0.0
+
+
+async def test_no_cache_fetches_anew_for_all(aos: ScriptedAos, redis: RedisServer) -> None:
+    aos.answer(after(0.0))
+    async with fleet_of(3, aos, redis, cache__ttl_running_s=30) as (one, other, third):
+        first = asked_s(await get(one))
+        await until(lambda: has_key(redis, b"live"), "what is published")
+        assert asked_s(await get(other)) == first
+        newer = asked_s(await get(other, TARGET, ("Cache-Control", "no-cache")))
+        assert newer > first
+
+        async def is_newer() -> bool:
+            return asked_s(await get(third)) == newer
+
+        await until(is_newer, "what is published")
+        assert asked_s(await get(third, TARGET, ("Cache-Control", "max-age=0"))) > newer
+    assert aos.count() == 3
+
+
+async def test_a_record_that_settles_is_stored_for_all(aos: ScriptedAos, redis: RedisServer) -> None:
+    aos.answer(settled())
+    async with fleet_of(2, aos, redis) as (one, other):
+        await get(one)
+        await until(lambda: has_key(redis, b"entry"), "the entry")
+        assert "detail" not in cache_status(await get(other))
+    assert aos.count() == 1
+
+
+async def test_waiting_callers_of_four_replicas_cost_one_call_per_interval(
+    aos: ScriptedAos, redis: RedisServer
+) -> None:
+    aos.answer(Answer(body=record("Running")))
+    settings = {"cache__ttl_running_s": 0, "wait__interval_s": 0.5, "wait__max_interval_s": 0.5}
+    async with fleet_of(4, aos, redis, **settings) as fleet:
+        waiting = [
+            asyncio.ensure_future(get(gateway, TARGET, ("Prefer", "wait=20"))) for gateway in fleet * 5
+        ]
+        began_s = time.monotonic()
+        await asyncio.sleep(2.2)
+        assert aos.count() <= (time.monotonic() - began_s) / 0.5 + 2
+        aos.answer(settled())
+        responses = await asyncio.gather(*waiting)
+        assert time.monotonic() - began_s < 5
+        assert {response.body for response in responses} == {record()}
+        counts = leases(fleet)
+        assert counts["followed"] >= 3
+        # Who does not wait is told nothing older than the request.
+        assert counts["led"] <= aos.count()
+
+
+async def test_ordinary_polls_send_no_command_more_where_nothing_is_to_be_shared(
+    aos: ScriptedAos, redis: RedisServer
+) -> None:
+    aos.answer(Answer(body=record("Running")))
+    async with fleet_of(2, aos, redis, cache__ttl_running_s=0) as fleet:
+        await get(fleet[0])
+        await redis.command("CONFIG", "RESETSTAT")
+        for gateway in fleet:
+            await get(gateway)
+        commands = await redis.commands_run()
+        # One look each; the generation is there already.
+        assert (commands["mget"], commands.get("set", 0), commands.get("pttl", 0)) == (2, 0, 0)
+        assert not leases(fleet)
+    assert aos.count() == 3
+
+
+async def test_it_can_be_switched_off(aos: ScriptedAos, redis: RedisServer) -> None:
+    aos.answer(after(0.0))
+    async with fleet_of(2, aos, redis, redis__share_running=False) as fleet:
+        for gateway in fleet * 2:
+            await get(gateway)
+        assert not leases(fleet)
+    assert aos.count() == 2
+
+
+async def test_max_age_is_obeyed_for_what_another_replica_fetched(
+    aos: ScriptedAos, redis: RedisServer
+) -> None:
+    aos.answer(after(0.0))
+    async with fleet_of(3, aos, redis, cache__ttl_running_s=30) as (one, other, third):
+        first = asked_s(await get(one))
+        await until(lambda: has_key(redis, b"live"), "what is published")
+        # It counts as a second old.
+        assert asked_s(await get(other, TARGET, ("Cache-Control", "max-age=1"))) == first
+        assert asked_s(await get(third, TARGET, ("Cache-Control", "min-fresh=30"))) > first
+    assert aos.count() == 2
