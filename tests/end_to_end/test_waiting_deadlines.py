@@ -334,11 +334,11 @@ async def test_pauses_grow_while_nothing_changes_and_begin_with_the_fetch(aos: S
         first = _ask(gateway, _WAIT)
         for number, (_, pause_s) in enumerate(_PAUSES_S):
             await gates[number].wait_reached()
-            now.ahead_s += pause_s - 0.1
+            now.ahead_s += pause_s - 0.2
             opened_s = loop.time()
             gates[number].open()
             await gates[number + 1].wait_reached()
-            assert 0.09 < loop.time() - opened_s < 2
+            assert 0.15 < loop.time() - opened_s < 2
         # Somebody new waits: the shortest again.
         now.ahead_s += 9.9
         gates[-2].open()
