@@ -213,8 +213,10 @@ class _Fetch:
             self._fetched_s = licence.wall_s
             token = msgspec.structs.replace(token, wall_s=licence.wall_s, monotonic_s=licence.sent_s)
         self._token: FillToken = by.tiers.begin_fetch(token, generation)
-        fields, lines = self._request.fields, self._eligible.fetch_lines
-        if lines is None:
+        fields, fetch_lines, lines = self._request.fields, self._eligible.fetch_lines, None
+        if fetch_lines is not None:
+            lines = fetch_lines.of(self._request)
+        else:
             fields = upstream_fields(self._request, by.proxy, execution_call=True, is_shared=self._stores)
         self._exchange = exchange = by.upstream.begin(
             "GET",
@@ -267,14 +269,15 @@ class _Fetch:
         now_s = by.clock.monotonic_s()
         settling = by.tiers.invalidations.is_settling(self._token.key.stack, now_s)
         uncertain = by.tiers.invalidations.is_uncertain(now_s)
-        decide = functools.partial(
-            policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
-        )
-        if policy.is_heavy(response):
+        if not policy.is_heavy(response):
+            decision = policy.decide_store(response, by.rules, settling=settling, uncertain=uncertain)
+            self._settle(response, decision)
+        else:
+            decide = functools.partial(
+                policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
+            )
             deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
             deciding.add_done_callback(functools.partial(self._decided, response))
-        else:
-            self._settle(response, decide())
 
     def _decided(
         self, response: policy.FetchedResponse, deciding: asyncio.Future[policy.StoreDecision]

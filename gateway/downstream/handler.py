@@ -28,7 +28,7 @@ from gateway.downstream.request_id import RequestIds
 from gateway.downstream.response import PreparedResponse
 from gateway.errors import CallerGone, problem
 from gateway.store.lookup import EarlyLookup
-from gateway.tasks import guarded, raising
+from gateway.tasks import raising
 from gateway.telemetry.access_log import ABORTED, AccessLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.throttled import ThrottledCallers
@@ -80,6 +80,34 @@ class RequestContext(msgspec.Struct):
 
 OnPrepared = Callable[[PreparedResponse | Coroutine[Any, Any, PreparedResponse]], None]
 """Called once, with a response ready to be written, or with what has to be awaited for it."""
+
+
+class _PlainContext(RequestContext, kw_only=True):
+    """A request that is answered without the parser and without a task.
+
+    Attributes:
+        handler: answers it.
+        on_prepared: called once.
+        leave: to be called when nobody waits for the response any more; ``None`` while that changes nothing.
+    """
+
+    handler: "Handler"
+    on_prepared: OnPrepared
+    leave: Callable[[], None] | None = None
+
+    def take(self, response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
+        """Take what the cache gives."""
+        self.is_decided = True
+        # It would be a cycle.
+        self.leave = None
+        self.on_prepared(self.handler.prepare_plain(self, response))
+
+    def caller_left(self) -> None:
+        """Nobody waits for the response any more."""
+        leave, self.leave = self.leave, None
+        if leave is not None:
+            leave()
+        self.handler.aborted(self)
 
 
 class Handler:
@@ -169,47 +197,43 @@ class Handler:
             started_s: monotonic time at which the request had been read.
             on_prepared: called once, perhaps before this returns.
         """
-        context = RequestContext(
-            connection=connection,
-            request_id=request.request_id,
-            identity=eligible.identity,
-            method="GET",
-            path=request.target,
-            fields=request.fields,
+        context = _PlainContext(
+            connection,
+            request.request_id,
+            eligible.identity,
+            "GET",
+            request.target,
+            request.fields,
             http_11=True,
             persists=True,
             content=None,
             started_s=started_s,
+            handler=self,
+            on_prepared=on_prepared,
         )
         if found is None or found.lookup.entry is not None:
             fetching = self._cache.fetch(request, eligible, found, on_waited=context.waited)
             on_prepared(self._prepared(context, fetching))
             return
-        on_response = functools.partial(self._take, context, on_prepared)
         try:
-            leave = self._cache.fetch_plain(request, eligible, found, on_response)
+            leave = self._cache.fetch_plain(request, eligible, found, context.take)
         except Exception as error:
             on_prepared(raising(error))
             return
         if not context.is_decided:
-            connection.stop_with_caller(functools.partial(self._caller_left, context, leave))
+            context.leave = leave
+            connection.stop_with_caller(context.caller_left)
 
-    def _take(
-        self,
-        context: RequestContext,
-        on_prepared: OnPrepared,
-        response: Response | GatewayError | Coroutine[Any, Any, Response],
-    ) -> None:
-        """Take what the cache gives to a request that came without the parser."""
-        context.is_decided = True
-        if isinstance(response, _READY):
-            on_prepared(guarded(self._prepare, context, response))
-        else:
-            on_prepared(self._prepared(context, response))
-
-    def _caller_left(self, context: RequestContext, leave: Callable[[], None]) -> None:
-        leave()
-        self._aborted(context)
+    def prepare_plain(
+        self, context: RequestContext, response: Response | GatewayError | Coroutine[Any, Any, Response]
+    ) -> PreparedResponse | Coroutine[Any, Any, PreparedResponse]:
+        """Make ready what the cache gives to a request that came without the parser."""
+        if not isinstance(response, _READY):
+            return self._prepared(context, response)
+        try:
+            return self._prepare(context, response)
+        except Exception as error:
+            return raising(error)
 
     async def _answer(self, message: web.BaseRequest, context: RequestContext) -> Response:
         request, body = self._read(message, context.path, context.fields, context.request_id)
@@ -222,7 +246,7 @@ class Handler:
         try:
             response: Response | GatewayError = await answering
         except asyncio.CancelledError:
-            self._aborted(context)
+            self.aborted(context)
             raise
         except GatewayError as error:
             response = error
@@ -259,20 +283,21 @@ class Handler:
                 upstream_s=response.upstream_s,
             )
         connection = context.connection
+        keep_alive = keep_alive and (not self._is_draining() or connection.has_begun_another)
         return PreparedResponse(
             response.head,
             method=context.method,
             body=response.body,
             http_11=context.http_11,
-            keep_alive=keep_alive and (not self._is_draining() or connection.has_begun_another),
+            keep_alive=keep_alive,
             write_timeout_s=self.body_timeout_s,
             exchange=response.exchange,
             prefix=response.prefix,
-            linger=connection.linger,
+            linger=None if keep_alive and context.http_11 else connection.linger,
             sent=sent,
         )
 
-    def _aborted(self, context: RequestContext) -> None:
+    def aborted(self, context: RequestContext) -> None:
         """Count a request whose caller left before it was answered."""
         self._metrics.requests_aborted += 1
         if self._access_log.wants(ABORTED, None):

@@ -77,7 +77,10 @@ def _is_same(learned: bytes, raw: bytes) -> bool:
             for end in (b"", b"\t", b"GMT ", b"\xe4", b"\x00", b"\r", b"a\nb: c")
         ),
         # As long as what is known.
-        *(_head(_ALL.replace(b"GMT", end)) for end in (b"CET", b"G\nT", b"GM ", b"GM\t", b"G\xe4T", b"G\r\n")),
+        *(
+            _head(_ALL.replace(b"GMT", end))
+            for end in (b"CET", b"G\nT", b"GM ", b"GM\t", b"G\xe4T", b"G\r\n")
+        ),
         *(_head(_ALL.replace(b"17", length)) for length in (b"18", b"1 ", b" 1", b"1x", b"-1")),
         _head(_ALL.replace(b"100%b", b"101%b")),
         _head(_ALL.replace(b": ", b":")),
@@ -127,6 +130,17 @@ def test_only_so_many_kinds_of_heads_are_known() -> None:
     for other in (b"X-Kind: " + b"k" * 5000 + b"\r\n", b"set-Cookie: a=b\r\n"):
         assert not isinstance([reader.read(_head(other))[0] for _ in range(3)][-1], ReceivedHead)
     assert reader._known == known
+
+
+def test_only_so_many_sizes_are_known() -> None:
+    reader = HeadReader()
+    for size in range(1, 200):
+        reader.read(_head(_ALL.replace(b"GMT", b"G" * size)))
+    assert 1 < len(reader._layouts) <= 64
+    before = dict(reader._layouts)
+    for other in (b"Server: a\r\n", _ALL + b"X-Kind: " + b"k" * 4000 + b"\r\n"):
+        assert len([reader.read(_head(other)) for _ in range(4)]) == 4
+    assert reader._layouts == before
 
 
 def test_fields_that_are_added_count() -> None:
