@@ -28,9 +28,9 @@ class Tiers:
     Args:
         longest_ttl_s: no entry lives longer.
         redis: how to reach Redis; ``None`` without it.
-        on_invalidate: called for each invalidated stack, before the next ``await``: detach its fetches.
+        on_invalidate: called for each invalidated stack, before the next ``await``.
         on_drop: called with `EntryKey.local` of an entry that AOS has refused to its caller.
-        on_start_over: called when invalidations may have been missed: detach all fetches.
+        on_start_over: called when invalidations may have been missed.
         peers: the other workers; ``None`` without any.
 
     Attributes:
