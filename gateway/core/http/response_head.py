@@ -70,7 +70,7 @@ class HeadTemplate:
             lines[1 + place] = fields[place][0] + b": %b"
         self.head = head
         self.places = places
-        self.names = names(fields)
+        self.names = frozenset(names(fields))
         self.lines = b"\r\n".join(lines)
         self.sent_on: HeadTemplate | None = None
         if len(sent) < len(fields):
