@@ -100,12 +100,13 @@ class Fetcher:
             takes_over: what others have fetched until now will not do.
         """
         fetch = _Fetch(self, flight, request, eligible, found, stores=stores)
-        lease_s = self.rules.ttl_running_s or life_s if self.leases is not None and stores else 0.0
-        lacks_generation = stores and self.tiers.redis is not None and self.tiers.lacks_generation(found)
-        if lacks_generation or (lease_s and found.lookup.generation is not None):
-            fetch.prepare(self._tasks, lease_s, takes_over=takes_over)
-        else:
-            fetch.send(found.lookup.generation)
+        generation = found.lookup.generation
+        if stores and self.tiers.redis is not None:
+            lease_s = self.rules.ttl_running_s or life_s if self.leases is not None else 0.0
+            if (lease_s and generation is not None) or self.tiers.lacks_generation(found):
+                fetch.prepare(self._tasks, lease_s, takes_over=takes_over)
+                return
+        fetch.send(generation)
 
     async def close(self) -> None:
         """Stop what is still under way."""

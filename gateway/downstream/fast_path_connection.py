@@ -14,6 +14,7 @@ from aiohttp.web_protocol import RequestHandler
 from gateway.downstream.admission import LINGER_S
 from gateway.downstream.connection import DownstreamConnection, DownstreamServer
 from gateway.downstream.fast_path import FastPath, PlainLookup
+from gateway.downstream.handler import Prepared
 from gateway.downstream.response import PreparedResponse
 from gateway.store.lookup import EarlyLookup
 from gateway.telemetry.access_log import Begun
@@ -138,13 +139,15 @@ class FastPathConnection(DownstreamConnection):
             self._resume_held()
             super().data_received(held)
 
-    def _respond(self, response: PreparedResponse | Coroutine[Any, Any, PreparedResponse]) -> None:
+    def _respond(self, response: Prepared) -> None:
         """Write a response: at once, unless something has to be waited for."""
         question = self._question
         assert question is not None
         # Cancelled before it begins, a task would leave a streamed response open.
         self.stop_with_caller(None)
-        if isinstance(response, PreparedResponse) and response.write_now(self):
+        if isinstance(response, bytes):
+            assert self.transport is not None
+            self.transport.write(response)
             self._answered()
         else:
             self._fast_path.start(self._write(question, response))

@@ -17,7 +17,7 @@ from gateway.core.caching.eligibility import Eligible
 from gateway.core.caching.identity import Identity
 from gateway.core.http import request as incoming
 from gateway.core.http.errors import GatewayError, MessageError
-from gateway.core.http.framing import head_bytes
+from gateway.core.http.framing import head_bytes, whole_response
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Fields, IndexedFields, Request, first, names
 from gateway.core.http.target import is_write
@@ -25,7 +25,7 @@ from gateway.core.http.trace_context import parent
 from gateway.credentials.credentials import GatewayCredentials
 from gateway.downstream.connection import DownstreamConnection
 from gateway.downstream.request_id import RequestIds
-from gateway.downstream.response import PreparedResponse
+from gateway.downstream.response import LARGE_BYTES, PreparedResponse
 from gateway.errors import CallerGone, problem
 from gateway.store.lookup import EarlyLookup
 from gateway.tasks import raising
@@ -38,7 +38,6 @@ _FOREIGN_HOST = (
     "Host is not a name of this gateway or of its upstream, and in scope shared nothing else is answered: "
     "server.admin_hosts and upstream.signed_hosts can name more."
 )
-_READY = (Response, GatewayError)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -78,8 +77,9 @@ class RequestContext(msgspec.Struct):
         self.waited_s = (self.waited_s or 0.0) + waited_s
 
 
-OnPrepared = Callable[[PreparedResponse | Coroutine[Any, Any, PreparedResponse]], None]
-"""Called once, with a response ready to be written, or with what has to be awaited for it."""
+Prepared = bytes | PreparedResponse | Coroutine[Any, Any, PreparedResponse]
+OnPrepared = Callable[[Prepared], None]
+"""Called once, with a response ready to be written, whole if it is bytes, or what is to be awaited for it."""
 
 
 class _PlainContext(RequestContext, kw_only=True):
@@ -100,7 +100,15 @@ class _PlainContext(RequestContext, kw_only=True):
         self.is_decided = True
         # It would be a cycle.
         self.leave = None
-        self.on_prepared(self.handler.prepare_plain(self, response))
+        prepared: Prepared
+        if not isinstance(response, (Response, GatewayError)):
+            prepared = self.handler.prepared(self, response)
+        else:
+            try:
+                prepared = self.handler.prepare_plain(self, response)
+            except Exception as error:
+                prepared = raising(error)
+        self.on_prepared(prepared)
 
     def caller_left(self) -> None:
         """Nobody waits for the response any more."""
@@ -175,7 +183,7 @@ class Handler:
             content=message.content,
             started_s=time.monotonic(),
         )
-        return await self._prepared(context, self._answer(message, context))
+        return await self.prepared(context, self._answer(message, context))
 
     def answer_plain(
         self,
@@ -213,7 +221,7 @@ class Handler:
         )
         if found is None or found.lookup.entry is not None:
             fetching = self._cache.fetch(request, eligible, found, on_waited=context.waited)
-            on_prepared(self._prepared(context, fetching))
+            on_prepared(self.prepared(context, fetching))
             return
         try:
             leave = self._cache.fetch_plain(request, eligible, found, context.take)
@@ -224,24 +232,13 @@ class Handler:
             context.leave = leave
             connection.stop_with_caller(context.caller_left)
 
-    def prepare_plain(
-        self, context: RequestContext, response: Response | GatewayError | Coroutine[Any, Any, Response]
-    ) -> PreparedResponse | Coroutine[Any, Any, PreparedResponse]:
-        """Make ready what the cache gives to a request that came without the parser."""
-        if not isinstance(response, _READY):
-            return self._prepared(context, response)
-        try:
-            return self._prepare(context, response)
-        except Exception as error:
-            return raising(error)
-
     async def _answer(self, message: web.BaseRequest, context: RequestContext) -> Response:
         request, body = self._read(message, context.path, context.fields, context.request_id)
         if self._credentials is not None:
             request, context.identity = self._credentials.admit(request)
         return await self._cache.answer(request, body, context.identity, on_waited=context.waited)
 
-    async def _prepared(self, context: RequestContext, answering: Awaitable[Response]) -> PreparedResponse:
+    async def prepared(self, context: RequestContext, answering: Awaitable[Response]) -> PreparedResponse:
         """Wait for a response, or make one of what went wrong."""
         try:
             response: Response | GatewayError = await answering
@@ -250,10 +247,34 @@ class Handler:
             raise
         except GatewayError as error:
             response = error
-        return self._prepare(context, response)
+        return self.prepare(context, response)
 
-    def _prepare(self, context: RequestContext, response: Response | GatewayError) -> PreparedResponse:
+    def prepare(self, context: RequestContext, response: Response | GatewayError) -> PreparedResponse:
         """Count a response, or one made of an error, and make its bytes ready."""
+        return self._prepared_response(context, *self._counted(context, response))
+
+    def prepare_plain(
+        self, context: RequestContext, response: Response | GatewayError
+    ) -> bytes | PreparedResponse:
+        """Do the same for a request that came without the parser: whole, if it can be written at once."""
+        response, keep_alive, sent = self._counted(context, response)
+        body = response.body
+        if body is None or len(body) > LARGE_BYTES or not (keep_alive and context.connection.takes_more):
+            return self._prepared_response(context, response, keep_alive, sent)
+        data = whole_response(response.head, body)
+        if sent is not None:
+            sent(len(data))
+        return data
+
+    def _counted(
+        self, context: RequestContext, response: Response | GatewayError
+    ) -> tuple[Response, bool, Callable[[int], None] | None]:
+        """Count a response, or one made of an error.
+
+        Returns:
+            The response, whether its connection goes on, and what is called with the bytes sent; ``None``:
+            nothing.
+        """
         keep_alive = context.persists
         cache_status: CacheStatus | None = None
         failure: GatewayError | None = None
@@ -282,8 +303,16 @@ class Handler:
                 error=failure,
                 upstream_s=response.upstream_s,
             )
-        connection = context.connection
-        keep_alive = keep_alive and (not self._is_draining() or connection.has_begun_another)
+        keep_alive = keep_alive and (not self._is_draining() or context.connection.has_begun_another)
+        return response, keep_alive, sent
+
+    def _prepared_response(
+        self,
+        context: RequestContext,
+        response: Response,
+        keep_alive: bool,
+        sent: Callable[[int], None] | None,
+    ) -> PreparedResponse:
         return PreparedResponse(
             response.head,
             method=context.method,
@@ -293,7 +322,7 @@ class Handler:
             write_timeout_s=self.body_timeout_s,
             exchange=response.exchange,
             prefix=response.prefix,
-            linger=None if keep_alive and context.http_11 else connection.linger,
+            linger=context.connection.linger,
             sent=sent,
         )
 

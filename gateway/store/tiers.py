@@ -220,13 +220,13 @@ class Tiers:
             generation = None
         key = fill_token.key
         return FillToken(
-            key=key,
-            since=fill_token.since,
-            wall_s=fill_token.wall_s,
-            monotonic_s=fill_token.monotonic_s,
-            generation=generation,
-            fetches=self._fetches_of(key.local) or Fetches(self._fetches, key.local),
-            fetch=self._changes.next(),
+            key,
+            fill_token.since,
+            fill_token.wall_s,
+            fill_token.monotonic_s,
+            generation,
+            self._fetches_of(key.local) or Fetches(self._fetches, key.local),
+            self._changes.next(),
         )
 
     def _fetches_of(self, entry: bytes) -> Fetches | None:

@@ -58,7 +58,7 @@ class Metrics:
         self.running_polls_avoidable = 0
         self.errors: Counter[str] = Counter()
         self.requests_aborted = 0
-        self.upstream_requests: Counter[str] = Counter()
+        self.upstream_requests = dict.fromkeys(METHODS, 0)
         self.upstream_failures: Counter[str] = Counter()
         self.redis_failures: Counter[tuple[str, str]] = Counter()
         self.redis_subscriptions = 0
@@ -79,6 +79,11 @@ class Metrics:
         }
         self.request_s = self._histograms["request_duration_seconds"]
         self.upstream_s = self._histograms["upstream_duration_seconds"]
+        self._responses: dict[int | None, Histogram]
+        self._responses = {
+            status: self.upstream_s[group,] for status, group in _CLASSES.items() if status >= 200
+        }
+        self._responses[None] = self.upstream_s[NO_STATUS,]
         self.upstream_wait_s = self._histograms["upstream_wait_seconds"][()]
         self.wake_s = self._histograms["wake_duration_seconds"][()]
         self.redis_s = self._histograms["redis_duration_seconds"]
@@ -147,7 +152,7 @@ class Metrics:
             status: of the response; ``None`` when there was no usable one.
             duration_s: since the exchange got its slot in the pool.
         """
-        self.upstream_s[NO_STATUS if status is None else _CLASSES[status],].observe(duration_s)
+        self._responses[status].observe(duration_s)
 
     def snapshot(self) -> Snapshot:
         found: Snapshot = {

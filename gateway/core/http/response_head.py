@@ -126,26 +126,29 @@ class _Layout(msgspec.Struct, frozen=True, gc=False):
     """Where the values stand in heads that are equal but for values of the same length.
 
     Attributes:
-        split: cuts such a head at its values, every second piece.
-        same: what stands between them.
-        values: matches what may stand there, joined by line feeds.
+        values: takes those out of such a head.
+        gaps: takes out what stands between them.
+        same: that, joined.
+        pattern: matches values, joined by line feeds.
         known: what the heads have in common.
     """
 
-    split: Callable[[bytes], tuple[bytes, ...]]
+    values: Callable[[bytes], tuple[bytes, ...]]
+    gaps: Callable[[bytes], tuple[bytes, ...]]
     same: bytes
-    values: re.Pattern[bytes]
+    pattern: re.Pattern[bytes]
     known: _Known
 
 
 def _layout(raw: bytes, known: _Known) -> _Layout:
-    """Return the layout of a head that has varying values."""
-    values = list(_VARYING.finditer(raw))
-    cuts = [0, *(end for value in values for end in value.span(2)), len(raw)]
-    split: Callable[[bytes], tuple[bytes, ...]]
-    split = operator.itemgetter(*(slice(*ends) for ends in itertools.pairwise(cuts)))
-    pattern = re.compile(b"\n".join([_VALUE] * len(values)))
-    return _Layout(split, b"".join(split(raw)[::2]), pattern, known)
+    """Return the layout of a head that has two varying values or more."""
+    found = [match.span(2) for match in _VARYING.finditer(raw)]
+    cuts = [0, *itertools.chain.from_iterable(found), len(raw)]
+    values: Callable[[bytes], tuple[bytes, ...]]
+    values = operator.itemgetter(*map(slice, cuts[1::2], cuts[2::2]))
+    gaps = operator.itemgetter(*map(slice, cuts[::2], cuts[1::2]))
+    pattern = re.compile(b"\n".join([_VALUE] * len(found)))
+    return _Layout(values, gaps, b"".join(gaps(raw)), pattern, known)
 
 
 def _received(known: _Known, values: tuple[bytes, ...]) -> tuple[Head, Framing]:
@@ -173,9 +176,8 @@ class HeadReader:
         """
         layout = self._layouts.get(len(raw))
         if layout is not None:
-            pieces = layout.split(raw)
-            values = pieces[1::2]
-            if b"".join(pieces[::2]) == layout.same and layout.values.fullmatch(b"\n".join(values)):
+            values = layout.values(raw)
+            if b"".join(layout.gaps(raw)) == layout.same and layout.pattern.fullmatch(b"\n".join(values)):
                 return _received(layout.known, values)
         parts = _VARYING.split(raw)
         values = tuple(parts[2::3])
@@ -184,7 +186,7 @@ class HeadReader:
         known = self._known.get(same)
         if known is None or len(raw) > MAX_HEAD_BYTES:
             return self._read_whole(raw, same, len(values))
-        if values and len(raw) <= _KNOWN_BYTES:
+        if len(values) > 1 and len(raw) <= _KNOWN_BYTES:
             if len(self._layouts) >= _KNOWN_MOST:
                 self._layouts.clear()
             self._layouts[len(raw)] = _layout(raw, known)
