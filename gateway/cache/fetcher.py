@@ -32,6 +32,8 @@ from gateway.telemetry.top_executions import TopExecutions
 from gateway.upstream.upstream import Upstream
 
 _log = logging.getLogger(__name__)
+# Looked up once: see `gateway.core.http.response_reader`.
+_CLOSE, _PHASE = BodyFraming.CLOSE, Reason.PHASE
 
 
 class Fetcher:
@@ -248,7 +250,7 @@ class _Fetch:
         """Take a whole response, or one that is too large to be taken whole."""
         by, exchange = self._by, self._exchange
         eligible, head, body = self._eligible, exchange.head, exchange.take()
-        is_complete = exchange.reader.framing is not BodyFraming.CLOSE
+        is_complete = exchange.reader.framing is not _CLOSE
         is_too_large = len(body) > by.rules.max_body_bytes
         if head.status == 429 or eligible.identity.token:
             by.heed(eligible, head, body if is_complete and not is_too_large else None)
@@ -299,7 +301,7 @@ class _Fetch:
             by.hints.refused(response, decision)
             if policy.drops_own_entry(response.head.status, decision, self._eligible.identity):
                 # No worker has stored a record as settled that is not.
-                is_running = refusal is Reason.PHASE or not decision.is_settled
+                is_running = refusal is _PHASE or not decision.is_settled
                 by.tiers.drop(self._token, self.found.lookup, everywhere=not is_running)
         if refusal is None and self._stores:
             age_s = policy.received_age_s(response.head)

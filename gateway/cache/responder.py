@@ -18,6 +18,9 @@ from gateway.core.http.proxy_identity import upstream_fields
 from gateway.errors import FetchError
 from gateway.upstream.upstream import RequestBody
 
+# Looked up once: see `gateway.core.http.response_reader`.
+_WAITED = Reason.WAITED
+
 
 @dataclass(frozen=True, repr=False)
 class Responder:
@@ -71,7 +74,7 @@ class Responder:
     ) -> Response:
         """Answer with a fetch, which is another's where it was ``collapsed``."""
         fetched_response, decision = fetched.fetched_response, fetched.decision
-        has_waited = cache_status.reason is Reason.WAITED
+        has_waited = cache_status.reason is _WAITED
         cache_status = fetched_status(
             cache_status.forward,
             fetched_response.head.status,
