@@ -8,6 +8,7 @@ from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey
 from gateway.core.caching.lease import NONCE_BYTES, LeaseLookup, Reply, publication
 from gateway.store.redis import RedisStore, milliseconds
+from gateway.store.redis_commands import Command
 
 _OPERATION = "lease"
 _NO_END, _NO_KEY = -1, -2
@@ -62,7 +63,7 @@ class RedisLeases:
         lookup.nonce = secrets.token_bytes(NONCE_BYTES)
         return lookup.names[0]
 
-    async def _look(self, lookup: LeaseLookup, *before: tuple[bytes | str | int, ...]) -> Reply:
+    async def _look(self, lookup: LeaseLookup, *before: Command) -> Reply:
         key = lookup.key
         sent_s, wall_s = self.clock.monotonic_s(), self.clock.wall_s()
         *first, values = await self.store.run(

@@ -220,6 +220,20 @@ async def test_a_slot_that_moves_is_followed_and_its_invalidations_are_sent_agai
     assert one.state.breaker_openings == 0
 
 
+async def test_a_slot_that_has_moved_fails_no_other_command_of_the_same_turn(
+    own_cluster: RedisCluster,
+) -> None:
+    direct = direct_redis(own_cluster.url, own_cluster.prefix)
+    end = await ready(direct)
+    home = own_cluster.nodes[0]
+    here = [key for key in keys_of(own_cluster.prefix) if own_cluster.primary_of(key.generation) is home]
+    await move(own_cluster, here[0], home, own_cluster.nodes[1])
+    generations = await asyncio.gather(*map(direct.store.mint, here))
+    assert generations[0] is None
+    assert None not in generations[1:]
+    await end()
+
+
 async def move(cluster: RedisCluster, key: EntryKey, source: RedisServer, target: RedisServer) -> None:
     """Give the slot of a stack, with its keys, to another node."""
     slot = await source.command("CLUSTER", "KEYSLOT", key.generation)
