@@ -231,7 +231,7 @@ class Leases:
     async def _publish(self, licence: Licence, token: FillToken, entry: Entry | None) -> None:
         assert licence.generation is not None
         with contextlib.suppress(StoreError):
-            await self._redis.publish(token.key, licence.generation, licence.nonce, entry, 2 * licence.life_s)
+            await self._redis.publish(token, licence.generation, licence.nonce, entry, 2 * licence.life_s)
 
     async def close(self) -> None:
         """Stop what is still under way."""
