@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import math
 import statistics
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from gateway.telemetry.metrics import Metrics
 
 _LOOK_AGAIN_S = 0.1
 _SHORTEST_S = 0.005
+# All who wait look at such moments, in one round trip.
+_BEAT_S = 0.01
 _FETCHES = 15
 
 
@@ -158,7 +161,7 @@ class Leases:
                             left_s = lookup.latest_s - self._clock.monotonic_s()
                             pause_s = min(self._usual_s(), left_s)
                         on_wait(lookup.latest_s)
-                        await asyncio.sleep(max(_SHORTEST_S, pause_s))
+                        await _sleep(max(_SHORTEST_S, pause_s))
                 case Step.TAKE_OVER:
                     pass
                 case _:
@@ -228,7 +231,7 @@ class Leases:
     async def _publish(self, licence: Licence, token: FillToken, entry: Entry | None) -> None:
         assert licence.generation is not None
         with contextlib.suppress(StoreError):
-            await self._redis.publish(token.key, licence.generation, licence.nonce, entry, 2 * licence.life_s)
+            await self._redis.publish(token, licence.generation, licence.nonce, entry, 2 * licence.life_s)
 
     async def close(self) -> None:
         """Stop what is still under way."""
@@ -246,3 +249,8 @@ class Leases:
 
     def _ttl_s(self, decision: policy.StoreDecision, life_s: float) -> float:
         return decision.ttl_s or policy.running_ttl_s(decision, life_s)
+
+
+async def _sleep(at_least_s: float) -> None:
+    now_s = asyncio.get_running_loop().time()
+    await asyncio.sleep(math.ceil((now_s + at_least_s) / _BEAT_S) * _BEAT_S - now_s)

@@ -375,3 +375,42 @@ async def test_max_age_is_obeyed_for_what_another_replica_fetched(
         assert asked_s(await get(other, TARGET, ("Cache-Control", "max-age=1"))) == first
         assert asked_s(await get(third, TARGET, ("Cache-Control", "min-fresh=30"))) > first
     assert aos.count() == 2
+
+
+@pytest.mark.parametrize("ends", ["no-cache", "its time"])
+async def test_what_comes_late_does_not_replace_what_was_fetched_under_a_newer_lease(
+    aos: ScriptedAos, redis: RedisServer, ends: str
+) -> None:
+    gate = aos.gate()
+    aos.queue(gate.before(Answer(body=record("Running", askedAt=0.0))))
+    aos.answer(after(0.0))
+    ttl_s = 30.0 if ends == "no-cache" else 2.0
+    async with fleet_of(3, aos, redis, cache__ttl_running_s=ttl_s) as (one, other, third):
+        leading = asyncio.ensure_future(get(one))
+        await gate.wait_reached()
+        fields = [("Cache-Control", "no-cache")] if ends == "no-cache" else []
+        newer = asked_s(await get(other, TARGET, *fields))
+        await until(lambda: has_key(redis, b"live"), "what is published")
+        gate.open()
+        await leading
+        await until(lambda: not one.app._fetcher.leases._tasks, "its end")  # type: ignore[union-attr]
+        began_s = time.monotonic()
+        assert asked_s(await get(third)) == newer
+        assert time.monotonic() - began_s < 1.0
+    assert aos.count() == 2
+
+
+async def test_who_takes_nothing_of_what_another_fetched_waits_no_longer_than_for_his_own(
+    aos: ScriptedAos, redis: RedisServer
+) -> None:
+    aos.answer(after(1.2))
+    settings = {"cache__ttl_running_s": 30, "upstream__total_timeout_s": 2}
+    async with fleet_of(2, aos, redis, **settings) as (one, other):
+        leading = asyncio.ensure_future(get(one))
+        await aos.wait_received(1)
+        began_s = time.monotonic()
+        response = await get(other, TARGET, ("Cache-Control", "max-age=1"))
+        assert response.status == 504
+        assert time.monotonic() - began_s < 2.3
+        await leading
+    assert aos.count() == 2
