@@ -52,11 +52,11 @@ class RedisLeases:
         return await self._look(lookup)
 
     async def publish(
-        self, key: EntryKey, generation: bytes, nonce: bytes, entry: Entry | None, life_s: float
+        self, key: EntryKey, generation: bytes, life_s: float, nonce: bytes, entry: Entry | None
     ) -> None:
         """Publish what was fetched under a nonce; ``None``: it may not be shared."""
-        name, value = publication(key, generation, nonce, entry, self.secret)
-        await self.store.run(_OPERATION, name, ("SET", name, value, "PX", milliseconds(life_s)))
+        name, value = publication(key, generation, life_s, nonce, entry, secret=self.secret)
+        await self.store.run(_OPERATION, name, ("SET", name, value, "PX", milliseconds(2 * life_s)))
 
     def _named_anew(self, lookup: LeaseLookup) -> bytes:
         lookup.nonce = secrets.token_bytes(NONCE_BYTES)
