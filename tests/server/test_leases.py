@@ -24,9 +24,9 @@ async def test_many_pollers_of_four_replicas_cost_one_call_per_interval(
     aos.answer(after(0.05))
     async with fleet_of(4, aos, redis, server__fast_lane=fast_lane) as fleet:
         began_s = time.monotonic()
-        responses = await poll(fleet, 100, 8, pause_s=0.5, ttl_s=1.0)
+        responses = await poll(fleet, 100, 6, pause_s=0.5, ttl_s=1.0)
         intervals = time.monotonic() - began_s
-        assert len(responses) == 800
+        assert len(responses) == 600
         assert aos.count() <= intervals + 1
         counts = leases(fleet)
         # On a machine that stands still for longer than Redis may take each fetches for itself.
@@ -41,8 +41,8 @@ async def test_a_slow_upstream_costs_no_more_and_all_are_answered(
     aos.answer(after(1.3))
     async with fleet_of(4, aos, redis, cache__ttl_running_s=0.5) as fleet:
         began_s = time.monotonic()
-        await poll(fleet, 40, 3, pause_s=0.5, ttl_s=0.5)
-        assert aos.count() <= (time.monotonic() - began_s) / 0.5 + 1
+        await poll(fleet, 40, 2, pause_s=0.5, ttl_s=0.5)
+        assert aos.count() <= (time.monotonic() - began_s) / 0.5 + 1 + outages(fleet)
         counts = leases(fleet)
         assert counts["waited"]
         assert counts["followed"]
@@ -146,21 +146,29 @@ async def test_a_write_through_any_replica_ends_it_on_all(aos: ScriptedAos, redi
         assert aos.count("GET") == 2
 
 
-async def test_what_was_under_way_at_a_write_is_not_published(aos: ScriptedAos, redis: RedisServer) -> None:
+@pytest.mark.parametrize("writer", [0, 1, 2], ids=["by the leader", "by who waits", "by another"])
+async def test_what_was_under_way_at_a_write_is_not_published(
+    aos: ScriptedAos, redis: RedisServer, writer: int
+) -> None:
     gate = aos.gate()
     aos.queue(gate.before(Answer(body=record("Running", askedAt=0.0))))
     aos.answer(after(0.0))
     aos.on("PUT", STACK, Answer(202))
-    async with fleet_of(2, aos, redis, cache__ttl_running_s=5) as (one, other):
-        leading = asyncio.ensure_future(get(one))
+    async with fleet_of(3, aos, redis, cache__ttl_running_s=5) as fleet:
+        leading = asyncio.ensure_future(get(fleet[0]))
         await gate.wait_reached()
-        following = asyncio.ensure_future(get(other))
-        await until(lambda: leases([other])["waited"] > 0, "who waits")
-        await get(other, STACK, method="PUT", body=b"{}")
+        following = asyncio.ensure_future(get(fleet[1]))
+        await until(lambda: leases(fleet)["waited"] > 0, "who waits")
+        await get(fleet[writer], STACK, method="PUT", body=b"{}")
+        # Who comes after the write to its replica waits for nothing from before it.
+        assert asked_s(await get(fleet[writer])) > 0.0
         gate.open()
         assert asked_s(await leading) == 0.0
         assert asked_s(await following) > 0.0
-        for gateway in (one, other):
+        for gateway in fleet:
+            await until(
+                lambda gateway=gateway: sum(gateway.app.metrics.invalidations.values()) > 0, "the message"
+            )  # type: ignore[misc]
             assert asked_s(await get(gateway)) > 0.0
 
 
@@ -227,6 +235,9 @@ async def commands_of_polls(aos: ScriptedAos, redis: RedisServer, **settings: ob
             await get(gateway)
             await get(gateway, TARGET, ("Cache-Control", "no-cache"))
             await get(gateway, TARGET, ("Cache-Control", "max-age=0"), ("Cache-Control", "no-store"))
+        # A removal on behalf of what was polled would meet the entry of what is polled next.
+        states = [each.app.tiers.redis_state for each in fleet]
+        await until(lambda: not any(s().queued_writes + s().connections for s in states), "the removals")
         aos.answer(settled())
         await get(fleet[0])
         await until(lambda: has_key(redis, b"entry"), "the entry")
