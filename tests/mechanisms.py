@@ -131,9 +131,9 @@ MECHANISMS = (
     Mechanism(
         "named by generation",
         "gateway/core/caching/key.py",
-        "blake2b(self.identity + generation,",
-        "blake2b(self.identity,",
-        "tests/core/caching/test_lease.py::test_keys_hold_the_generation_and_share_the_slot_of_the_entry",
+        "self.identity + generation + b",
+        "self.identity + b",
+        "tests/core/caching/test_lease.py::test_keys_hold_generation_and_life_and_share_the_slot_of_the_entry",
     ),
     Mechanism(
         "joined only for what may be given",
