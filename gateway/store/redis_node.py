@@ -17,7 +17,7 @@ from gateway.store.breaker import PROBE
 from gateway.store.invalidations import Mark
 from gateway.store.lookup import LookupResult
 from gateway.store.redis_condition import CHECK, Condition
-from gateway.store.redis_connection import Locator, RedisSettings, connection_arguments
+from gateway.store.redis_connection import Locator, RedisSettings, connection_arguments, idle, in_use
 from gateway.store.redis_errors import StoreError, is_answer, is_redirect, kind_of, worst, wrong_server
 from gateway.store.redis_lookups import LookupBatcher
 from gateway.tasks import TaskSet
@@ -103,8 +103,7 @@ class Node:
     @property
     def connections(self) -> int:
         """How many connections carry a command."""
-        # The pool has no public attribute for it.
-        return len(self.client.connection_pool._in_use_connections)
+        return len(in_use(self.client.connection_pool))
 
     def pipeline(self) -> Pipeline:
         """Return a pipeline: its commands reach this server in order, in one round trip."""
@@ -131,7 +130,7 @@ class Node:
     async def disconnect_idle(self) -> None:
         """Close connections that carry no command."""
         # Not with the pool's own method: it waits, and what is idle now may be in use by then.
-        for connection in list(self.client.connection_pool._available_connections):
+        for connection in list(idle(self.client.connection_pool)):
             await connection.disconnect()
 
     async def in_time(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
@@ -289,7 +288,7 @@ class Node:
                 await asyncio.sleep(after_s)
                 await former.aclose()
                 # One that is being opened now is not closed by that.
-                while former.connection_pool._in_use_connections:  # noqa: ASYNC110  # there is no event
+                while in_use(former.connection_pool):  # noqa: ASYNC110  # there is no event
                     await asyncio.sleep(_OPENING_S)
             finally:
                 await former.aclose()
