@@ -68,9 +68,21 @@ class RedisSettings(msgspec.Struct, frozen=True):
         password: object = parse_url(url).get("password")
         return password if isinstance(password, str) else ""
 
+    @property
+    def server(self) -> str:
+        """Host and port of the one server that ``url`` names, or the path of its socket."""
+        parsed: dict[str, Any] = {**parse_url(self.url)}
+        return str(parsed.get("path") or f"{parsed.get('host')}:{parsed.get('port', 6379)}")
+
 
 class Locator(Protocol):
-    """Says where a server is, for each connection anew."""
+    """Says where a server is, for each connection anew.
+
+    Attributes:
+        named: where it was last, host and port.
+    """
+
+    named: tuple[str, int] | None
 
     async def address(self) -> tuple[str, int]:
         """Return host and port."""

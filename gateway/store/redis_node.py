@@ -101,6 +101,13 @@ class Node:
         self.client = self._make_client()
 
     @property
+    def address(self) -> str:
+        """Host and port, or the path of its socket; "" before a Sentinel has named one."""
+        if self.locator is None:
+            return self.settings.server
+        return "" if self.locator.named is None else "{}:{}".format(*self.locator.named)
+
+    @property
     def connections(self) -> int:
         """How many connections carry a command."""
         return len(in_use(self.client.connection_pool))
