@@ -59,7 +59,7 @@ class Gauges:
         build = process.build(asyncio.get_running_loop())
         labelled: Snapshot = {
             "build_info": {build: (1,)},
-            "redis_node_up": {(address,): (is_up,) for address, is_up in redis.nodes.items()},
+            "redis_node_up": {(address,): (float(is_up),) for address, is_up in redis.nodes.items()},
         }
         return self.metrics.snapshot() | unlabelled(gauges) | labelled
 

@@ -209,6 +209,7 @@ async def test_a_running_gateway_has_every_family_and_its_build(aos: ScriptedAos
         snapshot = gateway.app.metrics_snapshot()
     body, content_type = render(snapshot)
     found = samples(snapshot)
+    assert samples(sent(snapshot)) == found
     assert content_type == _TEXT
     named = {line.split()[2] for line in body.decode().splitlines() if line.startswith("# TYPE")}
     assert named == {

@@ -160,7 +160,7 @@ function redisDetail(status) {
 
 function leases(status) {
   const { led = 0, followed = 0, void: unshared = 0, waited = 0 } = status.leases;
-  return `Last minute: ${number(led)} led, ${number(followed)} followed, ${number(unshared)} void, ${number(waited)} waited`;
+  return [`${number(led)} led, ${number(followed)} followed`, `Last minute; ${number(unshared)} void, ${number(waited)} waited`];
 }
 
 function waiting(status) {
@@ -220,7 +220,7 @@ function show(status) {
     card("Memory tier", null, [count(gauges.memory_cache_entries, "record"), bytes(gauges.memory_cache_bytes)]),
     card("Fetches in flight", null, [number(gauges.fetches_in_flight)]),
     ...hasRedis ? [card("Pending in Redis", null, [count(gauges.redis_write_queue, "write"), `${count(gauges.redis_pending_invalidations, "stack")} to invalidate`]),
-      card("Leases", null, [leases(status)])] : []]);
+      card("Leases", null, leases(status))] : []]);
 }
 
 async function get(path) {
