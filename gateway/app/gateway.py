@@ -400,6 +400,7 @@ class Gateway:
             return {"redis": "off"}
         return {
             "redis": "up" if redis.is_up else "down",
+            "nodes": {address: "up" if is_up else "down" for address, is_up in redis.nodes.items()},
             "breaker": redis.breaker.value,
             "subscription": "up" if redis.is_subscribed else "down",
             "pending_invalidations": redis.pending_invalidations,
