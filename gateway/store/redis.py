@@ -216,7 +216,7 @@ class RedisStore:
             entry = unseal(key, generation, sealed, self._secret, now_s)
             if entry is None:
                 self._metrics.entries_invalid += 1
-            elif entry.ttl_s(now_s) <= 0:
+            elif entry.expires_s <= now_s:
                 entry = None
         return LookupResult(entry, generation, is_absent=entry is None)
 

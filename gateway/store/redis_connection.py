@@ -5,7 +5,7 @@ The one module that relies on inner names of redis-py; `check_library` compares 
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import (
     AbstractConnection,
+    BlockingConnectionPool,
     Connection,
     ConnectionPool,
     RedisSSLContext,
@@ -23,6 +24,7 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, InvalidResponse, ResponseError
 
 from gateway.config.errors import ConfigError
 from gateway.config.redis_url import redis_place
@@ -31,6 +33,8 @@ from gateway.config.redis_url import redis_place
 _USES: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (ConnectionPool, "get_available_connection", ("_available_connections", "_in_use_connections")),
     (ConnectionPool, "release", ("_available_connections", "_in_use_connections")),
+    (AbstractConnection, "_send_packed_command", ("_writer",)),
+    (AbstractConnection, "_read_response_from_parser", ("_parser", "read_response")),
     (AbstractConnection, "disconnect", ("_writer",)),
     (AbstractConnection, "connect_check_health", ("_connect", "redis_connect_func")),
     (SSLConnection, "_connection_arguments", ("ssl_context",)),
@@ -111,16 +115,6 @@ def _names(code: object) -> Iterator[str]:
             yield from _names(constant)
 
 
-def in_use(pool: ConnectionPool) -> Collection[AbstractConnection]:
-    """Return the connections that carry a command or are being opened for one."""
-    return pool._in_use_connections
-
-
-def idle(pool: ConnectionPool) -> Collection[AbstractConnection]:
-    """Return the connections that carry no command."""
-    return pool._available_connections
-
-
 class Listener(PubSub):
     """Never reconnects by itself.
 
@@ -132,8 +126,8 @@ class Listener(PubSub):
         await conn.disconnect()
 
 
-class _EndsAtOnce(AbstractConnection):
-    """Closes without waiting.
+class RedisConnection(AbstractConnection):
+    """Closes without waiting, and carries several commands at the price of one.
 
     The library waits until everything written has been sent. With a Redis that reads nothing that never
     happens, and socket and buffers leak. Meanwhile the pool may hand out the connection again, which then
@@ -141,6 +135,7 @@ class _EndsAtOnce(AbstractConnection):
     """
 
     _writer: asyncio.StreamWriter | None
+    _parser: Any
 
     async def disconnect(
         self,
@@ -154,8 +149,38 @@ class _EndsAtOnce(AbstractConnection):
             self._writer.transport.abort()
         await super().disconnect(True, error, failure_count, health_check_failed)
 
+    async def exchange(self, commands: Sequence[bytes], arguments: int) -> list[object]:
+        """Send MGETs, packed, and return the values in order; of one that is refused its error for each.
 
-class _TcpConnection(_EndsAtOnce, Connection):
+        One timer bounds all of it: the library sets two for every command, and before Python 3.12 makes a
+        task for the first. Whatever fails closes the connection, or its replies would be those to the next
+        command.
+
+        Args:
+            commands: of a connection that is connected.
+            arguments: how many keys each of them reads.
+        """
+        values: list[object] = []
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                if self._writer is None:
+                    raise ConnectionError
+                self._writer.write(b"".join(commands))
+                for _ in commands:
+                    reply = await self._parser.read_response()
+                    if isinstance(reply, ResponseError):
+                        values += [reply] * arguments
+                    elif isinstance(reply, list) and len(reply) == arguments:
+                        values += reply
+                    else:
+                        raise InvalidResponse
+        except BaseException:
+            await self.disconnect()
+            raise
+        return values
+
+
+class _TcpConnection(RedisConnection, Connection):
     def __init__(self, *, locator: Locator | None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._locator = locator
@@ -181,7 +206,7 @@ class _TlsConnection(_TcpConnection, SSLConnection):
         self.ssl_context.context = tls
 
 
-class _UnixConnection(_EndsAtOnce, UnixDomainSocketConnection):
+class _UnixConnection(RedisConnection, UnixDomainSocketConnection):
     pass
 
 
@@ -190,6 +215,55 @@ _CLASSES: dict[type[AbstractConnection], type[AbstractConnection]] = {
     SSLConnection: _TlsConnection,
     UnixDomainSocketConnection: _UnixConnection,
 }
+
+
+class RedisPool(BlockingConnectionPool):
+    """A bounded pool that costs next to nothing as long as nobody waits for a connection.
+
+    The library's own takes locks and counts for its telemetry, which is dearer than a command.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._waiting = 0
+
+    @property
+    def carrying(self) -> int:
+        """How many connections carry a command."""
+        return len(self._in_use_connections)
+
+    async def get_connection(self, *_: object, **__: object) -> RedisConnection:
+        """Return a connection without unread replies; nobody else has it until it is released."""
+        if self._waiting or not self.can_get_connection():
+            wait: Callable[[], Awaitable[RedisConnection]] = super().get_connection
+            self._waiting += 1
+            try:
+                return await wait()
+            finally:
+                self._waiting -= 1
+        take: Callable[[], RedisConnection] = self.get_available_connection
+        connection = take()
+        try:
+            if not connection.is_connected or await connection.can_read():
+                await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Let others have a connection."""
+        if self._waiting:
+            await super().release(connection)
+        else:
+            self._in_use_connections.remove(connection)
+            self._available_connections.append(connection)
+
+    async def disconnect_idle(self) -> None:
+        """Close connections that carry no command."""
+        # Not with the library's own method: it waits, and what is idle now may be in use by then.
+        for connection in list(self._available_connections):
+            await connection.disconnect()
 
 
 def connection_arguments(
