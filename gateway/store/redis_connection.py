@@ -149,35 +149,33 @@ class RedisConnection(AbstractConnection):
             self._writer.transport.abort()
         await super().disconnect(True, error, failure_count, health_check_failed)
 
-    async def exchange(self, commands: Sequence[bytes], arguments: int) -> list[object]:
-        """Send MGETs, packed, and return the values in order; of one that is refused its error for each.
+    async def exchange(self, commands: Sequence[bytes], values: int = 0) -> list[object]:
+        """Send packed commands in one round trip, and return the replies, refusals among them.
 
         One timer bounds all of it: the library sets two for every command, and before Python 3.12 makes a
         task for the first. Whatever fails closes the connection, or its replies would be those to the next
         command.
 
         Args:
-            commands: of a connection that is connected.
-            arguments: how many keys each of them reads.
+            commands: for a connection that is connected.
+            values: how many are in each reply; 0: that varies.
         """
-        values: list[object] = []
+        replies: list[object] = []
         try:
             async with asyncio.timeout(self.socket_timeout):
                 if self._writer is None:
                     raise ConnectionError
-                self._writer.write(b"".join(commands))
+                self._writer.writelines(commands)
                 for _ in commands:
                     reply = await self._parser.read_response()
-                    if isinstance(reply, ResponseError):
-                        values += [reply] * arguments
-                    elif isinstance(reply, list) and len(reply) == arguments:
-                        values += reply
-                    else:
+                    is_array = isinstance(reply, list) and len(reply) == values
+                    if values and not is_array and not isinstance(reply, ResponseError):
                         raise InvalidResponse
+                    replies.append(reply)
         except BaseException:
             await self.disconnect()
             raise
-        return values
+        return replies
 
 
 class _TcpConnection(RedisConnection, Connection):

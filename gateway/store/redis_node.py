@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import redis.asyncio as aioredis
 from hiredis import pack_command
-from redis.asyncio.client import Pipeline
 from redis.exceptions import InvalidResponse, ResponseError
 
 from gateway.clock import Clock
@@ -127,10 +126,6 @@ class Node:
         """How many connections carry a command."""
         return self._pool.carrying
 
-    def pipeline(self) -> Pipeline:
-        """Return a pipeline: its commands reach this server in order, in one round trip."""
-        return self.client.pipeline(transaction=False)
-
     def connect_with(self, settings: RedisSettings) -> None:
         """Use another user, password or TLS context for connections opened from now on."""
         self.settings = settings
@@ -184,10 +179,7 @@ class Node:
         """
 
         async def work() -> list[object]:
-            pipeline = self.pipeline()
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: list[object] = await pipeline.execute(raise_on_error=False)
+            replies = await self._exchange(commands)
             if errors := [reply for reply in replies if isinstance(reply, ResponseError)]:
                 raise PartlyRefused(replies) from worst(errors)
             return replies
@@ -250,23 +242,30 @@ class Node:
     async def _mget(self, names: list[bytes]) -> list[object]:
         # In a Cluster one command reads what shares a slot, which is an entry and its generation.
         size = len(names) if self._on_failure is None else _PAIR
-        commands = [_pack((b"MGET", *names[at : at + size])) for at in range(0, len(names), size)]
+        commands = [(b"MGET", *names[at : at + size]) for at in range(0, len(names), size)]
 
         async def work() -> list[object]:
-            pool = self._pool
-            connection = await pool.get_connection()
-            try:
-                values = await connection.exchange(commands, size)
-            finally:
-                await pool.release(connection)
-            if errors := [value for value in values if isinstance(value, ResponseError)]:
-                if len(errors) == len(values) or not all(map(is_redirect, errors)):
+            replies = await self._exchange(commands, size)
+            if errors := [reply for reply in replies if isinstance(reply, ResponseError)]:
+                if len(errors) == len(replies) or not all(map(is_redirect, errors)):
                     raise worst(errors)
                 # A slot has moved, the others have not.
                 self._failed(errors[0])
+            values: list[object] = []
+            for reply in replies:
+                values += reply if isinstance(reply, list) else [reply] * size
             return values
 
         return await self._guarded("lookup", work)
+
+    async def _exchange(self, commands: Sequence[Command], values: int = 0) -> list[object]:
+        """See `RedisConnection.exchange`."""
+        pool = self._pool
+        connection = await pool.get_connection()
+        try:
+            return await connection.exchange([_pack(command) for command in commands], values)
+        finally:
+            await pool.release(connection)
 
     def _failed(self, error: Exception) -> None:
         is_refusal = is_answer(error) and wrong_server(error) is None

@@ -100,7 +100,7 @@ async def test_look_ups_of_one_turn_are_one_round_trip_to_each_node(cluster: Red
     assert not any(one.has_failed for one in found)
     after = await calls(cluster, "mget")
     asked = [(now - then)["mget"] for now, then in zip(after, before, strict=True)]
-    # One MGET for two keys each, in one pipeline a node.
+    # One MGET for two keys each, in one round trip a node.
     assert sum(asked) == STACKS
     assert all(asked)
     assert sum(direct.metrics.redis_s["lookup",].counts) - sent == len(cluster.nodes)
