@@ -414,3 +414,20 @@ async def test_who_takes_nothing_of_what_another_fetched_waits_no_longer_than_fo
         assert time.monotonic() - began_s < 2.3
         await leading
     assert aos.count() == 2
+
+
+@pytest.mark.parametrize("polls", [0, 1], ids=["the same replica", "another replica"])
+async def test_who_waits_hears_of_the_end_within_the_interval_however_long_a_record_may_be_given(
+    aos: ScriptedAos, redis: RedisServer, polls: int
+) -> None:
+    aos.answer(after(0.0))
+    settings = {"cache__ttl_running_s": 30, "wait__interval_s": 0.5, "wait__max_interval_s": 0.5}
+    async with fleet_of(2, aos, redis, **settings) as fleet:
+        first = await get(fleet[polls])
+        await until(lambda: has_key(redis, b"live"), "what is published")
+        aos.answer(settled())
+        began_s = time.monotonic()
+        response = await get(fleet[0], TARGET, ("Prefer", "wait=10"))
+        assert response.body != first.body
+        assert time.monotonic() - began_s < 2.0
+    assert aos.count() == 2
