@@ -55,6 +55,7 @@ class Leases:
 
     Args:
         redis: where they are.
+        longest_s: nobody waits longer for what others fetch, whatever is in Redis.
         executor: threads for what would hold up the event loop.
     """
 
@@ -64,6 +65,7 @@ class Leases:
         tiers: Tiers,
         rules: policy.Rules,
         *,
+        longest_s: float,
         clock: Clock,
         executor: Executor,
         metrics: Metrics,
@@ -71,6 +73,7 @@ class Leases:
         self._redis = redis
         self._tiers = tiers
         self._rules = rules
+        self._longest_s = longest_s
         self._clock = clock
         self._executor = executor
         self._metrics = metrics
@@ -99,9 +102,10 @@ class Leases:
                 waited for.
         """
         lookup = self._redis.lookup(token.key, generation, life_s, eligible.variant.accept, not_before_s)
-        with contextlib.suppress(StoreError):
-            first = Step.TAKE_OVER if takes_over else Step.CLAIM
-            taken = await self._take(lookup, token, eligible, first, on_wait)
+        first = Step.TAKE_OVER if takes_over else Step.CLAIM
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(self._longest_s):
+                taken = await self._take(lookup, token, eligible, first, on_wait)
             if taken is not None:
                 return taken
         return self._licence(lookup, is_alone=True)
@@ -233,7 +237,7 @@ class Leases:
     async def _publish(self, licence: Licence, token: FillToken, entry: Entry | None) -> None:
         assert licence.generation is not None
         with contextlib.suppress(StoreError):
-            await self._redis.publish(token, licence.generation, licence.nonce, entry, 2 * licence.life_s)
+            await self._redis.publish(token, licence.generation, licence.life_s, licence.nonce, entry)
 
     async def close(self) -> None:
         """Stop what is still under way."""

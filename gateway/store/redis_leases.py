@@ -59,12 +59,7 @@ class RedisLeases:
         return await self._look(lookup)
 
     async def publish(
-        self,
-        token: FillToken,
-        generation: bytes,
-        nonce: bytes,
-        entry: Entry | None,
-        life_s: float,
+        self, token: FillToken, generation: bytes, life_s: float, nonce: bytes, entry: Entry | None
     ) -> None:
         """Publish what was fetched under a nonce, unless there is something newer.
 
@@ -72,19 +67,14 @@ class RedisLeases:
             token: of the fetch.
             entry: ``None``: it may not be shared.
         """
-        name, value = publication(token.key, generation, nonce, entry, self.secret)
-        lease = await self._value(token.key.lease_names(generation)[0])
+        name, value = publication(token.key, generation, life_s, nonce, entry, secret=self.secret)
+        names = token.key.lease_names(generation, life_s)
+        [values] = await self.store.run(_OPERATION, name, ("MGET", *names))
+        lease, published = values if isinstance(values, list) else (None, None)
         # With what is published under another lease gone, all would wait until that is over.
-        is_newer_there = (
-            lease not in (None, nonce) and (await self._value(name) or b"")[:NONCE_BYTES] == lease
-        )
+        is_newer_there = isinstance(published, bytes) and published[:NONCE_BYTES] == lease != nonce
         if not (is_newer_there or token.is_overtaken):
-            await self.store.run(_OPERATION, name, ("SET", name, value, "PX", milliseconds(life_s)))
-
-    async def _value(self, name: bytes) -> bytes | None:
-        [values] = await self.store.run(_OPERATION, name, ("MGET", name))
-        value = values[0] if isinstance(values, list) else None
-        return value if isinstance(value, bytes) else None
+            await self.store.run(_OPERATION, name, ("SET", name, value, "PX", milliseconds(2 * life_s)))
 
     def _named_anew(self, lookup: LeaseLookup) -> bytes:
         lookup.nonce = secrets.token_bytes(NONCE_BYTES)

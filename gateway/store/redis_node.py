@@ -19,7 +19,7 @@ from gateway.store.invalidations import Mark
 from gateway.store.lookup import LookupResult
 from gateway.store.redis_commands import Command, CommandBatcher
 from gateway.store.redis_condition import CHECK, Condition
-from gateway.store.redis_connection import Locator, RedisSettings, connection_arguments
+from gateway.store.redis_connection import Locator, RedisSettings, connection_arguments, idle, in_use
 from gateway.store.redis_errors import (
     PartlyRefused,
     StoreError,
@@ -112,10 +112,16 @@ class Node:
         self.client = self._make_client()
 
     @property
+    def address(self) -> str:
+        """Host and port, or the path of its socket; "" before a Sentinel has named one."""
+        if self.locator is None:
+            return self.settings.server
+        return "" if self.locator.named is None else "{}:{}".format(*self.locator.named)
+
+    @property
     def connections(self) -> int:
         """How many connections carry a command."""
-        # The pool has no public attribute for it.
-        return len(self.client.connection_pool._in_use_connections)
+        return len(in_use(self.client.connection_pool))
 
     def pipeline(self) -> Pipeline:
         """Return a pipeline: its commands reach this server in order, in one round trip."""
@@ -141,7 +147,7 @@ class Node:
     async def disconnect_idle(self) -> None:
         """Close connections that carry no command."""
         # Not with the pool's own method: it waits, and what is idle now may be in use by then.
-        for connection in list(self.client.connection_pool._available_connections):
+        for connection in list(idle(self.client.connection_pool)):
             await connection.disconnect()
 
     async def in_time(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
@@ -336,7 +342,7 @@ class Node:
                 await asyncio.sleep(after_s)
                 await former.aclose()
                 # One that is being opened now is not closed by that.
-                while former.connection_pool._in_use_connections:  # noqa: ASYNC110  # there is no event
+                while in_use(former.connection_pool):  # noqa: ASYNC110  # there is no event
                     await asyncio.sleep(_OPENING_S)
             finally:
                 await former.aclose()

@@ -156,6 +156,7 @@ async def test_a_node_that_is_gone_stops_none_of_the_others(
     for key in lost:
         await one.tiers.lookup(key)
     await until(lambda: one.state.breaker is not BreakerState.CLOSED, "the breaker of the dead node")
+    assert one.state.nodes == {node.address: node is not dead for node in own_cluster.nodes}
     redis = one.tiers.redis
     assert redis is not None
     link = redis._store.link
@@ -445,5 +446,8 @@ async def test_after_a_failover_the_new_primary_has_look_ups_and_what_is_pending
     assert isinstance(link, ClusterLink)
     # Nothing watches the former primary any more.
     assert len(link._watching) == len(link.nodes) == 3
+    promoted = cluster.nodes[3 + cluster.nodes.index(former)]
+    used = {promoted, *cluster.nodes[:3]} - {former}
+    await until(lambda: one.state.nodes == {node.address: True for node in used}, "all to be up")
     if how == "paused":
         former.resume()
