@@ -10,6 +10,8 @@ from redis.exceptions import ResponseError
 _OF_PIPELINE = re.compile(
     r"Command # \d+ \(.*\) of pipeline caused error: (\([\"'])?(?P<words>.*?)(?(1)[\"'],\))", re.DOTALL
 )
+# A server that does not know AUTH repeats its arguments: long ones cut off, line ends as blanks.
+_ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
 _CLUSTER = "a node of a Redis Cluster: write redis+cluster://host,host in redis.url; "
 _SENTINEL = "a Sentinel: write redis+sentinel://host,host,host/SERVICE in redis.url; "
 # A node of a Cluster says so of one slot.
@@ -97,8 +99,8 @@ def error_text(error: BaseException, password: str = "") -> str:
         if isinstance(one, ResponseError):
             error = one
     code, text = _code_and_text(error)
+    text = _ARGUMENTS.sub("", text)
     if password:
-        # A server that does not know AUTH repeats its arguments.
         text = text.replace(password, "***")
     reply = " ".join(part for part in (code, text) if part)
     name = type(error).__name__
