@@ -50,6 +50,9 @@ class RedisPlace(msgspec.Struct, frozen=True):
     before_host: str = ""
     database: str = ""
 
+    def __repr__(self) -> str:
+        return "RedisPlace(***)"
+
     def server_url(self, host: str, port: int) -> str:
         """Return the URL of one server, with user, password and database."""
         return f"{self.before_host}{f'[{host}]' if ':' in host else host}:{port}/{self.database}"

@@ -61,6 +61,9 @@ class RedisSettings(msgspec.Struct, frozen=True):
     sentinel_user: str = ""
     sentinel_password: str = ""
 
+    def __repr__(self) -> str:
+        return "RedisSettings(***)"
+
     @property
     def password(self) -> str:
         place = redis_place(self.url)
