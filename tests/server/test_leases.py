@@ -58,8 +58,9 @@ async def test_each_caller_has_a_lease_of_its_own(aos: ScriptedAos, redis: Redis
 
 
 async def test_anothers_fetch_is_a_hit_with_an_age_that_is_rounded_up(
-    aos: ScriptedAos, redis: RedisServer
+    aos: ScriptedAos, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG", "gateway.cache")
     aos.answer(after(0.0))
     async with fleet_of(2, aos, redis, cache__ttl_running_s=5) as (one, other):
         first = await get(one)
@@ -71,6 +72,8 @@ async def test_anothers_fetch_is_a_hit_with_an_age_that_is_rounded_up(
         assert cache_status(second) == "aos-gateway; hit; ttl=4; detail=running"
         assert (await get(other, TARGET, ("If-None-Match", second.get("ETag") or b""))).status == 304
         assert leases([other]) == {"followed": 1}
+    assert "found what another replica has fetched: 200, phase Running" in caplog.messages
+    assert len([line for line in caplog.messages if line.startswith("fetched")]) == 1
 
 
 async def has_key(redis: RedisServer, kind: bytes) -> bool:
