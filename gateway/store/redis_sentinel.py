@@ -1,6 +1,7 @@
 """Asks Sentinels where the primary is, which changes with a failover."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 
@@ -13,12 +14,18 @@ from gateway.config.redis_url import RedisPlace
 from gateway.store.redis_connection import RedisSettings, ask, connection_arguments
 from gateway.store.redis_errors import error_text
 from gateway.tasks import TaskSet
+from gateway.telemetry.log_rate_limit import TokenBucket
 
 # As many connections as are opened within it cost one question.
 _REMEMBERED_S = 1.0
 _ASK_S = 1.0
 # Who has an answer waits so long for that of another Sentinel.
 _OTHERS_S = 0.05
+# Of Sentinels that contradict each other.
+_LINES_PER_S = 0.1
+_BURST = 6.0
+
+_log = logging.getLogger("gateway")
 
 Address = tuple[str, int]
 
@@ -45,6 +52,7 @@ class SentinelLocator:
         self.named: Address | None = None
         self._named_until_s = 0.0
         self._failed: Address | None = None
+        self._lines = TokenBucket(_LINES_PER_S, _BURST, clock.monotonic_s)
 
     async def address(self) -> Address:
         """Return host and port of the primary.
@@ -95,8 +103,12 @@ class SentinelLocator:
         former = self.named
         self.named = max(answers, key=lambda one: (answers[one], one != self._failed, one == former))
         self._named_until_s = self._clock.monotonic_s() + _REMEMBERED_S
-        if former not in (None, self.named):
-            self.on_moved()
+        if self.named != former:
+            if self._lines.take():
+                level = logging.INFO if former is None else logging.WARNING
+                _log.log(level, "redis sentinel: the primary is %s:%d", *self.named)
+            if former is not None:
+                self.on_moved()
         return self.named
 
     async def _ask_one(self, host: str, port: int) -> Address | None:

@@ -202,8 +202,9 @@ async def test_the_primary_is_the_one_that_most_sentinels_name(redis: RedisServe
 
 
 async def test_no_connection_to_a_former_primary_is_left_once_another_is_named(
-    redis: RedisServer, replicas: Replicas
+    redis: RedisServer, replicas: Replicas, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     with RedisServer() as former, SentinelServer([watched(former)]) as sentinel:
         one = await replicas(f"redis+sentinel://{sentinel.address}/{SERVICE}", redis.prefix, memory_bytes=0)
         key = one.key()
@@ -223,3 +224,6 @@ async def test_no_connection_to_a_former_primary_is_left_once_another_is_named(
         await until(is_left, "the connections to be closed")
         await until(lambda: is_used(one), "the other primary to be used")
         assert await one.found(key) is None
+    assert lines_about(caplog, "redis sentinel") == [
+        f"redis sentinel: the primary is {server.address}" for server in (former, redis)
+    ]
