@@ -11,8 +11,8 @@ from redis.crc import key_slot
 
 from gateway.clock import Clock
 from gateway.config.redis_url import redis_place
-from gateway.store.redis_cluster import Address, read_slots, settings_at
-from gateway.store.redis_connection import RedisSettings, connection_arguments
+from gateway.store.redis_cluster import read_slots, settings_at
+from gateway.store.redis_connection import Address, RedisSettings, connection_arguments
 from gateway.store.redis_errors import error_text, is_answer, wrong_server
 from gateway.store.redis_sentinel import SentinelLocator
 from gateway.tasks import TaskSet

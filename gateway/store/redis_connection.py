@@ -4,6 +4,7 @@ The one module that relies on inner names of redis-py; `check_library` compares 
 """
 
 import asyncio
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from types import CodeType
@@ -23,6 +24,7 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import InvalidResponse
 
 from gateway.config.errors import ConfigError
 from gateway.config.redis_url import redis_place
@@ -37,6 +39,11 @@ _USES: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (RedisSSLContext, "get", ("context",)),
     (PubSub, "_execute", ("_reconnect",)),
 )
+
+Address = tuple[str, int]
+
+_LAST_PORT = 65_535
+_HOST = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
 
 
 class RedisSettings(msgspec.Struct, frozen=True):
@@ -85,9 +92,9 @@ class Locator(Protocol):
         named: where it was last, host and port.
     """
 
-    named: tuple[str, int] | None
+    named: Address | None
 
-    async def address(self) -> tuple[str, int]:
+    async def address(self) -> Address:
         """Return host and port."""
 
     def forget(self) -> None:
@@ -193,6 +200,17 @@ _CLASSES: dict[type[AbstractConnection], type[AbstractConnection]] = {
     SSLConnection: _TlsConnection,
     UnixDomainSocketConnection: _UnixConnection,
 }
+
+
+def server_address(host: str, port: int) -> Address:
+    """Return an address that a server has told, if it is one.
+
+    Raises:
+        redis.exceptions.InvalidResponse: it is none.
+    """
+    if not (_HOST.fullmatch(host) and 0 < port <= _LAST_PORT):
+        raise InvalidResponse
+    return host, port
 
 
 def connection_arguments(

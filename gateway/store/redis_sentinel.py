@@ -11,7 +11,13 @@ from redis.exceptions import InvalidResponse
 
 from gateway.clock import Clock
 from gateway.config.redis_url import RedisPlace
-from gateway.store.redis_connection import RedisSettings, ask, connection_arguments
+from gateway.store.redis_connection import (
+    Address,
+    RedisSettings,
+    ask,
+    connection_arguments,
+    server_address,
+)
 from gateway.store.redis_errors import error_text
 from gateway.tasks import TaskSet
 from gateway.telemetry.log_rate_limit import TokenBucket
@@ -26,8 +32,6 @@ _LINES_PER_S = 0.1
 _BURST = 6.0
 
 _log = logging.getLogger("gateway")
-
-Address = tuple[str, int]
 
 
 class SentinelLocator:
@@ -122,7 +126,7 @@ class SentinelLocator:
         answer = await ask(arguments, _ASK_S, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._place.service)
         match answer:
             case [bytes(primary), bytes(primary_port)]:
-                return primary.decode("ascii"), int(primary_port)
+                return server_address(primary.decode("ascii"), int(primary_port))
             case None:
                 return None
         raise InvalidResponse

@@ -122,3 +122,14 @@ async def test_what_is_no_reply_of_redis_is_named_once(capsys: pytest.CaptureFix
     async with replying(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
         code, said = await _said(capsys, f"redis://{address}/0")
     assert (code, said.count("Protocol error")) == (1, 1)
+
+
+@pytest.mark.parametrize(("host", "port"), [(b"a/b@c", b"1"), (b"h", b"65536"), (b"h", b"0"), (b"", b"1")])
+async def test_a_sentinel_that_names_no_address_is_named(
+    capsys: pytest.CaptureFixture[str], host: bytes, port: bytes
+) -> None:
+    reply = b"*2\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(host), host, len(port), port)
+    async with replying(reply) as address:
+        code, said = await _said(capsys, f"redis+sentinel://{address}/{SERVICE}")
+    assert code == 1
+    assert f"{address}: cannot be used: no Sentinel names a primary: InvalidResponse" in said
