@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import math
 from concurrent.futures import Executor
 
 import msgspec
@@ -90,6 +91,7 @@ class Fetcher:
         stores: bool = True,
         life_s: float = 0.0,
         takes_over: bool = False,
+        not_before_s: float = -math.inf,
     ) -> None:
         """Begin the work of a flight.
 
@@ -98,12 +100,13 @@ class Fetcher:
             life_s: how old what another replica has fetched may be where no ``ttl_running_s`` says so; 0: it
                 will not do.
             takes_over: what others have fetched until now will not do.
+            not_before_s: nor what they began to fetch before this monotonic time.
         """
         fetch = _Fetch(self, flight, request, eligible, found, stores=stores)
         lease_s = self.rules.ttl_running_s or life_s if self.leases is not None and stores else 0.0
         lacks_generation = stores and self.tiers.redis is not None and self.tiers.lacks_generation(found)
         if lacks_generation or (lease_s and found.lookup.generation is not None):
-            fetch.prepare(self._tasks, lease_s, takes_over=takes_over)
+            fetch.prepare(self._tasks, lease_s, takes_over=takes_over, not_before_s=not_before_s)
         else:
             fetch.send(found.lookup.generation)
 
@@ -165,16 +168,16 @@ class _Fetch:
         self._stores = stores
         self._licence: Licence | None = None
 
-    def prepare(self, tasks: TaskSet, lease_s: float, *, takes_over: bool) -> None:
+    def prepare(self, tasks: TaskSet, lease_s: float, *, takes_over: bool, not_before_s: float) -> None:
         """Ask Redis first: for a generation, and for another replica's fetch; see `Fetcher.start`."""
-        task = tasks.start(self._prepare(lease_s, takes_over=takes_over), "fetch")
+        task = tasks.start(self._prepare(lease_s, takes_over=takes_over, not_before_s=not_before_s), "fetch")
 
         def stop() -> None:
             task.cancel()
 
         self._flight.stop = stop
 
-    async def _prepare(self, lease_s: float, *, takes_over: bool) -> None:
+    async def _prepare(self, lease_s: float, *, takes_over: bool, not_before_s: float) -> None:
         tiers, token = self._by.tiers, self.found.fill_token
         generation = self.found.lookup.generation or await tiers.mint(token.key)
         leases = self._by.leases
@@ -189,7 +192,13 @@ class _Fetch:
 
         try:
             taken = await leases.take(
-                token, self._eligible, generation, lease_s, takes_over=takes_over, on_wait=on_wait
+                token,
+                self._eligible,
+                generation,
+                lease_s,
+                takes_over=takes_over,
+                not_before_s=not_before_s,
+                on_wait=on_wait,
             )
         except Exception as error:
             self._failed(error)

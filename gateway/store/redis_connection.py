@@ -4,6 +4,7 @@ The one module that relies on inner names of redis-py; `check_library` compares 
 """
 
 import asyncio
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from types import CodeType
@@ -42,6 +43,11 @@ _USES: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (PubSub, "_execute", ("_reconnect",)),
 )
 
+Address = tuple[str, int]
+
+_LAST_PORT = 65_535
+_HOST = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
+
 
 class RedisSettings(msgspec.Struct, frozen=True):
     """How to reach Redis and how long to wait for it.
@@ -65,6 +71,9 @@ class RedisSettings(msgspec.Struct, frozen=True):
     sentinel_user: str = ""
     sentinel_password: str = ""
 
+    def __repr__(self) -> str:
+        return "RedisSettings(***)"
+
     @property
     def password(self) -> str:
         place = redis_place(self.url)
@@ -86,9 +95,9 @@ class Locator(Protocol):
         named: where it was last, host and port.
     """
 
-    named: tuple[str, int] | None
+    named: Address | None
 
-    async def address(self) -> tuple[str, int]:
+    async def address(self) -> Address:
         """Return host and port."""
 
     def forget(self) -> None:
@@ -213,6 +222,17 @@ _CLASSES: dict[type[AbstractConnection], type[AbstractConnection]] = {
     SSLConnection: _TlsConnection,
     UnixDomainSocketConnection: _UnixConnection,
 }
+
+
+def server_address(host: str, port: int) -> Address:
+    """Return an address that a server has told, if it is one.
+
+    Raises:
+        redis.exceptions.InvalidResponse: it is none.
+    """
+    if not (_HOST.fullmatch(host) and 0 < port <= _LAST_PORT):
+        raise InvalidResponse
+    return host, port
 
 
 class RedisPool(BlockingConnectionPool):

@@ -1,10 +1,13 @@
 """Classifies errors: no reply, one command refused by Redis, or the wrong server."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 import redis.asyncio as aioredis
 from redis.exceptions import ResponseError
 
+# A server that does not know AUTH repeats its arguments: long ones cut off, line ends as blanks.
+_ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
 _CLUSTER = "a node of a Redis Cluster: write redis+cluster://host,host in redis.url; "
 _SENTINEL = "a Sentinel: write redis+sentinel://host,host,host/SERVICE in redis.url; "
 # A node of a Cluster says so of one slot.
@@ -92,8 +95,8 @@ def error_text(error: BaseException, password: str = "") -> str:
         if isinstance(one, ResponseError):
             error = one
     code, text = _code_and_text(error)
+    text = _ARGUMENTS.sub("", text)
     if password:
-        # A server that does not know AUTH repeats its arguments.
         text = text.replace(password, "***")
     reply = " ".join(part for part in (code, text) if part)
     name = type(error).__name__

@@ -138,11 +138,10 @@ class Node:
         self._close(self._pool, after_s=self.settings.timeout_s)
         self._context.on_left(self)
 
-    def close_all(self) -> None:
+    def leave(self) -> None:
         """Close every connection; the next one resolves the address again."""
-        if self.locator is not None:
-            self.locator.forget()
         self._replace_client(after_s=0.0)
+        self._context.on_left(self)
 
     async def disconnect_idle(self) -> None:
         """Close connections that carry no command."""
@@ -283,8 +282,9 @@ class Node:
             metrics.redis_failures[operation, failure.kind] += 1
             self._failed(error)
             if self.condition.failed(operation, error, self.settings.password):
-                self.close_all()
-                self._context.on_left(self)
+                if self.locator is not None:
+                    self.locator.forget()
+                self.leave()
             raise failure from error
         finally:
             metrics.redis_took(operation, now_s() - began_s)

@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio
 
 from gateway.clock import Clock
+from gateway.config.redis_url import redis_place
 from gateway.store.redis_connection import check_library, connection_arguments
 from gateway.store.redis_errors import StoreError
 from gateway.store.subscription import Subscription
@@ -122,3 +123,9 @@ async def test_another_redis_py_prevents_the_start_with_one_line(
         gateway.discard()
     assert name in line
     assert "install the version that requirements.lock names" in line
+
+
+def test_no_password_is_shown() -> None:
+    url = "redis+sentinel://user:sesame-one@host/records"
+    settings = redis_settings(url, sentinel_user="user", sentinel_password="sesame-two")
+    assert "sesame" not in f"{settings!r} {settings} {redis_place(url)!r} {redis_place(url)}"
