@@ -54,7 +54,11 @@ def draw(result: Result, stem: Path) -> list[Path]:
                 drawn.append((one.name, _saved(one)))
         if result.behaviour:
             drawn.append(("behaviour", _played(result.behaviour)))
-        drawn += [(one["name"], _polled(one)) for one in result.behaviour if polls.rows(one.get("sides", ()))]
+        drawn += [
+            (one["name"], _polled(one))
+            for one in result.behaviour
+            if any(side.get("group") for side in one.get("sides", ()))
+        ]
         files = []
         for name, figure in drawn:
             file = stem.with_name(f"{stem.name}-{name}.svg")

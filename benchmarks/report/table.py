@@ -78,8 +78,9 @@ def markdown(result: Result) -> str:
     if result.behaviour:
         parts += ["## With and without the gateway", _behaviour(result.behaviour)]
     for one in result.behaviour:
-        if polled := polls.rows(one.get("sides", ())):
-            parts += [f"### {one['title']}", table(polls.HEADS, polled)]
+        heads, polled = polls.columns(one.get("sides", ()))
+        if polled:
+            parts += [f"### {one['title']}", table(heads, polled)]
     if result.missing:
         missing = [f"- {one.contestant} ({one.scenario}): {one.why}" for one in result.missing]
         parts += ["## Left out", "\n".join(missing)]

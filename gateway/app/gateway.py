@@ -160,7 +160,14 @@ class Gateway:
             leases=None
             if redis_leases is None
             else Leases(
-                redis_leases, self.tiers, rules, clock=clock, executor=self.executor, metrics=self.metrics
+                redis_leases,
+                self.tiers,
+                rules,
+                # The rest is for its own fetch.
+                longest_s=config.upstream.total_timeout_s / 2,
+                clock=clock,
+                executor=self.executor,
+                metrics=self.metrics,
             ),
             top_executions=self.top_executions,
             running_polls=RunningPolls(

@@ -109,17 +109,20 @@ def test_each_way_of_pollers_stands_in_the_report_beside_aos_itself() -> None:
         }
 
     few = {"noticed": 50, "noticed_p50_s": 0.5, "noticed_max_s": 1.25, "calls_after_the_end": 2}
+    few |= {"calls_per_s_each": 1.0, "gateway_us": 123.4, "redis_commands": 1.5}
     sides = [side("direct", 1200, 50.0, refused=864, refused_share=0.72), side("gateway", 8, 2.0, **few)]
     numbers = {"calls_without": 1200, "calls_with": 8, "saved": 0.99}
     run = result()
     run.behaviour.append({"name": "pollers", "title": "many poll", "seen": "", "sides": sides, **numbers})
     lines_ = markdown(run).splitlines()
     assert lines_.index("### many poll") < lines_.index(
-        "| one token | direct | 1,200 | 1,200 | – | 50.0 | – | 864 (72%) | 0 of 50 | – |"
+        "| one token | direct | 1,200 | 1,200 | – | 50.0 | – | – | 864 (72%) | 0 of 50 | – | – | – |"
     )
-    assert (
-        "| one token | gateway | 1,200 | 8 | 2 | 2.0 | 96% | 0 (0%) | 50 of 50 | 0.50 s; 1.25 s |" in lines_
-    )
+    calls = "8 | 2 | 2.0 | 1.00 | 96%"
+    costs = "0.50 s; 1.25 s | 123 µs | 1.50"
+    assert f"| one token | gateway | 1,200 | {calls} | 0 (0%) | 50 of 50 | {costs} |" in lines_
+    # What nobody has is no column.
+    assert not any("questions to IAM" in line for line in lines_)
     assert [polls.in_words(side["figures"]) for side in sides] == [
         "50.0, 72% refused, by 0 of 50",
         "2.0, end noticed after 0.50 s (1.25)",
