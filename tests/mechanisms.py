@@ -131,9 +131,9 @@ MECHANISMS = (
     Mechanism(
         "named by generation",
         "gateway/core/caching/key.py",
-        "blake2b(self.identity + generation,",
-        "blake2b(self.identity,",
-        "tests/core/caching/test_lease.py::test_keys_hold_the_generation_and_share_the_slot_of_the_entry",
+        "self.identity + generation + b",
+        "self.identity + b",
+        "tests/core/caching/test_lease.py::test_keys_hold_generation_and_life_and_share_the_slot_of_the_entry",
     ),
     Mechanism(
         "joined only for what may be given",
@@ -325,8 +325,8 @@ MECHANISMS = (
     Mechanism(
         "redirected",
         "gateway/store/redis.py",
-        "or wrong_server(refused) is not None:",
-        "or False:",
+        "if any(isinstance(reply, Exception) and is_redirect(reply) for reply in replies):",
+        "if not replies:",
         "tests/store/test_redis_cluster.py::"
         "test_a_slot_that_moves_is_followed_and_its_invalidations_are_sent_again",
     ),

@@ -160,7 +160,14 @@ class Gateway:
             leases=None
             if redis_leases is None
             else Leases(
-                redis_leases, self.tiers, rules, clock=clock, executor=self.executor, metrics=self.metrics
+                redis_leases,
+                self.tiers,
+                rules,
+                # The rest is for its own fetch.
+                longest_s=config.upstream.total_timeout_s / 2,
+                clock=clock,
+                executor=self.executor,
+                metrics=self.metrics,
             ),
             top_executions=self.top_executions,
             running_polls=RunningPolls(
@@ -393,6 +400,7 @@ class Gateway:
             return {"redis": "off"}
         return {
             "redis": "up" if redis.is_up else "down",
+            "nodes": {address: "up" if is_up else "down" for address, is_up in redis.nodes.items()},
             "breaker": redis.breaker.value,
             "subscription": "up" if redis.is_subscribed else "down",
             "pending_invalidations": redis.pending_invalidations,

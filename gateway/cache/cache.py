@@ -287,7 +287,7 @@ class Cache:
         if given is not None and joined_s is not None and joined_s > given.ends_s:
             return self._again(asked, joined_s)
         if given is not None and not self._suits(given, eligible):
-            return self._anew(asked, joined_s)
+            return self._anew(asked, given.since_s if joined_s is None else joined_s)
         if joined_s is not None:
             if not self._may_be_given(eligible, fetched):
                 return self._held_back(request, eligible) or self._again(asked, joined_s)
@@ -314,7 +314,7 @@ class Cache:
         asked = msgspec.structs.replace(asked, flight_key=flight_key, joined=joined)
         return await self.flights.in_time(self._response(asked), since_s)
 
-    async def _anew(self, asked: _Asked, since_s: float | None) -> Response:
+    async def _anew(self, asked: _Asked, since_s: float) -> Response:
         """Wait for the response to a fetch of its own, in place of another replica's."""
         return await self.flights.in_time(self._response(asked, may_join=False), since_s)
 

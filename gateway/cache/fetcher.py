@@ -200,9 +200,12 @@ class _Fetch:
                 flight.joinable_until_s = taken.sent_s + ttl_running_s
             self.send(taken.generation)
         else:
-            if taken.given is not None and not taken.given.entry.is_settled:
-                self._flight.fetched_s = taken.given.ends_s - taken.given.life_s
-            self._finish(taken)
+            given = taken.given
+            assert given is not None
+            if not given.entry.is_settled:
+                flight.fetched_s = given.ends_s - given.life_s
+            given = msgspec.structs.replace(given, since_s=flight.started_s)
+            self._finish(msgspec.structs.replace(taken, given=given))
 
     def send(self, generation: bytes | None) -> None:
         """Send the request, to store its result under this generation in Redis; ``None``: not there."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import math
 import statistics
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from gateway.telemetry.metrics import Metrics
 
 _LOOK_AGAIN_S = 0.1
 _SHORTEST_S = 0.005
+# All who wait look at such moments, in one round trip.
+_BEAT_S = 0.01
 _FETCHES = 15
 
 
@@ -52,6 +55,7 @@ class Leases:
 
     Args:
         redis: where they are.
+        longest_s: nobody waits longer for what others fetch, whatever is in Redis.
         executor: threads for what would hold up the event loop.
     """
 
@@ -61,6 +65,7 @@ class Leases:
         tiers: Tiers,
         rules: policy.Rules,
         *,
+        longest_s: float,
         clock: Clock,
         executor: Executor,
         metrics: Metrics,
@@ -68,6 +73,7 @@ class Leases:
         self._redis = redis
         self._tiers = tiers
         self._rules = rules
+        self._longest_s = longest_s
         self._clock = clock
         self._executor = executor
         self._metrics = metrics
@@ -94,9 +100,10 @@ class Leases:
                 waited for.
         """
         lookup = self._redis.lookup(token.key, generation, life_s, eligible.variant.accept)
-        with contextlib.suppress(StoreError):
-            first = Step.TAKE_OVER if takes_over else Step.CLAIM
-            taken = await self._take(lookup, token, eligible, first, on_wait)
+        first = Step.TAKE_OVER if takes_over else Step.CLAIM
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(self._longest_s):
+                taken = await self._take(lookup, token, eligible, first, on_wait)
             if taken is not None:
                 return taken
         return self._licence(lookup, is_alone=True)
@@ -158,7 +165,7 @@ class Leases:
                             left_s = lookup.latest_s - self._clock.monotonic_s()
                             pause_s = min(self._usual_s(), left_s)
                         on_wait(lookup.latest_s)
-                        await asyncio.sleep(max(_SHORTEST_S, pause_s))
+                        await _sleep(max(_SHORTEST_S, pause_s))
                 case Step.TAKE_OVER:
                     pass
                 case _:
@@ -228,7 +235,7 @@ class Leases:
     async def _publish(self, licence: Licence, token: FillToken, entry: Entry | None) -> None:
         assert licence.generation is not None
         with contextlib.suppress(StoreError):
-            await self._redis.publish(token.key, licence.generation, licence.nonce, entry, 2 * licence.life_s)
+            await self._redis.publish(token, licence.generation, licence.life_s, licence.nonce, entry)
 
     async def close(self) -> None:
         """Stop what is still under way."""
@@ -246,3 +253,8 @@ class Leases:
 
     def _ttl_s(self, decision: policy.StoreDecision, life_s: float) -> float:
         return decision.ttl_s or policy.running_ttl_s(decision, life_s)
+
+
+async def _sleep(at_least_s: float) -> None:
+    now_s = asyncio.get_running_loop().time()
+    await asyncio.sleep(math.ceil((now_s + at_least_s) / _BEAT_S) * _BEAT_S - now_s)

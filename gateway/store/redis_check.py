@@ -40,9 +40,7 @@ async def try_redis(settings: RedisSettings, prefix: str) -> Sequence[Attempt]:
     place = redis_place(settings.url)
     match place.kind:
         case "single":
-            arguments = connection_arguments(settings, _TIMEOUT_S)
-            server = arguments.get("path") or f"{arguments.get('host')}:{arguments.get('port', 6379)}"
-            return await _try(settings, str(server), [f"{prefix}:check:{{0}}", f"{prefix}:check:{{1}}"])
+            return await _try(settings, [f"{prefix}:check:{{0}}", f"{prefix}:check:{{1}}"])
         case "sentinel":
             locator = SentinelLocator(place, settings, TaskSet(), Clock())
             try:
@@ -75,11 +73,11 @@ def _name_in(prefix: str, slots: Sequence[tuple[int, int]]) -> str:
 
 
 async def _try_at(settings: RedisSettings, address: Address, names: Sequence[str]) -> Sequence[Attempt]:
-    host, port = address
-    return await _try(settings_at(settings, address), f"{host}:{port}", names)
+    return await _try(settings_at(settings, address), names)
 
 
-async def _try(settings: RedisSettings, server: str, names: Sequence[str]) -> Sequence[Attempt]:
+async def _try(settings: RedisSettings, names: Sequence[str]) -> Sequence[Attempt]:
+    server = settings.server
     name, channel = names[0], f"{names[0].partition(':check:')[0]}:check"
     commands = [
         ("PING",),

@@ -1,14 +1,22 @@
-"""Connections to Redis: without hidden waits or retries, closed at once, in a bounded pool."""
+"""Connections to Redis: without hidden waits or retries, closed at once, in a bounded pool.
+
+The one module that relies on inner names of redis-py; `check_library` compares them with what is installed.
+"""
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from types import CodeType
 from typing import Any, Protocol
 
 import msgspec
+import redis
+from redis.asyncio.client import PubSub
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
+    ConnectionPool,
+    RedisSSLContext,
     SSLConnection,
     UnixDomainSocketConnection,
     parse_url,
@@ -16,7 +24,19 @@ from redis.asyncio.connection import (
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from gateway.config.errors import ConfigError
 from gateway.config.redis_url import redis_place
+
+# What is relied on: where redis-py's own code uses it.
+_USES: tuple[tuple[type, str, tuple[str, ...]], ...] = (
+    (ConnectionPool, "get_available_connection", ("_available_connections", "_in_use_connections")),
+    (ConnectionPool, "release", ("_available_connections", "_in_use_connections")),
+    (AbstractConnection, "disconnect", ("_writer",)),
+    (AbstractConnection, "connect_check_health", ("_connect", "redis_connect_func")),
+    (SSLConnection, "_connection_arguments", ("ssl_context",)),
+    (RedisSSLContext, "get", ("context",)),
+    (PubSub, "_execute", ("_reconnect",)),
+)
 
 
 class RedisSettings(msgspec.Struct, frozen=True):
@@ -48,15 +68,68 @@ class RedisSettings(msgspec.Struct, frozen=True):
         password: object = parse_url(url).get("password")
         return password if isinstance(password, str) else ""
 
+    @property
+    def server(self) -> str:
+        """Host and port of the one server that ``url`` names, or the path of its socket."""
+        parsed: dict[str, Any] = {**parse_url(self.url)}
+        return str(parsed.get("path") or f"{parsed.get('host')}:{parsed.get('port', 6379)}")
+
 
 class Locator(Protocol):
-    """Says where a server is, for each connection anew."""
+    """Says where a server is, for each connection anew.
+
+    Attributes:
+        named: where it was last, host and port.
+    """
+
+    named: tuple[str, int] | None
 
     async def address(self) -> tuple[str, int]:
         """Return host and port."""
 
     def forget(self) -> None:
         """Look for it anew next time: it could not be reached, or is the wrong one."""
+
+
+def check_library() -> None:
+    """Raise `ConfigError` unless redis-py is as expected."""
+    for kind, method, names in _USES:
+        used = set(_names(getattr(getattr(kind, method, None), "__code__", None)))
+        for name in names:
+            if name not in used:
+                raise ConfigError(
+                    f"redis-py {redis.__version__} does not use {name} in {kind.__name__}.{method}; "
+                    "install the version that requirements.lock names"
+                )
+
+
+def _names(code: object) -> Iterator[str]:
+    """Yield the names that some code and the functions in it use."""
+    if isinstance(code, CodeType):
+        yield from code.co_names
+        for constant in code.co_consts:
+            yield from _names(constant)
+
+
+def in_use(pool: ConnectionPool) -> Collection[AbstractConnection]:
+    """Return the connections that carry a command or are being opened for one."""
+    return pool._in_use_connections
+
+
+def idle(pool: ConnectionPool) -> Collection[AbstractConnection]:
+    """Return the connections that carry no command."""
+    return pool._available_connections
+
+
+class Listener(PubSub):
+    """Never reconnects by itself.
+
+    The library reconnects and subscribes while connecting: with a server that accepts and resets, it recurses
+    until the stack overflows, hundreds of connections later, and leaks the last of them.
+    """
+
+    async def _reconnect(self, conn: Any, *_: Any, **__: Any) -> None:
+        await conn.disconnect()
 
 
 class _EndsAtOnce(AbstractConnection):

@@ -7,7 +7,9 @@ from gateway.clock import Clock
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.key import EntryKey
 from gateway.core.caching.lease import NONCE_BYTES, LeaseLookup, Reply, publication
+from gateway.store.lookup import FillToken
 from gateway.store.redis import RedisStore, milliseconds
+from gateway.store.redis_commands import Command
 
 _OPERATION = "lease"
 _NO_END, _NO_KEY = -1, -2
@@ -52,17 +54,28 @@ class RedisLeases:
         return await self._look(lookup)
 
     async def publish(
-        self, key: EntryKey, generation: bytes, nonce: bytes, entry: Entry | None, life_s: float
+        self, token: FillToken, generation: bytes, life_s: float, nonce: bytes, entry: Entry | None
     ) -> None:
-        """Publish what was fetched under a nonce; ``None``: it may not be shared."""
-        name, value = publication(key, generation, nonce, entry, self.secret)
-        await self.store.run(_OPERATION, name, ("SET", name, value, "PX", milliseconds(life_s)))
+        """Publish what was fetched under a nonce, unless there is something newer.
+
+        Args:
+            token: of the fetch.
+            entry: ``None``: it may not be shared.
+        """
+        name, value = publication(token.key, generation, life_s, nonce, entry, secret=self.secret)
+        names = token.key.lease_names(generation, life_s)
+        [values] = await self.store.run(_OPERATION, name, ("MGET", *names))
+        lease, published = values if isinstance(values, list) else (None, None)
+        # With what is published under another lease gone, all would wait until that is over.
+        is_newer_there = isinstance(published, bytes) and published[:NONCE_BYTES] == lease != nonce
+        if not (is_newer_there or token.is_overtaken):
+            await self.store.run(_OPERATION, name, ("SET", name, value, "PX", milliseconds(2 * life_s)))
 
     def _named_anew(self, lookup: LeaseLookup) -> bytes:
         lookup.nonce = secrets.token_bytes(NONCE_BYTES)
         return lookup.names[0]
 
-    async def _look(self, lookup: LeaseLookup, *before: tuple[bytes | str | int, ...]) -> Reply:
+    async def _look(self, lookup: LeaseLookup, *before: Command) -> Reply:
         key = lookup.key
         sent_s, wall_s = self.clock.monotonic_s(), self.clock.wall_s()
         *first, values = await self.store.run(

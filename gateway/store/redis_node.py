@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,9 +17,18 @@ from gateway.core.caching.key import EntryKey
 from gateway.store.breaker import PROBE
 from gateway.store.invalidations import Mark
 from gateway.store.lookup import LookupResult
+from gateway.store.redis_commands import Command, CommandBatcher
 from gateway.store.redis_condition import CHECK, Condition
-from gateway.store.redis_connection import Locator, RedisSettings, connection_arguments
-from gateway.store.redis_errors import StoreError, is_answer, is_redirect, kind_of, worst, wrong_server
+from gateway.store.redis_connection import Locator, RedisSettings, connection_arguments, idle, in_use
+from gateway.store.redis_errors import (
+    PartlyRefused,
+    StoreError,
+    is_answer,
+    is_redirect,
+    kind_of,
+    worst,
+    wrong_server,
+)
 from gateway.store.redis_lookups import LookupBatcher
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
@@ -97,14 +107,21 @@ class Node:
             in_cluster=on_failure is not None,
         )
         self.lookups = LookupBatcher(settings.timeout_s, self._mget, context.result_of, context.tasks)
+        self._batches: dict[str, CommandBatcher] = {}
         self._context = context
         self.client = self._make_client()
 
     @property
+    def address(self) -> str:
+        """Host and port, or the path of its socket; "" before a Sentinel has named one."""
+        if self.locator is None:
+            return self.settings.server
+        return "" if self.locator.named is None else "{}:{}".format(*self.locator.named)
+
+    @property
     def connections(self) -> int:
         """How many connections carry a command."""
-        # The pool has no public attribute for it.
-        return len(self.client.connection_pool._in_use_connections)
+        return len(in_use(self.client.connection_pool))
 
     def pipeline(self) -> Pipeline:
         """Return a pipeline: its commands reach this server in order, in one round trip."""
@@ -131,7 +148,7 @@ class Node:
     async def disconnect_idle(self) -> None:
         """Close connections that carry no command."""
         # Not with the pool's own method: it waits, and what is idle now may be in use by then.
-        for connection in list(self.client.connection_pool._available_connections):
+        for connection in list(idle(self.client.connection_pool)):
             await connection.disconnect()
 
     async def in_time(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
@@ -148,6 +165,42 @@ class Node:
         if done:
             return running.result()
         raise StoreError("timeout")
+
+    async def run(self, operation: str, *commands: Command) -> list[object]:
+        """Send a group of commands in order with others of the same operation; see `CommandBatcher.run`."""
+        batcher = self._batches.get(operation)
+        if batcher is None:
+            send = functools.partial(self.send, operation)
+            self._batches[operation] = batcher = CommandBatcher(send, self._context.tasks)
+        return await batcher.run(*commands)
+
+    async def send(self, operation: str, commands: Sequence[Command]) -> Sequence[object]:
+        """Send commands in order in one round trip, and return replies and refusals.
+
+        Raises:
+            StoreError: the outcome is unknown.
+        """
+
+        async def work() -> list[object]:
+            pipeline = self.pipeline()
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[object] = await pipeline.execute(raise_on_error=False)
+            if errors := [reply for reply in replies if isinstance(reply, ResponseError)]:
+                raise PartlyRefused(replies) from worst(errors)
+            return replies
+
+        try:
+            return await self.in_time(operation, work)
+        except StoreError as error:
+            refused = error.__cause__
+            if not isinstance(refused, PartlyRefused):
+                raise
+            # Of a Cluster's node only the redirected slot is elsewhere.
+            is_here = wrong_server(refused) is None or (self._on_failure is not None and is_redirect(refused))
+            if not is_here:
+                raise
+            return refused.replies
 
     async def watch(self) -> None:
         """Check and probe the server until cancelled."""
@@ -289,7 +342,7 @@ class Node:
                 await asyncio.sleep(after_s)
                 await former.aclose()
                 # One that is being opened now is not closed by that.
-                while former.connection_pool._in_use_connections:  # noqa: ASYNC110  # there is no event
+                while in_use(former.connection_pool):  # noqa: ASYNC110  # there is no event
                     await asyncio.sleep(_OPENING_S)
             finally:
                 await former.aclose()

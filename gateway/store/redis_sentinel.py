@@ -23,6 +23,9 @@ class SentinelLocator:
     Args:
         place: of the Sentinels.
         settings: of the primary, with users and passwords of both.
+
+    Attributes:
+        named: the primary that they named last.
     """
 
     def __init__(self, place: RedisPlace, settings: RedisSettings, tasks: TaskSet, clock: Clock) -> None:
@@ -31,8 +34,8 @@ class SentinelLocator:
         self._tasks = tasks
         self._clock = clock
         self._asking: asyncio.Task[tuple[str, int]] | None = None
-        self._known: tuple[str, int] | None = None
-        self._known_until_s = 0.0
+        self.named: tuple[str, int] | None = None
+        self._named_until_s = 0.0
 
     async def address(self) -> tuple[str, int]:
         """Return host and port of the primary.
@@ -40,15 +43,15 @@ class SentinelLocator:
         Raises:
             redis.exceptions.ConnectionError: no Sentinel knows it; the text has the words of all of them.
         """
-        if self._known is not None and self._clock.monotonic_s() < self._known_until_s:
-            return self._known
+        if self.named is not None and self._clock.monotonic_s() < self._named_until_s:
+            return self.named
         if self._asking is None or self._asking.done():
             self._asking = self._tasks.start(self._ask(), "redis-sentinels", awaited=True)
         return await asyncio.shield(self._asking)
 
     def forget(self) -> None:
         """Ask anew next time: the primary may have changed."""
-        self._known = None
+        self._named_until_s = 0.0
 
     async def _ask(self) -> tuple[str, int]:
         """Return what the first Sentinel says that knows the primary."""
@@ -62,7 +65,7 @@ class SentinelLocator:
                     failures[error_text(error, self.settings.sentinel_password)] = None
                     continue
                 if address is not None:
-                    self._known, self._known_until_s = address, self._clock.monotonic_s() + _REMEMBERED_S
+                    self.named, self._named_until_s = address, self._clock.monotonic_s() + _REMEMBERED_S
                     return address
                 failures[f"they do not know {self._place.service}"] = None
         finally:

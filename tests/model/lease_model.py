@@ -17,6 +17,8 @@ LIFE = 2
 _REPLICAS = (0, 1)
 # Rounds of a run without faults in which all requests must have ended.
 _ROUNDS = 32 * LIFE
+# When a key without a time to live ends.
+_NEVER = 10_000
 
 
 class Violation(Exception):
@@ -332,8 +334,8 @@ class Model:
             return self._lead(state, flight)
         if is_claim and flight.pttl > LIFE:
             return _changed(state, flight, flight._replace(step="force", sent=state.now, reply=None))
-        if reply.nonce and reply.nonce not in seen:
-            seen[reply.nonce] = flight.sent + (flight.pttl if is_claim else 0)
+        if reply.nonce and (is_claim or reply.nonce not in seen):
+            seen[reply.nonce] = flight.sent + (max(0, flight.pttl) if is_claim else 0)
         live = reply.live
         if live is not None and (live.nonce in seen or self.plant == "no-nonce-check"):
             if live.record is None:
@@ -343,7 +345,7 @@ class Model:
             return self._answer(state, flight, live.record, seen.get(live.nonce, flight.sent))
         flight_then = flight._replace(seen=tuple(sorted(seen.items())), reply=None, pttl=0)
         state = _changed(state, flight, flight_then)
-        if not reply.nonce:
+        if not reply.nonce or (flight.sent > seen[reply.nonce] and self.plant != "waits-for-ever"):
             return self._claim(state, flight_then, flight.generation)
         return _changed(state, flight_then, flight_then._replace(step="poll", sent=state.now))
 
@@ -449,7 +451,7 @@ class Model:
             yield self._stored(state, Redis(deleted=redis.deleted))
         if "forgery" in kinds:
             for key in redis.leases:
-                forged = Key(key.generation, 99, state.now + 3 * LIFE)
+                forged = Key(key.generation, 99, _NEVER)
                 yield self._stored(state, redis._replace(leases=_put(redis.leases, forged)))
         for flight in state.flights:
             if "cut" in kinds and flight.step != "fetch":

@@ -41,6 +41,7 @@ _PLANTED = {
     "leader-deletes": Scenario(2, (0, 1)),
     "joined-late": Scenario(3, (0, 1, 1), at=(0, 1, 3)),
     "pttl-last": Scenario(3, (0, 1, 0, 1), at=(0, 1, 1, 3), no_cache=frozenset({2})),
+    "waits-for-ever": Scenario(0, (0, 1), faults=1, kinds=frozenset({"forgery"})),
     "repeat-not-marked": Scenario(0, (0, 1), writes=1, faults=1, kinds=_FAILOVER),
 }
 

@@ -1,86 +1,20 @@
 """Four gateways on one Redis fetch a record that may still change once per interval among them."""
 
 import asyncio
-import contextlib
-import functools
-import json
+import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 
 import pytest
 
 from tests.end_to_end.kit import ALICE, BOB, cache_status, get, settled
 from tests.store.kit import until
-from tests.testbed.answers import AnswerCall, Conversation, Received, never
-from tests.testbed.aos import STACK_ID, TARGET, Answer, ScriptedAos, record
+from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
 from tests.testbed.client import RawResponse
-from tests.testbed.gateway import RunningGateway, running
 from tests.testbed.redis_server import RedisServer
 
-STACK = f"/v2/stacks/{STACK_ID}"
-Fleet = list[RunningGateway]
-
-
-@asynccontextmanager
-async def fleet_of(
-    count: int, aos: ScriptedAos, redis: RedisServer, **settings: object
-) -> AsyncIterator[Fleet]:
-    """Start gateways on one Redis."""
-    settings = {
-        "redis__url": redis.url,
-        "redis__prefix": redis.prefix,
-        "redis__timeout_s": 1.0,
-        "cache__ttl_running_s": 1,
-        **settings,
-    }
-    async with contextlib.AsyncExitStack() as stack:
-        start = functools.partial(running, aos.url, clock=None, **settings)
-        fleet = [await stack.enter_async_context(start()) for _ in range(count)]
-        states = [each.app.tiers.redis_state for each in fleet]
-        await until(lambda: all(state().is_subscribed for state in states), "the subscriptions")
-        yield fleet
-
-
-def after(delay_s: float, phase: str = "Running") -> AnswerCall:
-    """Answer after a while with a record that says when it was asked for."""
-
-    async def answer(_: Received, conversation: Conversation) -> None:
-        asked_s = time.monotonic()
-        await asyncio.sleep(delay_s)
-        await conversation.answer(Answer(body=record(phase, askedAt=asked_s)))
-
-    return answer
-
-
-def asked_s(response: RawResponse) -> float:
-    return float(json.loads(response.body)["askedAt"])
-
-
-def leases(fleet: Fleet) -> Counter[str]:
-    return sum((each.app.metrics.leases for each in fleet), Counter())
-
-
-async def poll(
-    fleet: Fleet, pollers: int, polls: int, *, pause_s: float, ttl_s: float, tokens: int = 1
-) -> list[RawResponse]:
-    """Poll from many callers, each at one gateway after the other; no answer may be too old."""
-    responses: list[RawResponse] = []
-
-    async def one(number: int) -> None:
-        await asyncio.sleep(pause_s * number / pollers)
-        for turn in range(polls):
-            token = ALICE + b"%d" % (number % tokens)
-            arrived_s = time.monotonic()
-            response = await get(fleet[(number + turn) % len(fleet)], token=token)
-            assert response.status == 200
-            assert arrived_s - asked_s(response) <= ttl_s
-            responses.append(response)
-            await asyncio.sleep(max(0.0, arrived_s + pause_s - time.monotonic()))
-
-    await asyncio.gather(*(one(number) for number in range(pollers)))
-    return responses
+from .fleet import STACK, after, asked_s, fleet_of, leases, outages, poll
 
 
 @pytest.mark.parametrize("fast_lane", [True, False], ids=["fast path", "parser"])
@@ -90,14 +24,15 @@ async def test_many_pollers_of_four_replicas_cost_one_call_per_interval(
     aos.answer(after(0.05))
     async with fleet_of(4, aos, redis, server__fast_lane=fast_lane) as fleet:
         began_s = time.monotonic()
-        responses = await poll(fleet, 100, 8, pause_s=0.5, ttl_s=1.0)
+        responses = await poll(fleet, 100, 6, pause_s=0.5, ttl_s=1.0)
         intervals = time.monotonic() - began_s
-        assert len(responses) == 800
+        assert len(responses) == 600
         assert aos.count() <= intervals + 1
         counts = leases(fleet)
-        assert counts["led"] == aos.count()
+        # On a machine that stands still for longer than Redis may take each fetches for itself.
+        assert aos.count() - counts["led"] <= outages(fleet)
         assert counts["followed"] >= 3
-        assert not counts["void"]
+        assert not counts["void"] or outages(fleet)
 
 
 async def test_a_slow_upstream_costs_no_more_and_all_are_answered(
@@ -106,8 +41,8 @@ async def test_a_slow_upstream_costs_no_more_and_all_are_answered(
     aos.answer(after(1.3))
     async with fleet_of(4, aos, redis, cache__ttl_running_s=0.5) as fleet:
         began_s = time.monotonic()
-        await poll(fleet, 40, 3, pause_s=0.5, ttl_s=0.5)
-        assert aos.count() <= (time.monotonic() - began_s) / 0.5 + 1
+        await poll(fleet, 40, 2, pause_s=0.5, ttl_s=0.5)
+        assert aos.count() <= (time.monotonic() - began_s) / 0.5 + 1 + outages(fleet)
         counts = leases(fleet)
         assert counts["waited"]
         assert counts["followed"]
@@ -142,20 +77,6 @@ async def has_key(redis: RedisServer, kind: bytes) -> bool:
     return any(b":" + kind in key for key in await redis.keys())
 
 
-async def test_whoever_leads_and_dies_costs_one_interval(aos: ScriptedAos, redis: RedisServer) -> None:
-    aos.queue(never)
-    aos.answer(after(0.0))
-    async with fleet_of(2, aos, redis) as (one, other):
-        dead = asyncio.ensure_future(get(one))
-        await aos.wait_received(1)
-        began_s = time.monotonic()
-        assert (await get(other)).status == 200
-        assert 0.5 < time.monotonic() - began_s < 1.6
-        dead.cancel()
-        await asyncio.gather(dead, return_exceptions=True)
-    assert aos.count() == 2
-
-
 async def test_who_joins_after_the_deadline_of_anothers_fetch_looks_up_anew(
     aos: ScriptedAos, redis: RedisServer
 ) -> None:
@@ -180,54 +101,6 @@ async def test_who_joins_after_the_deadline_of_anothers_fetch_looks_up_anew(
         await leading
         assert (await follower).status == 200
         assert asked_s(await late) > began_s
-
-
-async def _flush(redis: RedisServer) -> None:
-    redis.flush()
-
-
-async def _pause(redis: RedisServer) -> None:
-    redis.pause()
-    await asyncio.sleep(0.4)
-    redis.resume()
-
-
-async def _restart(redis: RedisServer) -> None:
-    await redis.restart()
-
-
-async def _spoil(redis: RedisServer) -> None:
-    for key in await redis.keys():
-        if b":lease" in key or b":live" in key:
-            await redis.command("SET", key, b"garbage" * 20, "PX", 100_000)
-
-
-async def _swap(redis: RedisServer) -> None:
-    """Give every key the value of another of its kind."""
-    for kind in (b":lease", b":live"):
-        contents = {key: value for key, value in (await redis.contents()).items() if kind in key}
-        values = list(contents.values())
-        for key, value in zip(contents, values[1:] + values[:1], strict=True):
-            await redis.command("SET", key, value, "PX", 100_000)
-
-
-async def _list(redis: RedisServer) -> None:
-    for key in await redis.keys():
-        if b":lease" in key:
-            await redis.command("DEL", key)
-            await redis.command("RPUSH", key, "x")
-
-
-@pytest.mark.parametrize("fault", [_flush, _pause, _restart, _spoil, _swap, _list])
-async def test_no_fault_of_redis_makes_an_answer_too_old_or_fails_a_request(
-    aos: ScriptedAos, redis: RedisServer, fault: Callable[[RedisServer], Awaitable[None]]
-) -> None:
-    aos.answer(after(0.02))
-    async with fleet_of(3, aos, redis, cache__ttl_running_s=0.5, redis__timeout_s=0.2) as fleet:
-        polling = asyncio.ensure_future(poll(fleet, 12, 10, pause_s=0.2, ttl_s=0.5, tokens=3))
-        await asyncio.sleep(0.7)
-        await fault(redis)
-        assert len(await polling) == 120
 
 
 @pytest.mark.parametrize("command", ["pttl", "set"])
@@ -273,21 +146,27 @@ async def test_a_write_through_any_replica_ends_it_on_all(aos: ScriptedAos, redi
         assert aos.count("GET") == 2
 
 
-async def test_what_was_under_way_at_a_write_is_not_published(aos: ScriptedAos, redis: RedisServer) -> None:
+@pytest.mark.parametrize("writer", [0, 1, 2], ids=["by the leader", "by who waits", "by another"])
+async def test_what_was_under_way_at_a_write_is_not_published(
+    aos: ScriptedAos, redis: RedisServer, writer: int
+) -> None:
     gate = aos.gate()
     aos.queue(gate.before(Answer(body=record("Running", askedAt=0.0))))
     aos.answer(after(0.0))
     aos.on("PUT", STACK, Answer(202))
-    async with fleet_of(2, aos, redis, cache__ttl_running_s=5) as (one, other):
-        leading = asyncio.ensure_future(get(one))
+    async with fleet_of(3, aos, redis, cache__ttl_running_s=5) as fleet:
+        leading = asyncio.ensure_future(get(fleet[0]))
         await gate.wait_reached()
-        following = asyncio.ensure_future(get(other))
-        await until(lambda: leases([other])["waited"] > 0, "who waits")
-        await get(other, STACK, method="PUT", body=b"{}")
+        following = asyncio.ensure_future(get(fleet[1]))
+        await until(lambda: leases(fleet)["waited"] > 0, "who waits")
+        await get(fleet[writer], STACK, method="PUT", body=b"{}")
+        # Who comes after the write to its replica waits for nothing from before it.
+        assert asked_s(await get(fleet[writer])) > 0.0
         gate.open()
         assert asked_s(await leading) == 0.0
         assert asked_s(await following) > 0.0
-        for gateway in (one, other):
+        await until(lambda: all(each.app.metrics.invalidations for each in fleet), "the message")
+        for gateway in fleet:
             assert asked_s(await get(gateway)) > 0.0
 
 
@@ -339,20 +218,46 @@ async def test_waiting_callers_of_four_replicas_cost_one_call_per_interval(
         assert counts["led"] <= aos.count()
 
 
-async def test_ordinary_polls_send_no_command_more_where_nothing_is_to_be_shared(
+async def commands_of_polls(aos: ScriptedAos, redis: RedisServer, **settings: object) -> Counter[str]:
+    """Return the commands that two gateways send for the polls of one execution until it has ended.
+
+    Without those that come by time; keys are told by their kind, values not at all.
+    """
+    redis.flush()
+    aos.answer(Answer(body=record("Running")))
+    reader, writer = await asyncio.open_connection(*redis.address.split(":"))
+    async with fleet_of(2, aos, redis, cache__ttl_running_s=0, **settings) as fleet:
+        writer.write(b"MONITOR\r\n")
+        assert await reader.readline() == b"+OK\r\n"
+        for gateway in fleet * 2:
+            await get(gateway)
+            await get(gateway, TARGET, ("Cache-Control", "no-cache"))
+            await get(gateway, TARGET, ("Cache-Control", "max-age=0"), ("Cache-Control", "no-store"))
+        # A removal on behalf of what was polled would meet the entry of what is polled next.
+        states = [each.app.tiers.redis_state for each in fleet]
+        await until(lambda: not any(s().queued_writes + s().connections for s in states), "the removals")
+        aos.answer(settled())
+        await get(fleet[0])
+        await until(lambda: has_key(redis, b"entry"), "the entry")
+        for gateway in fleet * 2:
+            await get(gateway)
+        await redis.command("ECHO", "end")
+        sent: Counter[str] = Counter()
+        while b'"ECHO"' not in (line := await reader.readline()):
+            name, *rest = re.findall(rb'"((?:[^"\\]|\\.)*)"', line)
+            kinds = re.findall(rb"t[0-9a-f]{12}:([a-z]+)", b" ".join(rest))
+            sent[b" ".join([name, *kinds]).decode()] += 1
+        writer.close()
+    # It looks whether the server is there and writable, and the test itself for the entry.
+    return Counter({each: n for each, n in sent.items() if each.split()[0] not in {"PING", "DEL", "KEYS"}})
+
+
+async def test_polls_of_which_nothing_is_to_be_shared_send_no_command_more(
     aos: ScriptedAos, redis: RedisServer
 ) -> None:
-    aos.answer(Answer(body=record("Running")))
-    async with fleet_of(2, aos, redis, cache__ttl_running_s=0) as fleet:
-        await get(fleet[0])
-        await redis.command("CONFIG", "RESETSTAT")
-        for gateway in fleet:
-            await get(gateway)
-        commands = await redis.commands_run()
-        # One look each; the generation is there already.
-        assert (commands["mget"], commands.get("set", 0), commands.get("pttl", 0)) == (2, 0, 0)
-        assert not leases(fleet)
-    assert aos.count() == 3
+    without = await commands_of_polls(aos, redis, redis__share_running=False)
+    assert without["MGET entry generation"] >= 5
+    assert await commands_of_polls(aos, redis) == without
 
 
 async def test_it_can_be_switched_off(aos: ScriptedAos, redis: RedisServer) -> None:
@@ -374,4 +279,43 @@ async def test_max_age_is_obeyed_for_what_another_replica_fetched(
         # It counts as a second old.
         assert asked_s(await get(other, TARGET, ("Cache-Control", "max-age=1"))) == first
         assert asked_s(await get(third, TARGET, ("Cache-Control", "min-fresh=30"))) > first
+    assert aos.count() == 2
+
+
+@pytest.mark.parametrize("ends", ["no-cache", "its time"])
+async def test_what_comes_late_does_not_replace_what_was_fetched_under_a_newer_lease(
+    aos: ScriptedAos, redis: RedisServer, ends: str
+) -> None:
+    gate = aos.gate()
+    aos.queue(gate.before(Answer(body=record("Running", askedAt=0.0))))
+    aos.answer(after(0.0))
+    ttl_s = 30.0 if ends == "no-cache" else 2.0
+    async with fleet_of(3, aos, redis, cache__ttl_running_s=ttl_s) as (one, other, third):
+        leading = asyncio.ensure_future(get(one))
+        await gate.wait_reached()
+        fields = [("Cache-Control", "no-cache")] if ends == "no-cache" else []
+        newer = asked_s(await get(other, TARGET, *fields))
+        await until(lambda: has_key(redis, b"live"), "what is published")
+        gate.open()
+        await leading
+        await until(lambda: not one.app._fetcher.leases._tasks, "its end")  # type: ignore[union-attr]
+        began_s = time.monotonic()
+        assert asked_s(await get(third)) == newer
+        assert time.monotonic() - began_s < 1.0
+    assert aos.count() == 2
+
+
+async def test_who_takes_nothing_of_what_another_fetched_waits_no_longer_than_for_his_own(
+    aos: ScriptedAos, redis: RedisServer
+) -> None:
+    aos.answer(after(1.2))
+    settings = {"cache__ttl_running_s": 30, "upstream__total_timeout_s": 2}
+    async with fleet_of(2, aos, redis, **settings) as (one, other):
+        leading = asyncio.ensure_future(get(one))
+        await aos.wait_received(1)
+        began_s = time.monotonic()
+        response = await get(other, TARGET, ("Cache-Control", "max-age=1"))
+        assert response.status == 504
+        assert time.monotonic() - began_s < 2.3
+        await leading
     assert aos.count() == 2

@@ -55,12 +55,14 @@ class EntryKey:
         """Redis key of the stack's generation, ASCII."""
         return self._space.generation_name(self._hash_tag)
 
-    def lease_names(self, generation: bytes) -> tuple[bytes, bytes]:
+    def lease_names(self, generation: bytes, life_s: float) -> tuple[bytes, bytes]:
         """Return the Redis keys of the lease and of what is published under it, ASCII.
 
-        They hold the generation: what belongs to another one is not found.
+        They hold the generation and how long the lease lives: what belongs to others is not found, so what is
+        left of a lease tells every replica its age.
         """
-        digest = blake2b(self.identity + generation, digest_size=24, person=b"aosgw-lease").hexdigest()
+        what = self.identity + generation + b"%d" % round(life_s * 1000)
+        digest = blake2b(what, digest_size=24, person=b"aosgw-lease").hexdigest()
         rest = b"%d:%s:%s" % (LEASE_VERSION, self._hash_tag, digest.encode("ascii"))
         return self._space.prefix + b":lease" + rest, self._space.prefix + b":live" + rest
 

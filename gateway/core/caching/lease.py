@@ -31,7 +31,7 @@ class Step(enum.Enum):
     ANSWER = "answer"  # Another's fetch is the answer.
     ALONE = "alone"  # Another's fetch may not be shared: fetch without a lease.
     WAIT = "wait"  # Look again soon.
-    CLAIM = "claim"  # The lease is over: try to get it.
+    CLAIM = "claim"  # The lease is over, or should be: try to get it.
     AGAIN = "again"  # Under the generation that the stack has now, or after minting one.
 
 
@@ -90,7 +90,7 @@ class LeaseLookup:
     @property
     def names(self) -> tuple[bytes, bytes]:
         """Redis keys of the lease, and of what is published under it."""
-        return self.key.lease_names(self.generation)
+        return self.key.lease_names(self.generation, self.life_s)
 
     @property
     def latest_s(self) -> float:
@@ -114,14 +114,16 @@ class LeaseLookup:
                 return Step.LEAD
             if reply.left_s > self.life_s:
                 return Step.TAKE_OVER
-        if reply.lease is not None and reply.lease not in self._seen:
+        if reply.lease is not None and (reply.left_s is not None or reply.lease not in self._seen):
             # First seen by a look that did not ask for its life: it was alive then, nothing more is known.
             left_s = max(0.0, reply.left_s or 0.0)
             self._seen[reply.lease] = reply.sent_s + left_s, reply.wall_s + left_s
         published = reply.published
         if published is not None and (seen := self._seen.get(published[:NONCE_BYTES])) is not None:
             return self._given(published, *seen, reply.wall_s)
-        return Step.CLAIM if reply.lease is None else Step.WAIT
+        # What outlives the time that it had left may be no lease of the gateway's: ask for its life.
+        is_over = reply.lease is None or reply.sent_s > self._seen[reply.lease][0]
+        return Step.CLAIM if is_over else Step.WAIT
 
     def _given(self, published: bytes, ends_s: float, ends_wall_s: float, wall_s: float) -> Step:
         nonce, sealed = published[:NONCE_BYTES], published[NONCE_BYTES:]
@@ -145,14 +147,15 @@ class LeaseLookup:
 
 
 def publication(
-    key: EntryKey, generation: bytes, nonce: bytes, entry: Entry | None, secret: bytes
+    key: EntryKey, generation: bytes, life_s: float, nonce: bytes, entry: Entry | None, *, secret: bytes
 ) -> tuple[bytes, bytes]:
     """Return the Redis key and value of what was fetched under a nonce.
 
     Args:
+        life_s: of the lease.
         entry: expires when the value does; ``None``: what was fetched may not be shared.
     """
-    name = key.lease_names(generation)[1]
+    name = key.lease_names(generation, life_s)[1]
     if entry is None or len(entry.body) > LARGEST_BYTES:
         return name, nonce + _VOID
     return name, nonce + seal(key, generation, entry, secret, name=name + nonce)

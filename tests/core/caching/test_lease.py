@@ -25,7 +25,7 @@ def lookup(accept: bytes = b"") -> LeaseLookup:
 
 
 def published(nonce: bytes = OTHER, entry: Entry | None = LIVE) -> bytes:
-    return publication(KEY, GENERATION, nonce, entry, SECRET)[1]
+    return publication(KEY, GENERATION, LIFE_S, nonce, entry, secret=SECRET)[1]
 
 
 def reply(
@@ -86,7 +86,7 @@ def test_the_second_change_of_the_generation_ends_the_attempt() -> None:
     assert one.next_step(reply(OTHER, left_s=1.5, generation=OTHER_GENERATION)) is Step.AGAIN
     one.use(OTHER_GENERATION)
     # What was seen under the former one is nothing any more.
-    former = publication(KEY, OTHER_GENERATION, OTHER, LIVE, SECRET)[1]
+    former = publication(KEY, OTHER_GENERATION, LIFE_S, OTHER, LIVE, secret=SECRET)[1]
     assert one.next_step(reply(None, former, generation=OTHER_GENERATION)) is Step.CLAIM
     assert one.next_step(reply(OTHER, left_s=1.5)) is Step.ALONE
 
@@ -113,8 +113,27 @@ def test_a_lease_first_seen_without_its_life_gives_no_time() -> None:
     assert one.entry.age_s(NOW_S + 1.0) == 2
 
 
+def test_a_lease_that_outlives_what_it_had_left_is_claimed() -> None:
+    one = lookup()
+    assert one.next_step(reply(OTHER, left_s=1.5)) is Step.WAIT
+    assert one.next_step(reply(OTHER, later_s=1.5)) is Step.WAIT
+    assert one.next_step(reply(OTHER, later_s=1.6)) is Step.CLAIM
+    # It is really none, or this clock is ahead.
+    assert one.next_step(reply(OTHER, left_s=math.inf, later_s=1.6)) is Step.TAKE_OVER
+    assert one.next_step(reply(OTHER, left_s=0.1, later_s=1.6)) is Step.WAIT
+
+
+def test_a_lease_first_seen_without_its_life_is_claimed_next() -> None:
+    one = lookup()
+    assert one.next_step(reply(OTHER, left_s=1.5)) is Step.WAIT
+    assert one.next_step(reply(THIRD, later_s=1.0)) is Step.WAIT
+    assert one.next_step(reply(THIRD, later_s=1.1)) is Step.CLAIM
+    assert one.next_step(reply(THIRD, left_s=1.2, later_s=1.1)) is Step.WAIT
+    assert one.latest_s == SENT_S + 1.1 + 1.2
+
+
 def test_a_result_is_bound_to_its_place() -> None:
-    name, value = publication(KEY, GENERATION, OTHER, LIVE, SECRET)
+    name, value = publication(KEY, GENERATION, LIFE_S, OTHER, LIVE, secret=SECRET)
     sealed = value[NONCE_BYTES:]
     assert unseal(KEY, GENERATION, sealed, SECRET, NOW_S, name=name + OTHER) == LIVE
     # As the entry it would be settled.
@@ -127,13 +146,14 @@ def test_a_large_record_is_not_published() -> None:
     assert published(entry=large) == published(entry=None)
 
 
-def test_keys_hold_the_generation_and_share_the_slot_of_the_entry() -> None:
+def test_keys_hold_generation_and_life_and_share_the_slot_of_the_entry() -> None:
     tag = KEY.name[KEY.name.index(b"{") : KEY.name.index(b"}") + 1]
     names = [
         name
         for one in (KEY, key(caller=b"bob"))
         for generation in (GENERATION, OTHER_GENERATION)
-        for name in one.lease_names(generation)
+        for life_s in (1.0, 1.5)
+        for name in one.lease_names(generation, life_s)
     ]
     assert len(set(names)) == len(names)
     assert all(tag in name for name in names)
