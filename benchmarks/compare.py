@@ -19,7 +19,7 @@ _FIGURES = MappingProxyType(
     {
         "cost": ("cost_us", "entry_bytes"),
         "latency": ("p50_ms", "p99_ms", "p99.9_ms"),
-        "scaling": ("rate_per_s", "cost_us"),
+        "scaling": ("cost_us",),
         "start": ("ready_s", "rss_mb"),
         "collapse": ("upstream_calls",),
     }
