@@ -117,6 +117,38 @@ async def test_many_connections_ask_the_sentinels_once(
         await direct.close()
 
 
+async def test_no_connection_to_the_former_primary_outlives_the_first_one_to_another(
+    redis: RedisServer, own_redis: RedisServer, replicas: Replicas
+) -> None:
+    with SentinelServer([watched(redis)]) as sentinel:
+        url = f"redis+sentinel://{sentinel.address}/{SERVICE}"
+        one = await replicas(url, redis.prefix, memory_bytes=0)
+        key = one.key()
+        await one.fill(key)
+        for name, value in (await redis.contents()).items():
+            await own_redis.command("SET", name, value)
+        # The other server is made the primary without this, and the former one remains writable.
+        assert await one.tiers.invalidate([FOLDED], "write", settles=True)
+        host, _, port = own_redis.address.rpartition(":")
+        await sentinel.command("SENTINEL", "REMOVE", SERVICE)
+        await sentinel.command("SENTINEL", "MONITOR", SERVICE, host, port, 1)
+        one.times.move(2.0)
+        others = [one.key(stack=b"s%d" % number) for number in range(8)]
+
+        async def has_moved() -> bool:
+            # All at once, so that another connection is opened.
+            found, *_ = await asyncio.gather(one.found(key), *map(one.tiers.mint, others))
+            assert found is None
+            return await own_redis.command("EXISTS", key.generation) == 0
+
+        await until(has_moved, "the invalidation at the other server")
+        async with asyncio.timeout(5.0):
+            # This look's own connection is one.
+            while (await redis.command("CLIENT", "LIST")).count(b"\n") > 1:
+                assert await has_moved()
+        await until(lambda: is_used(one), "the other server to be used")
+
+
 async def test_a_service_that_the_sentinels_do_not_know_is_named(
     redis: RedisServer, replicas: Replicas, caplog: pytest.LogCaptureFixture
 ) -> None:
