@@ -33,6 +33,8 @@ from gateway.telemetry.top_executions import TopExecutions
 from gateway.upstream.upstream import Upstream
 
 _log = logging.getLogger(__name__)
+# Looked up once: see `gateway.core.http.response_reader`.
+_CLOSE, _PHASE = BodyFraming.CLOSE, Reason.PHASE
 
 
 class Fetcher:
@@ -103,12 +105,13 @@ class Fetcher:
             not_before_s: nor what they began to fetch before this monotonic time.
         """
         fetch = _Fetch(self, flight, request, eligible, found, stores=stores)
-        lease_s = self.rules.ttl_running_s or life_s if self.leases is not None and stores else 0.0
-        lacks_generation = stores and self.tiers.redis is not None and self.tiers.lacks_generation(found)
-        if lacks_generation or (lease_s and found.lookup.generation is not None):
-            fetch.prepare(self._tasks, lease_s, takes_over=takes_over, not_before_s=not_before_s)
-        else:
-            fetch.send(found.lookup.generation)
+        generation = found.lookup.generation
+        if stores and self.tiers.redis is not None:
+            lease_s = self.rules.ttl_running_s or life_s if self.leases is not None else 0.0
+            if (lease_s and generation is not None) or self.tiers.lacks_generation(found):
+                fetch.prepare(self._tasks, lease_s, takes_over=takes_over, not_before_s=not_before_s)
+                return
+        fetch.send(generation)
 
     async def close(self) -> None:
         """Stop what is still under way."""
@@ -225,8 +228,10 @@ class _Fetch:
             self._fetched_s = licence.wall_s
             token = msgspec.structs.replace(token, wall_s=licence.wall_s, monotonic_s=licence.sent_s)
         self._token: FillToken = by.tiers.begin_fetch(token, generation)
-        fields, lines = self._request.fields, self._eligible.fetch_lines
-        if lines is None:
+        fields, fetch_lines, lines = self._request.fields, self._eligible.fetch_lines, None
+        if fetch_lines is not None:
+            lines = fetch_lines.of(self._request)
+        else:
             fields = upstream_fields(self._request, by.proxy, execution_call=True, is_shared=self._stores)
         self._exchange = exchange = by.upstream.begin(
             "GET",
@@ -257,7 +262,7 @@ class _Fetch:
         """Take a whole response, or one that is too large to be taken whole."""
         by, exchange = self._by, self._exchange
         eligible, head, body = self._eligible, exchange.head, exchange.take()
-        is_complete = exchange.reader.framing is not BodyFraming.CLOSE
+        is_complete = exchange.reader.framing is not _CLOSE
         is_too_large = len(body) > by.rules.max_body_bytes
         if head.status == 429 or eligible.identity.token:
             by.heed(eligible, head, body if is_complete and not is_too_large else None)
@@ -279,14 +284,15 @@ class _Fetch:
         now_s = by.clock.monotonic_s()
         settling = by.tiers.invalidations.is_settling(self._token.key.stack, now_s)
         uncertain = by.tiers.invalidations.is_uncertain(now_s)
-        decide = functools.partial(
-            policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
-        )
-        if policy.is_heavy(response):
+        if not policy.is_heavy(response):
+            decision = policy.decide_store(response, by.rules, settling=settling, uncertain=uncertain)
+            self._settle(response, decision)
+        else:
+            decide = functools.partial(
+                policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
+            )
             deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
             deciding.add_done_callback(functools.partial(self._decided, response))
-        else:
-            self._settle(response, decide())
 
     def _decided(
         self, response: policy.FetchedResponse, deciding: asyncio.Future[policy.StoreDecision]
@@ -307,7 +313,7 @@ class _Fetch:
             by.hints.refused(response, decision)
             if policy.drops_own_entry(response.head.status, decision, self._eligible.identity):
                 # No worker has stored a record as settled that is not.
-                is_running = refusal is Reason.PHASE or not decision.is_settled
+                is_running = refusal is _PHASE or not decision.is_settled
                 by.tiers.drop(self._token, self.found.lookup, everywhere=not is_running)
         if refusal is None and self._stores:
             age_s = policy.received_age_s(response.head)
