@@ -573,8 +573,8 @@ MECHANISMS = (
     Mechanism(
         "decoded beside the loop",
         "gateway/cache/fetcher.py",
-        "if policy.is_heavy(response):",
-        "if False:",
+        "if not policy.is_heavy(response):",
+        "if True:",
         "tests/end_to_end/test_caching.py::test_decoding_a_large_record_holds_up_nobody_else",
     ),
     Mechanism(
