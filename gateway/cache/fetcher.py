@@ -108,6 +108,9 @@ class Fetcher:
         generation = found.lookup.generation
         if stores and self.tiers.redis is not None:
             lease_s = self.rules.ttl_running_s or life_s if self.leases is not None else 0.0
+            if lease_s <= life_s:
+                # The lease itself is over by then.
+                not_before_s = -math.inf
             if (lease_s and generation is not None) or self.tiers.lacks_generation(found):
                 fetch.prepare(self._tasks, lease_s, takes_over=takes_over, not_before_s=not_before_s)
                 return
