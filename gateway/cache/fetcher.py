@@ -287,15 +287,15 @@ class _Fetch:
         now_s = by.clock.monotonic_s()
         settling = by.tiers.invalidations.is_settling(self._token.key.stack, now_s)
         uncertain = by.tiers.invalidations.is_uncertain(now_s)
-        if not policy.is_heavy(response):
-            decision = policy.decide_store(response, by.rules, settling=settling, uncertain=uncertain)
-            self._settle(response, decision)
-        else:
+        if policy.is_heavy(response):
             decide = functools.partial(
                 policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
             )
             deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
             deciding.add_done_callback(functools.partial(self._decided, response))
+            return
+        decision = policy.decide_store(response, by.rules, settling=settling, uncertain=uncertain)
+        self._settle(response, decision)
 
     def _decided(
         self, response: policy.FetchedResponse, deciding: asyncio.Future[policy.StoreDecision]
