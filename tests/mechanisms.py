@@ -573,8 +573,8 @@ MECHANISMS = (
     Mechanism(
         "decoded beside the loop",
         "gateway/cache/fetcher.py",
-        "if not policy.is_heavy(response):",
-        "if True:",
+        "if policy.is_heavy(response):",
+        "if False:",
         "tests/end_to_end/test_caching.py::test_decoding_a_large_record_holds_up_nobody_else",
     ),
     Mechanism(
