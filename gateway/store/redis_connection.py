@@ -177,8 +177,8 @@ class RedisConnection(AbstractConnection):
                 self._writer.writelines(commands)
                 for _ in commands:
                     reply = await self._parser.read_response()
-                    is_array = isinstance(reply, list) and len(reply) == values
-                    if values and not is_array and not isinstance(reply, ResponseError):
+                    is_whole = isinstance(reply, list) and len(reply) == values
+                    if values and not is_whole and not isinstance(reply, ResponseError):
                         raise InvalidResponse
                     replies.append(reply)
         except BaseException:

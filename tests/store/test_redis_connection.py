@@ -54,6 +54,26 @@ async def test_idle_connections_are_closed_without_harm_to_who_needs_one(own_red
     await direct.store.close()
 
 
+async def test_look_ups_without_end_leave_the_only_connection_to_others_too(own_redis: RedisServer) -> None:
+    direct = direct_redis(own_redis.url, own_redis.prefix, max_connections=1)
+    key = key_of(own_redis.prefix)
+
+    async def look_up_for_ever() -> None:
+        while True:
+            assert not (await direct.store.lookup(key)).has_failed
+
+    callers = [asyncio.create_task(look_up_for_ever()) for _ in range(8)]
+    minted = [await direct.store.mint(key) for _ in range(50)]
+    assert None not in minted
+    assert len(set(minted)) == 1
+    assert direct.node.connections <= 1
+    for caller in callers:
+        caller.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+    assert direct.metrics.redis_failures == {}
+    await direct.store.close()
+
+
 async def test_a_new_connection_carries_nothing_but_what_was_asked(own_redis: RedisServer) -> None:
     await own_redis.command("CONFIG", "RESETSTAT")
     direct = direct_redis(own_redis.url, own_redis.prefix)
