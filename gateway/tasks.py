@@ -2,23 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar, TypeVarTuple
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 _log = logging.getLogger("gateway")
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 _CANCEL_S = 1.0
-
-
-def guarded(work: Callable[[*Ts], T | Coroutine[Any, Any, T]], *arguments: *Ts) -> T | Coroutine[Any, Any, T]:
-    """Return what a callback gives; what it raises is raised where that is awaited."""
-    try:
-        return work(*arguments)
-    except Exception as error:
-        return raising(error)
 
 
 async def raising(error: Exception) -> Any:

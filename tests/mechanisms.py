@@ -325,8 +325,8 @@ MECHANISMS = (
     Mechanism(
         "redirected",
         "gateway/store/redis.py",
-        "or wrong_server(refused) is not None:",
-        "or False:",
+        "if any(isinstance(reply, Exception) and is_redirect(reply) for reply in replies):",
+        "if not replies:",
         "tests/store/test_redis_cluster.py::"
         "test_a_slot_that_moves_is_followed_and_its_invalidations_are_sent_again",
     ),

@@ -47,7 +47,8 @@ _ABOUT_CONFIGURATION = (
 )
 _ABOUT_METRICS = (
     "`/metrics` on the admin address has one series for each combination of label values. The values",
-    "come from fixed lists: nothing that a caller sends makes a new series. Where one scrape covers",
+    "come from fixed lists, and `node` from the Redis servers in use: nothing that a caller sends makes",
+    "a new series. Where one scrape covers",
     "several workers, counters and histograms add up, and a gauge is merged as the last column says.",
 )
 _RULES = """\

@@ -72,8 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(values)) + b"\n")
     print(table(results))
     for result in results:
-        if rows := polls.rows(result.as_json()["sides"]):
-            print(f"\n{result.title}:\n\n{markdown_table(polls.HEADS, rows)}")
+        heads, rows = polls.columns(result.as_json()["sides"])
+        if rows:
+            print(f"\n{result.title}:\n\n{markdown_table(heads, rows)}")
     silent = [f"{one.name}, {side.name}" for one in results for side in one.sides if not side.answered]
     if silent:
         return _fail(1, f"nothing was answered: {'; '.join(silent)}")

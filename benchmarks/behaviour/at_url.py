@@ -176,7 +176,7 @@ async def poll_at_url(options: UrlOptions) -> Result:
         await _look(str(options.url), target, tokens[0])
     counts = Counts()
     pollers = [
-        Poller(str(options.url), [target], tokens[number % len(tokens)], counts, wait_s=options.wait_s)
+        Poller([str(options.url)], [target], tokens[number % len(tokens)], counts, wait_s=options.wait_s)
         for number in range(options.callers)
         for target in targets
     ]
@@ -240,7 +240,7 @@ def _get(url: str, token: str | None) -> bytes:
 async def _look(url: str, target: str, token: str | None) -> None:
     """Ask once, so that there is no load where there is nothing to see."""
     counts = Counts()
-    poller = Poller(url, [target], token, counts)
+    poller = Poller([url], [target], token, counts)
     await poller.ask()
     poller.close()
     if poller.status != 200 or counts.errors:

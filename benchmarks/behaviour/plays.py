@@ -92,7 +92,7 @@ async def play(name: str, scenario: Scenario) -> Result:
 async def _mixed(scenario: Mixed) -> tuple[list[Side], str]:
     sides = []
     for name in (DIRECT, GATEWAY):
-        with Stage(scenario, has_gateway=name != DIRECT) as stage:
+        with Stage(scenario, Variant(name=name)) as stage:
             report = await stage.offer(scenario.load)
             sides.append(Side.of(name, report, stage.calls()))
     hits = sides[1].by_outcome["hit"] / max(sides[1].answered, 1)
@@ -100,7 +100,7 @@ async def _mixed(scenario: Mixed) -> tuple[list[Side], str]:
 
 
 async def _cold_start(scenario: ColdStart) -> tuple[list[Side], str]:
-    with Stage(scenario, has_gateway=True) as stage:
+    with Stage(scenario, Variant(name=GATEWAY)) as stage:
         sides = [await _offered(stage, name, scenario.load) for name in ("cold", "again")]
     cold, again = (side.by_outcome["hit"] / max(side.answered, 1) for side in sides)
     errors = errors_in_words(sides[0].errors)
@@ -108,7 +108,7 @@ async def _cold_start(scenario: ColdStart) -> tuple[list[Side], str]:
 
 
 async def _redis_dies(scenario: RedisDies) -> tuple[list[Side], str]:
-    with Stage(scenario, has_gateway=True) as stage:
+    with Stage(scenario, Variant(name=GATEWAY)) as stage:
         await _offered(stage, "warming", scenario.load)
         before = await _offered(stage, "before", scenario.load)
         async with asyncio.TaskGroup() as both:
@@ -126,7 +126,7 @@ async def _redis_dies(scenario: RedisDies) -> tuple[list[Side], str]:
 async def _slow_upstream(scenario: SlowUpstream) -> tuple[list[Side], str]:
     sides = []
     for name in (DIRECT, GATEWAY):
-        with Stage(scenario, has_gateway=name != DIRECT) as stage:
+        with Stage(scenario, Variant(name=name)) as stage:
             await _offered(stage, "warming", scenario.load)
             stage.fault(kind="latency", delay_s=scenario.slower_by_s)
             sides.append(await _offered(stage, name, scenario.load))
@@ -136,10 +136,7 @@ async def _slow_upstream(scenario: SlowUpstream) -> tuple[list[Side], str]:
 
 async def _pollers(scenario: Pollers) -> tuple[list[Side], str]:
     with ExitStack() as stack:
-        stages = [
-            stack.enter_context(Stage(scenario, has_gateway=one.name != DIRECT, settings=one.settings))
-            for one in scenario.variants
-        ]
+        stages = [stack.enter_context(Stage(scenario, one)) for one in scenario.variants]
         async with asyncio.TaskGroup() as together:
             played = [
                 together.create_task(_variant(scenario, variant, stage))
@@ -166,14 +163,20 @@ async def _group(scenario: Pollers, variant: Variant, group: Group, stage: Stage
     await asyncio.to_thread(stage.clear_faults)
     if group.per_second:
         await asyncio.to_thread(stage.fault, kind="throttle", limit=group.per_second)
-    calls_before = await asyncio.to_thread(stage.calls)
-    began_s = time.monotonic()
+    counts = Counts()
+    first = since = await asyncio.to_thread(stage.used, counts)
     ends_s = await asyncio.to_thread(stage.start_executions, scenario.executions, scenario.before_s)
     all_ended_s = max(ends_s.values())
-    counts = Counts()
     shared = tokens(group.tokens, user)
     pollers = [
-        Poller(stage.url, [target], shared[number % len(shared)], counts, wait_s=variant.wait_s)
+        Poller(
+            # Callers of one token are at different replicas at a time.
+            _from(stage.urls, number // len(shared)),
+            [target],
+            shared[number % len(shared)],
+            counts,
+            wait_s=variant.wait_s,
+        )
         for number in range(scenario.callers)
         for target in ends_s
     ]
@@ -186,20 +189,32 @@ async def _group(scenario: Pollers, variant: Variant, group: Group, stage: Stage
                 reads_after=scenario.reads_after,
             )
         )
+        if scenario.settling_s:
+            await asyncio.sleep(scenario.settling_s)
+            since = await asyncio.to_thread(stage.used, counts)
         await asyncio.sleep(all_ended_s - time.monotonic())
-        calls_at_end = await asyncio.to_thread(stage.calls)
+        ended = await asyncio.to_thread(stage.used, counts)
     calls = await asyncio.to_thread(stage.calls)
-    return Side.of_pollers(
-        variant.name,
-        counts,
-        calls - calls_before,
-        {
-            "calls_per_s": (calls_at_end - calls_before) / (all_ended_s - began_s),
-            "calls_after_the_end": calls - calls_at_end,
-            **noticed(pollers, ends_s),
-        },
-        group.name,
-    )
+    per_s = (ended.calls - since.calls) / (all_ended_s - since.at_s)
+    polls = max(ended.polls - since.polls, 1)
+    figures = {
+        "calls_per_s": per_s,
+        "calls_per_s_each": per_s / group.tokens / scenario.executions,
+        "calls_after_the_end": calls - ended.calls,
+        **noticed(pollers, ends_s),
+    }
+    if variant.name != DIRECT:
+        figures["gateway_us"] = (ended.gateway_s - since.gateway_s) / polls * 1e6
+    if ended.redis_commands is not None and since.redis_commands is not None:
+        figures["redis_commands"] = (ended.redis_commands - since.redis_commands) / polls
+    if questions := ended.questions - first.questions:
+        figures["iam_questions"] = questions
+    return Side.of_pollers(variant.name, counts, calls - first.calls, figures, group.name)
+
+
+def _from(urls: Sequence[str], first: int) -> Sequence[str]:
+    place = first % len(urls)
+    return [*urls[place:], *urls[:place]]
 
 
 async def _throttled(scenario: Throttled) -> tuple[list[Side], str]:
@@ -217,14 +232,13 @@ async def _throttled_side(scenario: Throttled, name: str) -> Side:
     rng = Random("throttled")
     counts = Counts()
     token = tokens(1)[0]
-    with Stage(scenario, has_gateway=name != DIRECT) as stage:
+    with Stage(scenario, Variant(name=name)) as stage:
         stage.fault(kind="throttle", limit=scenario.per_second, retry_after_s=1)
         shown = records().settled[: scenario.records]
-        starts = [number % len(shown) for number in range(scenario.dashboards)]
-        rounds = [[*shown[start:], *shown[:start]] for start in starts]
-        dashboards = [Poller(stage.url, targets, token, counts) for targets in rounds]
+        rounds = [_from(shown, number) for number in range(scenario.dashboards)]
+        dashboards = [Poller(stage.urls, targets, token, counts) for targets in rounds]
         ends_s = stage.start_executions(scenario.waiters, scenario.before_s)
-        waiters = [Poller(stage.url, [target], token, counts) for target in ends_s]
+        waiters = [Poller(stage.urls, [target], token, counts) for target in ends_s]
         began_s, ended_s = time.monotonic(), max(ends_s.values())
         # The first half is for filling the cache.
         steady_s = (began_s + ended_s) / 2

@@ -64,8 +64,29 @@ class Counts:
         self.errors: Counter[str] = Counter()
 
 
+class _Link:
+    """A poller's connection to one server."""
+
+    def __init__(self, url: str) -> None:
+        self.server = upstream_url_of(url)
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def streams(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return the open connection; connect where there is none."""
+        if self._streams is None:
+            tls = _tls() if self.server.scheme == "https" else None
+            self._streams = await asyncio.open_connection(self.server.host, self.server.port, ssl=tls)
+        return self._streams
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+            self._streams = None
+
+
 class Poller:
-    """One caller with a connection of its own.
+    """One caller with connections of its own.
 
     Attributes:
         answered_s: when it got an answer of status 200, each time (`time.monotonic`).
@@ -76,28 +97,32 @@ class Poller:
     """
 
     def __init__(
-        self, url: str, targets: Sequence[str], token: str | None, counts: Counts, *, wait_s: int = 0
+        self,
+        urls: Sequence[str],
+        targets: Sequence[str],
+        token: str | None,
+        counts: Counts,
+        *,
+        wait_s: int = 0,
     ) -> None:
         """Make a poller that has not asked yet.
 
         Args:
-            url: ``http://host:port`` or https, with an optional base path.
+            urls: ``http://host:port`` or https, with an optional base path; asked in turn, as by a load
+                balancer before them.
             targets: asked for one after the other, round and round; one alone for a caller who waits.
             token: its ``X-Auth-Token``; ``None`` sends none.
             counts: where it counts, with others.
             wait_s: asks the server to wait so long for a change (``Prefer: wait``, RFC 7240); 0 does not.
         """
-        self._server = upstream_url_of(url)
-        fields = f"Host: {self._server.authority}\r\n"
-        fields += f"X-Auth-Token: {token}\r\n" if token else ""
-        fields += f"Prefer: wait={wait_s}\r\n" if wait_s else ""
-        self._requests = cycle(
-            f"GET {self._server.base_path}{target} HTTP/1.1\r\n{fields}".encode() for target in targets
-        )
+        self._links = [_Link(url) for url in urls]
+        self._next_link = cycle(self._links)
+        self._next_target = cycle(targets)
+        self._fields = f"X-Auth-Token: {token}\r\n" if token else ""
+        self._fields += f"Prefer: wait={wait_s}\r\n" if wait_s else ""
         self._wait_s = wait_s
         self._known = b""
         self._counts = counts
-        self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.answered_s: list[float] = []
         self.noticed_s: float | None = None
         self.status = 0
@@ -137,13 +162,14 @@ class Poller:
         """Ask once, and count; ``None`` when there was no whole answer."""
         counts = self._counts
         counts.asked += 1
+        link = next(self._next_link)
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(self._wait_s + _TIMEOUT_S):
-                response = await self._exchange()
+                response = await self._exchange(link)
         except (OSError, EOFError, MalformedError) as exc:
             counts.errors[type(exc).__name__] += 1
-            self.close()
+            link.close()
             return None
         now_s = time.monotonic()
         counts.latency.record(now_s - began_s)
@@ -155,7 +181,7 @@ class Poller:
         if response.status >= 400:
             counts.errors[f"status-{response.status // 100}xx"] += 1
         if response.is_last:
-            self.close()
+            link.close()
         self.status = response.status
         if self.noticed_s is None and self._is_end(response):
             self.noticed_s = now_s
@@ -183,17 +209,15 @@ class Poller:
         return max(later - sooner for sooner, later in pairwise(moments))
 
     def close(self) -> None:
-        """Let go of the connection."""
-        if self._connection is not None:
-            self._connection[1].transport.abort()
-            self._connection = None
+        """Let go of the connections."""
+        for link in self._links:
+            link.close()
 
-    async def _exchange(self) -> Response:
-        if self._connection is None:
-            tls = _tls() if self._server.scheme == "https" else None
-            self._connection = await asyncio.open_connection(self._server.host, self._server.port, ssl=tls)
-        reader, writer = self._connection
-        writer.write(b"%b%b\r\n" % (next(self._requests), self._known))
+    async def _exchange(self, link: _Link) -> Response:
+        reader, writer = await link.streams()
+        line = f"GET {link.server.base_path}{next(self._next_target)} HTTP/1.1\r\n"
+        head = f"{line}Host: {link.server.authority}\r\n{self._fields}".encode()
+        writer.write(b"%b%b\r\n" % (head, self._known))
         response_reader = ResponseReader(keeps_body=True)
         while data := await reader.read(65536):
             if (response := response_reader.feed(data)) is not None:

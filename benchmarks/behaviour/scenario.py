@@ -86,11 +86,15 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         name: in tables; `DIRECT` is the upstream itself.
+        replicas: gateways, each a process of its own, that every caller asks in turn.
+        with_redis: whether they have a Redis, where the scenario has one.
         settings: configuration of the gateway by ``section.key``, beside the scenario's.
         wait_s: callers send ``Prefer: wait`` with so many seconds; 0 polls.
     """
 
     name: str
+    replicas: _Count = 1
+    with_redis: bool = True
     settings: dict[str, str] = {}
     wait_s: Annotated[int, msgspec.Meta(ge=0, le=600)] = 0
 
@@ -102,7 +106,8 @@ class Pollers(_Scenario, frozen=True, kw_only=True, tag="pollers"):
         callers: pollers of each execution.
         executions: that run at the same time.
         interval_s: of each poller.
-        before_s: until the executions end.
+        settling_s: at the beginning, left out of what is told of a second and of a poll.
+        before_s: until the executions end; longer than `settling_s`.
         after_s: how long the pollers then have to notice.
         reads_after: how often each reads the record again at once.
         groups: played one after the other.
@@ -112,6 +117,7 @@ class Pollers(_Scenario, frozen=True, kw_only=True, tag="pollers"):
     callers: _Count
     executions: _Count = 1
     interval_s: _Positive
+    settling_s: _Seconds = 0.0
     before_s: _Positive
     after_s: _Positive
     reads_after: Annotated[int, msgspec.Meta(ge=0)] = 0

@@ -5,6 +5,7 @@ import http.client
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
@@ -12,7 +13,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from benchmarks.behaviour.scenario import Load, Scenario
+from benchmarks.behaviour.pollers import Counts
+from benchmarks.behaviour.scenario import DIRECT, Load, Scenario, Variant
 from benchmarks.harness.processes import LOAD_CPU, SERVER_CPU, GatewayServer, Processes, Redis, Twin
 from benchmarks.openloop.report import Report
 from benchmarks.openloop.targets import Target
@@ -72,6 +74,26 @@ def targets(load: Load) -> list[Target]:
     ]
 
 
+class Used(msgspec.Struct, frozen=True):
+    """What callers have used so far.
+
+    Attributes:
+        at_s: the moment (`time.monotonic`).
+        polls: that they sent.
+        calls: records that the upstream was asked for.
+        questions: put to IAM.
+        gateway_s: CPU seconds, user and system, of all replicas.
+        redis_commands: that Redis has executed; ``None`` without one.
+    """
+
+    at_s: float
+    polls: int
+    calls: int
+    questions: int
+    gateway_s: float
+    redis_commands: int | None
+
+
 class ControlError(Exception):
     """A twin, or what was taken for one, refuses a call; the text is one line with the reason."""
 
@@ -89,10 +111,19 @@ class Control:
             OSError: it cannot be reached.
             ControlError: its answer is not that of a twin.
         """
+        return self.received()["get_execution"]
+
+    def received(self) -> Counter[str]:
+        """Return how often the twin received each kind of request so far.
+
+        Raises:
+            OSError: it cannot be reached.
+            ControlError: its answer is not that of a twin.
+        """
         received = self.send("GET", "/state").get("received")
         if not isinstance(received, dict):
             raise ControlError("it counts no calls")
-        return int(received.get("get_execution", 0))
+        return Counter(received)
 
     def send(self, method: str, path: str, value: object = None) -> dict[str, Any]:
         """Send a request and return what is answered.
@@ -105,42 +136,41 @@ class Control:
 
 
 class Stage:
-    """A fresh twin, and with `has_gateway` a fresh gateway before it.
+    """A fresh twin, and fresh gateways before it or none.
 
     Attributes:
-        url: the server that callers use.
-        redis: the gateway's; ``None`` without one.
+        urls: the servers that callers use.
+        redis: the gateways'; ``None`` without one.
         control: of the twin.
     """
 
-    def __init__(
-        self, scenario: Scenario, *, has_gateway: bool, settings: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, scenario: Scenario, variant: Variant) -> None:
         """Start all of it.
 
         Args:
             scenario: what is played.
-            has_gateway: callers use a gateway, not the twin itself.
-            settings: of the gateway, beside the scenario's.
+            variant: which gateways there are; none where it is `DIRECT`.
         """
         self._processes = Processes()
         self._upstream_delay_s = scenario.upstream_delay_s
         self._executions = 0
         try:
             self._twin = Twin(self._processes, profile=PROFILE, seed=SEED, cpu=None)
-            self.url = self._twin.url
             self.control = Control(self._twin.control)
             self.redis: Redis | None = None
-            if has_gateway:
-                self.redis = Redis(self._processes, cpu=None) if scenario.with_redis else None
-                known = {"redis.url": self.redis.url} if self.redis is not None else {}
-                known |= {**scenario.settings, **(settings or {})}
-                gateway = GatewayServer(self._processes, self._twin.url, settings=known, cpu=SERVER_CPU)
-                self.url = gateway.url
+            self._gateways: list[GatewayServer] = []
+            if variant.name != DIRECT:
+                self._start_gateways(scenario, variant)
+            self.urls = [gateway.url for gateway in self._gateways] or [self._twin.url]
             self.clear_faults()
         except BaseException:
             self._processes.close()
             raise
+
+    @property
+    def url(self) -> str:
+        """The first of the servers."""
+        return self.urls[0]
 
     def __enter__(self) -> "Stage":
         return self
@@ -148,9 +178,33 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         self._processes.close()
 
+    def _start_gateways(self, scenario: Scenario, variant: Variant) -> None:
+        # The twin is an IAM as well, for settings that need one.
+        known = {"iam.url": self._twin.url}
+        if scenario.with_redis and variant.with_redis:
+            self.redis = Redis(self._processes, cpu=None)
+            known["redis.url"] = self.redis.url
+        known |= {**scenario.settings, **variant.settings}
+        self._gateways = [
+            GatewayServer(self._processes, self._twin.url, settings=known, cpu=SERVER_CPU)
+            for _ in range(variant.replicas)
+        ]
+
     def calls(self) -> int:
         """Return how often the upstream was asked for a record so far."""
         return self.control.calls()
+
+    def used(self, counts: Counts) -> Used:
+        """Return what callers who count here have used so far."""
+        received = self.control.received()
+        return Used(
+            at_s=time.monotonic(),
+            polls=counts.asked,
+            calls=received["get_execution"],
+            questions=received["verify_token"],
+            gateway_s=sum(gateway.child.cpu_s() for gateway in self._gateways),
+            redis_commands=None if self.redis is None else self.redis.commands(),
+        )
 
     def fault(self, **fault: object) -> None:
         """Make the upstream misbehave towards readers of records; see ``gateway/twin/faults.py``."""

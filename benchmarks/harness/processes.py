@@ -1,6 +1,7 @@
 """The processes of a measurement: upstream, Redis, gateway and twin, each on free ports of its own."""
 
 import http.client
+import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 from tests.testbed.address import free_port
 from tests.testbed.redis_binary import find_redis_server
+from tests.testbed.resp import ask_now, encode
 
 from .children import ROOT, Child, Processes, Ready, StartError, pinned, uninterrupted
 
@@ -166,6 +168,13 @@ class Redis:
         options = [part for key, value in (fixed | settings).items() for part in (f"--{key}", value)]
         argv = [str(find_redis_server()), *options]
         self.child = processes.start(name, argv, cpu=cpu, ready=accepts(self.address))
+
+    def commands(self) -> int:
+        """Return how many commands it has executed, without those of this kind."""
+        info = ask_now(self.address, [encode("INFO", "commandstats")])
+        assert isinstance(info, bytes), "INFO is answered with a text"
+        calls = re.findall(rb"^cmdstat_(\S+?):calls=(\d+)", info, re.MULTILINE)
+        return sum(int(count) for command, count in calls if command != b"info")
 
 
 class GatewayServer:

@@ -11,20 +11,26 @@ HEADS: Final = (
     "calls at AOS",
     "after the end",
     "a second before it",
+    "of each token and execution",
     "saved",
     "refused (429)",
     "noticed by",
     "after (median; last)",
+    "gateway's CPU a poll",
+    "Redis commands a poll",
+    "questions to IAM",
 )
 
 
-def rows(sides: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the rows of the table.
+def columns(sides: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return heads and rows of the table, without columns that have nothing to say.
 
     Args:
         sides: of a played scenario, as in its JSON; those without a group of callers are left out.
     """
-    return [_row(side, sides) for side in sides if side.get("group")]
+    rows = [_row(side, sides) for side in sides if side.get("group")]
+    kept = [place for place in range(len(HEADS)) if any(row[place] != _NONE for row in rows)]
+    return [HEADS[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
 def saved(side: Mapping[str, Any], sides: Sequence[Mapping[str, Any]]) -> float | None:
@@ -49,6 +55,9 @@ def in_words(figures: Mapping[str, float]) -> str:
 def _row(side: Mapping[str, Any], sides: Sequence[Mapping[str, Any]]) -> list[str]:
     figures = side["figures"]
     share, late = saved(side, sides), figures.get("calls_after_the_end")
+    each, cpu_us, commands, questions = (
+        figures.get(name) for name in ("calls_per_s_each", "gateway_us", "redis_commands", "iam_questions")
+    )
     seconds = [figures[name] for name in ("noticed_p50_s", "noticed_max_s") if name in figures]
     return [
         side["group"],
@@ -57,8 +66,12 @@ def _row(side: Mapping[str, Any], sides: Sequence[Mapping[str, Any]]) -> list[st
         f"{side['upstream_calls']:,}",
         _NONE if late is None else f"{late:,.0f}",
         f"{figures['calls_per_s']:.1f}",
+        _NONE if each is None else f"{each:.2f}",
         _NONE if share is None else f"{round(share, 2) + 0.0:.0%}",
         f"{figures['refused']:,.0f} ({figures['refused_share']:.0%})",
         f"{figures['noticed']:.0f} of {figures['callers']:.0f}",
         "; ".join(f"{value:.2f} s" for value in seconds) or _NONE,
+        _NONE if cpu_us is None else f"{cpu_us:.0f} µs",
+        _NONE if commands is None else f"{commands:.2f}",
+        _NONE if questions is None else f"{questions:.0f}",
     ]

@@ -100,11 +100,6 @@ class Gateway:
         keys = KeySpace(config.redis.prefix, identity(config))
         secret = config.cache.secret.reveal().encode("utf-8")
         rules = policy_rules(config)
-        self.flights: SingleFlight[Fetched] = SingleFlight(
-            config.upstream.total_timeout_s,
-            min(config.cache.memory_ttl_s, config.cache.ttl_running_s or math.inf),
-            clock,
-        )
         proxy = upstream_hop(config)
         self.tiers = Tiers(
             config.cache,
@@ -118,6 +113,12 @@ class Gateway:
             on_drop=self._dropped,
             on_start_over=self._started_over,
             peers=peers,
+        )
+        self.flights: SingleFlight[Fetched] = SingleFlight(
+            config.upstream.total_timeout_s,
+            min(config.cache.memory_ttl_s, config.cache.ttl_running_s or math.inf),
+            clock,
+            self.tiers.invalidations.changes,
         )
         self._iam = IamClient(config.iam, iam_context(config.iam)) if config.iam.url else None
         self.verifier: Verifier | None = None
@@ -266,14 +267,12 @@ class Gateway:
         self.waits.identify_anew(tokens)
 
     def _invalidated(self, stack: bytes) -> None:
-        self.flights.detach_stack(stack)
         self.waits.invalidate(stack)
 
     def _dropped(self, entry: bytes) -> None:
         self.waits.drop(entry)
 
     def _started_over(self) -> None:
-        self.flights.detach_all()
         self.waits.invalidate_all()
 
     async def start(self, sockets: ListeningSockets | None = None) -> Address:
@@ -400,6 +399,7 @@ class Gateway:
             return {"redis": "off"}
         return {
             "redis": "up" if redis.is_up else "down",
+            "nodes": {address: "up" if is_up else "down" for address, is_up in redis.nodes.items()},
             "breaker": redis.breaker.value,
             "subscription": "up" if redis.is_subscribed else "down",
             "pending_invalidations": redis.pending_invalidations,

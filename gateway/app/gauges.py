@@ -10,6 +10,7 @@ from gateway.credentials.credentials import GatewayCredentials
 from gateway.downstream.connection import DownstreamServer
 from gateway.iam.verifier import Verifier
 from gateway.store.breaker import BreakerState
+from gateway.store.redis_tier import RedisState
 from gateway.store.tiers import Tiers
 from gateway.telemetry import process
 from gateway.telemetry.access_log import dropped_lines
@@ -36,6 +37,7 @@ class Gauges:
     credentials: GatewayCredentials | None
 
     def snapshot(self, server: DownstreamServer, flights: int, *, is_ready: bool) -> Snapshot:
+        redis = self.tiers.redis_state()
         gauges = {
             "ready": float(is_ready),
             "connections": len(server.connections),
@@ -51,11 +53,15 @@ class Gauges:
             self._of_credentials()
             | self._of_the_upstream()
             | self._of_memory()
-            | self._of_redis()
+            | _of_redis(redis)
             | process.gauges()
         )
         build = process.build(asyncio.get_running_loop())
-        return self.metrics.snapshot() | unlabelled(gauges) | {"build_info": {build: (1,)}}
+        labelled: Snapshot = {
+            "build_info": {build: (1,)},
+            "redis_node_up": {(address,): (float(is_up),) for address, is_up in redis.nodes.items()},
+        }
+        return self.metrics.snapshot() | unlabelled(gauges) | labelled
 
     def _of_credentials(self) -> dict[str, float]:
         credentials = self.credentials
@@ -83,16 +89,16 @@ class Gauges:
             "memory_cache_evictions": memory.evictions,
         }
 
-    def _of_redis(self) -> dict[str, float]:
-        redis = self.tiers.redis_state()
-        return {
-            "redis_configured": redis.is_configured,
-            "redis_up": redis.is_up,
-            "redis_breaker_open": redis.breaker is not BreakerState.CLOSED,
-            "redis_breaker_openings": redis.breaker_openings,
-            "redis_subscription_up": redis.is_subscribed,
-            "redis_connections": redis.connections,
-            "redis_connections_limit": redis.max_connections,
-            "redis_pending_invalidations": redis.pending_invalidations,
-            "redis_write_queue": redis.queued_writes,
-        }
+
+def _of_redis(redis: RedisState) -> dict[str, float]:
+    return {
+        "redis_configured": redis.is_configured,
+        "redis_up": redis.is_up,
+        "redis_breaker_open": redis.breaker is not BreakerState.CLOSED,
+        "redis_breaker_openings": redis.breaker_openings,
+        "redis_subscription_up": redis.is_subscribed,
+        "redis_connections": redis.connections,
+        "redis_connections_limit": redis.max_connections,
+        "redis_pending_invalidations": redis.pending_invalidations,
+        "redis_write_queue": redis.queued_writes,
+    }

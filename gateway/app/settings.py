@@ -8,7 +8,7 @@ from gateway.core.caching.policy import Rules
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.proxy_identity import ProxyIdentity, make_proxy_identity
 from gateway.runtime.tls import redis_context
-from gateway.store.redis_connection import RedisSettings
+from gateway.store.redis_connection import RedisSettings, check_library
 
 # How much longer a generation lives than anything that could be stored under it.
 _GENERATION_MARGIN_S = 3600.0
@@ -54,9 +54,14 @@ def policy_rules(config: Config) -> Rules:
 
 
 def redis_settings(config: Config, rules: Rules) -> RedisSettings | None:
-    """Return how to reach Redis, ``None`` without it; raise `ConfigError` if a file cannot be used."""
+    """Return how to reach Redis, ``None`` without it.
+
+    Raises:
+        ConfigError: a file cannot be used, or redis-py is not as expected.
+    """
     if not config.redis.url:
         return None
+    check_library()
     total_s = config.upstream.total_timeout_s
     return RedisSettings(
         url=config.redis.url.reveal(),

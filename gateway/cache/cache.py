@@ -1,7 +1,6 @@
 """Where decisions meet I/O: look up, fetch once, decide, store, respond."""
 
 import asyncio
-import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from gateway.cache import cache_log
 from gateway.cache.fetcher import Fetcher
 from gateway.cache.responder import Responder, because, preferred, with_member
 from gateway.cache.results import Fetched, Given, Response
-from gateway.cache.single_flight import SingleFlight
+from gateway.cache.single_flight import Flight, SingleFlight
 from gateway.cache.throttle import Throttle
 from gateway.cache.waiting import OnWaited, Waits
 from gateway.core.aos import route
@@ -30,7 +29,7 @@ from gateway.core.http.proxy_identity import check_request
 from gateway.core.http.target import is_write
 from gateway.errors import FetchError, NotCached, Throttled
 from gateway.store.lookup import EarlyLookup, LookupResult
-from gateway.tasks import guarded
+from gateway.tasks import raising
 from gateway.upstream.upstream import RequestBody
 
 OnResponse = Callable[[Response | GatewayError | Coroutine[Any, Any, Response]], None]
@@ -50,16 +49,20 @@ def _dropped(response: Response | GatewayError | Coroutine[Any, Any, Response]) 
         response.exchange.close()
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _Asked(msgspec.Struct):
     """A request that a fetch is to answer.
 
     Attributes:
+        by: answers it.
         cache_status: what the cache has done with it so far.
         flight_key: of the fetch; ``None`` when nobody else may have its result.
         on_response: called once.
         joined: how many fetches of others gave nothing that is for it.
+        flight: the fetch; ``None`` before there is one.
+        joined_s: monotonic time at which it joined that; ``None``: it has begun it.
     """
 
+    by: "Cache"
     request: Request
     eligible: Eligible
     found: EarlyLookup
@@ -67,6 +70,25 @@ class _Asked(msgspec.Struct, frozen=True):
     flight_key: FlightKey | None
     on_response: OnResponse = _dropped
     joined: int = 0
+    flight: Flight[Fetched] | None = None
+    joined_s: float | None = None
+
+    def take(self, fetched: Fetched | GatewayError) -> None:
+        """Take the result of the fetch."""
+        if isinstance(fetched, GatewayError):
+            self.on_response(with_member(fetched, self.cache_status))
+            return
+        response: Response | Coroutine[Any, Any, Response]
+        try:
+            response = self.by.response_of(self, fetched)
+        except Exception as error:
+            response = raising(error)
+        self.on_response(response)
+
+    def leave(self) -> None:
+        """Nobody waits for the response any more."""
+        if self.flight is not None:
+            self.flight.leave(self.take)
 
 
 @dataclass(frozen=True, repr=False)
@@ -221,7 +243,7 @@ class Cache:
         if request.method == "HEAD":
             return await self._head(request, eligible, found, cache_status)
         # Nothing waits from the look into memory to the flight: a fetch is found either way.
-        asked = _Asked(request, eligible, found, cache_status, flight_key)
+        asked = _Asked(self, request, eligible, found, cache_status, flight_key)
         return await self._response(asked, may_join=may_join)
 
     def fetch_plain(
@@ -238,7 +260,7 @@ class Cache:
             on_response(held)
             return lambda: None
         flight_key = self._flight_key(eligible, eligible.variant.general)
-        return self._share(_Asked(request, eligible, found, cache_status, flight_key, on_response))
+        return self._share(_Asked(self, request, eligible, found, cache_status, flight_key, on_response))
 
     def _flight_key(self, eligible: Eligible, variant: bytes) -> FlightKey:
         """Return the key of the fetch that this request may share.
@@ -254,14 +276,14 @@ class Cache:
         flight_key = asked.flight_key
         if flight_key is not None and may_join and (joined := self.flights.joinable(flight_key)) is not None:
             cache_log.decided(asked.request, "joins a fetch under way")
-            on_fetched = functools.partial(self._take, asked, self.fetcher.clock.monotonic_s())
-            joined.join(on_fetched)
-            return functools.partial(joined.leave, on_fetched)
-        on_fetched = functools.partial(self._take, asked, None)
+            asked.flight, asked.joined_s = joined, self.fetcher.clock.monotonic_s()
+            joined.join(asked.take)
+            return asked.leave
         key = asked.found.fill_token.key
         # What nobody may join is nobody else's matter.
         record = None if flight_key is None else key.local
-        flight = self.flights.begin(flight_key, key.stack, on_fetched, record)
+        flight = self.flights.begin(flight_key, key.stack, asked.take, record)
+        asked.flight, asked.joined_s = flight, None
         self.fetcher.start(
             flight,
             asked.request,
@@ -270,24 +292,17 @@ class Cache:
             stores=flight_key is not None,
             takes_over=not may_join,
         )
-        return functools.partial(flight.leave, on_fetched)
+        return asked.leave
 
-    def _take(self, asked: _Asked, joined_s: float | None, fetched: Fetched | GatewayError) -> None:
-        """Take the result of a fetch, joined at a monotonic time, or ``None``: begun for the request."""
-        if isinstance(fetched, GatewayError):
-            asked.on_response(with_member(fetched, asked.cache_status))
-        else:
-            asked.on_response(guarded(self._response_of, asked, joined_s, fetched))
-
-    def _response_of(
-        self, asked: _Asked, joined_s: float | None, fetched: Fetched
-    ) -> Response | Coroutine[Any, Any, Response]:
+    def response_of(self, asked: _Asked, fetched: Fetched) -> Response | Coroutine[Any, Any, Response]:
+        """Return the response to a request whose fetch has ended."""
+        joined_s = asked.joined_s
         request, eligible, cache_status = asked.request, asked.eligible, asked.cache_status
         given = fetched.given
         if given is not None and joined_s is not None and joined_s > given.ends_s:
             return self._again(asked, joined_s)
         if given is not None and not self._suits(given, eligible):
-            return self._anew(asked, joined_s)
+            return self._anew(asked, given.since_s if joined_s is None else joined_s)
         if joined_s is not None:
             if not self._may_be_given(eligible, fetched):
                 return self._held_back(request, eligible) or self._again(asked, joined_s)
@@ -314,7 +329,7 @@ class Cache:
         asked = msgspec.structs.replace(asked, flight_key=flight_key, joined=joined)
         return await self.flights.in_time(self._response(asked), since_s)
 
-    async def _anew(self, asked: _Asked, since_s: float | None) -> Response:
+    async def _anew(self, asked: _Asked, since_s: float) -> Response:
         """Wait for the response to a fetch of its own, in place of another replica's."""
         return await self.flights.in_time(self._response(asked, may_join=False), since_s)
 

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import math
 from concurrent.futures import Executor
 
 import msgspec
@@ -32,6 +33,8 @@ from gateway.telemetry.top_executions import TopExecutions
 from gateway.upstream.upstream import Upstream
 
 _log = logging.getLogger(__name__)
+# Looked up once: see `gateway.core.http.response_reader`.
+_CLOSE, _PHASE = BodyFraming.CLOSE, Reason.PHASE
 
 
 class Fetcher:
@@ -90,6 +93,7 @@ class Fetcher:
         stores: bool = True,
         life_s: float = 0.0,
         takes_over: bool = False,
+        not_before_s: float = -math.inf,
     ) -> None:
         """Begin the work of a flight.
 
@@ -98,14 +102,16 @@ class Fetcher:
             life_s: how old what another replica has fetched may be where no ``ttl_running_s`` says so; 0: it
                 will not do.
             takes_over: what others have fetched until now will not do.
+            not_before_s: nor what they began to fetch before this monotonic time.
         """
         fetch = _Fetch(self, flight, request, eligible, found, stores=stores)
-        lease_s = self.rules.ttl_running_s or life_s if self.leases is not None and stores else 0.0
-        lacks_generation = stores and self.tiers.redis is not None and self.tiers.lacks_generation(found)
-        if lacks_generation or (lease_s and found.lookup.generation is not None):
-            fetch.prepare(self._tasks, lease_s, takes_over=takes_over)
-        else:
-            fetch.send(found.lookup.generation)
+        generation = found.lookup.generation
+        if stores and self.tiers.redis is not None:
+            lease_s = self.rules.ttl_running_s or life_s if self.leases is not None else 0.0
+            if (lease_s and generation is not None) or self.tiers.lacks_generation(found):
+                fetch.prepare(self._tasks, lease_s, takes_over=takes_over, not_before_s=not_before_s)
+                return
+        fetch.send(generation)
 
     async def close(self) -> None:
         """Stop what is still under way."""
@@ -165,16 +171,16 @@ class _Fetch:
         self._stores = stores
         self._licence: Licence | None = None
 
-    def prepare(self, tasks: TaskSet, lease_s: float, *, takes_over: bool) -> None:
+    def prepare(self, tasks: TaskSet, lease_s: float, *, takes_over: bool, not_before_s: float) -> None:
         """Ask Redis first: for a generation, and for another replica's fetch; see `Fetcher.start`."""
-        task = tasks.start(self._prepare(lease_s, takes_over=takes_over), "fetch")
+        task = tasks.start(self._prepare(lease_s, takes_over=takes_over, not_before_s=not_before_s), "fetch")
 
         def stop() -> None:
             task.cancel()
 
         self._flight.stop = stop
 
-    async def _prepare(self, lease_s: float, *, takes_over: bool) -> None:
+    async def _prepare(self, lease_s: float, *, takes_over: bool, not_before_s: float) -> None:
         tiers, token = self._by.tiers, self.found.fill_token
         generation = self.found.lookup.generation or await tiers.mint(token.key)
         leases = self._by.leases
@@ -189,7 +195,13 @@ class _Fetch:
 
         try:
             taken = await leases.take(
-                token, self._eligible, generation, lease_s, takes_over=takes_over, on_wait=on_wait
+                token,
+                self._eligible,
+                generation,
+                lease_s,
+                takes_over=takes_over,
+                not_before_s=not_before_s,
+                on_wait=on_wait,
             )
         except Exception as error:
             self._failed(error)
@@ -200,9 +212,12 @@ class _Fetch:
                 flight.joinable_until_s = taken.sent_s + ttl_running_s
             self.send(taken.generation)
         else:
-            if taken.given is not None and not taken.given.entry.is_settled:
-                self._flight.fetched_s = taken.given.ends_s - taken.given.life_s
-            self._finish(taken)
+            given = taken.given
+            assert given is not None
+            if not given.entry.is_settled:
+                flight.fetched_s = given.ends_s - given.life_s
+            given = msgspec.structs.replace(given, since_s=flight.started_s)
+            self._finish(msgspec.structs.replace(taken, given=given))
 
     def send(self, generation: bytes | None) -> None:
         """Send the request, to store its result under this generation in Redis; ``None``: not there."""
@@ -213,8 +228,10 @@ class _Fetch:
             self._fetched_s = licence.wall_s
             token = msgspec.structs.replace(token, wall_s=licence.wall_s, monotonic_s=licence.sent_s)
         self._token: FillToken = by.tiers.begin_fetch(token, generation)
-        fields, lines = self._request.fields, self._eligible.fetch_lines
-        if lines is None:
+        fields, fetch_lines, lines = self._request.fields, self._eligible.fetch_lines, None
+        if fetch_lines is not None:
+            lines = fetch_lines.of(self._request)
+        else:
             fields = upstream_fields(self._request, by.proxy, execution_call=True, is_shared=self._stores)
         self._exchange = exchange = by.upstream.begin(
             "GET",
@@ -245,7 +262,7 @@ class _Fetch:
         """Take a whole response, or one that is too large to be taken whole."""
         by, exchange = self._by, self._exchange
         eligible, head, body = self._eligible, exchange.head, exchange.take()
-        is_complete = exchange.reader.framing is not BodyFraming.CLOSE
+        is_complete = exchange.reader.framing is not _CLOSE
         is_too_large = len(body) > by.rules.max_body_bytes
         if head.status == 429 or eligible.identity.token:
             by.heed(eligible, head, body if is_complete and not is_too_large else None)
@@ -267,14 +284,15 @@ class _Fetch:
         now_s = by.clock.monotonic_s()
         settling = by.tiers.invalidations.is_settling(self._token.key.stack, now_s)
         uncertain = by.tiers.invalidations.is_uncertain(now_s)
-        decide = functools.partial(
-            policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
-        )
-        if policy.is_heavy(response):
+        if not policy.is_heavy(response):
+            decision = policy.decide_store(response, by.rules, settling=settling, uncertain=uncertain)
+            self._settle(response, decision)
+        else:
+            decide = functools.partial(
+                policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
+            )
             deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
             deciding.add_done_callback(functools.partial(self._decided, response))
-        else:
-            self._settle(response, decide())
 
     def _decided(
         self, response: policy.FetchedResponse, deciding: asyncio.Future[policy.StoreDecision]
@@ -295,7 +313,7 @@ class _Fetch:
             by.hints.refused(response, decision)
             if policy.drops_own_entry(response.head.status, decision, self._eligible.identity):
                 # No worker has stored a record as settled that is not.
-                is_running = refusal is Reason.PHASE or not decision.is_settled
+                is_running = refusal is _PHASE or not decision.is_settled
                 by.tiers.drop(self._token, self.found.lookup, everywhere=not is_running)
         if refusal is None and self._stores:
             age_s = policy.received_age_s(response.head)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import math
 import statistics
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from gateway.telemetry.metrics import Metrics
 
 _LOOK_AGAIN_S = 0.1
 _SHORTEST_S = 0.005
+# All who wait look at such moments, in one round trip.
+_BEAT_S = 0.01
 _FETCHES = 15
 
 
@@ -85,6 +88,7 @@ class Leases:
         life_s: float,
         *,
         takes_over: bool,
+        not_before_s: float,
         on_wait: Callable[[float], None],
     ) -> Licence | Fetched:
         """Return the right to fetch, or what another replica has fetched.
@@ -93,10 +97,11 @@ class Leases:
             token: taken before the look-up that gave the generation.
             life_s: of the lease: how old an answer may be.
             takes_over: what others have fetched until now will not do.
+            not_before_s: nor what they began to fetch before this monotonic time.
             on_wait: called with the monotonic time until which a request may arrive to be given what is
                 waited for.
         """
-        lookup = self._redis.lookup(token.key, generation, life_s, eligible.variant.accept)
+        lookup = self._redis.lookup(token.key, generation, life_s, eligible.variant.accept, not_before_s)
         first = Step.TAKE_OVER if takes_over else Step.CLAIM
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(self._longest_s):
@@ -162,7 +167,7 @@ class Leases:
                             left_s = lookup.latest_s - self._clock.monotonic_s()
                             pause_s = min(self._usual_s(), left_s)
                         on_wait(lookup.latest_s)
-                        await asyncio.sleep(max(_SHORTEST_S, pause_s))
+                        await _sleep(max(_SHORTEST_S, pause_s))
                 case Step.TAKE_OVER:
                     pass
                 case _:
@@ -232,7 +237,7 @@ class Leases:
     async def _publish(self, licence: Licence, token: FillToken, entry: Entry | None) -> None:
         assert licence.generation is not None
         with contextlib.suppress(StoreError):
-            await self._redis.publish(token.key, licence.generation, licence.life_s, licence.nonce, entry)
+            await self._redis.publish(token, licence.generation, licence.life_s, licence.nonce, entry)
 
     async def close(self) -> None:
         """Stop what is still under way."""
@@ -250,3 +255,8 @@ class Leases:
 
     def _ttl_s(self, decision: policy.StoreDecision, life_s: float) -> float:
         return decision.ttl_s or policy.running_ttl_s(decision, life_s)
+
+
+async def _sleep(at_least_s: float) -> None:
+    now_s = asyncio.get_running_loop().time()
+    await asyncio.sleep(math.ceil((now_s + at_least_s) / _BEAT_S) * _BEAT_S - now_s)

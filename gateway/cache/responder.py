@@ -9,7 +9,7 @@ from gateway.cache.fetcher import Fetcher
 from gateway.cache.results import Fetched, Given, Response
 from gateway.cache.single_flight import SingleFlight
 from gateway.core.caching import policy, responses
-from gateway.core.caching.cache_status import CacheStatus, Reason
+from gateway.core.caching.cache_status import CacheStatus, Reason, fetched_status
 from gateway.core.caching.eligibility import Eligible, may_share
 from gateway.core.caching.entry import Entry
 from gateway.core.http.errors import GatewayError
@@ -17,6 +17,9 @@ from gateway.core.http.messages import Head, Request
 from gateway.core.http.proxy_identity import upstream_fields
 from gateway.errors import FetchError
 from gateway.upstream.upstream import RequestBody
+
+# Looked up once: see `gateway.core.http.response_reader`.
+_WAITED = Reason.WAITED
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,13 +74,14 @@ class Responder:
     ) -> Response:
         """Answer with a fetch, which is another's where it was ``collapsed``."""
         fetched_response, decision = fetched.fetched_response, fetched.decision
-        has_waited = cache_status.reason is Reason.WAITED
-        cache_status = CacheStatus(
+        has_waited = cache_status.reason is _WAITED
+        cache_status = fetched_status(
             cache_status.forward,
             fetched_response.head.status,
-            stored=fetched.is_stored,
-            collapsed=collapsed,
-            reason=cache_status.reason if has_waited else fetched.reason or cache_status.reason,
+            None,
+            fetched.is_stored,
+            collapsed,
+            cache_status.reason if has_waited else fetched.reason or cache_status.reason,
         )
         if decision is None:
             head = responses.forwarded_head(fetched_response.head, self.fetcher.proxy.via, cache_status)

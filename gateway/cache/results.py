@@ -36,11 +36,13 @@ class Given(msgspec.Struct, frozen=True):
     Attributes:
         ends_s: monotonic time until which a request may have arrived to be given it.
         life_s: it was fetched at most so long before that; where it may still change.
+        since_s: monotonic time since when whoever looked for it has waited.
     """
 
     entry: Entry
     ends_s: float
     life_s: float
+    since_s: float = 0.0
 
 
 class Fetched(msgspec.Struct, frozen=True):

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import logging
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -11,6 +10,7 @@ from gateway.clock import Clock
 from gateway.core.caching.key import FlightKey
 from gateway.core.http.errors import GatewayError
 from gateway.errors import DeadlinePassed
+from gateway.store.invalidations import Changes
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ class Flight(Generic[T]):
     Attributes:
         key: who asks for what; ``None`` when nobody may join.
         stack: case-folded stack id.
+        since: the number of the last change of any stack before it.
         record: what it fetches, by `EntryKey.local`; ``None`` when nobody is to hear of it.
         started_s: monotonic time of its start.
         fetched_s: monotonic time before which nothing of its result was fetched.
@@ -41,6 +42,7 @@ class Flight(Generic[T]):
         "joinable_until_s",
         "key",
         "record",
+        "since",
         "stack",
         "started_s",
         "stop",
@@ -51,17 +53,15 @@ class Flight(Generic[T]):
         flights: "SingleFlight[T]",
         key: FlightKey | None,
         stack: bytes,
-        started_s: float,
         leader: OnResult[T],
-        *,
-        join_max_age_s: float,
         record: bytes | None,
     ) -> None:
         self.key = key
         self.stack = stack
+        self.since = flights.changes.number
         self.record = record
-        self.started_s = self.fetched_s = started_s
-        self.joinable_until_s = started_s + join_max_age_s
+        self.started_s = self.fetched_s = flights.clock.monotonic_s()
+        self.joinable_until_s = self.started_s + flights.join_max_age_s
         self.stop: Callable[[], None] = _nothing
         self._flights = flights
         self._leader: OnResult[T] | None = leader
@@ -107,24 +107,25 @@ class SingleFlight(Generic[T]):
 
     Args:
         timeout_s: how long each of them may take.
-        join_max_age_s: nobody joins one that began longer ago.
-        clock: monotonic time.
 
     Attributes:
+        join_max_age_s: nobody joins one that began longer ago.
+        clock: monotonic time.
+        changes: of stacks: nobody joins a flight whose stack has changed since it began.
         watchers: called with each flight of a record that ends, and its result.
     """
 
-    def __init__(self, timeout_s: float, join_max_age_s: float, clock: Clock) -> None:
+    def __init__(self, timeout_s: float, join_max_age_s: float, clock: Clock, changes: Changes) -> None:
         self._timeout_s = timeout_s
-        self._join_max_age_s = join_max_age_s
-        self._clock = clock
+        self.join_max_age_s = join_max_age_s
+        self.clock = clock
+        self.changes = changes
         self._loop = asyncio.get_running_loop()
         # In the order in which they began, so one timer is enough for all deadlines.
         self._under_way: dict[Flight[T], None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.watchers: dict[bytes | None, Callable[[Flight[T], T | GatewayError], None]] = {}
         self._open: dict[FlightKey, Flight[T]] = {}
-        self._by_stack: defaultdict[bytes, set[FlightKey]] = defaultdict(set)
         self._all_ended: asyncio.Event | None = None
 
     def __len__(self) -> int:
@@ -133,7 +134,11 @@ class SingleFlight(Generic[T]):
     def joinable(self, key: FlightKey) -> Flight[T] | None:
         """Return the flight that an equal request may join now, or ``None``."""
         flight = self._open.get(key)
-        if flight is None or self._clock.monotonic_s() > flight.joinable_until_s:
+        if (
+            flight is None
+            or self.clock.monotonic_s() > flight.joinable_until_s
+            or self.changes.has_changed(flight.stack, flight.since)
+        ):
             return None
         return flight
 
@@ -145,21 +150,10 @@ class SingleFlight(Generic[T]):
         Returns:
             The flight; whoever does its work calls `Flight.finish`.
         """
-        flight = Flight(
-            self,
-            key,
-            stack,
-            self._clock.monotonic_s(),
-            on_result,
-            join_max_age_s=self._join_max_age_s,
-            record=record,
-        )
+        flight = Flight(self, key, stack, on_result, record)
         self._under_way[flight] = None
         if key is not None:
-            if key in self._open:
-                self._detach(key)
             self._open[key] = flight
-            self._by_stack[stack].add(key)
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout_s, self._end_late)
         return flight
@@ -170,7 +164,7 @@ class SingleFlight(Generic[T]):
             return False
         del self._under_way[flight]
         if flight.key is not None and self._open.get(flight.key) is flight:
-            self._detach(flight.key)
+            del self._open[flight.key]
         if self._all_ended is not None and not self._under_way:
             self._all_ended.set()
         return True
@@ -186,21 +180,11 @@ class SingleFlight(Generic[T]):
             GatewayError: what it failed with, or `DeadlinePassed`.
         """
         try:
-            passed_s = 0.0 if since_s is None else self._clock.monotonic_s() - since_s
+            passed_s = 0.0 if since_s is None else self.clock.monotonic_s() - since_s
             async with asyncio.timeout(self._timeout_s - passed_s):
                 return await work
         except TimeoutError as error:
             raise DeadlinePassed from error
-
-    def detach_stack(self, stack: bytes) -> None:
-        """Let nobody join the flights of a stack any more; they answer those who had joined."""
-        for key in list(self._by_stack.get(stack, ())):
-            self._detach(key)
-
-    def detach_all(self) -> None:
-        """Let nobody join any flight that is under way."""
-        self._open.clear()
-        self._by_stack.clear()
 
     async def close(self, timeout_s: float) -> None:
         """Let flights end within a time, then stop the rest."""
@@ -218,7 +202,7 @@ class SingleFlight(Generic[T]):
     def _end_late(self) -> None:
         """Stop the flights whose time is over."""
         self._timer = None
-        now_s = self._clock.monotonic_s()
+        now_s = self.clock.monotonic_s()
         for flight in list(self._under_way):
             left_s = flight.started_s + self._timeout_s - now_s
             if left_s > 0:
@@ -229,15 +213,6 @@ class SingleFlight(Generic[T]):
     def _stop(self, flight: Flight[T]) -> None:
         flight.stop()
         flight.finish(DeadlinePassed())
-
-    def _detach(self, key: FlightKey) -> None:
-        flight = self._open.pop(key, None)
-        if flight is None:
-            return
-        keys = self._by_stack[flight.stack]
-        keys.discard(key)
-        if not keys:
-            del self._by_stack[flight.stack]
 
 
 def _nothing() -> None:

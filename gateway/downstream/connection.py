@@ -105,6 +105,12 @@ class DownstreamConnection(RequestHandler):
         return bool(self._messages or self._head.size or self._backlog)
 
     @property
+    def takes_more(self) -> bool:
+        """What is written now goes out at once."""
+        transport = self.transport
+        return transport is not None and not (self._paused or transport.is_closing())
+
+    @property
     def is_between_requests(self) -> bool:
         """Of the next request nothing has come yet, and it will be taken."""
         return not (self._head.size or self._backlog or self._is_last or self._close or self._force_close)

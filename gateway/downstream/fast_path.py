@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from gateway.core.caching.entry import Entry
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.core.caching.plain_request import (
+    KnownRequest,
     Owner,
     PlainRequest,
     plain_request,
@@ -44,7 +46,29 @@ T = TypeVar("T")
 _STACKS = b"/v2/stacks/"
 _KNOWN_MOST = 4_096
 _KNOWN_BYTES = 8_388_608
-_REMEMBERED_MOST = 2_048
+
+
+class Recent(OrderedDict[bytes, T]):
+    """What was learned last, bounded in number and in bytes of its keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes = 0
+
+    def put(self, key: bytes, value: T) -> None:
+        """Keep something, in place of the oldest."""
+        if key not in self:
+            self._bytes += len(key)
+        self[key] = value
+        while len(self) > _KNOWN_MOST or self._bytes > _KNOWN_BYTES:
+            oldest, _ = self.popitem(last=False)
+            self._bytes -= len(oldest)
+
+    def discard(self, is_over: Callable[[T], bool]) -> None:
+        """Forget some of it."""
+        for key in [key for key, value in self.items() if is_over(value)]:
+            del self[key]
+            self._bytes -= len(key)
 
 
 class PlainLookup(msgspec.Struct, frozen=True, gc=False):
@@ -56,6 +80,7 @@ class PlainLookup(msgspec.Struct, frozen=True, gc=False):
         owner: who asks.
         origin: of the connection.
         asked_s: monotonic time at which memory had none.
+        known: what the head means, where it has come before.
     """
 
     data: bytes
@@ -63,6 +88,7 @@ class PlainLookup(msgspec.Struct, frozen=True, gc=False):
     owner: Owner
     origin: Origin
     asked_s: float
+    known: KnownRequest | None
 
     @property
     def target(self) -> bytes:
@@ -118,6 +144,7 @@ class FastPath:
         self._max_header_bytes = max_header_bytes
         self._clock = clock
         self._metrics = metrics
+        self._hit_s = metrics.request_s[HIT,]
         self._access_log = access_log
         self._request_ids = request_ids
         self._handler = handler
@@ -125,11 +152,11 @@ class FastPath:
         self._sample = top_executions.fast
         self._tasks = TaskSet()
         # Whose field lines these are, compared whole each time; None for lines that are the parser's matter.
-        self._owners: dict[bytes, Owner | None] = {}
-        self._owners_bytes = 0
-        self._executions: dict[bytes, ExecutionRef] = {}
-        # With what they derive for Redis, which takes four digests.
-        self._entry_keys: dict[bytes, EntryKey] = {}
+        self._owners: Recent[Owner | None] = Recent()
+        # By whole heads of what was fetched.
+        self._known: Recent[KnownRequest] = Recent()
+        # By `EntryKey.local`; with what the keys derive for Redis, which takes four digests.
+        self._records: Recent[tuple[EntryKey, ExecutionRef]] = Recent()
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run what answers a request."""
@@ -137,11 +164,8 @@ class FastPath:
 
     def read_again(self, tokens: set[bytes]) -> None:
         """Find out anew who the callers with these tokens are, by the digests of the tokens."""
-        for rest in [
-            rest for rest, owner in self._owners.items() if owner and owner.identity.token in tokens
-        ]:
-            del self._owners[rest]
-            self._owners_bytes -= len(rest)
+        self._owners.discard(lambda owner: owner is not None and owner.identity.token in tokens)
+        self._known.discard(lambda known: known.owner.identity.token in tokens)
 
     def close(self) -> None:
         """Leave every request to the parser from now on: connections end with their next answer."""
@@ -157,16 +181,23 @@ class FastPath:
         Returns:
             A question when memory has no answer; ``None`` when the parser must see it.
         """
-        seen = read_plain(data)
-        if seen is None or not self.is_open or len(data) > self._max_header_bytes:
+        if not self.is_open:
             return None
-        owner = self._owners.get(seen.rest) or self._owner(seen.rest)
-        if owner is None:
-            return None
-        entry = self._memory.get(owner.owner + seen.path)
+        known = self._known.get(data)
+        if known is not None:
+            seen, owner, local = known.seen, known.owner, known.key.local
+        else:
+            plain = read_plain(data)
+            if plain is None or len(data) > self._max_header_bytes:
+                return None
+            known_owner = self._owners.get(plain.rest) or self._owner(plain.rest)
+            if known_owner is None:
+                return None
+            seen, owner, local = plain, known_owner, known_owner.owner + plain.path
+        entry = self._memory.get(local)
         if entry is not None:
             return self._hit(data, entry, seen, owner, origin=origin)
-        return PlainLookup(data, seen, owner, origin, time.monotonic())
+        return PlainLookup(data, seen, owner, origin, time.monotonic(), known)
 
     def look_up(self, question: PlainLookup, on_result: Callable[[EarlyLookup | None], None]) -> None:
         """Look into Redis, where there is one.
@@ -176,11 +207,14 @@ class FastPath:
             on_result: called once, perhaps before this returns; with ``None`` when it is still to be
                 looked up, which may take a wait.
         """
-        key = self._key(question.owner, question.seen.path)
-        if key is None:
-            on_result(None)
+        if question.known is not None:
+            key = question.known.key
+        elif (record := self._record(question.owner, question.seen.path)) is not None:
+            key, _ = record
         else:
-            self._tiers.lookup_soon(key, on_result)
+            on_result(None)
+            return
+        self._tiers.lookup_soon(key, on_result)
 
     def found(self, question: PlainLookup, early_lookup: EarlyLookup) -> bytes | None:
         """Return the whole answer to a question; ``None`` when Redis has none that can be given so."""
@@ -192,7 +226,7 @@ class FastPath:
             question.data, entry, question.seen, question.owner, origin=question.origin, took_s=took_s
         )
         if answer is not None:
-            self._metrics.request_s[HIT,].observe(took_s)
+            self._hit_s.observe(took_s)
         return answer
 
     def fetch(
@@ -210,22 +244,30 @@ class FastPath:
             found: what the look-up gave; ``None`` when it is still to be made.
             on_prepared: called once, perhaps before this returns.
         """
-        call = self._execution(question.seen.path)
-        if call is None or not self.is_open:
+        if not self.is_open:
             return False
-        request = plain_request(
-            question.data,
-            question.seen,
-            question.owner,
-            call,
-            question.seen.request_id or self._request_ids.fresh(),
-            peer=connection.peer,
-            scheme=connection.scheme,
-        )
-        if request is None:
-            return False
+        seen, owner, known = question.seen, question.owner, question.known
+        request_id = seen.request_id or self._request_ids.fresh()
+        if known is not None:
+            request = known.request(request_id, connection.peer, connection.scheme)
+            eligible = known.eligible
+        else:
+            record = self._record(owner, seen.path)
+            if record is None:
+                return False
+            key, call = record
+            plain = plain_request(
+                question.data, seen, owner, call, request_id, peer=connection.peer, scheme=connection.scheme
+            )
+            if plain is None:
+                return False
+            request, eligible = plain
+            if request.fields is owner.fields:
+                # One copy of the lines is enough.
+                seen = PlainRequest(seen.path, None, owner.rest)
+                self._known.put(question.data, KnownRequest(seen, owner, key, eligible, request.target))
         self._handler.answer_plain(
-            connection, *request, found, started_s=question.asked_s, on_prepared=on_prepared
+            connection, request, eligible, found, started_s=question.asked_s, on_prepared=on_prepared
         )
         return True
 
@@ -288,37 +330,20 @@ class FastPath:
                 proxy=self._proxy,
                 own_hosts=self._own_hosts,
             )
-            self._learn(kept, owner)
+            self._owners.put(kept, owner)
         return owner
 
-    def _learn(self, rest: bytes, owner: Owner | None) -> None:
-        self._owners[rest] = owner
-        self._owners_bytes += len(rest)
-        while len(self._owners) > _KNOWN_MOST or self._owners_bytes > _KNOWN_BYTES:
-            oldest = next(iter(self._owners))
-            del self._owners[oldest]
-            self._owners_bytes -= len(oldest)
-
-    def _key(self, owner: Owner, path: bytes) -> EntryKey | None:
-        local = owner.owner + path
-        key = self._entry_keys.get(local)
-        if key is None and (call := self._execution(path)) is not None:
-            key = self._keys.entry(owner.identity.entry, owner.variant.general, call, owner.owner)
-            _remember(self._entry_keys, local, key)
-        return key
-
-    def _execution(self, path: bytes) -> ExecutionRef | None:
+    def _record(self, owner: Owner, path: bytes) -> tuple[EntryKey, ExecutionRef] | None:
         """Return what a path names; ``None`` when that is no execution whose record may be stored."""
-        call = self._executions.get(path)
-        if call is None:
+        local = owner.owner + path
+        record = self._records.get(local)
+        if record is None:
             call = execution(_STACKS + path)
             if call is None or call.has_query:
                 return None
-            _remember(self._executions, path, call)
-        return call
-
-
-def _remember(known: dict[bytes, T], key: bytes, value: T) -> None:
-    if len(known) >= _REMEMBERED_MOST:
-        del known[next(iter(known))]
-    known[key] = value
+            record = (
+                self._keys.entry(owner.identity.entry, owner.variant.general, call, owner.owner),
+                call,
+            )
+            self._records.put(local, record)
+        return record

@@ -5,7 +5,6 @@ is installed; when it differs, or with ``server.fast_lane = false``, every reque
 """
 
 import asyncio
-import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,6 +14,7 @@ from aiohttp.web_protocol import RequestHandler
 from gateway.downstream.admission import LINGER_S
 from gateway.downstream.connection import DownstreamConnection, DownstreamServer
 from gateway.downstream.fast_path import FastPath, PlainLookup
+from gateway.downstream.handler import Prepared
 from gateway.downstream.response import PreparedResponse
 from gateway.store.lookup import EarlyLookup
 from gateway.telemetry.access_log import Begun
@@ -49,13 +49,13 @@ def why_closed() -> str | None:
 class FastPathConnection(DownstreamConnection):
     """A caller's connection with a fast path beside the parser."""
 
-    __slots__ = ("_ends", "_fast_path", "_held", "_is_answering")
+    __slots__ = ("_ends", "_fast_path", "_held", "_question")
 
     def __init__(self, server: DownstreamServer, fast_path: FastPath, **options: Any) -> None:
         super().__init__(server, **options)
         self._fast_path = fast_path
-        # A plain request is being looked up or fetched; what comes behind it is held back.
-        self._is_answering = False
+        # Being looked up or fetched; what comes behind it is held back. None: there is none.
+        self._question: PlainLookup | None = None
         self._held = b""
         # The caller ended its side meanwhile.
         self._ends = False
@@ -63,12 +63,12 @@ class FastPathConnection(DownstreamConnection):
     @property
     def is_answering(self) -> bool:
         """A plain request is being looked up or fetched, beside the parser."""
-        return self._is_answering
+        return self._question is not None
 
     @property
     def is_busy(self) -> bool:
         """A request is being read, looked up, answered or waiting to be."""
-        return self._is_answering or super().is_busy
+        return self._question is not None or super().is_busy
 
     @property
     def has_begun_another(self) -> bool:
@@ -77,7 +77,7 @@ class FastPathConnection(DownstreamConnection):
 
     def data_received(self, data: bytes) -> None:
         """Answer a hit at once; fetch what is plain; anything else goes the parser's way."""
-        if self._is_answering:
+        if self._question is not None:
             self._hold(data)
             return
         waiter = self._waiter
@@ -99,13 +99,14 @@ class FastPathConnection(DownstreamConnection):
                     assert self.transport is not None
                     self.transport.write(answer)
                 else:
-                    self._look_up(answer)
+                    self._question = answer
+                    self._fast_path.look_up(answer, self._looked_up)
                 return
         super().data_received(data)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio lets it say more
         """Give whoever ended only its own side a moment to be answered in."""
-        if not self._is_answering:
+        if self._question is None:
             return super().eof_received()
         self._ends = True
         if self.ssl_context is not None:
@@ -114,44 +115,41 @@ class FastPathConnection(DownstreamConnection):
         return True
 
     def _process_keepalive(self) -> None:
-        if self._is_answering:
+        if self._question is not None:
             # aiohttp takes the connection for idle; `_answered` sets the timer anew.
             self._keepalive_handle = None
         else:
             super()._process_keepalive()
 
-    def _look_up(self, question: PlainLookup) -> None:
-        self._is_answering = True
-        self._fast_path.look_up(question, functools.partial(self._looked_up, question))
-
-    def _looked_up(self, question: PlainLookup, found: EarlyLookup | None) -> None:
+    def _looked_up(self, found: EarlyLookup | None) -> None:
         """Answer from what Redis has, or fetch it."""
-        transport = self.transport
-        if transport is None or transport.is_closing():
+        question, transport = self._question, self.transport
+        if question is None or transport is None or transport.is_closing():
             return
         answer = None if found is None else self._fast_path.found(question, found)
         if answer is not None:
             transport.write(answer)
             self._answered()
-        elif self._fast_path.fetch(question, self, found, functools.partial(self._respond, question)):
+        elif self._fast_path.fetch(question, self, found, self._respond):
             self._server.requests_count += 1
         else:
             # The parser must see it; aiohttp's task goes on from there.
-            self._is_answering = False
+            self._question = None
             held, self._held = question.data + self._held, b""
             self._resume_held()
             super().data_received(held)
 
-    def _respond(
-        self, question: PlainLookup, response: PreparedResponse | Coroutine[Any, Any, PreparedResponse]
-    ) -> None:
+    def _respond(self, response: Prepared) -> None:
         """Write a response: at once, unless something has to be waited for."""
-        if isinstance(response, PreparedResponse) and response.write_now(self):
-            self.stop_with_caller(None)
+        question = self._question
+        assert question is not None
+        # Cancelled before it begins, a task would leave a streamed response open.
+        self.stop_with_caller(None)
+        if isinstance(response, bytes):
+            assert self.transport is not None
+            self.transport.write(response)
             self._answered()
         else:
-            # Cancelled before it begins, the task would leave a streamed response open.
-            self.stop_with_caller(None)
             self._fast_path.start(self._write(question, response))
 
     async def _write(
@@ -183,7 +181,7 @@ class FastPathConnection(DownstreamConnection):
 
     def _answered(self) -> None:
         """Turn to what comes next."""
-        self._is_answering = False
+        self._question = None
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_at(

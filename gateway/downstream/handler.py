@@ -17,7 +17,7 @@ from gateway.core.caching.eligibility import Eligible
 from gateway.core.caching.identity import Identity
 from gateway.core.http import request as incoming
 from gateway.core.http.errors import GatewayError, MessageError
-from gateway.core.http.framing import head_bytes
+from gateway.core.http.framing import head_bytes, whole_response
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Fields, IndexedFields, Request, first, names
 from gateway.core.http.target import is_write
@@ -25,10 +25,10 @@ from gateway.core.http.trace_context import parent
 from gateway.credentials.credentials import GatewayCredentials
 from gateway.downstream.connection import DownstreamConnection
 from gateway.downstream.request_id import RequestIds
-from gateway.downstream.response import PreparedResponse
+from gateway.downstream.response import LARGE_BYTES, PreparedResponse
 from gateway.errors import CallerGone, problem
 from gateway.store.lookup import EarlyLookup
-from gateway.tasks import guarded, raising
+from gateway.tasks import raising
 from gateway.telemetry.access_log import ABORTED, AccessLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.throttled import ThrottledCallers
@@ -38,7 +38,6 @@ _FOREIGN_HOST = (
     "Host is not a name of this gateway or of its upstream, and in scope shared nothing else is answered: "
     "server.admin_hosts and upstream.signed_hosts can name more."
 )
-_READY = (Response, GatewayError)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -78,8 +77,45 @@ class RequestContext(msgspec.Struct):
         self.waited_s = (self.waited_s or 0.0) + waited_s
 
 
-OnPrepared = Callable[[PreparedResponse | Coroutine[Any, Any, PreparedResponse]], None]
-"""Called once, with a response ready to be written, or with what has to be awaited for it."""
+Prepared = bytes | PreparedResponse | Coroutine[Any, Any, PreparedResponse]
+OnPrepared = Callable[[Prepared], None]
+"""Called once, with a response ready to be written, whole if it is bytes, or what is to be awaited for it."""
+
+
+class _PlainContext(RequestContext, kw_only=True):
+    """A request that is answered without the parser and without a task.
+
+    Attributes:
+        handler: answers it.
+        on_prepared: called once.
+        leave: to be called when nobody waits for the response any more; ``None`` while that changes nothing.
+    """
+
+    handler: "Handler"
+    on_prepared: OnPrepared
+    leave: Callable[[], None] | None = None
+
+    def take(self, response: Response | GatewayError | Coroutine[Any, Any, Response]) -> None:
+        """Take what the cache gives."""
+        self.is_decided = True
+        # It would be a cycle.
+        self.leave = None
+        prepared: Prepared
+        if not isinstance(response, (Response, GatewayError)):
+            prepared = self.handler.prepared(self, response)
+        else:
+            try:
+                prepared = self.handler.prepare_plain(self, response)
+            except Exception as error:
+                prepared = raising(error)
+        self.on_prepared(prepared)
+
+    def caller_left(self) -> None:
+        """Nobody waits for the response any more."""
+        leave, self.leave = self.leave, None
+        if leave is not None:
+            leave()
+        self.handler.aborted(self)
 
 
 class Handler:
@@ -147,7 +183,7 @@ class Handler:
             content=message.content,
             started_s=time.monotonic(),
         )
-        return await self._prepared(context, self._answer(message, context))
+        return await self.prepared(context, self._answer(message, context))
 
     def answer_plain(
         self,
@@ -169,47 +205,32 @@ class Handler:
             started_s: monotonic time at which the request had been read.
             on_prepared: called once, perhaps before this returns.
         """
-        context = RequestContext(
-            connection=connection,
-            request_id=request.request_id,
-            identity=eligible.identity,
-            method="GET",
-            path=request.target,
-            fields=request.fields,
+        context = _PlainContext(
+            connection,
+            request.request_id,
+            eligible.identity,
+            "GET",
+            request.target,
+            request.fields,
             http_11=True,
             persists=True,
             content=None,
             started_s=started_s,
+            handler=self,
+            on_prepared=on_prepared,
         )
         if found is None or found.lookup.entry is not None:
             fetching = self._cache.fetch(request, eligible, found, on_waited=context.waited)
-            on_prepared(self._prepared(context, fetching))
+            on_prepared(self.prepared(context, fetching))
             return
-        on_response = functools.partial(self._take, context, on_prepared)
         try:
-            leave = self._cache.fetch_plain(request, eligible, found, on_response)
+            leave = self._cache.fetch_plain(request, eligible, found, context.take)
         except Exception as error:
             on_prepared(raising(error))
             return
         if not context.is_decided:
-            connection.stop_with_caller(functools.partial(self._caller_left, context, leave))
-
-    def _take(
-        self,
-        context: RequestContext,
-        on_prepared: OnPrepared,
-        response: Response | GatewayError | Coroutine[Any, Any, Response],
-    ) -> None:
-        """Take what the cache gives to a request that came without the parser."""
-        context.is_decided = True
-        if isinstance(response, _READY):
-            on_prepared(guarded(self._prepare, context, response))
-        else:
-            on_prepared(self._prepared(context, response))
-
-    def _caller_left(self, context: RequestContext, leave: Callable[[], None]) -> None:
-        leave()
-        self._aborted(context)
+            context.leave = leave
+            connection.stop_with_caller(context.caller_left)
 
     async def _answer(self, message: web.BaseRequest, context: RequestContext) -> Response:
         request, body = self._read(message, context.path, context.fields, context.request_id)
@@ -217,19 +238,43 @@ class Handler:
             request, context.identity = self._credentials.admit(request)
         return await self._cache.answer(request, body, context.identity, on_waited=context.waited)
 
-    async def _prepared(self, context: RequestContext, answering: Awaitable[Response]) -> PreparedResponse:
+    async def prepared(self, context: RequestContext, answering: Awaitable[Response]) -> PreparedResponse:
         """Wait for a response, or make one of what went wrong."""
         try:
             response: Response | GatewayError = await answering
         except asyncio.CancelledError:
-            self._aborted(context)
+            self.aborted(context)
             raise
         except GatewayError as error:
             response = error
-        return self._prepare(context, response)
+        return self.prepare(context, response)
 
-    def _prepare(self, context: RequestContext, response: Response | GatewayError) -> PreparedResponse:
+    def prepare(self, context: RequestContext, response: Response | GatewayError) -> PreparedResponse:
         """Count a response, or one made of an error, and make its bytes ready."""
+        return self._prepared_response(context, *self._counted(context, response))
+
+    def prepare_plain(
+        self, context: RequestContext, response: Response | GatewayError
+    ) -> bytes | PreparedResponse:
+        """Do the same for a request that came without the parser: whole, if it can be written at once."""
+        response, keep_alive, sent = self._counted(context, response)
+        body = response.body
+        if body is None or len(body) > LARGE_BYTES or not (keep_alive and context.connection.takes_more):
+            return self._prepared_response(context, response, keep_alive, sent)
+        data = whole_response(response.head, body)
+        if sent is not None:
+            sent(len(data))
+        return data
+
+    def _counted(
+        self, context: RequestContext, response: Response | GatewayError
+    ) -> tuple[Response, bool, Callable[[int], None] | None]:
+        """Count a response, or one made of an error.
+
+        Returns:
+            The response, whether its connection goes on, and what is called with the bytes sent; ``None``:
+            nothing.
+        """
         keep_alive = context.persists
         cache_status: CacheStatus | None = None
         failure: GatewayError | None = None
@@ -258,21 +303,30 @@ class Handler:
                 error=failure,
                 upstream_s=response.upstream_s,
             )
-        connection = context.connection
+        keep_alive = keep_alive and (not self._is_draining() or context.connection.has_begun_another)
+        return response, keep_alive, sent
+
+    def _prepared_response(
+        self,
+        context: RequestContext,
+        response: Response,
+        keep_alive: bool,
+        sent: Callable[[int], None] | None,
+    ) -> PreparedResponse:
         return PreparedResponse(
             response.head,
             method=context.method,
             body=response.body,
             http_11=context.http_11,
-            keep_alive=keep_alive and (not self._is_draining() or connection.has_begun_another),
+            keep_alive=keep_alive,
             write_timeout_s=self.body_timeout_s,
             exchange=response.exchange,
             prefix=response.prefix,
-            linger=connection.linger,
+            linger=context.connection.linger,
             sent=sent,
         )
 
-    def _aborted(self, context: RequestContext) -> None:
+    def aborted(self, context: RequestContext) -> None:
         """Count a request whose caller left before it was answered."""
         self._metrics.requests_aborted += 1
         if self._access_log.wants(ABORTED, None):

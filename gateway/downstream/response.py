@@ -67,25 +67,6 @@ class PreparedResponse(web.StreamResponse):
         self._protocol = request.protocol
         return None
 
-    def write_now(self, protocol: web.RequestHandler) -> bool:
-        """Write head and body at once, if nothing has to be waited for; tell whether that was done."""
-        transport = protocol.transport
-        body = self._body_bytes or b""
-        if (
-            self._exchange is not None
-            or len(body) > LARGE_BYTES
-            or not self._keep_alive
-            or transport is None
-            or transport.is_closing()
-            or protocol.writing_paused
-        ):
-            return False
-        data = self._head + body if self._has_body else self._head
-        transport.write(data)
-        if self.sent is not None:
-            self.sent(len(data))
-        return True
-
     async def write_on(self, protocol: web.RequestHandler) -> None:
         """Write head and body on a connection; see `write_eof`."""
         self._protocol = protocol

@@ -147,6 +147,16 @@ def redis(history: History, facts: Facts) -> Finding:
     # `redis_up` is 0 until the first operation; until then only the subscription shows the state.
     has_failed = not sample.gauge("redis_up") and history.since(_REDIS_WINDOW_S).total("redis_failures") > 0
     if sample.gauge("redis_breaker_open") or has_failed or not (is_subscribed or sample.gauge("redis_up")):
+        nodes = sample.by_label("redis_node_up")
+        if 0 < (down := sum(not is_up for is_up in nodes.values())) < len(nodes):
+            do = "does" if down == 1 else "do"
+            return Finding(
+                "partly",
+                f"{down} of {len(nodes)} Redis primaries {do} not answer: more is fetched from AOS for the "
+                "stacks there; no outdated record is served.",
+                "Check those servers and the network from here to them. "
+                "The gateway uses them again, or what replaces them, by itself.",
+            )
         return Finding(
             "down",
             "Redis does not answer: more is fetched from AOS; no outdated record is served.",

@@ -28,7 +28,8 @@ class Sample(msgspec.Struct, frozen=True):
 
     Attributes:
         at_s: monotonic seconds.
-        values: counters, gauges and the count of each histogram bucket alone; those that are 0 are left out.
+        values: counters, gauges and the count of each histogram bucket alone; those that are 0 are left out,
+            but not of gauges with labels.
     """
 
     at_s: float
@@ -41,15 +42,21 @@ class Sample(msgspec.Struct, frozen=True):
         for family in FAMILIES:
             for labels, numbers in snapshot.get(family.name, {}).items():
                 if family.kind != "histogram":
-                    values[family.name, *labels] = numbers[0]
+                    if numbers[0] or (labels and family.kind == "gauge"):
+                        values[family.name, *labels] = numbers[0]
                     continue
                 for bound, count in zip(buckets(family.bounds_s), numbers[:-1], strict=True):
-                    values[family.name, bound] += count
-        return cls(at_s, {series: value for series, value in values.items() if value})
+                    if count:
+                        values[family.name, bound] += count
+        return cls(at_s, values)
 
     def gauge(self, name: str) -> float:
         """Return a gauge without labels; 0 when there is none."""
         return self.values.get((name,), 0.0)
+
+    def by_label(self, name: str) -> dict[str, float]:
+        """Return a gauge with one label by its values."""
+        return {labels[0]: value for (family, *labels), value in self.values.items() if family == name}
 
 
 class Change(msgspec.Struct, frozen=True):

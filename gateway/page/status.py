@@ -60,6 +60,9 @@ def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict
         "saved_while_running": _given_again(minute) + _shared(minute),
         "running_detail": _running_polls(minute, facts.ttl_running_s),
         "waits": minute.by_label("waits", "outcome"),
+        "leases": minute.by_label("leases", "outcome"),
+        # Those that are down first.
+        "redis_nodes": sorted(sample.by_label("redis_node_up").items(), key=lambda node: (node[1], node[0])),
         "reasons": _reasons(history.since(_ALL_S)),
         "gauges": {
             name: sample.gauge(name)
@@ -74,7 +77,6 @@ def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict
                 "verified_tokens",
                 "memory_cache_entries",
                 "memory_cache_bytes",
-                "redis_breaker_open",
                 "redis_subscription_up",
                 "redis_pending_invalidations",
                 "redis_write_queue",

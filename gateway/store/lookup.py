@@ -59,6 +59,11 @@ class FillToken(msgspec.Struct, frozen=True, gc=False):
     fetches: Fetches | None = None
     fetch: int = 0
 
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether a fetch that began later has ended before it."""
+        return self.fetches is not None and self.fetch < self.fetches.latest
+
     def ends_in_order(self) -> bool:
         """End its fetch; ``False`` when one that began later has ended before it."""
         return self.fetches is None or self.fetches.end(self.fetch)

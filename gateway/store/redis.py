@@ -6,15 +6,14 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from redis.exceptions import ResponseError
-
 from gateway.clock import Clock
 from gateway.core.caching.entry import GENERATION_BYTES, seal, unseal
 from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.store.invalidations import Mark
 from gateway.store.lookup import FAILED, LookupResult
+from gateway.store.redis_commands import Command
 from gateway.store.redis_connection import RedisSettings
-from gateway.store.redis_errors import PartlyRefused, StoreError, worst, wrong_server
+from gateway.store.redis_errors import StoreError, is_redirect
 from gateway.store.redis_link import Link, link_to
 from gateway.store.redis_lookups import OnResult
 from gateway.store.redis_node import Node, NodeContext
@@ -96,12 +95,11 @@ class RedisStore:
         """Return the stack's generation, a new one if there was none; ``None`` if Redis gave none."""
 
         with contextlib.suppress(StoreError):
-            node = self._node(key.generation)
-            pipeline = node.pipeline()
-            fresh = secrets.token_bytes(GENERATION_BYTES)
-            pipeline.set(key.generation, fresh, nx=True, px=milliseconds(self.link.settings.mint_ttl_s))
-            pipeline.get(key.generation)
-            _, generation = await node.in_time("mint", pipeline.execute)
+            name, fresh = key.generation, secrets.token_bytes(GENERATION_BYTES)
+            life_ms = milliseconds(self.link.settings.mint_ttl_s)
+            _, generation = await self.run(
+                "mint", name, ("SET", name, fresh, "NX", "PX", life_ms), ("GET", name)
+            )
             return _generation(generation)
         return None
 
@@ -115,17 +113,19 @@ class RedisStore:
             return
         node = self._node(writes[0].fill_token.key.generation)
         wall_s, monotonic_s = self._clock.wall_s(), self._clock.monotonic_s()
-        pipeline = node.pipeline()
+        commands: list[Command] = []
         for write in writes:
             key, generation, entry = write.fill_token.key, write.fill_token.generation, write.entry
             if entry is None:
-                pipeline.delete(key.name)
+                commands.append(("DEL", key.name))
             elif generation is not None and (left_s := entry.ttl_s(entry.now_s(wall_s, monotonic_s))) > 0:
-                pipeline.set(key.name, seal(key, generation, entry, self._secret), px=milliseconds(left_s))
-                pipeline.pexpire(key.generation, milliseconds(self.link.settings.generation_ttl_s))
+                sealed = seal(key, generation, entry, self._secret)
+                commands.append(("SET", key.name, sealed, "PX", milliseconds(left_s)))
+                life_ms = milliseconds(self.link.settings.generation_ttl_s)
+                commands.append(("PEXPIRE", key.generation, life_ms))
         # Sending nothing must not count as a success.
-        if len(pipeline):
-            await node.in_time("write", pipeline.execute)
+        if commands and any(isinstance(reply, Exception) for reply in await node.send("write", commands)):
+            raise StoreError("answer")
 
     async def get(self, name: bytes) -> bytes | None:
         """Return a value of no entry; ``None`` when there is none.
@@ -146,10 +146,8 @@ class RedisStore:
         node = self._node(name)
         await node.in_time("write", lambda: node.client.set(name, value, px=milliseconds(life_s)))
 
-    async def run(
-        self, operation: str, name: bytes, *commands: tuple[bytes | str | int, ...]
-    ) -> list[object]:
-        """Send commands about keys of one hash tag in one round trip, and return their replies.
+    async def run(self, operation: str, name: bytes, *commands: Command) -> list[object]:
+        """Send commands about keys of one hash tag in order, and return their replies.
 
         Args:
             name: any key of that hash tag.
@@ -157,12 +155,7 @@ class RedisStore:
         Raises:
             StoreError: the outcome is unknown, or Redis refused one.
         """
-        node = self._node(name)
-        pipeline = node.pipeline()
-        for command in commands:
-            pipeline.execute_command(*command)
-        replies: list[object] = await node.in_time(operation, pipeline.execute)
-        return replies
+        return await self._node(name).run(operation, *commands)
 
     async def invalidate(self, messages: Sequence[tuple[bytes, bytes | None]]) -> list[tuple[bool, bool]]:
         """Delete generations at one server and publish messages, in one round trip.
@@ -183,24 +176,15 @@ class RedisStore:
             return []
         node = self._node(self._keys.generation(messages[0][0]))
 
-        async def work() -> list[object]:
-            pipeline = node.pipeline()
-            for stack, message in messages:
-                pipeline.delete(self._keys.generation(stack))
-                if message is not None:
-                    pipeline.publish(self._keys.channel, message)
-            replies: list[object] = await pipeline.execute(raise_on_error=False)
-            if errors := [reply for reply in replies if isinstance(reply, ResponseError)]:
-                raise PartlyRefused(replies) from worst(errors)
-            return replies
-
-        try:
-            replies = await node.in_time("invalidate", work)
-        except StoreError as error:
-            refused = error.__cause__
-            if not isinstance(refused, PartlyRefused) or wrong_server(refused) is not None:
-                raise
-            replies = list(refused.replies)
+        commands: list[Command] = []
+        for stack, message in messages:
+            commands.append(("DEL", self._keys.generation(stack)))
+            if message is not None:
+                commands.append(("PUBLISH", self._keys.channel, message))
+        replies = await node.send("invalidate", commands)
+        if any(isinstance(reply, Exception) and is_redirect(reply) for reply in replies):
+            # A message counts only after its generation is deleted.
+            raise StoreError("answer")
         confirmed = iter([isinstance(reply, int) for reply in replies])
         return [(next(confirmed), message is not None and next(confirmed)) for _, message in messages]
 
@@ -234,7 +218,7 @@ class RedisStore:
             entry = unseal(key, generation, sealed, self._secret, now_s)
             if entry is None:
                 self._metrics.entries_invalid += 1
-            elif entry.ttl_s(now_s) <= 0:
+            elif entry.expires_s <= now_s:
                 entry = None
         return LookupResult(entry, generation, is_absent=entry is None)
 

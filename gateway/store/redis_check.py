@@ -11,9 +11,9 @@ from redis.crc import key_slot
 
 from gateway.clock import Clock
 from gateway.config.redis_url import redis_place
-from gateway.store.redis_cluster import Address, read_slots, settings_at
-from gateway.store.redis_connection import RedisSettings, connection_arguments
-from gateway.store.redis_errors import error_text, wrong_server
+from gateway.store.redis_cluster import read_slots, settings_at
+from gateway.store.redis_connection import Address, RedisSettings, connection_arguments
+from gateway.store.redis_errors import error_text, is_answer, wrong_server
 from gateway.store.redis_sentinel import SentinelLocator
 from gateway.tasks import TaskSet
 
@@ -40,9 +40,7 @@ async def try_redis(settings: RedisSettings, prefix: str) -> Sequence[Attempt]:
     place = redis_place(settings.url)
     match place.kind:
         case "single":
-            arguments = connection_arguments(settings, _TIMEOUT_S)
-            server = arguments.get("path") or f"{arguments.get('host')}:{arguments.get('port', 6379)}"
-            return await _try(settings, str(server), [f"{prefix}:check:{{0}}", f"{prefix}:check:{{1}}"])
+            return await _try(settings, [f"{prefix}:check:{{0}}", f"{prefix}:check:{{1}}"])
         case "sentinel":
             locator = SentinelLocator(place, settings, TaskSet(), Clock())
             try:
@@ -75,11 +73,11 @@ def _name_in(prefix: str, slots: Sequence[tuple[int, int]]) -> str:
 
 
 async def _try_at(settings: RedisSettings, address: Address, names: Sequence[str]) -> Sequence[Attempt]:
-    host, port = address
-    return await _try(settings_at(settings, address), f"{host}:{port}", names)
+    return await _try(settings_at(settings, address), names)
 
 
-async def _try(settings: RedisSettings, server: str, names: Sequence[str]) -> Sequence[Attempt]:
+async def _try(settings: RedisSettings, names: Sequence[str]) -> Sequence[Attempt]:
+    server = settings.server
     name, channel = names[0], f"{names[0].partition(':check:')[0]}:check"
     commands = [
         ("PING",),
@@ -108,7 +106,8 @@ async def _try(settings: RedisSettings, server: str, names: Sequence[str]) -> Se
                 async with asyncio.timeout(_TIMEOUT_S):
                     await connection.read_response(disconnect_on_error=False)
             except Exception as error:
-                if not connection.is_connected:
+                if not is_answer(error):
+                    # The next reply might be the one to this command.
                     raise
                 refusal = _words(error, settings)
             attempts.append(Attempt(server, command, refusal))

@@ -1,22 +1,52 @@
-"""Connections to Redis: without hidden waits or retries, closed at once, in a bounded pool."""
+"""Connections to Redis: without hidden waits or retries, closed at once, in a bounded pool.
+
+The one module that relies on inner names of redis-py; `check_library` compares them with what is installed.
+"""
 
 import asyncio
+import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from types import CodeType
 from typing import Any, Protocol
 
 import msgspec
+import redis
+from redis.asyncio.client import PubSub
 from redis.asyncio.connection import (
     AbstractConnection,
+    BlockingConnectionPool,
     Connection,
+    ConnectionPool,
+    RedisSSLContext,
     SSLConnection,
     UnixDomainSocketConnection,
     parse_url,
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, InvalidResponse, ResponseError
 
+from gateway.config.errors import ConfigError
 from gateway.config.redis_url import redis_place
+
+# What is relied on: where redis-py's own code uses it.
+_USES: tuple[tuple[type, str, tuple[str, ...]], ...] = (
+    (ConnectionPool, "get_available_connection", ("_available_connections", "_in_use_connections")),
+    (ConnectionPool, "release", ("_available_connections", "_in_use_connections")),
+    (AbstractConnection, "_send_packed_command", ("_writer",)),
+    (AbstractConnection, "_read_response_from_parser", ("_parser", "read_response")),
+    (AbstractConnection, "disconnect", ("_writer",)),
+    (AbstractConnection, "connect_check_health", ("_connect", "redis_connect_func")),
+    (SSLConnection, "_connection_arguments", ("ssl_context",)),
+    (RedisSSLContext, "get", ("context",)),
+    (PubSub, "_execute", ("_reconnect",)),
+)
+
+Address = tuple[str, int]
+
+_LAST_PORT = 65_535
+_HOST = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
 
 
 class RedisSettings(msgspec.Struct, frozen=True):
@@ -41,6 +71,9 @@ class RedisSettings(msgspec.Struct, frozen=True):
     sentinel_user: str = ""
     sentinel_password: str = ""
 
+    def __repr__(self) -> str:
+        return "RedisSettings(***)"
+
     @property
     def password(self) -> str:
         place = redis_place(self.url)
@@ -48,19 +81,62 @@ class RedisSettings(msgspec.Struct, frozen=True):
         password: object = parse_url(url).get("password")
         return password if isinstance(password, str) else ""
 
+    @property
+    def server(self) -> str:
+        """Host and port of the one server that ``url`` names, or the path of its socket."""
+        parsed: dict[str, Any] = {**parse_url(self.url)}
+        return str(parsed.get("path") or f"{parsed.get('host')}:{parsed.get('port', 6379)}")
+
 
 class Locator(Protocol):
-    """Says where a server is, for each connection anew."""
+    """Says where a server is, for each connection anew.
 
-    async def address(self) -> tuple[str, int]:
+    Attributes:
+        named: where it was last, host and port.
+    """
+
+    named: Address | None
+
+    async def address(self) -> Address:
         """Return host and port."""
 
     def forget(self) -> None:
         """Look for it anew next time: it could not be reached, or is the wrong one."""
 
 
-class _EndsAtOnce(AbstractConnection):
-    """Closes without waiting.
+def check_library() -> None:
+    """Raise `ConfigError` unless redis-py is as expected."""
+    for kind, method, names in _USES:
+        used = set(_names(getattr(getattr(kind, method, None), "__code__", None)))
+        for name in names:
+            if name not in used:
+                raise ConfigError(
+                    f"redis-py {redis.__version__} does not use {name} in {kind.__name__}.{method}; "
+                    "install the version that requirements.lock names"
+                )
+
+
+def _names(code: object) -> Iterator[str]:
+    """Yield the names that some code and the functions in it use."""
+    if isinstance(code, CodeType):
+        yield from code.co_names
+        for constant in code.co_consts:
+            yield from _names(constant)
+
+
+class Listener(PubSub):
+    """Never reconnects by itself.
+
+    The library reconnects and subscribes while connecting: with a server that accepts and resets, it recurses
+    until the stack overflows, hundreds of connections later, and leaks the last of them.
+    """
+
+    async def _reconnect(self, conn: Any, *_: Any, **__: Any) -> None:
+        await conn.disconnect()
+
+
+class RedisConnection(AbstractConnection):
+    """Closes without waiting, and carries several commands at the price of one.
 
     The library waits until everything written has been sent. With a Redis that reads nothing that never
     happens, and socket and buffers leak. Meanwhile the pool may hand out the connection again, which then
@@ -68,6 +144,7 @@ class _EndsAtOnce(AbstractConnection):
     """
 
     _writer: asyncio.StreamWriter | None
+    _parser: Any
 
     async def disconnect(
         self,
@@ -81,8 +158,36 @@ class _EndsAtOnce(AbstractConnection):
             self._writer.transport.abort()
         await super().disconnect(True, error, failure_count, health_check_failed)
 
+    async def exchange(self, commands: Sequence[bytes], values: int = 0) -> list[object]:
+        """Send packed commands in one round trip, and return the replies, refusals among them.
 
-class _TcpConnection(_EndsAtOnce, Connection):
+        One timer bounds all of it: the library sets two for every command, and before Python 3.12 makes a
+        task for the first. Whatever fails closes the connection, or its replies would be those to the next
+        command.
+
+        Args:
+            commands: for a connection that is connected.
+            values: how many are in each reply; 0: that varies.
+        """
+        replies: list[object] = []
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                if self._writer is None:
+                    raise ConnectionError
+                self._writer.writelines(commands)
+                for _ in commands:
+                    reply = await self._parser.read_response()
+                    is_array = isinstance(reply, list) and len(reply) == values
+                    if values and not is_array and not isinstance(reply, ResponseError):
+                        raise InvalidResponse
+                    replies.append(reply)
+        except BaseException:
+            await self.disconnect()
+            raise
+        return replies
+
+
+class _TcpConnection(RedisConnection, Connection):
     def __init__(self, *, locator: Locator | None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._locator = locator
@@ -108,7 +213,7 @@ class _TlsConnection(_TcpConnection, SSLConnection):
         self.ssl_context.context = tls
 
 
-class _UnixConnection(_EndsAtOnce, UnixDomainSocketConnection):
+class _UnixConnection(RedisConnection, UnixDomainSocketConnection):
     pass
 
 
@@ -117,6 +222,66 @@ _CLASSES: dict[type[AbstractConnection], type[AbstractConnection]] = {
     SSLConnection: _TlsConnection,
     UnixDomainSocketConnection: _UnixConnection,
 }
+
+
+def server_address(host: str, port: int) -> Address:
+    """Return an address that a server has told, if it is one.
+
+    Raises:
+        redis.exceptions.InvalidResponse: it is none.
+    """
+    if not (_HOST.fullmatch(host) and 0 < port <= _LAST_PORT):
+        raise InvalidResponse
+    return host, port
+
+
+class RedisPool(BlockingConnectionPool):
+    """A bounded pool that costs next to nothing as long as nobody waits for a connection.
+
+    The library's own takes locks and counts for its telemetry, which is dearer than a command.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._waiting = 0
+
+    @property
+    def carrying(self) -> int:
+        """How many connections carry a command."""
+        return len(self._in_use_connections)
+
+    async def get_connection(self, *_: object, **__: object) -> RedisConnection:
+        """Return a connection without unread replies; nobody else has it until it is released."""
+        if self._waiting or not self.can_get_connection():
+            wait: Callable[[], Awaitable[RedisConnection]] = super().get_connection
+            self._waiting += 1
+            try:
+                return await wait()
+            finally:
+                self._waiting -= 1
+        take: Callable[[], RedisConnection] = self.get_available_connection
+        connection = take()
+        try:
+            if not connection.is_connected or await connection.can_read():
+                await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Let others have a connection."""
+        if self._waiting:
+            await super().release(connection)
+        else:
+            self._in_use_connections.remove(connection)
+            self._available_connections.append(connection)
+
+    async def disconnect_idle(self) -> None:
+        """Close connections that carry no command."""
+        # Not with the library's own method: it waits, and what is idle now may be in use by then.
+        for connection in list(self._available_connections):
+            await connection.disconnect()
 
 
 def connection_arguments(

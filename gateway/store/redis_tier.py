@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -32,6 +32,8 @@ class RedisState(msgspec.Struct, frozen=True):
     Attributes:
         is_configured: there is such a tier; otherwise the rest means nothing.
         is_up: the last operation succeeded.
+        nodes: by the address of each server in use, whether it is used: its breaker is closed, and the last
+            operation succeeded.
         is_subscribed: invalidations by other replicas are received.
         connections: those that carry a command.
         pending_invalidations: stacks whose invalidation Redis has not confirmed.
@@ -39,6 +41,7 @@ class RedisState(msgspec.Struct, frozen=True):
 
     is_configured: bool = False
     is_up: bool = False
+    nodes: Mapping[str, bool] = {}
     breaker: BreakerState = BreakerState.CLOSED
     breaker_openings: int = 0
     is_subscribed: bool = False
@@ -127,6 +130,11 @@ class RedisTier:
         return RedisState(
             is_configured=True,
             is_up=bool(nodes) and all(node.condition.is_up for node in nodes),
+            nodes={
+                node.address: node.condition.is_up and node.condition.breaker.is_closed
+                for node in nodes
+                if node.address
+            },
             breaker=next((one.state for one in breakers if not one.is_closed), BreakerState.CLOSED),
             breaker_openings=sum(one.openings for one in breakers),
             is_subscribed=self._subscription.is_up,

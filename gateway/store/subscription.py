@@ -9,7 +9,7 @@ import redis.asyncio as aioredis
 
 from gateway.clock import Clock
 from gateway.core.caching.invalidation_message import InvalidationMessage, read_message
-from gateway.store.redis_connection import connection_arguments
+from gateway.store.redis_connection import Listener, connection_arguments
 from gateway.store.redis_errors import error_text
 from gateway.store.redis_link import Link
 from gateway.store.redis_node import Node
@@ -21,17 +21,6 @@ _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 1.0
 # No request waits for it, so connecting may take longer than a look-up.
 _CONNECT_S = 1.0
-
-
-class _PubSub(aioredis.client.PubSub):
-    """Never reconnects by itself.
-
-    The library reconnects and subscribes while connecting: with a server that accepts and resets, it recurses
-    until the stack overflows, hundreds of connections later, and leaks the last of them.
-    """
-
-    async def _reconnect(self, conn: Any, *_: Any, **__: Any) -> None:
-        await conn.disconnect()
 
 
 class Subscription:
@@ -113,7 +102,7 @@ class Subscription:
         """Listen on one connection until it fails, is silent for too long, or `leave` was called."""
         arguments = connection_arguments(node.settings, _CONNECT_S, node.locator)
         client = aioredis.Redis.from_pool(aioredis.ConnectionPool(max_connections=1, **arguments))
-        async with client, _PubSub(client.connection_pool) as subscription:
+        async with client, Listener(client.connection_pool) as subscription:
             await subscription.subscribe(self._channel)
             received_s = self._clock.monotonic_s()
             while leavings == self._leavings and self._clock.monotonic_s() - received_s < _SILENT_S:

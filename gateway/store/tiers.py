@@ -28,9 +28,9 @@ class Tiers:
     Args:
         longest_ttl_s: no entry lives longer.
         redis: how to reach Redis; ``None`` without it.
-        on_invalidate: called for each invalidated stack, before the next ``await``: detach its fetches.
+        on_invalidate: called for each invalidated stack, before the next ``await``.
         on_drop: called with `EntryKey.local` of an entry that AOS has refused to its caller.
-        on_start_over: called when invalidations may have been missed: detach all fetches.
+        on_start_over: called when invalidations may have been missed.
         peers: the other workers; ``None`` without any.
 
     Attributes:
@@ -220,13 +220,13 @@ class Tiers:
             generation = None
         key = fill_token.key
         return FillToken(
-            key=key,
-            since=fill_token.since,
-            wall_s=fill_token.wall_s,
-            monotonic_s=fill_token.monotonic_s,
-            generation=generation,
-            fetches=self._fetches_of(key.local) or Fetches(self._fetches, key.local),
-            fetch=self._changes.next(),
+            key,
+            fill_token.since,
+            fill_token.wall_s,
+            fill_token.monotonic_s,
+            generation,
+            self._fetches_of(key.local) or Fetches(self._fetches, key.local),
+            self._changes.next(),
         )
 
     def _fetches_of(self, entry: bytes) -> Fetches | None:
@@ -345,6 +345,8 @@ class Tiers:
         self.memory.clear()
 
     def _keep_in_memory(self, fill_token: FillToken, entry: Entry) -> bool:
+        if not self.memory.limit_bytes:
+            return False
         life_s = entry.ttl_s(entry.now_s(fill_token.wall_s, fill_token.monotonic_s))
         if self.redis is not None:
             life_s = min(life_s, self._cache.memory_ttl_s)

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from gateway.core.caching.cache_status import ERROR, HIT, CacheStatus, Reason, outcome
 from gateway.telemetry.metrics_catalogue import FAMILIES, GATEWAY, METHODS, NO_STATUS, UPSTREAM
 from gateway.telemetry.snapshot import Snapshot
@@ -27,29 +29,36 @@ class Histogram:
         self.total_s += duration_s
 
 
+class _Tally:
+    """Counts responses that differ in their duration alone."""
+
+    __slots__ = ("count", "durations")
+
+    def __init__(self, durations: Histogram) -> None:
+        self.count = 0
+        self.durations = durations
+
+
 class Metrics:
     """Counters of one process, named and labelled as in the catalogue; label values come from fixed lists.
 
     Attributes:
         fast_hits: hits with status 200 on the fast path, which `requests` leaves out.
         fast_running_hits: those of them whose record may still change.
-        collapsed: requests that joined another one's fetch.
         running_polls: fetches that showed an execution which had not ended.
         running_polls_avoidable: those of them that a copy, kept for a second, would have spared.
     """
 
     def __init__(self) -> None:
-        self.requests: Counter[tuple[str, str, str]] = Counter()
+        # By status; hits without their time to live.
+        self._tallies: dict[tuple[CacheStatus | None, int], _Tally] = {}
         self.fast_hits = 0
         self.fast_running_hits = 0
-        self.collapsed = 0
         self.running_polls = 0
         self.running_polls_avoidable = 0
-        self.records_stored = 0
         self.errors: Counter[str] = Counter()
-        self.throttled: Counter[str] = Counter()
         self.requests_aborted = 0
-        self.upstream_requests: Counter[str] = Counter()
+        self.upstream_requests = dict.fromkeys(METHODS, 0)
         self.upstream_failures: Counter[str] = Counter()
         self.redis_failures: Counter[tuple[str, str]] = Counter()
         self.redis_subscriptions = 0
@@ -70,6 +79,11 @@ class Metrics:
         }
         self.request_s = self._histograms["request_duration_seconds"]
         self.upstream_s = self._histograms["upstream_duration_seconds"]
+        self._responses: dict[int | None, Histogram]
+        self._responses = {
+            status: self.upstream_s[group,] for status, group in _CLASSES.items() if status >= 200
+        }
+        self._responses[None] = self.upstream_s[NO_STATUS,]
         self.upstream_wait_s = self._histograms["upstream_wait_seconds"][()]
         self.wake_s = self._histograms["wake_duration_seconds"][()]
         self.redis_s = self._histograms["redis_duration_seconds"]
@@ -82,18 +96,42 @@ class Metrics:
             cache_status: what the cache did; ``None`` for a response of the gateway itself.
             duration_s: from the parsed request to the response head, without what its caller asked to wait.
         """
-        reason = cache_status.reason if cache_status is not None else None
-        how = outcome(cache_status)
-        self.requests[how, reason.label if reason is not None else "", _CLASSES[status]] += 1
-        self.request_s[how,].observe(duration_s)
-        if status == 429:
-            self.throttled[GATEWAY if how == ERROR else UPSTREAM] += 1
-        if cache_status is None:
-            return
-        if cache_status.collapsed:
-            self.collapsed += 1
-        elif cache_status.stored:
-            self.records_stored += 1
+        tally = self._tallies.get((cache_status, status)) or self._tally(cache_status, status)
+        tally.count += 1
+        tally.durations.observe(duration_s)
+
+    def _tally(self, cache_status: CacheStatus | None, status: int) -> _Tally:
+        if cache_status is not None and cache_status.ttl_s is not None:
+            cache_status = msgspec.structs.replace(cache_status, ttl_s=0)
+        fresh = _Tally(self.request_s[outcome(cache_status),])
+        return self._tallies.setdefault((cache_status, status), fresh)
+
+    @property
+    def requests(self) -> Counter[tuple[str, str, str]]:
+        """Responses by outcome, reason and class of status, without the hits of the fast path."""
+        found: Counter[tuple[str, str, str]] = Counter()
+        for (cache_status, status), tally in self._tallies.items():
+            reason = None if cache_status is None else cache_status.reason
+            label = "" if reason is None else reason.label
+            found[outcome(cache_status), label, _CLASSES[status]] += tally.count
+        return found
+
+    @property
+    def throttled(self) -> Counter[str]:
+        """Responses with status 429, by who has said so."""
+        found: Counter[str] = Counter()
+        for (cache_status, status), tally in self._tallies.items():
+            if status == 429:
+                found[GATEWAY if outcome(cache_status) == ERROR else UPSTREAM] += tally.count
+        return found
+
+    def _answered(self, *, collapsed: bool) -> int:
+        """Return how many responses were another one's fetch, or stored by their own."""
+        return sum(
+            tally.count
+            for (one, _), tally in self._tallies.items()
+            if one is not None and one.collapsed == collapsed and (collapsed or one.stored)
+        )
 
     def called(self, method: str, waited_s: float) -> None:
         """Count a request sent upstream and its wait; unknown methods count as ``other``."""
@@ -114,13 +152,14 @@ class Metrics:
             status: of the response; ``None`` when there was no usable one.
             duration_s: since the exchange got its slot in the pool.
         """
-        self.upstream_s[NO_STATUS if status is None else _CLASSES[status],].observe(duration_s)
+        self._responses[status].observe(duration_s)
 
     def snapshot(self) -> Snapshot:
         found: Snapshot = {
             name: {labels: (*one.counts, one.total_s) for labels, one in histograms.items()}
             for name, histograms in self._histograms.items()
         }
+        collapsed = self._answered(collapsed=True)
         requests = self.requests + Counter(
             {
                 (HIT, "", "2xx"): self.fast_hits - self.fast_running_hits,
@@ -135,8 +174,11 @@ class Metrics:
         counted: dict[str, Any] = {
             **vars(self),
             "requests": requests,
+            "throttled": self.throttled,
+            "collapsed": collapsed,
+            "records_stored": self._answered(collapsed=False),
             "uncached": uncached,
-            "upstream_requests_saved": {HIT: hits, "collapsed": self.collapsed},
+            "upstream_requests_saved": {HIT: hits, "collapsed": collapsed},
         }
         for family in FAMILIES:
             if family.kind == "counter" and family.name in counted:

@@ -1,7 +1,7 @@
 """Every metric of the gateway: name, type, help, labels and how the values of several processes are merged.
 
 Scraping, ``deploy/monitoring/metrics.md`` and the tests use this list. Label values come from fixed lists, so
-that neither callers nor the upstream can create series.
+that neither callers nor the upstream can create series; ``node`` has the Redis servers in use.
 """
 
 import itertools
@@ -244,6 +244,15 @@ FAMILIES: tuple[Family, ...] = (
     # Redis.
     _gauge("redis_configured", "1 if Redis is configured.", max),
     _gauge("redis_up", "1 if the last Redis operation succeeded.", min),
+    Family(
+        "redis_node_up",
+        "gauge",
+        "1 while the circuit breaker lets requests reach this Redis server and its last operation succeeded; "
+        "every primary of a Cluster, or the one that Sentinels name.",
+        ("node",),
+        (),
+        merge=min,
+    ),
     _gauge("redis_breaker_open", "1 while the circuit breaker keeps requests from Redis.", max),
     _counter("redis_breaker_openings", "How often the circuit breaker opened."),
     _gauge("redis_subscription_up", "1 while invalidations of other replicas are received.", min),

@@ -112,7 +112,8 @@ class TopExecutions:
         now_s = self._clock.monotonic_s()
         counts = self._requested(execution.stack_id, execution.action_id, now_s, 1)
         counts.fetches += 1
-        phase = record.phase and record.phase[:_MAX_PHASE_CHARACTERS]
+        phase = record.phase
+        phase = phase and phase[:_MAX_PHASE_CHARACTERS]
         # Frequent polls do not make progress faster.
         if phase != counts.phase or now_s - counts.decoded_s >= _DECODE_AGAIN_S:
             counts.phase, counts.progress, counts.decoded_s = phase, record.progress, now_s

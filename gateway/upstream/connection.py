@@ -36,10 +36,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._poll: select.poll | None = None
         self._writable: asyncio.Event | None = None
 
-    def begin(self, sink: ResponseSink) -> None:
-        """Begin an exchange, whose response goes to ``sink``."""
+    def begin(self, sink: ResponseSink, head: bytes) -> None:
+        """Begin an exchange with the head of its request; the response goes to ``sink``."""
         self.exchanges += 1
         self._sink = sink
+        if self.transport is not None:
+            self.transport.write(head)
 
     def end(self) -> None:
         """Expect nothing more until the next exchange."""

@@ -136,8 +136,7 @@ class Exchange:
     def begin(self, connection: UpstreamConnection, head: bytes) -> None:
         """Send the request's head on a connection."""
         self.connection = connection
-        connection.begin(self)
-        connection.write(head)
+        connection.begin(self, head)
 
     def sent(self, now_s: float) -> None:
         """Take the time from now on: the request has gone out whole."""

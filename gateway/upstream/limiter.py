@@ -171,7 +171,7 @@ class Slot:
 
     def __init__(self, slots: Slots) -> None:
         self.began_s = 0.0
-        self.give_way: Callable[[], None] = lambda: None
+        self.give_way: Callable[[], None] = _nothing
         self.is_parked = False
         self.slow_since_s = math.inf
         self.moved_s = 0.0
@@ -197,5 +197,9 @@ class Slot:
         if not self._is_free:
             self._is_free = True
             # A method of the exchange, which holds this, would leave a cycle to the garbage collector.
-            self.give_way = lambda: None
+            self.give_way = _nothing
             self._slots.leave(self)
+
+
+def _nothing() -> None:
+    pass

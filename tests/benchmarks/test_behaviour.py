@@ -21,7 +21,7 @@ from tests.testbed.tls import Authority
 def test_every_scenario_can_be_read() -> None:
     kinds = Counter(type(scenarios.read(name)).__name__ for name in scenarios.names())
     kinds_of_one = ["Mixed", "ColdStart", "RedisDies", "SlowUpstream", "Throttled"]
-    assert kinds == Counter([*kinds_of_one, "Pollers", "Pollers"])
+    assert kinds == Counter(dict.fromkeys(kinds_of_one, 1) | {"Pollers": 4})
 
 
 def test_quick_runs_play_the_pollers_alone() -> None:
@@ -29,7 +29,7 @@ def test_quick_runs_play_the_pollers_alone() -> None:
 
 
 def test_a_scenario_that_is_not_there_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(UnknownScenarioError, match="choose one of cold-start, herd"):
+    with pytest.raises(UnknownScenarioError, match="choose one of cold-start, fleet, herd"):
         scenarios.read("nothing")
 
 
@@ -94,8 +94,45 @@ async def test_pollers_cost_a_call_an_interval_or_one_each_and_notice_the_end() 
     assert result.calls_without == direct.upstream_calls + direct_each.upstream_calls > result.calls_with
     assert "small" in table([result]).splitlines()[-1]
     assert msgspec.json.decode(msgspec.json.encode(result.as_json()))["saved"] == round(result.saved, 4)
-    rows = polls.rows(result.as_json()["sides"])
+    _, rows = polls.columns(result.as_json()["sides"])
     assert [row[:2] for row in rows] == [list(name) for name in names]
+
+
+async def test_replicas_are_asked_in_turn_and_what_a_poll_costs_is_told_when_all_has_settled() -> None:
+    pollers = Pollers(
+        title="small",
+        callers=8,
+        interval_s=0.1,
+        settling_s=0.8,
+        before_s=2.3,
+        after_s=3,
+        settings={"cache.ttl_running_s": "0.5", "redis.timeout_s": "1.0"},
+        groups=(Group(name="two tokens", tokens=2),),
+        variants=(
+            Variant(name="direct"),
+            Variant(name="gateway", replicas=2),
+            Variant(name="alone", replicas=2, with_redis=False),
+            Variant(name="by user", with_redis=False, settings={"identity.by": "user"}),
+        ),
+    )
+    result = await play("small", pollers)
+    direct, shared, alone, by_user = result.sides
+    # Two tokens, an interval of half a second: four calls a second at most, of all replicas or of each.
+    assert [side.errors for side in result.sides] == [{}] * 4
+    assert 1.2 * shared.figures["calls_per_s"] < alone.figures["calls_per_s"]
+    assert shared.figures["calls_per_s"] < 5
+    assert by_user.figures["calls_per_s"] < 3.5
+    assert direct.figures["calls_per_s_each"] == direct.figures["calls_per_s"] / 2 > 20
+    assert ["gateway_us" in side.figures for side in result.sides] == [False, True, True, True]
+    assert ["redis_commands" in side.figures for side in result.sides] == [False, True, False, False]
+    assert 0 < shared.figures["redis_commands"] < 10
+    assert 0 <= shared.figures["gateway_us"] < 10_000
+    # IAM is asked while it settles.
+    assert by_user.figures["iam_questions"] == 2
+    assert "iam_questions" not in shared.figures
+    heads, rows = polls.columns(result.as_json()["sides"])
+    assert heads[-3:] == ["gateway's CPU a poll", "Redis commands a poll", "questions to IAM"]
+    assert rows[0][-3:] == ["–", "–", "–"]
 
 
 async def test_a_mixed_load_is_offered_by_a_process_of_its_own_with_and_without_the_gateway() -> None:
@@ -115,11 +152,28 @@ async def poll(
 ) -> tuple[Poller, Counts]:
     """Have one poller wait for the end of an execution, for a while."""
     counts = Counts()
-    poller = Poller(aos.url, [TARGET], "t", counts, wait_s=wait_s)
+    poller = Poller([aos.url], [TARGET], "t", counts, wait_s=wait_s)
     until_s = time.monotonic() + for_s
     await poller.poll(interval_s, Random(1), until_s=until_s, stops_at_end=True)
     poller.close()
     return poller, counts
+
+
+async def test_a_poller_takes_servers_and_targets_in_turn(aos: ScriptedAos) -> None:
+    async with ScriptedAos() as other:
+        counts = Counts()
+        poller = Poller([aos.url, f"{other.url}/base"], ["/1", "/2", "/3"], None, counts)
+        aos.queue(close_unanswered)
+        for one in (aos, other):
+            one.answer(Answer(body=record("Running")))
+        for _ in range(6):
+            await poller.ask()
+        poller.close()
+    assert [received.target for received in aos.received] == ["/1", "/3", "/2"]
+    assert [received.target for received in other.received] == ["/base/2", "/base/1", "/base/3"]
+    assert counts.errors == {"EOFError": 1}
+    # The other server's connection was kept.
+    assert len({received.connection for received in other.received}) == 1
 
 
 async def test_a_poller_that_was_refused_obeys_retry_after(aos: ScriptedAos) -> None:

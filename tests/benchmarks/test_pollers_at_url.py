@@ -14,7 +14,7 @@ import pytest
 from benchmarks.behaviour import at_url
 from benchmarks.behaviour.__main__ import main
 from benchmarks.behaviour.at_url import NothingToPollError, UrlOptions, poll_at_url
-from benchmarks.behaviour.scenario import Group, Pollers
+from benchmarks.behaviour.scenario import GATEWAY, Group, Pollers, Variant
 from benchmarks.behaviour.stage import Stage
 from gateway.config.errors import ConfigError
 from tests.testbed.address import free_port
@@ -39,7 +39,7 @@ def stage() -> Iterator[Stage]:
         settings=settings,
         groups=(Group(name="all"),),
     )
-    with Stage(pollers, has_gateway=True) as made:
+    with Stage(pollers, Variant(name=GATEWAY)) as made:
         yield made
 
 

@@ -30,21 +30,24 @@ class Place:
     Args:
         workers: of the gateway.
         by_user: the gateway asks the simulated IAM whose tokens are.
+        redis_url: of a Redis that runs already; None: one of its own.
 
     Attributes:
         page: where the page is.
-        redis: the real Redis.
+        redis: its own Redis.
     """
 
-    def __init__(self, workers: int = 1, *, by_user: bool = False) -> None:
+    def __init__(self, workers: int = 1, *, by_user: bool = False, redis_url: str | None = None) -> None:
         self.redis = RedisServer()
+        self._redis_url = redis_url
         self._workers = workers
         self._by_user = by_user
         self._ports = {name: free_port() for name in ("gateway", "admin", "twin", "control")}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        self.redis.start()
+        if self._redis_url is None:
+            self.redis.start()
         self.start_twin()
         self.start_gateway()
         return self
@@ -66,7 +69,8 @@ class Place:
         """Start the gateway and wait until it is ready."""
         self._start(
             "gateway",
-            *("serve", "--upstream", f"http://127.0.0.1:{self._ports['twin']}", "--redis", self.redis.url),
+            *("serve", "--upstream", f"http://127.0.0.1:{self._ports['twin']}"),
+            *("--redis", self._redis_url or self.redis.url),
             *("--listen", f"127.0.0.1:{self._ports['gateway']}"),
             *("--admin", f"127.0.0.1:{self._ports['admin']}"),
             *("--workers", str(self._workers)),

@@ -1,6 +1,7 @@
 """The page as a person sees it: in a real Chromium, before a real gateway, Redis and simulated AOS."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.browser.place import TOKEN, Place
+from tests.testbed.redis_cluster import RedisCluster
 from tests.testbed.webdriver import Browser, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
@@ -33,6 +35,8 @@ return fetch('/status').then((answer) => answer.json()).then((status) => {
     status.hit_ratio_detail = 'most: ' + 'y'.repeat(100);
     status.running_detail = 'y'.repeat(100);
     status.gauges.waiting_callers_limit = 1e9;
+    status.redis_nodes = [...Array(99).keys()].map((index) => [id(index) + id(index) + ':6379', index % 2]);
+    status.leases = { led: 1e9, followed: 1e9, void: 1e9, waited: 1e9 + turn };
     status.now.per_s = turn;
     show(status);
   }
@@ -81,6 +85,12 @@ def browser(place: Place, chromium: Browser) -> Iterator[Browser]:
 
 def _level(browser: Browser) -> str:
     return str(browser.run("return document.getElementById('banner').dataset.level"))
+
+
+def _stop_polling(browser: Browser) -> None:
+    """Have no more polls replace what is shown."""
+    browser.run("update = () => {}; clearTimeout(timer);")
+    until(lambda: not browser.run("return isUpdating"), _SOON_S)
 
 
 def _shoot(browser: Browser, name: str) -> None:
@@ -214,8 +224,8 @@ def test_every_text_can_be_read(place: Place, browser: Browser, *, dark: bool) -
 
 def test_nothing_scrolls_sideways_however_long_ids_and_values_are(browser: Browser) -> None:
     browser.run("document.getElementById('config-box').open = true")
-    # No more polls that would replace it.
-    browser.run("turn = () => {}; clearTimeout(timer);" + _SHOW_MORE, 1)
+    _stop_polling(browser)
+    browser.run(_SHOW_MORE, 1)
     browser.run("put(at('config'), JSON.stringify({ upstream: { url: 'x'.repeat(400) } }, null, 2));")
     assert browser.text("#ratio-detail").startswith("of execution calls served from the cache; most: yyy")
     for width in (_NARROW, 320, 700, 840, _WIDE):
@@ -229,7 +239,8 @@ def test_nothing_scrolls_sideways_however_long_ids_and_values_are(browser: Brows
 
 
 def test_half_an_hour_of_looking_takes_no_more_memory_than_a_moment(browser: Browser) -> None:
-    browser.run("turn = () => {}; clearTimeout(timer);" + _SHOW_MORE, 60)
+    _stop_polling(browser)
+    browser.run(_SHOW_MORE, 60)
     elements = browser.run("return document.getElementsByTagName('*').length")
     heap_bytes = browser.heap_bytes()
     browser.run(_SHOW_MORE, 1800)
@@ -286,6 +297,33 @@ def test_a_worker_that_is_killed_shows_and_that_it_was_replaced(chromium: Browse
         until(lambda: chromium.text("#inside").count("\nready") == 2, 2 * _SOON_S)
         assert _level(chromium) == "warn"
         _shoot_all(chromium, "replaced")
+        assert chromium.complaints() == []
+        chromium.open("about:blank")
+
+
+def test_each_primary_of_a_cluster_shows_and_that_one_which_is_gone_stops_none_of_the_others(
+    chromium: Browser,
+) -> None:
+    with RedisCluster(replicas=False) as cluster, Place(workers=2, redis_url=cluster.url) as place:
+        chromium.look(_WIDE)
+        chromium.open(place.page)
+        for node in cluster.nodes:
+            until(lambda node=node: f"Primary {node.address}: up" in chromium.text("#parts"), _SOON_S)  # type: ignore[misc]
+        waiting = place.wait()
+        until(lambda: re.search(r"\b[1-9]\d* led, 0 followed", chromium.text("#inside")), 2 * _SOON_S)
+        waiting.join()
+        assert (_level(chromium), chromium.text("#headline")) == ("ok", "All is well.")
+        dead, *others = cluster.nodes
+        dead.kill()
+        until(
+            lambda: "1 of 3 Redis primaries does not answer" in chromium.text("#headline"),
+            2 * _SOON_S,
+        )
+        assert f"Primary {dead.address}: down, not used" in chromium.text("#parts")
+        for node in others:
+            assert f"Primary {node.address}: up" in chromium.text("#parts")
+        assert _level(chromium) == "warn"
+        _shoot_all(chromium, "cluster")
         assert chromium.complaints() == []
         chromium.open("about:blank")
 

@@ -122,6 +122,26 @@ def test_a_redis_that_fails_while_its_subscription_stands_is_down() -> None:
     assert health.redis(history, _FACTS).state == "down"
 
 
+@pytest.mark.parametrize(
+    ("nodes", "state", "text"),
+    [
+        ({"a:1": 0.0}, "down", "Redis does not answer: "),
+        ({"a:1": 0.0, "b:2": 0.0}, "down", "Redis does not answer: "),
+        ({"a:1": 0.0, "b:2": 1.0, "c:3": 1.0}, "partly", "1 of 3 Redis primaries does not answer: "),
+        ({"a:1": 0.0, "b:2": 0.0, "c:3": 1.0}, "partly", "2 of 3 Redis primaries do not answer: "),
+    ],
+)
+def test_a_redis_of_which_some_servers_answer_is_partly_down(
+    nodes: dict[str, float], state: str, text: str
+) -> None:
+    gauges: dict[str | Series, float] = {"redis_breaker_open": 1.0}
+    gauges |= {("redis_node_up", node): up for node, up in nodes.items()}
+    history = _history(lambda _: gauges)
+    found = health.redis(history, _FACTS)
+    assert (found.state, found.level) == (state, Level.WARN)
+    assert found.text.startswith(text)
+
+
 def test_without_a_configured_redis_all_is_well() -> None:
     found = health.redis(_history(lambda _: {}), msgspec.structs.replace(_FACTS, has_redis=False))
     assert (found.state, found.level) == ("off", Level.OK)

@@ -8,6 +8,8 @@ from gateway.telemetry.snapshot import Snapshot
 _SNAPSHOT: Snapshot = {
     "requests": {("hit", "", "2xx"): (7.0,), ("miss", "phase", "2xx"): (3.0,), ("miss", "", "5xx"): (0.0,)},
     "fetches_in_flight": {(): (2.0,)},
+    "upstream_waiting": {(): (0.0,)},
+    "redis_node_up": {("a:1",): (1.0,), ("b:2",): (0.0,)},
     "upstream_duration_seconds": {
         ("2xx",): (2, 1, *[0] * 12, 0.5),
         ("5xx",): (0, 1, *[0] * 11, 4, 9.0),
@@ -19,13 +21,16 @@ def _sample(at_s: float, calls: float) -> Sample:
     return Sample(at_s, {("upstream_requests", "GET"): calls})
 
 
-def test_a_snapshot_is_kept_without_zeros_and_with_its_histograms_summed() -> None:
+def test_a_snapshot_is_kept_without_most_zeros_and_with_its_histograms_summed() -> None:
+    assert Sample.of(_SNAPSHOT, 1.0).by_label("redis_node_up") == {"a:1": 1.0, "b:2": 0.0}
     assert Sample.of(_SNAPSHOT, 1.0) == Sample(
         1.0,
         {
             ("requests", "hit", "", "2xx"): 7.0,
             ("requests", "miss", "phase", "2xx"): 3.0,
             ("fetches_in_flight",): 2.0,
+            ("redis_node_up", "a:1"): 1.0,
+            ("redis_node_up", "b:2"): 0.0,
             ("upstream_duration_seconds", "0.005"): 2.0,
             ("upstream_duration_seconds", "0.01"): 2.0,
             ("upstream_duration_seconds", "inf"): 4.0,

@@ -182,3 +182,13 @@ def test_every_reason_has_words() -> None:
     assert set(REASONS) == set(Reason)
     assert words("phase") == REASONS[Reason.PHASE]
     assert words("of a later version") == "of a later version"
+
+
+def test_redis_is_shown_by_server_those_that_are_down_first_and_how_leases_ended() -> None:
+    history = _history()
+    values: dict[Series, float] = {("leases", "led"): 3.0, ("leases", "void"): 1.0}
+    values |= {("redis_node_up", node): up for node, up in (("a:1", 1.0), ("b:2", 0.0), ("c:3", 1.0))}
+    history.add(Sample(65.0, values), is_step=True)
+    found = msgspec.json.decode(msgspec.json.encode(status(history, _FACTS, {})))
+    assert found["redis_nodes"] == [["b:2", 0.0], ["a:1", 1.0], ["c:3", 1.0]]
+    assert found["leases"] == {"led": 3, "void": 1}

@@ -9,10 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.clock import Clock
 from gateway.core.caching.entry import seal
 from gateway.core.caching.key import ENTRY_VERSION
+from gateway.core.caching.lease import Reply
 from gateway.store.lookup import FAILED
 from gateway.store.redis_errors import StoreError
+from gateway.store.redis_leases import RedisLeases
 from tests.store.kit import (
     GENERATION_TTL_S,
     MINT_TTL_S,
@@ -482,3 +485,49 @@ async def test_a_secret_of_any_length_keeps_out_who_does_not_know_it(redis: Redi
         assert finders == [writer]
     for one in stores:
         await one.close()
+
+
+async def test_new_stacks_of_one_turn_cost_one_round_trip_a_batch(
+    direct: DirectRedis, redis: RedisServer
+) -> None:
+    keys = [key_of(redis.prefix, stack=b"s%d" % number) for number in range(200)]
+    generations = await asyncio.gather(*map(direct.store.mint, keys))
+    assert len(set(generations)) == 200
+    assert None not in generations
+    assert sum(direct.metrics.redis_s["mint",].counts) == 4
+    assert direct.opened.count <= 4
+
+
+async def test_leases_of_one_turn_cost_one_round_trip_and_each_has_its_own_replies(
+    direct: DirectRedis, redis: RedisServer
+) -> None:
+    leases = RedisLeases(direct.store, b"", Clock())
+    keys = [key_of(redis.prefix, stack=b"s%d" % number) for number in range(50)]
+    generations = [await direct.store.mint(key) for key in keys]
+    lookups = [
+        leases.lookup(key, generation or b"", 5.0, b"")
+        for key, generation in zip(keys, generations, strict=True)
+    ]
+    await redis.command("RPUSH", lookups[7].names[0], "x")
+    replies = await asyncio.gather(*map(leases.claim, lookups), return_exceptions=True)
+    refused = replies.pop(7)
+    assert isinstance(refused, Reply)
+    assert (refused.lease, refused.left_s) == (None, float("inf"))
+    lookups.pop(7)
+    for lookup, reply in zip(lookups, replies, strict=True):
+        assert isinstance(reply, Reply)
+        assert (reply.lease, reply.generation) == (lookup.nonce, lookup.generation)
+    assert sum(direct.metrics.redis_s["lease",].counts) == 1
+    assert direct.opened.count == 1
+
+
+async def test_what_redis_refuses_fails_no_other_of_the_same_turn(
+    direct: DirectRedis, redis: RedisServer
+) -> None:
+    keys = [key_of(redis.prefix, stack=b"s%d" % number) for number in range(3)]
+    await redis.command("RPUSH", keys[1].generation, "x")
+    one, refused, other = await asyncio.gather(*map(direct.store.mint, keys))
+    assert refused is None
+    assert one is not None
+    assert other is not None
+    assert direct.node.condition.breaker.is_closed

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config.redis_url import redis_place
 from gateway.core.caching.key import EntryKey
 from gateway.store.breaker import BreakerState
 from gateway.store.lookup import FAILED
-from gateway.store.redis_cluster import ClusterLink
+from gateway.store.redis_cluster import ClusterLink, read_slots
 from tests.store.conftest import Replicas
 from tests.store.kit import (
     FOLDED,
@@ -23,6 +24,7 @@ from tests.store.kit import (
     is_used,
     key_of,
     lines_about,
+    redis_settings,
     replying,
     until,
 )
@@ -98,7 +100,7 @@ async def test_look_ups_of_one_turn_are_one_round_trip_to_each_node(cluster: Red
     assert not any(one.has_failed for one in found)
     after = await calls(cluster, "mget")
     asked = [(now - then)["mget"] for now, then in zip(after, before, strict=True)]
-    # One MGET for two keys each, in one pipeline a node.
+    # One MGET for two keys each, in one round trip a node.
     assert sum(asked) == STACKS
     assert all(asked)
     assert sum(direct.metrics.redis_s["lookup",].counts) - sent == len(cluster.nodes)
@@ -154,6 +156,7 @@ async def test_a_node_that_is_gone_stops_none_of_the_others(
     for key in lost:
         await one.tiers.lookup(key)
     await until(lambda: one.state.breaker is not BreakerState.CLOSED, "the breaker of the dead node")
+    assert one.state.nodes == {node.address: node is not dead for node in own_cluster.nodes}
     redis = one.tiers.redis
     assert redis is not None
     link = redis._store.link
@@ -220,6 +223,20 @@ async def test_a_slot_that_moves_is_followed_and_its_invalidations_are_sent_agai
     assert one.state.breaker_openings == 0
 
 
+async def test_a_slot_that_has_moved_fails_no_other_command_of_the_same_turn(
+    own_cluster: RedisCluster,
+) -> None:
+    direct = direct_redis(own_cluster.url, own_cluster.prefix)
+    end = await ready(direct)
+    home = own_cluster.nodes[0]
+    here = [key for key in keys_of(own_cluster.prefix) if own_cluster.primary_of(key.generation) is home]
+    await move(own_cluster, here[0], home, own_cluster.nodes[1])
+    generations = await asyncio.gather(*map(direct.store.mint, here))
+    assert generations[0] is None
+    assert None not in generations[1:]
+    await end()
+
+
 async def move(cluster: RedisCluster, key: EntryKey, source: RedisServer, target: RedisServer) -> None:
     """Give the slot of a stack, with its keys, to another node."""
     slot = await source.command("CLUSTER", "KEYSLOT", key.generation)
@@ -274,7 +291,9 @@ def slots_reply(*ranges: tuple[int, int, bytes, int]) -> bytes:
         (slots_reply((0, 1, b"", 1), (2, 3, b"?", 2)), ["127.0.0.1:1", "127.0.0.1:2"]),
         (slots_reply((0, 16384, b"a", 1)), None),
         (slots_reply((2, 1, b"a", 1)), None),
-        (slots_reply((0, 1, b"a", 0)), None),
+        # Its address is not known: a node that was reset, or is gone.
+        (slots_reply((0, 1, b"", 0), (2, 3, b"b", 2)), ["b:2"]),
+        (slots_reply((0, 1, b"a", 65536)), None),
         (slots_reply((0, 1, b"a/b@", 1)), None),
         (slots_reply((0, 1, b"\xff", 1)), None),
         (b"*1\r\n:1\r\n", None),
@@ -298,6 +317,33 @@ async def test_whatever_a_node_says_of_the_slots_names_servers_or_is_logged(
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await direct.close()
+
+
+@pytest.mark.parametrize("known", [slots_reply(), slots_reply((0, 5460, b"old", 1))], ids=["none", "some"])
+async def test_a_node_that_does_not_know_all_slots_is_believed_only_where_no_other_does(known: bytes) -> None:
+    whole = slots_reply((0, 9000, b"a", 1), (9001, 16383, b"b", 2))
+    async with replying(known) as first, replying(slots_reply()) as second, replying(whole) as third:
+        settings = redis_settings(f"redis+cluster://{first},{second},{third}")
+        places = [place for _, _, place in await read_slots(settings, redis_place(settings.url).hosts)]
+        assert places == [("a", 1), ("b", 2)]
+        settings = redis_settings(f"redis+cluster://{second},{first}")
+        places = [place for _, _, place in await read_slots(settings, redis_place(settings.url).hosts)]
+        assert places == [("old", 1)] * (b"old" in known)
+
+
+async def test_a_node_that_was_reset_stops_none_of_the_others(
+    own_cluster: RedisCluster, replicas: Replicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = await replicas(own_cluster.url, own_cluster.prefix, memory_bytes=0)
+    keys = await use(one)
+    reset = own_cluster.nodes[0]
+    kept = [key for key in keys if own_cluster.primary_of(key.generation) is not reset]
+    await reset.command("FLUSHALL")
+    await reset.command("CLUSTER", "RESET", "HARD")
+    await until(lambda: bool(lines_about(caplog, "redis cluster down")), "the line", FAILOVER_S)
+    assert "slots are served by no node" in lines_about(caplog, "redis cluster down")[0]
+    await until(lambda: is_used(one), "the subscription at another node", FAILOVER_S)
+    assert [await one.found(key) for key in kept] == [b'{"a": 1}'] * len(kept)
 
 
 async def test_a_url_without_a_cluster_behind_it_says_so(
@@ -400,5 +446,8 @@ async def test_after_a_failover_the_new_primary_has_look_ups_and_what_is_pending
     assert isinstance(link, ClusterLink)
     # Nothing watches the former primary any more.
     assert len(link._watching) == len(link.nodes) == 3
+    promoted = cluster.nodes[3 + cluster.nodes.index(former)]
+    used = {promoted, *cluster.nodes[:3]} - {former}
+    await until(lambda: one.state.nodes == {node.address: True for node in used}, "all to be up")
     if how == "paused":
         former.resume()

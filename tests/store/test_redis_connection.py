@@ -1,17 +1,23 @@
 """How connections to Redis begin and end."""
 
 import asyncio
+import re
+import shutil
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
+import redis.asyncio
 
 from gateway.clock import Clock
-from gateway.store.redis_connection import connection_arguments
+from gateway.config.redis_url import redis_place
+from gateway.store.redis_connection import check_library, connection_arguments
 from gateway.store.redis_errors import StoreError
 from gateway.store.subscription import Subscription
 from tests.store.kit import direct_redis, entry_of, key_of, redis_settings
 from tests.testbed.faultproxy import RESET, FaultProxy
+from tests.testbed.gateway import GatewayProcess
 from tests.testbed.leaks import no_leaks
 from tests.testbed.redis_server import RedisServer
 
@@ -87,3 +93,39 @@ async def test_a_subscription_that_is_reset_connects_once_a_try(
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
     assert not subscription.is_up
+
+
+def test_the_installed_redis_py_is_as_expected() -> None:
+    check_library()
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "other"),
+    [
+        ("connection.py", "_available_connections", "_idle"),
+        ("connection.py", "connect_check_health", "connect_once"),
+        ("client.py", "_reconnect", "_connect_again"),
+    ],
+)
+async def test_another_redis_py_prevents_the_start_with_one_line(
+    tmp_path: Path, file: str, name: str, other: str
+) -> None:
+    installed = Path(redis.asyncio.__file__).parents[1]
+    shutil.copytree(installed, tmp_path / "redis", ignore=shutil.ignore_patterns("__pycache__"))
+    module = tmp_path / "redis" / "asyncio" / file
+    module.write_text(re.sub(rf"\b{name}\b", other, module.read_text("utf-8")), "utf-8")
+    arguments = ("--upstream", "http://127.0.0.1:9", "--redis", "redis://127.0.0.1:9")
+    gateway = GatewayProcess(*arguments, environ={"PYTHONPATH": str(tmp_path)})
+    try:
+        assert await gateway.ended() == 2
+        [line] = gateway.output().splitlines()
+    finally:
+        gateway.discard()
+    assert name in line
+    assert "install the version that requirements.lock names" in line
+
+
+def test_no_password_is_shown() -> None:
+    url = "redis+sentinel://user:sesame-one@host/records"
+    settings = redis_settings(url, sentinel_user="user", sentinel_password="sesame-two")
+    assert "sesame" not in f"{settings!r} {settings} {redis_place(url)!r} {redis_place(url)}"

@@ -11,11 +11,13 @@ from gateway.store.lookup import FAILED
 from tests.store.conftest import Replicas
 from tests.store.kit import (
     FOLDED,
+    Replica,
     direct_redis,
     entry_of,
     is_used,
     key_of,
     lines_about,
+    replying,
     until,
 )
 from tests.testbed.faultproxy import FaultProxy
@@ -59,9 +61,14 @@ async def test_after_a_failover_the_new_primary_has_look_ups_invalidations_and_t
     # While nobody knows the new primary: the invalidation stays pending, and goes there.
     await one.tiers.invalidate([FOLDED], "write", settles=True)
     await until(lambda: group.primary is not former, "the failover", FAILOVER_S)
-    await until(lambda: is_used(one) and is_used(other), "the new primary to be used", FAILOVER_S)
-    await one.confirmed(FAILOVER_S)
     promoted = group.primary
+
+    def uses_it(each: Replica) -> bool:
+        return is_used(each) and each.state.nodes == {promoted.address: True}
+
+    # A primary demoted by hand goes on as one for some eight seconds.
+    await until(lambda: uses_it(one) and uses_it(other), "the new primary to be used", FAILOVER_S)
+    await one.confirmed(FAILOVER_S)
     assert await promoted.command("EXISTS", key.generation) == 0
     detached = len(other.detached)
     assert await one.tiers.invalidate([b"after"], "write", settles=True)
@@ -103,7 +110,8 @@ async def test_many_connections_ask_the_sentinels_once(
         proxy = await fault_proxy(server.address)
         direct = direct_redis(f"redis+sentinel://{proxy.address}/{SERVICE}", redis.prefix)
         keys = [key_of(redis.prefix, stack=b"s%d" % number) for number in range(8)]
-        assert None not in await asyncio.gather(*(direct.store.mint(key) for key in keys))
+        invalidated = await asyncio.gather(*(direct.store.invalidate([(key.stack, b"")]) for key in keys))
+        assert invalidated == [[(True, True)]] * 8
         assert direct.opened.count > 1
         assert proxy.connections == 1
         await direct.close()
@@ -148,6 +156,7 @@ async def test_a_service_that_the_sentinels_do_not_know_is_named(
         one = await replicas(f"redis+sentinel://{server.address}/other", redis.prefix, subscribed=False)
         await until(lambda: bool(lines_about(caplog, "redis down")), "the line")
         assert "no Sentinel names a primary: they do not know other" in lines_about(caplog, "redis down")[0]
+        assert one.state.nodes == {}
         assert (await one.tiers.lookup(one.key())).has_failed
 
 
@@ -186,3 +195,67 @@ async def test_sentinels_and_primary_are_reached_over_tls(
                 assert await stranger.store.lookup(key) is FAILED
                 await stranger.close()
     assert "certificate verify failed" in lines_about(caplog, "redis down")[0]
+
+
+def names(server: RedisServer) -> bytes:
+    """The reply of a Sentinel that takes a server for the primary."""
+    parts = server.address.encode().split(b":")
+    return b"*2\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+@pytest.mark.parametrize("how", ["gone", "demoted"])
+async def test_a_sentinel_that_is_cut_off_from_the_others_does_not_keep_redis_from_being_used(
+    redis: RedisServer, replicas: Replicas, how: str
+) -> None:
+    host, _, port = redis.address.rpartition(":")
+    with RedisServer(settings={"replicaof": f"{host} {port}"}) as former:
+        if how == "gone":
+            former.kill()
+        async with replying(names(former)) as cut_off, replying(names(redis)) as other:
+            url = f"redis+sentinel://{cut_off},{other}/{SERVICE}"
+            one = await replicas(url, redis.prefix, subscribed=False)
+            await until(lambda: is_used(one), "Redis to be used")
+
+
+async def test_the_primary_is_the_one_that_most_sentinels_name(redis: RedisServer) -> None:
+    with RedisServer() as former:
+        async with (
+            replying(names(former)) as cut_off,
+            replying(names(redis)) as one,
+            replying(names(redis)) as other,
+        ):
+            url = f"redis+sentinel://{cut_off},{one},{other}/{SERVICE}"
+            direct = direct_redis(url, redis.prefix)
+            for number in range(5):
+                assert await direct.store.mint(key_of(redis.prefix, stack=b"s%d" % number)) is not None
+                await direct.node.disconnect_idle()
+            assert await former.keys() == []
+            await direct.close()
+
+
+async def test_no_connection_to_a_former_primary_is_left_once_another_is_named(
+    redis: RedisServer, replicas: Replicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with RedisServer() as former, SentinelServer([watched(former)]) as sentinel:
+        one = await replicas(f"redis+sentinel://{sentinel.address}/{SERVICE}", redis.prefix, memory_bytes=0)
+        key = one.key()
+        await one.fill(key)
+        await sentinel.command("SENTINEL", "REMOVE", SERVICE)
+        await sentinel.command(*watched(redis).split())
+        await asyncio.sleep(1.1)  # so long an answer is remembered
+        # More at once than there are connections: others are opened.
+        purges = (one.tiers.invalidate([b"x%d" % number], "purge", settles=False) for number in range(8))
+        await asyncio.gather(*purges)
+
+        async def is_left() -> bool:
+            clients = await former.command("CLIENT", "LIST", "TYPE", "normal")
+            assert isinstance(clients, bytes)
+            return len(clients.splitlines()) == 1
+
+        await until(is_left, "the connections to be closed")
+        await until(lambda: is_used(one), "the other primary to be used")
+        assert await one.found(key) is None
+    assert lines_about(caplog, "redis sentinel") == [
+        f"redis sentinel: the primary is {server.address}" for server in (former, redis)
+    ]

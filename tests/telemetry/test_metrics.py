@@ -103,6 +103,10 @@ def test_values_of_processes_add_up_except_where_the_worst_counts() -> None:
     assert found["aos_gateway_redis_up",] == 0
     assert found["aos_gateway_redis_breaker_open",] == 1
     assert found["process_start_time_seconds",] == 5
+    first["redis_node_up"] = {("a:1",): (1.0,), ("b:2",): (1.0,)}
+    second["redis_node_up"] = {("b:2",): (0.0,), ("c:3",): (1.0,)}
+    found = samples(first, sent(second))
+    assert [found["aos_gateway_redis_node_up", node] for node in ("a:1", "b:2", "c:3")] == [1, 0, 1]
     assert found["aos_gateway_redis_duration_seconds_bucket", "0.00025", "lookup"] == 1
     assert found["aos_gateway_redis_duration_seconds_bucket", "+Inf", "lookup"] == 2
     assert found["aos_gateway_redis_duration_seconds_sum", "lookup"] == pytest.approx(0.0201)
@@ -200,11 +204,12 @@ async def test_limits_are_those_of_the_configuration_in_use(aos: ScriptedAos) ->
         assert of(gateway)["aos_gateway_waiting_callers_limit",] == 0
 
 
-async def test_a_running_gateway_has_every_family_and_its_build(aos: ScriptedAos) -> None:
-    async with running(aos.url) as gateway:
+async def test_a_running_gateway_has_every_family_and_its_build(aos: ScriptedAos, redis: RedisServer) -> None:
+    async with running(aos.url, redis__url=redis.url) as gateway:
         snapshot = gateway.app.metrics_snapshot()
     body, content_type = render(snapshot)
     found = samples(snapshot)
+    assert samples(sent(snapshot)) == found
     assert content_type == _TEXT
     named = {line.split()[2] for line in body.decode().splitlines() if line.startswith("# TYPE")}
     assert named == {
@@ -289,7 +294,7 @@ async def test_redis_operations_are_timed_and_its_state_is_shown(
         found = of(gateway)
     for operation in ("lookup", "mint", "invalidate"):
         assert found["aos_gateway_redis_duration_seconds_count", operation] == 1
-    assert found["aos_gateway_redis_up",] == 1
+    assert found["aos_gateway_redis_up",] == found["aos_gateway_redis_node_up", redis.address] == 1
     assert found["aos_gateway_redis_configured",] == 1
     assert found["aos_gateway_redis_connections",] <= found["aos_gateway_redis_connections_limit",] == 32
     assert found["aos_gateway_redis_subscription_up",] == 1

@@ -1,6 +1,7 @@
 """What the cache did with a request, and why: ``Cache-Status`` (RFC 9211)."""
 
 import enum
+import functools
 from typing import Self
 
 import msgspec
@@ -101,7 +102,7 @@ class Forward(enum.Enum):
     REQUEST = b"request"
 
 
-class CacheStatus(msgspec.Struct, frozen=True, gc=False):
+class CacheStatus(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """What the cache did with one request.
 
     Attributes:
@@ -138,6 +139,10 @@ class CacheStatus(msgspec.Struct, frozen=True, gc=False):
         if self.reason is not None:
             member += b"; detail=" + self.reason.token
         return member
+
+
+# Most responses are of a few kinds; equal ones are one object.
+fetched_status = functools.lru_cache(512)(CacheStatus)
 
 
 HIT = "hit"

@@ -12,6 +12,7 @@ from gateway.core.caching.policy import FetchedResponse
 from gateway.core.caching.request_directives import RequestDirectives, read_directives
 from gateway.core.http.fields import end_to_end
 from gateway.core.http.messages import Fields, Request, first
+from gateway.core.http.proxy_identity import FetchLines
 from gateway.core.http.target import CACHEABLE_METHODS
 
 _BYPASSING_CONDITIONS = (b"if-match", b"if-unmodified-since")
@@ -37,8 +38,8 @@ class Eligible(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         execution: the record asked for.
         fields: end-to-end fields of the request.
-        fetch_lines: field lines of its fetch, each with CRLF; ``None`` where they are still to be made. Only
-            plain requests have them, which give no directives and ask for nothing new.
+        fetch_lines: field lines of its fetch; ``None`` where they are still to be made. Only plain requests
+            have them, which give no directives and ask for nothing new.
     """
 
     execution: ExecutionRef
@@ -46,7 +47,7 @@ class Eligible(msgspec.Struct, frozen=True, gc=False):
     variant: Variant
     directives: RequestDirectives
     fields: Fields
-    fetch_lines: bytes | None = None
+    fetch_lines: FetchLines | None = None
 
 
 def eligibility(

@@ -10,7 +10,7 @@ import msgspec
 from gateway.core.aos.route import ExecutionRef
 from gateway.core.caching.eligibility import Bypass, Eligible, eligibility
 from gateway.core.caching.identity import Identity, IdentityReader, Variant
-from gateway.core.caching.key import KeySpace
+from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.core.caching.request_directives import NO_DIRECTIVES, accepts_events
 from gateway.core.http import request as incoming
 from gateway.core.http.errors import GatewayError
@@ -155,6 +155,28 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
         return first(self.fields, b"user-agent") or b""
 
 
+class KnownRequest(msgspec.Struct, frozen=True, gc=False):
+    """What a plain request without a request id means; the same bytes mean the same again.
+
+    Attributes:
+        seen: the request as it was split from its bytes.
+        owner: who asks.
+        key: of the entry that may answer it.
+        eligible: what `eligibility` makes of it.
+        target: path and query.
+    """
+
+    seen: PlainRequest
+    owner: Owner
+    key: EntryKey
+    eligible: Eligible
+    target: bytes
+
+    def request(self, request_id: bytes, peer: bytes, scheme: bytes) -> Request:
+        """Return one such request, see `plain_request`."""
+        return Request("GET", self.target, self.owner.fields, peer, scheme, 0, request_id)
+
+
 def read_owner(
     rest: bytes,
     *,
@@ -226,14 +248,15 @@ def plain_request(
         ``None`` when a field line is not plain.
     """
     fields: IndexedFields | None = owner.fields
-    lines, id_position = owner.fetch_lines, None
+    lines = owner.fetch_lines
     if plain.rest != owner.rest:
         # It has trace fields, which do not change the response, but are forwarded too.
         fields, lines = plain_fields(data[data.find(b"\r\n") :]), None
     elif plain.request_id is not None:
         name = data[plain.id_start + 2 : data.find(b":", plain.id_start)]
-        id_position = data.count(b"\r\n", data.find(b"\r\n"), plain.id_start)
-        fields = owner.fields.with_field(id_position, (name, plain.request_id))
+        position = data.count(b"\r\n", data.find(b"\r\n"), plain.id_start)
+        fields = owner.fields.with_field(position, (name, plain.request_id))
+        lines = None if lines is None else lines.with_id(fields[position], position)
     if fields is None:
         return None
     request = Request("GET", b"/v2/stacks/" + plain.path, fields, peer, scheme, 0, request_id)
@@ -243,5 +266,5 @@ def plain_request(
         owner.variant,
         NO_DIRECTIVES,
         owner.sent if fields is owner.fields else end_to_end(fields),
-        None if lines is None else lines.of(request, id_position),
+        lines,
     )

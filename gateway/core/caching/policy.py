@@ -30,14 +30,12 @@ DROPPING_STATUSES = frozenset({401, 403, 404, 410})
 
 # Polled every second, a running record is mostly that of the second before. At most 8 MiB of bodies are kept.
 _AGAIN_MOST, _AGAIN_BYTES = 4_096, 2_048
-_decode_again = functools.lru_cache(_AGAIN_MOST)(decode_deciding)
-_tag_again = functools.lru_cache(_AGAIN_MOST)(entity_tag)
 
 _CODING = frozenset({b"content-encoding"})
 _DECIDING_FIELDS = ORIGIN_FIELDS | _CODING | {b"set-cookie", b"vary", b"etag"}
 
 
-class Rules(msgspec.Struct, frozen=True):
+class Rules(msgspec.Struct, frozen=True, cache_hash=True):
     """The configured part of the rules; times in seconds, sizes in bytes, as in ``[cache]``.
 
     Attributes:
@@ -132,9 +130,33 @@ def decide_store(
             their response.
         uncertain: writes within ``settle_s`` may have been missed (after a start or a lost subscription).
     """
-    head = fetched_response.head
+    head, body = fetched_response.head, fetched_response.body
     # Most say nothing of all this.
     fields = head.fields if head.has_any(_DECIDING_FIELDS) else ()
+    if fields or head.status != 200 or not fetched_response.complete or len(body) > _AGAIN_BYTES:
+        decision = _decide(fetched_response, fields, rules)
+    else:
+        decision = _decide_again(body, fetched_response.action_id, rules)
+    record = decision.record
+    if decision.reason is not None or not decision.is_settled or record is None:
+        return decision
+    age_s = (upstream_age_s(fields) or 0) if rules.obey_origin else 0
+    ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
+    if decision.origin_s is not None:
+        ttl_s = min(ttl_s, decision.origin_s)
+    if ttl_s <= 0:
+        return msgspec.structs.replace(decision, reason=Reason.EXPIRED)
+    return msgspec.structs.replace(decision, ttl_s=ttl_s)
+
+
+@functools.lru_cache(_AGAIN_MOST)
+def _decide_again(body: bytes, action_id: bytes, rules: Rules) -> StoreDecision:
+    """Decide about a whole 200 whose head says nothing."""
+    return _decide(FetchedResponse(Head(200, b"", ()), body, True, (), action_id, 0.0), (), rules)
+
+
+def _decide(fetched_response: FetchedResponse, fields: Fields, rules: Rules) -> StoreDecision:
+    """Decide all but how long a settled record stays fresh, which other times count for too."""
     origin: Reason | float | None = None
     etag = None
     if fields:
@@ -153,16 +175,8 @@ def decide_store(
         ttl_s = min(rules.ttl_running_s, rules.access_ttl_s)
         ttl_s = ttl_s if origin_s is None else min(ttl_s, origin_s)
         reason = None
-    elif reason is None:
-        age_s = (upstream_age_s(fields) or 0) if rules.obey_origin else 0
-        ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
-        if origin_s is not None:
-            ttl_s = min(ttl_s, origin_s)
-        if ttl_s <= 0:
-            reason, ttl_s = Reason.EXPIRED, 0.0
     if etag is None:
-        body = fetched_response.body
-        etag = _tag_again(body) if len(body) <= _AGAIN_BYTES else entity_tag(body)
+        etag = entity_tag(fetched_response.body)
     return StoreDecision(reason, ttl_s, True, record.phase, etag, is_settled, origin_s, record)
 
 
@@ -176,7 +190,7 @@ def _read(
     plain = plain_body(fields, body, rules.max_body_bytes) if fields else body
     if isinstance(plain, Reason):
         return plain
-    record = _decode_again(plain) if len(plain) <= _AGAIN_BYTES else decode_deciding(plain)
+    record = decode_deciding(plain)
     return (plain, record) if isinstance(record, RecordSummary) else Reason(record.value)
 
 

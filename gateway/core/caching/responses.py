@@ -9,7 +9,7 @@ from gateway.core.caching.freshness import varies_on_accept
 from gateway.core.caching.policy import FetchedResponse, StoreDecision
 from gateway.core.caching.request_directives import CONDITIONS, is_not_modified
 from gateway.core.http.fields import end_to_end, kept_fields, not_modified_fields
-from gateway.core.http.messages import Field, Fields, Head, first, names
+from gateway.core.http.messages import Field, Fields, Head, first, names, wire_lines
 from gateway.core.http.request import own_request_id
 from gateway.core.http.response_head import sent_on
 
@@ -106,7 +106,7 @@ def fetched_head(
     head, etag, request = fetched_response.head, decision.etag, fetched_response.request
     added = _added(via, cache_status)
     if etag is not None and not (head.has_any(_TAGS) and first(end_to_end(head.fields), _ETAG) is not None):
-        added = ((b"ETag", etag), *added)
+        added = b"ETag: %b\r\n%b" % (etag, added)
     head = sent_on(head, added)
     if head.status != 200 or CONDITIONS.isdisjoint(names(request)):
         return head
@@ -115,7 +115,7 @@ def fetched_head(
     kept = tuple(field for field in head.fields if field[0].lower() in _OF_THE_EXCHANGE)
     if first(kept, _REQUEST_ID) is None and (own := own_request_id(request)) is not None:
         kept = (*kept, (b"X-Request-Id", own))
-    return Head(*_NOT_MODIFIED, (*not_modified_fields(head.fields), *kept, *_added(via, cache_status)))
+    return Head(*_NOT_MODIFIED, (*not_modified_fields(head.fields), *kept, *_own(via, cache_status)))
 
 
 def forwarded_head(head: Head, via: bytes, cache_status: CacheStatus) -> Head:
@@ -124,5 +124,9 @@ def forwarded_head(head: Head, via: bytes, cache_status: CacheStatus) -> Head:
 
 
 @functools.lru_cache(512)
-def _added(via: bytes, cache_status: CacheStatus) -> tuple[Field, ...]:
+def _added(via: bytes, cache_status: CacheStatus) -> bytes:
+    return wire_lines(_own(via, cache_status))
+
+
+def _own(via: bytes, cache_status: CacheStatus) -> tuple[Field, ...]:
     return ((b"Via", via), (b"Cache-Status", cache_status.member()))

@@ -60,6 +60,14 @@ def wire_head(
     return data + b"\r\n", framing, keep_alive
 
 
+def whole_response(head: Head, body: bytes) -> bytes:
+    """Return the response to a GET over HTTP/1.1 whose connection goes on, framed as by `wire_head`."""
+    if head.status in _BODILESS_STATUSES:
+        return head.lines() + b"\r\n"
+    length = b"" if head.has_any(_LENGTH) else b"Content-Length: %d\r\n" % len(body)
+    return b"".join((head.lines(), length, b"\r\n", body))
+
+
 def request_bytes(method: str, target: bytes, lines: bytes, body_bytes: int | None) -> bytes:
     """Return the bytes of an upstream request head.
 

@@ -148,41 +148,33 @@ class FetchLines(msgspec.Struct, frozen=True, gc=False):
     """The field lines of fetches for requests that differ in request id, peer and scheme alone.
 
     Attributes:
-        host: of the requests.
         first: goes before what is kept of a request.
         kept: what is sent of each line of a request, each with CRLF; empty for nothing.
-        whole: the same, joined.
-        last: goes behind it.
+        last: goes behind it, before the peer.
+        whole: all three, joined.
+        host: goes behind the scheme.
+        names_request: the request id is added.
     """
 
-    host: bytes
     first: bytes
     kept: tuple[bytes, ...]
-    whole: bytes
     last: bytes
+    whole: bytes
+    host: bytes
+    names_request: bool = True
 
-    def of(self, request: Request, id_position: int | None) -> bytes:
-        """Return all lines of the fetch for one of the requests, as `upstream_fields` has them.
-
-        Args:
-            request: the request.
-            id_position: how many lines stand before that of its request id; ``None`` without one.
-        """
-        own_id = b"X-Request-Id: %b\r\n" % request.request_id
-        kept = self.whole
-        if id_position is not None:
-            line = b"%b: %b\r\n" % request.fields[id_position]
-            kept = b"".join((*self.kept[:id_position], line, *self.kept[id_position:]))
-            own_id = b""
-        return b"%b%b%bX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n%b" % (
-            self.first,
-            kept,
-            self.last,
-            request.peer,
-            request.scheme,
-            self.host,
-            own_id,
+    def of(self, request: Request) -> bytes:
+        """Return all lines of the fetch for one of the requests, as `upstream_fields` has them."""
+        own_id = b"X-Request-Id: %b\r\n" % request.request_id if self.names_request else b""
+        return b"".join(
+            (self.whole, request.peer, b"\r\nX-Forwarded-Proto: ", request.scheme, self.host, own_id)
         )
+
+    def with_id(self, field: Field, position: int) -> "FetchLines":
+        """Return the lines of fetches for requests that have an id, behind so many other fields."""
+        kept = (*self.kept[:position], wire_lines((field,)), *self.kept[position:])
+        whole = b"".join((self.first, *kept, self.last))
+        return FetchLines(self.first, kept, self.last, whole, self.host, names_request=False)
 
 
 def fetch_lines(fields: IndexedFields, proxy: ProxyIdentity) -> FetchLines | None:
@@ -201,7 +193,9 @@ def fetch_lines(fields: IndexedFields, proxy: ProxyIdentity) -> FetchLines | Non
     # Behind those of the request: Accept-Encoding and Via, then X-Forwarded-Host and X-Request-Id.
     kept, last = sent[:-4], sent[-4:-2]
     lines = [wire_lines((field,)) if field in kept else b"" for field in fields]
-    return FetchLines(host, wire_lines((own_host,)), tuple(lines), b"".join(lines), wire_lines(last))
+    before, behind = wire_lines((own_host,)), wire_lines(last) + b"X-Forwarded-For: "
+    whole = b"".join((before, *lines, behind))
+    return FetchLines(before, tuple(lines), behind, whole, b"\r\nX-Forwarded-Host: %b\r\n" % host)
 
 
 def _append(fields: list[Field], name: bytes, member: bytes) -> None:

@@ -1,12 +1,15 @@
 """Response heads, read strictly (RFC 9112 §4, §5), and what those of one server have in common."""
 
+import itertools
+import operator
 import re
 import string
+from collections.abc import Callable
 
 import msgspec
 
 from gateway.core.http.fields import end_to_end, nominated
-from gateway.core.http.messages import Fields, Head, IndexedFields, names, values, wire_lines
+from gateway.core.http.messages import Field, Fields, Head, IndexedFields, names, values
 
 MAX_HEAD_BYTES = 65_536
 _MAX_FIELDS = 256
@@ -21,7 +24,8 @@ _LENGTH = b"content-length"
 
 # What differs between the heads of one server, with values of characters that need no check.
 _VARYING_NAMES = frozenset({b"date", b"x-request-id", _LENGTH})
-_VARYING = re.compile(rb"(\r\n(?i:Date|X-Request-Id|Content-Length): )([!-~][ -~]*+)(?<! )(?=\r\n)")
+_VALUE = rb"[!-~][ -~]*+(?<! )"
+_VARYING = re.compile(rb"(\r\n(?i:Date|X-Request-Id|Content-Length): )(%b)(?=\r\n)" % _VALUE)
 _WITHOUT_LENGTH = frozenset({*range(200), 204})
 _KNOWN_MOST = 64
 _KNOWN_BYTES = 4_096
@@ -41,6 +45,9 @@ class ResponseError(Exception):
 
 Framing = tuple[int | None, bool, bool]
 """Content-Length, whether the body comes in chunks, whether the connection persists (RFC 9112 §6, §9.3)."""
+
+_Known = tuple["HeadTemplate", Framing, int | None]
+"""What heads have in common: with the framing of one of them, and which of the values is the length."""
 
 
 class HeadTemplate:
@@ -63,7 +70,7 @@ class HeadTemplate:
             lines[1 + place] = fields[place][0] + b": %b"
         self.head = head
         self.places = places
-        self.names = names(fields)
+        self.names = frozenset(names(fields))
         self.lines = b"\r\n".join(lines)
         self.sent_on: HeadTemplate | None = None
         if len(sent) < len(fields):
@@ -77,17 +84,17 @@ class ReceivedHead(Head, frozen=True, gc=False):
     Attributes:
         template: what it has in common with others.
         values: what it has not.
-        added: further fields.
+        added: further field lines, each with CRLF.
     """
 
     template: HeadTemplate
     values: tuple[bytes, ...]
-    added: Fields = ()
+    added: bytes = b""
 
     @property
     def fields(self) -> Fields:
         if self._fields is None:
-            fields = [*self.template.head.fields, *self.added]
+            fields = [*self.template.head.fields, *_fields_of(self.added)]
             for place, value in zip(self.template.places, self.values, strict=True):
                 fields[place] = fields[place][0], value
             msgspec.structs.force_setattr(self, "_fields", IndexedFields(fields))
@@ -96,27 +103,70 @@ class ReceivedHead(Head, frozen=True, gc=False):
     def has_any(self, lower_names: frozenset[bytes]) -> bool:
         if not lower_names.isdisjoint(self.template.names):
             return True
-        return bool(self.added) and any(name.lower() in lower_names for name, _ in self.added)
+        return bool(self.added) and any(name.lower() in lower_names for name, _ in _fields_of(self.added))
 
     def lines(self) -> bytes:
-        return self.template.lines % self.values + (wire_lines(self.added) if self.added else b"")
+        return self.template.lines % self.values + self.added
 
 
-def sent_on(head: Head, added: Fields) -> Head:
-    """Return a received head without its hop-by-hop fields (RFC 9110 §7.6.1), but with others."""
+def sent_on(head: Head, added: bytes) -> Head:
+    """Return a received head without its hop-by-hop fields (RFC 9110 §7.6.1), but with other lines."""
     if isinstance(head, ReceivedHead):
         template = head.template.sent_on or head.template
         return ReceivedHead(head.status, head.reason, None, template, head.values, added)
-    return Head(head.status, head.reason, (*end_to_end(head.fields), *added))
+    return Head(head.status, head.reason, (*end_to_end(head.fields), *_fields_of(added)))
+
+
+def _fields_of(lines: bytes) -> list[Field]:
+    """Return fields from the gateway's own lines."""
+    return [(name, value) for name, _, value in [line.partition(b": ") for line in lines.split(b"\r\n")[:-1]]]
+
+
+class _Layout(msgspec.Struct, frozen=True, gc=False):
+    """Where the values stand in heads that are equal but for values of the same length.
+
+    Attributes:
+        values: takes those out of such a head.
+        gaps: takes out what stands between them.
+        same: that, joined.
+        pattern: matches values, joined by line feeds.
+        known: what the heads have in common.
+    """
+
+    values: Callable[[bytes], tuple[bytes, ...]]
+    gaps: Callable[[bytes], tuple[bytes, ...]]
+    same: bytes
+    pattern: re.Pattern[bytes]
+    known: _Known
+
+
+def _layout(raw: bytes, known: _Known) -> _Layout:
+    """Return the layout of a head that has two varying values or more."""
+    found = [match.span(2) for match in _VARYING.finditer(raw)]
+    cuts = [0, *itertools.chain.from_iterable(found), len(raw)]
+    values: Callable[[bytes], tuple[bytes, ...]]
+    values = operator.itemgetter(*map(slice, cuts[1::2], cuts[2::2]))
+    gaps = operator.itemgetter(*map(slice, cuts[::2], cuts[1::2]))
+    pattern = re.compile(b"\n".join([_VALUE] * len(found)))
+    return _Layout(values, gaps, b"".join(gaps(raw)), pattern, known)
+
+
+def _received(known: _Known, values: tuple[bytes, ...]) -> tuple[Head, Framing]:
+    """Return a head that is known but for these values."""
+    template, framing, place = known
+    if place is not None and (length := _length(values[place])) != framing[0]:
+        framing = (length, *framing[1:])
+    return ReceivedHead(template.head.status, template.head.reason, None, template, values), framing
 
 
 class HeadReader:
     """Reads heads; of one that is like others before, only what differs is looked at."""
 
     def __init__(self) -> None:
-        # By all that does not differ, oldest first: with the framing of one of them, and which of the values
-        # is the length. None for what has been seen once.
-        self._known: dict[tuple[bytes, ...], tuple[HeadTemplate, Framing, int | None] | None] = {}
+        # By all that does not differ, oldest first; None for what has been seen once.
+        self._known: dict[tuple[bytes, ...], _Known | None] = {}
+        # The latest of each size.
+        self._layouts: dict[int, _Layout] = {}
 
     def read(self, raw: bytes) -> tuple[Head, Framing]:
         """Return a whole head, and how its message ends.
@@ -124,6 +174,11 @@ class HeadReader:
         Raises:
             ResponseError: it is malformed, or the body could end in two places.
         """
+        layout = self._layouts.get(len(raw))
+        if layout is not None:
+            values = layout.values(raw)
+            if b"".join(layout.gaps(raw)) == layout.same and layout.pattern.fullmatch(b"\n".join(values)):
+                return _received(layout.known, values)
         parts = _VARYING.split(raw)
         values = tuple(parts[2::3])
         del parts[2::3]
@@ -131,10 +186,11 @@ class HeadReader:
         known = self._known.get(same)
         if known is None or len(raw) > MAX_HEAD_BYTES:
             return self._read_whole(raw, same, len(values))
-        template, framing, place = known
-        if place is not None and (length := _length(values[place])) != framing[0]:
-            framing = (length, *framing[1:])
-        return ReceivedHead(template.head.status, template.head.reason, None, template, values), framing
+        if len(values) > 1 and len(raw) <= _KNOWN_BYTES:
+            if len(self._layouts) >= _KNOWN_MOST:
+                self._layouts.clear()
+            self._layouts[len(raw)] = _layout(raw, known)
+        return _received(known, values)
 
     def _read_whole(self, raw: bytes, same: tuple[bytes, ...], differing: int) -> tuple[Head, Framing]:
         head, fields = _split(raw)

@@ -11,6 +11,8 @@ _MAX_INTERIM = 16
 _VERSION = b"HTTP/1."
 _SWITCHING_PROTOCOLS = b"101"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+# Before Python 3.12 looking up a member costs more than two calls of a function.
+_NONE, _LENGTH, _CHUNKED, _CLOSE = BodyFraming
 
 
 class ResponseReader:
@@ -54,7 +56,7 @@ class ResponseReader:
         self._chunks: ChunkedFraming | None = None
         self._is_persistent = False
         self.head: Head | None = None
-        self.framing = BodyFraming.NONE
+        self.framing = _NONE
         self.received = 0
         self.content: list[bytes] = []
         self.waiting_bytes = 0
@@ -104,7 +106,7 @@ class ResponseReader:
             return
         if self.head is None:
             raise ResponseError("connection_terminated")
-        if self.framing is not BodyFraming.CLOSE or not is_clean:
+        if self.framing is not _CLOSE or not is_clean:
             raise ResponseError("http_response_incomplete")
         self.is_complete = True
 
@@ -147,19 +149,19 @@ class ResponseReader:
         if not has_body(self._method, head.status):
             self.is_complete = True
         elif is_chunked:
-            self.framing = BodyFraming.CHUNKED
+            self.framing = _CHUNKED
             self._chunks = ChunkedFraming()
         elif length is None:
-            self.framing = BodyFraming.CLOSE
+            self.framing = _CLOSE
         else:
-            self.framing = BodyFraming.LENGTH
+            self.framing = _LENGTH
             self._remaining_bytes = length
             self.is_complete = not length
         return True
 
     def _take_body(self, data: bytes) -> None:
         if self.is_complete:
-            if self.framing is BodyFraming.NONE and self._method != "HEAD":
+            if self.framing is _NONE and self._method != "HEAD":
                 raise ResponseError("http_protocol_error")
             self._is_persistent = False
         elif self._chunks is not None:
@@ -172,7 +174,7 @@ class ResponseReader:
             self.is_complete = self._chunks.is_complete
             # Bytes after the response were not asked for: the connection must not be reused.
             self._is_persistent &= taken == len(data)
-        elif self.framing is BodyFraming.LENGTH:
+        elif self.framing is _LENGTH:
             self._append(data[: self._remaining_bytes])
             self._remaining_bytes -= len(data)
             if self._remaining_bytes <= 0:

@@ -7,6 +7,7 @@ const CONFIG_EVERY_MS = 30000;
 const MARKS = { ok: "✓", warn: "!", bad: "✕", wait: "…" };
 const KINDS = ["hits", "misses", "passed", "errors"];
 const NAMES = { gateway: "Gateway", upstream: "AOS", quota: "AOS quota", redis: "Redis", iam: "IAM" };
+const MOST_NODES = 12;
 const RATIO_DETAIL = "of execution calls served from the cache";
 const HEIGHT = 140, WIDTH = 600;
 
@@ -150,8 +151,16 @@ function progress(item) {
 }
 
 function redisDetail(status) {
-  const { redis_breaker_open: open, redis_subscription_up: subscribed } = status.gauges;
-  return `Breaker ${open ? "open: it is not used" : "closed"}, subscription ${subscribed ? "up" : "down"}`;
+  const nodes = status.redis_nodes, more = nodes.length - MOST_NODES;
+  return [
+    `Subscription ${status.gauges.redis_subscription_up ? "up" : "down"}`,
+    ...nodes.slice(0, MOST_NODES).map(([node, up]) => `Primary ${node}: ${up ? "up" : "down, not used"}`),
+    more > 0 && `and ${number(more)} more`];
+}
+
+function leases(status) {
+  const { led = 0, followed = 0, void: unshared = 0, waited = 0 } = status.leases;
+  return [`${number(led)} led, ${number(followed)} followed`, `Last minute; ${number(unshared)} void, ${number(waited)} waited`];
 }
 
 function waiting(status) {
@@ -188,7 +197,7 @@ function show(status) {
     iam: `${count(gauges.verified_tokens, "known token")}${status.workers > 1 ? ", of all workers together" : ""}`,
   };
   cards("parts", Object.entries(status.parts).map(([name, part]) =>
-    card(NAMES[name] || name, part.level, [part.state, part.text, details[name]])));
+    card(NAMES[name] || name, part.level, [part.state, part.text, details[name]].flat())));
   rows("latency", status.latency.map((row) =>
     [row.name, row.name, ...row.seconds.map((value) => value <= row.finest_s ? `< ${seconds(row.finest_s)}` : seconds(value))]),
     "Nothing was measured.");
@@ -210,7 +219,8 @@ function show(status) {
     card("Waiting callers", null, waiting(status)),
     card("Memory tier", null, [count(gauges.memory_cache_entries, "record"), bytes(gauges.memory_cache_bytes)]),
     card("Fetches in flight", null, [number(gauges.fetches_in_flight)]),
-    ...hasRedis ? [card("Pending in Redis", null, [count(gauges.redis_write_queue, "write"), `${count(gauges.redis_pending_invalidations, "stack")} to invalidate`])] : []]);
+    ...hasRedis ? [card("Pending in Redis", null, [count(gauges.redis_write_queue, "write"), `${count(gauges.redis_pending_invalidations, "stack")} to invalidate`]),
+      card("Leases", null, leases(status))] : []]);
 }
 
 async function get(path) {

@@ -7,6 +7,7 @@ from gateway.core.http.framing import (
     has_body,
     head_bytes,
     request_bytes,
+    whole_response,
     wire_head,
 )
 from gateway.core.http.messages import Fields, Head, wire_lines
@@ -115,3 +116,12 @@ def test_a_request_head_is_target_and_fields_byte_for_byte(
 def test_the_size_of_a_request_head_is_known() -> None:
     fields = ((b"Host", b"h"), (b"X-A", b""))
     assert head_bytes("GET", b"/a", fields) == len(request_bytes("GET", b"/a", wire_lines(fields), 0))
+
+
+@pytest.mark.parametrize("status", [200, 204, 304, 503])
+@pytest.mark.parametrize("fields", [(), ((b"Content-Length", b"4"),), ((b"ETag", b'"x"'),)])
+def test_a_whole_response_is_framed_like_others(status: int, fields: Fields) -> None:
+    head = Head(status, b"Reason", fields)
+    lines, framing, _ = wire_head(head, method="GET", body_bytes=4, http_11=True, keep_alive=True)
+    body = b"" if framing is BodyFraming.NONE else b"body"
+    assert whole_response(head, b"body") == lines + body

@@ -19,7 +19,7 @@ from tests.core.kit import BOUNDED
 _ID = b"X-Request-Id: 0123456789abcdef\r\n"
 _DATE = b"Date: Fri, 27 Nov 2026 18:00:00 GMT\r\n"
 _LENGTH = b"Content-Length: 17\r\n"
-_MORE = ((b"ETag", b'"x"'),)
+_MORE = b'ETag: "x"\r\n'
 _BAD_LENGTHS = (b"9" * 19, b"-1", b"+1", b"1_0", b"1 0", b"x", b"")
 _DATE_ENDS = (b"", b"\t", b"GMT ", b"\xe4", b"\x00", b"\r", b"a\nb: c")
 _ALL = _LENGTH + b"Server: 100%b\r\n" + _DATE + _ID + b"Connection: keep-alive\r\n"
@@ -37,15 +37,15 @@ def _read(reader: HeadReader, raw: bytes) -> tuple[Head, Framing] | str:
 
 
 def _received(raw: bytes) -> Head:
-    """A head as it is read when two like it have been."""
+    """A head as it is read when some like it have been."""
     reader = HeadReader()
-    return [reader.read(raw)[0] for _ in range(3)][-1]
+    return [reader.read(raw)[0] for _ in range(4)][-1]
 
 
 def _is_same(learned: bytes, raw: bytes) -> bool:
     """Whether a reader that has read another head before reads a head as one does that has not."""
     reader = HeadReader()
-    for _ in range(2):
+    for _ in range(3):
         _read(reader, learned)
     found, expected = _read(reader, raw), _read(HeadReader(), raw)
     if isinstance(found, str) or isinstance(expected, str):
@@ -76,6 +76,13 @@ def _is_same(learned: bytes, raw: bytes) -> bool:
             _head(_ALL.replace(b"GMT", end))
             for end in (b"", b"\t", b"GMT ", b"\xe4", b"\x00", b"\r", b"a\nb: c")
         ),
+        # As long as what is known.
+        *(
+            _head(_ALL.replace(b"GMT", end))
+            for end in (b"CET", b"G\nT", b"GM ", b"GM\t", b"G\xe4T", b"G\r\n")
+        ),
+        *(_head(_ALL.replace(b"17", length)) for length in (b"18", b"1 ", b" 1", b"1x", b"-1")),
+        _head(_ALL.replace(b"100%b", b"101%b")),
         _head(_ALL.replace(b": ", b":")),
         _head(_ALL.replace(b": ", b":  ")),
         _head(_ALL.replace(b"Date", b"DATE")),
@@ -103,7 +110,7 @@ def test_a_value_may_be_as_long_as_a_whole_head_and_no_longer(name: bytes) -> No
 def test_a_head_with_a_field_that_connection_names_is_sent_on_without_it() -> None:
     for name in (b"date", b"x-request-id", b"server"):
         raw = _head(_ALL.replace(b"keep-alive", name))
-        sent = sent_on(_received(raw), ())
+        sent = sent_on(_received(raw), b"")
         assert not sent.has_any(frozenset({name, b"connection"}))
 
 
@@ -123,6 +130,17 @@ def test_only_so_many_kinds_of_heads_are_known() -> None:
     for other in (b"X-Kind: " + b"k" * 5000 + b"\r\n", b"set-Cookie: a=b\r\n"):
         assert not isinstance([reader.read(_head(other))[0] for _ in range(3)][-1], ReceivedHead)
     assert reader._known == known
+
+
+def test_only_so_many_sizes_are_known() -> None:
+    reader = HeadReader()
+    for size in range(1, 200):
+        reader.read(_head(_ALL.replace(b"GMT", b"G" * size)))
+    assert 1 < len(reader._layouts) <= 64
+    before = dict(reader._layouts)
+    for other in (b"Server: a\r\n", _ALL + b"X-Kind: " + b"k" * 4000 + b"\r\n"):
+        assert len([reader.read(_head(other)) for _ in range(4)]) == 4
+    assert reader._layouts == before
 
 
 def test_fields_that_are_added_count() -> None:
