@@ -101,8 +101,6 @@ class Node:
         self.locator = locator
         self.check_names = context.check_names
         self.mark = Mark()
-        # Host and port to which the connections lead, where a locator says so.
-        self._at: tuple[str, int] | None = None
         self._on_failure = on_failure
         self.condition = Condition(
             context.clock,
@@ -336,14 +334,6 @@ class Node:
                 # The connection is refused, not one command.
                 raise aioredis.ConnectionError from error
             raise
-        if self.locator is not None:
-            former, self._at = self._at, (connection.host, connection.port)
-            if former not in (None, self._at):
-                # What is sent over the others would count for this server, and the other way round.
-                await connection.disconnect()
-                self.close_all()
-                self._context.on_left(self)
-                raise aioredis.ConnectionError(f"another server is the primary now: {self._at[0]}")
         self._context.on_connection_opened(self.mark)
 
 
