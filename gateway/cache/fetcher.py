@@ -108,6 +108,9 @@ class Fetcher:
         generation = found.lookup.generation
         if stores and self.tiers.redis is not None:
             lease_s = self.rules.ttl_running_s or life_s if self.leases is not None else 0.0
+            if lease_s <= life_s:
+                # The lease itself is over by then.
+                not_before_s = -math.inf
             if (lease_s and generation is not None) or self.tiers.lacks_generation(found):
                 fetch.prepare(self._tasks, lease_s, takes_over=takes_over, not_before_s=not_before_s)
                 return
@@ -284,15 +287,15 @@ class _Fetch:
         now_s = by.clock.monotonic_s()
         settling = by.tiers.invalidations.is_settling(self._token.key.stack, now_s)
         uncertain = by.tiers.invalidations.is_uncertain(now_s)
-        if not policy.is_heavy(response):
-            decision = policy.decide_store(response, by.rules, settling=settling, uncertain=uncertain)
-            self._settle(response, decision)
-        else:
+        if policy.is_heavy(response):
             decide = functools.partial(
                 policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
             )
             deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
             deciding.add_done_callback(functools.partial(self._decided, response))
+            return
+        decision = policy.decide_store(response, by.rules, settling=settling, uncertain=uncertain)
+        self._settle(response, decision)
 
     def _decided(
         self, response: policy.FetchedResponse, deciding: asyncio.Future[policy.StoreDecision]
