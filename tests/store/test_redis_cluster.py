@@ -156,7 +156,8 @@ async def test_a_node_that_is_gone_stops_none_of_the_others(
     for key in lost:
         await one.tiers.lookup(key)
     await until(lambda: one.state.breaker is not BreakerState.CLOSED, "the breaker of the dead node")
-    assert one.state.nodes == {node.address: node is not dead for node in own_cluster.nodes}
+    states = {node.address: node is not dead for node in own_cluster.nodes}
+    await until(lambda: one.state.nodes == states, "the others to be up")
     redis = one.tiers.redis
     assert redis is not None
     link = redis._store.link
