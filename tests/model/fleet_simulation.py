@@ -32,6 +32,7 @@ from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Head, IndexedFields, Request
 from gateway.errors import Throttled
 from gateway.store.lookup import FAILED, EarlyLookup
+from gateway.store.redis_commands import Command
 from tests.testbed.gateway import loaded
 
 LIFE_S = 1.0
@@ -149,9 +150,9 @@ class RedisModel:
         self.is_silent = False
         self._now_s = now_s
 
-    def execute(self, name: str, *arguments: Any) -> Any:
+    def execute(self, name: Any, *arguments: Any) -> Any:
         self.commands += 1
-        match name, *arguments:
+        match name if isinstance(name, str) else name.decode(), *arguments:
             case "SET", key, value, *options:
                 life_ms = options[options.index("PX") + 1]
                 if "NX" in options and self._get(key) is not None:
@@ -183,26 +184,19 @@ class RedisModel:
 
 
 class _Client:
-    """A replica's way to Redis, in place of the library's client."""
+    """A replica's way to Redis, in place of the library's client and its connections."""
 
     def __init__(self, replica: "Replica") -> None:
         self._replica = replica
-        self.connection_pool = SimpleNamespace(_in_use_connections=(), _available_connections=())
-
-    def pipeline(self, *, transaction: bool) -> "_Pipeline":
-        assert not transaction
-        return _Pipeline(self)
-
-    async def mget(self, names: list[bytes]) -> Any:
-        return await self.execute_command("MGET", *names)
 
     async def delete(self, *names: bytes) -> Any:
         return await self.execute_command("DEL", *names)
 
     async def execute_command(self, *command: Any) -> Any:
-        return (await self.send([command]))[0]
+        return (await self.exchange([command]))[0]
 
-    async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def exchange(self, commands: Sequence[Command], _: int = 0) -> list[Any]:
+        """Send commands in one round trip, as `Node` does."""
         fleet, redis = self._replica.fleet, self._replica.fleet.redis
         way_s = fleet.random.uniform(*_ROUND_TRIP_S) / 2
         await asyncio.sleep(way_s)
@@ -212,33 +206,6 @@ class _Client:
         replies = [redis.execute(*command) for command in commands]
         await asyncio.sleep(way_s)
         return replies
-
-
-class _Pipeline:
-    def __init__(self, client: _Client) -> None:
-        self._client = client
-        self._commands: list[tuple[Any, ...]] = []
-
-    def __len__(self) -> int:
-        return len(self._commands)
-
-    def execute_command(self, *command: Any) -> None:
-        self._commands.append(command)
-
-    def set(self, key: bytes, value: bytes, *, px: int, nx: bool = False) -> None:
-        self._commands.append(("SET", key, value, *(["NX"] if nx else []), "PX", px))
-
-    def get(self, key: bytes) -> None:
-        self._commands.append(("GET", key))
-
-    def delete(self, key: bytes) -> None:
-        self._commands.append(("DEL", key))
-
-    def pexpire(self, key: bytes, life_ms: int) -> None:
-        self._commands.append(("PEXPIRE", key, life_ms))
-
-    async def execute(self, *, raise_on_error: bool = True) -> list[Any]:
-        return await self._client.send(self._commands)
 
 
 class _Exchange:
@@ -284,7 +251,9 @@ class Replica:
         self.cache.fetcher.upstream = self  # type: ignore[assignment]
         assert gateway.tiers.redis is not None
         link = gateway.tiers.redis._store.link
-        link.nodes[0].client = _Client(self)  # type: ignore[assignment]
+        node: Any = link.nodes[0]
+        node.client = _Client(self)
+        node._exchange = node.client.exchange
         # All but the subscription: nobody writes.
         tier, tasks = gateway.tiers.redis, gateway.tiers.redis._tasks
         for work in (link.run(), tier._send_writes(), tier._sender.run(), tier._sender.run_refused()):

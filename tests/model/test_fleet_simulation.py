@@ -75,9 +75,10 @@ def _without_nonce(patch: pytest.MonkeyPatch) -> None:
 def _leader_deletes(patch: pytest.MonkeyPatch) -> None:
     publish: Callable[..., Any] = RedisLeases.publish
 
-    async def changed(self: RedisLeases, key: Any, generation: bytes, life_s: float, *rest: Any) -> None:
-        await publish(self, key, generation, life_s, *rest)
-        await self.store.run("lease", key.name, ("DEL", key.lease_names(generation, life_s)[0]))
+    async def changed(self: RedisLeases, token: Any, generation: bytes, life_s: float, *rest: Any) -> None:
+        await publish(self, token, generation, life_s, *rest)
+        lease, _ = token.key.lease_names(generation, life_s)
+        await self.store.run("lease", lease, ("DEL", lease))
 
     patch.setattr(RedisLeases, "publish", changed)
 
