@@ -30,7 +30,13 @@ from benchmarks.scenarios.scenario import Scenario, ScenarioError, choose, read_
 
 from .report import results
 
-_MEASURES = {"cost": measure, "latency": measure, "start": measure_start, "collapse": measure_collapse}
+_MEASURES = {
+    "cost": measure,
+    "latency": measure,
+    "scaling": measure,
+    "start": measure_start,
+    "collapse": measure_collapse,
+}
 
 
 def parser() -> argparse.ArgumentParser:

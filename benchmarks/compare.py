@@ -19,6 +19,7 @@ _FIGURES = MappingProxyType(
     {
         "cost": ("cost_us", "entry_bytes"),
         "latency": ("p50_ms", "p99_ms", "p99.9_ms"),
+        "scaling": ("cost_us",),
         "start": ("ready_s", "rss_mb"),
         "collapse": ("upstream_calls",),
     }
@@ -74,8 +75,10 @@ def _goals(was: Measured, now: Measured) -> list[list[str]]:
     rows = []
     for assessment in assess(was):
         same = [other for other in assess(now) if other.goal == assessment.goal]
-        if assessment.is_ratio and same:
-            name = f"{assessment.goal.contestant} ÷ {assessment.goal.peer or assessment.goal.peer_figure}"
+        goal = assessment.goal
+        if goal.is_ratio and same:
+            at, peer_at = ("" if x is None else f" at {x:,.0f}" for x in (goal.at, goal.peer_at))
+            name = f"{goal.contestant}{at} ÷ {goal.peer or goal.peer_figure or goal.contestant}{peer_at}"
             spreads = (assessment.value, same[0].value)
             rows.append([name, *map(with_spread, spreads), change(*spreads)])
     return rows

@@ -15,6 +15,7 @@ BUILT = (
     "overlays/sidecar",
     "overlays/monitoring",
     "overlays/complete",
+    "overlays/fleet",
     "overlays/openshift",
 )
 TOOLS = Path(sys.executable).parent

@@ -14,6 +14,7 @@ from deploy.built import BUILT, DEPLOY, build, need
 DEFAULT_DRAIN_S = 25.0
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 _OPENSHIFT = "components/openshift"
+_WORKLOADS = ("Deployment", "StatefulSet")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|REDIS__URL")
 _BOTH = ("UDP", "TCP")
 _DNS = (
@@ -26,6 +27,7 @@ _DNS = (
 )
 _AOS = (("0.0.0.0/0", ("TCP 443",)), ("::/0", ("TCP 443",)))
 _CALLERS = ("pods of this namespace", ("TCP http",))
+_SENTINELS = ("TCP 6379", "TCP 26379")
 # For each network policy: the allowed ingress and egress, with ports; everything else is closed.
 ALLOWED: dict[str, tuple[set[object], set[object]]] = {
     "aos-gateway": ({_CALLERS}, {*_DNS, *_AOS}),
@@ -35,6 +37,11 @@ ALLOWED: dict[str, tuple[set[object], set[object]]] = {
         set(),
     ),
     "aos-gateway-redis": ({("pods app.kubernetes.io/component=gateway", ("TCP redis",))}, set()),
+    "aos-gateway-to-sentinels": (set(), {("pods app.kubernetes.io/component=redis", _SENTINELS)}),
+    "aos-gateway-sentinels": (
+        {("pods app.kubernetes.io/component=gateway|redis", ("TCP redis", "TCP sentinel"))},
+        {("pods app.kubernetes.io/component=redis", _SENTINELS)},
+    ),
 }
 
 Document = dict[str, Any]
@@ -45,9 +52,9 @@ def promises() -> None:
     for name in BUILT:
         documents = build(DEPLOY / "kubernetes" / name)
         need(name, not _of(documents, "Secret"), "the files contain a Secret")
-        for deployment in _of(documents, "Deployment"):
-            pod = deployment["spec"]["template"]["spec"]
-            where = f"{name}: {deployment['metadata']['name']}"
+        for workload in _of(documents, *_WORKLOADS):
+            pod = workload["spec"]["template"]["spec"]
+            where = f"{name}: {workload['metadata']['name']}"
             _pod_is_confined(where, pod)
             for container in (*pod.get("initContainers", []), *pod["containers"]):
                 _container_is_confined(f"{where}: {container['name']}", pod, container)
@@ -63,8 +70,8 @@ def promises() -> None:
     _rules_are_the_tested_ones()
 
 
-def _of(documents: list[Document], kind: str) -> list[Document]:
-    return [document for document in documents if document["kind"] == kind]
+def _of(documents: list[Document], *kinds: str) -> list[Document]:
+    return [document for document in documents if document["kind"] in kinds]
 
 
 def _pod_is_confined(where: str, pod: Document) -> None:
@@ -133,7 +140,7 @@ def _config_of(documents: list[Document], pod: Document, container: Document) ->
 
 def _selectors_fit(name: str, documents: list[Document]) -> None:
     """Check that each selector matches one kind of pod, and that named ports exist there."""
-    templates = [each["spec"]["template"] for each in _of(documents, "Deployment")]
+    templates = [each["spec"]["template"] for each in _of(documents, *_WORKLOADS)]
     for document in documents:
         spec = document.get("spec", {})
         match document["kind"]:
@@ -160,7 +167,7 @@ def _selectors_fit(name: str, documents: list[Document]) -> None:
 
 
 def _network_is_closed(name: str, documents: list[Document]) -> None:
-    """Check that each policy allows what ALLOWED says, and that one restricts each Deployment both ways."""
+    """Check that each policy allows what ALLOWED says, and that one restricts each kind of pod both ways."""
     policies = _of(documents, "NetworkPolicy")
     for policy in policies:
         spec, called = policy["spec"], policy["metadata"]["name"]
@@ -170,11 +177,11 @@ def _network_is_closed(name: str, documents: list[Document]) -> None:
             found = {each for rule in spec.get(rules, []) for each in _allowed(rule, peers)}
             need(f"{name}: {called}", found == expected, f"{rules} is {found}")
     closed = [each["spec"] for each in policies if len(each["spec"]["policyTypes"]) == 2]
-    for deployment in _of(documents, "Deployment"):
-        if deployment["metadata"]["name"] != "application":
-            labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+    for workload in _of(documents, *_WORKLOADS):
+        if workload["metadata"]["name"] != "application":
+            labels = workload["spec"]["template"]["metadata"]["labels"].items()
             is_closed = any(each["podSelector"]["matchLabels"].items() <= labels for each in closed)
-            need(f"{name}: {deployment['metadata']['name']}", is_closed, "no policy restricts it")
+            need(f"{name}: {workload['metadata']['name']}", is_closed, "no policy restricts it")
 
 
 def _allowed(rule: Document, peers: str) -> list[object]:
@@ -204,12 +211,18 @@ def _required(selector: Document) -> list[tuple[str, str]]:
 def _replicas_can_change(name: str, documents: list[Document]) -> None:
     """Check that there are always two replicas, that one can be removed, and that scaling has a metric."""
     deployments = {each["metadata"]["name"]: each["spec"] for each in _of(documents, "Deployment")}
+    rules = yaml.safe_load((DEPLOY / "monitoring/adapter.yml").read_text("utf-8"))["rules"]["custom"]
+    adapted = {rule["name"]["as"] for rule in rules}
     for autoscaler in _of(documents, "HorizontalPodAutoscaler"):
         spec, where = autoscaler["spec"], f"{name}: the autoscaler"
         scaled = deployments[spec["scaleTargetRef"]["name"]]
         need(where, "replicas" not in scaled, "the Deployment sets replicas too")
         need(where, spec["minReplicas"] >= 2, "no replica is left when one is removed")
         for metric in spec["metrics"]:
+            if metric["type"] == "Pods":
+                called = metric["pods"]["metric"]["name"]
+                need(where, called in adapted, f"deploy/monitoring/adapter.yml has no {called}")
+                continue
             requested = [
                 each["resources"]["requests"].get(metric["resource"]["name"])
                 for each in scaled["template"]["spec"]["containers"]
@@ -259,11 +272,11 @@ def _any_user_works() -> None:
             built, component = (os.path.relpath(kubernetes / each, folder) for each in (name, _OPENSHIFT))
             text = yaml.safe_dump({"resources": [built], "components": [component]})
             (folder / "kustomization.yaml").write_text(text, "utf-8")
-            for deployment in _of(build(folder), "Deployment"):
-                pod = deployment["spec"]["template"]["spec"]
+            for workload in _of(build(folder), *_WORKLOADS):
+                pod = workload["spec"]["template"]["spec"]
                 for each in (pod, *pod.get("initContainers", []), *pod["containers"]):
                     named = {"runAsUser", "runAsGroup", "fsGroup"} & set(each.get("securityContext", {}))
-                    need(f"{name} on OpenShift", not named, f"{deployment['metadata']['name']} has {named}")
+                    need(f"{name} on OpenShift", not named, f"{workload['metadata']['name']} has {named}")
     for deployment in _of(build(kubernetes / "base"), "Deployment"):
         for volume in deployment["spec"]["template"]["spec"]["volumes"]:
             mode = volume.get("secret", {}).get("defaultMode", 0o444)

@@ -136,6 +136,35 @@ MECHANISMS = (
         "tests/core/caching/test_lease.py::test_keys_hold_generation_and_life_and_share_the_slot_of_the_entry",
     ),
     Mechanism(
+        "named by interval",
+        "gateway/core/caching/key.py",
+        '+ b"%d" % round(life_s * 1000)',
+        '+ b"%d" % 0',
+        "tests/server/test_lease_faults.py::test_replicas_that_are_told_other_intervals_keep_to_their_own",
+    ),
+    Mechanism(
+        "a lease of unknown life",
+        "gateway/core/caching/lease.py",
+        "is_over = reply.lease is None or reply.sent_s > self._seen[reply.lease][0]",
+        "is_over = reply.lease is None",
+        "tests/server/test_lease_faults.py::"
+        "test_nothing_in_redis_makes_who_waits_for_a_dead_leader_wait_longer",
+    ),
+    Mechanism(
+        "a bound to waiting for leaders",
+        "gateway/cache/leases.py",
+        "asyncio.timeout(self._longest_s)",
+        "asyncio.timeout(None)",
+        "tests/server/test_lease_faults.py::test_who_is_never_let_lead_fetches_for_himself_in_time",
+    ),
+    Mechanism(
+        "leases for what is shared alone",
+        "gateway/cache/fetcher.py",
+        "lease_s = self.rules.ttl_running_s or life_s if",
+        "lease_s = self.rules.ttl_running_s or life_s or 1.0 if",
+        "tests/server/test_leases.py::test_polls_of_which_nothing_is_to_be_shared_send_no_command_more",
+    ),
+    Mechanism(
         "joined only for what may be given",
         "gateway/cache/cache.py",
         "if not self._may_be_given(eligible, fetched):",

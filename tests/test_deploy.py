@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import random
 import re
 import shlex
 import subprocess
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.asyncio
 import yaml
 
 from gateway.cli.main import main
 from gateway.config.model import WaitConfig
+from tests.store.kit import is_used, replica, until
 from tests.testbed.gateway import GatewayProcess
+from tests.testbed.redis_pods import RedisPods
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 
@@ -220,3 +224,59 @@ def test_the_runbook_sizes_by_what_was_measured() -> None:
 
 def _whole(text: str) -> int:
     return int(text.replace(",", ""))
+
+
+async def _watched(sentinel: str) -> tuple[str, int, int]:
+    """The primary that a Sentinel names; how many replicas of it and how many other Sentinels it knows."""
+    client: Any = redis.asyncio.Redis(host=sentinel, port=26379, decode_responses=True)
+    async with client:
+        try:
+            found = await client.execute_command("SENTINEL", "MASTER", "records")
+        except redis.exceptions.ConnectionError:
+            return "", 0, 0
+    return found["ip"], int(found["num-slaves"]), int(found["num-other-sentinels"])
+
+
+async def _sees(sentinel: str, replicas: int, primary: str) -> None:
+    """Wait until a Sentinel sees so many replicas of a primary, and two other Sentinels."""
+
+    async def sees() -> bool:
+        return await _watched(sentinel) == (primary, replicas, 2)
+
+    # It asks the primary every ten seconds.
+    await until(sees, f"{replicas} replicas of {primary}", 40.0, pause_s=0.1)
+
+
+@pytest.mark.operation
+@pytest.mark.timeout(150)
+async def test_the_pods_of_redis_replace_their_primary_and_take_it_back_at_another_address() -> None:
+    network = f"127.{random.randrange(16, 250)}.{random.randrange(250)}"
+    first, second, third, another = (f"{network}.{number}" for number in range(1, 5))
+    with RedisPods("secret", down_after_ms=1000) as pods:
+
+        async def is_named() -> bool:
+            return (await _watched(first))[0] == first
+
+        pods.start(0, first, tries=1)
+        await until(is_named, "the first pod", 20.0, pause_s=0.1)
+        pods.start(1, second)
+        pods.start(2, third)
+        for address in (first, second, third):
+            await _sees(address, 2, first)
+        one = replica(pods.url, "aosgw")
+        await one.tiers.start(0)
+        await one.fill(one.key())
+        pods.kill(0)
+
+        async def is_replaced() -> bool:
+            return (await _watched(second))[0] != first
+
+        await until(is_replaced, "the failover", 30.0, pause_s=0.1)
+        primary = (await _watched(second))[0]
+        await until(lambda: is_used(one) and set(one.state.nodes) == {f"{primary}:6379"}, "Redis", 30.0)
+        await one.fill(one.key(b"other"))
+        pods.start(0, another)
+        await _sees(another, 2, primary)
+        # These forget no replica; the Sentinel is the same one at another address.
+        await _sees(second, 3, primary)
+        await one.tiers.close(0.2)

@@ -46,6 +46,7 @@ _MARGIN_BYTES = 16384
 _HEAD_BYTES = 4096
 _FILL_S = 240.0
 _SPARE_DESCRIPTORS = 200
+_KEPT_CONNECTIONS = 256
 
 
 @dataclass
@@ -82,6 +83,7 @@ class Place:
         entry: what it is.
         load: what it will have to bear.
         folder: its own.
+        cpu: the core it is pinned to; `None` for none.
         address: where it shall listen.
     """
 
@@ -91,6 +93,7 @@ class Place:
     entry: Entry
     load: Load
     folder: Path
+    cpu: int | None
     address: str
 
     def redis_address(self) -> tuple[str, str]:
@@ -108,6 +111,7 @@ def start(
     *,
     by_store: bool = False,
     bare: bool = False,
+    cpu: int | None = SERVER_CPU,
 ) -> Contestant:
     """Start one contestant in front of an upstream.
 
@@ -118,6 +122,7 @@ def start(
         load: what it will have to bear.
         by_store: have its memory filled through the store interface first (the gateway alone).
         bare: with the configuration's own defaults for what is kept, and how long.
+        cpu: as for `Processes.start`.
 
     Raises:
         StartError: it did not get ready.
@@ -126,7 +131,7 @@ def start(
     address = f"{LOOPBACK}:{free_port()}"
     folder = processes.folder / f"{entry.kind}-{address.rpartition(':')[2]}"
     folder.mkdir()
-    place = Place(processes, upstream, redis, entry, load, folder, address)
+    place = Place(processes, upstream, redis, entry, load, folder, cpu, address)
     if entry.kind == "gateway":
         settings = {
             **({} if bare else LONG_LIVED),
@@ -136,7 +141,7 @@ def start(
             settings["redis.url"] = redis.url
         if by_store:
             return Contestant(entry, f"http://{address}", _filled(place, settings), upstream, None, redis)
-        gateway = GatewayServer(processes, upstream.url, settings=settings, name=entry.name)
+        gateway = GatewayServer(processes, upstream.url, settings=settings, cpu=cpu, name=entry.name)
         return Contestant(entry, gateway.url, gateway.child, upstream, gateway, redis)
     child = _STARTERS[entry.kind](place)
     return Contestant(entry, f"http://{address}", child, upstream, None, redis)
@@ -162,7 +167,7 @@ def _filled(place: Place, settings: Mapping[str, str]) -> Child:
         place.entry.name,
         argv,
         env=gateway_environment(wanted),
-        cpu=SERVER_CPU,
+        cpu=place.cpu,
         ready=log.exists,
         timeout_s=_FILL_S,
     )
@@ -192,7 +197,7 @@ def _write(place: Place, name: str, values: Mapping[str, object]) -> Path:
 
 def _run(place: Place, argv: list[str | Path], ready: Ready | None = None) -> Child:
     ready = ready or accepts(place.address)
-    return place.processes.start(place.entry.name, argv, cpu=SERVER_CPU, ready=ready)
+    return place.processes.start(place.entry.name, argv, cpu=place.cpu, ready=ready)
 
 
 def _program(name: str) -> Path:
@@ -215,6 +220,7 @@ def _nginx(place: Place, server: str, http: str = "", **more: object) -> Child:
         "descriptors": limit(),
         # What a cached record begins with in its file, the key included, has to fit.
         "buffer": _buffer_bytes(place.load.token_bytes),
+        "kept": max(_KEPT_CONNECTIONS, place.load.connections),
         # The others are for connections.
         "open_files": limit() // 3,
         "preamble": "\n".join(preamble),

@@ -8,6 +8,7 @@ pipelined or cut anywhere, and answers each by its path alone:
 | ``/v2/stacks/{stack}/actions/{action}`` | a Succeeded record of that name, 1.25 kB unless set otherwise |
 | the same with a stack that begins with ``running`` | a Running record |
 | the same with an action that ends in ``.N`` | a record of N bytes |
+| the same with another word for ``actions`` | the same |
 | ``/-/requests`` | how many others there were |
 | ``/-/delay/MS`` | ``0``; from then on every record comes so many milliseconds later |
 """

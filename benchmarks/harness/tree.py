@@ -87,11 +87,12 @@ def rss_bytes(pid: int) -> int:
     return sum(one.rss_bytes for one in tree(pid))
 
 
-def busy_s(cpu: int) -> float:
-    """Return the seconds that a core has worked since boot, for whomever; 0 when there is no such core."""
+def busy_s(cpu: int | None = None) -> float:
+    """Return the seconds that a core, or all of them, has worked since boot, for whomever; 0 for no core."""
+    wanted = "cpu" if cpu is None else f"cpu{cpu}"
     for line in (_PROC / "stat").read_text("ascii").splitlines():
         name, *ticks = line.split()
-        if name == f"cpu{cpu}":
+        if name == wanted:
             # User, nice, system, then idle and its wait for disks, interrupts, and what the host took away.
             return sum(int(one) for place, one in enumerate(ticks[:8]) if place not in (3, 4)) * _TICK_S
     return 0.0

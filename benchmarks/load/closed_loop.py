@@ -12,13 +12,14 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import uvloop
 
+from benchmarks.harness import tree
 from benchmarks.harness.arguments import count, positive
 from benchmarks.openloop.targets import BadTargetsError
 from benchmarks.report.summary import percentiles
@@ -27,6 +28,8 @@ from .targets import Target, read_jsonl
 
 _END: Final = b"\r\n\r\n"
 _LAST_S = 5.0
+_SETTLING_S = 30.0
+_AT_A_TIME = 32
 
 
 class Run:
@@ -42,6 +45,7 @@ class Run:
         times_s: of each answer, from the sending of its request.
         open: connections that have not ended.
         done: set when there are none any more.
+        goes_on: connections ask again when they are answered, not only when they are told to.
     """
 
     def __init__(self, requests: Iterator[bytes], ends_s: float, interval_s: float) -> None:
@@ -54,6 +58,21 @@ class Run:
         self.times_s: list[float] = []
         self.open = 0
         self.done = asyncio.Event()
+        self.goes_on = True
+        self._awaited = 0
+        self._have_come = asyncio.Event()
+
+    def answered(self, time_s: float) -> None:
+        """Count an answer."""
+        self.times_s.append(time_s)
+        if len(self.times_s) == self._awaited:
+            self._have_come.set()
+
+    async def more_answers(self, number: int) -> None:
+        """Wait for so many more."""
+        self._awaited = len(self.times_s) + number
+        self._have_come.clear()
+        await self._have_come.wait()
 
 
 class Caller(asyncio.Protocol):
@@ -129,7 +148,9 @@ class Caller(asyncio.Protocol):
     def _answered(self) -> None:
         self._waits = False
         now_s = self._loop.time()
-        self._run.times_s.append(now_s - self._sent_s)
+        self._run.answered(now_s - self._sent_s)
+        if not self._run.goes_on:
+            return
         next_s = self._sent_s + self._run.interval_s
         if next_s > now_s:
             self._loop.call_at(next_s, self.ask)
@@ -172,26 +193,78 @@ async def drive(options: argparse.Namespace) -> dict[str, object]:
         except OSError as error:
             run.errors[f"connect: {type(error).__name__}"] += 1
     began_s = loop.time()
-    if not options.once:
+    if not options.once and options.pid is None:
         run.ends_s = began_s + options.duration
-    for number, caller in enumerate(callers):
-        # Pollers do not all begin at the same moment.
-        loop.call_at(began_s + interval_s * number / len(callers), caller.ask)
+    weighed = None
     if callers:
         try:
-            async with asyncio.timeout(options.duration + _LAST_S):
+            async with asyncio.timeout(options.duration + _LAST_S + (_SETTLING_S if options.pid else 0)):
+                if options.pid is not None:
+                    await settle(run, callers)
+                for number, caller in enumerate(callers):
+                    # Pollers do not all begin at the same moment.
+                    loop.call_at(loop.time() + interval_s * number / len(callers), caller.ask)
+                if options.pid is not None:
+                    weighed = await weigh(run, len(callers), options.pid, options.duration)
                 await run.done.wait()
         except TimeoutError:
             run.errors["timeout"] += run.open
+    # If no connection succeeds, the run is over at once; avoids a division by zero.
+    duration_s = max(loop.time() - began_s, 1e-6)
+    weighed = weighed or Weighed(None, 0, len(run.times_s), duration_s)
+    times_s = run.times_s[weighed.first : weighed.end]
     return {
-        "completed": len(run.times_s),
-        # If no connection succeeds, the run is over at once; avoids a division by zero.
-        "duration_s": max(loop.time() - began_s, 1e-6),
+        "completed": len(times_s),
+        "duration_s": weighed.duration_s,
+        "cpu_s": weighed.cpu_s,
         "statuses": dict(run.statuses),
         "cache_statuses": dict(run.cache_statuses),
         "errors": dict(run.errors),
-        "latency_ms": percentiles([time_s * 1000 for time_s in run.times_s]),
+        "latency_ms": percentiles([time_s * 1000 for time_s in times_s]),
     }
+
+
+async def settle(run: Run, callers: Sequence[Caller]) -> None:
+    """Have each connection answered once, a few at a time.
+
+    A busy server on uvloop accepts one connection whenever it has served all others.
+    """
+    run.goes_on = False
+    for first in range(0, len(callers), _AT_A_TIME):
+        some = callers[first : first + _AT_A_TIME]
+        for caller in some:
+            caller.ask()
+        await run.more_answers(len(some))
+    run.goes_on = True
+
+
+class Weighed(NamedTuple):
+    """What a run is judged by.
+
+    Attributes:
+        cpu_s: of the process that is weighed.
+        first: the first of its answers.
+        end: the first one after them.
+        duration_s: how long they took.
+    """
+
+    cpu_s: float | None
+    first: int
+    end: int
+    duration_s: float
+
+
+async def weigh(run: Run, connections: int, pid: int, seconds: float) -> Weighed:
+    """Weigh a process for some seconds while all connections ask, and end the run.
+
+    The first answer of each is left out: by then as many are under way at the beginning as at the end.
+    """
+    await run.more_answers(connections)
+    began_s, cpu_s, first = time.monotonic(), tree.cpu_s(pid), len(run.times_s)
+    await asyncio.sleep(seconds)
+    cpu_s, end, duration_s = tree.cpu_s(pid) - cpu_s, len(run.times_s), time.monotonic() - began_s
+    run.ends_s = 0.0
+    return Weighed(cpu_s, first, end, duration_s)
 
 
 def main() -> int:
@@ -213,6 +286,12 @@ def main() -> int:
     )
     parser.add_argument("--fresh-ids", action="store_true", help="an X-Request-Id of its own in each request")
     parser.add_argument("--once", action="store_true", help="ask for each target once and end")
+    parser.add_argument(
+        "--pid",
+        type=count,
+        metavar="PID",
+        help="weigh this process; --duration begins when all connections are in use",
+    )
     options = parser.parse_args()
     try:
         result = uvloop.run(drive(options))

@@ -16,6 +16,7 @@ from .targets import Target, write_jsonl, write_lines
 Generator = Literal["wrk", "python", "open"]
 
 _MARGIN_S = 20.0
+_SETTLING_S = 60.0
 # More would not help on one core, and each needs connections of its own.
 _WRK_THREADS = 1
 # Errors that a generator which cannot keep up makes itself.
@@ -35,6 +36,7 @@ class Outcome(msgspec.Struct, frozen=True):
         latency_ms: percentiles by name; of the closed loop from the sending, of the open from the schedule.
         errors: how many, by name.
         statuses: of the answers; empty when the generator counts only those that are errors.
+        cpu_s: CPU time of the server meanwhile, where the generator weighs it.
         cache_statuses: of the gateway's Cache-Status, when the generator reads it.
         why_not: what the generator itself did wrong, such as being late; empty when nothing.
     """
@@ -44,6 +46,7 @@ class Outcome(msgspec.Struct, frozen=True):
     latency_ms: dict[str, float]
     errors: dict[str, int] = {}
     statuses: dict[str, int] = {}
+    cpu_s: float | None = None
     cache_statuses: dict[str, int] = {}
     why_not: str = ""
 
@@ -102,6 +105,12 @@ def closed(processes: Processes, url: str, asked: Asked, load: Load, generator: 
         return _wrk(processes, url, asked, load)
     more = ("--duration", str(load.seconds), "--interval-ms", str(load.interval_ms))
     return _python(processes, url, asked, load, *more, seconds=load.seconds)
+
+
+def settled(processes: Processes, url: str, asked: Asked, load: Load, pid: int) -> Outcome:
+    """Do the same with connections that are all in use before the round begins, and weigh a process in it."""
+    more = ("--duration", str(load.seconds), "--pid", str(pid))
+    return _python(processes, url, asked, load, *more, seconds=load.seconds + _SETTLING_S)
 
 
 def once(processes: Processes, url: str, asked: Asked, load: Load, at_most_s: float = 600.0) -> Outcome:

@@ -38,7 +38,8 @@ def path(load: Load, record: int) -> str:
     """Return the path of one record of a load; every record has a stack of its own."""
     stack = f"{RUNNING.decode()}-{record:07d}" if load.running else f"stack-{record:07d}"
     size = f".{load.body_bytes}" if load.body_bytes != BODY_BYTES else ""
-    return f"/v2/stacks/{stack}/actions/action-{record:07d}{size}"
+    what = "elements/element" if load.elements else "actions/action"
+    return f"/v2/stacks/{stack}/{what}-{record:07d}{size}"
 
 
 def token(load: Load, caller: int) -> str:

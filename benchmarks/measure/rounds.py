@@ -10,7 +10,16 @@ from benchmarks.harness.origin import RUNNING, answer
 from benchmarks.harness.processes import SERVER_CPU, Origin, Processes, StartError
 from benchmarks.harness.run_context import RunContext, add, turns
 from benchmarks.harness.tree import busy_s
-from benchmarks.load.generators import Asked, LoadError, Outcome, closed, once, open_loop, write_targets
+from benchmarks.load.generators import (
+    Asked,
+    LoadError,
+    Outcome,
+    closed,
+    once,
+    open_loop,
+    settled,
+    write_targets,
+)
 from benchmarks.load.targets import make_targets
 from benchmarks.report.results import Measured, Missing, Round
 from benchmarks.scenarios.scenario import Load, Scenario
@@ -72,9 +81,10 @@ class _Measurement:
 
     def _run_with(self, loads: list[tuple[float | None, Load]], first: int, total: int) -> None:
         with Processes() as processes:
-            # Whatever fits the largest record and token fits the others.
+            # Whatever fits the largest record and token, and the most connections, fits the others.
             widest = msgspec.structs.replace(
                 loads[0][1],
+                connections=max(one.connections for _, one in loads),
                 body_bytes=max(one.body_bytes for _, one in loads),
                 token_bytes=max(one.token_bytes for _, one in loads),
             )
@@ -95,11 +105,12 @@ class _Measurement:
     def _start(self, processes: Processes, load: Load) -> list[Contestant]:
         upstream = Origin(processes, delay_ms=load.upstream_ms)
         by_store = self._scenario.fill == "store"
+        cpu = None if self._scenario.measure == "scaling" else SERVER_CPU
         contestants = []
         for entry in self._entries:
             self._show(f": starting {entry.name}", 0.0)
             try:
-                one = start(processes, upstream, entry, load, by_store=by_store)
+                one = start(processes, upstream, entry, load, by_store=by_store, cpu=cpu)
             except StartError as error:
                 self._leave_out(entry.name, str(error))
                 continue
@@ -148,26 +159,26 @@ class _Measurement:
 
     def _turn(self, number: int, one: Contestant, under: _Under, processes: Processes) -> Round:
         """Put the load on one contestant once."""
-        calls, cpu_s, core_s, hits = (
-            one.upstream.requests(),
-            one.child.cpu_s(),
-            busy_s(SERVER_CPU),
-            _hits(one),
-        )
+        calls, hits = one.upstream.requests(), _hits(one)
+        cpu_s, core_s, machine_s = one.child.cpu_s(), busy_s(SERVER_CPU), busy_s()
         try:
             if self._scenario.measure == "latency":
                 outcome = open_loop(processes, one.url, under.asked, under.load)
+            elif under.load.settled:
+                outcome = settled(processes, one.url, under.asked, under.load, one.child.pid)
             else:
                 outcome = closed(processes, one.url, under.asked, under.load, self._context.generator)
         except LoadError as error:
             return Round(number, {}, str(error))
-        cpu_s = one.child.cpu_s() - cpu_s
+        cpu_s = one.child.cpu_s() - cpu_s if outcome.cpu_s is None else outcome.cpu_s
         others_s = max(0.0, busy_s(SERVER_CPU) - core_s - cpu_s)
+        elsewhere_s = max(0.0, busy_s() - machine_s - cpu_s)
         figures = {
             "completed": float(outcome.completed),
             "rate_per_s": outcome.completed / outcome.duration_s,
             "cpu_share": cpu_s / outcome.duration_s,
             "others_share": others_s / outcome.duration_s,
+            "elsewhere_share": elsewhere_s / outcome.duration_s,
             "upstream_calls": float(one.upstream.requests() - calls),
             **{f"{name}_ms": value for name, value in outcome.latency_ms.items()},
         }

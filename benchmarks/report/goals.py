@@ -27,11 +27,6 @@ class Assessment:
     value: Spread | None
 
     @property
-    def is_ratio(self) -> bool:
-        """Whether the bound is for a ratio."""
-        return bool(self.goal.peer or self.goal.peer_figure)
-
-    @property
     def word(self) -> str:
         """In one word: yes, stretch, no, or not measured."""
         if self.value is None:
@@ -48,11 +43,12 @@ def assess(measured: Measured) -> list[Assessment]:
 
 
 def _assess(measured: Measured, goal: Goal) -> Assessment:
-    row = measured.row(goal.contestant)
+    row = measured.row(goal.contestant, goal.at)
     own = spread(row.values(goal.figure)) if row else None
-    if not (goal.peer or goal.peer_figure):
+    if not goal.is_ratio:
         return Assessment(measured, goal, own, None, own)
-    other_row = measured.row(goal.peer or goal.contestant)
+    other_at = goal.at if goal.peer_at is None else goal.peer_at
+    other_row = measured.row(goal.peer or goal.contestant, other_at)
     figure = goal.peer_figure or goal.figure
     if row is None or other_row is None:
         return Assessment(measured, goal, own, None, None)

@@ -50,6 +50,8 @@ def draw(result: Result, stem: Path) -> list[Path]:
                 drawn.append((one.name, _latency(one)))
             elif one.measure == "cost" and one.x_key and lines(one, ["cost_us"]):
                 drawn.append((one.name, _by(one)))
+            elif one.measure == "scaling" and bars(one, "rate_per_s"):
+                drawn.append((one.name, _scaling(one)))
             elif one.measure == "collapse" and bars(one, "upstream_calls"):
                 drawn.append((one.name, _saved(one)))
         if result.behaviour:
@@ -100,23 +102,25 @@ def _bar_panel(axes: Any, measured: Measured, peers: list[str]) -> None:
     axes.set_xlabel("CPU per request, µs (median; whiskers: least and greatest round)")
     axes.set_title(measured.title, loc="left", fontsize=11)
     axes.xaxis.grid(True, color="#dddddd")
+    said = []
     for assessment in assess(measured):
-        if assessment.goal.figure == "cost_us" and assessment.other is not None:
-            axes.axvline(
-                assessment.goal.at_most * assessment.other.median, color=_GREY, linestyle="--", linewidth=1.2
-            )
-            said = f"dashed: goal, {assessment.goal.at_most:g} × {assessment.goal.peer}"
-            axes.set_title(said, loc="right", fontsize=9, color=_GREY)
+        goal = assessment.goal
+        if (goal.contestant, goal.figure) == (measured.order[0], "cost_us") and assessment.other is not None:
+            axes.axvline(goal.at_most * assessment.other.median, color=_GREY, linestyle="--", linewidth=1.2)
+            said.append(f"{goal.at_most:g} × {goal.peer}")
+    if said:
+        goals = f"dashed: goal{'s' * (len(said) > 1)}, {', '.join(said)}"
+        axes.set_title(goals, loc="right", fontsize=9, color=_GREY)
     _tidy(axes)
 
 
-def _one_bar(axes: Any, place: int, one: Bar, colour: str) -> None:
+def _one_bar(axes: Any, place: int, one: Bar, colour: str, words: str = "") -> None:
     middle, low, high = one.spread.median, one.spread.low, one.spread.high
     whiskers = [[middle - low], [high - middle]]
     axes.barh(
         place, middle, color=colour, height=0.62, xerr=whiskers, error_kw={"ecolor": "#222222", "capsize": 3}
     )
-    _say(axes, high, place, number(middle))
+    _say(axes, high, place, words or number(middle))
 
 
 def _draw_lines(axes: Any, found: list[Line], peers: list[str], styles: dict[str, str]) -> None:
@@ -195,6 +199,29 @@ def _saved(measured: Measured) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, max(one.spread.high for one in shown) * 1.18)
     axes.set_xlabel(f"requests in {measured.load.seconds:g} s (median; whiskers: least and greatest round)")
+    axes.set_title(measured.title, loc="left", fontsize=11)
+    axes.xaxis.grid(True, color="#dddddd")
+    _tidy(axes)
+    return figure
+
+
+def _scaling(measured: Measured) -> Figure:
+    """Requests per second, and whose work the cores did meanwhile."""
+    shown = bars(measured, "rate_per_s")
+    figure = Figure(figsize=(9.0, 1.4 + 0.45 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    for place, one in enumerate(shown):
+        own, elsewhere = (
+            next(bar.spread.median for bar in bars(measured, share) if bar.name == one.name)
+            for share in ("cpu_share", "elsewhere_share")
+        )
+        words = f"{number(one.spread.median)}: {own:.2f} cores, {elsewhere:.2f} for load, upstream and others"
+        _one_bar(axes, place, one, _colour(one.name, [one.name]), words)
+    axes.set_yticks(range(len(shown)), [one.name for one in shown])
+    axes.invert_yaxis()
+    # Room for the words behind the longest bar.
+    axes.set_xlim(0, max(one.spread.high for one in shown) * 2.2)
+    axes.set_xlabel("requests per second (median; whiskers: least and greatest round)")
     axes.set_title(measured.title, loc="left", fontsize=11)
     axes.xaxis.grid(True, color="#dddddd")
     _tidy(axes)

@@ -13,6 +13,8 @@ FIGURES: Final = MappingProxyType(
     {
         "cost_us": "CPU per request",
         "rate_per_s": "requests per second",
+        "cpu_share": "its cores",
+        "elsewhere_share": "cores of load, upstream and others",
         "p50_ms": "p50",
         "p90_ms": "p90",
         "p99_ms": "p99",
@@ -31,6 +33,7 @@ _COLUMNS: Final = MappingProxyType(
     {
         "cost": ("cost_us", "rate_per_s", "p50_ms", "p99_ms"),
         "latency": ("p50_ms", "p99_ms", "p99.9_ms"),
+        "scaling": ("rate_per_s", "cpu_share", "elsewhere_share", "cost_us", "p50_ms", "p99_ms"),
         "start": ("ready_s", "rss_mb"),
         "collapse": ("polls", "upstream_calls", "allowed_calls", "p50_ms", "p99_ms"),
     }
@@ -127,11 +130,14 @@ def _goal(assessment: Assessment) -> list[str]:
     goal = assessment.goal
     unit_ = unit(goal.figure)
     peer_figure = goal.peer_figure or goal.figure
-    bound = f"≤ {goal.at_most:g}" + ("" if assessment.is_ratio else f" {unit_}".rstrip())
-    if assessment.is_ratio:
+    bound = f"≤ {goal.at_most:g}" + ("" if goal.is_ratio else f" {unit_}".rstrip())
+    if goal.peer or goal.peer_figure:
         bound += f" × {goal.peer or FIGURES.get(peer_figure, peer_figure)}"
+    if goal.peer_at is not None:
+        bound += f"{' at' if goal.peer else ' × that at'} {goal.peer_at:,.0f}"
     if goal.stretch is not None:
         bound += f", stretch ≤ {goal.stretch:g}"
+    at = [] if goal.at is None else [f"{goal.at:,.0f} {assessment.measured.x_label}"]
     # The cost per request is what most are about and needs no name.
     about = (
         [goal.note]
@@ -141,11 +147,11 @@ def _goal(assessment: Assessment) -> list[str]:
         else [FIGURES.get(goal.figure, goal.figure)]
     )
     return [
-        "; ".join([assessment.measured.title, *about]),
+        "; ".join([assessment.measured.title, *at, *about]),
         bound,
-        with_spread(assessment.value, "" if assessment.is_ratio else unit_),
+        with_spread(assessment.value, "" if goal.is_ratio else unit_),
         with_spread(assessment.own, unit_),
-        with_spread(assessment.other, unit(peer_figure)) if assessment.is_ratio else _NONE,
+        with_spread(assessment.other, unit(peer_figure)) if goal.is_ratio else _NONE,
         assessment.word,
     ]
 

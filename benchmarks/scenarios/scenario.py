@@ -10,7 +10,7 @@ from benchmarks.harness.catalogue import KINDS
 
 FOLDER: Final = Path(__file__).parent
 
-Measure = Literal["cost", "latency", "start", "collapse"]
+Measure = Literal["cost", "latency", "scaling", "start", "collapse"]
 
 
 class ScenarioError(Exception):
@@ -26,10 +26,13 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         records: executions that are asked for, in a random order.
         callers: tokens; each asks for each record.
         running: the records are in progress, never settled.
+        elements: elements of a stack are asked for instead of executions: a call that is passed through.
         fresh_ids: each request carries an X-Request-Id of its own; else all of a caller's are byte-identical.
         body_bytes: of a record.
         token_bytes: length of a token.
         upstream_ms: how long the upstream takes.
+        settled: what it takes to open connections is not counted: a round begins when they are open, on both
+            sides. The client in Python makes this load.
         interval_ms: a caller asks again so long after its last request, at the earliest; 0 at once.
         rate_per_s: requests offered by the open loop; other loads ignore it.
     """
@@ -39,10 +42,12 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     records: int = 1
     callers: int = 1
     running: bool = False
+    elements: bool = False
     fresh_ids: bool = False
     body_bytes: int = 1250
     token_bytes: int = 64
     upstream_ms: float = 0.0
+    settled: bool = False
     interval_ms: float = 0.0
     rate_per_s: float = 1000.0
 
@@ -74,6 +79,8 @@ class Goal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         at_most: the bound, of the ratio when there is something to compare with, else of the figure itself.
         peer: the contestant whose figure it is compared with.
         peer_figure: the figure it is compared with, of the same contestant unless `peer` is set.
+        at: the value of the series that it is about.
+        peer_at: the value of the series that it is compared with; `at` unless set.
         stretch: a bound that would be better still.
         note: a few words for the table.
     """
@@ -83,8 +90,15 @@ class Goal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     figure: str = "cost_us"
     peer: str = ""
     peer_figure: str = ""
+    at: float | None = None
+    peer_at: float | None = None
     stretch: float | None = None
     note: str = ""
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether the bound is for a ratio."""
+        return bool(self.peer or self.peer_figure) or self.peer_at is not None
 
 
 class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,7 +122,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         title: a line for tables and plots.
         about: what it shows and why, for readers of the file.
         contestant: the servers to measure.
-        measure: how it is measured.
+        measure: how it is measured; "scaling" as "cost", but on all cores.
         quick: part of quick runs.
         hits: answers come out of the cache: the upstream must not receive them.
         fill: how records get in beforehand: by asking for each ("requests"), or through the gateway's store
@@ -173,10 +187,16 @@ def _problems(scenario: Scenario) -> list[str]:
     names = [one.name for one in scenario.contestant]
     if len(set(names)) != len(names):
         problems.append("two contestants have one name")
+    values = scenario.series.values if scenario.series else []
     for goal in scenario.goal:
         problems += [
             f"the goal is about {who!r}" for who in (goal.contestant, goal.peer) if who and who not in names
         ]
+        problems += [
+            f"the goal is at {at:g}" for at in (goal.at, goal.peer_at) if at is not None and at not in values
+        ]
+        if values and goal.at is None:
+            problems.append(f"the goal of {goal.contestant!r} needs a value of the series")
     if scenario.series is not None and scenario.series.key not in Load.__struct_fields__:
         problems.append(f"no load has {scenario.series.key!r}")
     if scenario.rounds < 1 or scenario.load.seconds <= 0 or not scenario.contestant:

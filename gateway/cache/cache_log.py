@@ -23,7 +23,10 @@ def fetched(request: Request, result: Fetched) -> None:
         return
     decision, status = result.decision, result.fetched_response.head.status
     phase = None if decision is None else decision.phase
-    decided(request, "fetched: %d, phase %s: %s", status, phase, result.reason or "stored")
+    if result.given is None:
+        decided(request, "fetched: %d, phase %s: %s", status, phase, result.reason or "stored")
+    else:
+        decided(request, "found what another replica has fetched: %d, phase %s", status, phase)
 
 
 def invalidates(stacks: Iterable[bytes]) -> None:

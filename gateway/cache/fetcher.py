@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import math
 from concurrent.futures import Executor
 
 import msgspec
@@ -92,6 +93,7 @@ class Fetcher:
         stores: bool = True,
         life_s: float = 0.0,
         takes_over: bool = False,
+        not_before_s: float = -math.inf,
     ) -> None:
         """Begin the work of a flight.
 
@@ -100,13 +102,17 @@ class Fetcher:
             life_s: how old what another replica has fetched may be where no ``ttl_running_s`` says so; 0: it
                 will not do.
             takes_over: what others have fetched until now will not do.
+            not_before_s: nor what they began to fetch before this monotonic time.
         """
         fetch = _Fetch(self, flight, request, eligible, found, stores=stores)
         generation = found.lookup.generation
         if stores and self.tiers.redis is not None:
             lease_s = self.rules.ttl_running_s or life_s if self.leases is not None else 0.0
+            if lease_s <= life_s:
+                # The lease itself is over by then.
+                not_before_s = -math.inf
             if (lease_s and generation is not None) or self.tiers.lacks_generation(found):
-                fetch.prepare(self._tasks, lease_s, takes_over=takes_over)
+                fetch.prepare(self._tasks, lease_s, takes_over=takes_over, not_before_s=not_before_s)
                 return
         fetch.send(generation)
 
@@ -168,16 +174,16 @@ class _Fetch:
         self._stores = stores
         self._licence: Licence | None = None
 
-    def prepare(self, tasks: TaskSet, lease_s: float, *, takes_over: bool) -> None:
+    def prepare(self, tasks: TaskSet, lease_s: float, *, takes_over: bool, not_before_s: float) -> None:
         """Ask Redis first: for a generation, and for another replica's fetch; see `Fetcher.start`."""
-        task = tasks.start(self._prepare(lease_s, takes_over=takes_over), "fetch")
+        task = tasks.start(self._prepare(lease_s, takes_over=takes_over, not_before_s=not_before_s), "fetch")
 
         def stop() -> None:
             task.cancel()
 
         self._flight.stop = stop
 
-    async def _prepare(self, lease_s: float, *, takes_over: bool) -> None:
+    async def _prepare(self, lease_s: float, *, takes_over: bool, not_before_s: float) -> None:
         tiers, token = self._by.tiers, self.found.fill_token
         generation = self.found.lookup.generation or await tiers.mint(token.key)
         leases = self._by.leases
@@ -192,7 +198,13 @@ class _Fetch:
 
         try:
             taken = await leases.take(
-                token, self._eligible, generation, lease_s, takes_over=takes_over, on_wait=on_wait
+                token,
+                self._eligible,
+                generation,
+                lease_s,
+                takes_over=takes_over,
+                not_before_s=not_before_s,
+                on_wait=on_wait,
             )
         except Exception as error:
             self._failed(error)

@@ -88,6 +88,7 @@ class Leases:
         life_s: float,
         *,
         takes_over: bool,
+        not_before_s: float,
         on_wait: Callable[[float], None],
     ) -> Licence | Fetched:
         """Return the right to fetch, or what another replica has fetched.
@@ -96,10 +97,11 @@ class Leases:
             token: taken before the look-up that gave the generation.
             life_s: of the lease: how old an answer may be.
             takes_over: what others have fetched until now will not do.
+            not_before_s: nor what they began to fetch before this monotonic time.
             on_wait: called with the monotonic time until which a request may arrive to be given what is
                 waited for.
         """
-        lookup = self._redis.lookup(token.key, generation, life_s, eligible.variant.accept)
+        lookup = self._redis.lookup(token.key, generation, life_s, eligible.variant.accept, not_before_s)
         first = Step.TAKE_OVER if takes_over else Step.CLAIM
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(self._longest_s):

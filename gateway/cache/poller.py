@@ -77,6 +77,8 @@ class Poller:
         self._resumes_s = float("-inf")
         self._interval_s = polling.config.interval_s
         self._is_fetching = False
+        # What another replica began to fetch before will not do.
+        self._not_before_s = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         polling.flights.watchers[entry_key.local] = self._finished
 
@@ -133,7 +135,9 @@ class Poller:
         if self._is_fetching:
             return
         if self.waiters:
-            self._fetch(self.waiters, self._polling.fetcher.clock.monotonic_s() - self._interval_s)
+            # The jitter may be none: what was fetched when the interval began is known already.
+            newest_s = self._polling.fetcher.clock.monotonic_s() - self._interval_s * (1.0 - _JITTER)
+            self._fetch(self.waiters, newest_s)
         else:
             del self._polling.flights.watchers[self.entry_key.local]
             self._on_idle(self)
@@ -150,6 +154,7 @@ class Poller:
         sender, held_s = self._free(senders)
         if sender is not None:
             self._is_fetching, self._began_s = True, self._polling.fetcher.clock.monotonic_s()
+            self._not_before_s = not_before_s
             self._polling.fetcher.tiers.lookup_soon(self.entry_key, self._send)
         elif self._timer is None:
             self._schedule(held_s)
@@ -202,6 +207,7 @@ class Poller:
             self._polling.fetcher.start,
             life_s=self._polling.config.interval_s,
             takes_over=is_first and sender.eligible.directives.no_cache,
+            not_before_s=self._not_before_s,
         )
         sender.context.run(start, flight, request, sender.eligible, found)
 

@@ -50,6 +50,9 @@ class RedisPlace(msgspec.Struct, frozen=True):
     before_host: str = ""
     database: str = ""
 
+    def __repr__(self) -> str:
+        return "RedisPlace(***)"
+
     def server_url(self, host: str, port: int) -> str:
         """Return the URL of one server, with user, password and database."""
         return f"{self.before_host}{f'[{host}]' if ':' in host else host}:{port}/{self.database}"
@@ -134,6 +137,10 @@ def redis_place(url: str) -> RedisPlace:
 def _place_of_several(match: re.Match[str]) -> RedisPlace:
     """Read a URL of Sentinels or of a Cluster."""
     kind: Literal["sentinel", "cluster"] = "sentinel" if match["kind"] == "sentinel" else "cluster"
+    if "@" in (match["userinfo"] or ""):
+        raise InvalidValue(
+            _SHOWN, "has more than one @; write the user once, before the first host, and %40 for @ in it"
+        )
     written = match["host"].split(",")
     if len(written) > _MAX_HOSTS:
         raise InvalidValue(_SHOWN, f"has {len(written)} hosts; write at most {_MAX_HOSTS}")
@@ -161,7 +168,7 @@ def _place_of_several(match: re.Match[str]) -> RedisPlace:
             )
     user = f"{match['userinfo']}@" if match["userinfo"] is not None else ""
     scheme = match["scheme"].partition("+")[0]
-    return RedisPlace(kind, tuple(hosts), service, f"{scheme}://{user}", database or "0")
+    return RedisPlace(kind, tuple(dict.fromkeys(hosts)), service, f"{scheme}://{user}", database or "0")
 
 
 def same_redis(one: Secret, other: Secret) -> bool:

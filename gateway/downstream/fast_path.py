@@ -144,6 +144,7 @@ class FastPath:
         self._max_header_bytes = max_header_bytes
         self._clock = clock
         self._metrics = metrics
+        self._hit_s = metrics.request_s[HIT,]
         self._access_log = access_log
         self._request_ids = request_ids
         self._handler = handler
@@ -225,7 +226,7 @@ class FastPath:
             question.data, entry, question.seen, question.owner, origin=question.origin, took_s=took_s
         )
         if answer is not None:
-            self._metrics.request_s[HIT,].observe(took_s)
+            self._hit_s.observe(took_s)
         return answer
 
     def fetch(

@@ -19,6 +19,8 @@ from gateway.config.address import OWNER_ONLY, Address, Mode, TcpAddress, UnixAd
 _ALL_RIGHTS = 0o777
 _NO_SOCKET = "what is there is no socket, so it is not replaced"
 _BACKLOG = 1024
+# libuv accepts one connection on each in a turn of the event loop: on a busy one, new callers would starve.
+_COPIES = 8
 # How long to wait for the lock of a folder, and how often to try.
 _LOCK_S = 1.0
 _TRY_S = 0.01
@@ -76,7 +78,7 @@ class ListeningSockets:
 
     def copies(self) -> Iterator[socket.socket]:
         """Yield copies to accept on: closing a copy resets no connection in the backlog."""
-        for each in self._sockets:
+        for each in self._sockets * _COPIES:
             copy = each.dup()
             copy.setblocking(False)
             yield copy

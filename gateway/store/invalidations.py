@@ -102,7 +102,7 @@ class Changes:
 
     def has_changed(self, name: bytes, since: int) -> bool:
         """Whether a name has changed since ``number`` had this value."""
-        return self._changed.get(name, self._floor) > since
+        return self.number != since and self._changed.get(name, self._floor) > since
 
 
 class Invalidations:

@@ -113,17 +113,19 @@ class RedisStore:
             return
         node = self._node(writes[0].fill_token.key.generation)
         wall_s, monotonic_s = self._clock.wall_s(), self._clock.monotonic_s()
-        pipeline = node.pipeline()
+        commands: list[Command] = []
         for write in writes:
             key, generation, entry = write.fill_token.key, write.fill_token.generation, write.entry
             if entry is None:
-                pipeline.delete(key.name)
+                commands.append(("DEL", key.name))
             elif generation is not None and (left_s := entry.ttl_s(entry.now_s(wall_s, monotonic_s))) > 0:
-                pipeline.set(key.name, seal(key, generation, entry, self._secret), px=milliseconds(left_s))
-                pipeline.pexpire(key.generation, milliseconds(self.link.settings.generation_ttl_s))
+                sealed = seal(key, generation, entry, self._secret)
+                commands.append(("SET", key.name, sealed, "PX", milliseconds(left_s)))
+                life_ms = milliseconds(self.link.settings.generation_ttl_s)
+                commands.append(("PEXPIRE", key.generation, life_ms))
         # Sending nothing must not count as a success.
-        if len(pipeline):
-            await node.in_time("write", pipeline.execute)
+        if commands and any(isinstance(reply, Exception) for reply in await node.send("write", commands)):
+            raise StoreError("answer")
 
     async def get(self, name: bytes) -> bytes | None:
         """Return a value of no entry; ``None`` when there is none.
@@ -216,7 +218,7 @@ class RedisStore:
             entry = unseal(key, generation, sealed, self._secret, now_s)
             if entry is None:
                 self._metrics.entries_invalid += 1
-            elif entry.ttl_s(now_s) <= 0:
+            elif entry.expires_s <= now_s:
                 entry = None
         return LookupResult(entry, generation, is_absent=entry is None)
 

@@ -11,9 +11,9 @@ from redis.crc import key_slot
 
 from gateway.clock import Clock
 from gateway.config.redis_url import redis_place
-from gateway.store.redis_cluster import Address, read_slots, settings_at
-from gateway.store.redis_connection import RedisSettings, connection_arguments
-from gateway.store.redis_errors import error_text, wrong_server
+from gateway.store.redis_cluster import read_slots, settings_at
+from gateway.store.redis_connection import Address, RedisSettings, connection_arguments
+from gateway.store.redis_errors import error_text, is_answer, wrong_server
 from gateway.store.redis_sentinel import SentinelLocator
 from gateway.tasks import TaskSet
 
@@ -106,7 +106,8 @@ async def _try(settings: RedisSettings, names: Sequence[str]) -> Sequence[Attemp
                 async with asyncio.timeout(_TIMEOUT_S):
                     await connection.read_response(disconnect_on_error=False)
             except Exception as error:
-                if not connection.is_connected:
+                if not is_answer(error):
+                    # The next reply might be the one to this command.
                     raise
                 refusal = _words(error, settings)
             attempts.append(Attempt(server, command, refusal))

@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import logging
 import random
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -20,7 +19,13 @@ from redis.exceptions import ConnectionError, InvalidResponse, RedisError
 from gateway.config.redis_url import redis_place
 from gateway.core.caching.key import EntryKey
 from gateway.store.invalidations import Mark
-from gateway.store.redis_connection import RedisSettings, ask, connection_arguments
+from gateway.store.redis_connection import (
+    Address,
+    RedisSettings,
+    ask,
+    connection_arguments,
+    server_address,
+)
 from gateway.store.redis_errors import error_text
 from gateway.store.redis_node import Node, NodeContext
 from gateway.tasks import TaskSet
@@ -32,13 +37,10 @@ _log = logging.getLogger("gateway")
 _ASK_S = 1.0
 _PAUSE_S = 1.0
 
-_LAST_PORT = 65_535
 # Of a node that does not know its own, or was not told its name.
 _UNKNOWN_HOSTS = (None, b"", b"?")
-_HOST = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
 
 T = TypeVar("T")
-Address = tuple[str, int]
 
 
 class ClusterLink:
@@ -210,17 +212,13 @@ def _ranges(reply: object, asked: str) -> list[tuple[int, int, Address]]:
     for one in reply if isinstance(reply, list) else [None]:
         match one:
             case [int(first), int(last), [host, int(port), *_], *_] if (
-                0 <= first <= last < REDIS_CLUSTER_HASH_SLOTS
-                and isinstance(host, bytes | None)
-                and 0 <= port <= _LAST_PORT
+                0 <= first <= last < REDIS_CLUSTER_HASH_SLOTS and isinstance(host, bytes | None)
             ):
                 if not port:
                     # Nobody has told that node's address: it was reset, or is gone for good.
                     continue
                 name = asked if host in _UNKNOWN_HOSTS else host.decode("ascii")
-                if not _HOST.fullmatch(name):
-                    raise InvalidResponse
-                ranges.append((first, last, (name, port)))
+                ranges.append((first, last, server_address(name, port)))
             case _:
                 raise InvalidResponse
     return ranges

@@ -4,8 +4,9 @@ The one module that relies on inner names of redis-py; `check_library` compares 
 """
 
 import asyncio
+import re
 import ssl
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import (
     AbstractConnection,
+    BlockingConnectionPool,
     Connection,
     ConnectionPool,
     RedisSSLContext,
@@ -23,6 +25,7 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, InvalidResponse, ResponseError
 
 from gateway.config.errors import ConfigError
 from gateway.config.redis_url import redis_place
@@ -31,12 +34,19 @@ from gateway.config.redis_url import redis_place
 _USES: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (ConnectionPool, "get_available_connection", ("_available_connections", "_in_use_connections")),
     (ConnectionPool, "release", ("_available_connections", "_in_use_connections")),
+    (AbstractConnection, "_send_packed_command", ("_writer",)),
+    (AbstractConnection, "_read_response_from_parser", ("_parser", "read_response")),
     (AbstractConnection, "disconnect", ("_writer",)),
     (AbstractConnection, "connect_check_health", ("_connect", "redis_connect_func")),
     (SSLConnection, "_connection_arguments", ("ssl_context",)),
     (RedisSSLContext, "get", ("context",)),
     (PubSub, "_execute", ("_reconnect",)),
 )
+
+Address = tuple[str, int]
+
+_LAST_PORT = 65_535
+_HOST = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
 
 
 class RedisSettings(msgspec.Struct, frozen=True):
@@ -61,6 +71,9 @@ class RedisSettings(msgspec.Struct, frozen=True):
     sentinel_user: str = ""
     sentinel_password: str = ""
 
+    def __repr__(self) -> str:
+        return "RedisSettings(***)"
+
     @property
     def password(self) -> str:
         place = redis_place(self.url)
@@ -82,9 +95,9 @@ class Locator(Protocol):
         named: where it was last, host and port.
     """
 
-    named: tuple[str, int] | None
+    named: Address | None
 
-    async def address(self) -> tuple[str, int]:
+    async def address(self) -> Address:
         """Return host and port."""
 
     def forget(self) -> None:
@@ -111,16 +124,6 @@ def _names(code: object) -> Iterator[str]:
             yield from _names(constant)
 
 
-def in_use(pool: ConnectionPool) -> Collection[AbstractConnection]:
-    """Return the connections that carry a command or are being opened for one."""
-    return pool._in_use_connections
-
-
-def idle(pool: ConnectionPool) -> Collection[AbstractConnection]:
-    """Return the connections that carry no command."""
-    return pool._available_connections
-
-
 class Listener(PubSub):
     """Never reconnects by itself.
 
@@ -132,8 +135,8 @@ class Listener(PubSub):
         await conn.disconnect()
 
 
-class _EndsAtOnce(AbstractConnection):
-    """Closes without waiting.
+class RedisConnection(AbstractConnection):
+    """Closes without waiting, and carries several commands at the price of one.
 
     The library waits until everything written has been sent. With a Redis that reads nothing that never
     happens, and socket and buffers leak. Meanwhile the pool may hand out the connection again, which then
@@ -141,6 +144,7 @@ class _EndsAtOnce(AbstractConnection):
     """
 
     _writer: asyncio.StreamWriter | None
+    _parser: Any
 
     async def disconnect(
         self,
@@ -154,8 +158,36 @@ class _EndsAtOnce(AbstractConnection):
             self._writer.transport.abort()
         await super().disconnect(True, error, failure_count, health_check_failed)
 
+    async def exchange(self, commands: Sequence[bytes], values: int = 0) -> list[object]:
+        """Send packed commands in one round trip, and return the replies, refusals among them.
 
-class _TcpConnection(_EndsAtOnce, Connection):
+        One timer bounds all of it: the library sets two for every command, and before Python 3.12 makes a
+        task for the first. Whatever fails closes the connection, or its replies would be those to the next
+        command.
+
+        Args:
+            commands: for a connection that is connected.
+            values: how many are in each reply; 0: that varies.
+        """
+        replies: list[object] = []
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                if self._writer is None:
+                    raise ConnectionError
+                self._writer.writelines(commands)
+                for _ in commands:
+                    reply = await self._parser.read_response()
+                    is_whole = isinstance(reply, list) and len(reply) == values
+                    if values and not is_whole and not isinstance(reply, ResponseError):
+                        raise InvalidResponse
+                    replies.append(reply)
+        except BaseException:
+            await self.disconnect()
+            raise
+        return replies
+
+
+class _TcpConnection(RedisConnection, Connection):
     def __init__(self, *, locator: Locator | None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._locator = locator
@@ -181,7 +213,7 @@ class _TlsConnection(_TcpConnection, SSLConnection):
         self.ssl_context.context = tls
 
 
-class _UnixConnection(_EndsAtOnce, UnixDomainSocketConnection):
+class _UnixConnection(RedisConnection, UnixDomainSocketConnection):
     pass
 
 
@@ -190,6 +222,66 @@ _CLASSES: dict[type[AbstractConnection], type[AbstractConnection]] = {
     SSLConnection: _TlsConnection,
     UnixDomainSocketConnection: _UnixConnection,
 }
+
+
+def server_address(host: str, port: int) -> Address:
+    """Return an address that a server has told, if it is one.
+
+    Raises:
+        redis.exceptions.InvalidResponse: it is none.
+    """
+    if not (_HOST.fullmatch(host) and 0 < port <= _LAST_PORT):
+        raise InvalidResponse
+    return host, port
+
+
+class RedisPool(BlockingConnectionPool):
+    """A bounded pool that costs next to nothing as long as nobody waits for a connection.
+
+    The library's own takes locks and counts for its telemetry, which is dearer than a command.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._waiting = 0
+
+    @property
+    def carrying(self) -> int:
+        """How many connections carry a command."""
+        return len(self._in_use_connections)
+
+    async def get_connection(self, *_: object, **__: object) -> RedisConnection:
+        """Return a connection without unread replies; nobody else has it until it is released."""
+        if self._waiting or not self.can_get_connection():
+            wait: Callable[[], Awaitable[RedisConnection]] = super().get_connection
+            self._waiting += 1
+            try:
+                return await wait()
+            finally:
+                self._waiting -= 1
+        take: Callable[[], RedisConnection] = self.get_available_connection
+        connection = take()
+        try:
+            if not connection.is_connected or await connection.can_read():
+                await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Let others have a connection."""
+        if self._waiting:
+            await super().release(connection)
+        else:
+            self._in_use_connections.remove(connection)
+            self._available_connections.append(connection)
+
+    async def disconnect_idle(self) -> None:
+        """Close connections that carry no command."""
+        # Not with the library's own method: it waits, and what is idle now may be in use by then.
+        for connection in list(self._available_connections):
+            await connection.disconnect()
 
 
 def connection_arguments(

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 import redis.asyncio as aioredis
 from redis.exceptions import ResponseError
 
-# redis-py prefixes an error of a pipeline with the command, and formats the error's arguments as a tuple.
-_OF_PIPELINE = re.compile(
-    r"Command # \d+ \(.*\) of pipeline caused error: (\([\"'])?(?P<words>.*?)(?(1)[\"'],\))", re.DOTALL
-)
+# A server that does not know AUTH repeats its arguments: long ones cut off, line ends as blanks.
+_ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
 _CLUSTER = "a node of a Redis Cluster: write redis+cluster://host,host in redis.url; "
 _SENTINEL = "a Sentinel: write redis+sentinel://host,host,host/SERVICE in redis.url; "
 # A node of a Cluster says so of one slot.
@@ -47,7 +45,7 @@ class StoreError(Exception):
 
 
 class PartlyRefused(ResponseError):
-    """Redis refused some commands of a pipeline; the cause is the `worst` error, the replies are all."""
+    """Redis refused some commands of a round trip; the cause is the `worst` error, the replies are all."""
 
     def __init__(self, replies: Sequence[object]) -> None:
         super().__init__()
@@ -97,8 +95,8 @@ def error_text(error: BaseException, password: str = "") -> str:
         if isinstance(one, ResponseError):
             error = one
     code, text = _code_and_text(error)
+    text = _ARGUMENTS.sub("", text)
     if password:
-        # A server that does not know AUTH repeats its arguments.
         text = text.replace(password, "***")
     reply = " ".join(part for part in (code, text) if part)
     name = type(error).__name__
@@ -113,8 +111,6 @@ def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _code_and_text(error: BaseException) -> tuple[str, str]:
     text = str(error)
-    if (of_pipeline := _OF_PIPELINE.fullmatch(text)) is not None:
-        text = of_pipeline["words"]
     # The library cuts it off the text of some errors.
     code = getattr(error, "status_code", None)
     if isinstance(code, str):

@@ -1,5 +1,6 @@
 """Leases in Redis: who fetches a record that may change, and what was fetched."""
 
+import math
 import secrets
 from dataclasses import dataclass
 
@@ -28,9 +29,13 @@ class RedisLeases:
     secret: bytes
     clock: Clock
 
-    def lookup(self, key: EntryKey, generation: bytes, life_s: float, accept: bytes) -> LeaseLookup:
-        """Begin a look-up."""
-        return LeaseLookup(key, generation, life_s, secret=self.secret, accept=accept)
+    def lookup(
+        self, key: EntryKey, generation: bytes, life_s: float, accept: bytes, not_before_s: float = -math.inf
+    ) -> LeaseLookup:
+        """Begin a look-up; see `LeaseLookup`."""
+        return LeaseLookup(
+            key, generation, life_s, secret=self.secret, accept=accept, not_before_s=not_before_s
+        )
 
     async def claim(self, lookup: LeaseLookup) -> Reply:
         """Take the lease if nobody has it, and look."""

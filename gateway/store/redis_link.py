@@ -114,6 +114,8 @@ class SentinelLink(SingleLink):
     def __init__(self, settings: RedisSettings, context: NodeContext) -> None:
         self._locator = SentinelLocator(redis_place(settings.url), settings, context.tasks, context.clock)
         super().__init__(_at_primary(settings), context, self._locator)
+        # Connections to two primaries would see invalidations each for itself.
+        self._locator.on_moved = self._node.leave
 
     def connect_with(self, settings: RedisSettings) -> None:
         self._locator.settings = settings

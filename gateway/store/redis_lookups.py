@@ -15,6 +15,7 @@ _BATCH = 64
 # While a batch is under way, how long later look-ups wait to go together.
 _GATHER_S = 0.001
 
+
 # Called once.
 OnResult = Callable[[LookupResult], None]
 # By `EntryKey.local`: look-ups of the same entry are one.
@@ -57,31 +58,41 @@ class LookupBatcher:
             waiting[1].append(on_result)
 
     def _send(self) -> None:
+        self.tasks.start(self._look_up(self._next_batch()), "redis-lookup")
+
+    def _next_batch(self) -> _Batch:
+        batch, self._waiting = self._waiting, {}
         if self._next is not None:
             self._next.cancel()
             self._next = None
-        waiting = iter(self._waiting.items())
-        self._waiting = {}
-        while batch := dict(itertools.islice(waiting, _BATCH)):
-            self.tasks.start(self._look_up(batch), "redis-lookup")
+        if len(batch) > _BATCH:
+            waiting = iter(batch.items())
+            batch, self._waiting = dict(itertools.islice(waiting, _BATCH)), dict(waiting)
+            self._next = self._loop.call_soon(self._send)
+        return batch
 
     async def _look_up(self, batch: _Batch) -> None:
-        # One deadline for all of one turn. The command itself is not cancelled.
-        deadline = self._loop.call_later(self.timeout_s, self._deliver, batch, None)
+        """Send a batch; when it is answered, what waits by then; and so on."""
         self._under_way += 1
-        values: list[object] | None = None
         try:
-            values = await self.mget(
-                [name for key, _ in batch.values() for name in (key.name, key.generation)]
-            )
+            while batch:
+                self._deliver(batch, await self._read(batch))
+                if self._waiting:
+                    # What has come meanwhile goes with it.
+                    await asyncio.sleep(0)
+                batch = self._next_batch()
+        finally:
+            self._under_way -= 1
+
+    async def _read(self, batch: _Batch) -> list[object] | None:
+        # One deadline for all of one batch. The command itself is not cancelled.
+        deadline = self._loop.call_later(self.timeout_s, self._deliver, batch, None)
+        try:
+            return await self.mget([name for key, _ in batch.values() for name in (key.name, key.generation)])
         except StoreError:
-            pass
+            return None
         finally:
             deadline.cancel()
-            self._under_way -= 1
-            if self._waiting:
-                self._send()
-        self._deliver(batch, values)
 
     def _deliver(self, batch: _Batch, values: list[object] | None) -> None:
         waiting = list(batch.values())

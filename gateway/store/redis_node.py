@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import redis.asyncio as aioredis
-from redis.asyncio.client import Pipeline
-from redis.asyncio.connection import AbstractConnection
+from hiredis import pack_command
 from redis.exceptions import InvalidResponse, ResponseError
 
 from gateway.clock import Clock
@@ -19,7 +18,7 @@ from gateway.store.invalidations import Mark
 from gateway.store.lookup import LookupResult
 from gateway.store.redis_commands import Command, CommandBatcher
 from gateway.store.redis_condition import CHECK, Condition
-from gateway.store.redis_connection import Locator, RedisSettings, connection_arguments, idle, in_use
+from gateway.store.redis_connection import Locator, RedisPool, RedisSettings, connection_arguments
 from gateway.store.redis_errors import (
     PartlyRefused,
     StoreError,
@@ -38,6 +37,9 @@ _OPENING_S = 0.05
 _PAIR = 2
 # As long as a large record: a slow connection still delivers short replies in time.
 _LONG_PING = b"?" * 16_384
+
+# Its declared type is that of a command of one word.
+_pack: Callable[..., bytes] = pack_command
 
 T = TypeVar("T")
 
@@ -109,7 +111,8 @@ class Node:
         self.lookups = LookupBatcher(settings.timeout_s, self._mget, context.result_of, context.tasks)
         self._batches: dict[str, CommandBatcher] = {}
         self._context = context
-        self.client = self._make_client()
+        self._pool = self._make_pool()
+        self.client = _client(self._pool)
 
     @property
     def address(self) -> str:
@@ -121,11 +124,7 @@ class Node:
     @property
     def connections(self) -> int:
         """How many connections carry a command."""
-        return len(in_use(self.client.connection_pool))
-
-    def pipeline(self) -> Pipeline:
-        """Return a pipeline: its commands reach this server in order, in one round trip."""
-        return self.client.pipeline(transaction=False)
+        return self._pool.carrying
 
     def connect_with(self, settings: RedisSettings) -> None:
         """Use another user, password or TLS context for connections opened from now on."""
@@ -136,20 +135,17 @@ class Node:
 
     def retire(self) -> None:
         """End: the server is not used any more; commands under way end within the timeout."""
-        self._close(self.client, after_s=self.settings.timeout_s)
+        self._close(self._pool, after_s=self.settings.timeout_s)
         self._context.on_left(self)
 
-    def close_all(self) -> None:
+    def leave(self) -> None:
         """Close every connection; the next one resolves the address again."""
-        if self.locator is not None:
-            self.locator.forget()
         self._replace_client(after_s=0.0)
+        self._context.on_left(self)
 
     async def disconnect_idle(self) -> None:
         """Close connections that carry no command."""
-        # Not with the pool's own method: it waits, and what is idle now may be in use by then.
-        for connection in list(idle(self.client.connection_pool)):
-            await connection.disconnect()
+        await self._pool.disconnect_idle()
 
     async def in_time(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         """Run one operation, and wait at most for the timeout; `StoreError` if it fails or takes longer.
@@ -182,10 +178,7 @@ class Node:
         """
 
         async def work() -> list[object]:
-            pipeline = self.pipeline()
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: list[object] = await pipeline.execute(raise_on_error=False)
+            replies = await self._exchange(commands)
             if errors := [reply for reply in replies if isinstance(reply, ResponseError)]:
                 raise PartlyRefused(replies) from worst(errors)
             return replies
@@ -246,47 +239,32 @@ class Node:
             raise InvalidResponse
 
     async def _mget(self, names: list[bytes]) -> list[object]:
+        # In a Cluster one command reads what shares a slot, which is an entry and its generation.
+        size = len(names) if self._on_failure is None else _PAIR
+        commands = [(b"MGET", *names[at : at + size]) for at in range(0, len(names), size)]
+
         async def work() -> list[object]:
-            # In a Cluster one command reads what shares a slot, which is an entry and its generation.
-            values: object
-            if self._on_failure is not None and len(names) > _PAIR:
-                values = await self._mget_in_pairs(names)
-            else:
-                values = await self.client.mget(names)
-            if not isinstance(values, list) or len(values) != len(names):
-                # The replies are out of step with the commands; so are later ones on that connection.
-                await self.disconnect_idle()
-                raise InvalidResponse
+            replies = await self._exchange(commands, size)
+            if errors := [reply for reply in replies if isinstance(reply, ResponseError)]:
+                if len(errors) == len(replies) or not all(map(is_redirect, errors)):
+                    raise worst(errors)
+                # A slot has moved, the others have not.
+                self._failed(errors[0])
+            values: list[object] = []
+            for reply in replies:
+                values += reply if isinstance(reply, list) else [reply] * size
             return values
 
         return await self._guarded("lookup", work)
 
-    async def _mget_in_pairs(self, names: list[bytes]) -> list[object]:
-        """Read two keys a command; both values of a pair that is refused are the error."""
-        pool = self.client.connection_pool
-        take: Callable[[], Awaitable[AbstractConnection]] = pool.get_connection
-        connection = await take()
-        replies: list[object] = []
+    async def _exchange(self, commands: Sequence[Command], values: int = 0) -> list[object]:
+        """See `RedisConnection.exchange`."""
+        pool = self._pool
+        connection = await pool.get_connection()
         try:
-            # Not with a pipeline, which costs as much again for each command.
-            await connection.send_packed_command(_packed_pairs(names))
-            for _ in range(0, len(names), _PAIR):
-                try:
-                    replies.append(await connection.read_response(disconnect_on_error=False))
-                except ResponseError as error:
-                    replies.append(error)
-        except BaseException:
-            # Replies that were not read would be those to the next command.
-            await connection.disconnect()
-            raise
+            return await connection.exchange([_pack(command) for command in commands], values)
         finally:
             await pool.release(connection)
-        if errors := [reply for reply in replies if isinstance(reply, ResponseError)]:
-            if len(errors) == len(replies) or not all(map(is_redirect, errors)):
-                raise worst(errors)
-            # A slot has moved, the others have not.
-            self._failed(errors[0])
-        return [value for reply in replies for value in _pair(reply)]
 
     def _failed(self, error: Exception) -> None:
         is_refusal = is_answer(error) and wrong_server(error) is None
@@ -295,9 +273,8 @@ class Node:
 
     async def _guarded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         """Run one operation, record its outcome under its name, and translate its error into `StoreError`."""
-        loop = asyncio.get_running_loop()
-        metrics = self._context.metrics
-        began_s = loop.time()
+        now_s, metrics = self._context.clock.monotonic_s, self._context.metrics
+        began_s = now_s()
         try:
             result = await work()
         except Exception as error:  # the parser raises anything when fed with garbage
@@ -305,13 +282,14 @@ class Node:
             metrics.redis_failures[operation, failure.kind] += 1
             self._failed(error)
             if self.condition.failed(operation, error, self.settings.password):
-                self.close_all()
-                self._context.on_left(self)
+                if self.locator is not None:
+                    self.locator.forget()
+                self.leave()
             raise failure from error
         finally:
-            metrics.redis_took(operation, loop.time() - began_s)
+            metrics.redis_took(operation, now_s() - began_s)
         # A probe may take longer: it includes connecting, which is done once.
-        if operation != PROBE and loop.time() - began_s > self.settings.timeout_s:
+        if operation != PROBE and now_s() - began_s > self.settings.timeout_s:
             # Each read was in time, the whole was not: the callers have given up.
             metrics.redis_failures[operation, "timeout"] += 1
             self.condition.slow(operation)
@@ -319,30 +297,27 @@ class Node:
             self.condition.succeeded(operation)
         return result
 
-    def _make_client(self) -> aioredis.Redis:
+    def _make_pool(self) -> RedisPool:
         settings = self.settings
-        pool = aioredis.BlockingConnectionPool(
+        return RedisPool(
             max_connections=settings.max_connections,
             timeout=settings.timeout_s,
             redis_connect_func=self._on_connect,
             **connection_arguments(settings, settings.timeout_s, self.locator),
         )
-        client = aioredis.Redis.from_pool(pool)
-        # The library's own only returns whether it was PONG.
-        client.set_response_callback("PING", lambda response, **_: response)
-        return client
 
     def _replace_client(self, *, after_s: float) -> None:
-        former, self.client = self.client, self._make_client()
+        former, self._pool = self._pool, self._make_pool()
+        self.client = _client(self._pool)
         self._close(former, after_s=after_s)
 
-    def _close(self, former: aioredis.Redis, *, after_s: float) -> None:
+    def _close(self, former: RedisPool, *, after_s: float) -> None:
         async def close() -> None:
             try:
                 await asyncio.sleep(after_s)
                 await former.aclose()
                 # One that is being opened now is not closed by that.
-                while in_use(former.connection_pool):  # noqa: ASYNC110  # there is no event
+                while former.carrying:  # noqa: ASYNC110  # there is no event
                     await asyncio.sleep(_OPENING_S)
             finally:
                 await former.aclose()
@@ -362,18 +337,8 @@ class Node:
         self._context.on_connection_opened(self.mark)
 
 
-def _pair(reply: object) -> Sequence[object]:
-    """Return the values of two keys; the error for both; too few if the reply is to something else."""
-    if isinstance(reply, ResponseError):
-        return (reply,) * _PAIR
-    return reply if isinstance(reply, list) else ()
-
-
-def _packed_pairs(names: Sequence[bytes]) -> bytes:
-    """Return an MGET for every two keys, in RESP2."""
-    return b"".join(
-        [
-            b"*3\r\n$4\r\nMGET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(one), one, len(other), other)
-            for one, other in zip(names[::2], names[1::2], strict=True)
-        ]
-    )
+def _client(pool: RedisPool) -> aioredis.Redis:
+    client = aioredis.Redis.from_pool(pool)
+    # The library's own only returns whether it was PONG.
+    client.set_response_callback("PING", lambda response, **_: response)
+    return client

@@ -345,6 +345,8 @@ class Tiers:
         self.memory.clear()
 
     def _keep_in_memory(self, fill_token: FillToken, entry: Entry) -> bool:
+        if not self.memory.limit_bytes:
+            return False
         life_s = entry.ttl_s(entry.now_s(fill_token.wall_s, fill_token.monotonic_s))
         if self.redis is not None:
             life_s = min(life_s, self._cache.memory_ttl_s)

@@ -16,7 +16,7 @@ from benchmarks.harness import tree
 from benchmarks.harness.contestants import filled
 from benchmarks.harness.processes import Origin, Processes, get
 from benchmarks.load.closed_loop import requests
-from benchmarks.load.generators import closed, once, write_targets
+from benchmarks.load.generators import closed, once, settled, write_targets
 from benchmarks.load.targets import make_targets
 from benchmarks.report.results import Round, Row, load_result
 from benchmarks.scenarios.scenario import Load
@@ -45,10 +45,9 @@ def bench(*arguments: str) -> subprocess.Popen[str]:
 
 def test_a_run_measures_each_contestant_and_writes_what_came_of_it(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
-    only = ("--only", "gateway", "--only", "bare aiohttp proxy")
     with bench(
-        "forwarded",
-        *only,
+        *("forwarded", "workers", "--only", "gateway", "--only", "bare aiohttp proxy"),
+        *("--only", "gateway, 2 workers"),
         "--rounds",
         "1",
         "--seconds",
@@ -63,13 +62,16 @@ def test_a_run_measures_each_contestant_and_writes_what_came_of_it(tmp_path: Pat
     assert run.returncode == 0, errors
     result = load_result(file)
     assert not result.is_partial
-    (measured,) = result.scenarios
+    measured, workers = result.scenarios
     assert [(row.contestant, row.reasons()) for row in measured.sorted_rows()] == [
         ("gateway", []),
         ("bare aiohttp proxy", []),
     ]
     assert all(row.values("cost_us")[0] > 0 for row in measured.rows)
     assert "≤ 1 × bare aiohttp proxy, stretch ≤ 0.8" in output
+    assert [(row.contestant, row.reasons()) for row in workers.rows] == [("gateway, 2 workers", [])]
+    assert 0 < workers.rows[0].values("cpu_share")[0] < 2.1
+    assert "| contestant | requests per second | its cores | cores of load, upstream and others |" in output
     assert (tmp_path / "result.md").read_text().startswith("# Measurements\n")
 
 
@@ -225,6 +227,20 @@ def test_pollers_keep_to_their_interval(processes: Processes, origin: Origin) ->
     assert outcome.failures() == 0
     # Each begins somewhere in the first interval and asks four times, or five on a busy machine.
     assert 10 < outcome.completed <= 50
+
+
+def test_what_it_takes_to_open_connections_is_not_weighed(processes: Processes, origin: Origin) -> None:
+    load = Load(connections=100, seconds=0.5)
+    asked = write_targets(make_targets(load), processes.folder, "weighed")
+    before, cpu_s = origin.requests(), origin.child.cpu_s()
+    outcome = settled(processes, origin.url, asked, load, origin.child.pid)
+    assert (outcome.failures(), set(outcome.statuses)) == (0, {"200"})
+    # Each connection had two answers before the round, and those under way at its end came after it.
+    assert 0 < outcome.completed <= outcome.statuses["200"] - 2 * 100
+    assert outcome.statuses["200"] == origin.requests() - before
+    assert outcome.cpu_s is not None
+    assert 0 < outcome.cpu_s < origin.child.cpu_s() - cpu_s
+    assert 0.5 <= outcome.duration_s < 5
 
 
 def test_a_connection_that_is_refused_is_an_error_and_no_answer(processes: Processes) -> None:

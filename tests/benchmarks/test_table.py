@@ -56,6 +56,26 @@ def test_a_goal_may_be_about_a_figure_itself_or_another_of_the_same_contestant()
     assert words == ["yes", "no", "not measured"]
 
 
+def test_a_goal_may_be_about_one_value_of_a_series_or_compare_two_of_them() -> None:
+    rows = [
+        *(row("gateway", [cost], x) for x, cost in ((100.0, 80.0), (10_000.0, 100.0))),
+        *(row("nginx", [50.0], x) for x in (100.0, 10_000.0)),
+    ]
+    goals = [
+        Goal(contestant="gateway", at=10_000, peer_at=100, at_most=1.2),
+        Goal(contestant="gateway", peer="nginx", at=10_000, at_most=2.0, stretch=1.9),
+        Goal(contestant="gateway", peer="nginx", at=10_000, peer_at=100, at_most=1.0),
+        Goal(contestant="gateway", at=10_000, at_most=90),
+    ]
+    one = measured(*rows, goals=goals, x_key="connections")
+    values = [(each.value.median, each.word) if each.value else None for each in assess(one)]
+    assert values == [(1.25, "no"), (2.0, "yes"), (2.0, "no"), (100.0, "no")]
+    told = [line for line in markdown(result(one)).splitlines() if line.startswith("| a hit; ")]
+    assert told[0] == ("| a hit; 10,000 connections | ≤ 1.2 × that at 100 | 1.25 | 100 µs | 80.0 µs | no |")
+    bounds = ["≤ 1.2 × that at 100", "≤ 2 × nginx, stretch ≤ 1.9", "≤ 1 × nginx at 100", "≤ 90 µs"]
+    assert [line.split(" | ")[1] for line in told] == bounds
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(0.0, "0.00"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123"), (12345.6, "12,346")]
 )

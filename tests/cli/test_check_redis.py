@@ -1,11 +1,12 @@
 """`aos-gateway check --redis`: each command once, and what Redis says to it."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from gateway.cli.check import try_redis
-from tests.store.kit import documented_rights
+from tests.store.kit import documented_rights, replying
 from tests.testbed.gateway import loaded
 from tests.testbed.redis_cluster import RedisCluster
 from tests.testbed.redis_sentinels import SERVICE, SentinelServer
@@ -105,3 +106,30 @@ async def test_a_redis_that_is_not_there_is_named(
         code, said = await _said(capsys, url)
         assert code == 1
         assert f"{server}: cannot be used: " in said
+
+
+async def test_a_redis_that_does_not_answer_is_asked_once(
+    own_redis: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_redis.pause()
+    began_s = time.monotonic()
+    code, said = await _said(capsys, own_redis.url)
+    assert time.monotonic() - began_s < 5.0
+    assert (code, said.count("TimeoutError")) == (1, 1)
+
+
+async def test_what_is_no_reply_of_redis_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    async with replying(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
+        code, said = await _said(capsys, f"redis://{address}/0")
+    assert (code, said.count("Protocol error")) == (1, 1)
+
+
+@pytest.mark.parametrize(("host", "port"), [(b"a/b@c", b"1"), (b"h", b"65536"), (b"h", b"0"), (b"", b"1")])
+async def test_a_sentinel_that_names_no_address_is_named(
+    capsys: pytest.CaptureFixture[str], host: bytes, port: bytes
+) -> None:
+    reply = b"*2\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(host), host, len(port), port)
+    async with replying(reply) as address:
+        code, said = await _said(capsys, f"redis+sentinel://{address}/{SERVICE}")
+    assert code == 1
+    assert f"{address}: cannot be used: no Sentinel names a primary: InvalidResponse" in said

@@ -76,6 +76,8 @@ def test_a_rediss_url_speaks_tls() -> None:
         ("redis+sentinel://h/main?db=1", "has a query; write the database in the path"),
         ("redis+sentinel://s3cret@h/main", "has no password before the @"),
         ("redis+sentinel://:s3/cret@h/main", "has / in its user or password; write %2F for /"),
+        ("redis+sentinel://u:s3cret@h1,u:s3cret@h2/main", "has more than one @; write the user once"),
+        ("redis+cluster://u:s3cr@et@h1,h2", "has more than one @; write the user once"),
         (f"redis+cluster://{'h,' * 64}h", "has 65 hosts; write at most 64"),
         ("redis+cluster://h/1", "names a database, but a Cluster has 0 alone"),
         ("redis+cluster://h/0/0", "names a database, but a Cluster has 0 alone"),
@@ -121,6 +123,13 @@ def test_a_bad_redis_url_is_rejected_without_being_shown(text: str, remedy: str)
             "rediss+sentinel://***@a/my.main-1_x/3",
         ),
         ("redis+cluster://a", ("cluster", (("a", 6379),), ""), "redis://h:5/0", "redis+cluster://a"),
+        # Named twice it has one voice among the Sentinels.
+        (
+            "redis+sentinel://a,b,a:26379/main",
+            ("sentinel", (("a", 26379), ("b", 26379)), "main"),
+            "redis://h:5/0",
+            "redis+sentinel://a,b,a:26379/main",
+        ),
         (
             "rediss+cluster://:pw@a:1,b:2/0",
             ("cluster", (("a", 1), ("b", 2)), ""),

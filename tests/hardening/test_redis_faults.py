@@ -278,10 +278,18 @@ async def test_a_redis_that_says_it_is_busy_is_used_again_when_its_script_is_kil
     await rig.recovered()
 
 
+async def use_many_connections(rig: Rig) -> None:
+    """Look up at different moments what Redis answers slowly: what is sent at one moment shares a connection."""
+    rig.proxy.mode = Mode(delay_down_s=0.02)
+    asking = []
+    for number in range(60):
+        asking.append(asyncio.create_task(rig.get(of_stack(number))))
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*asking)
+
+
 async def test_connections_that_lead_nowhere_cost_one_probe_and_not_one_each(rig: Rig) -> None:
-    rig.proxy.mode = Mode(delay_down_s=0.05)
-    for wave in range(3):
-        await asyncio.gather(*(rig.get(of_stack(wave * 20 + number)) for number in range(20)))
+    await use_many_connections(rig)
     assert rig.proxy.open_connections > 4
     # Dead from here on, without a reset.
     rig.proxy.mode = HALF_OPEN
@@ -289,7 +297,7 @@ async def test_connections_that_lead_nowhere_cost_one_probe_and_not_one_each(rig
     rig.proxy.mode = PASS
     await rig.recovered()
     failures = rig.gateway.app.metrics.redis_failures["lookup", "timeout"]
-    await asyncio.gather(*(rig.get(of_stack(number)) for number in range(60)))
+    await use_many_connections(rig)
     assert rig.gateway.app.metrics.redis_failures["lookup", "timeout"] == failures
 
 

@@ -1,4 +1,4 @@
-"""Runs promtool on the metrics of a running gateway, the alert rules and their test cases.
+"""Runs promtool on a running gateway's metrics, the alert rules, their cases, and the autoscaler's queries.
 
     python -m tests.monitoring.promtool
 
@@ -9,7 +9,10 @@ import asyncio
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+import yaml
 
 from tests.testbed.client import fetch
 from tests.testbed.gateway import GatewayProcess
@@ -25,7 +28,28 @@ def main() -> int:
     if program is None:
         print("promtool is missing; install Debian's package prometheus (apt-get install prometheus)")
         return 1
+    with tempfile.NamedTemporaryFile(suffix=".yml") as queries:
+        queries.write(_queries())
+        queries.flush()
+        return _check(program, queries.name)
+
+
+def _queries() -> bytes:
+    """Return what the Prometheus adapter asks for one pod, as recording rules."""
+    rules = yaml.safe_load((FOLDER / "adapter.yml").read_text("utf-8"))["rules"]["custom"]
+    recorded = []
+    for rule in rules:
+        series, query = rule["seriesQuery"].partition("{")[0], rule["metricsQuery"]
+        for name, text in (("Series", series), ("LabelMatchers", 'pod="a"'), ("GroupBy", "pod")):
+            query = query.replace(f"<<.{name}>>", text)
+        recorded.append({"record": rule["name"]["as"], "expr": query})
+    made: str = yaml.safe_dump({"groups": [{"name": "adapter", "rules": recorded}]})
+    return made.encode()
+
+
+def _check(program: str, queries: str) -> int:
     checks: list[tuple[list[str], bytes | None]] = [
+        (["check", "rules", queries], None),
         (["check", "rules", str(FOLDER / "alerts.yml")], None),
         (["test", "rules", str(FOLDER / "alerts_test.yml")], None),
         # It brings the rules along.

@@ -2,6 +2,8 @@
 
 import re
 
+import yaml
+
 from gateway.telemetry.metrics_catalogue import FAMILIES
 
 from .dashboard import FOLDER, dashboard, queries
@@ -73,3 +75,10 @@ def test_alerts_go_by_metrics_that_there_are_and_each_has_its_case() -> None:
     for alert in alerts:
         # Silent while all is well, silent too early, firing.
         assert len(re.findall(rf"alertname: {alert}\b", cases)) == 3, alert
+
+
+def test_the_autoscaler_goes_by_metrics_that_there_are() -> None:
+    rules = yaml.safe_load((FOLDER / "adapter.yml").read_text("utf-8"))["rules"]["custom"]
+    assert len(rules) == 2
+    for rule in rules:
+        assert rule["seriesQuery"].partition("{")[0] in _exposed()

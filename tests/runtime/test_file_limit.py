@@ -1,7 +1,9 @@
 """The limit of open descriptors."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +51,11 @@ def test_a_limit_that_is_too_low_is_used_as_far_as_it_goes_and_warned_of_when_mo
     assert limit == "1024"
     assert line.startswith(f"{level} at most 1024 descriptors can be open, ")
     assert f"server.max_connections = {flags.get('server.max_connections', 20_000)}" in line
+
+
+def test_the_runbook_adds_up_what_may_be_needed() -> None:
+    runbook = Path(__file__).parents[2] / "deploy" / "README.md"
+    [others] = re.findall(r"`redis.max_connections` \(.*?\) \+ (\d+);", runbook.read_text("utf-8"))
+    flags: dict[str, object] = {"server.max_connections": 1000, "redis.url": "redis://h"}
+    needed = 1000 + 2 * 256 + 32 + int(others)
+    assert _run(4096, flags) == (str(needed), "")

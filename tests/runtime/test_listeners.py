@@ -1,15 +1,19 @@
 """Listening sockets that are handed on."""
 
 import asyncio
+import contextlib
 import os
 import socket
+import ssl
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from gateway.config.address import Mode, TcpAddress, UnixAddress
+from gateway.downstream.proxy_protocol import ProxiedAcceptor, ProxiedConnections
 from gateway.runtime.listeners import ListeningSockets, address_of, inherited_sockets, open_sockets, why_not
 
 ANY_PORT = TcpAddress(host="127.0.0.1", port=0)
@@ -47,6 +51,46 @@ async def test_a_backlog_is_accepted_by_the_next_acceptor() -> None:
     sockets.leave()
     with pytest.raises(ConnectionRefusedError):
         await greeted(sockets.address.port)
+
+
+@pytest.mark.parametrize("is_proxied", [False, True])
+def test_a_busy_event_loop_accepts_many_in_a_turn(*, is_proxied: bool) -> None:
+    callers = 64
+    accepted: list[object] = []
+
+    class Counts(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted.append(transport)
+            transport.close()
+
+    class Takes(ProxiedConnections):
+        def __init__(self) -> None:
+            pass
+
+        def take(self, connection: socket.socket, peername: object, tls: ssl.SSLContext | None) -> None:
+            accepted.append(peername)
+            connection.close()
+
+    async def turns_until_accepted() -> int:
+        sockets = await open_sockets(ANY_PORT)
+        assert isinstance(sockets.address, TcpAddress)
+        acceptor: contextlib.AbstractContextManager[object]
+        if is_proxied:
+            acceptor = contextlib.closing(ProxiedAcceptor(Takes(), sockets, None))
+        else:
+            acceptor = await sockets.accept(Counts)
+        turns = 0
+        with acceptor, contextlib.ExitStack() as open_callers:
+            for _ in range(callers):
+                open_callers.enter_context(socket.create_connection(("127.0.0.1", sockets.address.port)))
+            while len(accepted) < callers:
+                turns += 1
+                await asyncio.sleep(0)
+        sockets.leave()
+        return turns
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(turns_until_accepted()) < callers / 4
 
 
 async def test_an_inherited_socket_goes_on_when_the_first_owner_leaves() -> None:

@@ -199,13 +199,13 @@ async def _restart(redis: RedisServer) -> None:
 
 @pytest.mark.parametrize("fault", [_flush, _pause, _restart])
 async def test_no_fault_of_redis_makes_an_answer_too_old_or_fails_a_request(
-    aos: ScriptedAos, redis: RedisServer, fault: Callable[[RedisServer], Awaitable[None]]
+    aos: ScriptedAos, own_redis: RedisServer, fault: Callable[[RedisServer], Awaitable[None]]
 ) -> None:
     aos.answer(after(0.05))
-    async with fleet_of(3, aos, redis, cache__ttl_running_s=LIFE_S, redis__timeout_s=0.2) as fleet:
+    async with fleet_of(3, aos, own_redis, cache__ttl_running_s=LIFE_S, redis__timeout_s=0.2) as fleet:
         polling = asyncio.ensure_future(poll(fleet, 12, 8, pause_s=0.15, ttl_s=LIFE_S, tokens=3))
         await asyncio.sleep(0.4)
-        await fault(redis)
+        await fault(own_redis)
         assert len(await polling) == 96
 
 

@@ -58,8 +58,9 @@ async def test_each_caller_has_a_lease_of_its_own(aos: ScriptedAos, redis: Redis
 
 
 async def test_anothers_fetch_is_a_hit_with_an_age_that_is_rounded_up(
-    aos: ScriptedAos, redis: RedisServer
+    aos: ScriptedAos, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG", "gateway.cache")
     aos.answer(after(0.0))
     async with fleet_of(2, aos, redis, cache__ttl_running_s=5) as (one, other):
         first = await get(one)
@@ -71,6 +72,8 @@ async def test_anothers_fetch_is_a_hit_with_an_age_that_is_rounded_up(
         assert cache_status(second) == "aos-gateway; hit; ttl=4; detail=running"
         assert (await get(other, TARGET, ("If-None-Match", second.get("ETag") or b""))).status == 304
         assert leases([other]) == {"followed": 1}
+    assert "found what another replica has fetched: 200, phase Running" in caplog.messages
+    assert len([line for line in caplog.messages if line.startswith("fetched")]) == 1
 
 
 async def has_key(redis: RedisServer, kind: bytes) -> bool:
@@ -318,4 +321,21 @@ async def test_who_takes_nothing_of_what_another_fetched_waits_no_longer_than_fo
         assert response.status == 504
         assert time.monotonic() - began_s < 2.3
         await leading
+    assert aos.count() == 2
+
+
+@pytest.mark.parametrize("polls", [0, 1], ids=["the same replica", "another replica"])
+async def test_who_waits_hears_of_the_end_within_the_interval_however_long_a_record_may_be_given(
+    aos: ScriptedAos, redis: RedisServer, polls: int
+) -> None:
+    aos.answer(after(0.0))
+    settings = {"cache__ttl_running_s": 30, "wait__interval_s": 0.5, "wait__max_interval_s": 0.5}
+    async with fleet_of(2, aos, redis, **settings) as fleet:
+        first = await get(fleet[polls])
+        await until(lambda: has_key(redis, b"live"), "what is published")
+        aos.answer(settled())
+        began_s = time.monotonic()
+        response = await get(fleet[0], TARGET, ("Prefer", "wait=10"))
+        assert response.body != first.body
+        assert time.monotonic() - began_s < 2.0
     assert aos.count() == 2

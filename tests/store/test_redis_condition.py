@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
+from redis.exceptions import ResponseError
 
 from gateway.store.breaker import BreakerState
 from gateway.store.lookup import FAILED
@@ -185,8 +186,17 @@ async def test_a_refused_command_is_logged_with_the_error_of_redis_and_without_t
 
 
 def test_the_error_text_names_the_class_and_masks_the_password() -> None:
-    words = error_text(ValueError("unknown command 'AUTH', with args beginning with: 'sesame'"), "sesame")
-    assert words == "unknown command 'AUTH', with args beginning with: '***' (ValueError)"
+    assert error_text(ValueError("no sesame here"), "sesame") == "no *** here (ValueError)"
+
+
+@pytest.mark.parametrize(
+    ("password", "echoed"),
+    [("sesame", "'sesame' "), ("sesame" * 40, f"'{('sesame' * 40)[:128]}' "), ("se\r\nsame", "'se  same' ")],
+    ids=["short", "longer than what is repeated", "line ends"],
+)
+def test_the_error_text_has_none_of_the_arguments_that_a_server_repeats(password: str, echoed: str) -> None:
+    text = f"unknown command 'AUTH', with args beginning with: {echoed}"
+    assert error_text(ResponseError(text), password) == "unknown command 'AUTH' (ResponseError)"
     assert error_text(TimeoutError()) == "TimeoutError"
 
 

@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio
 
 from gateway.clock import Clock
+from gateway.config.redis_url import redis_place
 from gateway.store.redis_connection import check_library, connection_arguments
 from gateway.store.redis_errors import StoreError
 from gateway.store.subscription import Subscription
@@ -49,6 +50,26 @@ async def test_idle_connections_are_closed_without_harm_to_who_needs_one(own_red
     for _ in range(10):
         await asyncio.gather(*(direct.store.mint(key) for _ in range(4)))
         await asyncio.gather(node.disconnect_idle(), *(look_up_after(turns) for turns in range(8)))
+    assert direct.metrics.redis_failures == {}
+    await direct.store.close()
+
+
+async def test_look_ups_without_end_leave_the_only_connection_to_others_too(own_redis: RedisServer) -> None:
+    direct = direct_redis(own_redis.url, own_redis.prefix, max_connections=1)
+    key = key_of(own_redis.prefix)
+
+    async def look_up_for_ever() -> None:
+        while True:
+            assert not (await direct.store.lookup(key)).has_failed
+
+    callers = [asyncio.create_task(look_up_for_ever()) for _ in range(8)]
+    minted = [await direct.store.mint(key) for _ in range(50)]
+    assert None not in minted
+    assert len(set(minted)) == 1
+    assert direct.node.connections <= 1
+    for caller in callers:
+        caller.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
     assert direct.metrics.redis_failures == {}
     await direct.store.close()
 
@@ -122,3 +143,9 @@ async def test_another_redis_py_prevents_the_start_with_one_line(
         gateway.discard()
     assert name in line
     assert "install the version that requirements.lock names" in line
+
+
+def test_no_password_is_shown() -> None:
+    url = "redis+sentinel://user:sesame-one@host/records"
+    settings = redis_settings(url, sentinel_user="user", sentinel_password="sesame-two")
+    assert "sesame" not in f"{settings!r} {settings} {redis_place(url)!r} {redis_place(url)}"

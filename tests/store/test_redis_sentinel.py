@@ -17,6 +17,7 @@ from tests.store.kit import (
     is_used,
     key_of,
     lines_about,
+    replying,
     until,
 )
 from tests.testbed.faultproxy import FaultProxy
@@ -116,6 +117,35 @@ async def test_many_connections_ask_the_sentinels_once(
         await direct.close()
 
 
+async def test_a_write_that_a_former_primary_has_confirmed_is_confirmed_by_the_next_one_too(
+    redis: RedisServer, own_redis: RedisServer, replicas: Replicas
+) -> None:
+    with SentinelServer([watched(redis)]) as sentinel:
+        url = f"redis+sentinel://{sentinel.address}/{SERVICE}"
+        one = await replicas(url, redis.prefix, memory_bytes=0)
+        key = one.key()
+        await one.fill(key)
+        for name, value in (await redis.contents()).items():
+            await own_redis.command("SET", name, value)
+        # The other server is made the primary without this, and the former one remains writable.
+        assert await one.tiers.invalidate([FOLDED], "write", settles=True)
+        host, _, port = own_redis.address.rpartition(":")
+        await sentinel.command("SENTINEL", "REMOVE", SERVICE)
+        await sentinel.command("SENTINEL", "MONITOR", SERVICE, host, port, 1)
+        one.times.move(2.0)
+        others = [one.key(stack=b"s%d" % number) for number in range(8)]
+
+        async def has_moved() -> bool:
+            # All at once, so that another connection is opened.
+            found, *_ = await asyncio.gather(one.found(key), *map(one.tiers.mint, others))
+            assert found is None
+            return await own_redis.command("EXISTS", key.generation) == 0
+
+        await until(has_moved, "the invalidation at the other server")
+        await until(lambda: is_used(one), "the other server to be used")
+        assert await one.found(key) is None
+
+
 async def test_a_service_that_the_sentinels_do_not_know_is_named(
     redis: RedisServer, replicas: Replicas, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,3 +192,67 @@ async def test_sentinels_and_primary_are_reached_over_tls(
                 assert await stranger.store.lookup(key) is FAILED
                 await stranger.close()
     assert "certificate verify failed" in lines_about(caplog, "redis down")[0]
+
+
+def names(server: RedisServer) -> bytes:
+    """The reply of a Sentinel that takes a server for the primary."""
+    parts = server.address.encode().split(b":")
+    return b"*2\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+@pytest.mark.parametrize("how", ["gone", "demoted"])
+async def test_a_sentinel_that_is_cut_off_from_the_others_does_not_keep_redis_from_being_used(
+    redis: RedisServer, replicas: Replicas, how: str
+) -> None:
+    host, _, port = redis.address.rpartition(":")
+    with RedisServer(settings={"replicaof": f"{host} {port}"}) as former:
+        if how == "gone":
+            former.kill()
+        async with replying(names(former)) as cut_off, replying(names(redis)) as other:
+            url = f"redis+sentinel://{cut_off},{other}/{SERVICE}"
+            one = await replicas(url, redis.prefix, subscribed=False)
+            await until(lambda: is_used(one), "Redis to be used")
+
+
+async def test_the_primary_is_the_one_that_most_sentinels_name(redis: RedisServer) -> None:
+    with RedisServer() as former:
+        async with (
+            replying(names(former)) as cut_off,
+            replying(names(redis)) as one,
+            replying(names(redis)) as other,
+        ):
+            url = f"redis+sentinel://{cut_off},{one},{other}/{SERVICE}"
+            direct = direct_redis(url, redis.prefix)
+            for number in range(5):
+                assert await direct.store.mint(key_of(redis.prefix, stack=b"s%d" % number)) is not None
+                await direct.node.disconnect_idle()
+            assert await former.keys() == []
+            await direct.close()
+
+
+async def test_no_connection_to_a_former_primary_is_left_once_another_is_named(
+    redis: RedisServer, replicas: Replicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with RedisServer() as former, SentinelServer([watched(former)]) as sentinel:
+        one = await replicas(f"redis+sentinel://{sentinel.address}/{SERVICE}", redis.prefix, memory_bytes=0)
+        key = one.key()
+        await one.fill(key)
+        await sentinel.command("SENTINEL", "REMOVE", SERVICE)
+        await sentinel.command(*watched(redis).split())
+        await asyncio.sleep(1.1)  # so long an answer is remembered
+        # More at once than there are connections: others are opened.
+        purges = (one.tiers.invalidate([b"x%d" % number], "purge", settles=False) for number in range(8))
+        await asyncio.gather(*purges)
+
+        async def is_left() -> bool:
+            clients = await former.command("CLIENT", "LIST", "TYPE", "normal")
+            assert isinstance(clients, bytes)
+            return len(clients.splitlines()) == 1
+
+        await until(is_left, "the connections to be closed")
+        await until(lambda: is_used(one), "the other primary to be used")
+        assert await one.found(key) is None
+    assert lines_about(caplog, "redis sentinel") == [
+        f"redis sentinel: the primary is {server.address}" for server in (former, redis)
+    ]

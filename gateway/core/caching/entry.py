@@ -1,5 +1,6 @@
 """The stored entry, and its serialized form with a tag over key and content."""
 
+import functools
 import hmac
 import math
 from hashlib import blake2b
@@ -139,7 +140,12 @@ def unseal(
 
 
 def _tag(name: bytes, content: bytes, secret: bytes) -> bytes:
-    tag = blake2b(digest_size=_TAG_BYTES, key=keyed(secret), person=b"aosgw-tag")
+    tag = _hasher(secret).copy()
     tag.update(b"%d:%s" % (len(name), name))
     tag.update(content)
     return tag.digest()
+
+
+@functools.lru_cache(16)
+def _hasher(secret: bytes) -> blake2b:
+    return blake2b(digest_size=_TAG_BYTES, key=keyed(secret), person=b"aosgw-tag")

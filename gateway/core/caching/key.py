@@ -50,7 +50,7 @@ class EntryKey:
         digest = blake2b(self.identity, digest_size=24, person=b"aosgw-entry").hexdigest().encode("ascii")
         return b"%s:entry%d:%s:%s" % (self._space.prefix, ENTRY_VERSION, self._hash_tag, digest)
 
-    @property
+    @cached_property
     def generation(self) -> bytes:
         """Redis key of the stack's generation, ASCII."""
         return self._space.generation_name(self._hash_tag)

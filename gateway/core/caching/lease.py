@@ -27,7 +27,7 @@ class Step(enum.Enum):
 
     HIT = "hit"  # The settled entry is there.
     LEAD = "lead"  # Fetch under this look-up's own nonce.
-    TAKE_OVER = "take over"  # Overwrite what is no lease of the gateway's, then fetch.
+    TAKE_OVER = "take over"  # Overwrite what is too old, or no lease of the gateway's, then fetch.
     ANSWER = "answer"  # Another's fetch is the answer.
     ALONE = "alone"  # Another's fetch may not be shared: fetch without a lease.
     WAIT = "wait"  # Look again soon.
@@ -64,6 +64,7 @@ class LeaseLookup:
     Args:
         life_s: how long a lease lives.
         accept: `Variant.accept` of the request.
+        not_before_s: monotonic time before which the fetch of an answer must not have begun.
 
     Attributes:
         generation: of the stack, as far as it is known.
@@ -73,7 +74,14 @@ class LeaseLookup:
     """
 
     def __init__(
-        self, key: EntryKey, generation: bytes, life_s: float, *, secret: bytes, accept: bytes
+        self,
+        key: EntryKey,
+        generation: bytes,
+        life_s: float,
+        *,
+        secret: bytes,
+        accept: bytes,
+        not_before_s: float = -math.inf,
     ) -> None:
         self.key = key
         self.generation = generation
@@ -83,6 +91,7 @@ class LeaseLookup:
         self.ends_s = -math.inf
         self._secret = secret
         self._accept = accept
+        self._not_before_s = not_before_s
         # By nonce: how long after the reply it may be given, as monotonic and wall time.
         self._seen: dict[bytes, tuple[float, float]] = {}
         self._is_second = False
@@ -112,7 +121,8 @@ class LeaseLookup:
         if reply.left_s is not None:
             if reply.lease == self.nonce:
                 return Step.LEAD
-            if reply.left_s > self.life_s:
+            began_s = reply.sent_s + reply.left_s - self.life_s
+            if reply.left_s > self.life_s or -math.inf < began_s < self._not_before_s:
                 return Step.TAKE_OVER
         if reply.lease is not None and (reply.left_s is not None or reply.lease not in self._seen):
             # First seen by a look that did not ask for its life: it was alive then, nothing more is known.

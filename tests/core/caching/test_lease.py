@@ -18,8 +18,8 @@ SENT_S = 1000.0
 LIVE = msgspec.structs.replace(ENTRY, expires_s=NOW_S + 2 * LIFE_S)
 
 
-def lookup(accept: bytes = b"") -> LeaseLookup:
-    made = LeaseLookup(KEY, GENERATION, LIFE_S, secret=SECRET, accept=accept)
+def lookup(accept: bytes = b"", not_before_s: float = -math.inf) -> LeaseLookup:
+    made = LeaseLookup(KEY, GENERATION, LIFE_S, secret=SECRET, accept=accept, not_before_s=not_before_s)
     made.nonce = OWN
     return made
 
@@ -89,6 +89,20 @@ def test_the_second_change_of_the_generation_ends_the_attempt() -> None:
     former = publication(KEY, OTHER_GENERATION, LIFE_S, OTHER, LIVE, secret=SECRET)[1]
     assert one.next_step(reply(None, former, generation=OTHER_GENERATION)) is Step.CLAIM
     assert one.next_step(reply(OTHER, left_s=1.5)) is Step.ALONE
+
+
+@pytest.mark.parametrize(
+    ("left_s", "step"),
+    [(1.5, Step.ANSWER), (0.9, Step.TAKE_OVER), (-math.inf, Step.CLAIM)],
+    ids=["young enough", "too old", "over"],
+)
+def test_a_fetch_that_began_too_early_is_replaced(left_s: float, step: Step) -> None:
+    one = lookup(not_before_s=SENT_S - 1.0)
+    is_over = left_s < 0
+    given = reply(None if is_over else OTHER, published(), left_s=left_s)
+    assert one.next_step(given) is step
+    # What is first seen later began later.
+    assert one.next_step(reply(THIRD, published(THIRD), later_s=1.0)) is Step.ANSWER
 
 
 def test_an_answer_ends_with_what_was_left_of_the_lease_when_it_was_first_seen() -> None:
