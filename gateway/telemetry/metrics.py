@@ -139,7 +139,8 @@ class Metrics:
             self.upstream_wait_s.observe(waited_s)
         else:
             self.upstream_wait_s.counts[0] += 1
-        self.upstream_requests[method if method in METHODS else "other"] += 1
+        counts = self.upstream_requests
+        counts[method if method in counts else "other"] += 1
 
     def redis_took(self, operation: str, duration_s: float) -> None:
         """Count the duration of a Redis operation, failed or not."""

@@ -8,6 +8,8 @@ from typing import Protocol, cast
 class ResponseSink(Protocol):
     """Where the bytes of a response go."""
 
+    connection: "UpstreamConnection | None"
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
 
@@ -40,6 +42,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Begin an exchange with the head of its request; the response goes to ``sink``."""
         self.exchanges += 1
         self._sink = sink
+        sink.connection = self
         if self.transport is not None:
             self.transport.write(head)
 

@@ -29,9 +29,8 @@ class IdleConnections:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def take(self) -> UpstreamConnection | None:
+    def take(self, now_s: float) -> UpstreamConnection | None:
         """Return a connection on which nothing has come since; ``None`` without one. Others are closed."""
-        now_s = self._clock.monotonic_s()
         while self._kept:
             connection, _ = self._kept.pop()
             if now_s - connection.opened_s < self._max_age_s and connection.is_quiet():

@@ -111,7 +111,10 @@ class Slots:
             self.go_on(slot)
             self._ended.discard(slot)
         if not slot.is_parked:
-            self._leave_place()
+            if self._queue:
+                self._leave_place()
+            else:
+                self._placed -= 1
             return
         self.parked -= 1
         if self._staying:

@@ -168,8 +168,8 @@ class Upstream:
         if body is None and (slot := self.slots.take_now()) is not None:
             now_s = exchange.asked_s
             self._placed(exchange, slot, now_s)
-            if (connection := self._idle.take()) is not None:
-                exchange.begin(connection, head)
+            if (connection := self._idle.take(now_s)) is not None:
+                connection.begin(exchange, head)
                 exchange.sent(now_s)
                 return exchange
         exchange.work = self._tasks.start(self._start(exchange, head, body), "exchange")
@@ -254,11 +254,11 @@ class Upstream:
             if exchange.slot is None:
                 slot = await self.slots.take()
                 self._placed(exchange, slot, self._clock.monotonic_s())
-            connection = None if fresh else self._idle.take()
+            connection = None if fresh else self._idle.take(self._clock.monotonic_s())
             if connection is None:
                 connection = await self._connector.open()
                 _log.debug("opened a connection to the upstream, %d are in use", self.slots.in_use)
-            exchange.begin(connection, head)
+            connection.begin(exchange, head)
             if body is not None:
                 await self._upload(exchange, body)
         except GatewayError as error:

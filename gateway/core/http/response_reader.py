@@ -160,7 +160,14 @@ class ResponseReader:
         return True
 
     def _take_body(self, data: bytes) -> None:
-        if self.is_complete:
+        remaining = self._remaining_bytes
+        if remaining > 0:
+            self._append(data[:remaining])
+            self._remaining_bytes = remaining = remaining - len(data)
+            if remaining <= 0:
+                self.is_complete = True
+                self._is_persistent &= not remaining
+        elif self.is_complete:
             if self.framing is _NONE and self._method != "HEAD":
                 raise ResponseError("http_protocol_error")
             self._is_persistent = False
@@ -174,12 +181,6 @@ class ResponseReader:
             self.is_complete = self._chunks.is_complete
             # Bytes after the response were not asked for: the connection must not be reused.
             self._is_persistent &= taken == len(data)
-        elif self.framing is _LENGTH:
-            self._append(data[: self._remaining_bytes])
-            self._remaining_bytes -= len(data)
-            if self._remaining_bytes <= 0:
-                self.is_complete = True
-                self._is_persistent &= not self._remaining_bytes
         else:
             self._append(data)
 
