@@ -273,9 +273,9 @@ class Cache:
 
     def _share(self, asked: _Asked, *, may_join: bool = True) -> Callable[[], None]:
         """Join a fetch under way, or begin one, which others may join if it has a key; see `fetch_plain`."""
-        flight_key = asked.flight_key
+        flight_key, request = asked.flight_key, asked.request
         if flight_key is not None and may_join and (joined := self.flights.joinable(flight_key)) is not None:
-            cache_log.decided(asked.request, "joins a fetch under way")
+            cache_log.decided(request, "joins a fetch under way")
             asked.flight, asked.joined_s = joined, self.fetcher.clock.monotonic_s()
             joined.join(asked.take)
             return asked.leave

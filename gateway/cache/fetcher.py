@@ -30,6 +30,7 @@ from gateway.store.lookup import EarlyLookup, FillToken
 from gateway.store.tiers import Tiers
 from gateway.tasks import TaskSet
 from gateway.telemetry.top_executions import TopExecutions
+from gateway.upstream.exchange import Exchange
 from gateway.upstream.upstream import Upstream
 
 _log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Fetcher:
             takes_over: what others have fetched until now will not do.
             not_before_s: nor what they began to fetch before this monotonic time.
         """
-        fetch = _Fetch(self, flight, request, eligible, found, stores=stores)
+        fetch = _Fetch(self, flight, request, eligible, found, stores, found.fill_token)
         generation = found.lookup.generation
         if stores and self.tiers.redis is not None:
             lease_s = self.rules.ttl_running_s or life_s if self.leases is not None else 0.0
@@ -140,39 +141,19 @@ class Fetcher:
             self._verifier.refused(self._verifier.digest(tokens[0]))
 
 
-class _Fetch:
+class _Fetch(msgspec.Struct, eq=False):
     """One fetch: goes on whenever its exchange has changed, without a task of its own."""
 
-    __slots__ = (
-        "_by",
-        "_eligible",
-        "_exchange",
-        "_fetched_s",
-        "_flight",
-        "_licence",
-        "_request",
-        "_stores",
-        "_token",
-        "found",
-    )
-
-    def __init__(
-        self,
-        by: Fetcher,
-        flight: Flight[Fetched],
-        request: Request,
-        eligible: Eligible,
-        found: EarlyLookup,
-        *,
-        stores: bool,
-    ) -> None:
-        self.found = found
-        self._by = by
-        self._flight = flight
-        self._request = request
-        self._eligible = eligible
-        self._stores = stores
-        self._licence: Licence | None = None
+    _by: Fetcher
+    _flight: Flight[Fetched]
+    _request: Request
+    _eligible: Eligible
+    found: EarlyLookup
+    _stores: bool
+    _token: FillToken
+    _fetched_s: float = 0.0
+    _licence: Licence | None = None
+    _exchange: Exchange | None = None
 
     def prepare(self, tasks: TaskSet, lease_s: float, *, takes_over: bool, not_before_s: float) -> None:
         """Ask Redis first: for a generation, and for another replica's fetch; see `Fetcher.start`."""
@@ -230,7 +211,7 @@ class _Fetch:
             # It may have taken a while to get it.
             self._fetched_s = licence.wall_s
             token = msgspec.structs.replace(token, wall_s=licence.wall_s, monotonic_s=licence.sent_s)
-        self._token: FillToken = by.tiers.begin_fetch(token, generation)
+        self._token = by.tiers.begin_fetch(token, generation)
         fields, fetch_lines, lines = self._request.fields, self._eligible.fetch_lines, None
         if fetch_lines is not None:
             lines = fetch_lines.of(self._request)
@@ -250,6 +231,7 @@ class _Fetch:
 
     def _changed(self) -> None:
         exchange = self._exchange
+        assert exchange is not None
         reader = exchange.reader
         if exchange.error is not None:
             exchange.close()
@@ -257,13 +239,13 @@ class _Fetch:
             self._flight.finish(exchange.error)
         elif reader.is_complete or reader.waiting_bytes > self._by.rules.max_body_bytes:
             try:
-                self._has_come()
+                self._has_come(exchange)
             except Exception as error:
                 self._fail(error)
 
-    def _has_come(self) -> None:
+    def _has_come(self, exchange: Exchange) -> None:
         """Take a whole response, or one that is too large to be taken whole."""
-        by, exchange = self._by, self._exchange
+        by = self._by
         eligible, head, body = self._eligible, exchange.head, exchange.take()
         is_complete = exchange.reader.framing is not _CLOSE
         is_too_large = len(body) > by.rules.max_body_bytes
@@ -284,9 +266,9 @@ class _Fetch:
             return
         exchange.close()
         # A write that comes while a thread decides changes the stack, so the record isn't stored.
-        now_s = by.clock.monotonic_s()
-        settling = by.tiers.invalidations.is_settling(self._token.key.stack, now_s)
-        uncertain = by.tiers.invalidations.is_uncertain(now_s)
+        now_s, invalidations = by.clock.monotonic_s(), by.tiers.invalidations
+        settling = invalidations.is_settling(self._token.key.stack, now_s)
+        uncertain = invalidations.is_uncertain(now_s)
         if policy.is_heavy(response):
             decide = functools.partial(
                 policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
@@ -307,23 +289,23 @@ class _Fetch:
 
     def _settle(self, response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
         """Store what may be stored, and answer all who wait."""
-        by = self._by
-        self._publish(response, decision)
-        by.top_executions.fetched(self._eligible.execution, decision.record)
-        by.running_polls.fetched(self._flight.started_s, self._token, self._eligible, decision)
-        refusal = decision.reason
+        by, token, eligible, refusal = self._by, self._token, self._eligible, decision.reason
+        if self._licence is not None:
+            self._publish(response, decision)
+        by.top_executions.fetched(eligible.execution, decision.record)
+        by.running_polls.fetched(self._flight.started_s, token, eligible, decision)
         if refusal is not None or not decision.is_settled:
             by.hints.refused(response, decision)
-            if policy.drops_own_entry(response.head.status, decision, self._eligible.identity):
+            if policy.drops_own_entry(response.head.status, decision, eligible.identity):
                 # No worker has stored a record as settled that is not.
                 is_running = refusal is _PHASE or not decision.is_settled
-                by.tiers.drop(self._token, self.found.lookup, everywhere=not is_running)
+                by.tiers.drop(token, self.found.lookup, everywhere=not is_running)
         if refusal is None and self._stores:
             age_s = policy.received_age_s(response.head)
-            entry = entry_of(response, decision, age_s, self._eligible.variant.accept)
-            refusal = by.tiers.store(self._token, entry)
+            entry = entry_of(response, decision, age_s, eligible.variant.accept)
+            refusal = by.tiers.store(token, entry)
         is_stored = self._stores and refusal is None
-        self._finish(Fetched(self._eligible, response, decision, is_stored, refusal))
+        self._finish(Fetched(eligible, response, decision, is_stored, refusal))
 
     def _publish(
         self, response: policy.FetchedResponse | None, decision: policy.StoreDecision | None
@@ -338,7 +320,8 @@ class _Fetch:
 
     def _fail(self, error: Exception) -> None:
         """Let nobody wait for a result that a fault of ours has prevented."""
-        self._exchange.close()
+        if self._exchange is not None:
+            self._exchange.close()
         self._failed(error)
 
     def _failed(self, error: Exception) -> None:

@@ -66,12 +66,15 @@ class RunningPolls:
         if not self._is_trying or eligible.directives.no_store:
             return
         copy = self._copies.get(entry)
-        if copy is not None and self._changes.has_changed(token.key.stack, copy.since):
-            copy = None
-        if copy is not None and began_s <= copy.until_s:
+        if (
+            copy is not None
+            and began_s <= copy.until_s
+            and not self._changes.has_changed(token.key.stack, copy.since)
+        ):
             if copy.began_s <= began_s and _takes(eligible, copy.until_s - began_s):
                 self._metrics.running_polls_avoidable += 1
-                self._tell()
+                if not self._has_told:
+                    self._tell()
             return
         ttl_s = policy.running_ttl_s(decision, TTL_S)
         self._copies.pop(entry, None)
@@ -83,7 +86,7 @@ class RunningPolls:
     def _tell(self) -> None:
         """Say once what is to be gained, as soon as that is worth it."""
         polls, avoidable = self._metrics.running_polls, self._metrics.running_polls_avoidable
-        if self._has_told or polls < LEAST_POLLS or avoidable < _NOTICEABLE * self._fetches:
+        if polls < LEAST_POLLS or avoidable < _NOTICEABLE * self._fetches:
             return
         self._has_told = True
         _log.info(

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+import msgspec
+
 from gateway.clock import Clock
 from gateway.core.caching.key import FlightKey
 from gateway.core.http.errors import GatewayError
@@ -20,7 +22,11 @@ OnResult = Callable[[T | GatewayError], None]
 """Called once, with what a fetch gave or why it gave nothing."""
 
 
-class Flight(Generic[T]):
+def _nothing() -> None:
+    pass
+
+
+class Flight(msgspec.Struct, Generic[T], eq=False):
     """One fetch under way, and who waits for it.
 
     Attributes:
@@ -34,38 +40,17 @@ class Flight(Generic[T]):
         stop: ends its work when its time is over.
     """
 
-    __slots__ = (
-        "_flights",
-        "_leader",
-        "_waiting",
-        "fetched_s",
-        "joinable_until_s",
-        "key",
-        "record",
-        "since",
-        "stack",
-        "started_s",
-        "stop",
-    )
-
-    def __init__(
-        self,
-        flights: "SingleFlight[T]",
-        key: FlightKey | None,
-        stack: bytes,
-        leader: OnResult[T],
-        record: bytes | None,
-    ) -> None:
-        self.key = key
-        self.stack = stack
-        self.since = flights.changes.number
-        self.record = record
-        self.started_s = self.fetched_s = flights.clock.monotonic_s()
-        self.joinable_until_s = self.started_s + flights.join_max_age_s
-        self.stop: Callable[[], None] = _nothing
-        self._flights = flights
-        self._leader: OnResult[T] | None = leader
-        self._waiting: list[OnResult[T]] = []
+    _flights: "SingleFlight[T]"
+    _leader: OnResult[T] | None
+    key: FlightKey | None
+    stack: bytes
+    since: int
+    record: bytes | None
+    started_s: float
+    fetched_s: float
+    joinable_until_s: float
+    stop: Callable[[], None] = _nothing
+    _waiting: list[OnResult[T]] = []
 
     @property
     def leader_waits(self) -> bool:
@@ -85,14 +70,12 @@ class Flight(Generic[T]):
 
     def finish(self, result: T | GatewayError) -> None:
         """Give its result to all who wait, whoever began it first; a second result is dropped."""
-        if not self._flights.end(self):
+        flights, leader = self._flights, self._leader
+        if not flights.end(self):
             return
-        takers, self._waiting = self._waiting, []
-        if self._leader is not None:
-            takers.insert(0, self._leader)
-            self._leader = None
-        self.stop = _nothing
-        if (watcher := self._flights.watchers.get(self.record)) is not None:
+        takers = self._waiting if leader is None else [leader, *self._waiting]
+        self.stop, self._leader, self._waiting = _nothing, None, []
+        if flights.watchers and (watcher := flights.watchers.get(self.record)) is not None:
             takers.append(functools.partial(watcher, self))
         for on_result in takers:
             try:
@@ -150,7 +133,9 @@ class SingleFlight(Generic[T]):
         Returns:
             The flight; whoever does its work calls `Flight.finish`.
         """
-        flight = Flight(self, key, stack, on_result, record)
+        now_s = self.clock.monotonic_s()
+        since, until_s = self.changes.number, now_s + self.join_max_age_s
+        flight = Flight(self, on_result, key, stack, since, record, now_s, now_s, until_s)
         self._under_way[flight] = None
         if key is not None:
             self._open[key] = flight
@@ -160,9 +145,8 @@ class SingleFlight(Generic[T]):
 
     def end(self, flight: Flight[T]) -> bool:
         """Let nobody join a flight any more; ``False`` when it has ended before."""
-        if flight not in self._under_way:
+        if self._under_way.pop(flight, flight) is not None:
             return False
-        del self._under_way[flight]
         if flight.key is not None and self._open.get(flight.key) is flight:
             del self._open[flight.key]
         if self._all_ended is not None and not self._under_way:
@@ -213,7 +197,3 @@ class SingleFlight(Generic[T]):
     def _stop(self, flight: Flight[T]) -> None:
         flight.stop()
         flight.finish(DeadlinePassed())
-
-
-def _nothing() -> None:
-    pass

@@ -144,7 +144,7 @@ class FastPathConnection(DownstreamConnection):
         question = self._question
         assert question is not None
         # Cancelled before it begins, a task would leave a streamed response open.
-        self.stop_with_caller(None)
+        self._stop = None
         if isinstance(response, bytes):
             assert self.transport is not None
             self.transport.write(response)

@@ -6,10 +6,16 @@ import math
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
 from gateway.errors import Overloaded
 
 PATIENCE_S = 1.0
 """How long a caller may keep an exchange waiting before that counts."""
+
+
+def _nothing() -> None:
+    pass
 
 
 class Slots:
@@ -159,7 +165,7 @@ class Slots:
         self._placed -= 1
 
 
-class Slot:
+class Slot(msgspec.Struct, eq=False):
     """The place of one exchange.
 
     Attributes:
@@ -170,16 +176,13 @@ class Slot:
         moved_s: the loop's time of its last movement since.
     """
 
-    __slots__ = ("_is_free", "_slots", "began_s", "give_way", "is_parked", "moved_s", "slow_since_s")
-
-    def __init__(self, slots: Slots) -> None:
-        self.began_s = 0.0
-        self.give_way: Callable[[], None] = _nothing
-        self.is_parked = False
-        self.slow_since_s = math.inf
-        self.moved_s = 0.0
-        self._slots = slots
-        self._is_free = False
+    _slots: Slots
+    began_s: float = 0.0
+    give_way: Callable[[], None] = _nothing
+    is_parked: bool = False
+    slow_since_s: float = math.inf
+    moved_s: float = 0.0
+    _is_free: bool = False
 
     def moves(self) -> None:
         """Record progress; its caller may keep it waiting from now on."""
@@ -199,10 +202,7 @@ class Slot:
         """End the exchange; may be repeated."""
         if not self._is_free:
             self._is_free = True
-            # A method of the exchange, which holds this, would leave a cycle to the garbage collector.
-            self.give_way = _nothing
+            if self.give_way is not _nothing:
+                # A method of the exchange, which holds this, would leave a cycle to the garbage collector.
+                self.give_way = _nothing
             self._slots.leave(self)
-
-
-def _nothing() -> None:
-    pass
