@@ -77,7 +77,7 @@ MECHANISMS = (
     Mechanism(
         "counted from the start of the fetch",
         "gateway/cache/fetcher.py",
-        "            refusal = by.tiers.store(self._token, entry)\n",
+        "            refusal = by.tiers.store(token, entry)\n",
         "            import msgspec\n"
         "            token = by.tiers.fill_token(self._token.key)\n"
         "            times = {'fetched_s': token.wall_s, 'expires_s': token.wall_s + decision.ttl_s}\n"

@@ -283,10 +283,12 @@ class Cache:
         # What nobody may join is nobody else's matter.
         record = None if flight_key is None else key.local
         flight = self.flights.begin(flight_key, key.stack, asked.take, record)
-        asked.flight, asked.joined_s = flight, None
+        asked.flight = flight
+        if asked.joined_s is not None:
+            asked.joined_s = None
         self.fetcher.start(
             flight,
-            asked.request,
+            request,
             asked.eligible,
             asked.found,
             stores=flight_key is not None,

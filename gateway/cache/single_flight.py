@@ -73,8 +73,12 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
         flights, leader = self._flights, self._leader
         if not flights.end(self):
             return
-        takers = self._waiting if leader is None else [leader, *self._waiting]
-        self.stop, self._leader, self._waiting = _nothing, None, []
+        takers = [] if leader is None else [leader]
+        # It would be a cycle.
+        self._leader = None
+        if self._waiting:
+            takers += self._waiting
+            self._waiting = []
         if flights.watchers and (watcher := flights.watchers.get(self.record)) is not None:
             takers.append(functools.partial(watcher, self))
         for on_result in takers:
@@ -195,5 +199,7 @@ class SingleFlight(Generic[T]):
             self._stop(flight)
 
     def _stop(self, flight: Flight[T]) -> None:
-        flight.stop()
-        flight.finish(DeadlinePassed())
+        # The end of another one may have ended it.
+        if flight in self._under_way:
+            flight.stop()
+            flight.finish(DeadlinePassed())

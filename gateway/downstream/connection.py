@@ -104,16 +104,10 @@ class DownstreamConnection(RequestHandler):
         """Bytes of a request behind the present one were read; it must not be lost."""
         return bool(self._messages or self._head.size or self._backlog)
 
-    @property
     def takes_more(self) -> bool:
-        """What is written now goes out at once."""
+        """Tell whether what is written now goes out at once."""
         transport = self.transport
         return transport is not None and not (self._paused or transport.is_closing())
-
-    @property
-    def is_between_requests(self) -> bool:
-        """Of the next request nothing has come yet, and it will be taken."""
-        return not (self._head.size or self._backlog or self._is_last or self._close or self._force_close)
 
     @property
     def _is_in_body(self) -> bool:

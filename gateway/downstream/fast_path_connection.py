@@ -86,7 +86,7 @@ class FastPathConnection(DownstreamConnection):
             waiter is not None
             and not waiter.done()
             # Nothing has come of that request yet, and the connection goes on after it.
-            and self.is_between_requests
+            and not (self._head.size or self._backlog or self._is_last or self._close or self._force_close)
             # The caller takes its answers.
             and not self._paused
         ):

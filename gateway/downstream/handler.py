@@ -259,7 +259,7 @@ class Handler:
         """Do the same for a request that came without the parser: whole, if it can be written at once."""
         response, keep_alive, sent = self._counted(context, response)
         body = response.body
-        if body is None or len(body) > LARGE_BYTES or not (keep_alive and context.connection.takes_more):
+        if body is None or len(body) > LARGE_BYTES or not (keep_alive and context.connection.takes_more()):
             return self._prepared_response(context, response, keep_alive, sent)
         data = whole_response(response.head, body)
         if sent is not None:

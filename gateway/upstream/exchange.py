@@ -124,9 +124,8 @@ class Exchange:
             and not self.reader.received
         )
 
-    @property
     def is_reusable(self) -> bool:
-        """Its connection may carry another exchange."""
+        """Tell whether its connection may carry another exchange."""
         is_sent = not self.broke_off and (self.work is None or self.work.done())
         return is_sent and self.error is None and self.reader.is_reusable
 

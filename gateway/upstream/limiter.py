@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from gateway.clock import Clock
 from gateway.errors import Overloaded
 
 PATIENCE_S = 1.0
@@ -60,20 +61,20 @@ class Slots:
         """Exchanges under way, parked ones too."""
         return self._placed + self.parked
 
-    def take_now(self) -> "Slot | None":
-        """Return a place; ``None`` when it would have to be waited for."""
+    def take_now(self, now_s: float) -> "Slot | None":
+        """Return a place for what begins now; ``None`` when it would have to be waited for."""
         if self._placed >= self._places:
             return None
         self._placed += 1
-        return Slot(self)
+        return Slot(self, now_s)
 
-    async def take(self) -> "Slot":
+    async def take(self, clock: Clock) -> "Slot":
         """Return a place, waiting for one if need be; who came first is first.
 
         Raises:
             Overloaded: too many wait already, or none became free in time.
         """
-        if (slot := self.take_now()) is not None:
+        if (slot := self.take_now(clock.monotonic_s())) is not None:
             return slot
         if len(self._queue) >= self._max_waiting:
             raise Overloaded
@@ -93,7 +94,7 @@ class Slots:
             if isinstance(error, TimeoutError):
                 raise Overloaded from error
             raise
-        return Slot(self)
+        return Slot(self, clock.monotonic_s())
 
     def wait_for_caller(self, slot: "Slot") -> None:
         """Let an exchange leave its place if there is room beside, since its caller keeps it waiting."""
@@ -177,7 +178,7 @@ class Slot(msgspec.Struct, eq=False):
     """
 
     _slots: Slots
-    began_s: float = 0.0
+    began_s: float
     give_way: Callable[[], None] = _nothing
     is_parked: bool = False
     slow_since_s: float = math.inf

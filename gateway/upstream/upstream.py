@@ -26,7 +26,7 @@ from gateway.upstream.connector import Connector
 from gateway.upstream.exchange import Exchange
 from gateway.upstream.held_bodies import HeldBodies
 from gateway.upstream.idle import IdleConnections
-from gateway.upstream.limiter import PATIENCE_S, Slot, Slots
+from gateway.upstream.limiter import PATIENCE_S, Slots
 
 _log = logging.getLogger(__name__)
 _RETRIED_METHODS = frozenset({"GET", "HEAD"})
@@ -165,9 +165,10 @@ class Upstream:
         head = request_bytes(method, target, lines, body.length if body is not None else 0)
         if body is None and method in _RETRIED_METHODS:
             exchange.repeated = head, fields
-        if body is None and (slot := self.slots.take_now()) is not None:
-            now_s = exchange.asked_s
-            self._placed(exchange, slot, now_s)
+        now_s = exchange.asked_s
+        if body is None and (slot := self.slots.take_now(now_s)) is not None:
+            exchange.slot = slot
+            self._metrics.called(method, 0.0)
             if (connection := self._idle.take(now_s)) is not None:
                 connection.begin(exchange, head)
                 exchange.sent(now_s)
@@ -232,7 +233,7 @@ class Upstream:
         exchange.repeated = exchange.lent = None
         if (connection := exchange.connection) is not None:
             connection.end()
-            if exchange.is_reusable:
+            if exchange.is_reusable():
                 self._idle.keep(connection)
             else:
                 connection.close()
@@ -241,19 +242,14 @@ class Upstream:
         if exchange.slot is not None:
             exchange.slot.free()
 
-    def _placed(self, exchange: Exchange, slot: Slot, now_s: float) -> None:
-        slot.began_s = now_s
-        exchange.slot = slot
-        self._metrics.called(exchange.method, now_s - exchange.asked_s)
-
     async def _start(
         self, exchange: Exchange, head: bytes, body: RequestBody | None, *, fresh: bool = False
     ) -> None:
         """Send a request as soon as there is a place and a connection for it; ``fresh`` takes no used one."""
         try:
             if exchange.slot is None:
-                slot = await self.slots.take()
-                self._placed(exchange, slot, self._clock.monotonic_s())
+                exchange.slot = slot = await self.slots.take(self._clock)
+                self._metrics.called(exchange.method, slot.began_s - exchange.asked_s)
             connection = None if fresh else self._idle.take(self._clock.monotonic_s())
             if connection is None:
                 connection = await self._connector.open()

@@ -50,7 +50,7 @@ class ResponseReader:
     def __init__(self, method: str, heads: HeadReader | None = None) -> None:
         self._method = method
         self._heads = HeadReader() if heads is None else heads
-        self._held = bytearray()
+        self._held: bytearray | None = None
         self._interim = 0
         self._remaining_bytes = 0
         self._chunks: ChunkedFraming | None = None
@@ -130,6 +130,8 @@ class ResponseReader:
             self._interim += 1
             if self._interim > _MAX_INTERIM or head[STATUS] == _SWITCHING_PROTOCOLS:
                 raise ResponseError("http_protocol_error")
+        if held is None:
+            held = self._held = bytearray()
         held += data
         # Reject what can't become a valid head without waiting for its end.
         if (
