@@ -358,6 +358,19 @@ async def test_field_lines_that_never_repeat_are_not_kept_for_ever(aos: Scripted
         assert len(lane._owners) < 200
 
 
+async def test_a_poll_that_comes_again_is_sent_as_before_but_for_its_id(aos: ScriptedAos) -> None:
+    aos.answer(Answer(body=record("Running")))
+    async with running(aos.url) as gateway, await RawClient.connect(gateway.address) as client:
+        for _ in range(3):
+            assert (await client.request("GET", TARGET, [_ALICE])).status == 200
+        lane = gateway.app.fast_path
+        assert lane is not None
+        assert len(lane._known) == 1
+    split = [re.split(rb"X-Request-Id: ([0-9a-f]{32})", received.raw_head) for received in aos.received]
+    assert len({request_id for _, request_id, _ in split}) == 3
+    assert len({(before, behind) for before, _, behind in split}) == 1
+
+
 def test_the_installed_aiohttp_is_as_expected() -> None:
     assert why_closed() is None
 
