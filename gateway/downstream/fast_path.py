@@ -9,16 +9,16 @@ from typing import Any, TypeVar
 import msgspec
 
 from gateway.clock import Clock
-from gateway.core.aos.route import ExecutionRef, execution
+from gateway.core.aos.route import execution
 from gateway.core.caching.cache_status import HIT
 from gateway.core.caching.entry import Entry
 from gateway.core.caching.identity import IdentityReader
-from gateway.core.caching.key import EntryKey, KeySpace
+from gateway.core.caching.key import KeySpace
 from gateway.core.caching.plain_request import (
     KnownRequest,
     Owner,
     PlainRequest,
-    plain_request,
+    known_request,
     read_owner,
     read_plain,
     trace_fields,
@@ -77,23 +77,16 @@ class PlainLookup(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         data: its whole head.
         seen: the request as it was split from its bytes.
-        owner: who asks.
+        known: what it means.
         origin: of the connection.
         asked_s: monotonic time at which memory had none.
-        known: what the head means, where it has come before.
     """
 
     data: bytes
     seen: PlainRequest
-    owner: Owner
+    known: KnownRequest
     origin: Origin
     asked_s: float
-    known: KnownRequest | None
-
-    @property
-    def target(self) -> bytes:
-        """Path and query."""
-        return _STACKS + self.seen.path
 
 
 class FastPath:
@@ -115,6 +108,7 @@ class FastPath:
 
     Attributes:
         is_open: false leaves every request to the parser.
+        look_up: `Tiers.lookup_soon`.
     """
 
     def __init__(
@@ -153,10 +147,11 @@ class FastPath:
         self._tasks = TaskSet()
         # Whose field lines these are, compared whole each time; None for lines that are the parser's matter.
         self._owners: Recent[Owner | None] = Recent()
-        # By whole heads of what was fetched.
+        # By whole heads of what memory had no answer for.
         self._known: Recent[KnownRequest] = Recent()
         # By `EntryKey.local`; with what the keys derive for Redis, which takes four digests.
-        self._records: Recent[tuple[EntryKey, ExecutionRef]] = Recent()
+        self._records: Recent[KnownRequest] = Recent()
+        self.look_up = tiers.lookup_soon
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run what answers a request."""
@@ -197,24 +192,15 @@ class FastPath:
         entry = self._memory.get(local)
         if entry is not None:
             return self._hit(data, entry, seen, owner, origin=origin)
-        return PlainLookup(data, seen, owner, origin, time.monotonic(), known)
-
-    def look_up(self, question: PlainLookup, on_result: Callable[[EarlyLookup | None], None]) -> None:
-        """Look into Redis, where there is one.
-
-        Args:
-            question: of which memory has no answer.
-            on_result: called once, perhaps before this returns; with ``None`` when it is still to be
-                looked up, which may take a wait.
-        """
-        if question.known is not None:
-            key = question.known.key
-        elif (record := self._record(question.owner, question.seen.path)) is not None:
-            key, _ = record
-        else:
-            on_result(None)
-            return
-        self._tiers.lookup_soon(key, on_result)
+        if known is None:
+            known = self._know(seen.path, owner, local)
+            if known is None:
+                return None
+            if seen.request_id is None and seen.rest == owner.rest:
+                # One copy of the lines is enough.
+                seen = known.seen
+                self._known.put(data, known)
+        return PlainLookup(data, seen, known, origin, time.monotonic())
 
     def found(self, question: PlainLookup, early_lookup: EarlyLookup) -> bytes | None:
         """Return the whole answer to a question; ``None`` when Redis has none that can be given so."""
@@ -223,7 +209,7 @@ class FastPath:
             return None
         took_s = time.monotonic() - question.asked_s
         answer = self._hit(
-            question.data, entry, question.seen, question.owner, origin=question.origin, took_s=took_s
+            question.data, entry, question.seen, question.known.owner, origin=question.origin, took_s=took_s
         )
         if answer is not None:
             self._hit_s.observe(took_s)
@@ -246,26 +232,14 @@ class FastPath:
         """
         if not self.is_open:
             return False
-        seen, owner, known = question.seen, question.owner, question.known
+        seen = question.seen
         request_id = seen.request_id or self._request_ids.fresh()
-        if known is not None:
-            request = known.request(request_id, connection.peer, connection.scheme)
-            eligible = known.eligible
-        else:
-            record = self._record(owner, seen.path)
-            if record is None:
-                return False
-            key, call = record
-            plain = plain_request(
-                question.data, seen, owner, call, request_id, peer=connection.peer, scheme=connection.scheme
-            )
-            if plain is None:
-                return False
-            request, eligible = plain
-            if request.fields is owner.fields:
-                # One copy of the lines is enough.
-                seen = PlainRequest(seen.path, None, owner.rest)
-                self._known.put(question.data, KnownRequest(seen, owner, key, eligible, request.target))
+        plain = question.known.request(
+            question.data, seen, request_id, peer=connection.peer, scheme=connection.scheme
+        )
+        if plain is None:
+            return False
+        request, eligible = plain
         self._handler.answer_plain(
             connection, request, eligible, found, started_s=question.asked_s, on_prepared=on_prepared
         )
@@ -333,17 +307,20 @@ class FastPath:
             self._owners.put(kept, owner)
         return owner
 
-    def _record(self, owner: Owner, path: bytes) -> tuple[EntryKey, ExecutionRef] | None:
-        """Return what a path names; ``None`` when that is no execution whose record may be stored."""
-        local = owner.owner + path
-        record = self._records.get(local)
-        if record is None:
-            call = execution(_STACKS + path)
-            if call is None or call.has_query:
+    def _know(self, path: bytes, owner: Owner, local: bytes) -> KnownRequest | None:
+        """Return what a request means; ``None`` when its path names no record that may be stored."""
+        known = self._records.get(local)
+        if known is not None and known.owner is owner:
+            return known
+        if known is not None:
+            # The same caller with other field lines.
+            call, key = known.eligible.execution, known.key
+        else:
+            named = execution(_STACKS + path)
+            if named is None or named.has_query:
                 return None
-            record = (
-                self._keys.entry(owner.identity.entry, owner.variant.general, call, owner.owner),
-                call,
-            )
-            self._records.put(local, record)
-        return record
+            call = named
+            key = self._keys.entry(owner.identity.entry, owner.variant.general, call, owner.owner)
+        known = known_request(owner, path, call, key)
+        self._records.put(local, known)
+        return known

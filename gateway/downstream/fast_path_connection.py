@@ -100,7 +100,7 @@ class FastPathConnection(DownstreamConnection):
                     self.transport.write(answer)
                 else:
                     self._question = answer
-                    self._fast_path.look_up(answer, self._looked_up)
+                    self._fast_path.look_up(answer.known.key, self._looked_up)
                 return
         super().data_received(data)
 
@@ -166,7 +166,7 @@ class FastPathConnection(DownstreamConnection):
                 try:
                     response = await response
                 except Exception as error:
-                    began = Begun(b"GET", question.target, len(question.data), question.asked_s)
+                    began = Begun(b"GET", question.known.target, len(question.data), question.asked_s)
                     response = self.failure(error, began)
             await response.write_on(self)
         except ConnectionError:

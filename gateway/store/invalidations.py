@@ -74,7 +74,7 @@ _Queue = OrderedDict[bytes, PendingInvalidation]
 
 
 class Changes:
-    """When names last changed, as numbers that only grow.
+    """When names last changed, as numbers that only grow: with each change, and whatever makes one pending.
 
     Beyond the bound the name that changed longest ago is dropped; from then on it counts as changed for all
     that began before that change.
@@ -202,7 +202,7 @@ class Invalidations:
             mark: of the server; ``None``: there is only one.
         """
         mark = self._marks[0] if mark is None else mark
-        self._epoch += 1
+        self._begin_epoch()
         self._due -= mark.due
         mark.opened(self._epoch, now_s)
         self._due += mark.due
@@ -216,7 +216,7 @@ class Invalidations:
             now_s: when that is.
         """
         self._marks = marks
-        self._epoch += 1
+        self._begin_epoch()
         for mark in set(marks):
             mark.kept = 0
         for confirmed in self._confirmed.values():
@@ -328,8 +328,13 @@ class Invalidations:
             self._put(self._queue_of(pending), pending)
         return pending
 
+    def _begin_epoch(self) -> None:
+        self._epoch += 1
+        self.changes.next()
+
     def _put(self, queue: _Queue, pending: PendingInvalidation) -> None:
         queue[pending.stack] = pending
+        self.changes.next()
         if len(queue) > self._limit:
             queue.popitem(last=False)
 

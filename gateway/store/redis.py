@@ -10,7 +10,7 @@ from gateway.clock import Clock
 from gateway.core.caching.entry import GENERATION_BYTES, seal, unseal
 from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.store.invalidations import Mark
-from gateway.store.lookup import FAILED, LookupResult
+from gateway.store.lookup import ABSENT, FAILED, LookupResult
 from gateway.store.redis_commands import Command
 from gateway.store.redis_connection import RedisSettings
 from gateway.store.redis_errors import StoreError, is_redirect
@@ -100,7 +100,7 @@ class RedisStore:
             _, generation = await self.run(
                 "mint", name, ("SET", name, fresh, "NX", "PX", life_ms), ("GET", name)
             )
-            return _generation(generation)
+            return self.result(key, None, generation).generation
         return None
 
     async def write(self, writes: Sequence[Write]) -> None:
@@ -212,19 +212,17 @@ class RedisStore:
         """Return what the values at an entry's key and at its stack's generation key mean."""
         if isinstance(sealed, Exception):
             return FAILED
-        generation, entry = _generation(generation), None
-        if isinstance(sealed, bytes) and generation is not None:
+        if not isinstance(generation, bytes) or len(generation) != GENERATION_BYTES:
+            return ABSENT
+        if isinstance(sealed, bytes):
             now_s = self._clock.wall_s()
-            entry = unseal(key, generation, sealed, self._secret, now_s)
+            monotonic_s = self._clock.monotonic_s()
+            entry = unseal(key, generation, sealed, self._secret, now_s, monotonic_s=monotonic_s)
             if entry is None:
                 self._metrics.entries_invalid += 1
-            elif entry.expires_s <= now_s:
-                entry = None
-        return LookupResult(entry, generation, is_absent=entry is None)
-
-
-def _generation(value: object) -> bytes | None:
-    return value if isinstance(value, bytes) and len(value) == GENERATION_BYTES else None
+            elif entry.expires_s > now_s:
+                return LookupResult(entry, generation)
+        return LookupResult(None, generation, is_absent=True)
 
 
 def milliseconds(seconds: float) -> int:

@@ -146,7 +146,7 @@ class RedisTier:
 
     def may_have(self, key: EntryKey) -> bool:
         """Whether a look-up is allowed: the entry is not being removed and its stack not invalidated."""
-        return not (self._invalidations.is_pending(key.stack) or self._writes.is_removing(key.name))
+        return not (self._invalidations.is_pending(key.stack) or key.name in self._writes.removing)
 
     def store(self, fill_token: FillToken, entry: Entry) -> bool:
         """Queue an entry; ``False`` when it may not be stored or there is no room for it."""

@@ -1,5 +1,6 @@
 """Memory and Redis as one store. Everything that invalidates passes through here."""
 
+import functools
 import weakref
 from collections.abc import Callable, Iterable
 
@@ -106,6 +107,7 @@ class Tiers:
         For a process beside another that does not send it its invalidations.
         """
         self.invalidations.all_pending = True
+        self._changes.next()
         self.retire_memory()
 
     def enable_memory(self) -> None:
@@ -154,12 +156,16 @@ class Tiers:
             on_result(None)
             return
         fill_token = self.fill_token(key)
-        if self.redis is None or not self.redis.may_have(key):
+        redis = self.redis
+        if redis is None or not redis.may_have(key):
             on_result(EarlyLookup(fill_token, self._without_redis()))
-        elif not self.redis.lookup_soon(
-            key, lambda result: on_result(EarlyLookup(fill_token, self._checked(fill_token, result)))
-        ):
+        elif not redis.lookup_soon(key, functools.partial(self._looked_up, fill_token, on_result)):
             on_result(None)
+
+    def _looked_up(
+        self, fill_token: FillToken, on_result: Callable[[EarlyLookup], None], result: LookupResult
+    ) -> None:
+        on_result(EarlyLookup(fill_token, self._checked(fill_token, result)))
 
     def _without_redis(self) -> LookupResult:
         # What Redis may not have is removed there before it is read again, unless all counts as pending.
@@ -169,14 +175,15 @@ class Tiers:
         """Return what of a result from Redis is still valid; keep its entry in memory."""
         if result.has_failed:
             return result
-        is_replaced = self._changes.has_changed(fill_token.key.local, fill_token.since)
-        if is_replaced or self.invalidations.is_void(fill_token):
+        # Nothing begins to be pending without a change.
+        if self._changes.number != fill_token.since and (
+            self._changes.has_changed(fill_token.key.local, fill_token.since)
+            or self.invalidations.is_void(fill_token)
+        ):
             return LookupResult(None)
-        if result.entry is None:
-            return result
-        entry = result.entry.taken_in(fill_token.wall_s, fill_token.monotonic_s)
-        self._keep_in_memory(fill_token, entry)
-        return LookupResult(entry, result.generation)
+        if result.entry is not None and self.memory.limit_bytes:
+            self._keep_in_memory(fill_token, result.entry)
+        return result
 
     def take_in(self, fill_token: FillToken, entry: Entry, wall_s: float, monotonic_s: float) -> Entry:
         """Keep an entry from Redis in memory, unless its stack was invalidated since.

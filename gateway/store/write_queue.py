@@ -27,12 +27,16 @@ class Write(msgspec.Struct, frozen=True, gc=False):
 
 
 class WriteQueue:
-    """First in, first out; the token of each write tells later whether it is outdated."""
+    """First in, first out; the token of each write tells later whether it is outdated.
+
+    Attributes:
+        removing: names of entries whose removal is queued or under way, so that Redis may still have them.
+    """
 
     def __init__(self) -> None:
         self._writes: deque[Write] = deque()
         self._size_bytes = 0
-        self._removing: Counter[bytes] = Counter()
+        self.removing: Counter[bytes] = Counter()
         self._is_filled = asyncio.Event()
 
     def __len__(self) -> int:
@@ -45,7 +49,7 @@ class WriteQueue:
         self._writes.append(write)
         self._size_bytes += write.size_bytes
         if write.entry is None:
-            self._removing[write.fill_token.key.name] += 1
+            self.removing[write.fill_token.key.name] += 1
         self._is_filled.set()
         return True
 
@@ -62,8 +66,4 @@ class WriteQueue:
 
     def done(self, taken: Iterable[Write]) -> None:
         """End what was taken: Redis has answered or failed."""
-        self._removing -= Counter(write.fill_token.key.name for write in taken if write.entry is None)
-
-    def is_removing(self, name: bytes) -> bool:
-        """Whether an entry's removal is queued or under way, so that Redis may still have it."""
-        return name in self._removing
+        self.removing -= Counter(write.fill_token.key.name for write in taken if write.entry is None)

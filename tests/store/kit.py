@@ -279,7 +279,7 @@ class Replica:
 
         async def is_there() -> bool:
             result = await redis.lookup(key)
-            return result.entry == entry and not result.has_failed
+            return as_stored(result.entry) == as_stored(entry) and not result.has_failed
 
         await until(is_there, "the entry in Redis to be as it was queued", timeout_s)
 

@@ -44,6 +44,7 @@ class InvalidationsMachine(RuleBasedStateMachine):
         self.truth = {stack: Truth() for stack in STACKS}
         self.taken: list[tuple[PendingInvalidation, int]] = []
         self.confirmed_s = -LONGEST_S
+        self.usable: tuple[int, set[bytes]] = (0, set())
 
     @initialize(limit=st.sampled_from([2, 100]))
     def it_is_so_large(self, limit: int) -> None:
@@ -160,6 +161,14 @@ class InvalidationsMachine(RuleBasedStateMachine):
         assert not any(
             self.invalidations.changes.has_changed(name, self.invalidations.changes.number) for name in STACKS
         )
+
+    @invariant()
+    def what_was_not_pending_begins_to_be_with_a_change(self) -> None:
+        number = self.invalidations.changes.number
+        usable = {stack for stack in STACKS if not self.invalidations.is_pending(stack)}
+        before, usable_before = self.usable
+        assert number > before or usable >= usable_before
+        self.usable = number, usable
 
     @invariant()
     def the_queues_are_bounded(self) -> None:

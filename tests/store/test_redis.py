@@ -21,6 +21,7 @@ from tests.store.kit import (
     MINT_TTL_S,
     DirectRedis,
     Times,
+    as_stored,
     direct_redis,
     entry_of,
     key_of,
@@ -89,7 +90,7 @@ async def test_look_ups_of_one_turn_of_the_loop_are_one_command(
         found.extend(await asyncio.gather(*(direct.lookup(key) for key in keys)))
 
     assert await run_by(redis, look_up()) == {"mget": 1}
-    assert [one.entry for one in found] == [stored.get(key.name) for key in keys]
+    assert [as_stored(one.entry) for one in found] == [stored.get(key.name) for key in keys]
 
 
 async def test_look_ups_of_the_same_entry_are_one(direct: DirectRedis, redis: RedisServer) -> None:
@@ -103,7 +104,7 @@ async def test_look_ups_of_the_same_entry_are_one(direct: DirectRedis, redis: Re
     found = await asyncio.gather(
         *(direct.lookup(key_of(redis.prefix)) for _ in range(9)), *(direct.lookup(absent) for _ in range(9))
     )
-    assert [one.entry for one in found] == [entry] * 9 + [None] * 9
+    assert [as_stored(one.entry) for one in found] == [entry] * 9 + [None] * 9
     assert await keys_read(redis) - before == 2 * 2
 
 
@@ -392,7 +393,7 @@ async def test_poisoned_bytes_are_a_miss_and_counted(
     assert direct.metrics.entries_invalid == 1
     stored = entry_of(b"healed")
     await direct.put(key, stored, generation)
-    assert (await direct.lookup(key)).entry == stored
+    assert as_stored((await direct.lookup(key)).entry) == stored
 
 
 async def test_the_bytes_that_the_poisons_are_made_from_are_found(

@@ -18,6 +18,7 @@ from tests.store.kit import (
     FOLDED,
     DirectRedis,
     Replica,
+    as_stored,
     direct_redis,
     documented_rights,
     entry_of,
@@ -96,7 +97,7 @@ async def test_look_ups_of_one_turn_are_one_round_trip_to_each_node(cluster: Red
     before = await calls(cluster, "mget")
     sent = sum(direct.metrics.redis_s["lookup",].counts)
     found = await asyncio.gather(*map(direct.lookup, keys))
-    assert [one.entry for one in found] == [entries.get(key.name) for key in keys]
+    assert [as_stored(one.entry) for one in found] == [entries.get(key.name) for key in keys]
     assert not any(one.has_failed for one in found)
     after = await calls(cluster, "mget")
     asked = [(now - then)["mget"] for now, then in zip(after, before, strict=True)]

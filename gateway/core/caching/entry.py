@@ -117,35 +117,52 @@ def seal(
 
 
 def unseal(
-    key: EntryKey, generation: bytes, sealed: bytes, secret: bytes, now_s: float, *, name: bytes | None = None
+    key: EntryKey,
+    generation: bytes,
+    sealed: bytes,
+    secret: bytes,
+    now_s: float,
+    *,
+    name: bytes | None = None,
+    monotonic_s: float = math.inf,
 ) -> Entry | None:
     """Return the entry in serialized bytes, or ``None`` when they can't be trusted.
 
     Rejected are: a wrong tag, another version, key, identity or generation, invalid times, and a fetch more
     than 5 s in the future. A stale entry is returned; see `Entry.ttl_s`.
+
+    Args:
+        key: whose it should be.
+        generation: of the stack now.
+        sealed: what was found.
+        secret: see `seal`.
+        now_s: wall clock.
+        name: where it was found; ``None``: at the name of the key.
+        monotonic_s: of the same moment: the entry is taken in with both; without it, it is not.
     """
     content, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
     if not hmac.compare_digest(tag, _tag(name or key.name, content, secret)):
         return None
     try:
-        stored = _decoder.decode(content)
+        version, identity, of, fetched_s, expires_s, age_s, accept, lines, body = _decoder.decode(content)
     except msgspec.DecodeError:
         return None
-    if stored[:3] != (ENTRY_VERSION, key.identity, generation):
+    if version != ENTRY_VERSION or identity != key.identity or of != generation or age_s < 0:
         return None
-    _, _, _, fetched_s, expires_s, age_s, accept, lines, body = stored
-    if not (math.isfinite(fetched_s) and math.isfinite(expires_s) and fetched_s <= now_s + _FUTURE_S):
+    if not (-math.inf < fetched_s <= now_s + _FUTURE_S and -math.inf < expires_s < math.inf):
         return None
-    return Entry(lines, body, fetched_s, expires_s, age_s, accept) if age_s >= 0 else None
+    offset_s = (now_s if now_s > fetched_s else fetched_s) - monotonic_s
+    return Entry(lines, body, fetched_s, expires_s, age_s, accept, offset_s)
 
 
 def _tag(name: bytes, content: bytes, secret: bytes) -> bytes:
-    tag = _hasher(secret).copy()
-    tag.update(b"%d:%s" % (len(name), name))
+    tag = _hasher(secret, name).copy()
     tag.update(content)
     return tag.digest()
 
 
-@functools.lru_cache(16)
-def _hasher(secret: bytes) -> blake2b:
-    return blake2b(digest_size=_TAG_BYTES, key=keyed(secret), person=b"aosgw-tag")
+@functools.lru_cache(4_096)
+def _hasher(secret: bytes, name: bytes) -> blake2b:
+    return blake2b(
+        b"%d:%s" % (len(name), name), digest_size=_TAG_BYTES, key=keyed(secret), person=b"aosgw-tag"
+    )

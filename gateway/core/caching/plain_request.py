@@ -19,7 +19,8 @@ from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Field, Fields, IndexedFields, Request, first
 from gateway.core.http.proxy_identity import FetchLines, ProxyIdentity, check_request, fetch_lines
 
-_METHOD = b"GET /v2/stacks/"
+_STACKS = b"/v2/stacks/"
+_METHOD = b"GET " + _STACKS
 _VERSION = b" HTTP/1.1"
 _HEAD_END = b"\r\n\r\n"
 _SOME_TARGET = b"/v2/stacks/s/actions/a"
@@ -156,10 +157,10 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
 
 
 class KnownRequest(msgspec.Struct, frozen=True, gc=False):
-    """What a plain request without a request id means; the same bytes mean the same again.
+    """What the plain requests of a caller for one execution have in common.
 
     Attributes:
-        seen: the request as it was split from its bytes.
+        seen: one without request id and trace fields, as it is split from its bytes.
         owner: who asks.
         key: of the entry that may answer it.
         eligible: what `eligibility` makes of it.
@@ -172,9 +173,55 @@ class KnownRequest(msgspec.Struct, frozen=True, gc=False):
     eligible: Eligible
     target: bytes
 
-    def request(self, request_id: bytes, peer: bytes, scheme: bytes) -> Request:
-        """Return one such request, see `plain_request`."""
-        return Request("GET", self.target, self.owner.fields, peer, scheme, 0, request_id)
+    def request(
+        self, data: bytes, seen: PlainRequest, request_id: bytes, *, peer: bytes, scheme: bytes
+    ) -> tuple[Request, Eligible] | None:
+        """Return one of them as the parser would, and its eligibility.
+
+        Args:
+            data: the whole head.
+            seen: from `read_plain`.
+            request_id: the caller's request id, or one generated for it.
+            peer: the caller's address.
+            scheme: as the caller connected.
+
+        Returns:
+            ``None`` when a field line is not plain.
+        """
+        owner, eligible = self.owner, self.eligible
+        fields, lines = owner.fields, owner.fetch_lines
+        if seen.rest != owner.rest:
+            # It has trace fields, which do not change the response, but are forwarded too.
+            found = plain_fields(data[data.find(b"\r\n") :])
+            if found is None:
+                return None
+            fields, lines = found, None
+        elif seen.request_id is not None:
+            name = data[seen.id_start + 2 : data.find(b":", seen.id_start)]
+            position = data.count(b"\r\n", data.find(b"\r\n"), seen.id_start)
+            fields = fields.with_field(position, (name, seen.request_id))
+            lines = None if lines is None else lines.with_id(fields[position], position)
+        if fields is not owner.fields:
+            eligible = msgspec.structs.replace(eligible, fields=end_to_end(fields), fetch_lines=lines)
+        return Request("GET", self.target, fields, peer, scheme, 0, request_id), eligible
+
+
+def known_request(owner: Owner, path: bytes, call: ExecutionRef, key: EntryKey) -> KnownRequest:
+    """Return what a caller's requests for one execution have in common.
+
+    Args:
+        owner: from `read_owner`.
+        path: `PlainRequest.path`.
+        call: the execution that it names.
+        key: of the entry that may answer.
+    """
+    return KnownRequest(
+        PlainRequest(path, None, owner.rest),
+        owner,
+        key,
+        Eligible(call, owner.identity, owner.variant, NO_DIRECTIVES, owner.sent, owner.fetch_lines),
+        _STACKS + path,
+    )
 
 
 def read_owner(
@@ -221,50 +268,3 @@ def read_owner(
     owner = keys.owner(eligible.identity.entry, eligible.variant.general)
     lines = fetch_lines(fields, proxy)
     return Owner(owner, eligible.identity, eligible.variant, rest, fields, eligible.fields, lines)
-
-
-def plain_request(
-    data: bytes,
-    plain: PlainRequest,
-    owner: Owner,
-    call: ExecutionRef,
-    request_id: bytes,
-    *,
-    peer: bytes,
-    scheme: bytes,
-) -> tuple[Request, Eligible] | None:
-    """Return a plain request as the parser would, and its eligibility.
-
-    Args:
-        data: the whole head.
-        plain: from `read_plain`.
-        owner: from `read_owner`.
-        call: the execution that its path names.
-        request_id: the caller's request id, or one generated for it.
-        peer: the caller's address.
-        scheme: as the caller connected.
-
-    Returns:
-        ``None`` when a field line is not plain.
-    """
-    fields: IndexedFields | None = owner.fields
-    lines = owner.fetch_lines
-    if plain.rest != owner.rest:
-        # It has trace fields, which do not change the response, but are forwarded too.
-        fields, lines = plain_fields(data[data.find(b"\r\n") :]), None
-    elif plain.request_id is not None:
-        name = data[plain.id_start + 2 : data.find(b":", plain.id_start)]
-        position = data.count(b"\r\n", data.find(b"\r\n"), plain.id_start)
-        fields = owner.fields.with_field(position, (name, plain.request_id))
-        lines = None if lines is None else lines.with_id(fields[position], position)
-    if fields is None:
-        return None
-    request = Request("GET", b"/v2/stacks/" + plain.path, fields, peer, scheme, 0, request_id)
-    return request, Eligible(
-        call,
-        owner.identity,
-        owner.variant,
-        NO_DIRECTIVES,
-        owner.sent if fields is owner.fields else end_to_end(fields),
-        lines,
-    )

@@ -84,8 +84,10 @@ def hit_status(entry: Entry, now_s: float) -> CacheStatus:
 
 def hit_bytes(entry: Entry, request_id: bytes, via: bytes, now_s: float) -> bytes:
     """Return the bytes of a hit for an unconditional GET over HTTP/1.1, with the same head as `hit_head`."""
+    age_s = now_s - entry.fetched_s
     added = b"Age: %d\r\nX-Request-Id: %b\r\nVia: %b\r\nCache-Status: aos-gateway; hit; ttl=%d%b\r\n\r\n" % (
-        entry.age_s(now_s),
+        # As `Entry.age_s` has it.
+        entry.upstream_age_s + (age_s if age_s > 0 else 0),
         request_id,
         via,
         entry.expires_s - now_s,

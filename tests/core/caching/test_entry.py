@@ -204,6 +204,7 @@ def test_a_right_tag_alone_makes_no_entry(content: bytes) -> None:
 def test_an_entry_lives_by_the_clock_that_is_further(wall_s: float, monotonic_s: float, ttl_s: int) -> None:
     for began_s in (NOW_S, NOW_S - 3):
         entry = ENTRY.taken_in(began_s, 100.0)
+        assert unseal(KEY, GENERATION, SEALED, SECRET, began_s, monotonic_s=100.0) == entry
         assert entry.ttl_s(entry.now_s(wall_s, monotonic_s)) == ttl_s
     assert ENTRY.ttl_s(ENTRY.now_s(wall_s, monotonic_s)) == NOW_S + 300 - wall_s
 

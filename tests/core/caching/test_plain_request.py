@@ -17,10 +17,9 @@ from gateway.core.caching.eligibility import Eligible, eligibility
 from gateway.core.caching.identity import IdentityReader
 from gateway.core.caching.key import KeySpace
 from gateway.core.caching.plain_request import (
-    KnownRequest,
     PlainRequest,
+    known_request,
     plain_fields,
-    plain_request,
     read_owner,
     read_plain,
     trace_fields,
@@ -337,20 +336,10 @@ def asked(data: bytes) -> tuple[Request, Eligible] | None:
     if call is None or call.has_query:
         return None
     request_id = seen.request_id or b"made"
-    return plain_request(data, seen, who, call, request_id, peer=b"192.0.2.7", scheme=b"http")
-
-
-def test_a_head_that_comes_again_makes_the_same_request() -> None:
-    data = LINE + ALICE + b"\r\n"
-    seen, found = read_plain(data), asked(data)
-    assert seen is not None
-    assert found is not None
-    who = read_owner(seen.rest, identity_reader=READER, keys=KEYS, proxy=PROXY, own_hosts=None)
-    assert who is not None
-    request, eligible = found
-    key = KEYS.entry(who.identity.entry, who.variant.general, eligible.execution)
-    known = KnownRequest(seen, who, key, eligible, request.target)
-    assert known.request(b"made", b"192.0.2.7", b"http") == request
+    key = KEYS.entry(who.identity.entry, who.variant.general, call, who.owner)
+    known = known_request(who, seen.path, call, key)
+    assert known.seen == PlainRequest(seen.path, None, rest)
+    return known.request(data, seen, request_id, peer=b"192.0.2.7", scheme=b"http")
 
 
 def test_a_field_line_that_is_not_plain_makes_no_plain_request() -> None:
@@ -365,5 +354,7 @@ def test_a_field_line_that_is_not_plain_makes_no_plain_request() -> None:
     assert other is not None
     call = execution(b"/v2/stacks/s/actions/a")
     assert call is not None
+    key = KEYS.entry(who.identity.entry, who.variant.general, call)
     odd = LINE + ALICE + b"A:\tb\r\n\r\n"
-    assert plain_request(odd, other, who, call, b"made", peer=b"192.0.2.7", scheme=b"http") is None
+    known = known_request(who, other.path, call, key)
+    assert known.request(odd, other, b"made", peer=b"192.0.2.7", scheme=b"http") is None
