@@ -159,6 +159,8 @@ async def test_a_node_that_is_gone_stops_none_of_the_others(
     await until(lambda: one.state.breaker is not BreakerState.CLOSED, "the breaker of the dead node")
     states = {node.address: node is not dead for node in own_cluster.nodes}
     await until(lambda: one.state.nodes == states, "the others to be up")
+    # What is read while another node is subscribed at does not count.
+    await until(lambda: one.state.is_subscribed, "a subscription at another node")
     redis = one.tiers.redis
     assert redis is not None
     link = redis._store.link
