@@ -239,7 +239,8 @@ def test_what_it_takes_to_open_connections_is_not_weighed(processes: Processes, 
     assert 0 < outcome.completed <= outcome.statuses["200"] - 2 * 100
     assert outcome.statuses["200"] == origin.requests() - before
     assert outcome.cpu_s is not None
-    assert 0 < outcome.cpu_s < origin.child.cpu_s() - cpu_s
+    # In ticks of 10 ms: opening the connections may have taken less than one.
+    assert 0 < outcome.cpu_s <= origin.child.cpu_s() - cpu_s + 0.001
     assert 0.5 <= outcome.duration_s < 5
 
 
