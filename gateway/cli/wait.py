@@ -18,7 +18,7 @@ from gateway.cli.client import Client, NoResponseError, Response, TooLargeError,
 from gateway.cli.wait_pace import Pace
 from gateway.cli.wait_report import Progress, Report, elapsed, progress_of
 from gateway.config.address import Address, UpstreamUrl, address_of, upstream_url_of
-from gateway.config.errors import ConfigError, InvalidValue, one_line, shorten
+from gateway.config.errors import ConfigError, InvalidValue, one_line, shorten, shown_as
 from gateway.config.secret import Secret
 from gateway.config.sources import secret_in_file
 from gateway.core.aos.execution import Unreadable, decode_deciding
@@ -88,7 +88,8 @@ def read_options(
         if not 1 <= len(value) <= _MAX_ID_CHARACTERS or value in {".", ".."}:
             raise ConfigError(f"{name} has to be an id of 1 to {_MAX_ID_CHARACTERS} characters")
     try:
-        url = address_of(gateway) if gateway.startswith("unix:") else upstream_url_of(gateway)
+        with shown_as(shorten(gateway)):
+            url = address_of(gateway) if gateway.startswith("unix:") else upstream_url_of(gateway)
     except InvalidValue as exc:
         raise ConfigError(f"--gateway {exc.value} {exc.remedy}") from exc
     token = environ.get("AOS_TOKEN", "")

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.config.errors import ConfigError, InvalidValue, shorten
+from gateway.config.errors import ConfigError, InvalidValue, shorten, shown_as
 from gateway.core.http.forwarded import address_in
 
 _MAX_PORT: Final = 65_535
@@ -92,22 +92,20 @@ def address_of(text: str) -> Address:
     """Read `host:port`, `[v6]:port`, `:port` for all interfaces, or `unix:/path`; or raise `InvalidValue`."""
     if text.startswith("unix:"):
         return UnixAddress(path=_socket_path(text))
-    shown, remedy = shorten(text), "write host:port, [v6]:port, :port for all interfaces, or unix:/path"
+    remedy = "write host:port, [v6]:port, :port for all interfaces, or unix:/path"
     host, colon, port = text.rpartition(":")
     if not colon:
-        raise InvalidValue(shown, f"has no port; {remedy}")
-    return TcpAddress(host=_host_of(host, shown, remedy), port=_port_of(port, shown, least=0))
+        raise InvalidValue(f"has no port; {remedy}")
+    return TcpAddress(host=_host_of(host, remedy), port=_port_of(port, least=0))
 
 
 def mode_of(text: str) -> Mode:
     """Read the octal permissions of a Unix socket's file; `InvalidValue` also if nobody could connect."""
     if not _MODE.fullmatch(text):
-        raise InvalidValue(shorten(text), 'is no file mode; write three octal digits, like "0660"')
+        raise InvalidValue('is no file mode; write three octal digits, like "0660"')
     mode = Mode(int(text, 8))
     if not mode.bits & _ANY_WRITE:
-        raise InvalidValue(
-            shorten(text), 'lets nobody connect, which needs write permission; write "0600" or more'
-        )
+        raise InvalidValue('lets nobody connect, which needs write permission; write "0600" or more')
     return mode
 
 
@@ -116,7 +114,7 @@ def parse_address(text: str) -> Address:
     try:
         return address_of(text)
     except InvalidValue as exc:
-        raise ConfigError(f"address {exc.value}: {exc.remedy}") from exc
+        raise ConfigError(f"address {shorten(text)}: {exc.remedy}") from exc
 
 
 def is_loopback(address: Address) -> bool:
@@ -144,92 +142,88 @@ def upstream_url_of(text: str) -> UpstreamUrl:
     Raises:
         InvalidValue: the value shown has no userinfo, query or fragment.
     """
-    value = shorten(_without_secrets(text))
-    if not text.isascii():
-        raise InvalidValue(value, "is not ASCII; write an international host name in its xn-- form")
-    match = _URL.fullmatch(text) if VISIBLE.fullmatch(text) else None
-    if match is None:
-        raise InvalidValue(
-            value, "is not a URL; write http://host:port or https://host, with an optional base path"
-        )
-    scheme = match["scheme"].lower()
-    if scheme not in _DEFAULT_PORTS:
-        raise InvalidValue(value, "has an unknown scheme; write http:// or https://")
-    if "@" in match["authority"]:
-        raise InvalidValue(
-            value, "holds userinfo; remove what stands before the @, callers bring their own credentials"
-        )
-    if match["rest"]:
-        raise InvalidValue(value, "has a query or fragment; end the URL after the base path")
-    host, port = split_host_port(match["authority"], value)
-    path = match["path"].removesuffix("/")
-    if not _PATH.fullmatch(path):
-        raise InvalidValue(value, "has a character in its path that a URL may not hold; percent-encode it")
-    if any(segment in {"", ".", ".."} for segment in path.split("/")[1:]):
-        raise InvalidValue(
-            value, "has an empty or dot segment in its path; write the path in its shortest form"
-        )
+    with shown_as(shorten(_without_secrets(text))):
+        if not text.isascii():
+            raise InvalidValue("is not ASCII; write an international host name in its xn-- form")
+        match = _URL.fullmatch(text) if VISIBLE.fullmatch(text) else None
+        if match is None:
+            raise InvalidValue(
+                "is not a URL; write http://host:port or https://host, with an optional base path"
+            )
+        scheme = match["scheme"].lower()
+        if scheme not in _DEFAULT_PORTS:
+            raise InvalidValue("has an unknown scheme; write http:// or https://")
+        if "@" in match["authority"]:
+            raise InvalidValue(
+                "holds userinfo; remove what stands before the @, callers bring their own credentials"
+            )
+        if match["rest"]:
+            raise InvalidValue("has a query or fragment; end the URL after the base path")
+        host, port = split_host_port(match["authority"])
+        path = match["path"].removesuffix("/")
+        if not _PATH.fullmatch(path):
+            raise InvalidValue("has a character in its path that a URL may not hold; percent-encode it")
+        if any(segment in {"", ".", ".."} for segment in path.split("/")[1:]):
+            raise InvalidValue("has an empty or dot segment in its path; write the path in its shortest form")
     return UpstreamUrl(scheme=scheme, host=host.lower(), port=port or _DEFAULT_PORTS[scheme], base_path=path)
 
 
-def host_and_port_of(text: str, shown: str | None = None) -> str:
-    """Check `host` or `host:port` and return it in lower case; an error shows ``shown`` instead, if given."""
-    split_host_port(text, shown or shorten(text))
+def host_and_port_of(text: str) -> str:
+    """Check `host` or `host:port` and return it in lower case; raise `InvalidValue` if it is none."""
+    split_host_port(text)
     return text.lower()
 
 
 def host_name_of(text: str) -> str:
     """Check a host name without port and return it in lower case; raise `InvalidValue` if it is none."""
-    shown, remedy = shorten(text), "write the name alone, without scheme and port"
+    remedy = "write the name alone, without scheme and port"
     if not text:
-        raise InvalidValue(shown, f"is empty; {remedy}")
-    return _host_of(text, shown, remedy).lower()
+        raise InvalidValue(f"is empty; {remedy}")
+    return _host_of(text, remedy).lower()
 
 
-def split_host_port(authority: str, shown: str) -> tuple[str, int | None]:
+def split_host_port(authority: str) -> tuple[str, int | None]:
     """Return host, without brackets, and port of `host`, `host:port` or `[v6]:port`."""
     host, port = authority, None
     if ":" in authority[authority.rfind("]") + 1 :]:
         host, _, digits = authority.rpartition(":")
-        port = _port_of(digits, shown, least=1)
+        port = _port_of(digits, least=1)
     if not host:
-        raise InvalidValue(shown, "has no host; write http://host:port or https://host")
-    return _host_of(host, shown, "put IPv6 addresses in brackets"), port
+        raise InvalidValue("has no host; write http://host:port or https://host")
+    return _host_of(host, "put IPv6 addresses in brackets"), port
 
 
-def _port_of(digits: str, shown: str, *, least: int) -> int:
+def _port_of(digits: str, *, least: int) -> int:
     if re.fullmatch(r"[0-9]{1,5}", digits) and least <= int(digits) <= _MAX_PORT:
         return int(digits)
-    raise InvalidValue(shown, f"has a bad port; write a number from {least} to {_MAX_PORT}")
+    raise InvalidValue(f"has a bad port; write a number from {least} to {_MAX_PORT}")
 
 
-def _host_of(host: str, shown: str, remedy: str) -> str:
+def _host_of(host: str, remedy: str) -> str:
     """Return the host without brackets, an IPv6 address in its shortest form."""
     if host.startswith("[") and host.endswith("]"):
         try:
             # Not ipaddress: its text of a mapped address differs between Python versions.
             return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host[1:-1]))
         except (OSError, ValueError) as exc:
-            raise InvalidValue(shown, "has a bad IPv6 address; write it like [::1]") from exc
+            raise InvalidValue("has a bad IPv6 address; write it like [::1]") from exc
     labels = host.removesuffix(".").split(".")
     if host and (len(host) > _MAX_HOST_CHARACTERS or not all(_LABEL.fullmatch(label) for label in labels)):
-        raise InvalidValue(shown, f"has a bad host; {remedy}")
+        raise InvalidValue(f"has a bad host; {remedy}")
     if labels[-1].isdigit():
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError as exc:
-            raise InvalidValue(shown, "has a bad IPv4 address; write four numbers from 0 to 255") from exc
+            raise InvalidValue("has a bad IPv4 address; write four numbers from 0 to 255") from exc
     return host
 
 
 def _socket_path(text: str) -> str:
     path = text.removeprefix("unix:")
     if not path.startswith("/") or path.startswith("//") or not path.isprintable() or path.endswith("/"):
-        raise InvalidValue(shorten(text), "is not an absolute path; write unix:/run/name.sock")
+        raise InvalidValue("is not an absolute path; write unix:/run/name.sock")
     if len(path.encode()) > MAX_SOCKET_PATH_BYTES:
-        raise InvalidValue(
-            shorten(text), f"is too long for a socket; use at most {MAX_SOCKET_PATH_BYTES} bytes"
-        )
+        raise InvalidValue(f"is too long for a socket; use at most {MAX_SOCKET_PATH_BYTES} bytes")
     return path
 
 

@@ -1,5 +1,8 @@
 """Errors of the configuration."""
 
+import contextlib
+from collections.abc import Iterator
+
 _SHOWN_CHARACTERS = 80
 
 
@@ -17,14 +20,24 @@ class InvalidValue(ValueError):
     """A value that a rule does not accept; the key is added by `gateway.config.load`.
 
     Attributes:
-        value: the value as it may be shown (see `shorten`); "***" for a secret.
         remedy: what is wrong with it and what to write instead.
+        value: the value as it may be shown (see `shorten`); "***" for a secret; "" leaves it to `shown_as`.
     """
 
-    def __init__(self, value: str, remedy: str) -> None:
+    def __init__(self, remedy: str, value: str = "") -> None:
         super().__init__(remedy)
-        self.value = value
         self.remedy = remedy
+        self.value = value
+
+
+@contextlib.contextmanager
+def shown_as(value: str) -> Iterator[None]:
+    """Show this as the value of an `InvalidValue` that has none."""
+    try:
+        yield
+    except InvalidValue as exc:
+        exc.value = exc.value or value
+        raise
 
 
 def one_line(text: str) -> str:

@@ -7,14 +7,13 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from gateway.config.address import MAX_SOCKET_PATH_BYTES, split_host_port
-from gateway.config.errors import InvalidValue
+from gateway.config.errors import InvalidValue, shown_as
 from gateway.config.secret import Secret
 
 _REMEDY: Final = (
     "write redis://host:port/db, rediss://host:port/db, unix:///path?db=N, "
     "redis+sentinel://host,host,host/SERVICE or redis+cluster://host,host"
 )
-_SHOWN: Final = "***"
 # Each ends the authority or the host of a URL (RFC 3986 section 3.2).
 _RESERVED: Final = "/?#[]"
 # Splits as urllib.parse.urlsplit does, which redis-py uses.
@@ -58,6 +57,7 @@ class RedisPlace(msgspec.Struct, frozen=True):
         return f"{self.before_host}{f'[{host}]' if ':' in host else host}:{port}/{self.database}"
 
 
+@shown_as("***")
 def redis_url_of(text: str) -> Secret:
     """Return a URL of Redis, "" for none, as it is; the only query is `db`.
 
@@ -68,15 +68,15 @@ def redis_url_of(text: str) -> Secret:
     if not _VISIBLE.fullmatch(text):
         stray = "holds a % that begins no percent-encoding; write %25 for it"
         other = "holds a character that a URL may not hold; percent-encode it"
-        raise InvalidValue(_SHOWN, stray if _VISIBLE.fullmatch(text.replace("%", "%25")) else other)
+        raise InvalidValue(stray if _VISIBLE.fullmatch(text.replace("%", "%25")) else other)
     _check_reserved(text)
     match = _URL.fullmatch(text)
     if match is None:
-        raise InvalidValue(_SHOWN, f"is not a Redis URL; {_REMEDY}")
+        raise InvalidValue(f"is not a Redis URL; {_REMEDY}")
     if match["userinfo"] is not None and not _USERINFO.fullmatch(match["userinfo"]):
-        raise InvalidValue(_SHOWN, "has no password before the @; write :password@ or user:password@")
+        raise InvalidValue("has no password before the @; write :password@ or user:password@")
     if match["query"] and not _QUERY.fullmatch(match["query"]):
-        raise InvalidValue(_SHOWN, "has an unknown query argument; only ?db=N is possible")
+        raise InvalidValue("has an unknown query argument; only ?db=N is possible")
     if match["scheme"] == "unix":
         _check_socket(match["host"], match["path"])
     elif match["kind"]:
@@ -105,27 +105,25 @@ def _check_reserved(text: str) -> None:
         return
     if reserved := [character for character in _RESERVED if character in userinfo]:
         written = ", ".join(f"%{ord(character):02X} for {character}" for character in reserved)
-        raise InvalidValue(_SHOWN, f"has {' '.join(reserved)} in its user or password; write {written}")
+        raise InvalidValue(f"has {' '.join(reserved)} in its user or password; write {written}")
 
 
 def _check_socket(host: str, path: str) -> None:
     if host or not path.startswith("/") or path.endswith("/"):
-        raise InvalidValue(_SHOWN, "has no absolute path; write unix:///run/redis.sock")
+        raise InvalidValue("has no absolute path; write unix:///run/redis.sock")
     if len(unquote_to_bytes(path)) > MAX_SOCKET_PATH_BYTES:
-        raise InvalidValue(
-            _SHOWN, f"has a path too long for a socket; use at most {MAX_SOCKET_PATH_BYTES} bytes"
-        )
+        raise InvalidValue(f"has a path too long for a socket; use at most {MAX_SOCKET_PATH_BYTES} bytes")
 
 
 def _check_server(authority: str, path: str, *, has_database: bool) -> None:
     if not authority:
-        raise InvalidValue(_SHOWN, f"has no host; {_REMEDY}")
-    split_host_port(authority, _SHOWN)
+        raise InvalidValue(f"has no host; {_REMEDY}")
+    split_host_port(authority)
     number = path.removeprefix("/")
     if number and not _DATABASE.fullmatch(number):
-        raise InvalidValue(_SHOWN, "has a path that is not a database number; write redis://host:port/0")
+        raise InvalidValue("has a path that is not a database number; write redis://host:port/0")
     if number and has_database:
-        raise InvalidValue(_SHOWN, "names the database twice; write it either in the path or as ?db=N")
+        raise InvalidValue("names the database twice; write it either in the path or as ?db=N")
 
 
 def redis_place(url: str) -> RedisPlace:
@@ -139,32 +137,30 @@ def _place_of_several(match: re.Match[str]) -> RedisPlace:
     kind: Literal["sentinel", "cluster"] = "sentinel" if match["kind"] == "sentinel" else "cluster"
     if "@" in (match["userinfo"] or ""):
         raise InvalidValue(
-            _SHOWN, "has more than one @; write the user once, before the first host, and %40 for @ in it"
+            "has more than one @; write the user once, before the first host, and %40 for @ in it"
         )
     written = match["host"].split(",")
     if len(written) > _MAX_HOSTS:
-        raise InvalidValue(_SHOWN, f"has {len(written)} hosts; write at most {_MAX_HOSTS}")
+        raise InvalidValue(f"has {len(written)} hosts; write at most {_MAX_HOSTS}")
     hosts = []
     for host_and_port in written:
         if not host_and_port:
-            raise InvalidValue(_SHOWN, f"has no host; {_REMEDY}")
-        host, port = split_host_port(host_and_port, _SHOWN)
+            raise InvalidValue(f"has no host; {_REMEDY}")
+        host, port = split_host_port(host_and_port)
         hosts.append((host, port or _PORTS[kind]))
     service, _, database = match["path"].removeprefix("/").partition("/")
     if match["query"]:
-        raise InvalidValue(_SHOWN, "has a query; write the database in the path")
+        raise InvalidValue("has a query; write the database in the path")
     if kind == "cluster":
         if service not in {"", "0"} or database:
-            raise InvalidValue(_SHOWN, "names a database, but a Cluster has 0 alone; end it after the hosts")
+            raise InvalidValue("names a database, but a Cluster has 0 alone; end it after the hosts")
         service = ""
     else:
         if not _SERVICE.fullmatch(service):
-            raise InvalidValue(
-                _SHOWN, "does not name the service; write redis+sentinel://host,host,host/SERVICE"
-            )
+            raise InvalidValue("does not name the service; write redis+sentinel://host,host,host/SERVICE")
         if database and not _DATABASE.fullmatch(database):
             raise InvalidValue(
-                _SHOWN, "has no database number after the service; write redis+sentinel://host/SERVICE/0"
+                "has no database number after the service; write redis+sentinel://host/SERVICE/0"
             )
     user = f"{match['userinfo']}@" if match["userinfo"] is not None else ""
     scheme = match["scheme"].partition("+")[0]

@@ -32,32 +32,30 @@ _MARKS: Final = (
 
 def phase_of(text: str) -> str:
     if not _PHASE.fullmatch(text):
-        raise InvalidValue(shorten(text), 'is not a phase; write it as AOS does, like "Succeeded"')
+        raise InvalidValue('is not a phase; write it as AOS does, like "Succeeded"')
     # In AOS every phase named ...ing is in progress, and a paused execution can resume.
     if text.lower().endswith("ing") or text.lower() == "paused":
-        raise InvalidValue(shorten(text), "is a phase in progress, whose records still change; remove it")
+        raise InvalidValue("is a phase in progress, whose records still change; remove it")
     return text
 
 
 def some_phases(phases: tuple[str, ...]) -> tuple[str, ...]:
     if not phases:
-        raise InvalidValue("[]", 'is empty, so nothing could be stored; name at least "Succeeded"')
+        raise InvalidValue('is empty, so nothing could be stored; name at least "Succeeded"', "[]")
     return phases
 
 
 def field_name_of(text: str) -> str:
     if not _FIELD_NAME.fullmatch(text):
-        raise InvalidValue(shorten(text), "is not a header name; write a name like X-Project-Id")
+        raise InvalidValue("is not a header name; write a name like X-Project-Id")
     folded = text.lower().replace("_", "-")
     if folded == "authorization":
-        raise InvalidValue(
-            shorten(text), "always bypasses the cache, so it can't separate callers; remove it"
-        )
+        raise InvalidValue("always bypasses the cache, so it can't separate callers; remove it")
     # The response can't depend on a value that the upstream does not receive.
     if not is_sent_unchanged(folded.encode("ascii")):
-        raise InvalidValue(shorten(text), "does not reach the upstream as the caller sent it; remove it")
+        raise InvalidValue("does not reach the upstream as the caller sent it; remove it")
     if folded == "x-auth-token" and text.lower() != folded:
-        raise InvalidValue(shorten(text), "looks like X-Auth-Token, which always counts; remove it")
+        raise InvalidValue("looks like X-Auth-Token, which always counts; remove it")
     return text
 
 
@@ -66,7 +64,7 @@ def distinct_fields(names: tuple[str, ...]) -> tuple[str, ...]:
     for name, fold in zip(names, folded, strict=True):
         if folded.count(fold) > 1:
             raise InvalidValue(
-                shorten(name), "differs from another name in the list by - and _ alone; remove one"
+                "differs from another name in the list by - and _ alone; remove one", shorten(name)
             )
     # X-Auth-Token always counts; listing it is harmless.
     return tuple(name for name in names if name.lower() != "x-auth-token")
@@ -74,29 +72,27 @@ def distinct_fields(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def prefix_of(text: str) -> str:
     if not _PREFIX.fullmatch(text):
-        raise InvalidValue(shorten(text), "is not a prefix; write 1 to 64 of A-Z a-z 0-9 _ . : -")
+        raise InvalidValue("is not a prefix; write 1 to 64 of A-Z a-z 0-9 _ . : -")
     return text
 
 
 def secret_of(text: str) -> Secret:
     if not VISIBLE.fullmatch(text):
         raise InvalidValue(
-            "***", "holds a blank, control or non-ASCII character; use printable ASCII, like hex or base64"
+            "holds a blank, control or non-ASCII character; use printable ASCII, like hex or base64"
         )
     return Secret(text)
 
 
 def visible_of(text: str) -> str:
     if not VISIBLE.fullmatch(text):
-        raise InvalidValue(
-            shorten(text), "holds a blank, control or non-ASCII character; write it as IAM shows it"
-        )
+        raise InvalidValue("holds a blank, control or non-ASCII character; write it as IAM shows it")
     return text
 
 
 def name_of(text: str) -> str:
     if not text.isprintable() or text != text.strip():
-        raise InvalidValue(shorten(text), "is not a name; write it without blanks around it")
+        raise InvalidValue("is not a name; write it without blanks around it")
     return text
 
 
@@ -105,17 +101,15 @@ def iam_url_of(text: str) -> str:
         return text
     url = upstream_url_of(text)
     if url.scheme != "https" and not is_loopback_host(url.host):
-        raise InvalidValue(shorten(str(url)), "would send tokens unencrypted; write https://")
+        raise InvalidValue("would send tokens unencrypted; write https://", shorten(str(url)))
     return str(url)
 
 
 def allowed_of(text: str) -> str:
     if not _ALLOWED.fullmatch(text):
-        raise InvalidValue(
-            shorten(text), 'is no method and path; write it like "GET /v2/stacks/*", where * is one segment'
-        )
+        raise InvalidValue('is no method and path; write it like "GET /v2/stacks/*", where * is one segment')
     if text.startswith("HEAD "):
-        raise InvalidValue(shorten(text), "is allowed with GET; write GET")
+        raise InvalidValue("is allowed with GET; write GET")
     return text
 
 
@@ -126,7 +120,7 @@ def proxy_of(text: str) -> str:
         network = network_of(text)
     except ValueError as exc:
         raise InvalidValue(
-            shorten(text), 'is no address or network; write it like "10.0.0.1", "10.0.0.0/8" or "unix"'
+            'is no address or network; write it like "10.0.0.1", "10.0.0.0/8" or "unix"'
         ) from exc
     return str(network.network_address if network.num_addresses == 1 else network)
 
@@ -143,9 +137,7 @@ def ca_file_of(text: str) -> str:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=text)
     except (ssl.SSLError, ValueError) as exc:
-        raise InvalidValue(
-            shorten(text), "holds no certificates; name a PEM file with the CA certificates"
-        ) from exc
+        raise InvalidValue("holds no certificates; name a PEM file with the CA certificates") from exc
     return text
 
 
@@ -157,9 +149,9 @@ def file_of(text: str, kind: str = "PEM file") -> str:
             beginning = file.read(_BEGINNING_BYTES)
     except (OSError, ValueError) as exc:
         reason = (exc.strerror if isinstance(exc, OSError) else None) or "no valid path"
-        raise InvalidValue(shorten(text), f"can't be read ({reason}); name a readable {kind}") from exc
+        raise InvalidValue(f"can't be read ({reason}); name a readable {kind}") from exc
     if (fault := encoding_fault(beginning)) is not None:
-        raise InvalidValue(shorten(text), fault)
+        raise InvalidValue(fault)
     return text
 
 
@@ -178,7 +170,7 @@ def endpoint_of(text: str) -> str:
         return text
     if not _ENDPOINT.fullmatch(text):
         remedy = "write http:// or https://, a host and a path, without user and query, like"
-        raise InvalidValue(shorten(text), f"is no endpoint; {remedy} http://127.0.0.1:4318/v1/traces")
+        raise InvalidValue(f"is no endpoint; {remedy} http://127.0.0.1:4318/v1/traces")
     try:
         is_there = all(
             find_spec(f"opentelemetry.{name}") for name in ("sdk.trace", "exporter.otlp.proto.http")
@@ -186,5 +178,5 @@ def endpoint_of(text: str) -> str:
     except ImportError:
         is_there = False
     if not is_there:
-        raise InvalidValue(shorten(text), "needs OpenTelemetry; install aos-gateway[otel]")
+        raise InvalidValue("needs OpenTelemetry; install aos-gateway[otel]")
     return text

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from gateway.config.errors import InvalidValue, shorten
+from gateway.config.errors import InvalidValue, shorten, shown_as
 
 _MAX_LIST: Final = 64
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
@@ -50,10 +50,10 @@ class Number(msgspec.Struct, frozen=True):
         bounds = f"from {self.low:g} to {self.high:.15g}"
         what = f"{kind} of {self.unit} {bounds}, without unit" if self.unit else f"{kind} {bounds}"
         if isinstance(value, bool) or not isinstance(value, (int, self.of)):
-            raise InvalidValue(shorten(value), f"is not a {kind}; write a {what}")
+            raise InvalidValue(f"is not a {kind}; write a {what}", shorten(value))
         # Also true of NaN, which compares false.
         if not self.low <= value <= self.high:
-            raise InvalidValue(shorten(value), f"is out of range; write a {what}")
+            raise InvalidValue(f"is out of range; write a {what}", shorten(value))
         return self.of(value)
 
 
@@ -64,7 +64,7 @@ class Boolean(msgspec.Struct, frozen=True):
         if is_text and isinstance(value, str) and value.strip().lower() in {"true", "false"}:
             value = value.strip().lower() == "true"
         if not isinstance(value, bool):
-            raise InvalidValue(shorten(value), "is neither true nor false; write one of them")
+            raise InvalidValue("is neither true nor false; write one of them", shorten(value))
         return value
 
 
@@ -76,7 +76,7 @@ class Enum(msgspec.Struct, frozen=True):
     def read(self, value: object, *, is_text: bool) -> object:
         if not isinstance(value, str) or value not in self.words:
             raise InvalidValue(
-                shorten(value), "is unknown; write " + " or ".join(f'"{word}"' for word in self.words)
+                "is unknown; write " + " or ".join(f'"{word}"' for word in self.words), shorten(value)
             )
         return value
 
@@ -95,12 +95,13 @@ class String(msgspec.Struct, frozen=True):
     def read(self, value: object, *, is_text: bool) -> object:
         shown = "***" if self.is_secret else shorten(value)
         if not isinstance(value, str):
-            raise InvalidValue(shown, "is not a text; write it in quotes")
+            raise InvalidValue("is not a text; write it in quotes", shown)
         try:
             value.encode()
         except UnicodeEncodeError as exc:
-            raise InvalidValue(shown, "is not valid UTF-8; write it as UTF-8 text") from exc
-        return self.of(value)
+            raise InvalidValue("is not valid UTF-8; write it as UTF-8 text", shown) from exc
+        with shown_as(shown):
+            return self.of(value)
 
 
 class StringList(msgspec.Struct, frozen=True):
@@ -114,17 +115,18 @@ class StringList(msgspec.Struct, frozen=True):
             value = [item.strip() for item in value.split(",")] if value.strip() else []
         if not isinstance(value, list | tuple):
             raise InvalidValue(
-                shorten(value), 'is not a list; write ["one", "two"], or one,two in the environment'
+                'is not a list; write ["one", "two"], or one,two in the environment', shorten(value)
             )
         if len(value) > _MAX_LIST:
-            raise InvalidValue(f"{len(value)} items", f"is too long; write at most {_MAX_LIST}")
+            raise InvalidValue(f"is too long; write at most {_MAX_LIST}", f"{len(value)} items")
         items: list[str] = []
         for item in value:
             if not isinstance(item, str):
-                raise InvalidValue(shorten(item), "is not a text; write each item in quotes")
-            items.append(self.of(item))
+                raise InvalidValue("is not a text; write each item in quotes", shorten(item))
+            with shown_as(shorten(item)):
+                items.append(self.of(item))
         folded = [item.lower() for item in items]
         for item, low in zip(items, folded, strict=True):
             if folded.count(low) > 1:
-                raise InvalidValue(shorten(item), "is in the list twice; remove one")
+                raise InvalidValue("is in the list twice; remove one", shorten(item))
         return self.whole(tuple(items))
