@@ -55,16 +55,6 @@ def config_of(settings: Mapping[str, RawSetting]) -> Config:
     return config
 
 
-def pack(settings: Mapping[str, RawSetting]) -> bytes:
-    """Serialize settings for another process of the gateway, secrets included."""
-    return msgspec.msgpack.encode(settings)
-
-
-def unpack(packed: bytes) -> dict[str, RawSetting]:
-    """Return the settings in bytes from `pack`."""
-    return msgspec.msgpack.decode(packed, type=dict[str, RawSetting])
-
-
 def masked(config: Config) -> dict[str, object]:
     """Return the configuration as plain data for display, by section and key.
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.config.sources import RawSetting
 from gateway.store.peers import Invalidation
 from gateway.telemetry.snapshot import Snapshot
 from gateway.telemetry.throttled import ThrottledCaller
@@ -12,10 +13,10 @@ from gateway.telemetry.top_executions import TopExecution
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """The first message to a worker; its settings are from `gateway.config.load.pack`."""
+    """The first message to a worker."""
 
     number: int
-    settings: bytes
+    settings: dict[str, RawSetting]
     memory_disabled: bool = False
 
 
@@ -24,10 +25,10 @@ class EnableMemory(msgspec.Struct, frozen=True, tag=True):
 
 
 class Reload(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: apply these settings; the `Response` holds an error text or nothing."""
+    """To a worker: apply these settings; the `Response` holds an error text, "" for none."""
 
     request_id: int
-    settings: bytes
+    settings: dict[str, RawSetting]
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
@@ -43,13 +44,13 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 
 
 class StateRequest(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: the `Response` holds a packed `State`."""
+    """To a worker: the `Response` holds its `State`."""
 
     request_id: int
 
 
 class Purge(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: invalidate a stack everywhere; the `Response` is empty while that is not done."""
+    """To a worker: invalidate a stack everywhere; the `Response` says whether that is done."""
 
     request_id: int
     stack_id: str
@@ -83,19 +84,6 @@ class Invalidate(msgspec.Struct, frozen=True, tag=True):
     invalidations: list[Invalidation]
 
 
-class Response(msgspec.Struct, frozen=True, tag=True):
-    """From a worker: the response to the request with this id."""
-
-    request_id: int
-    body: bytes
-
-
-class FinalState(msgspec.Struct, frozen=True, tag=True):
-    """From a worker that ends: a packed `State`."""
-
-    state: bytes
-
-
 class State(msgspec.Struct, frozen=True):
     """State of a worker, see `gateway.operations.Operations`; empty before it has reported any."""
 
@@ -104,6 +92,19 @@ class State(msgspec.Struct, frozen=True):
     metrics: Snapshot = {}
     executions: list[TopExecution] = []
     throttled: list[ThrottledCaller] = []
+
+
+class Response(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: the response to the request with this id."""
+
+    request_id: int
+    body: State | str | bool
+
+
+class FinalState(msgspec.Struct, frozen=True, tag=True):
+    """From a worker that ends."""
+
+    state: State
 
 
 Message = (
@@ -122,4 +123,3 @@ Message = (
 
 pack = msgspec.msgpack.Encoder().encode
 read: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
-read_state = msgspec.msgpack.Decoder(State).decode

@@ -1,7 +1,6 @@
 """The service as a single process: one gateway and its admin address."""
 
 import asyncio
-from collections.abc import Mapping
 
 import msgspec
 
@@ -32,7 +31,7 @@ class SingleProcess:
         await self._gateway.start(sockets)
         settle_garbage_collector()
 
-    async def reload(self, config: Config, raw: Mapping[str, RawSetting]) -> None:
+    async def reload(self, config: Config, raw: dict[str, RawSetting]) -> None:
         del raw
         await self._gateway.apply(config)
         await self._admin.reload()

@@ -5,11 +5,9 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Mapping
 
 from gateway.admin.server import AdminServer
 from gateway.config.errors import ConfigError
-from gateway.config.load import pack
 from gateway.config.model import Config
 from gateway.config.sources import RawSetting
 from gateway.runtime.listeners import ListeningSockets
@@ -48,9 +46,9 @@ class Supervisor:
     """
 
     def __init__(
-        self, config: Config, raw: Mapping[str, RawSetting], count: int, reloads: Reloads, liveness: int
+        self, config: Config, raw: dict[str, RawSetting], count: int, reloads: Reloads, liveness: int
     ) -> None:
-        self._settings = pack(raw)
+        self._settings = raw
         self._count = count
         self._workers: dict[int, WorkerProcess] = {}
         self._memory_disabled = False
@@ -90,21 +88,20 @@ class Supervisor:
         for worker in self._workers.values():
             worker.send(EnableMemory())
 
-    async def reload(self, config: Config, raw: Mapping[str, RawSetting]) -> None:
+    async def reload(self, config: Config, raw: dict[str, RawSetting]) -> None:
         """Have all workers, later ones too, apply a configuration that differs in live settings alone.
 
         A `ConfigError` leaves the old one in use.
         """
-        settings = pack(raw)
         # A worker that is still starting reads it after its first settings.
         workers = list(self._workers.values())
-        errors = await asyncio.gather(*(worker.reload(settings, _RELOAD_S) for worker in workers))
+        errors = await asyncio.gather(*(worker.reload(raw, _RELOAD_S) for worker in workers))
         for worker, error in zip(workers, errors, strict=True):
             if error:
                 raise ConfigError(error)
             if error is None and worker.is_serving:
                 raise ConfigError(f"worker {worker.number} did not confirm; send SIGHUP again")
-        self._settings = settings
+        self._settings = raw
         self._operations.config = config
         await self._admin.reload()
 

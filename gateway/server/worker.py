@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from gateway.app.gateway import Gateway
 from gateway.config.errors import ConfigError
-from gateway.config.load import config_of, unpack
+from gateway.config.load import config_of
+from gateway.config.sources import RawSetting
 from gateway.runtime.event_loop import loop_factory, settle_garbage_collector
 from gateway.runtime.file_limit import raise_limit
 from gateway.runtime.listeners import inherited_sockets
@@ -54,9 +55,8 @@ async def _work(descriptor: int, counts: int, listening: Sequence[int]) -> int:
     first = await channel.receive()
     if not isinstance(first, messages.Start):
         return 1
-    raw = unpack(first.settings)
     set_up_logging("info")
-    config = config_of(raw)
+    config = config_of(first.settings)
     set_up_logging(config.log.level, config.log.format)
     peers = ChannelPeers(first.number, channel.send, SharedCounts(counts, first.number))
     gateway = Gateway(config, peers=peers)
@@ -159,30 +159,27 @@ class Worker:
             was_silent = is_silent
 
     async def _purge(self, request_id: int, stack_id: str) -> None:
-        is_done = await self._gateway.purge(stack_id)
-        self._channel.send(Response(request_id, b"done" if is_done else b""))
+        self._channel.send(Response(request_id, await self._gateway.purge(stack_id)))
 
-    async def _reload(self, request_id: int, settings: bytes) -> None:
+    async def _reload(self, request_id: int, settings: dict[str, RawSetting]) -> None:
         problem = ""
         try:
-            config = config_of(unpack(settings))
+            config = config_of(settings)
             await self._gateway.apply(config)
             set_level(config.log.level)
             raise_limit(config)
         except ConfigError as error:
             problem = str(error)
-        self._channel.send(Response(request_id, problem.encode()))
+        self._channel.send(Response(request_id, problem))
 
-    def _state(self) -> bytes:
+    def _state(self) -> State:
         gateway = self._gateway
-        return messages.pack(
-            State(
-                is_ready=gateway.ready(),
-                health=gateway.health(),
-                metrics=gateway.metrics_snapshot(),
-                executions=gateway.executions(),
-                throttled=gateway.throttled(),
-            )
+        return State(
+            is_ready=gateway.ready(),
+            health=gateway.health(),
+            metrics=gateway.metrics_snapshot(),
+            executions=gateway.executions(),
+            throttled=gateway.throttled(),
         )
 
 

@@ -11,13 +11,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+from gateway.config.sources import RawSetting
 from gateway.server import messages
 from gateway.server.channel import Channel
 from gateway.server.messages import Invalidate, Message, Start, State
 from gateway.tasks import TaskSet
 
 _log = logging.getLogger("gateway")
+
+T = TypeVar("T")
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PING_S = 1.0
@@ -80,7 +84,7 @@ class WorkerProcess:
     state: State = field(default_factory=State, init=False)
     _request_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
     # Of requests without a response yet, by id; None when none will come.
-    _responses: dict[int, asyncio.Future[bytes | None]] = field(default_factory=dict, init=False)
+    _responses: dict[int, asyncio.Future[State | str | bool | None]] = field(default_factory=dict, init=False)
     # Counted, not timed: a parent that was stopped for a while must not take its workers for hung.
     _unanswered: int = field(default=0, init=False)
     _is_given_up: bool = field(default=False, init=False)
@@ -118,22 +122,19 @@ class WorkerProcess:
 
     async def refresh(self, timeout_s: float) -> None:
         """Request its state; without a response the last one stays."""
-        body = await self._request(messages.StateRequest, timeout_s)
-        self.is_responsive = body is not None
-        if body is not None:
-            self.state = messages.read_state(body)
+        state = await self._request(messages.StateRequest, State, timeout_s)
+        self.is_responsive = state is not None
+        self.state = state or self.state
 
     async def purge(self, stack_id: str, timeout_s: float) -> bool | None:
         """Have it invalidate a stack everywhere; ``None`` without a response."""
-        body = await self._request(lambda request_id: messages.Purge(request_id, stack_id), timeout_s)
-        return None if body is None else body != b""
+        return await self._request(lambda request_id: messages.Purge(request_id, stack_id), bool, timeout_s)
 
-    async def reload(self, settings: bytes, timeout_s: float) -> str | None:
+    async def reload(self, settings: dict[str, RawSetting], timeout_s: float) -> str | None:
         """Have it apply settings; return its error, "" for none, ``None`` without a response."""
-        body = await self._request(lambda request_id: messages.Reload(request_id, settings), timeout_s)
-        return None if body is None else body.decode()
+        return await self._request(lambda request_id: messages.Reload(request_id, settings), str, timeout_s)
 
-    async def _request(self, message: Callable[[int], Message], timeout_s: float) -> bytes | None:
+    async def _request(self, message: Callable[[int], Message], kind: type[T], timeout_s: float) -> T | None:
         request_id = next(self._request_ids)
         response = self._responses[request_id] = asyncio.get_running_loop().create_future()
         self.send(message(request_id))
@@ -141,7 +142,8 @@ class WorkerProcess:
             await asyncio.wait((response,), timeout=timeout_s)
         finally:
             self._responses.pop(request_id, None)
-        return response.result() if response.done() else None
+        body = response.result() if response.done() else None
+        return body if isinstance(body, kind) else None
 
     async def _receive(self) -> None:
         while (message := await self.channel.receive()) is not None:
@@ -160,7 +162,7 @@ class WorkerProcess:
                         self.served_since_s = asyncio.get_running_loop().time()
                         self.on_serving(self)
                 case messages.FinalState(state=state):
-                    self.state = messages.read_state(state)
+                    self.state = state
                 case _:
                     pass
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from gateway.config.sources import RawSetting
 from gateway.server.channel import Channel
 from gateway.server.messages import (
     FinalState,
@@ -23,7 +24,7 @@ from gateway.server.messages import (
     StateRequest,
     Stop,
     pack,
-    read_state,
+    read,
 )
 from gateway.server.worker_process import WorkerProcess
 from gateway.store.peers import Invalidation
@@ -31,8 +32,8 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.snapshot import unlabelled
 
 MESSAGES: tuple[Message, ...] = (
-    Start(1, b"settings"),
-    Reload(2, b""),
+    Start(1, {"server.workers": RawSetting(value=2, is_text=False, source="file")}),
+    Reload(2, {}),
     Stop(is_handover=True),
     Stop(at_once=True),
     StateRequest(3),
@@ -40,8 +41,9 @@ MESSAGES: tuple[Message, ...] = (
     Ping(),
     Ready(is_serving=True),
     Invalidate(1, 5, [Invalidation(stack=b"s", settles=True), Invalidation(entry=b"e")]),
-    Response(6, b"x" * 1_000_000),
-    FinalState(b"state"),
+    Response(6, "x" * 1_000_000),
+    Response(7, True),
+    FinalState(State(is_ready=True)),
 )
 
 
@@ -65,7 +67,7 @@ async def test_a_peer_that_reads_nothing_bounds_the_buffer_and_blocks_nobody() -
         channel = await Channel.over(one)
         async with asyncio.timeout(5):
             sent = 0
-            while channel.send(Response(1, b"x" * 1_000_000)):
+            while channel.send(Response(1, "x" * 1_000_000)):
                 sent += 1
                 assert sent < 20
             await channel.flush()
@@ -96,11 +98,11 @@ async def test_a_response_reaches_its_request_alone() -> None:
             pass
         return message.request_id
 
-    assert await worker.reload(b"", 0.01) is None
+    assert await worker.reload({}, 0.01) is None
     late = await requested(Reload)
     purging = [asyncio.create_task(worker.purge(stack, 10.0)) for stack in ("first", "second", "third")]
     first, second, _ = [await requested(Purge) for _ in purging]
-    for request_id, body in ((late, b"late"), (second, b"done"), (second, b""), (first, b"")):
+    for request_id, body in ((late, "late"), (second, True), (second, False), (first, False)):
         its.send(Response(request_id, body))
     assert await asyncio.gather(*purging[:2]) == [False, True]
     # Of a worker that ends none comes any more.
@@ -113,7 +115,7 @@ async def test_a_response_reaches_its_request_alone() -> None:
 def test_a_state_survives_encoding() -> None:
     counted = Metrics().snapshot() | unlabelled({"connections": 3, "redis_up": True})
     state = State(is_ready=True, health={"redis": "up", "pending_invalidations": 0}, metrics=counted)
-    assert read_state(pack(state)) == state
+    assert read(pack(FinalState(state))) == FinalState(state)
 
 
 async def test_a_worker_that_reads_no_messages_is_killed_and_logged_once(
@@ -125,7 +127,7 @@ async def test_a_worker_that_reads_no_messages_is_killed_and_logged_once(
         channel = await Channel.over(one)
         worker = WorkerProcess(1, process, channel, lambda *_: None, lambda _: None)
         for _ in range(12):
-            worker.send(Response(1, b"x" * 1_000_000))
+            worker.send(Response(1, "x" * 1_000_000))
         async with asyncio.timeout(5):
             assert await process.wait() == -signal.SIGKILL
         channel.close()
