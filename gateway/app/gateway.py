@@ -10,7 +10,7 @@ import ssl
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from gateway.app.gauges import Gauges
+from gateway.app.gauges import gauges
 from gateway.app.settings import (
     identity,
     identity_headers,
@@ -196,16 +196,6 @@ class Gateway:
         polling = Polling(config.wait, self.flights, self._fetcher, throttle, request_ids.fresh)
         responder = Responder(self.flights, self._fetcher)
         self.waits = waits = Waits(polling, keys, responder, self.metrics, identity_reader)
-        self._gauges = Gauges(
-            config,
-            self.metrics,
-            self.tiers,
-            self.upstream,
-            throttle,
-            waits,
-            self.verifier,
-            self._credentials,
-        )
         self._event_loop_lag = EventLoopLag(self.metrics.event_loop_lag_s)
         cache = Cache(
             identity_reader=identity_reader,
@@ -325,7 +315,6 @@ class Gateway:
                 # It began meanwhile.
                 acceptor.close()
         self.config = config
-        self._gauges.config = config
         self.waits.change(config.wait)
         self.server.change(config.server)
         self._handler.body_timeout_s = config.server.body_timeout_s
@@ -407,7 +396,18 @@ class Gateway:
 
     def metrics_snapshot(self) -> Snapshot:
         """Return what this process has counted, to be put together with what others have."""
-        return self._gauges.snapshot(self.server, len(self.flights), is_ready=self._is_ready)
+        return self.metrics.snapshot() | gauges(
+            self.config,
+            is_ready=self._is_ready,
+            connections=self.server.connections,
+            flights=self.flights,
+            waits=self.waits,
+            verified=() if self.verifier is None else self.verifier,
+            throttle=self._throttle,
+            credentials=self._credentials,
+            slots=self.upstream.slots,
+            tiers=self.tiers,
+        )
 
     def executions(self) -> list[TopExecution]:
         return self.top_executions.busiest()

@@ -9,7 +9,6 @@ recorded of its trace here.
 import asyncio
 import contextlib
 import functools
-import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -25,8 +24,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 
 from gateway import __version__
-from gateway.clock import Clock
-from gateway.config.model import TracingConfig, UpstreamConfig
+from gateway.config.model import TracingConfig
 from gateway.core.aos.route import route_name
 from gateway.core.caching.cache_status import HIT, CacheStatus, outcome
 from gateway.core.http.messages import Fields, IndexedFields
@@ -36,7 +34,7 @@ from gateway.downstream.fast_path import FastPath, PlainLookup
 from gateway.downstream.response import PreparedResponse
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.exchange import Exchange
-from gateway.upstream.upstream import RequestBody, Upstream
+from gateway.upstream.upstream import Upstream
 
 _NOWHERE = Origin()
 _NS = 1_000_000_000
@@ -49,7 +47,13 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Tracing:
-    """Makes spans; a processor takes ended ones instead of sending them."""
+    """Makes spans; a processor takes ended ones instead of sending them.
+
+    Attributes:
+        metrics: makes counters that also make spans.
+        fast_path: makes a fast path that makes a span of each hit in memory.
+        upstream: makes an upstream that makes a span of each call.
+    """
 
     def __init__(self, settings: TracingConfig, processor: SpanProcessor | None = None) -> None:
         if processor is None:
@@ -65,24 +69,13 @@ class Tracing:
         self._tracer = self._provider.get_tracer("aos-gateway", __version__)
         # The span of the request on whose behalf this task works.
         self._current: ContextVar[otel.Span | None] = ContextVar("span", default=None)
-
-    def metrics(self) -> Metrics:
-        """Return counters that also make spans."""
-        return _TracedMetrics(self)
+        self.metrics = functools.partial(_TracedMetrics, self)
+        self.fast_path = functools.partial(_TracedFastPath, self)
+        self.upstream = functools.partial(_TracedUpstream, self)
 
     def handler(self, handle: Handle) -> Handle:
         """Put a span around each request that a handler answers."""
         return functools.partial(self._handle, handle)
-
-    def fast_path(self, **parts: Any) -> FastPath:
-        """Return a fast path, made of these parts, that makes a span of each hit in memory."""
-        return _TracedFastPath(self, **parts)
-
-    def upstream(
-        self, config: UpstreamConfig, tls: ssl.SSLContext | None, clock: Clock, metrics: Metrics
-    ) -> Upstream:
-        """Return an upstream that makes a span of each call."""
-        return _TracedUpstream(self, config, tls, clock, metrics)
 
     async def close(self) -> None:
         """Send what is left, for a short time."""
@@ -208,31 +201,15 @@ def _naming(span: otel.Span, fields: Fields) -> Fields:
 
 
 class _TracedUpstream(Upstream):
-    def __init__(
-        self,
-        tracing: Tracing,
-        config: UpstreamConfig,
-        tls: ssl.SSLContext | None,
-        clock: Clock,
-        metrics: Metrics,
-    ) -> None:
-        super().__init__(config, tls, clock, metrics)
+    def __init__(self, tracing: Tracing, *parts: Any) -> None:
+        super().__init__(*parts)
         self._tracing = tracing
         self._spans: dict[Exchange, otel.Span] = {}
 
-    def begin(
-        self,
-        method: str,
-        target: bytes,
-        fields: Fields,
-        body: RequestBody | None,
-        lines: bytes | None = None,
-        *,
-        lent: tuple[str, ...] = (),
-    ) -> Exchange:
-        # The lines are those of the fast path, which fetches nothing while spans are made.
+    def begin(self, method: str, target: bytes, fields: Fields, *parts: Any, **more: Any) -> Exchange:
+        # There are no ready lines among the parts: the fast path fetches nothing while spans are made.
         span, fields = self._tracing.call(fields)
-        exchange = super().begin(method, target, fields, body, lines, lent=lent)
+        exchange = super().begin(method, target, fields, *parts, **more)
         if span is not None:
             self._spans[exchange] = span
         return exchange

@@ -12,45 +12,29 @@ from gateway.config.redis_url import same_redis
 from gateway.config.sources import RawSetting
 from gateway.runtime.tls import check_files
 
-LIVE: Final = frozenset(
-    {
-        "credentials.access_key",
-        "credentials.client_token",
-        "credentials.password",
-        "credentials.secret_key",
-        "credentials.security_token",
-        "credentials.token_file",
-        "iam.ca_file",
-        "log.access",
-        "log.caller",
-        "log.level",
-        "log.sample",
-        "redis.sentinel_password",
-        "redis.sentinel_user",
-        "server.admin_token",
-        "server.body_timeout_s",
-        "server.drain_grace_s",
-        "server.drain_timeout_s",
-        "server.header_timeout_s",
-        "server.keepalive_timeout_s",
-        "server.max_connections",
-        "server.max_connections_per_peer",
-        "server.tls_cert",
-        "server.tls_client_ca",
-        "server.tls_key",
-        "server.trusted_proxies",
-        "upstream.ca_file",
-        "upstream.client_cert",
-        "upstream.client_key",
-        "upstream.connect_timeout_s",
-        "upstream.hold_back",
-        "upstream.read_timeout_s",
-        "wait.interval_s",
-        "wait.max_interval_s",
-        "wait.max_s",
-        "wait.max_waiting",
-    }
-)
+_LIVE: Final = {
+    "credentials": ("access_key", "client_token", "password", "secret_key", "security_token", "token_file"),
+    "iam": ("ca_file",),
+    "log": ("access", "caller", "level", "sample"),
+    "redis": ("sentinel_password", "sentinel_user"),
+    "server": (
+        "admin_token",
+        "body_timeout_s",
+        "drain_grace_s",
+        "drain_timeout_s",
+        "header_timeout_s",
+        "keepalive_timeout_s",
+        "max_connections",
+        "max_connections_per_peer",
+        "tls_cert",
+        "tls_client_ca",
+        "tls_key",
+        "trusted_proxies",
+    ),
+    "upstream": ("ca_file", "client_cert", "client_key", "connect_timeout_s", "hold_back", "read_timeout_s"),
+    "wait": ("interval_s", "max_interval_s", "max_s", "max_waiting"),
+}
+LIVE: Final = frozenset(f"{section}.{key}" for section, keys in _LIVE.items() for key in keys)
 """Settings that a reload applies; files are reread even if their names stay."""
 
 FROM_ACTIVATION: Final = "LISTEN_FDS"
