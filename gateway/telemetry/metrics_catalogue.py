@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.core.caching.cache_status import ERROR, HIT, OUTCOMES, Reason
 from gateway.core.http.proxy_header import Unfit
+from gateway.errors import UPSTREAM_DETAILS
 
 PREFIX = "aos_gateway_"
 OPERATIONS = ("lookup", "mint", "write", "invalidate", "lease", "probe", "ping")
@@ -66,22 +67,6 @@ def _histogram(name: str, bounds_s: tuple[float, ...], about: str, **labels: Ite
     known = tuple(itertools.product(*labels.values()))
     return Family(name, "histogram", about, tuple(labels), known, bounds_s)
 
-
-_PROXY_ERRORS = (
-    "connection_limit_reached",
-    "connection_read_timeout",
-    "connection_refused",
-    "connection_terminated",
-    "connection_timeout",
-    "destination_ip_unroutable",
-    "destination_unavailable",
-    "dns_error",
-    "http_protocol_error",
-    "http_response_incomplete",
-    "proxy_internal_error",
-    "tls_certificate_error",
-    "tls_protocol_error",
-)
 
 FAMILIES: tuple[Family, ...] = (
     # Requests.
@@ -178,7 +163,7 @@ FAMILIES: tuple[Family, ...] = (
     _counter(
         "upstream_failures",
         "Upstream requests without a usable response, by RFC 9209 error type.",
-        error=_PROXY_ERRORS,
+        error=sorted({*UPSTREAM_DETAILS, "connection_limit_reached"}),
     ),
     _histogram(
         "upstream_duration_seconds",
