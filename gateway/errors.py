@@ -29,11 +29,7 @@ UPSTREAM_DETAILS = {
 
 
 class FetchError(GatewayError):
-    """Nothing usable was fetched.
-
-    Attributes:
-        reason: why nothing was sent upstream; ``None`` when something was, or may have been.
-    """
+    """Nothing usable was fetched; ``reason``: why nothing was sent, ``None`` if something may have been."""
 
     reason: Reason | None = None
 

@@ -29,12 +29,7 @@ MOST_CONNECTIONS: Final = 64
 
 
 class AdminConnection(RequestHandler):
-    """One connection.
-
-    Args:
-        server: of the runner of the admin application.
-        others: the open ones, the longest idle first.
-    """
+    """One connection; ``others`` has the open ones, the longest idle first."""
 
     def __init__(self, server: web.Server, others: "dict[AdminConnection, None]") -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **_OPTIONS)

@@ -56,8 +56,7 @@ def policy_rules(config: Config) -> Rules:
 def redis_settings(config: Config, rules: Rules) -> RedisSettings | None:
     """Return how to reach Redis, ``None`` without it.
 
-    Raises:
-        ConfigError: a file cannot be used, or redis-py is not as expected.
+    A file that cannot be used, or a redis-py that is not as expected, is a `ConfigError`.
     """
     if not config.redis.url:
         return None

@@ -121,13 +121,10 @@ class Tracing:
             span.set_status(otel.StatusCode.ERROR)
 
     def call(self, fields: Fields) -> tuple[otel.Span | None, Fields]:
-        """Begin the span of a call to the upstream.
+        """Begin a call's span, ``None`` if it is not recorded, and return the fields that name it as parent.
 
         A trace that begins here is named also when it is not recorded: then the upstream knows that and
         records nothing either.
-
-        Returns:
-            The span, ``None`` when the call is not recorded, and the fields, which name it as their parent.
         """
         of = self._current.get()
         if of is None:

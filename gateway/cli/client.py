@@ -49,16 +49,10 @@ class Client:
     async def send(
         self, method: str, path: str, fields: Mapping[str, str], timeout_s: float, body: bytes | None = None
     ) -> Response:
-        """Send a request; a redirect is a response like any other.
+        """Send a request, with a body that is JSON; a redirect is a response like any other.
 
-        Args:
-            path: percent-encoded, behind the path of the server's URL.
-            timeout_s: for the whole response.
-            body: JSON; ``None`` sends none.
-
-        Raises:
-            NoResponseError: no whole response came in time.
-            TooLargeError: its body is longer than 16 MiB.
+        ``path`` is percent-encoded and goes behind that of the server's URL. Raises `NoResponseError` unless
+        a whole response comes in time, `TooLargeError` when its body is longer than 16 MiB.
         """
         if body is not None:
             fields = {**fields, "Content-Type": "application/json"}

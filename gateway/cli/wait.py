@@ -74,15 +74,12 @@ def read_options(
     *,
     as_json: bool,
 ) -> WaitOptions:
-    """Check the arguments and the environment.
+    """Check the arguments and the environment; a `ConfigError` has the option and the remedy, not the token.
 
     Args:
         gateway: http or https URL, or `unix:/path`.
         timeout: like "20m", "1h30m", "90s" or "90".
         token_file: beats the variable AOS_TOKEN.
-
-    Raises:
-        ConfigError: one line with the option and the remedy, without the token.
     """
     for name, value in zip(("STACK", "ACTION"), ids, strict=True):
         if not 1 <= len(value) <= _MAX_ID_CHARACTERS or value in {".", ".."}:

@@ -134,13 +134,9 @@ def is_loopback_host(host: str) -> bool:
 
 
 def upstream_url_of(text: str) -> UpstreamUrl:
-    """Read the upstream's URL.
+    """Read an http or https URL with an optional base path, without userinfo, query and fragment.
 
-    Args:
-        text: http or https URL with an optional base path; no userinfo, query or fragment.
-
-    Raises:
-        InvalidValue: the value shown has no userinfo, query or fragment.
+    An `InvalidValue` does not show these either.
     """
     with shown_as(shorten(_without_secrets(text))):
         if not text.isascii():

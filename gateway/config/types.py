@@ -17,14 +17,9 @@ class Rule(Protocol):
     """Turns a raw value into the attribute's value."""
 
     def read(self, value: object, *, is_text: bool) -> object:
-        """Check and convert one value.
+        """Check and convert a TOML value, or raise `InvalidValue`.
 
-        Args:
-            value: a TOML value, or a text from the environment or the command line.
-            is_text: the value is such a text, from which numbers, booleans and lists are parsed.
-
-        Raises:
-            InvalidValue: with the remedy.
+        Numbers, booleans and lists are parsed from a text of environment or command line, ``is_text``.
         """
 
 
@@ -82,12 +77,7 @@ class Enum(msgspec.Struct, frozen=True):
 
 
 class String(msgspec.Struct, frozen=True):
-    """A text converted by a function.
-
-    Attributes:
-        of: converts it; raises `InvalidValue`.
-        is_secret: its value is never shown.
-    """
+    """A text converted by a function, which may raise `InvalidValue`; a secret is never shown."""
 
     of: Callable[[str], object]
     is_secret: bool = False

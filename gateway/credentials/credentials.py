@@ -18,17 +18,12 @@ from gateway.telemetry.state_log import StateLog
 
 
 class GatewayCredentials:
-    """The credentials of one gateway.
+    """The credentials of one gateway, and the source where they come from.
 
     Args:
         iam: gives out tokens; ``None`` where it has no URL.
         own_hosts: what ``Host`` may say then; ``None`` lets it say anything.
         identity_reader: names their owner in keys.
-        clock: both clocks.
-        metrics: counts renewals.
-
-    Attributes:
-        source: where they come from.
     """
 
     def __init__(
@@ -59,8 +54,7 @@ class GatewayCredentials:
     def admit(self, request: Request) -> tuple[Request, Identity | None]:
         """Return a request as it goes on, and whose it is when it is to be given the gateway's credentials.
 
-        Raises:
-            MessageError: it may not go upstream.
+        Raises `MessageError` where it may not go upstream.
         """
         request = self._rules.sort(request)
         return request, self._identity if request.lent else None

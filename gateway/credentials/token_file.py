@@ -21,8 +21,7 @@ Stamp = tuple[int, int, int, int]
 class TokenFile:
     """Reads the file again when it changes; what cannot be used leaves the token before it in use.
 
-    Args:
-        host: tells this machine's file from one of the same name elsewhere.
+    ``host`` tells this machine's file from one of the same name elsewhere.
     """
 
     needs_body: Final = False

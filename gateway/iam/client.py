@@ -15,11 +15,7 @@ _MAX_FIELD_BYTES = 65_536
 
 
 class IamError(Exception):
-    """IAM gave no answer.
-
-    Attributes:
-        kind: ``timeout``, ``tls``, ``unreachable`` or ``malformed``.
-    """
+    """IAM gave no answer; the kind is ``timeout``, ``tls``, ``unreachable`` or ``malformed``."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -27,14 +23,7 @@ class IamError(Exception):
 
 
 class IamAnswer(msgspec.Struct, frozen=True):
-    """An answer of any status.
-
-    Attributes:
-        status: of the response.
-        body: as received.
-        token: the token that was issued; empty without one.
-        retry_after: the field ``Retry-After``; ``None`` without one.
-    """
+    """An answer of any status, with the token that was issued, empty without one."""
 
     status: int
     body: bytes
@@ -51,12 +40,8 @@ class IamClient:
 
     Follows no redirect, keeps no cookie and heeds no proxy of the environment.
 
-    Args:
-        config: where IAM is, and how long one question may take.
-        tls: for an https URL; ``None`` for plain connections, which are for loopback alone.
-
     Attributes:
-        tls: for connections that are opened from now on.
+        tls: for connections that are opened from now on; ``None`` for plain ones, on loopback alone.
     """
 
     def __init__(self, config: IamConfig, tls: ssl.SSLContext | None) -> None:
@@ -80,23 +65,12 @@ class IamClient:
         )
 
     async def verify(self, token: bytes) -> IamAnswer:
-        """Ask whose a token is, with that token.
-
-        Raises:
-            IamError: there is no answer.
-        """
+        """Ask whose a token is, with that token; raise `IamError` without an answer."""
         text = token.decode("latin-1")
         return await self._ask("GET", {"X-Auth-Token": text, "X-Subject-Token": text})
 
     async def issue(self, body: bytes) -> IamAnswer:
-        """Ask for a token.
-
-        Args:
-            body: the JSON that says for whom, password included.
-
-        Raises:
-            IamError: there is no answer.
-        """
+        """Ask for a token; the JSON says for whom, password included; raise `IamError` without an answer."""
         return await self._ask("POST", {"Content-Type": "application/json"}, body)
 
     async def close(self) -> None:

@@ -56,14 +56,10 @@ class Verifier:
     """Knows the users of tokens.
 
     Args:
-        client: asks IAM.
-        config: how often it may be asked.
-        verify_ttl_s: how long its word counts.
+        verify_ttl_s: how long IAM's word counts.
         processes: as many share the rate.
         secret: ``cache.secret`` as bytes.
         shared: what other gateways know; ``None`` where nothing is shared.
-        clock: both clocks.
-        metrics: counts questions by outcome.
         on_change: called with the digests of tokens whose user is another one from now on, or that are due to
             be asked about when they are used next.
     """

@@ -60,12 +60,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What was counted between two samples.
-
-    Attributes:
-        over_s: seconds between them.
-        counts: counters that rose.
-    """
+    """The counters that rose between two samples, ``over_s`` seconds apart."""
 
     over_s: float
     counts: Mapping[Series, float]

@@ -45,11 +45,7 @@ class SocketFile(msgspec.Struct, frozen=True):
                 os.unlink(self.path)
 
     def allow(self, mode: Mode) -> None:
-        """Change its rights, unless it is gone or replaced.
-
-        Raises:
-            OSError: not permitted.
-        """
+        """Change its rights, unless it is gone or replaced; raise `OSError` where that is not permitted."""
         with contextlib.suppress(FileNotFoundError):
             if _socket_file(self.path) == self:
                 os.chmod(self.path, mode.bits)

@@ -20,12 +20,7 @@ _MOST_UNSENT = 8
 
 
 class Activation:
-    """Listening sockets opened by systemd.
-
-    Attributes:
-        listen: descriptors for callers: all but those named "admin".
-        admin: descriptors for operators: those named "admin" (`FileDescriptorName=admin`).
-    """
+    """Listening sockets opened by systemd: for operators those named "admin" (`FileDescriptorName=admin`)."""
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
         """Take the descriptors from the environment, and out of it: child processes must not see them."""
@@ -70,12 +65,7 @@ def _check(descriptor: int) -> None:
 class Notifier:
     """Reports the state of the service to systemd; does nothing without `NOTIFY_SOCKET`.
 
-    Args:
-        environ: like `os.environ`; variables for this process alone are taken out.
-        pid: of this process.
-
-    Attributes:
-        watchdog_s: the watchdog's timeout; 0 for none.
+    Takes variables for this process alone out of the environment. ``watchdog_s`` is the watchdog's timeout.
     """
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:

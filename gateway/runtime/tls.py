@@ -45,11 +45,7 @@ def redis_context(redis: RedisConfig) -> ssl.SSLContext | None:
 
 
 def iam_context(iam: IamConfig) -> ssl.SSLContext | None:
-    """Return the context for connections to IAM; ``None`` for plain ones.
-
-    Raises:
-        ConfigError: the file cannot be used.
-    """
+    """Return the context for connections to IAM; ``None`` for plain ones."""
     return _client_context("iam.ca_file", iam.ca_file) if iam.url.startswith("https:") else None
 
 

@@ -86,8 +86,7 @@ class Inheritance(msgspec.Struct, frozen=True):
 class Lineage:
     """This process, with its `FormerProcess.invalidation_scope`, and the former ones that still run.
 
-    Attributes:
-        liveness: write end of this process's pipe, which workers keep open; see `FormerProcess.alive`.
+    ``liveness`` is the write end of its pipe, which workers keep open; see `FormerProcess.alive`.
     """
 
     def __init__(self, formers: Iterable[FormerProcess], invalidation_scope: str) -> None:

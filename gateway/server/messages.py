@@ -61,11 +61,7 @@ class Ping(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """From a worker: it needs the other workers' invalidations from now on.
-
-    Attributes:
-        is_serving: it accepts requests as well.
-    """
+    """From a worker: it needs the others' invalidations from now on, and serves, if it says so."""
 
     is_serving: bool
 

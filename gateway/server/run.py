@@ -49,13 +49,8 @@ _CONTAINER_PID = 1
 def run(sources: Sources) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second one ends at once.
 
-    SIGHUP reloads the configuration, SIGUSR2 does a hot restart.
-
-    Returns:
-        The exit code: 0 after a clean end, 1 if the workers fail repeatedly.
-
-    Raises:
-        ConfigError: the settings are invalid, or an address cannot be bound.
+    SIGHUP reloads the configuration, SIGUSR2 does a hot restart. The exit code is 0 after a clean end, 1 if
+    the workers fail repeatedly. Invalid settings or an address that cannot be bound raise `ConfigError`.
     """
     activation, inherited = Activation(os.environ, os.getpid()), inheritance(os.environ)
     if activation.listen or activation.admin:

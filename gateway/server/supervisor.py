@@ -35,11 +35,7 @@ class ServiceFailed(Exception):
 
 
 class Supervisor:
-    """A parent with its workers.
-
-    Args:
-        raw: the settings it was made of, for the workers.
-        liveness: descriptor that each worker keeps open; see `gateway.server.hot_restart.Lineage`.
+    """A parent with its workers, which keep ``liveness`` open (see `gateway.server.hot_restart.Lineage`).
 
     Attributes:
         failure: why it cannot go on, in one line, once that is so.

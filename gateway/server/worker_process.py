@@ -32,11 +32,9 @@ _MOST_UNANSWERED = 30
 async def spawn_worker(
     start: Start, inherited: Sequence[int], liveness: int
 ) -> tuple[asyncio.subprocess.Process, Channel]:
-    """Start a worker.
+    """Start a worker, which takes the inherited descriptors after the channel.
 
-    Args:
-        inherited: descriptors that `gateway.server.worker.main` takes after the channel.
-        liveness: descriptor that it keeps open; see `gateway.server.hot_restart.Lineage`.
+    It keeps ``liveness`` open; see `gateway.server.hot_restart.Lineage`.
     """
     ours, its = socket.socketpair()
     python_path = filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))

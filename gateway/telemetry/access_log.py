@@ -50,11 +50,7 @@ class Begun(msgspec.Struct, frozen=True):
 
 
 class AccessLog:
-    """Writes access lines.
-
-    Attributes:
-        is_on: hits may get a line.
-    """
+    """Writes access lines; while it ``is_on``, hits may get one."""
 
     def __init__(self, settings: LogConfig, caller_digest: CallerDigest) -> None:
         self._caller_digest = caller_digest

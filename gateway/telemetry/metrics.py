@@ -147,12 +147,7 @@ class Metrics:
         self.redis_s[operation,].observe(duration_s)
 
     def responded(self, status: int | None, duration_s: float) -> None:
-        """Count the time from a slot in the pool to the upstream's response head or failure.
-
-        Args:
-            status: of the response; ``None`` when there was no usable one.
-            duration_s: since the exchange got its slot in the pool.
-        """
+        """Count the time from a slot in the pool to the response head, or to a failure: status ``None``."""
         self._responses[status].observe(duration_s)
 
     def snapshot(self) -> Snapshot:

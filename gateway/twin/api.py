@@ -98,11 +98,7 @@ class Api:
             return replies.SERVER_ERROR
 
     def _project(self, request: web.BaseRequest, token: str, body: bytes | None, now_s: float) -> str:
-        """Return the project that a request may see.
-
-        Raises:
-            UnauthorizedError: when neither its signature nor its token proves any.
-        """
+        """Return the project that a request may see, or raise `UnauthorizedError` unless it proves any."""
         iam, fields = self._world.iam, request.raw_headers
         if access_key_of(fields) is not None:
             target = request.raw_path.encode("utf-8", "surrogateescape")

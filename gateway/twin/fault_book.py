@@ -19,12 +19,7 @@ _MAX_COUNTED: Final = 10_000
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """The request, as faults see it.
-
-    Attributes:
-        user: digest of the token's user; "" without a token.
-        peer: address of the other side.
-    """
+    """The request, as faults see it; its user is the digest of the token's, "" without a token."""
 
     method: str
     path: str

@@ -18,12 +18,7 @@ _STOP_SHARE: Final = (0.3, 0.9)
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How long an execution takes; each is drawn evenly from a range in seconds.
-
-    Attributes:
-        pending_s: from its creation to Running.
-        running_s: from Running to a successful end.
-    """
+    """How long an execution is pending, and then runs to a successful end: each drawn evenly from a range."""
 
     pending_s: tuple[float, float]
     running_s: tuple[float, float]

@@ -124,10 +124,7 @@ class Model:
     def delete(self, stack: Stack, order: Order, now_s: float, *, force: bool) -> Execution:
         """Start to delete a stack that is not gone; a running execution is cancelled first.
 
-        With `force` a running delete ends at once.
-
-        Raises:
-            RefusedError: when it is being deleted already, without `force`.
+        With `force` a running delete ends at once, without it another one is refused.
         """
         last = stack.last
         if last is not None and last.is_under_way(now_s):

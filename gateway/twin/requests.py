@@ -73,9 +73,7 @@ def read_new_stack(body: bytes, project: str) -> tuple[NewStack, Order | None]:
     """Read a stack to create in the caller's project, and the create execution to start with it.
 
     The order is None unless `action_parameters.auto_create` is true: AOS then leaves the stack idle.
-
-    Raises:
-        BadBodyError: when AOS would reject it.
+    Raises `BadBodyError` for what AOS would reject.
     """
     wanted = _decoded(_CREATE_STACK, body)
     if wanted.project_id not in ("", project):

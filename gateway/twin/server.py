@@ -44,14 +44,9 @@ class Twin:
         self._listening: list[tuple[ListeningSockets, contextlib.ExitStack, web.Server]] = []
 
     async def start(self, listen: Address, control: Address | None = None) -> None:
-        """Begin to listen.
+        """Begin to listen; port 0 lets the system choose. Control is on loopback or a Unix socket, or off.
 
-        Args:
-            listen: where the API is; port 0 lets the system choose.
-            control: where the control address is; loopback or a Unix socket; None for none.
-
-        Raises:
-            TwinError: when an address cannot be used; nothing listens then.
+        Raises `TwinError` when an address cannot be used; nothing listens then.
         """
         if control is not None and not is_loopback(control):
             reached = "can be reached from other machines; use 127.0.0.1, [::1] or unix:/path"
@@ -98,8 +93,7 @@ class Twin:
 def run(listen: Address, control: Address | None, profile: str, seed: int) -> int:
     """Serve the twin until SIGINT or SIGTERM, with one line for each address that is ready.
 
-    Returns:
-        0 after a signal, 2 when the profile is unknown or an address cannot be used.
+    Returns 0 after a signal, 2 when the profile is unknown or an address cannot be used.
     """
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:

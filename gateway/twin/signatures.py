@@ -47,12 +47,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Signed(msgspec.Struct, frozen=True, kw_only=True):
-    """A request as it came.
-
-    Attributes:
-        target: path and query.
-        fields: name and value of each field line.
-    """
+    """A request as it came: method, path and query, each field line, body."""
 
     method: str
     target: bytes
@@ -74,14 +69,7 @@ def access_key_of(fields: Sequence[tuple[bytes, bytes]]) -> str | None:
 
 
 def check(request: Signed, keys: Mapping[str, Key], now_s: float) -> Key:
-    """Check a signed request.
-
-    Returns:
-        The key that has signed it.
-
-    Raises:
-        UnauthorizedError: with the reason; it names no secret.
-    """
+    """Return the key that has signed a request, or raise `UnauthorizedError`, whose text names no secret."""
     values: dict[bytes, list[bytes]] = {}
     for name, value in request.fields:
         values.setdefault(name.lower(), []).append(value.strip(b" \t"))

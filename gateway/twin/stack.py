@@ -39,12 +39,7 @@ class NewStack(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """How an execution has to end.
-
-    Attributes:
-        outcome: its last phase; None to draw it.
-        duration_s: how long a successful run has to take, seconds; None to draw it.
-    """
+    """How an execution has to end, and how long a successful run takes; None to draw it."""
 
     outcome: Phase | None = None
     duration_s: float | None = None
