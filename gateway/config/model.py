@@ -1,6 +1,7 @@
 """Every setting: its section, meaning, type, rule and default."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
@@ -17,8 +18,8 @@ Seconds = Annotated[float, Number(0.01, _DAY_S)]
 Life = Annotated[float, Number(0.01, 365 * _DAY_S)]
 DrainTime = Annotated[float, Number(0, 3_600)]
 Share = Annotated[float, Number(0, 1, unit="")]
-File = Annotated[str, String(rules.file_of)]
-CaFile = Annotated[str, String(rules.ca_file_of)]
+File = Annotated[str, String(rules.file_of, is_optional=True)]
+CaFile = Annotated[str, String(rules.ca_file_of, is_optional=True)]
 Listener = Annotated[address.Address, String(address.address_of)]
 SocketMode = Annotated[address.Mode, String(address.mode_of)]
 
@@ -104,7 +105,7 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     ca_file: CaFile = ""
     client_cert: File = ""
     client_key: File = ""
-    server_name: Annotated[str, String(rules.server_name_of)] = ""
+    server_name: Annotated[str, String(address.host_name_of, is_optional=True)] = ""
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,7 +209,7 @@ class IamConfig(msgspec.Struct, frozen=True, kw_only=True):
         max_per_s: questions a second at most, those of all workers together.
     """
 
-    url: Annotated[str, String(rules.iam_url_of)] = ""
+    url: Annotated[str, String(rules.iam_url_of, is_optional=True)] = ""
     timeout_s: Annotated[float, Number(0.1, 60)] = 2.0
     ca_file: CaFile = ""
     max_per_s: Annotated[float, Number(0.01, 1_000, "questions a second")] = 3.0
@@ -246,7 +247,7 @@ class CredentialsConfig(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     source: Literal["caller", "token-file", "password", "access-key"] = "caller"
-    token_file: Annotated[str, String(rules.token_file_of)] = ""
+    token_file: Annotated[str, String(partial(rules.file_of, kind="file"), is_optional=True)] = ""
     domain: Annotated[str, String(rules.name_of)] = ""
     user: Annotated[str, String(rules.name_of)] = ""
     password: Annotated[Secret, String(Secret, is_secret=True)] = Secret()
@@ -288,7 +289,7 @@ class TracingConfig(msgspec.Struct, frozen=True, kw_only=True):
         sample: fraction of the traces that is recorded; never one that its caller marks as not sampled.
     """
 
-    endpoint: Annotated[str, String(rules.endpoint_of)] = ""
+    endpoint: Annotated[str, String(rules.endpoint_of, is_optional=True)] = ""
     sample: Share = 0.1
 
 

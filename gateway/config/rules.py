@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from gateway.config.address import VISIBLE, host_name_of, is_loopback_host, upstream_url_of
+from gateway.config.address import VISIBLE, is_loopback_host, upstream_url_of
 from gateway.config.errors import InvalidValue, shorten
 from gateway.config.secret import Secret
 from gateway.core.http.fields import is_sent_unchanged
@@ -97,8 +97,6 @@ def name_of(text: str) -> str:
 
 
 def iam_url_of(text: str) -> str:
-    if not text:
-        return text
     url = upstream_url_of(text)
     if url.scheme != "https" and not is_loopback_host(url.host):
         raise InvalidValue("would send tokens unencrypted; write https://", shorten(str(url)))
@@ -125,13 +123,8 @@ def proxy_of(text: str) -> str:
     return str(network.network_address if network.num_addresses == 1 else network)
 
 
-def server_name_of(text: str) -> str:
-    return host_name_of(text) if text else text
-
-
 def ca_file_of(text: str) -> str:
-    if not file_of(text):
-        return text
+    file_of(text)
     import ssl
 
     try:
@@ -142,8 +135,6 @@ def ca_file_of(text: str) -> str:
 
 
 def file_of(text: str, kind: str = "PEM file") -> str:
-    if not text:
-        return text
     try:
         with Path(text).open("rb") as file:
             beginning = file.read(_BEGINNING_BYTES)
@@ -155,10 +146,6 @@ def file_of(text: str, kind: str = "PEM file") -> str:
     return text
 
 
-def token_file_of(text: str) -> str:
-    return file_of(text, "file")
-
-
 def encoding_fault(content: bytes) -> str | None:
     """Return why a file that begins with these bytes has a byte order mark, and the remedy, or ``None``."""
     fault = next((fault for mark, fault in _MARKS if content.startswith(mark)), None)
@@ -166,8 +153,6 @@ def encoding_fault(content: bytes) -> str | None:
 
 
 def endpoint_of(text: str) -> str:
-    if not text:
-        return text
     if not _ENDPOINT.fullmatch(text):
         remedy = "write http:// or https://, a host and a path, without user and query, like"
         raise InvalidValue(f"is no endpoint; {remedy} http://127.0.0.1:4318/v1/traces")

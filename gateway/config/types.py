@@ -77,10 +77,16 @@ class Enum(msgspec.Struct, frozen=True):
 
 
 class String(msgspec.Struct, frozen=True):
-    """A text converted by a function, which may raise `InvalidValue`; a secret is never shown."""
+    """A text converted by a function, which may raise `InvalidValue`.
+
+    Attributes:
+        is_secret: its value is never shown.
+        is_optional: an empty one stays as it is.
+    """
 
     of: Callable[[str], object]
     is_secret: bool = False
+    is_optional: bool = False
 
     def read(self, value: object, *, is_text: bool) -> object:
         shown = "***" if self.is_secret else shorten(value)
@@ -91,7 +97,7 @@ class String(msgspec.Struct, frozen=True):
         except UnicodeEncodeError as exc:
             raise InvalidValue("is not valid UTF-8; write it as UTF-8 text", shown) from exc
         with shown_as(shown):
-            return self.of(value)
+            return self.of(value) if value or not self.is_optional else value
 
 
 class StringList(msgspec.Struct, frozen=True):

@@ -9,7 +9,6 @@ from gateway.core.http.credentials import CredentialRules
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.messages import Request
 from gateway.credentials.access_key import AccessKeySource
-from gateway.credentials.outcomes import Outcomes
 from gateway.credentials.password import Password
 from gateway.credentials.token_file import TokenFile
 from gateway.iam.client import IamClient
@@ -39,14 +38,14 @@ class GatewayCredentials:
         self._own_hosts = own_hosts
         self._identity_reader = identity_reader
         self._clock = clock
-        outcomes = Outcomes(metrics, StateLog("credentials", clock))
+        self._metrics, self._state = metrics, StateLog("credentials", clock)
         self.source: TokenFile | Password | AccessKeySource
         match config.credentials.source:
             case "token-file":
-                self.source = TokenFile(config, outcomes, f"{socket.gethostname()} {config.server.listen}")
+                self.source = TokenFile(config, self._tell, f"{socket.gethostname()} {config.server.listen}")
             case "password":
                 assert iam is not None
-                self.source = Password(config, iam, outcomes, clock)
+                self.source = Password(config, iam, self._tell, clock)
             case _:
                 self.source = AccessKeySource(config, clock)
         self._apply(config)
@@ -68,6 +67,14 @@ class GatewayCredentials:
         """Return the age of the token in use, seconds; 0 without one."""
         since_s = self.source.since_s
         return 0.0 if since_s is None else max(0.0, self._clock.wall_s() - since_s)
+
+    def _tell(self, outcome: str, why_not: str) -> None:
+        """Count and log a renewal: ``renewed``, ``refused`` or ``failed``."""
+        self._metrics.credential_renewals[outcome] += 1
+        if why_not:
+            self._state.down(why_not)
+        else:
+            self._state.up()
 
     def _apply(self, config: Config) -> None:
         credentials, lent = config.credentials, self.source.description()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Final
 
 from gateway.clock import Clock
@@ -11,7 +12,6 @@ from gateway.config.address import VISIBLE
 from gateway.config.model import Config
 from gateway.core.aos.iam_token import token_owner
 from gateway.core.http.messages import Fields
-from gateway.credentials.outcomes import Outcomes
 from gateway.errors import NoCredentials
 from gateway.iam.client import IamAnswer, IamClient, IamError
 from gateway.tasks import TaskSet
@@ -44,9 +44,11 @@ class Password:
 
     needs_body: Final = False
 
-    def __init__(self, config: Config, iam: IamClient, outcomes: Outcomes, clock: Clock) -> None:
+    def __init__(
+        self, config: Config, iam: IamClient, tell: Callable[[str, str], None], clock: Clock
+    ) -> None:
         self._iam = iam
-        self._outcomes = outcomes
+        self._tell = tell
         self._clock = clock
         self._tasks = TaskSet()
         self._loop = asyncio.get_running_loop()
@@ -147,7 +149,7 @@ class Password:
             self._token = b""
             words = _words(answer.body, self._config.credentials.password.reveal())
             self._pause("IAM refuses them", _REFUSED_S)
-            self._outcomes.tell("refused", f"refused by IAM: {answer.status} {words}")
+            self._tell("refused", f"refused by IAM: {answer.status} {words}")
         elif answer.status != 201:
             self._fail("IAM answers with an error", _AWAY_S)
         elif (
@@ -164,11 +166,11 @@ class Password:
             began_s = self._clock.monotonic_s()
             self._ends_s = began_s + lives_s
             self._next_s = began_s + max(_SHORTEST_S, _RENEWED_AFTER * lives_s)
-            self._outcomes.tell("renewed")
+            self._tell("renewed", "")
 
     def _fail(self, why: str, pause_s: tuple[float, float]) -> None:
         self._pause(why, pause_s)
-        self._outcomes.tell("failed", why + ("; the token in use still lives" if self._is_alive else ""))
+        self._tell("failed", why + ("; the token in use still lives" if self._is_alive else ""))
 
     def _pause(self, why: str, between_s: tuple[float, float]) -> None:
         first_s, longest_s = between_s

@@ -2,13 +2,13 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from gateway.config.address import VISIBLE
 from gateway.config.model import Config
 from gateway.core.http.messages import Fields
-from gateway.credentials.outcomes import Outcomes
 from gateway.errors import NoCredentials
 
 _FIELD = b"X-Auth-Token"
@@ -26,8 +26,8 @@ class TokenFile:
 
     needs_body: Final = False
 
-    def __init__(self, config: Config, outcomes: Outcomes, host: str) -> None:
-        self._outcomes = outcomes
+    def __init__(self, config: Config, tell: Callable[[str, str], None], host: str) -> None:
+        self._tell = tell
         self._host = host
         self._token = b""
         # Of the file when it was last read; None before, and when it could not be.
@@ -82,10 +82,10 @@ class TokenFile:
         has_failed, self._has_failed, self._stamp = self._has_failed, token is None, stamp
         if token is None:
             if not has_failed:
-                self._outcomes.tell("failed", f"token file: {why}")
+                self._tell("failed", f"token file: {why}")
         elif token != self._token or has_failed:
             self._token = token
-            self._outcomes.tell("renewed")
+            self._tell("renewed", "")
 
 
 def _read(path: str) -> bytes | None:

@@ -232,10 +232,7 @@ class Verifier:
                 self._resumes_s = now_s + _THROTTLED_S
             if (known := self._known.get(digest)) is not None:
                 known.due_s = now_s + _UNKNOWN_S
-        self._unknown_for_a_while(digest)
-
-    def _unknown_for_a_while(self, digest: bytes) -> None:
-        self._unknown[digest] = self._clock.monotonic_s() + _UNKNOWN_S
+        self._unknown[digest] = now_s + _UNKNOWN_S
         self._unknown.move_to_end(digest)
         if len(self._unknown) > _MOST_KNOWN:
             self._unknown.popitem(last=False)

@@ -1,7 +1,6 @@
 """The state of each part and what to do about it, derived from recent metrics."""
 
 import enum
-from collections.abc import Mapping
 
 import msgspec
 
@@ -181,8 +180,11 @@ def redis(history: History, facts: Facts) -> Finding:
 
 def iam(history: History) -> Finding:
     """Return the state of the questions to IAM by the last of them; requests are served without it."""
-    asked = (step.by_label("iam_questions", "outcome") for step in reversed(list(history.steps())))
-    last = next((found for found in (_of_iam(outcomes) for outcomes in asked) if found), {})
+    asked = [step.by_label("iam_questions", "outcome") for step in reversed(list(history.steps()))]
+    for outcomes in asked:
+        # What another gateway knew is no question.
+        outcomes.pop("shared", None)
+    last: dict[str, float] = next(filter(None, asked), {})
     if last.get("throttled"):
         return Finding(
             "throttling",
@@ -321,11 +323,6 @@ def _reaches_back(history: History, wanted_s: float) -> bool:
     """Return whether the recent samples cover this time."""
     recent = history.recent(wanted_s * 1.5)
     return recent[-1].at_s - recent[0].at_s >= wanted_s * 0.75
-
-
-def _of_iam(outcomes: Mapping[str, float]) -> dict[str, float]:
-    # What another gateway knew is no question.
-    return {outcome: count for outcome, count in outcomes.items() if outcome != "shared"}
 
 
 def _most(counts: dict[str, float]) -> str:
