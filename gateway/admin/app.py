@@ -30,6 +30,8 @@ _BODY_TIMEOUT_S: Final = 5.0
 # A tenth of the size in half a millisecond; higher levels gain little.
 _GZIP_LEVEL: Final = 1
 _READING: Final = frozenset({"GET", "HEAD"})
+# For everybody; all other paths, the page too, show the configuration and more.
+_OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _VERSIONS: Final = frozenset({(1, 0), (1, 1)})
 
 
@@ -68,7 +70,7 @@ class _Admin:
             "/purge": (frozenset({"POST"}), self._purge),
         }
         # For the page alone: not part of the documented interface.
-        self._shown: Final = dict.fromkeys(self.page.paths, (_READING, self._show))
+        self._shown: Final = {path: (_READING, handler) for path, handler in self.page.paths.items()}
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Handle a request: Host first; all errors have the same format."""
@@ -80,6 +82,8 @@ class _Admin:
             methods, handler = known
             if request.method not in methods:
                 return answer(AdminProblem.METHOD, ", ".join(sorted(methods)))
+            if request.path not in _OPEN:
+                self._authorize(request)
             return await handler(request)
         except AdminError as exc:
             return answer(exc.why, accept=request.headers.get(hdrs.ACCEPT, ""))
@@ -111,18 +115,11 @@ class _Admin:
             fields[hdrs.CONTENT_ENCODING] = "gzip"
         return web.Response(body=body, headers=fields)
 
-    async def _config(self, request: web.Request) -> web.StreamResponse:
+    async def _config(self, _request: web.Request) -> web.StreamResponse:
         """The effective configuration, masked."""
-        self._authorize(request)
         return _json(masked(self._operations.config))
 
-    async def _show(self, request: web.Request) -> web.StreamResponse:
-        """The page and its files; protected, because it shows the configuration and more."""
-        self._authorize(request)
-        return await self.page.paths[request.path](request)
-
     async def _purge(self, request: web.Request) -> web.StreamResponse:
-        self._authorize(request)
         # Another origin needs a CORS preflight for this type, which is never granted.
         if request.content_type != "application/json" or hdrs.CONTENT_ENCODING in request.headers:
             raise AdminError(AdminProblem.MEDIA_TYPE)
