@@ -7,12 +7,7 @@ import msgspec
 
 
 class Clock(msgspec.Struct, frozen=True):
-    """Sources of time, in seconds.
-
-    Attributes:
-        wall_s: seconds since the epoch; may jump.
-        monotonic_s: seconds since an arbitrary start; never goes back.
-    """
+    """Times in seconds: since the epoch, which may jump, and since some start, which never goes back."""
 
     wall_s: Callable[[], float] = time.time
     monotonic_s: Callable[[], float] = time.monotonic

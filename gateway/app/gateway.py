@@ -74,11 +74,9 @@ _GENTLE_S = 10.0
 
 
 class Gateway:
-    """One gateway; make it inside a running event loop.
+    """One gateway, beside its ``peers``, the other workers; make it inside a running event loop.
 
-    Args:
-        tracing: makes spans; ``None`` leaves that to the configuration.
-        peers: the other workers; ``None`` without any.
+    The configuration says whether there are spans, where no ``tracing`` is given.
     """
 
     def __init__(

@@ -25,12 +25,7 @@ VISIBLE = re.compile(r"[\x21-\x7e]*")
 
 
 class TcpAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """A TCP address to listen on.
-
-    Attributes:
-        host: name or IP address without brackets; "" for all interfaces.
-        port: 0 lets the system choose.
-    """
+    """A TCP address to listen on: name or IP address without brackets, "" for all; port 0 is any free one."""
 
     host: str
     port: int

@@ -35,12 +35,10 @@ class RedisPlace(msgspec.Struct, frozen=True):
     """Where Redis is.
 
     Attributes:
-        kind: of Redis.
         hosts: name or address and port of the Sentinels, or of some of a Cluster's nodes; none of a single
             server.
         service: by which the Sentinels know the primary.
         before_host: scheme and user of the URL of one server.
-        database: of each server.
     """
 
     kind: Literal["single", "sentinel", "cluster"]

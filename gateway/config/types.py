@@ -24,14 +24,7 @@ class Rule(Protocol):
 
 
 class Number(msgspec.Struct, frozen=True):
-    """A number within bounds, both included.
-
-    Attributes:
-        low: least value.
-        high: greatest value.
-        unit: of the value, or what is counted; empty for a fraction.
-        of: its type, `float` or `int`.
-    """
+    """A number within bounds, both included; the unit, or what is counted, is empty for a fraction."""
 
     low: float
     high: float

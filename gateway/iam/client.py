@@ -74,7 +74,6 @@ class IamClient:
         return await self._ask("POST", {"Content-Type": "application/json"}, body)
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._session.close()
 
     async def _ask(self, method: str, fields: dict[str, str], body: bytes | None = None) -> IamAnswer:

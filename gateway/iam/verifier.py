@@ -99,18 +99,11 @@ class Verifier:
     def __len__(self) -> int:
         return len(self._known)
 
-    @property
-    def queued(self) -> int:
-        """How many tokens are still to be asked about."""
-        return len(self._queue)
-
     def start(self) -> None:
-        """Begin to ask."""
         self._tasks.start(self._ask_all(), "iam-questions")
         self._tasks.start(self._sweep(), "iam-sweep")
 
     async def close(self) -> None:
-        """Ask no more."""
         await self._tasks.cancel()
 
     def digest(self, token: bytes) -> bytes:

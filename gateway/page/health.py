@@ -4,7 +4,7 @@ import enum
 
 import msgspec
 
-from gateway.page.samples import Change, History, Sample
+from gateway.page.samples import Change, History
 
 # The shortest window with a request in it decides, so that an outage that has ended is not shown any more.
 _UPSTREAM_WINDOWS_S = (3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
@@ -58,7 +58,6 @@ class Facts(msgspec.Struct, frozen=True):
         max_connections: limit of downstream connections in each worker.
         workers: processes that should run.
         workers_ready: processes that accept requests.
-        ttl_running_s: ``cache.ttl_running_s``.
         by_user: ``identity.by`` is "user": IAM is asked whose tokens are.
     """
 
@@ -75,7 +74,11 @@ def upstream(history: History) -> Finding:
     """Return the state of the upstream."""
     windows = [history.since(ago_s) for ago_s in _UPSTREAM_WINDOWS_S]
     now = next(filter(_calls, windows), windows[-1])
-    waiting = int(min((_in_use(sample) for sample in history.recent(_SILENT_S)), default=0))
+    in_use = (
+        sample.gauge("upstream_connections") - sample.gauge("upstream_parked")
+        for sample in history.recent(_SILENT_S)
+    )
+    waiting = int(min(in_use, default=0))
     if waiting > 0 and not _has_responses(history.since(_SILENT_S)) and _reaches_back(history, _SILENT_S):
         who = "1 call waits" if waiting == 1 else f"{waiting} calls wait"
         return Finding(
@@ -313,10 +316,6 @@ def _calls(change: Change) -> float:
 
 def _has_responses(change: Change) -> bool:
     return any(how != "hit" for how in change.by_label("requests", "outcome"))
-
-
-def _in_use(sample: Sample) -> float:
-    return sample.gauge("upstream_connections") - sample.gauge("upstream_parked")
 
 
 def _reaches_back(history: History, wanted_s: float) -> bool:

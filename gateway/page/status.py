@@ -57,7 +57,9 @@ def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict
         "timeline": [_traffic(step) for step in history.steps()],
         "latency": _latency(minute),
         "hit_ratio_detail": _why_few_hits(minute),
-        "saved_while_running": _given_again(minute) + _shared(minute),
+        # Those too that had no call of their own: nearly all fetches take place while it runs.
+        "saved_while_running": _given_again(minute)
+        + minute.total("upstream_requests_saved", how="collapsed"),
         "running_detail": _running_polls(minute, facts.ttl_running_s),
         "waits": minute.by_label("waits", "outcome"),
         "leases": minute.by_label("leases", "outcome"),
@@ -124,11 +126,6 @@ def _why_few_hits(change: Change) -> str:
 
 def _given_again(change: Change) -> float:
     return change.total("requests", outcome="hit", reason=Reason.RUNNING.value)
-
-
-def _shared(change: Change) -> float:
-    """Return how many requests had no call of their own; nearly all fetches take place while it runs."""
-    return change.total("upstream_requests_saved", how="collapsed")
 
 
 def _running_polls(change: Change, ttl_running_s: float) -> str:

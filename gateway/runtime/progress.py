@@ -39,18 +39,10 @@ def unsent_bytes(transport: asyncio.WriteTransport) -> int:
 
 
 async def drained(peer: Peer, timeout_s: float, drain: Callable[[], Awaitable[None]]) -> bool:
-    """Wait until writing may continue.
+    """Wait until the transport accepts more, as ``drain`` does; return whether it had to wait.
 
-    Args:
-        timeout_s: longest time without progress.
-        drain: waits until the transport accepts more.
-
-    Returns:
-        Whether it had to wait.
-
-    Raises:
-        TimeoutError: no progress for that long, or up to a quarter longer.
-        ConnectionError: the peer has closed the connection.
+    Raises `TimeoutError` without progress for this time, or up to a quarter longer, `ConnectionError` when
+    the peer has closed the connection.
     """
     transport = peer.transport
     if transport is None or not peer.writing_paused:

@@ -27,11 +27,7 @@ class SharedCounts:
     """How many messages each process has sent, and how many of them this one has received.
 
     Each counter has one writer, so no lock is needed: a counter raised before a response is seen as raised by
-    every request that follows the response.
-
-    Args:
-        descriptor: from `open_shared_counts`; it is closed.
-        own: index of this process's counter.
+    every request that follows the response. The descriptor, from `open_shared_counts`, is closed.
     """
 
     def __init__(self, descriptor: int, own: int) -> None:

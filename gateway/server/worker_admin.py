@@ -20,13 +20,7 @@ _PURGE_S = 4.0
 
 
 class WorkersAdmin:
-    """`gateway.operations.Operations` of all workers that run, by number.
-
-    Attributes:
-        config: what `/config` shows.
-        restarts: workers that were replaced.
-        is_draining: no more work is wanted.
-    """
+    """`gateway.operations.Operations` of all workers that run, by number; ``restarts``: those replaced."""
 
     def __init__(self, config: Config, workers: Mapping[int, WorkerProcess], reloads: Reloads) -> None:
         self.config = config

@@ -110,7 +110,6 @@ class AccessLog:
         """Log a request that has ended, without its query, which may hold secrets.
 
         Args:
-            peer: the caller's address.
             method: the method token; empty when the request line was malformed.
             path: the target as received.
             took_s: from the parsed request to the last byte of the response.

@@ -79,11 +79,10 @@ class Metrics:
         }
         self.request_s = self._histograms["request_duration_seconds"]
         self.upstream_s = self._histograms["upstream_duration_seconds"]
-        self._responses: dict[int | None, Histogram]
-        self._responses = {
-            status: self.upstream_s[group,] for status, group in _CLASSES.items() if status >= 200
+        self._responses: dict[int | None, Histogram] = {None: self.upstream_s[NO_STATUS,]}
+        self._responses |= {
+            status: self.upstream_s[how,] for status, how in _CLASSES.items() if status >= 200
         }
-        self._responses[None] = self.upstream_s[NO_STATUS,]
         self.upstream_wait_s = self._histograms["upstream_wait_seconds"][()]
         self.wake_s = self._histograms["wake_duration_seconds"][()]
         self.redis_s = self._histograms["redis_duration_seconds"]

@@ -34,8 +34,6 @@ class Family(msgspec.Struct, frozen=True):
     Attributes:
         name: without prefix; a counter's without ``_total``.
         kind: its type, as Prometheus names it.
-        about: its help text.
-        labels: names of its labels.
         known: label values present from the start, so that a rate shows the first event.
         bounds_s: a histogram's upper bounds.
         merge: how the values of two processes are merged; counters and histograms always add up.
@@ -59,8 +57,10 @@ def _counter(name: str, about: str, **labels: Iterable[str]) -> Family:
     return Family(name, "counter", about, tuple(labels), tuple(itertools.product(*labels.values())))
 
 
-def _gauge(name: str, about: str, merge: Callable[[float, float], float] = operator.add) -> Family:
-    return Family(name, "gauge", about, merge=merge)
+def _gauge(
+    name: str, about: str, merge: Callable[[float, float], float] = operator.add, labels: tuple[str, ...] = ()
+) -> Family:
+    return Family(name, "gauge", about, labels, () if labels else ((),), merge=merge)
 
 
 def _histogram(name: str, bounds_s: tuple[float, ...], about: str, **labels: Iterable[str]) -> Family:
@@ -229,14 +229,12 @@ FAMILIES: tuple[Family, ...] = (
     # Redis.
     _gauge("redis_configured", "1 if Redis is configured.", max),
     _gauge("redis_up", "1 if the last Redis operation succeeded.", min),
-    Family(
+    _gauge(
         "redis_node_up",
-        "gauge",
         "1 while the circuit breaker lets requests reach this Redis server and its last operation succeeded; "
         "every primary of a Cluster, or the one that Sentinels name.",
+        min,
         ("node",),
-        (),
-        merge=min,
     ),
     _gauge("redis_breaker_open", "1 while the circuit breaker keeps requests from Redis.", max),
     _counter("redis_breaker_openings", "How often the circuit breaker opened."),
@@ -262,13 +260,11 @@ FAMILIES: tuple[Family, ...] = (
     _histogram(
         "event_loop_lag_seconds", LOOP_BOUNDS_S, "Delay of a timer of the event loop, measured once a second."
     ),
-    Family(
+    _gauge(
         "build_info",
-        "gauge",
         "1; the labels name the version, Python and the event loop.",
+        max,
         ("version", "python", "loop"),
-        (),
-        merge=max,
     ),
     _counter("log_lines_dropped", "Log lines dropped: over the rate limit, or nobody read them in time."),
     _gauge("ready", "1 while requests are accepted, 0 while draining.", min),

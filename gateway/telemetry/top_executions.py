@@ -183,10 +183,7 @@ def merged(lists: Iterable[Sequence[TopExecution]]) -> list[TopExecution]:
     found: dict[tuple[str, str], TopExecution] = {}
     for one in itertools.chain.from_iterable(lists):
         key = (one.stack_id, one.action_id)
-        other = found.get(key)
-        if other is None:
-            found[key] = one
-            continue
+        other = found.get(key, msgspec.structs.replace(one, fetches=0, rate=0.0, hits=0))
         found[key] = msgspec.structs.replace(
             min(one, other, key=lambda each: each.age_s),
             fetches=one.fetches + other.fetches,

@@ -29,17 +29,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Effects(msgspec.Struct, kw_only=True):
-    """What faults do to one response.
-
-    Attributes:
-        delay_s: before the response, real seconds.
-        reply: to send instead of the model's; None for the model's.
-        headers: to add.
-        keep_share: of the body to send, framed as whole; None for all.
-        cut_share: of the body to send before the connection is cut; None for no cut.
-        cut_before_head: cut without any response.
-        bytes_per_s: rate of the body; None for no limit.
-    """
+    """What faults do to one response, as `faults` describes; `keep_share` is that of a truncated one."""
 
     delay_s: float = 0.0
     reply: Reply | None = None

@@ -32,11 +32,9 @@ _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A user of an account.
+    """A user of an account, by the names of both.
 
     Attributes:
-        name: the user's name.
-        domain: the account's name.
         password: what the user logs in with; "" for nobody can.
         roles: names of the roles; all ids are "0", as IAM's own examples have it.
         lives_s: how long an issued token lives, seconds.
@@ -56,13 +54,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose a token is.
-
-    Attributes:
-        project: what it is for; None for the whole account.
-        issued_s: when it was issued, Unix seconds.
-        ends_s: when it ends, Unix seconds.
-    """
+    """Whose a token is, and between which Unix seconds; without a project it is for the whole account."""
 
     user: User
     project: str | None
@@ -112,12 +104,9 @@ _LOGIN: Final = msgspec.json.Decoder(_Login)
 
 
 class Iam:
-    """The users, access keys and tokens of the twin.
+    """The users, by account and name, the access keys, and digests of the revoked tokens.
 
     Attributes:
-        users: by account and name.
-        keys: by their public name.
-        revoked: digests of tokens.
         issued_only: whether only tokens that it has issued are accepted; otherwise all that are not revoked.
         issued: how many tokens it has issued.
     """

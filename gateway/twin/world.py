@@ -49,11 +49,9 @@ class Clock:
 
 
 class World:
-    """The model with its clock, faults and IAM, and counts of requests.
+    """The model with its clock, faults and IAM.
 
-    Attributes:
-        received: requests by route, counted when their head is complete.
-        answered: responses by route and status, faults included.
+    Counts requests by route when their head is complete, responses by route and status, faults included.
     """
 
     def __init__(self, profile: Profile, seed: int) -> None:
