@@ -1,8 +1,9 @@
 """Background tasks with an owner, which end with it."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 _log = logging.getLogger("gateway")
@@ -15,6 +16,13 @@ _CANCEL_S = 1.0
 async def raising(error: Exception) -> Any:
     """Raise an error where this is awaited."""
     raise error
+
+
+async def at_most(timeout_s: float, work: Awaitable[object]) -> None:
+    """Wait for this; cancel it after a time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await work
 
 
 class TaskSet:

@@ -17,6 +17,7 @@ from gateway.admin.errors import SECURITY_FIELDS, AdminProblem, answer, of_statu
 from gateway.operations import Operations
 from gateway.runtime.listeners import ListeningSockets
 from gateway.runtime.progress import cut_later, drained
+from gateway.tasks import at_most
 
 _LOG = logging.getLogger("gateway.admin")
 # An unread request body is drained for a moment before the connection is closed.
@@ -119,14 +120,14 @@ class AdminServer:
         await self._serve()
         if acceptor is not None:
             acceptor.close()
-        await _let_go(former)
+        await at_most(_DRAIN_S, former.cleanup())
 
     async def close(self) -> None:
         if self._acceptor is not None:
             self._acceptor.close()
         if self._sockets is not None:
             self._sockets.leave()
-        await _let_go(self._runner)
+        await at_most(_DRAIN_S, self._runner.cleanup())
 
     def _make_runner(self) -> web.AppRunner:
         return web.AppRunner(build_admin(self._operations), access_log=None, handle_signals=False)
@@ -136,9 +137,3 @@ class AdminServer:
         assert self._runner.server is not None
         connections = functools.partial(AdminConnection, self._runner.server, {})
         self._acceptor = await self.sockets.accept(connections)
-
-
-async def _let_go(runner: web.AppRunner) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DRAIN_S):
-            await runner.cleanup()

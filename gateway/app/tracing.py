@@ -32,6 +32,7 @@ from gateway.core.http.trace_context import Parent, continued, parent, state
 from gateway.downstream.connection_origin import Origin
 from gateway.downstream.fast_path import FastPath, PlainLookup
 from gateway.downstream.response import PreparedResponse
+from gateway.tasks import at_most
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.exchange import Exchange
 from gateway.upstream.upstream import Upstream
@@ -89,9 +90,7 @@ class Tracing:
 
         # A daemon, not one of the loop's own threads: the end of the loop waits for those without limit.
         threading.Thread(target=shut_down, name="tracing-close", daemon=True).start()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
-                await done.wait()
+        await at_most(_CLOSE_S, done.wait())
 
     def hit(self, head: bytes, began_ns: int, sent_bytes: int) -> None:
         """Make the span of a hit on the fast path."""

@@ -16,6 +16,7 @@ from gateway.core.http.messages import first
 from gateway.runtime.event_loop import check_parser, loop_factory
 from gateway.runtime.listeners import ListeningSockets, open_sockets
 from gateway.runtime.signals import Signals
+from gateway.tasks import first_of
 from gateway.telemetry.access_log import set_up_logging
 from gateway.twin.profiles import profile_named
 from gateway.twin.routes import Route
@@ -44,14 +45,7 @@ def run(*, by_user: bool) -> int:
 
 async def _demo(*, by_user: bool) -> int:
     async with Signals() as signals:
-        stopped = asyncio.ensure_future(signals.wait())
-        show = asyncio.ensure_future(_show(by_user=by_user))
-        await asyncio.wait((stopped, show), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        show.cancel()
-        await asyncio.gather(stopped, show, return_exceptions=True)
-    if not show.cancelled() and (error := show.exception()) is not None:
-        raise error
+        await first_of(signals.wait(), _show(by_user=by_user))
     print("\nended", flush=True)
     return 0
 

@@ -84,26 +84,22 @@ def _check(arguments: argparse.Namespace) -> int:
     from gateway.runtime.tls import check_files
 
     check_files(config)
-    if arguments.redis:
-        import asyncio
-
-        from gateway.cli.check import try_redis
-
-        return asyncio.run(try_redis(config))
-    if arguments.probe is None and not arguments.iam:
+    if arguments.probe is None and not arguments.iam and not arguments.redis:
         print(_as_toml(masked(config)))
         print("configuration is valid")
         return _OK
+    import asyncio
+
+    from gateway.cli.check import ask_iam, probe, try_redis
+
+    if arguments.redis:
+        return asyncio.run(try_redis(config))
     token = os.environ.get("AOS_TOKEN", "")
     if not token:
         option = "--iam" if arguments.iam else "--probe"
         raise ConfigError(
             f"{option} needs a token; set the environment variable AOS_TOKEN to one that AOS accepts"
         )
-    import asyncio
-
-    from gateway.cli.check import ask_iam, probe
-
     if arguments.iam:
         return asyncio.run(ask_iam(config, token=Secret(token)))
     return asyncio.run(probe(config, *arguments.probe, token=Secret(token)))

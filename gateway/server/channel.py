@@ -8,6 +8,7 @@ import msgspec
 
 from gateway.server import messages
 from gateway.server.messages import Message
+from gateway.tasks import at_most
 
 _LENGTH_BYTES = 4
 # Longer than any message; metrics are the longest.
@@ -54,10 +55,8 @@ class Channel:
 
     async def flush(self) -> None:
         """Wait for a moment until all messages have been written."""
-        # TimeoutError is an OSError.
         with contextlib.suppress(OSError):
-            async with asyncio.timeout(_FLUSH_S):
-                await self._writer.drain()
+            await at_most(_FLUSH_S, self._writer.drain())
 
     def close(self) -> None:
         self._writer.close()

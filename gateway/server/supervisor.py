@@ -1,7 +1,6 @@
 """The parent of several workers: starts and replaces them, and forwards their invalidations."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ from gateway.server.reload import Reloads
 from gateway.server.shared_counts import open_shared_counts
 from gateway.server.worker_admin import WorkersAdmin
 from gateway.server.worker_process import WorkerProcess, spawn_worker
-from gateway.tasks import TaskSet
+from gateway.tasks import TaskSet, at_most
 
 _log = logging.getLogger("gateway")
 
@@ -132,9 +131,7 @@ class Supervisor:
             await asyncio.wait(self._runs, timeout=_LAST_S)
         for worker in self._workers.values():
             worker.kill()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_S):
-                await asyncio.gather(*self._runs, return_exceptions=True)
+        await at_most(_LAST_S, asyncio.gather(*self._runs, return_exceptions=True))
         await self._tasks.cancel()
         await self._admin.close()
         if self._counts >= 0:
@@ -177,9 +174,7 @@ class Supervisor:
                 return
             if is_young:
                 pause_s = _FIRST_RETRY_S * 2 ** max(early, 1)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(pause_s, _LAST_RETRY_S)):
-                        await self._stopping.wait()
+                await at_most(min(pause_s, _LAST_RETRY_S), self._stopping.wait())
 
     async def _spawn(self, start: Start, sockets: ListeningSockets) -> WorkerProcess:
         spawned = await spawn_worker(start, (self._counts, *sockets.descriptors), self._liveness)

@@ -15,13 +15,14 @@ class Clock:
     """Modelled Unix time in seconds: starts at a fixed moment, runs at real speed and can jump ahead."""
 
     def __init__(self, epoch_s: float) -> None:
-        self._origin_s = epoch_s - time.monotonic()
+        self._base_s = epoch_s
+        # Monotonic time since when it runs from there; None: it is frozen there.
+        self._since_s: float | None = time.monotonic()
         self._jumped_s = 0.0
-        self._frozen_at_s: float | None = None
 
     def now_s(self) -> float:
         """Return the modelled time, which never goes back."""
-        return self._origin_s + time.monotonic() if self._frozen_at_s is None else self._frozen_at_s
+        return self._base_s + (0.0 if self._since_s is None else time.monotonic() - self._since_s)
 
     def wall_s(self) -> float:
         """Return the real time, moved by the jumps: what others compare with their own clocks."""
@@ -30,22 +31,19 @@ class Clock:
     @property
     def is_frozen(self) -> bool:
         """Whether only jumps move the time."""
-        return self._frozen_at_s is not None
+        return self._since_s is None
 
     def advance(self, by_s: float) -> None:
-        self._origin_s += by_s
+        self._base_s += by_s
         self._jumped_s += by_s
-        if self._frozen_at_s is not None:
-            self._frozen_at_s += by_s
 
     def freeze(self) -> None:
         """Let only `advance` move the time, so that runs repeat to the byte."""
-        self._frozen_at_s = self.now_s()
+        self._base_s, self._since_s = self.now_s(), None
 
     def thaw(self) -> None:
-        if self._frozen_at_s is not None:
-            self._origin_s = self._frozen_at_s - time.monotonic()
-            self._frozen_at_s = None
+        if self._since_s is None:
+            self._since_s = time.monotonic()
 
 
 class World:
