@@ -54,8 +54,8 @@ from gateway.telemetry.caller_digest import CallerDigest, digest_key
 from gateway.telemetry.event_loop_lag import EventLoopLag
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.snapshot import Snapshot
-from gateway.telemetry.throttled import ThrottledCaller, ThrottledCallers
-from gateway.telemetry.top_executions import TopExecution, TopExecutions
+from gateway.telemetry.throttled import ThrottledCallers
+from gateway.telemetry.top_executions import TopExecutions
 from gateway.upstream.held_bodies import HeldBodies
 from gateway.upstream.upstream import Upstream
 
@@ -147,6 +147,7 @@ class Gateway:
         )
         redis_leases = self.tiers.leases() if config.redis.share_running else None
         self.top_executions = TopExecutions(clock)
+        self.executions = self.top_executions.busiest
         self._fetcher = Fetcher(
             rules=rules,
             proxy=proxy,
@@ -205,14 +206,15 @@ class Gateway:
             waits=waits,
         )
         self._caller_digest = CallerDigest(identity_reader, digest_key(secret, os.environ))
-        self._throttled = ThrottledCallers(clock, self._caller_digest)
+        throttled = ThrottledCallers(clock, self._caller_digest)
+        self.throttled = throttled.most
         self._access_log = access_log = AccessLog(config.log, self._caller_digest)
         self._handler = handler = Handler(
             cache,
             body_timeout_s=config.server.body_timeout_s,
             own_hosts=hosts,
             metrics=self.metrics,
-            throttled=self._throttled,
+            throttled=throttled,
             access_log=access_log,
             request_ids=request_ids,
             is_draining=lambda: self._is_draining,
@@ -406,12 +408,6 @@ class Gateway:
             slots=self.upstream.slots,
             tiers=self.tiers,
         )
-
-    def executions(self) -> list[TopExecution]:
-        return self.top_executions.busiest()
-
-    def throttled(self) -> list[ThrottledCaller]:
-        return self._throttled.most()
 
     async def refresh(self) -> None:
         """Nothing to collect: there is one process."""

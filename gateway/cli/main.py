@@ -127,16 +127,7 @@ def _purge(arguments: argparse.Namespace) -> int:
 def _wait(arguments: argparse.Namespace) -> int:
     from gateway.cli.wait import read_options, run
 
-    return run(
-        read_options(
-            arguments.gateway,
-            (arguments.stack_id, arguments.action_id),
-            arguments.timeout,
-            arguments.token_file,
-            os.environ,
-            as_json=arguments.json,
-        )
-    )
+    return run(read_options(arguments, os.environ))
 
 
 def _as_toml(sections: Mapping[str, object]) -> str:

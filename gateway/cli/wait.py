@@ -1,7 +1,7 @@
 """The command `aos-gateway wait`: watch one execution until it has ended."""
 
+import argparse
 import asyncio
-import contextlib
 import re
 import sys
 import time
@@ -24,6 +24,7 @@ from gateway.config.sources import secret_in_file
 from gateway.core.aos.execution import Unreadable, decode_deciding
 from gateway.core.caching.policy import DELETE
 from gateway.core.http.messages import first
+from gateway.tasks import TaskSet
 
 # nginx and most balancers cut at 60 seconds.
 _LONGEST_WAIT_S: Final = 50
@@ -65,28 +66,16 @@ class WaitOptions(msgspec.Struct, frozen=True, kw_only=True):
     as_json: bool
 
 
-def read_options(
-    gateway: str,
-    ids: tuple[str, str],
-    timeout: str,
-    token_file: str | None,
-    environ: Mapping[str, str],
-    *,
-    as_json: bool,
-) -> WaitOptions:
-    """Check the arguments and the environment; a `ConfigError` has the option and the remedy, not the token.
-
-    Args:
-        gateway: http or https URL, or `unix:/path`.
-        timeout: like "20m", "1h30m", "90s" or "90".
-        token_file: beats the variable AOS_TOKEN.
-    """
+def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> WaitOptions:
+    """Check arguments and environment; a `ConfigError` has the option and the remedy, but not the token."""
+    ids, token_file = (arguments.stack_id, arguments.action_id), arguments.token_file
     for name, value in zip(("STACK", "ACTION"), ids, strict=True):
         if not 1 <= len(value) <= _MAX_ID_CHARACTERS or value in {".", ".."}:
             raise ConfigError(f"{name} has to be an id of 1 to {_MAX_ID_CHARACTERS} characters")
     try:
-        with shown_as(shorten(gateway)):
-            url = address_of(gateway) if gateway.startswith("unix:") else upstream_url_of(gateway)
+        with shown_as(shorten(arguments.gateway)):
+            read = address_of if arguments.gateway.startswith("unix:") else upstream_url_of
+            url = read(arguments.gateway)
     except InvalidValue as exc:
         raise ConfigError(f"--gateway {exc.value} {exc.remedy}") from exc
     token = environ.get("AOS_TOKEN", "")
@@ -102,8 +91,8 @@ def read_options(
         stack_id=ids[0],
         action_id=ids[1],
         token=Secret(token),
-        timeout_s=_duration_s(timeout),
-        as_json=as_json,
+        timeout_s=_duration_s(arguments.timeout),
+        as_json=arguments.json,
     )
 
 
@@ -142,7 +131,8 @@ class Watch:
     async def until_end(self) -> tuple[Outcome, str]:
         """Wait for the end; return how it ended, and a line about it."""
         timeout_s = self._options.timeout_s
-        clock = asyncio.create_task(self._report.keep_time())
+        tasks = TaskSet()
+        tasks.start(self._report.keep_time(), "time")
         try:
             async with asyncio.timeout(timeout_s), connect(self._options.gateway) as client:
                 while (end := await self._poll(client)) is None:
@@ -152,9 +142,7 @@ class Watch:
             last = self._trouble or str(self._progress or "no answer")
             return Outcome.TIME_OVER, f"time over after {elapsed(timeout_s)}; last: {last}"
         finally:
-            clock.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await clock
+            await tasks.cancel()
 
     def result(self, outcome: Outcome, line: str) -> dict[str, Any]:
         """Return what `--json` prints."""

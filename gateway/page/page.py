@@ -1,7 +1,6 @@
 """The page's files, and `/status`, which it polls every second."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from importlib import resources
@@ -16,6 +15,7 @@ from gateway.operations import Operations
 from gateway.page.health import Facts
 from gateway.page.samples import STEP_S, History, Sample
 from gateway.page.status import status
+from gateway.tasks import TaskSet
 
 _LOG = logging.getLogger("gateway.admin")
 # Browsers that poll at the same time share a sample.
@@ -53,11 +53,10 @@ class Page:
 
     async def sampling(self, _app: web.Application) -> AsyncIterator[None]:
         """Take samples while the application runs, so that a page just opened shows the last minutes."""
-        sampler = asyncio.create_task(self._keep_sampling(), name="page-samples")
+        tasks = TaskSet()
+        tasks.start(self._keep_sampling(), "page-samples")
         yield
-        sampler.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sampler
+        await tasks.cancel()
 
     async def _keep_sampling(self) -> None:
         while True:

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.cli import client, wait, wait_pace
 from gateway.cli.arguments import build_parser
-from gateway.cli.wait import Outcome, read_options
+from gateway.cli.wait import Outcome, WaitOptions, read_options
 from gateway.cli.wait_pace import Pace
 from gateway.core.http.messages import Fields
 from tests.testbed.address import free_port
@@ -56,9 +56,13 @@ def _ok(phase: str = "Succeeded", *fields: tuple[str, str], **changes: object) -
     return Answer(headers=fields, body=record(phase, **changes))
 
 
+def _options(url: str, ids: tuple[str, str], timeout: str, *more: str) -> WaitOptions:
+    arguments = ["wait", "--gateway", url, "--timeout", timeout, *more, *ids]
+    return read_options(build_parser().parse_args(arguments), {"AOS_TOKEN": _TOKEN})
+
+
 async def _waited(url: str, timeout: str = "10s", *, as_json: bool = False) -> int:
-    ids = (STACK_ID, ACTION_ID)
-    options = read_options(url, ids, timeout, None, {"AOS_TOKEN": _TOKEN}, as_json=as_json)
+    options = _options(url, (STACK_ID, ACTION_ID), timeout, *["--json"][:as_json])
     return await asyncio.to_thread(wait.run, options)
 
 
@@ -118,8 +122,7 @@ async def test_no_request_waits_longer_than_the_time_that_is_left(aos: ScriptedA
 async def test_ids_are_encoded_and_a_unix_socket_works(socket_folder: Path) -> None:
     async with ScriptedAos(unix_path=socket_folder / "gateway.sock") as aos:
         aos.answer(_ok())
-        ids = ("a b/c?", "ä")
-        options = read_options(aos.address, ids, "9s", None, {"AOS_TOKEN": _TOKEN}, as_json=False)
+        options = _options(aos.address, ("a b/c?", "ä"), "9s")
         assert await asyncio.to_thread(wait.run, options) == 0
         assert aos.received[0].target == "/v2/stacks/a%20b%2Fc%3F/actions/%C3%A4"
 
@@ -343,7 +346,7 @@ def test_an_invalid_id_is_wrong_usage(ids: tuple[str, str], capsys: pytest.Captu
     [("90", 90), ("90s", 90), ("20m", 1_200), ("1h30m", 5_400), ("0.5", 0.5), ("720h", 2_592_000)],
 )
 def test_durations_are_read(text: str, seconds: float) -> None:
-    options = read_options("http://aos", ("s", "a"), text, None, {"AOS_TOKEN": _TOKEN}, as_json=False)
+    options = _options("http://aos", ("s", "a"), text)
     assert options.timeout_s == seconds
     assert _TOKEN not in repr(options)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from gateway.cli import wait, wait_pace
+from gateway.cli.arguments import build_parser
 from gateway.cli.wait import read_options
 from tests.testbed.address import free_port
 from tests.testbed.aos import ACTION_ID, STACK_ID, TARGET, Answer, ScriptedAos, record
@@ -35,8 +36,8 @@ async def gateway(aos: ScriptedAos) -> AsyncIterator[RunningGateway]:
 
 def _wait(address: str, timeout: str = "20s") -> asyncio.Task[int]:
     """Start the command, in a thread; it returns its exit code."""
-    ids = (STACK_ID, ACTION_ID)
-    options = read_options(f"http://{address}", ids, timeout, None, {"AOS_TOKEN": _TOKEN}, as_json=False)
+    arguments = ["wait", "--gateway", f"http://{address}", "--timeout", timeout, STACK_ID, ACTION_ID]
+    options = read_options(build_parser().parse_args(arguments), {"AOS_TOKEN": _TOKEN})
     return asyncio.create_task(asyncio.to_thread(wait.run, options))
 
 
