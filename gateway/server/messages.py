@@ -69,10 +69,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 class Invalidate(msgspec.Struct, frozen=True, tag=True):
     """From a worker to the parent, which forwards it to the others.
 
-    Attributes:
-        sender: the worker's number.
-        number: sequence number, see `gateway.server.shared_counts`; 0 for none.
-        invalidations: to apply.
+    It has the sender's number and its own, see `gateway.server.shared_counts`, or 0.
     """
 
     sender: int

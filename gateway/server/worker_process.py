@@ -62,9 +62,7 @@ class WorkerProcess:
     Attributes:
         process: from `spawn_worker`, like its channel.
         on_invalidate: forwards its invalidations to the other workers.
-        on_serving: called when it begins to serve.
         is_subscribed: it must receive the other workers' invalidations.
-        is_serving: it accepts requests.
         is_responsive: it responded to the last `refresh`.
         served_since_s: loop time at which it began to serve; ``None`` if it never has.
         state: the last state it reported.

@@ -186,7 +186,6 @@ class Iam:
                 Administrator of the account.
             asked: the values of X-Subject-Token.
             query: with `nocatalog` the answer has no catalogue.
-            now_s: IAM's time.
         """
         by = self.grant(asking, now_s)
         if by is None:

@@ -98,7 +98,6 @@ def draw_plan(
         pace: how long a successful execution takes; others stop on the way.
         outcome: a key of `SUB_OUTCOMES`.
         names: the sub-objects in the order in which they start.
-        created_s: modelled Unix seconds.
         total_s: time from creation to a successful end, seconds; None to draw it.
     """
     pending, running = rng.uniform(*pace.pending_s), rng.uniform(*pace.running_s)

@@ -37,8 +37,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """One named way for the twin to behave.
 
     Attributes:
-        name: what `--profile` selects.
-        pace: how long an execution takes.
         delete_pace: how long a delete takes until the stack is gone.
         cancel_s: from a cancel call to the end of the execution, seconds.
         outcome_shares: how executions end; the shares need not add up to 1.
@@ -50,7 +48,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         max_stacks: bound of stacks over all projects.
         max_executions_per_stack: bound of records kept for a stack; the oldest go first.
         throttles: limits of the API gateway from the start, faults like any other.
-        preset: what exists at the start; None for nothing.
     """
 
     name: str

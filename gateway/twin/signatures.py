@@ -30,8 +30,6 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """An access key.
 
     Attributes:
-        access_key: its public name.
-        secret_key: what it signs with.
         security_token: what a temporary key's requests have to carry; None for a permanent key.
         project: whose stacks its requests see.
     """
