@@ -1,8 +1,10 @@
 """What is read off the running parts at scrape time: gauges, and the counters that they keep themselves."""
 
 import asyncio
+import platform
 from collections.abc import Sized
 
+from gateway import __version__
 from gateway.cache.throttle import Throttle
 from gateway.config.model import Config
 from gateway.credentials.credentials import GatewayCredentials
@@ -61,8 +63,9 @@ def gauges(
         "redis_write_queue": redis.queued_writes,
         **process.gauges(),
     }
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     labelled: Snapshot = {
-        "build_info": {process.build(asyncio.get_running_loop()): (1,)},
+        "build_info": {(__version__, platform.python_version(), loop): (1,)},
         "redis_node_up": {(address,): (float(is_up),) for address, is_up in redis.nodes.items()},
     }
     return unlabelled(numbers) | labelled

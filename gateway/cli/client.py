@@ -27,9 +27,6 @@ class NoResponseError(Exception):
 class TooLargeError(NoResponseError):
     """A response is longer than any that is expected."""
 
-    def __init__(self) -> None:
-        super().__init__(f"the answer is larger than {_MAX_BODY_BYTES} bytes")
-
 
 class Response(msgspec.Struct, frozen=True):
     """A response; its body has no content coding."""
@@ -71,7 +68,7 @@ class Client:
                     read += piece
                     if len(read) > _MAX_BODY_BYTES:
                         response.close()
-                        raise TooLargeError
+                        raise TooLargeError(f"the answer is larger than {_MAX_BODY_BYTES} bytes")
                 return Response(response.status, response.raw_headers, bytes(read))
         except (aiohttp.ClientError, OSError) as exc:
             raise NoResponseError(_reason(exc)) from exc

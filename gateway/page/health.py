@@ -4,6 +4,7 @@ import enum
 
 import msgspec
 
+from gateway.config.model import Config
 from gateway.page.samples import Change, History
 
 # The shortest window with a request in it decides, so that an outage that has ended is not shown any more.
@@ -54,20 +55,14 @@ class Facts(msgspec.Struct, frozen=True):
 
     Attributes:
         is_ready: requests are accepted.
-        has_redis: a Redis is configured.
-        max_connections: limit of downstream connections in each worker.
         workers: processes that should run.
         workers_ready: processes that accept requests.
-        by_user: ``identity.by`` is "user": IAM is asked whose tokens are.
     """
 
+    config: Config
     is_ready: bool
-    has_redis: bool
-    max_connections: int
     workers: int
     workers_ready: int
-    ttl_running_s: float = 0.0
-    by_user: bool = False
 
 
 def upstream(history: History) -> Finding:
@@ -141,7 +136,7 @@ def quota(history: History) -> Finding:
 
 def redis(history: History, facts: Facts) -> Finding:
     """Return the state of Redis; requests are served without it."""
-    if not facts.has_redis:
+    if not facts.config.redis.url:
         return Finding("off", "Not configured: records are kept in memory only.")
     sample = history.newest
     pending = int(sample.gauge("redis_pending_invalidations"))
@@ -234,7 +229,7 @@ def gateway(history: History, facts: Facts) -> Finding:
             "The log says why. Correct it and send SIGHUP; if IAM is away, it tries again by itself.",
             is_bad=True,
         )
-    if sample.gauge("connections") >= facts.max_connections * facts.workers * _NEARLY_FULL:
+    if sample.gauge("connections") >= facts.config.server.max_connections * facts.workers * _NEARLY_FULL:
         return Finding(
             "full",
             "Nearly all downstream connections are in use.",

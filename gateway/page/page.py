@@ -85,15 +85,7 @@ class Page:
         health = self._operations.health()
         workers, workers_ready = _workers(health, config.server.workers)
         self._most_workers = workers = max(self._most_workers, workers)
-        facts = Facts(
-            is_ready=self._operations.ready(),
-            has_redis=bool(config.redis.url),
-            max_connections=config.server.max_connections,
-            workers=workers,
-            workers_ready=workers_ready,
-            ttl_running_s=config.cache.ttl_running_s,
-            by_user=config.identity.by == "user",
-        )
+        facts = Facts(config, self._operations.ready(), workers, workers_ready)
         passed_on: dict[str, object] = {
             "version": gateway.__version__,
             "upstream_url": str(config.upstream.url),

@@ -34,7 +34,7 @@ def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict
         "quota": health.quota(history),
         "redis": health.redis(history, facts),
     }
-    if facts.by_user:
+    if facts.config.identity.by == "user":
         parts["iam"] = health.iam(history)
     worst = health.headline(parts)
     others = [part.text for part in parts.values() if part.level and part is not worst]
@@ -60,7 +60,7 @@ def status(history: History, facts: Facts, passed_on: dict[str, object]) -> dict
         # Those too that had no call of their own: nearly all fetches take place while it runs.
         "saved_while_running": _given_again(minute)
         + minute.total("upstream_requests_saved", how="collapsed"),
-        "running_detail": _running_polls(minute, facts.ttl_running_s),
+        "running_detail": _running_polls(minute, facts.config.cache.ttl_running_s),
         "waits": minute.by_label("waits", "outcome"),
         "leases": minute.by_label("leases", "outcome"),
         # Those that are down first.

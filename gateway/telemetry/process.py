@@ -4,12 +4,9 @@ Not `prometheus_client.ProcessCollector`: workers never load that package.
 """
 
 import os
-import platform
 import resource
 import time
 from pathlib import Path
-
-from gateway import __version__
 
 _PROC = Path("/proc/self")
 # Field 22 of /proc/self/stat (proc(5)), counted after the name, which may hold anything.
@@ -32,11 +29,6 @@ def gauges() -> dict[str, float]:
     except (OSError, ValueError, IndexError):
         pass
     return found
-
-
-def build(loop: object) -> tuple[str, str, str]:
-    """Return the label values of ``build_info``: versions of gateway and Python, event loop."""
-    return __version__, platform.python_version(), type(loop).__module__.partition(".")[0]
 
 
 def _start_s() -> float:

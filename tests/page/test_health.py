@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping
 import msgspec
 import pytest
 
+from gateway.config.load import load_config
 from gateway.page import health
 from gateway.page.health import Facts, Finding, Level
 from gateway.page.samples import History, Sample, Series
 
 _Values = Mapping[str | Series, float]
-_FACTS = Facts(is_ready=True, has_redis=True, max_connections=100, workers=1, workers_ready=1)
+_SETTINGS = {"upstream.url": "http://aos", "redis.url": "redis://redis", "server.max_connections": 100}
+_FACTS = Facts(load_config(None, {}, _SETTINGS), is_ready=True, workers=1, workers_ready=1)
 _UP: _Values = {"redis_up": 1.0, "redis_subscription_up": 1.0}
 _CALLS = ("upstream_requests", "GET")
 _REFUSED = ("upstream_failures", "connection_refused")
@@ -143,7 +145,8 @@ def test_a_redis_of_which_some_servers_answer_is_partly_down(
 
 
 def test_without_a_configured_redis_all_is_well() -> None:
-    found = health.redis(_history(lambda _: {}), msgspec.structs.replace(_FACTS, has_redis=False))
+    facts = msgspec.structs.replace(_FACTS, config=load_config(None, {}, {"upstream.url": "http://aos"}))
+    found = health.redis(_history(lambda _: {}), facts)
     assert (found.state, found.level) == ("off", Level.OK)
 
 

@@ -3,13 +3,21 @@
 import msgspec
 import pytest
 
+from gateway.config.load import load_config
 from gateway.core.caching.cache_status import Reason
 from gateway.page.health import Facts
 from gateway.page.samples import History, Sample, Series
 from gateway.page.status import status
 from gateway.page.words import REASONS, words
 
-_FACTS = Facts(is_ready=True, has_redis=False, max_connections=100, workers=1, workers_ready=1)
+
+def _facts(**settings: str) -> Facts:
+    flags = {name.replace("__", "."): value for name, value in settings.items()}
+    config = load_config(None, {}, {"upstream.url": "http://aos", **flags})
+    return Facts(config, is_ready=True, workers=1, workers_ready=1)
+
+
+_FACTS = _facts()
 
 
 def _history() -> History:
@@ -60,7 +68,7 @@ def test_it_has_the_quantiles_of_what_was_measured() -> None:
 
 
 def test_the_worst_problem_is_the_headline_with_what_to_do_and_the_rest_below() -> None:
-    facts = msgspec.structs.replace(_FACTS, has_redis=True, is_ready=False)
+    facts = msgspec.structs.replace(_facts(redis__url="redis://redis"), is_ready=False)
     found = status(_history(), facts, {})
     assert found["headline"] == "The gateway is starting: it accepts no requests yet."
     assert found["todo"] == "If this lasts, see the log."
@@ -75,7 +83,7 @@ def test_iam_is_a_part_where_it_is_asked_whose_tokens_are() -> None:
     history = _history()
     failed = {("iam_questions", "timeout"): 3.0, ("verified_tokens",): 12.0}
     history.add(Sample(65.0, failed), is_step=True)
-    by_user = msgspec.structs.replace(_FACTS, by_user=True)
+    by_user = _facts(identity__by="user", iam__url="https://iam")
     found = msgspec.json.decode(msgspec.json.encode(status(history, by_user, {})))
     assert found["parts"]["iam"] == {
         "level": "warn",
@@ -149,7 +157,7 @@ def test_it_says_what_polls_of_running_executions_cost_and_what_spares_them(
     history = History()
     history.add(Sample(0.0, {}), is_step=True)
     history.add(Sample(5.0, counts), is_step=True)
-    found = status(history, msgspec.structs.replace(_FACTS, ttl_running_s=ttl_running_s), {})
+    found = status(history, _facts(cache__ttl_running_s=str(ttl_running_s)), {})
     assert (found["saved_while_running"], found["running_detail"]) == (saved, detail)
 
 
