@@ -331,10 +331,8 @@ class Gateway:
     async def close(self, timeout_s: float | None = None, *, is_handover: bool = False) -> None:
         """Stop accepting, finish requests, stores and pending invalidations within a time, then close.
 
-        Args:
-            timeout_s: ``server.drain_timeout_s`` when ``None``.
-            is_handover: end idle connections with their next answer; only at the end of a while at once,
-                which could cross a request on its way.
+        The time is ``server.drain_timeout_s`` when ``None``. At a handover idle connections end with their
+        next answer; only at the end of a while at once, which could cross a request on its way.
         """
         loop = asyncio.get_running_loop()
         within_s = self.config.server.drain_timeout_s if timeout_s is None else timeout_s

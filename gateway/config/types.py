@@ -63,9 +63,8 @@ class Enum(msgspec.Struct, frozen=True):
 
     def read(self, value: object, *, is_text: bool) -> object:
         if not isinstance(value, str) or value not in self.words:
-            raise InvalidValue(
-                "is unknown; write " + " or ".join(f'"{word}"' for word in self.words), shorten(value)
-            )
+            words = " or ".join(f'"{word}"' for word in self.words)
+            raise InvalidValue(f"is unknown; write {words}", shorten(value))
         return value
 
 

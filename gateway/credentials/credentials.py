@@ -22,7 +22,6 @@ class GatewayCredentials:
     Args:
         iam: gives out tokens; ``None`` where it has no URL.
         own_hosts: what ``Host`` may say then; ``None`` lets it say anything.
-        identity_reader: names their owner in keys.
     """
 
     def __init__(

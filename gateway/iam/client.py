@@ -84,7 +84,10 @@ class IamClient:
             ) as response:
                 if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                     raise IamError("malformed")
-                content = await _bounded(response.content)
+                # One that is longer than any answer is cut there, and then is none.
+                content = b""
+                while len(content) <= MAX_BYTES and (data := await response.content.readany()):
+                    content += data
                 token = response.headers.get("X-Subject-Token", "")
                 retry_after = response.headers.get("Retry-After")
                 return IamAnswer(
@@ -101,11 +104,3 @@ class IamClient:
             raise IamError("malformed") from None
         except (aiohttp.ClientError, OSError):
             raise IamError("unreachable") from None
-
-
-async def _bounded(content: aiohttp.StreamReader) -> bytes:
-    """Read a body; one that is longer than any answer is cut there, and then is none."""
-    received = bytearray()
-    while len(received) <= MAX_BYTES and (data := await content.readany()):
-        received += data
-    return bytes(received)

@@ -74,7 +74,8 @@ def upstream(history: History) -> Finding:
         for sample in history.recent(_SILENT_S)
     )
     waiting = int(min(in_use, default=0))
-    if waiting > 0 and not _has_responses(history.since(_SILENT_S)) and _reaches_back(history, _SILENT_S):
+    answered = history.since(_SILENT_S).by_label("requests", "outcome").keys() - {"hit"}
+    if waiting > 0 and not answered and _reaches_back(history, _SILENT_S):
         who = "1 call waits" if waiting == 1 else f"{waiting} calls wait"
         return Finding(
             "silent",
@@ -307,10 +308,6 @@ def _when_idle(history: History) -> Finding:
 def _calls(change: Change) -> float:
     # A failure before sending counts as a failure only.
     return max(change.total("upstream_requests"), change.total("upstream_failures"))
-
-
-def _has_responses(change: Change) -> bool:
-    return any(how != "hit" for how in change.by_label("requests", "outcome"))
 
 
 def _reaches_back(history: History, wanted_s: float) -> bool:

@@ -24,12 +24,9 @@ Series = tuple[str, ...]
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """All metrics at one moment.
+    """All metrics at one moment, in monotonic seconds: counters, gauges, each histogram bucket alone.
 
-    Attributes:
-        at_s: monotonic seconds.
-        values: counters, gauges and the count of each histogram bucket alone; those that are 0 are left out,
-            but not of gauges with labels.
+    Those that are 0 are left out, but not of gauges with labels.
     """
 
     at_s: float

@@ -52,11 +52,9 @@ class SocketFile(msgspec.Struct, frozen=True):
 
 
 class ListeningSockets:
-    """The listening sockets of one address, at least one.
+    """The listening sockets, at least one, of an address as it is bound: a port of 0 is filled in.
 
-    Attributes:
-        address: as bound: a port of 0 is filled in.
-        file: of a Unix socket, if `leave` is to remove it; ``None`` where another process owns it.
+    ``file`` is that of a Unix socket, if `leave` is to remove it; ``None`` where another process owns it.
     """
 
     def __init__(

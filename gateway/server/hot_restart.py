@@ -44,11 +44,9 @@ class InheritedSockets(msgspec.Struct, frozen=True):
 
 
 class FormerProcess(msgspec.Struct, frozen=True, rename={"invalidation_scope": "tells"}):
-    """An earlier process, which may still drain.
+    """An earlier process, which may still drain, and the Redis that carries its invalidations, or nothing.
 
-    Attributes:
-        alive: read end of a pipe without writers; at its end the process and its workers have ended.
-        invalidation_scope: the Redis that carries its invalidations; empty for none.
+    At the end of ``alive``, a pipe without writers, the process and its workers have ended.
     """
 
     alive: int

@@ -32,11 +32,9 @@ class Reload(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: drain and end.
+    """To a worker: drain and end; at once: abort requests in progress.
 
-    Attributes:
-        is_handover: another process already accepts: idle connections may carry one more request.
-        at_once: abort requests in progress.
+    At a handover another process already accepts: idle connections may carry one more request.
     """
 
     is_handover: bool = False

@@ -42,13 +42,9 @@ FROM_ACTIVATION: Final = "LISTEN_FDS"
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What a reload changes.
+    """The configuration from now on, and the settings it is made of: live ones are new, others as they were.
 
-    Attributes:
-        config: the configuration from now on: live settings are new, others as they were.
-        raw: the settings it is made of.
-        changed: live settings that differ.
-        deferred: other settings that differ; they take effect with the next start.
+    Names the live settings that have changed, and the deferred ones, which take effect with the next start.
     """
 
     config: Config

@@ -36,8 +36,7 @@ class ServiceFailed(Exception):
 class Supervisor:
     """A parent with its workers, which keep ``liveness`` open (see `gateway.server.hot_restart.Lineage`).
 
-    Attributes:
-        failure: why it cannot go on, in one line, once that is so.
+    ``failure`` says why it cannot go on, in one line, once that is so.
     """
 
     def __init__(

@@ -29,9 +29,6 @@ class LineWriter:
     In a thread, because `O_NONBLOCK` would also apply to the other processes that share the open file
     description. When the buffer is full, lines are lost until it is empty again; then one line says how many.
 
-    Args:
-        most_bytes: bound of the buffer; lines beyond it are lost.
-
     Attributes:
         lost: lines that were not written.
         lost_line: returns the line that says how many were lost.

@@ -89,11 +89,9 @@ class Metrics:
         self.event_loop_lag_s = self._histograms["event_loop_lag_seconds"][()]
 
     def answered(self, cache_status: CacheStatus | None, status: int, duration_s: float) -> None:
-        """Count a response.
+        """Count a response; without a cache status it is one of the gateway itself.
 
-        Args:
-            cache_status: what the cache did; ``None`` for a response of the gateway itself.
-            duration_s: from the parsed request to the response head, without what its caller asked to wait.
+        Its duration is from the parsed request to the response head, without what its caller asked to wait.
         """
         tally = self._tallies.get((cache_status, status)) or self._tally(cache_status, status)
         tally.count += 1

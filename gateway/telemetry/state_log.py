@@ -36,7 +36,8 @@ class StateLog:
         if not self._failures:
             self._began_s, self._began_wall_s = self._clock.monotonic_s(), self._clock.wall_s()
         self._failures += 1
-        reason = _printable(reason)
+        printable = "".join(each if each.isprintable() else " " for each in reason[:_MAX_REASON])
+        reason = " ".join(printable.split()) or "no reason given"
         if reason != self._logged and self._bucket.take():
             self._logged = reason
             self._write("down", f"down: {reason}", reason=reason)
@@ -58,8 +59,3 @@ class StateLog:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._began_wall_s))
         fields = {"dependency": self._name, "state": state, "down_since": since, **more}
         _log.warning("%s %s", self._name, text, extra={FIELDS: fields})
-
-
-def _printable(text: str) -> str:
-    text = "".join(character if character.isprintable() else " " for character in text[:_MAX_REASON])
-    return " ".join(text.split()) or "no reason given"

@@ -108,32 +108,29 @@ def _apply(waiting: _Waiting, facts: Facts, effects: Effects, now_s: float) -> b
             effects.cut_share, effects.cut_before_head = share, before_head
         case faults.SlowBody(bytes_per_s=bytes_per_s):
             effects.bytes_per_s = bytes_per_s
+        case _ if effects.reply is not None:
+            return False
+        case faults.Throttle() as fault if not _is_over_limit(waiting, fault, facts, now_s):
+            return False
         case faults.Status() | faults.RateLimited() | faults.Throttle() as fault:
-            reply = None if effects.reply else _reply_of(fault, waiting, facts, now_s)
-            if reply is None:
-                return False
-            effects.reply = replies.retry_after(reply, fault.retry_after_s)
+            effects.reply = replies.retry_after(_reply_of(fault, facts.request_id), fault.retry_after_s)
     return True
 
 
-def _reply_of(
-    fault: faults.Status | faults.RateLimited | faults.Throttle, waiting: _Waiting, facts: Facts, now_s: float
-) -> Reply | None:
+def _reply_of(fault: faults.Status | faults.RateLimited | faults.Throttle, request_id: str) -> Reply:
     match fault:
         case faults.Status(status=status, shape="aos"):
             return replies.aos_error(status, f"SVCSTG.AOS.{status}1002", "Modelled failure of AOS.")
         case faults.Status(status=status, shape="apigw"):
-            return replies.apigw_error(status, "APIGW.0202", "Backend unavailable", facts.request_id)
+            return replies.apigw_error(status, "APIGW.0202", "Backend unavailable", request_id)
         case faults.Status(status=status, shape="iam"):
             return replies.iam_error(status, "Modelled failure of IAM.")
         case faults.Status():
             return replies.html_error(fault.status)
         case faults.RateLimited():
-            return replies.throttled(facts.request_id, "user", 200, 1)
-        case faults.Throttle() if _is_over_limit(waiting, fault, facts, now_s):
-            return replies.throttled(facts.request_id, fault.per, fault.limit, fault.window_s)
+            return replies.throttled(request_id, "user", 200, 1)
         case faults.Throttle():
-            return None
+            return replies.throttled(request_id, fault.per, fault.limit, fault.window_s)
 
 
 def _is_over_limit(waiting: _Waiting, fault: faults.Throttle, facts: Facts, now_s: float) -> bool:
