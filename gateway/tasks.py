@@ -19,7 +19,7 @@ async def raising(error: Exception) -> Any:
 
 
 async def at_most(timeout_s: float, work: Awaitable[object]) -> None:
-    """Wait for this; cancel it after a time."""
+    """Wait for some work; cancel it when it takes longer."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await work

@@ -23,7 +23,7 @@ class IamError(Exception):
 
 
 class IamAnswer(msgspec.Struct, frozen=True):
-    """An answer of any status, with the token that was issued, empty without one."""
+    """An answer of any status, its body as received; the token that was issued is empty without one."""
 
     status: int
     body: bytes

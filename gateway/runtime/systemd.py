@@ -65,7 +65,7 @@ def _check(descriptor: int) -> None:
 class Notifier:
     """Reports the state of the service to systemd; does nothing without `NOTIFY_SOCKET`.
 
-    Takes variables for this process alone out of the environment. ``watchdog_s`` is the watchdog's timeout.
+    Takes variables for this process alone out of the environment. ``watchdog_s`` is 0 without a watchdog.
     """
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:

@@ -59,7 +59,7 @@ class Ping(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """From a worker: it needs the others' invalidations from now on, and serves, if it says so."""
+    """From a worker: it needs the others' invalidations from now on, and serves if ``is_serving``."""
 
     is_serving: bool
 

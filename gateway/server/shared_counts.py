@@ -27,7 +27,7 @@ class SharedCounts:
     """How many messages each process has sent, and how many of them this one has received.
 
     Each counter has one writer, so no lock is needed: a counter raised before a response is seen as raised by
-    every request that follows the response. The descriptor, from `open_shared_counts`, is closed.
+    every request that follows the response. The descriptor is closed; ``own`` is this process's index.
     """
 
     def __init__(self, descriptor: int, own: int) -> None:
