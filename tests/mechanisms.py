@@ -578,6 +578,13 @@ MECHANISMS = (
         "test_a_caller_who_leaves_the_rest_of_an_answer_is_not_waited_for_when_idle",
     ),
     Mechanism(
+        "bounded read-ahead",
+        "gateway/upstream/exchange.py",
+        "wants_more = write(self.take())",
+        "write(self.take())",
+        "tests/end_to_end/test_exchanges.py::test_no_more_is_read_than_a_slow_caller_takes",
+    ),
+    Mechanism(
         "connections per peer",
         "gateway/downstream/admission.py",
         "if self._by_peer[peer] >= most:",

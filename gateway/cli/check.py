@@ -52,9 +52,13 @@ async def probe(config: Config, stack_id: str, action_id: str, *, token: Secret)
         async with asyncio.timeout(config.upstream.total_timeout_s):
             fields = upstream_fields(request, proxy, execution_call=True)
             exchange = await upstream.send("GET", target, fields, None)
-            body = b""
-            while len(body) <= rules.max_body_bytes and (piece := await exchange.read()):
-                body += piece
+            body = bytearray()
+
+            def take(piece: bytes) -> bool:
+                body.extend(piece)
+                return len(body) <= rules.max_body_bytes
+
+            await exchange.pass_on(take)
             exchange.close()
     except GatewayError as error:
         return _complain(f"{config.upstream.url}: {error.detail} ({error.proxy_error})")
@@ -64,7 +68,7 @@ async def probe(config: Config, stack_id: str, action_id: str, *, token: Secret)
         await upstream.close()
     complete = exchange.reader.framing is not BodyFraming.CLOSE
     fetched_response = policy.FetchedResponse(
-        exchange.head, body, complete, eligible.fields, action_id.encode(), fetched_s
+        exchange.head, bytes(body), complete, eligible.fields, action_id.encode(), fetched_s
     )
     decision = policy.decide_store(fetched_response, rules, settling=False, uncertain=False)
     print(f"{config.upstream.url} answered {exchange.head.status}, {len(body)} bytes in body")

@@ -59,7 +59,7 @@ class PreparedResponse(web.StreamResponse):
         self._linger = linger
         self.sent = sent
         self._write_timeout_s = write_timeout_s
-        self._protocol: web.RequestHandler | None = None
+        self._protocol: web.RequestHandler
         self.sent_bytes = 0
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -109,13 +109,15 @@ class PreparedResponse(web.StreamResponse):
         await self._write(body)
 
     async def _stream(self, exchange: Exchange) -> None:
-        await self._write(self._head)
+        # What is there of a small body goes out with the head.
+        first = self._prefix
+        if not first and exchange.reader.waiting_bytes <= LARGE_BYTES:
+            first = exchange.take()
+        await self._write_whole(self._framed(first) if first else b"")
         if not self._has_body:
             return
-        if self._prefix:
-            await self._write(self._framed(self._prefix))
-        while piece := await exchange.read():
-            await self._write(self._framed(piece))
+        while not await exchange.pass_on(lambda piece: self._send(self._framed(piece))):
+            await self._drained()
         if self._framing is BodyFraming.CHUNKED:
             await self._write(b"0\r\n\r\n")
 
@@ -125,29 +127,32 @@ class PreparedResponse(web.StreamResponse):
         return piece
 
     async def _write(self, data: bytes) -> None:
-        if len(data) <= LARGE_BYTES:
-            await self._write_piece(data)
-            return
         # TLS, for one, would copy all of it at once.
-        view = memoryview(data)
+        view = memoryview(data) if len(data) > LARGE_BYTES else data
         for start in range(0, len(data), LARGE_BYTES):
-            await self._write_piece(view[start : start + LARGE_BYTES])
+            if not self._send(view[start : start + LARGE_BYTES]):
+                await self._drained()
 
-    async def _write_piece(self, data: bytes | memoryview) -> None:
-        protocol = self._protocol
-        transport = None if protocol is None else protocol.transport
-        if protocol is None or transport is None or transport.is_closing():
-            raise ConnectionResetError("caller left")
+    def _send(self, data: bytes | memoryview) -> bool:
+        """Write a piece unless the caller left, and tell whether he takes more at once."""
+        transport = self._protocol.transport
+        if transport is None or transport.is_closing():
+            return False
         transport.write(data)
         self.sent_bytes += len(data)
-        if protocol.writing_paused:
-            exchange = self._exchange
-            with contextlib.nullcontext() if exchange is None else exchange.waiting_for_caller(self._cut):
-                await drained(protocol, self._write_timeout_s, protocol._drain_helper)
+        return not self._protocol.writing_paused
+
+    async def _drained(self) -> None:
+        """Wait until the caller takes more."""
+        protocol, exchange = self._protocol, self._exchange
+        if protocol.transport is None or protocol.transport.is_closing():
+            raise ConnectionResetError("caller left")
+        with contextlib.nullcontext() if exchange is None else exchange.waiting_for_caller(self._cut):
+            await drained(protocol, self._write_timeout_s, protocol._drain_helper)
 
     def _cut(self) -> None:
         # An abort, so that the caller can't take the part for the whole.
-        transport = None if self._protocol is None else self._protocol.transport
+        transport = self._protocol.transport
         if transport is not None:
             self.sent_bytes -= unsent_bytes(transport)
             if self._framing is BodyFraming.CLOSE:

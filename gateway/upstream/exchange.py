@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
@@ -155,20 +156,34 @@ class Exchange:
         if self.error is not None:
             raise self.error
 
-    async def read(self) -> bytes:
-        """Return the next piece of the body; empty at its end.
+    async def pass_on(self, write: Callable[[bytes], bool]) -> bool:
+        """Give each piece of the body to ``write`` as soon as it comes, until that wants no more for now.
+
+        Returns:
+            Whether the body is complete.
 
         Raises:
             GatewayError: the body ended too early, or nothing came for too long.
         """
         reader = self.reader
-        while not reader.content:
-            if reader.is_complete:
-                return b""
-            if self.error is not None:
-                raise self.error
+        wants_more = True
+
+        def pass_piece() -> None:
+            nonlocal wants_more
+            if reader.content:
+                wants_more = write(self.take())
+            if not wants_more or reader.is_complete or self.error is not None:
+                self.stream()
+                self.changed()
+
+        self.on_change = pass_piece
+        self.read_ahead_bytes = sys.maxsize
+        pass_piece()
+        if self.on_change is not None:
             await self._next_change()
-        return self.take()
+        if wants_more and self.error is not None and not reader.is_complete:
+            raise self.error
+        return wants_more
 
     def take(self) -> bytes:
         """Return what has come of the body since it was last taken, and let more come."""
@@ -180,7 +195,7 @@ class Exchange:
         return data
 
     def stream(self) -> None:
-        """Have the rest of the body read by `read`."""
+        """Have the rest of the body wait for `pass_on`."""
         self.on_change = None
         self.read_ahead_bytes = READ_AHEAD_BYTES
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from typing import Literal
 
 import pytest
 
@@ -38,6 +39,24 @@ async def test_a_connection_whose_response_nobody_read_is_read_again(
     exchange.close()
     assert (await get(gateway, OTHER_ROUTE)).body == b"fine"
     assert aos.connections == 1
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_no_more_is_read_than_a_slow_caller_takes(
+    aos: ScriptedAos, gateway: RunningGateway, framing: Literal["length", "chunked"]
+) -> None:
+    pieces = [bytes([number]) * 100_003 for number in range(240)]
+    aos.answer(Answer(chunks=pieces, framing=framing))
+    async with await RawClient.connect(gateway.address) as client:
+        await client.send(request_bytes("GET", OTHER_ROUTE))
+        await client.read_head()
+        (exchange,) = gateway.app.upstream._under_way
+        (caller,) = gateway.app.server.connections
+        await until(lambda: exchange._is_paused)
+        assert caller.transport is not None
+        held_bytes = exchange.reader.waiting_bytes + caller.transport.get_write_buffer_size()
+        assert READ_AHEAD_BYTES < held_bytes < 1_000_000
+        assert (await client.read_body()).body == b"".join(pieces)
 
 
 async def test_a_connection_that_lacks_a_part_of_an_upload_is_not_used_again(aos: ScriptedAos) -> None:
