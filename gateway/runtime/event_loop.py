@@ -1,4 +1,4 @@
-"""The event loop, the HTTP parser and the garbage collector of the process."""
+"""The event loop, the HTTP parser and the memory of the process."""
 
 import asyncio
 import gc
@@ -11,6 +11,7 @@ import aiohttp.http_parser
 from gateway.config.errors import ConfigError
 
 _GARBAGE_OBJECTS = 20_000
+_LARGE_BLOCK_BYTES = 8_388_608
 
 
 def check_parser() -> None:
@@ -32,11 +33,14 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def settle_garbage_collector() -> None:
-    """Exempt the objects made so far from garbage collection, and collect less often.
+def settle_memory() -> None:
+    """Exempt the objects made so far from garbage collection, collect less often, and keep freed memory.
 
     Entries and requests hold no cycles; with the defaults the collector took a twentieth of the CPU time.
+    glibc gives back what is free beyond twice the largest block freed so far (mallopt(3)): without one, each
+    piece of a large body that is passed through would cost page faults anew, a fifth of its CPU time.
     """
+    bytes(_LARGE_BLOCK_BYTES)
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GARBAGE_OBJECTS, 20, 100)

@@ -8,7 +8,7 @@ from gateway.admin.server import AdminServer
 from gateway.app.gateway import Gateway
 from gateway.config.model import Config
 from gateway.config.sources import RawSetting
-from gateway.runtime.event_loop import settle_garbage_collector
+from gateway.runtime.event_loop import settle_memory
 from gateway.runtime.listeners import ListeningSockets
 from gateway.server.reload import Reloads
 from gateway.telemetry.snapshot import Snapshot, merged, unlabelled
@@ -29,7 +29,7 @@ class SingleProcess:
     async def start(self, sockets: ListeningSockets, admin: ListeningSockets) -> None:
         await self._admin.start(admin)
         await self._gateway.start(sockets)
-        settle_garbage_collector()
+        settle_memory()
 
     async def reload(self, config: Config, raw: dict[str, RawSetting]) -> None:
         del raw

@@ -11,7 +11,7 @@ from gateway.app.gateway import Gateway
 from gateway.config.errors import ConfigError
 from gateway.config.load import config_of
 from gateway.config.sources import RawSetting
-from gateway.runtime.event_loop import loop_factory, settle_garbage_collector
+from gateway.runtime.event_loop import loop_factory, settle_memory
 from gateway.runtime.file_limit import raise_limit
 from gateway.runtime.listeners import inherited_sockets
 from gateway.server import messages
@@ -93,7 +93,7 @@ class Worker:
         self._channel.send(messages.Ready(is_serving=False))
         try:
             await self._gateway.start(inherited_sockets(config.server.listen, listening))
-            settle_garbage_collector()
+            settle_memory()
             self._channel.send(messages.Ready(is_serving=True))
             stop = await self._stop
             self._gateway.begin_drain()
