@@ -76,19 +76,22 @@ class RedisStore:
         """
         future: asyncio.Future[LookupResult] = asyncio.get_running_loop().create_future()
 
-        def on_result(result: LookupResult) -> None:
+        def on_result(_: None, result: LookupResult) -> None:
             # The caller may have been cancelled.
             if not future.done():
                 future.set_result(result)
 
-        return await future if self.lookup_soon(key, on_result) else FAILED
+        return await future if self.lookup_soon(key, on_result, None) else FAILED
 
-    def lookup_soon(self, key: EntryKey, on_result: OnResult) -> bool:
-        """Look up like `lookup`, and call ``on_result`` once, later; ``False`` when the breaker is open."""
+    def lookup_soon(self, key: EntryKey, on_result: OnResult, beside: object) -> bool:
+        """Look up like `lookup`, and call ``on_result(beside, result)`` once, later.
+
+        ``False`` when the breaker is open.
+        """
         node = self.link.node_of(key)
         if node is None or not node.condition.breaker.is_closed:
             return False
-        node.lookups.add(key, on_result)
+        node.lookups.add((key, on_result, beside))
         return True
 
     async def mint(self, key: EntryKey) -> bytes | None:

@@ -12,11 +12,10 @@ from hiredis import pack_command
 from redis.exceptions import InvalidResponse, ResponseError
 
 from gateway.clock import Clock
-from gateway.core.caching.key import EntryKey
 from gateway.store.breaker import PROBE
 from gateway.store.invalidations import Mark
-from gateway.store.lookup import LookupResult
-from gateway.store.redis_commands import Command, CommandBatcher
+from gateway.store.redis_batches import Batcher
+from gateway.store.redis_commands import Command, CommandGroup, send_groups
 from gateway.store.redis_condition import CHECK, Condition
 from gateway.store.redis_connection import Locator, RedisPool, RedisSettings, connection_arguments
 from gateway.store.redis_errors import (
@@ -28,7 +27,7 @@ from gateway.store.redis_errors import (
     worst,
     wrong_server,
 )
-from gateway.store.redis_lookups import LookupBatcher
+from gateway.store.redis_lookups import Lookup, ResultOf, send_lookups
 from gateway.tasks import TaskSet
 from gateway.telemetry.metrics import Metrics
 
@@ -51,7 +50,7 @@ class NodeContext:
     Attributes:
         prefix: of every key.
         check_names: keys that are deleted to see that a single server accepts writes.
-        result_of: see `LookupBatcher`.
+        result_of: see `send_lookups`.
         on_connection_opened: called before a new connection carries a command.
         on_left: called when a server is the wrong one, and every connection was closed, or is not used any
             more.
@@ -64,7 +63,7 @@ class NodeContext:
     tasks: TaskSet
     prefix: bytes
     check_names: Sequence[bytes]
-    result_of: Callable[[EntryKey, object, object], LookupResult]
+    result_of: ResultOf
     on_connection_opened: Callable[[Mark], None]
     on_left: Callable[["Node"], None]
     on_moved: Callable[[], None]
@@ -108,8 +107,9 @@ class Node:
             f"redis {name}".rstrip(),
             in_cluster=on_failure is not None,
         )
-        self.lookups = LookupBatcher(settings.timeout_s, self._mget, context.result_of, context.tasks)
-        self._batches: dict[str, CommandBatcher] = {}
+        send = functools.partial(send_lookups, settings.timeout_s, self._mget, context.result_of)
+        self.lookups: Batcher[Lookup] = Batcher(send, context.tasks, "redis-lookup")
+        self._batchers: dict[str, Batcher[CommandGroup]] = {}
         self._context = context
         self._pool = self._make_pool()
         self.client = _client(self._pool)
@@ -163,12 +163,18 @@ class Node:
         raise StoreError("timeout")
 
     async def run(self, operation: str, *commands: Command) -> list[object]:
-        """Send a group of commands in order with others of the same operation; see `CommandBatcher.run`."""
-        batcher = self._batches.get(operation)
+        """Send a group of commands in order, with others of the same operation, and return their replies.
+
+        Raises:
+            StoreError: the outcome is unknown, or Redis refused one of them.
+        """
+        batcher = self._batchers.get(operation)
         if batcher is None:
-            send = functools.partial(self.send, operation)
-            self._batches[operation] = batcher = CommandBatcher(send, self._context.tasks)
-        return await batcher.run(*commands)
+            send = functools.partial(send_groups, functools.partial(self.send, operation))
+            self._batchers[operation] = batcher = Batcher(send, self._context.tasks, "redis-batch")
+        replies: asyncio.Future[list[object]] = asyncio.get_running_loop().create_future()
+        batcher.add((commands, replies))
+        return await replies
 
     async def send(self, operation: str, commands: Sequence[Command]) -> Sequence[object]:
         """Send commands in order in one round trip, and return replies and refusals.

@@ -1,6 +1,5 @@
 """Memory and Redis as one store. Everything that invalidates passes through here."""
 
-import functools
 import weakref
 from collections.abc import Callable, Iterable
 
@@ -159,12 +158,13 @@ class Tiers:
         redis = self.redis
         if redis is None or not redis.may_have(key):
             on_result(EarlyLookup(fill_token, self._without_redis()))
-        elif not redis.lookup_soon(key, functools.partial(self._looked_up, fill_token, on_result)):
+        elif not redis.lookup_soon(key, self._looked_up, (fill_token, on_result)):
             on_result(None)
 
     def _looked_up(
-        self, fill_token: FillToken, on_result: Callable[[EarlyLookup], None], result: LookupResult
+        self, asked: tuple[FillToken, Callable[[EarlyLookup], None]], result: LookupResult
     ) -> None:
+        fill_token, on_result = asked
         on_result(EarlyLookup(fill_token, self._checked(fill_token, result)))
 
     def _without_redis(self) -> LookupResult:
