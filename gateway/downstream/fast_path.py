@@ -23,6 +23,7 @@ from gateway.core.caching.plain_request import (
     read_plain,
     trace_fields,
     without_fields,
+    without_request_id,
 )
 from gateway.core.caching.responses import hit_bytes, hit_status
 from gateway.core.http.host import OwnHosts
@@ -147,10 +148,9 @@ class FastPath:
         self._tasks = TaskSet()
         # Whose field lines these are, compared whole each time; None for lines that are the parser's matter.
         self._owners: Recent[Owner | None] = Recent()
-        # By whole heads of what memory had no answer for.
+        # By heads, without request id and trace fields, of what memory had no answer for; with what the keys
+        # derive for Redis, which takes four digests.
         self._known: Recent[KnownRequest] = Recent()
-        # By `EntryKey.local`; with what the keys derive for Redis, which takes four digests.
-        self._records: Recent[KnownRequest] = Recent()
         self.look_up = tiers.lookup_soon
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -180,10 +180,20 @@ class FastPath:
             return None
         known = self._known.get(data)
         if known is not None:
-            seen, owner, local = known.seen, known.owner, known.key.local
+            seen = known.seen
+        else:
+            split = without_request_id(data)
+            if split is None or len(data) > self._max_header_bytes:
+                return None
+            head, request_id, id_start = split
+            known = self._known.get(head)
+            if known is not None:
+                seen = PlainRequest(known.seen.path, request_id, known.seen.rest, id_start)
+        if known is not None:
+            owner, local = known.owner, known.key.local
         else:
             plain = read_plain(data)
-            if plain is None or len(data) > self._max_header_bytes:
+            if plain is None:
                 return None
             known_owner = self._owners.get(plain.rest) or self._owner(plain.rest)
             if known_owner is None:
@@ -193,13 +203,9 @@ class FastPath:
         if entry is not None:
             return self._hit(data, entry, seen, owner, origin=origin)
         if known is None:
-            known = self._know(seen.path, owner, local)
+            known = self._know(seen.path, owner)
             if known is None:
                 return None
-            if seen.request_id is None and seen.rest == owner.rest:
-                # One copy of the lines is enough.
-                seen = known.seen
-                self._known.put(data, known)
         return PlainLookup(data, seen, known, origin, time.monotonic())
 
     def found(self, question: PlainLookup, early_lookup: EarlyLookup) -> bytes | None:
@@ -307,20 +313,15 @@ class FastPath:
             self._owners.put(kept, owner)
         return owner
 
-    def _know(self, path: bytes, owner: Owner, local: bytes) -> KnownRequest | None:
+    def _know(self, path: bytes, owner: Owner) -> KnownRequest | None:
         """Return what a request means; ``None`` when its path names no record that may be stored."""
-        known = self._records.get(local)
-        if known is not None and known.owner is owner:
-            return known
-        if known is not None:
-            # The same caller with other field lines.
-            call, key = known.eligible.execution, known.key
-        else:
-            named = execution(_STACKS + path)
-            if named is None or named.has_query:
+        head = b"GET %b%b HTTP/1.1%b" % (_STACKS, path, owner.rest)
+        known = self._known.get(head)
+        if known is None:
+            call = execution(_STACKS + path)
+            if call is None or call.has_query:
                 return None
-            call = named
             key = self._keys.entry(owner.identity.entry, owner.variant.general, call, owner.owner)
-        known = known_request(owner, path, call, key)
-        self._records.put(local, known)
+            known = known_request(owner, path, call, key)
+            self._known.put(head, known)
         return known

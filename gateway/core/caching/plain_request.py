@@ -62,28 +62,41 @@ class PlainRequest(msgspec.Struct, frozen=True, gc=False):
     id_start: int = 0
 
 
-def read_plain(data: bytes) -> PlainRequest | None:
-    """Split a head; ``None`` unless the bytes are exactly one GET of something under ``/v2/stacks/``.
+def without_request_id(data: bytes) -> tuple[bytes, bytes | None, int] | None:
+    """Take the line of the request id out of a head.
 
-    The result is valid only if `PlainRequest.rest` is (see `plain_fields`).
+    Returns:
+        The head without it, the id, and where its line starts: ``None`` and 0 if there is none. ``None`` when
+        the bytes do not end with a head, or the id is not plain.
     """
-    if not (data.startswith(_METHOD) and data.endswith(_HEAD_END)):
+    if not data.endswith(_HEAD_END):
         return None
-    line_end = data.find(b"\r\n")
-    path_end = line_end - len(_VERSION)
-    if data[path_end:line_end] != _VERSION:
-        return None
-    path = data[len(_METHOD) : path_end]
     for name in _REQUEST_ID_NAMES:
-        start = data.find(name, line_end)
+        start = data.find(name)
         if start >= 0:
             value = start + len(name)
             end = data.find(b"\r\n", value)
             request_id = data[value:end]
             if not incoming.is_plain_request_id(request_id):
                 return None
-            return PlainRequest(path, request_id, data[line_end:start] + data[end:], start)
-    return PlainRequest(path, None, data[line_end:])
+            return data[:start] + data[end:], request_id, start
+    return data, None, 0
+
+
+def read_plain(data: bytes) -> PlainRequest | None:
+    """Split a head; ``None`` unless the bytes are exactly one GET of something under ``/v2/stacks/``.
+
+    The result is valid only if `PlainRequest.rest` is (see `plain_fields`).
+    """
+    found = without_request_id(data)
+    if found is None or not data.startswith(_METHOD):
+        return None
+    head, request_id, id_start = found
+    line_end = head.find(b"\r\n")
+    path_end = line_end - len(_VERSION)
+    if head[path_end:line_end] != _VERSION:
+        return None
+    return PlainRequest(head[len(_METHOD) : path_end], request_id, head[line_end:], id_start)
 
 
 def plain_fields(rest: bytes) -> IndexedFields | None:
