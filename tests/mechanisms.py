@@ -63,9 +63,16 @@ MECHANISMS = (
     Mechanism(
         "tag",
         "gateway/core/caching/entry.py",
-        "if not hmac.compare_digest(tag, _tag(name or key.name, content, secret)):",
+        "if not hmac.compare_digest(tag, _tag(name, content, secret)):",
         "if False:",
         "tests/core/caching/test_entry.py::test_any_flipped_byte_is_a_miss",
+    ),
+    Mechanism(
+        "compared whole",
+        "gateway/core/caching/entry.py",
+        "if known is not None and known[0] == sealed:",
+        "if known is not None:",
+        "tests/core/caching/test_entry.py::test_what_was_verified_vouches_for_the_same_bytes_alone",
     ),
     Mechanism(
         "terminal phase",

@@ -71,6 +71,8 @@ def redis_settings(config: Config, rules: Rules) -> RedisSettings | None:
         tls=redis_context(config.redis),
         sentinel_user=config.redis.sentinel_user,
         sentinel_password=config.redis.sentinel_password.reveal(),
+        # Otherwise the memory tier has what is asked for again soon.
+        keeps_verified=not config.cache.memory_bytes,
     )
 
 

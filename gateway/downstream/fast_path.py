@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 
@@ -25,6 +24,7 @@ from gateway.core.caching.plain_request import (
     without_fields,
     without_request_id,
 )
+from gateway.core.caching.recent import Recent
 from gateway.core.caching.responses import hit_bytes, hit_status
 from gateway.core.http.host import OwnHosts
 from gateway.core.http.proxy_identity import ProxyIdentity
@@ -42,34 +42,8 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.top_executions import TopExecutions
 
 _NOWHERE = Origin()
-T = TypeVar("T")
 
 _STACKS = b"/v2/stacks/"
-_KNOWN_MOST = 4_096
-_KNOWN_BYTES = 8_388_608
-
-
-class Recent(OrderedDict[bytes, T]):
-    """What was learned last, bounded in number and in bytes of its keys."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._bytes = 0
-
-    def put(self, key: bytes, value: T) -> None:
-        """Keep something, in place of the oldest."""
-        if key not in self:
-            self._bytes += len(key)
-        self[key] = value
-        while len(self) > _KNOWN_MOST or self._bytes > _KNOWN_BYTES:
-            oldest, _ = self.popitem(last=False)
-            self._bytes -= len(oldest)
-
-    def discard(self, is_over: Callable[[T], bool]) -> None:
-        """Forget some of it."""
-        for key in [key for key, value in self.items() if is_over(value)]:
-            del self[key]
-            self._bytes -= len(key)
 
 
 class PlainLookup(msgspec.Struct, frozen=True, gc=False):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from gateway.clock import Clock
-from gateway.core.caching.entry import GENERATION_BYTES, seal, unseal
+from gateway.core.caching.entry import GENERATION_BYTES, seal, unseal, verified_entries
 from gateway.core.caching.key import EntryKey, KeySpace
 from gateway.store.invalidations import Mark
 from gateway.store.lookup import ABSENT, FAILED, LookupResult
@@ -54,6 +54,7 @@ class RedisStore:
         self._clock = clock
         self._metrics = metrics
         self._tasks = TaskSet()
+        self._verified = verified_entries() if settings.keeps_verified else None
         context = NodeContext(
             clock=clock,
             metrics=metrics,
@@ -220,7 +221,9 @@ class RedisStore:
         if isinstance(sealed, bytes):
             now_s = self._clock.wall_s()
             monotonic_s = self._clock.monotonic_s()
-            entry = unseal(key, generation, sealed, self._secret, now_s, monotonic_s=monotonic_s)
+            entry = unseal(
+                key, generation, sealed, self._secret, now_s, monotonic_s=monotonic_s, verified=self._verified
+            )
             if entry is None:
                 self._metrics.entries_invalid += 1
             elif entry.expires_s > now_s:

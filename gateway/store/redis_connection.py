@@ -60,6 +60,7 @@ class RedisSettings(msgspec.Struct, frozen=True):
         tls: for a URL that begins with ``rediss``; ``None`` takes the library's own.
         sentinel_user: at the Sentinels; "" for the default one.
         sentinel_password: at the Sentinels; "" for none.
+        keeps_verified: keep what was read last, to verify the same bytes once.
     """
 
     url: str
@@ -70,6 +71,7 @@ class RedisSettings(msgspec.Struct, frozen=True):
     tls: ssl.SSLContext | None = None
     sentinel_user: str = ""
     sentinel_password: str = ""
+    keeps_verified: bool = False
 
     def __repr__(self) -> str:
         return "RedisSettings(***)"

@@ -1,6 +1,5 @@
 """The stored entry, and its serialized form with a tag over key and content."""
 
-import functools
 import hmac
 import math
 from hashlib import blake2b
@@ -10,6 +9,7 @@ import msgspec
 
 from gateway.core.caching.identity import keyed
 from gateway.core.caching.key import ENTRY_VERSION, EntryKey
+from gateway.core.caching.recent import Recent
 from gateway.core.http.messages import Head
 
 _TAG_BYTES = 32
@@ -85,6 +85,8 @@ class RunningEntry(Entry, frozen=True, gc=False):
 # Version, identity of the key, generation; then of the entry fetched_s, expires_s, upstream_age_s, accept,
 # lines, body.
 _Stored = tuple[int, bytes, bytes, float, float, int, bytes, bytes, bytes]
+# By name, bytes whose tag is right, and what they hold.
+Verified = Recent[tuple[bytes, _Stored]]
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Stored)
@@ -116,6 +118,11 @@ def seal(
     return content + _tag(name or key.name, content, secret)
 
 
+def verified_entries() -> Verified:
+    """Return where `unseal` keeps what it has verified, bounded in bytes, those of its parts too."""
+    return Recent(lambda known: 2 * len(known[0]))
+
+
 def unseal(
     key: EntryKey,
     generation: bytes,
@@ -125,6 +132,7 @@ def unseal(
     *,
     name: bytes | None = None,
     monotonic_s: float = math.inf,
+    verified: Verified | None = None,
 ) -> Entry | None:
     """Return the entry in serialized bytes, or ``None`` when they can't be trusted.
 
@@ -139,14 +147,23 @@ def unseal(
         now_s: wall clock.
         name: where it was found; ``None``: at the name of the key.
         monotonic_s: of the same moment: the entry is taken in with both; without it, it is not.
+        verified: what was unsealed before, with this secret: the same bytes need no second tag.
     """
-    content, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
-    if not hmac.compare_digest(tag, _tag(name or key.name, content, secret)):
-        return None
-    try:
-        version, identity, of, fetched_s, expires_s, age_s, accept, lines, body = _decoder.decode(content)
-    except msgspec.DecodeError:
-        return None
+    name = name or key.name
+    known = None if verified is None else verified.get(name)
+    if known is not None and known[0] == sealed:
+        stored = known[1]
+    else:
+        content, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
+        if not hmac.compare_digest(tag, _tag(name, content, secret)):
+            return None
+        try:
+            stored = _decoder.decode(content)
+        except msgspec.DecodeError:
+            return None
+        if verified is not None:
+            verified.put(name, (sealed, stored))
+    version, identity, of, fetched_s, expires_s, age_s, accept, lines, body = stored
     if version != ENTRY_VERSION or identity != key.identity or of != generation or age_s < 0:
         return None
     if not (-math.inf < fetched_s <= now_s + _FUTURE_S and -math.inf < expires_s < math.inf):
@@ -156,13 +173,7 @@ def unseal(
 
 
 def _tag(name: bytes, content: bytes, secret: bytes) -> bytes:
-    tag = _hasher(secret, name).copy()
+    tag = blake2b(digest_size=_TAG_BYTES, key=keyed(secret), person=b"aosgw-tag")
+    tag.update(b"%d:%s" % (len(name), name))
     tag.update(content)
     return tag.digest()
-
-
-@functools.lru_cache(4_096)
-def _hasher(secret: bytes, name: bytes) -> blake2b:
-    return blake2b(
-        b"%d:%s" % (len(name), name), digest_size=_TAG_BYTES, key=keyed(secret), person=b"aosgw-tag"
-    )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.aos.route import ExecutionRef
-from gateway.core.caching.entry import GENERATION_BYTES, Entry, seal, unseal
+from gateway.core.caching.entry import GENERATION_BYTES, Entry, seal, unseal, verified_entries
 from gateway.core.caching.identity import keyed
 from gateway.core.caching.key import ENTRY_VERSION, EntryKey, KeySpace
 from gateway.core.http.messages import Head
@@ -66,6 +66,30 @@ def test_any_flipped_byte_is_a_miss(place: int, mask: int) -> None:
     damaged = bytearray(SEALED)
     damaged[place] ^= mask
     assert unseal(KEY, GENERATION, bytes(damaged), SECRET, NOW_S) is None
+
+
+@BOUNDED
+@given(st.integers(0, len(SEALED) - 1), st.integers(1, 255))
+def test_what_was_verified_vouches_for_the_same_bytes_alone(place: int, mask: int) -> None:
+    verified = verified_entries()
+    damaged = bytearray(SEALED)
+    damaged[place] ^= mask
+    for _ in range(2):
+        assert unseal(KEY, GENERATION, SEALED, SECRET, NOW_S, verified=verified) == ENTRY
+        assert unseal(KEY, GENERATION, bytes(damaged), SECRET, NOW_S, verified=verified) is None
+    assert unseal(key(caller=b"bob"), GENERATION, SEALED, SECRET, NOW_S, verified=verified) is None
+    assert unseal(KEY, b"h" * GENERATION_BYTES, SEALED, SECRET, NOW_S, verified=verified) is None
+    assert unseal(KEY, GENERATION, SEALED, SECRET, NOW_S - 6, verified=verified) is None
+    assert list(verified) == [KEY.name]
+
+
+def test_what_was_verified_is_bounded_in_bytes_and_the_oldest_goes_first() -> None:
+    verified = verified_entries()
+    keys = [key(action=b"%d" % number) for number in range(8)]
+    for one in (*keys, keys[-1]):
+        sealed = seal(one, GENERATION, msgspec.structs.replace(ENTRY, body=bytes(1_048_576)), SECRET)
+        assert unseal(one, GENERATION, sealed, SECRET, NOW_S, verified=verified) is not None
+    assert list(verified) == [one.name for one in keys[-3:]]
 
 
 def test_any_shortened_form_is_a_miss() -> None:
