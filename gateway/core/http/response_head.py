@@ -26,7 +26,10 @@ _LENGTH = b"content-length"
 _VARYING_NAMES = frozenset({b"date", b"x-request-id", _LENGTH})
 _VALUE = rb"[!-~][ -~]*+(?<! )"
 _VARYING = re.compile(rb"(\r\n(?i:Date|X-Request-Id|Content-Length): )(%b)(?=\r\n)" % _VALUE)
-_WITHOUT_LENGTH = frozenset({*range(200), 204})
+# All visible characters are of one kind.
+_KINDS = bytes(0x21 if 0x20 < byte < 0x7F else byte for byte in range(256))
+# Their Content-Length is no length of theirs.
+_WITHOUT_LENGTH = frozenset({*range(200), 204, 304})
 _KNOWN_MOST = 64
 _KNOWN_BYTES = 4_096
 
@@ -54,21 +57,23 @@ class HeadTemplate:
     """Heads that are equal but for the values of some fields.
 
     Attributes:
-        head: one of them.
+        status: their status code.
+        reason: their reason phrase.
+        fields: those of one of them.
         places: the indexes of those fields in it.
         names: lower-case names of their fields.
         lines: status line and field lines, each with CRLF, to be formatted with the values.
         sent_on: the same without hop-by-hop fields (RFC 9110 §7.6.1); ``None`` when there is none of them.
     """
 
-    __slots__ = ("head", "lines", "names", "places", "sent_on")
+    __slots__ = ("fields", "lines", "names", "places", "reason", "sent_on", "status")
 
     def __init__(self, head: Head, places: list[int]) -> None:
         fields, sent = head.fields, end_to_end(head.fields)
         lines = head.lines().replace(b"%", b"%%").split(b"\r\n")
         for place in places:
             lines[1 + place] = fields[place][0] + b": %b"
-        self.head = head
+        self.status, self.reason, self.fields = head.status, head.reason, fields
         self.places = places
         self.names = frozenset(names(fields))
         self.lines = b"\r\n".join(lines)
@@ -94,7 +99,7 @@ class ReceivedHead(Head, frozen=True, gc=False):
     @property
     def fields(self) -> Fields:
         if self._fields is None:
-            fields = [*self.template.head.fields, *_fields_of(self.added)]
+            fields = [*self.template.fields, *_fields_of(self.added)]
             for place, value in zip(self.template.places, self.values, strict=True):
                 fields[place] = fields[place][0], value
             msgspec.structs.force_setattr(self, "_fields", IndexedFields(fields))
@@ -123,21 +128,23 @@ def _fields_of(lines: bytes) -> list[Field]:
 
 
 class _Layout(msgspec.Struct, frozen=True, gc=False):
-    """Where the values stand in heads that are equal but for values of the same length.
+    """Where the values stand in heads that are equal but for values of the same form.
 
     Attributes:
         values: takes those out of such a head.
         gaps: takes out what stands between them.
         same: that, joined.
-        pattern: matches values, joined by line feeds.
+        form: the values joined, each character in place of its kind.
         known: what the heads have in common.
+        length: the Content-Length that is its framing's; empty without one.
     """
 
     values: Callable[[bytes], tuple[bytes, ...]]
     gaps: Callable[[bytes], tuple[bytes, ...]]
     same: bytes
-    pattern: re.Pattern[bytes]
+    form: bytes
     known: _Known
+    length: bytes
 
 
 def _layout(raw: bytes, known: _Known) -> _Layout:
@@ -147,8 +154,9 @@ def _layout(raw: bytes, known: _Known) -> _Layout:
     values: Callable[[bytes], tuple[bytes, ...]]
     values = operator.itemgetter(*map(slice, cuts[1::2], cuts[2::2]))
     gaps = operator.itemgetter(*map(slice, cuts[::2], cuts[1::2]))
-    pattern = re.compile(b"\n".join([_VALUE] * len(found)))
-    return _Layout(values, gaps, b"".join(gaps(raw)), pattern, known)
+    form, place = b"\n".join(values(raw)).translate(_KINDS), known[2]
+    length = b"" if place is None else values(raw)[place]
+    return _Layout(values, gaps, b"".join(gaps(raw)), form, known, length)
 
 
 def _received(known: _Known, values: tuple[bytes, ...]) -> tuple[Head, Framing]:
@@ -156,7 +164,7 @@ def _received(known: _Known, values: tuple[bytes, ...]) -> tuple[Head, Framing]:
     template, framing, place = known
     if place is not None and (length := _length(values[place])) != framing[0]:
         framing = (length, *framing[1:])
-    return ReceivedHead(template.head.status, template.head.reason, None, template, values), framing
+    return ReceivedHead(template.status, template.reason, None, template, values), framing
 
 
 class HeadReader:
@@ -174,11 +182,9 @@ class HeadReader:
         Raises:
             ResponseError: it is malformed, or the body could end in two places.
         """
-        layout = self._layouts.get(len(raw))
-        if layout is not None:
-            values = layout.values(raw)
-            if b"".join(layout.gaps(raw)) == layout.same and layout.pattern.fullmatch(b"\n".join(values)):
-                return _received(layout.known, values)
+        received = self.known(raw, len(raw))
+        if received is not None:
+            return received
         parts = _VARYING.split(raw)
         values = tuple(parts[2::3])
         del parts[2::3]
@@ -186,11 +192,26 @@ class HeadReader:
         known = self._known.get(same)
         if known is None or len(raw) > MAX_HEAD_BYTES:
             return self._read_whole(raw, same, len(values))
+        head, framing = _received(known, values)
         if len(values) > 1 and len(raw) <= _KNOWN_BYTES:
             if len(self._layouts) >= _KNOWN_MOST:
                 self._layouts.clear()
-            self._layouts[len(raw)] = _layout(raw, known)
-        return _received(known, values)
+            template, _, place = known
+            self._layouts[len(raw)] = _layout(raw, (template, framing, place))
+        return head, framing
+
+    def known(self, data: bytes, end: int) -> tuple[Head, Framing] | None:
+        """Return the head before ``end``, with its framing, if the latest of its size was like it."""
+        layout = self._layouts.get(end)
+        if layout is None:
+            return None
+        values = layout.values(data)
+        if b"".join(layout.gaps(data)) != layout.same or b"\n".join(values).translate(_KINDS) != layout.form:
+            return None
+        template, framing, place = layout.known
+        if place is not None and values[place] != layout.length:
+            return _received(layout.known, values)
+        return ReceivedHead(template.status, template.reason, None, template, values), framing
 
     def _read_whole(self, raw: bytes, same: tuple[bytes, ...], differing: int) -> tuple[Head, Framing]:
         head, fields = _split(raw)

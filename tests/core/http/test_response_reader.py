@@ -1,6 +1,7 @@
 """Responses of the upstream, read strictly and cut anywhere."""
 
 import asyncio
+import contextlib
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.core.http.framing import BodyFraming
 from gateway.core.http.messages import Head
-from gateway.core.http.response_head import MAX_HEAD_BYTES, ResponseError
+from gateway.core.http.response_head import MAX_HEAD_BYTES, HeadReader, ResponseError
 from gateway.core.http.response_reader import ResponseReader
 from tests.core.kit import BOUNDED
 
@@ -21,8 +22,10 @@ _OK = b"HTTP/1.1 200 OK\r\n"
 _CHUNKED = _OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-def _read(data: bytes, *, method: str = "GET", cuts: tuple[int, ...] = ()) -> ResponseReader:
-    reader = ResponseReader(method)
+def _read(
+    data: bytes, *, method: str = "GET", cuts: tuple[int, ...] = (), heads: HeadReader | None = None
+) -> ResponseReader:
+    reader = ResponseReader(method, heads)
     for begin, end in pairwise((0, *sorted(cuts), len(data))):
         reader.feed(data[begin:end])
     return reader
@@ -72,6 +75,46 @@ def test_a_response_is_the_same_wherever_it_is_cut(
         assert reader.waiting_bytes == len(body)
         assert (reader.take(), reader.framing, reader.is_reusable) == (body, framing, is_reusable)
         assert (reader.waiting_bytes, reader.take()) == (0, b"")
+
+
+_DATED = b"Date: Fri, 27 Nov 2026 18:00:00 GMT\r\nX-Request-Id: 0123\r\n"
+_LENGTH_3 = b"Content-Length: 3\r\n"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("status", [b"200 OK", b"304 Not Modified", b"204 No Content", b"404"])
+@pytest.mark.parametrize(
+    "lines", [_LENGTH_3, _LENGTH_3 + b"Connection: close\r\n", b"Server: x\r\n", _CHUNKED[17:-2]]
+)
+def test_a_response_with_a_known_head_is_read_like_any_other(
+    method: str, status: bytes, lines: bytes
+) -> None:
+    raw = b"HTTP/1.1 " + status + b"\r\n" + _DATED + lines + b"\r\n"
+    heads = HeadReader()
+    for _ in range(4):
+        with contextlib.suppress(ResponseError):
+            heads.read(raw)
+
+    def outcome(data: bytes, cuts: tuple[int, ...], heads: HeadReader | None = None) -> tuple[object, ...]:
+        try:
+            reader = _read(data, method=method, cuts=cuts, heads=heads)
+        except ResponseError as error:
+            return (error.proxy_error,)
+        head = reader.head and (reader.head.lines(), reader.head.fields)
+        waiting_bytes, content = reader.waiting_bytes, reader.take()
+        return head, reader.framing, waiting_bytes, content, reader.is_complete, reader.is_reusable
+
+    for known, other in (
+        (b"0123", b"4567"),
+        (b"0123", b"4\n67"),
+        (b"0123", b" 567"),
+        (b": 3", b":3 "),
+        (b"3", b"x"),
+    ):
+        for content in (b"", b"ab", b"abc", b"abcd", b"abc" + raw + b"abc", b"3\r\nabc\r\n0\r\n\r\n"):
+            data = raw.replace(known, other) + content
+            for cuts in ((), (len(raw) - 3,), (len(data) // 2,), (len(data),)):
+                assert outcome(data, cuts, heads) == outcome(data, cuts), (data, cuts)
 
 
 def test_the_end_of_the_connection_behind_a_whole_response_ends_its_use() -> None:
