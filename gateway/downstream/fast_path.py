@@ -19,7 +19,7 @@ from gateway.core.caching.plain_request import (
     PlainRequest,
     known_request,
     read_owner,
-    read_plain,
+    split_head,
     trace_fields,
     without_fields,
     without_request_id,
@@ -125,6 +125,8 @@ class FastPath:
         # By heads, without request id and trace fields, of what memory had no answer for; with what the keys
         # derive for Redis, which takes four digests.
         self._known: Recent[KnownRequest] = Recent()
+        # The latest head named its request.
+        self._has_id = False
         self.look_up = tiers.lookup_soon
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -152,21 +154,21 @@ class FastPath:
         """
         if not self.is_open:
             return None
-        known = self._known.get(data)
-        if known is not None:
-            seen = known.seen
-        else:
+        # Who named the last request by an id names this one too, most likely.
+        known, request_id = None if self._has_id else self._known.get(data), None
+        if known is None:
             split = without_request_id(data)
             if split is None or len(data) > self._max_header_bytes:
                 return None
             head, request_id, id_start = split
+            self._has_id = request_id is not None
             known = self._known.get(head)
-            if known is not None:
-                seen = PlainRequest(known.seen.path, request_id, known.seen.rest, id_start)
         if known is not None:
-            owner, local = known.owner, known.key.local
+            seen, owner, local = known.seen, known.owner, known.key.local
+            if request_id is not None:
+                seen = PlainRequest(seen.path, request_id, seen.rest, id_start)
         else:
-            plain = read_plain(data)
+            plain = split_head(head, request_id, id_start)
             if plain is None:
                 return None
             known_owner = self._owners.get(plain.rest) or self._owner(plain.rest)

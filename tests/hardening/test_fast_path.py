@@ -371,6 +371,58 @@ async def test_a_poll_that_comes_again_is_sent_as_before_but_for_its_id(aos: Scr
     assert len({(before, behind) for before, _, behind in split}) == 1
 
 
+@pytest.mark.parametrize("connection", [(), (("Connection", "keep-alive"),)])
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_polls_that_differ_in_their_own_id_are_known_together_and_sent_with_it(
+    aos: ScriptedAos, place: int, connection: tuple[tuple[str, str], ...]
+) -> None:
+    aos.answer(Answer(body=record("Running"), headers=[("Vary", "X-Request-Id")]))
+
+    def request(request_id: str) -> bytes:
+        fields = [_ALICE, *connection, ("Accept", "application/json")]
+        fields.insert(place, ("x-request-id", request_id))
+        return request_bytes("GET", TARGET, fields)
+
+    odd = [request(value) for value in ("", "x" * 129, "a b", "a,b", "\t1")]
+    odd += [
+        request("1").replace(b"x-request-id: 1", b"x-request-id:" + value) for value in (b"", b"1", b"  1")
+    ]
+    odd.append(request("1").replace(b"x-request-id: 1", b"X-Request-Id: 2\r\nx-request-id: 1"))
+    sent = [request(request_id) for request_id in ("a", "b" * 128, "c-3", "c-3")]
+    received: list[list[bytes]] = []
+    for is_fast in (True, False):
+        begin = aos.count()
+        async with (
+            running(aos.url, server__fast_lane=is_fast) as gateway,
+            await RawClient.connect(gateway.address) as client,
+        ):
+            for data in (*sent, *odd, *sent):
+                await client.send(data)
+                assert (await client.read_response()).status == 200
+            if gateway.app.fast_path is not None:
+                assert len(gateway.app.fast_path._known) == 1
+        made_here = re.compile(rb"(?<=X-Request-Id: )[0-9a-f]{32}")
+        received.append([made_here.sub(b"", each.raw_head) for each in aos.received[begin:]])
+    assert received[0] == received[1]
+    assert len(received[0]) == 2 * len(sent) + len(odd)
+
+
+async def test_a_longer_id_makes_a_known_head_too_large(aos: ScriptedAos) -> None:
+    aos.answer(Answer(body=record("Running")))
+    polls = [
+        request_bytes("GET", TARGET, [_ALICE, ("X-Odd", "x" * 5_000), ("X-Request-Id", "x" * size)])
+        for size in (1, 100, 101)
+    ]
+    async with (
+        running(aos.url, server__max_header_bytes=len(polls[1])) as gateway,
+        await RawClient.connect(gateway.address) as client,
+    ):
+        for data, status in zip(polls, (200, 200, 431), strict=True):
+            await client.send(data)
+            assert (await client.read_response()).status == status
+    assert aos.count() == 2
+
+
 def test_the_installed_aiohttp_is_as_expected() -> None:
     assert why_closed() is None
 

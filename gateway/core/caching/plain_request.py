@@ -26,6 +26,8 @@ _HEAD_END = b"\r\n\r\n"
 _SOME_TARGET = b"/v2/stacks/s/actions/a"
 # Common spellings of the request id's field name, with the bytes around it.
 _REQUEST_ID_NAMES = (b"\r\nX-Request-Id: ", b"\r\nx-request-id: ", b"\r\nX-Request-ID: ")
+# Of one caller and execution.
+_ID_PLACES_MOST = 4
 # A field line of visible ASCII and spaces, without folding or tabs.
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): *((?:[!-~]+(?: +[!-~]+)*)?) *")
 # They ask for more than a look-up or frame a body; a request id here would be a second one.
@@ -89,12 +91,14 @@ def read_plain(data: bytes) -> PlainRequest | None:
     The result is valid only if `PlainRequest.rest` is (see `plain_fields`).
     """
     found = without_request_id(data)
-    if found is None or not data.startswith(_METHOD):
-        return None
-    head, request_id, id_start = found
+    return None if found is None else split_head(*found)
+
+
+def split_head(head: bytes, request_id: bytes | None, id_start: int) -> PlainRequest | None:
+    """Split what `without_request_id` has left of a head, as `read_plain` does."""
     line_end = head.find(b"\r\n")
     path_end = line_end - len(_VERSION)
-    if head[path_end:line_end] != _VERSION:
+    if not head.startswith(_METHOD) or head[path_end:line_end] != _VERSION:
         return None
     return PlainRequest(head[len(_METHOD) : path_end], request_id, head[line_end:], id_start)
 
@@ -169,6 +173,22 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
         return first(self.fields, b"user-agent") or b""
 
 
+class IdPlace(msgspec.Struct, frozen=True, gc=False):
+    """Where the request id stands in the requests of a caller.
+
+    Attributes:
+        name: of its field.
+        fields: what goes before and behind it in the fields.
+        sent: the same of those that are end-to-end; ``None`` where all are.
+        fetch_lines: of what is fetched; ``None`` when they are made for each fetch.
+    """
+
+    name: bytes
+    fields: tuple[Fields, Fields]
+    sent: tuple[Fields, Fields] | None
+    fetch_lines: FetchLines | None
+
+
 class KnownRequest(msgspec.Struct, frozen=True, gc=False):
     """What the plain requests of a caller for one execution have in common.
 
@@ -178,6 +198,7 @@ class KnownRequest(msgspec.Struct, frozen=True, gc=False):
         key: of the entry that may answer it.
         eligible: what `eligibility` makes of it.
         target: path and query.
+        id_places: the latest places of a request id, by where in the head its line starts.
     """
 
     seen: PlainRequest
@@ -185,6 +206,7 @@ class KnownRequest(msgspec.Struct, frozen=True, gc=False):
     key: EntryKey
     eligible: Eligible
     target: bytes
+    id_places: dict[int, IdPlace] = {}
 
     def request(
         self, data: bytes, seen: PlainRequest, request_id: bytes, *, peer: bytes, scheme: bytes
@@ -201,22 +223,47 @@ class KnownRequest(msgspec.Struct, frozen=True, gc=False):
         Returns:
             ``None`` when a field line is not plain.
         """
-        owner, eligible = self.owner, self.eligible
-        fields, lines = owner.fields, owner.fetch_lines
-        if seen.rest != owner.rest:
+        fields, eligible = self.owner.fields, self.eligible
+        if seen.rest != self.owner.rest:
             # It has trace fields, which do not change the response, but are forwarded too.
             found = plain_fields(data[data.find(b"\r\n") :])
             if found is None:
                 return None
-            fields, lines = found, None
+            fields = found
+            eligible = msgspec.structs.replace(eligible, fields=end_to_end(fields), fetch_lines=None)
         elif seen.request_id is not None:
-            name = data[seen.id_start + 2 : data.find(b":", seen.id_start)]
-            position = data.count(b"\r\n", data.find(b"\r\n"), seen.id_start)
-            fields = fields.with_field(position, (name, seen.request_id))
-            lines = None if lines is None else lines.with_id(fields[position], position)
-        if fields is not owner.fields:
-            eligible = msgspec.structs.replace(eligible, fields=end_to_end(fields), fetch_lines=lines)
+            place = self.id_places.get(seen.id_start)
+            if place is None or not data.startswith(place.name, seen.id_start + len(b"\r\n")):
+                place = self._id_place(data, seen.id_start)
+            field = place.name, seen.request_id
+            sent = fields = IndexedFields.joined(place.fields[0], field, place.fields[1])
+            if place.sent is not None:
+                sent = IndexedFields.joined(place.sent[0], field, place.sent[1])
+            eligible = Eligible(
+                eligible.execution,
+                eligible.identity,
+                eligible.variant,
+                NO_DIRECTIVES,
+                sent,
+                place.fetch_lines,
+            )
         return Request("GET", self.target, fields, peer, scheme, 0, request_id), eligible
+
+    def _id_place(self, data: bytes, start: int) -> IdPlace:
+        """Find out what stands around a request id whose line starts here."""
+        fields, lines, sent_parts = self.owner.fields, self.owner.fetch_lines, None
+        name = data[start + len(b"\r\n") : data.find(b":", start)]
+        position = data.count(b"\r\n", data.find(b"\r\n"), start)
+        parts = tuple(fields[:position]), tuple(fields[position:])
+        sent = end_to_end(IndexedFields.joined(parts[0], (name, b""), parts[1]))
+        if len(sent) <= len(fields):
+            sent_position = sent.index((name, b""))
+            sent_parts = tuple(sent[:sent_position]), tuple(sent[sent_position + 1 :])
+        place = IdPlace(name, parts, sent_parts, None if lines is None else lines.with_id(name, position))
+        if len(self.id_places) >= _ID_PLACES_MOST:
+            self.id_places.clear()
+        self.id_places[start] = place
+        return place
 
 
 def known_request(owner: Owner, path: bytes, call: ExecutionRef, key: EntryKey) -> KnownRequest:

@@ -1,7 +1,7 @@
 """Requests, response heads and their fields, as immutable values."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -33,11 +33,17 @@ class IndexedFields(tuple[Field, ...]):
                 self.by_name[name.lower()].append(value)
         return self
 
-    def with_field(self, position: int, field: Field) -> Self:
-        """Return the lines with one more, whose name is new."""
-        more = tuple.__new__(type(self), (*self[:position], field, *self[position:]))
-        more.by_name = {**self.by_name, field[0].lower(): [field[1]]}
-        return more
+    @classmethod
+    def joined(cls, before: Fields, field: Field, behind: Fields) -> Self:
+        """Return the lines of which these are the parts, to be indexed on first use."""
+        return tuple.__new__(cls, (*before, field, *behind))
+
+    def __getattr__(self, name: str) -> Any:
+        # Only for what is not there.
+        if name != "by_name":
+            raise AttributeError(name)
+        self.by_name = IndexedFields(self).by_name
+        return self.by_name
 
     def without(self, removed: frozenset[bytes]) -> Self:
         """Return the lines without those of some lower-case names."""

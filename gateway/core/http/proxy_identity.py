@@ -151,30 +151,31 @@ class FetchLines(msgspec.Struct, frozen=True, gc=False):
         first: goes before what is kept of a request.
         kept: what is sent of each line of a request, each with CRLF; empty for nothing.
         last: goes behind it, before the peer.
-        whole: all three, joined.
+        begin: all three, joined; with a request id what goes before that.
+        behind_id: what goes between the request id and the peer; empty where the id is added at the end.
         host: goes behind the scheme.
-        names_request: the request id is added.
     """
 
     first: bytes
     kept: tuple[bytes, ...]
     last: bytes
-    whole: bytes
+    begin: bytes
+    behind_id: bytes
     host: bytes
-    names_request: bool = True
 
     def of(self, request: Request) -> bytes:
         """Return all lines of the fetch for one of the requests, as `upstream_fields` has them."""
-        own_id = b"X-Request-Id: %b\r\n" % request.request_id if self.names_request else b""
-        return b"".join(
-            (self.whole, request.peer, b"\r\nX-Forwarded-Proto: ", request.scheme, self.host, own_id)
-        )
+        own_id = request.request_id
+        last = (request.peer, b"\r\nX-Forwarded-Proto: ", request.scheme, self.host)
+        if self.behind_id:
+            return b"".join((self.begin, own_id, self.behind_id, *last))
+        return b"".join((self.begin, *last, b"X-Request-Id: ", own_id, b"\r\n"))
 
-    def with_id(self, field: Field, position: int) -> "FetchLines":
-        """Return the lines of fetches for requests that have an id, behind so many other fields."""
-        kept = (*self.kept[:position], wire_lines((field,)), *self.kept[position:])
-        whole = b"".join((self.first, *kept, self.last))
-        return FetchLines(self.first, kept, self.last, whole, self.host, names_request=False)
+    def with_id(self, name: bytes, position: int) -> "FetchLines":
+        """Return those for requests with an id, in a field of this name behind so many others."""
+        begin = b"".join((self.first, *self.kept[:position], name, b": "))
+        behind_id = b"".join((b"\r\n", *self.kept[position:], self.last))
+        return FetchLines(self.first, self.kept, self.last, begin, behind_id, self.host)
 
 
 def fetch_lines(fields: IndexedFields, proxy: ProxyIdentity) -> FetchLines | None:
@@ -194,8 +195,8 @@ def fetch_lines(fields: IndexedFields, proxy: ProxyIdentity) -> FetchLines | Non
     kept, last = sent[:-4], sent[-4:-2]
     lines = [wire_lines((field,)) if field in kept else b"" for field in fields]
     before, behind = wire_lines((own_host,)), wire_lines(last) + b"X-Forwarded-For: "
-    whole = b"".join((before, *lines, behind))
-    return FetchLines(before, tuple(lines), behind, whole, b"\r\nX-Forwarded-Host: %b\r\n" % host)
+    begin = b"".join((before, *lines, behind))
+    return FetchLines(before, tuple(lines), behind, begin, b"", b"\r\nX-Forwarded-Host: %b\r\n" % host)
 
 
 def _append(fields: list[Field], name: bytes, member: bytes) -> None:
