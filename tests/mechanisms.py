@@ -666,8 +666,8 @@ MECHANISMS = (
     Mechanism(
         "refused everywhere",
         "gateway/store/tiers.py",
-        "(everywhere or not is_absent)",
-        "not is_absent",
+        "if is_absent and not everywhere:",
+        "if is_absent:",
         "tests/server/test_workers.py::test_what_a_worker_without_the_entry_is_refused_ends_it_in_the_other",
     ),
     Mechanism(

@@ -80,7 +80,12 @@ class _Asked(msgspec.Struct):
             return
         response: Response | Coroutine[Any, Any, Response]
         try:
-            response = self.by.response_of(self, fetched)
+            if self.joined_s is None and fetched.given is None:
+                response = self.by.responder.fetched(
+                    fetched, self.eligible, self.cache_status, collapsed=False
+                )
+            else:
+                response = self.by.response_of(self, fetched)
         except Exception as error:
             response = raising(error)
         self.on_response(response)
@@ -255,7 +260,8 @@ class Cache:
         waits for the response any more.
         """
         cache_status = _STORE_FAILED if found.lookup.has_failed else _MISS
-        cache_log.decided(request, "no entry to serve: %s", cache_status.reason or "none is stored")
+        if cache_log.is_on():
+            cache_log.decided(request, "no entry to serve: %s", cache_status.reason or "none is stored")
         if (held := self.throttle.response("GET", eligible)) is not None:
             on_response(held)
             return lambda: None
@@ -284,8 +290,6 @@ class Cache:
         record = None if flight_key is None else key.local
         flight = self.flights.begin(flight_key, key.stack, asked.take, record)
         asked.flight = flight
-        if asked.joined_s is not None:
-            asked.joined_s = None
         self.fetcher.start(
             flight,
             request,
@@ -297,10 +301,9 @@ class Cache:
         return asked.leave
 
     def response_of(self, asked: _Asked, fetched: Fetched) -> Response | Coroutine[Any, Any, Response]:
-        """Return the response to a request whose fetch has ended."""
-        joined_s = asked.joined_s
+        """Return the response to a request that another one's fetch, which has ended, is to answer."""
+        joined_s, given = asked.joined_s, fetched.given
         request, eligible, cache_status = asked.request, asked.eligible, asked.cache_status
-        given = fetched.given
         if given is not None and joined_s is not None and joined_s > given.ends_s:
             return self._again(asked, joined_s)
         if given is not None and not self._suits(given, eligible):
@@ -312,7 +315,7 @@ class Cache:
                 return self.responder.forward(request, None, because(cache_status, unshared), eligible)
         if given is not None:
             return self.responder.given(request, fetched, given, eligible, cache_status)
-        return self.responder.fetched(fetched, eligible, cache_status, collapsed=joined_s is not None)
+        return self.responder.fetched(fetched, eligible, cache_status, collapsed=True)
 
     async def _again(self, asked: _Asked, since_s: float) -> Response:
         """Wait for the response to another fetch, in place of one that gave none.
@@ -353,7 +356,8 @@ class Cache:
             else:
                 result.set_result(response)
 
-        leave = self._share(msgspec.structs.replace(asked, on_response=on_response), may_join=may_join)
+        asked = msgspec.structs.replace(asked, on_response=on_response, joined_s=None)
+        leave = self._share(asked, may_join=may_join)
         try:
             response = await result
         except asyncio.CancelledError:

@@ -1,6 +1,7 @@
 """What the cache decides and does, for ``log.level = "debug"``."""
 
 import enum
+import functools
 import logging
 from collections.abc import Iterable
 
@@ -11,16 +12,18 @@ from gateway.telemetry.log_format import FIELDS
 _log = logging.getLogger("gateway.cache.cache")
 
 
+# For who is called at every poll.
+is_on = functools.partial(_log.isEnabledFor, logging.DEBUG)
+
+
 def decided(request: Request, text: str, *values: object) -> None:
-    if _log.isEnabledFor(logging.DEBUG):
+    if is_on():
         plain = [each.value if isinstance(each, enum.Enum) else each for each in values]
         fields = {"request_id": request.request_id.decode("ascii", "replace")}
         _log.debug(text, *plain, extra={FIELDS: fields})
 
 
 def fetched(request: Request, result: Fetched) -> None:
-    if not _log.isEnabledFor(logging.DEBUG):
-        return
     decision, status = result.decision, result.fetched_response.head.status
     phase = None if decision is None else decision.phase
     if result.given is None:
@@ -31,5 +34,5 @@ def fetched(request: Request, result: Fetched) -> None:
 
 def invalidates(stacks: Iterable[bytes]) -> None:
     """Log that a write has made the records of stacks unusable."""
-    if _log.isEnabledFor(logging.DEBUG):
+    if is_on():
         _log.debug("invalidates after a write: %s", sorted(stacks))

@@ -265,19 +265,12 @@ class _Fetch(msgspec.Struct, eq=False):
             self._finish(Fetched(eligible, response, None, False, Reason.TOO_LARGE, exchange))
             return
         exchange.close()
-        # A write that comes while a thread decides changes the stack, so the record isn't stored.
-        now_s, invalidations = by.clock.monotonic_s(), by.tiers.invalidations
-        settling = invalidations.is_settling(self._token.key.stack, now_s)
-        uncertain = invalidations.is_uncertain(now_s)
         if policy.is_heavy(response):
-            decide = functools.partial(
-                policy.decide_store, response, by.rules, settling=settling, uncertain=uncertain
-            )
-            deciding = asyncio.get_running_loop().run_in_executor(by.executor, decide)
+            loop = asyncio.get_running_loop()
+            deciding = loop.run_in_executor(by.executor, policy.decide, response, by.rules)
             deciding.add_done_callback(functools.partial(self._decided, response))
             return
-        decision = policy.decide_store(response, by.rules, settling=settling, uncertain=uncertain)
-        self._settle(response, decision)
+        self._settle(response, policy.decide(response, by.rules))
 
     def _decided(
         self, response: policy.FetchedResponse, deciding: asyncio.Future[policy.StoreDecision]
@@ -289,17 +282,25 @@ class _Fetch(msgspec.Struct, eq=False):
 
     def _settle(self, response: policy.FetchedResponse, decision: policy.StoreDecision) -> None:
         """Store what may be stored, and answer all who wait."""
-        by, token, eligible, refusal = self._by, self._token, self._eligible, decision.reason
+        by, token, eligible = self._by, self._token, self._eligible
+        if decision.reason is None and decision.is_settled:
+            # A write that comes from here on changes the stack, so the record is not stored.
+            now_s, invalidations = by.clock.monotonic_s(), by.tiers.invalidations
+            settling = invalidations.is_settling(token.key.stack, now_s)
+            uncertain = invalidations.is_uncertain(now_s)
+            decision = policy.limit(decision, response, by.rules, settling=settling, uncertain=uncertain)
+        refusal = decision.reason
         if self._licence is not None:
             self._publish(response, decision)
         by.top_executions.fetched(eligible.execution, decision.record)
         by.running_polls.fetched(self._flight.started_s, token, eligible, decision)
-        if refusal is not None or not decision.is_settled:
+        if refusal is _PHASE or not decision.is_settled:
+            # No worker has stored a record as settled that is not.
+            by.tiers.drop(token, self.found.lookup, everywhere=False)
+        elif refusal is not None:
             by.hints.refused(response, decision)
             if policy.drops_own_entry(response.head.status, decision, eligible.identity):
-                # No worker has stored a record as settled that is not.
-                is_running = refusal is _PHASE or not decision.is_settled
-                by.tiers.drop(token, self.found.lookup, everywhere=not is_running)
+                by.tiers.drop(token, self.found.lookup, everywhere=True)
         if refusal is None and self._stores:
             age_s = policy.received_age_s(response.head)
             entry = entry_of(response, decision, age_s, eligible.variant.accept)
@@ -315,7 +316,8 @@ class _Fetch(msgspec.Struct, eq=False):
             self._by.leases.publish(self._licence, self._token, response, decision, accept)
 
     def _finish(self, fetched: Fetched) -> None:
-        cache_log.fetched(self._request, fetched)
+        if cache_log.is_on():
+            cache_log.fetched(self._request, fetched)
         self._flight.finish(fetched)
 
     def _fail(self, error: Exception) -> None:

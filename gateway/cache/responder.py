@@ -93,7 +93,13 @@ class Responder:
                 self.fetcher.top_executions.shared(eligible.execution)
             # Everybody who joined asked for himself whether he has it already.
             fetched_response = msgspec.structs.replace(fetched_response, request=eligible.fields)
-        head = responses.fetched_head(fetched_response, decision, self.fetcher.proxy.via, cache_status)
+        head = responses.fetched_head(
+            fetched_response,
+            decision,
+            self.fetcher.proxy.via,
+            cache_status,
+            is_conditional=eligible.fetch_lines is None,
+        )
         return Response(head, fetched_response.body, cache_status, upstream_s=fetched_response.upstream_s)
 
     def given(

@@ -58,22 +58,23 @@ class RunningPolls:
     ) -> None:
         """Count a fetch that began at a monotonic time, after its token was taken."""
         self._fetches += 1
-        entry = token.key.local
+        metrics, key = self._metrics, token.key
         if not policy.is_running(decision, self._rules):
-            self._copies.pop(entry, None)
+            self._copies.pop(key.local, None)
             return
-        self._metrics.running_polls += 1
+        metrics.running_polls += 1
         if not self._is_trying or eligible.directives.no_store:
             return
+        entry = key.local
         copy = self._copies.get(entry)
         if (
             copy is not None
             and began_s <= copy.until_s
-            and not self._changes.has_changed(token.key.stack, copy.since)
+            and not self._changes.has_changed(key.stack, copy.since)
         ):
             if copy.began_s <= began_s and _takes(eligible, copy.until_s - began_s):
-                self._metrics.running_polls_avoidable += 1
-                if not self._has_told:
+                metrics.running_polls_avoidable += 1
+                if not self._has_told and metrics.running_polls >= LEAST_POLLS:
                     self._tell()
             return
         ttl_s = policy.running_ttl_s(decision, TTL_S)
@@ -86,7 +87,7 @@ class RunningPolls:
     def _tell(self) -> None:
         """Say once what is to be gained, as soon as that is worth it."""
         polls, avoidable = self._metrics.running_polls, self._metrics.running_polls_avoidable
-        if polls < LEAST_POLLS or avoidable < _NOTICEABLE * self._fetches:
+        if avoidable < _NOTICEABLE * self._fetches:
             return
         self._has_told = True
         _log.info(

@@ -126,7 +126,9 @@ class FastPathConnection(DownstreamConnection):
         question, transport = self._question, self.transport
         if question is None or transport is None or transport.is_closing():
             return
-        answer = None if found is None else self._fast_path.found(question, found)
+        answer = None
+        if found is not None and found.lookup.entry is not None:
+            answer = self._fast_path.found(question, found)
         if answer is not None:
             transport.write(answer)
             self._answered()

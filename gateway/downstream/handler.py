@@ -287,7 +287,8 @@ class Handler:
         else:
             cache_status = response.cache_status
         # What is still to come of the body must not be taken for the next request.
-        keep_alive = keep_alive and (context.content is None or context.content.is_eof())
+        if context.content is not None:
+            keep_alive = keep_alive and context.content.is_eof()
         status = response.head.status
         took_s = time.monotonic() - context.started_s - (context.waited_s or 0.0)
         self._metrics.answered(cache_status, status, took_s)

@@ -226,19 +226,10 @@ class Tiers:
         if generation is not None and self.invalidations.is_void(fill_token):
             generation = None
         key = fill_token.key
-        return FillToken(
-            key,
-            fill_token.since,
-            fill_token.wall_s,
-            fill_token.monotonic_s,
-            generation,
-            self._fetches_of(key.local) or Fetches(self._fetches, key.local),
-            self._changes.next(),
-        )
-
-    def _fetches_of(self, entry: bytes) -> Fetches | None:
-        known = self._fetches.get(entry)
-        return None if known is None else known()
+        known = self._fetches.get(key.local)
+        fetches = (known and known()) or Fetches(self._fetches, key.local)
+        since, wall_s, monotonic_s = fill_token.since, fill_token.wall_s, fill_token.monotonic_s
+        return FillToken(key, since, wall_s, monotonic_s, generation, fetches, self._changes.next())
 
     def store(self, fill_token: FillToken, entry: Entry) -> Reason | None:
         """Keep a record in every tier that may have it; the write to Redis is queued.
@@ -270,7 +261,7 @@ class Tiers:
         if not fill_token.ends_in_order():
             return
         key = fill_token.key
-        kept = self.peek(key)
+        kept = self.memory.get(key.local)
         is_absent = (
             lookup.is_absent and kept is None and not self._changes.has_changed(key.local, fill_token.since)
         )
@@ -280,13 +271,15 @@ class Tiers:
             if copies and not any(copy.is_settled for copy in copies):
                 self._discard(key.local)
                 is_absent = True
+        if is_absent and not everywhere:
+            return
         if everywhere:
             self._on_drop(key.local)
         if not is_absent:
             self._discard(key.local)
             if self.redis is not None:
                 self.redis.remove(self.fill_token(key))
-        if self._peers is not None and (everywhere or not is_absent):
+        if self._peers is not None:
             self._peers.send_uncounted(Invalidation(entry=key.local))
 
     def _discard(self, entry: bytes) -> None:
@@ -330,7 +323,8 @@ class Tiers:
             if each.entry:
                 self._on_drop(each.entry)
                 self._discard(each.entry)
-                if (fetches := self._fetches_of(each.entry)) is not None:
+                known = self._fetches.get(each.entry)
+                if known is not None and (fetches := known()) is not None:
                     # Void all begun until now: the order of two processes' fetches is unknown.
                     fetches.end(self._changes.next())
             else:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -103,7 +104,7 @@ class TopExecutions:
         self._slow_hits = 0
         self._clock = clock
         # Least recently requested first.
-        self._counts: dict[tuple[bytes, bytes], _Counts] = {}
+        self._counts: OrderedDict[tuple[bytes, bytes], _Counts] = OrderedDict()
 
     def fetched(self, execution: ExecutionRef, record: RecordSummary | None) -> None:
         """Count a fetch, if its response is a record."""
@@ -148,12 +149,14 @@ class TopExecutions:
     def _requested(self, stack_id: bytes, action_id: bytes, now_s: float, times: int) -> _Counts:
         """Return the counts of an execution, which becomes the most recently requested one."""
         key = (stack_id, action_id)
-        counts = self._counts.pop(key, None) or _Counts()
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = self._counts[key] = _Counts()
+            if len(self._counts) > MOST:
+                self._counts.popitem(last=False)
+        self._counts.move_to_end(key)
         counts.rate = _decayed(counts, now_s) + times
         counts.requested_s = now_s
-        self._counts[key] = counts
-        if len(self._counts) > MOST:
-            del self._counts[next(iter(self._counts))]
         return counts
 
     def busiest(self) -> list[TopExecution]:

@@ -113,7 +113,13 @@ class Slots:
         self._staying.pop(slot, None)
 
     def leave(self, slot: "Slot") -> None:
-        """End one exchange."""
+        """End one exchange; may be repeated."""
+        if slot.is_free:
+            return
+        slot.is_free = True
+        if slot.give_way is not _nothing:
+            # A method of the exchange, which holds this, would leave a cycle to the garbage collector.
+            slot.give_way = _nothing
         if self._slow or self._ended:
             self.go_on(slot)
             self._ended.discard(slot)
@@ -175,6 +181,7 @@ class Slot(msgspec.Struct, eq=False):
         is_parked: it has left its place to another.
         slow_since_s: the loop's time from which on its caller could keep it waiting; endless before that.
         moved_s: the loop's time of its last movement since.
+        is_free: the exchange has ended.
     """
 
     _slots: Slots
@@ -183,7 +190,7 @@ class Slot(msgspec.Struct, eq=False):
     is_parked: bool = False
     slow_since_s: float = math.inf
     moved_s: float = 0.0
-    _is_free: bool = False
+    is_free: bool = False
 
     def moves(self) -> None:
         """Record progress; its caller may keep it waiting from now on."""
@@ -192,18 +199,9 @@ class Slot(msgspec.Struct, eq=False):
 
     def wait_for_caller(self) -> None:
         """Leave the place to another, because the caller keeps this exchange waiting; may be repeated."""
-        if not self._is_free:
+        if not self.is_free:
             self._slots.wait_for_caller(self)
 
     def go_on(self) -> None:
         """Say that the caller keeps it waiting no longer; may be repeated."""
         self._slots.go_on(self)
-
-    def free(self) -> None:
-        """End the exchange; may be repeated."""
-        if not self._is_free:
-            self._is_free = True
-            if self.give_way is not _nothing:
-                # A method of the exchange, which holds this, would leave a cycle to the garbage collector.
-                self.give_way = _nothing
-            self._slots.leave(self)

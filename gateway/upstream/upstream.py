@@ -240,7 +240,7 @@ class Upstream:
         if exchange.work is not None:
             exchange.work.cancel()
         if exchange.slot is not None:
-            exchange.slot.free()
+            self.slots.leave(exchange.slot)
 
     async def _start(
         self, exchange: Exchange, head: bytes, body: RequestBody | None, *, fresh: bool = False

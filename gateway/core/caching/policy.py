@@ -1,7 +1,5 @@
 """What is stored and for how long: the rules of RFC 9111 and of AOS."""
 
-import functools
-
 import msgspec
 
 from gateway.core.aos.execution import RecordSummary, decode_deciding, has_duplicate_key
@@ -29,7 +27,7 @@ _HEAVY_BYTES = 65_536
 DROPPING_STATUSES = frozenset({401, 403, 404, 410})
 
 # Polled every second, a running record is mostly that of the second before. At most 8 MiB of bodies are kept.
-_AGAIN_MOST, _AGAIN_BYTES = 4_096, 2_048
+_LATEST_MOST, _LATEST_BYTES = 4_096, 2_048
 
 _CODING = frozenset({b"content-encoding"})
 _DECIDING_FIELDS = ORIGIN_FIELDS | _CODING | {b"set-cookie", b"vary", b"etag"}
@@ -118,6 +116,10 @@ class StoreDecision(msgspec.Struct, frozen=True, gc=False):
     record: RecordSummary | None = None
 
 
+# By action id: the latest whole 200 whose head says nothing, and what was decided about it.
+_latest: dict[bytes, tuple[bytes, Rules, StoreDecision]] = {}
+
+
 def decide_store(
     fetched_response: FetchedResponse, rules: Rules, *, settling: bool, uncertain: bool
 ) -> StoreDecision:
@@ -130,17 +132,41 @@ def decide_store(
             their response.
         uncertain: writes within ``settle_s`` may have been missed (after a start or a lost subscription).
     """
+    decision = decide(fetched_response, rules)
+    if decision.reason is not None or not decision.is_settled:
+        return decision
+    return limit(decision, fetched_response, rules, settling=settling, uncertain=uncertain)
+
+
+def decide(fetched_response: FetchedResponse, rules: Rules) -> StoreDecision:
+    """Decide all but the time to live of a settled record, which `limit` adds."""
     head, body = fetched_response.head, fetched_response.body
     # Most say nothing of all this.
     fields = head.fields if head.has_any(_DECIDING_FIELDS) else ()
-    if fields or head.status != 200 or not fetched_response.complete or len(body) > _AGAIN_BYTES:
-        decision = _decide(fetched_response, fields, rules)
-    else:
-        decision = _decide_again(body, fetched_response.action_id, rules)
+    if fields or head.status != 200 or not fetched_response.complete or len(body) > _LATEST_BYTES:
+        return _decide(fetched_response, fields, rules)
+    latest = _latest.get(fetched_response.action_id)
+    if latest is not None and latest[0] == body and latest[1] is rules:
+        return latest[2]
+    decision = _decide(fetched_response, (), rules)
+    _latest[fetched_response.action_id] = body, rules, decision
+    if len(_latest) > _LATEST_MOST:
+        del _latest[next(iter(_latest))]
+    return decision
+
+
+def limit(
+    decision: StoreDecision,
+    fetched_response: FetchedResponse,
+    rules: Rules,
+    *,
+    settling: bool,
+    uncertain: bool,
+) -> StoreDecision:
+    """Return a decision to store a settled record with its time to live; see `decide_store`."""
     record = decision.record
-    if decision.reason is not None or not decision.is_settled or record is None:
-        return decision
-    age_s = (upstream_age_s(fields) or 0) if rules.obey_origin else 0
+    assert record is not None
+    age_s = received_age_s(fetched_response.head) if rules.obey_origin else 0
     ttl_s = time_to_live_s(record, rules, age_s=age_s, settling=settling, uncertain=uncertain)
     if decision.origin_s is not None:
         ttl_s = min(ttl_s, decision.origin_s)
@@ -149,14 +175,7 @@ def decide_store(
     return msgspec.structs.replace(decision, ttl_s=ttl_s)
 
 
-@functools.lru_cache(_AGAIN_MOST)
-def _decide_again(body: bytes, action_id: bytes, rules: Rules) -> StoreDecision:
-    """Decide about a whole 200 whose head says nothing."""
-    return _decide(FetchedResponse(Head(200, b"", ()), body, True, (), action_id, 0.0), (), rules)
-
-
 def _decide(fetched_response: FetchedResponse, fields: Fields, rules: Rules) -> StoreDecision:
-    """Decide all but how long a settled record stays fresh, which other times count for too."""
     origin: Reason | float | None = None
     etag = None
     if fields:
@@ -270,8 +289,9 @@ def may_be_given(decision: StoreDecision) -> bool:
 
 def is_running(decision: StoreDecision, rules: Rules) -> bool:
     """Tell whether a response is the record of an execution that has not ended, or may still change."""
-    has_not_ended = decision.phase is not None and decision.phase not in rules.terminal_phases
-    return has_not_ended or decision.reason in _UNSETTLED or not decision.is_settled
+    if decision.reason in _UNSETTLED or not decision.is_settled:
+        return True
+    return decision.phase is not None and decision.phase not in rules.terminal_phases
 
 
 def running_ttl_s(decision: StoreDecision, ttl_running_s: float) -> float:

@@ -98,19 +98,25 @@ def hit_bytes(entry: Entry, request_id: bytes, via: bytes, now_s: float) -> byte
 
 
 def fetched_head(
-    fetched_response: FetchedResponse, decision: StoreDecision, via: bytes, cache_status: CacheStatus
+    fetched_response: FetchedResponse,
+    decision: StoreDecision,
+    via: bytes,
+    cache_status: CacheStatus,
+    *,
+    is_conditional: bool = True,
 ) -> Head:
     """Return the head of a response that was buffered whole.
 
     A record without ``ETag`` gets one; if the caller has that record already, the response becomes a 304 that
     keeps the 200's request id and cookies.
+
+    Args:
+        is_conditional: false for a request that is known to have no condition.
     """
     head, etag, request = fetched_response.head, decision.etag, fetched_response.request
-    added = _added(via, cache_status)
-    if etag is not None and not (head.has_any(_TAGS) and first(end_to_end(head.fields), _ETAG) is not None):
-        added = b"ETag: %b\r\n%b" % (etag, added)
-    head = sent_on(head, added)
-    if head.status != 200 or CONDITIONS.isdisjoint(names(request)):
+    has_own = head.has_any(_TAGS) and first(end_to_end(head.fields), _ETAG) is not None
+    head = sent_on(head, _added(via, cache_status, None if has_own else etag))
+    if not is_conditional or head.status != 200 or CONDITIONS.isdisjoint(names(request)):
         return head
     if not is_not_modified(request, etag, first(head.fields, _LAST_MODIFIED), fetched_response.fetched_s):
         return head
@@ -125,9 +131,10 @@ def forwarded_head(head: Head, via: bytes, cache_status: CacheStatus) -> Head:
     return sent_on(head, _added(via, cache_status))
 
 
-@functools.lru_cache(512)
-def _added(via: bytes, cache_status: CacheStatus) -> bytes:
-    return wire_lines(_own(via, cache_status))
+@functools.lru_cache(4_096)
+def _added(via: bytes, cache_status: CacheStatus, etag: bytes | None = None) -> bytes:
+    own = _own(via, cache_status)
+    return wire_lines(own if etag is None else ((b"ETag", etag), *own))
 
 
 def _own(via: bytes, cache_status: CacheStatus) -> tuple[Field, ...]:

@@ -78,7 +78,8 @@ def request_bytes(method: str, target: bytes, lines: bytes, body_bytes: int | No
         body_bytes: length of the body, 0 for none; ``None`` sends chunks.
     """
     framing = b"Transfer-Encoding: chunked\r\n\r\n" if body_bytes is None else b"\r\n"
-    return b"%b %b HTTP/1.1\r\n%b%b" % (method.encode("ascii"), target, lines, framing)
+    # Joined: half the price of formatting.
+    return b"".join((method.encode("ascii"), b" ", target, b" HTTP/1.1\r\n", lines, framing))
 
 
 def head_bytes(method: str, target: bytes, fields: Fields) -> int:
