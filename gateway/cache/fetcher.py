@@ -226,7 +226,7 @@ class _Fetch(msgspec.Struct, eq=False):
             lent=self._request.lent,
         )
         exchange.read_ahead_bytes = by.rules.max_body_bytes
-        exchange.on_change = self._changed
+        exchange.on_change, exchange.on_whole = self._changed, self._whole
         self._flight.stop = exchange.close
 
     def _changed(self) -> None:
@@ -238,16 +238,19 @@ class _Fetch(msgspec.Struct, eq=False):
             self._publish(None, None)
             self._flight.finish(exchange.error)
         elif reader.is_complete or reader.waiting_bytes > self._by.rules.max_body_bytes:
-            try:
-                self._has_come(exchange)
-            except Exception as error:
-                self._fail(error)
+            self._whole(exchange.take(), is_complete=reader.framing is not _CLOSE)
 
-    def _has_come(self, exchange: Exchange) -> None:
+    def _whole(self, body: bytes, *, is_complete: bool = True) -> None:
+        try:
+            self._has_come(body, is_complete=is_complete)
+        except Exception as error:
+            self._fail(error)
+
+    def _has_come(self, body: bytes, *, is_complete: bool) -> None:
         """Take a whole response, or one that is too large to be taken whole."""
-        by = self._by
-        eligible, head, body = self._eligible, exchange.head, exchange.take()
-        is_complete = exchange.reader.framing is not _CLOSE
+        by, eligible, exchange = self._by, self._eligible, self._exchange
+        assert exchange is not None
+        head = exchange.head
         is_too_large = len(body) > by.rules.max_body_bytes
         if head.status == 429 or eligible.identity.token:
             by.heed(eligible, head, body if is_complete and not is_too_large else None)
@@ -265,12 +268,15 @@ class _Fetch(msgspec.Struct, eq=False):
             self._finish(Fetched(eligible, response, None, False, Reason.TOO_LARGE, exchange))
             return
         exchange.close()
-        if policy.is_heavy(response):
-            loop = asyncio.get_running_loop()
-            deciding = loop.run_in_executor(by.executor, policy.decide, response, by.rules)
-            deciding.add_done_callback(functools.partial(self._decided, response))
-            return
-        self._settle(response, policy.decide(response, by.rules))
+        decision = policy.latest_decision(response, by.rules)
+        if decision is None:
+            if policy.is_heavy(response):
+                loop = asyncio.get_running_loop()
+                deciding = loop.run_in_executor(by.executor, policy.decide, response, by.rules)
+                deciding.add_done_callback(functools.partial(self._decided, response))
+                return
+            decision = policy.decide(response, by.rules)
+        self._settle(response, decision)
 
     def _decided(
         self, response: policy.FetchedResponse, deciding: asyncio.Future[policy.StoreDecision]

@@ -4,6 +4,7 @@ import itertools
 import random
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -53,7 +54,8 @@ class TopExecution(msgspec.Struct, frozen=True):
     hits: int = 0
 
 
-class _Counts(msgspec.Struct):
+@dataclass(slots=True, eq=False)
+class _Counts:
     phase: str | None = None
     progress: int | None = None
     fetches: int = 0

@@ -47,6 +47,7 @@ class Exchange:
 
     Attributes:
         method: of the request.
+        on_whole: called with the body instead, where the whole response has come at once; only for a GET.
         on_change: called whenever more of the response is there, or it has failed; ``None`` wakes who awaits.
         connection: carries it; ``None`` until there is one.
         reader: reads the response.
@@ -71,7 +72,9 @@ class Exchange:
         "_is_closed",
         "_is_paused",
         "_is_sent",
+        "_is_whole",
         "_owner",
+        "_reader",
         "_waiter",
         "asked_s",
         "broke_off",
@@ -82,8 +85,8 @@ class Exchange:
         "lent",
         "method",
         "on_change",
+        "on_whole",
         "read_ahead_bytes",
-        "reader",
         "repeated",
         "slot",
         "work",
@@ -93,8 +96,8 @@ class Exchange:
         self.method = method
         # No bound method of its own: a cycle would be left to the garbage collector.
         self.on_change: Callable[[], None] | None = None
+        self.on_whole: Callable[[bytes], None] | None = None
         self.connection: UpstreamConnection | None = None
-        self.reader = ResponseReader(method, owner.heads)
         self.slot: Slot | None = None
         self.work: asyncio.Task[None] | None = None
         self.error: GatewayError | None = None
@@ -112,7 +115,17 @@ class Exchange:
         self._head_began_s = 0.0
         self._is_paused = False
         self._is_closed = False
+        # The response has come whole, and its connection persists.
+        self._is_whole = False
+        self._reader: ResponseReader | None = None
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def reader(self) -> ResponseReader:
+        """Reads the response by parts."""
+        if self._reader is None:
+            self._reader = ResponseReader(self.method, self._owner.heads)
+        return self._reader
 
     @property
     def is_stale(self) -> bool:
@@ -128,7 +141,7 @@ class Exchange:
     def is_reusable(self) -> bool:
         """Tell whether its connection may carry another exchange."""
         is_sent = not self.broke_off and (self.work is None or self.work.done())
-        return is_sent and self.error is None and self.reader.is_reusable
+        return is_sent and self.error is None and (self._is_whole or self.reader.is_reusable)
 
     def sent(self, now_s: float) -> None:
         """Take the time from now on: the request has gone out whole."""
@@ -141,7 +154,7 @@ class Exchange:
             self.connection.close()
         self.error = None
         self.connection = None
-        self.reader = ResponseReader(self.method, self._owner.heads)
+        self._reader = None
         self.head_s = self._head_began_s = 0.0
         self._is_sent = self._is_paused = False
 
@@ -225,7 +238,7 @@ class Exchange:
         """Give the connection back after a clean end, else cut it; may be repeated."""
         if not self._is_closed:
             self._is_closed = True
-            self.on_change = None
+            self.on_change = self.on_whole = None
             if self._is_paused and self.connection is not None:
                 # The whole response may have come; the connection's next one must be read too.
                 self.connection.resume_reading()
@@ -233,22 +246,29 @@ class Exchange:
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the connection."""
-        reader = self.reader
         self._active_s = self._clock.monotonic_s()
+        on_whole, whole = self.on_whole, None
         try:
-            reader.feed(data)
+            if on_whole is not None and self._reader is None and self.lent is None:
+                whole = self._owner.heads.whole(data) if len(data) <= self.read_ahead_bytes else None
+            if whole is None:
+                self.reader.feed(data)
         except ResponseError as error:
             self.fail(UpstreamError(error.proxy_error, was_sent=True))
             return
+        if whole is not None and on_whole is not None:
+            self.head, body, self._is_whole = whole
+            self._has_head()
+            on_whole(body)
+            return
+        reader = self.reader
         if reader.head is None:
             began_s = self._head_began_s or self._active_s
             self._head_began_s = began_s if reader.is_in_head else 0.0
             return
         if not self.head_s:
-            assert self.slot is not None
             self.head = reader.head
-            self.head_s = self._active_s - self.slot.began_s
-            self._owner.has_head(self)
+            self._has_head()
         if (
             reader.waiting_bytes > self.read_ahead_bytes
             and not self._is_paused
@@ -261,6 +281,11 @@ class Exchange:
             self.on_change()
         else:
             self.changed()
+
+    def _has_head(self) -> None:
+        assert self.slot is not None
+        self.head_s = self._active_s - self.slot.began_s
+        self._owner.has_head(self)
 
     def feed_eof(self, error: Exception | None) -> None:
         """Take the end of the connection, and why it broke."""

@@ -6,7 +6,7 @@ import pytest
 
 from tests.testbed.answers import Conversation
 from tests.testbed.aos import TARGET, Received, ScriptedAos, record
-from tests.testbed.gateway import RunningGateway
+from tests.testbed.gateway import RunningGateway, running
 
 from .kit import BROKEN, OTHER, OWN, TARGETS, assert_not_used_again, get
 
@@ -104,3 +104,39 @@ async def test_what_does_not_begin_like_http_is_refused_at_its_first_bytes(
 
     aos.answer(greet)
     assert (await get(gateway, TARGET)).status == 502
+
+
+@pytest.mark.parametrize("lane", [True, False])
+@pytest.mark.parametrize(
+    ("sound", "damaged", "more"),
+    [
+        (b"Content-Length: 3", b"Content-Length: x", b""),
+        (b"Content-Length: 3", b"Content-Length: 2", b""),
+        (b"Content-Length: 3", b"Content-Length: 3", b"HTTP/1.1 200 OK\r\n\r\n"),
+        (b"Date: Fri, 27", b"Date: Fri,\r27", b""),
+        (b"Date: Fri", b"Date:\tFri", b""),
+        (b"X-Request-Id: 1", b"X-Request-Id: \x00", b""),
+        (b"X-Request-Id: 1\r\n", b"X-Request-Id:\n1\r\n", b""),
+    ],
+)
+async def test_a_response_of_a_known_form_is_read_as_strictly_as_the_first(
+    aos: ScriptedAos, lane: bool, sound: bytes, damaged: bytes, more: bytes
+) -> None:
+    whole = (
+        b"HTTP/1.1 200 OK\r\nDate: Fri, 27 Nov 2026 18:00:00 GMT\r\nX-Request-Id: 1\r\n"
+        b"Content-Length: 3\r\n\r\nabc"
+    )
+    async with running(aos.url, server__fast_lane=lane) as gateway:
+        for data in (*[whole] * 4, whole.replace(sound, damaged) + more, whole):
+            aos.answer(data)
+            answer = await get(gateway, TARGET)
+            if data == whole:
+                assert (answer.status, answer.body) == (200, b"abc")
+            elif damaged == b"Content-Length: 2":
+                assert (answer.status, answer.body) == (200, b"ab")
+            elif more or damaged == b"Date:\tFri":
+                assert (answer.status, answer.body) == (200, b"abc")
+            else:
+                assert answer.status == 502
+    # What came with bytes behind its end, or was refused, was the last on its connection.
+    assert aos.connections == (1 if damaged == b"Date:\tFri" else 2)

@@ -141,18 +141,26 @@ def decide_store(
 def decide(fetched_response: FetchedResponse, rules: Rules) -> StoreDecision:
     """Decide all but the time to live of a settled record, which `limit` adds."""
     head, body = fetched_response.head, fetched_response.body
-    # Most say nothing of all this.
     fields = head.fields if head.has_any(_DECIDING_FIELDS) else ()
-    if fields or head.status != 200 or not fetched_response.complete or len(body) > _LATEST_BYTES:
-        return _decide(fetched_response, fields, rules)
-    latest = _latest.get(fetched_response.action_id)
-    if latest is not None and latest[0] == body and latest[1] is rules:
-        return latest[2]
-    decision = _decide(fetched_response, (), rules)
-    _latest[fetched_response.action_id] = body, rules, decision
-    if len(_latest) > _LATEST_MOST:
-        del _latest[next(iter(_latest))]
+    decision = _decide(fetched_response, fields, rules)
+    if len(body) <= _LATEST_BYTES and _is_plain(fetched_response):
+        _latest[fetched_response.action_id] = body, rules, decision
+        if len(_latest) > _LATEST_MOST:
+            del _latest[next(iter(_latest))]
     return decision
+
+
+def latest_decision(fetched_response: FetchedResponse, rules: Rules) -> StoreDecision | None:
+    """Return what `decide` said of the latest response for the execution; ``None`` if this is another one."""
+    latest = _latest.get(fetched_response.action_id)
+    is_same = latest is not None and latest[0] == fetched_response.body and latest[1] is rules
+    return latest[2] if latest is not None and is_same and _is_plain(fetched_response) else None
+
+
+def _is_plain(fetched_response: FetchedResponse) -> bool:
+    """Whether the body alone decides, as it mostly does."""
+    head = fetched_response.head
+    return head.status == 200 and fetched_response.complete and not head.has_any(_DECIDING_FIELDS)
 
 
 def limit(

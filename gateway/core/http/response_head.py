@@ -182,7 +182,7 @@ class HeadReader:
         Raises:
             ResponseError: it is malformed, or the body could end in two places.
         """
-        received = self.known(raw, len(raw))
+        received = self._latest(raw, len(raw))
         if received is not None:
             return received
         parts = _VARYING.split(raw)
@@ -200,7 +200,20 @@ class HeadReader:
             self._layouts[len(raw)] = _layout(raw, (template, framing, place))
         return head, framing
 
-    def known(self, data: bytes, end: int) -> tuple[Head, Framing] | None:
+    def whole(self, data: bytes) -> tuple[Head, bytes, bool] | None:
+        """Read a response to a GET that has come at once, if the latest head of its size was like its own.
+
+        Returns:
+            Its head and body, and whether the connection persists; ``None`` when it is to be read by parts.
+        """
+        end = data.find(HEAD_END) + len(HEAD_END)
+        known = self._latest(data, end)
+        if known is None:
+            return None
+        head, (length, _, is_persistent) = known
+        return (head, data[end:], is_persistent) if length == len(data) - end else None
+
+    def _latest(self, data: bytes, end: int) -> tuple[Head, Framing] | None:
         """Return the head before ``end``, with its framing, if the latest of its size was like it."""
         layout = self._layouts.get(end)
         if layout is None:

@@ -80,8 +80,6 @@ class ResponseReader:
         """
         self.received += len(data)
         if self.head is None:
-            if self._held is None and self._take_whole(data):
-                return
             data = self._take_heads(data)
         if data:
             self._take_body(data)
@@ -111,22 +109,6 @@ class ResponseReader:
         if self.framing is not _CLOSE or not is_clean:
             raise ResponseError("http_response_incomplete")
         self.is_complete = True
-
-    def _take_whole(self, data: bytes) -> bool:
-        """Read a response that has come at once, if its head is known; ``False``: nothing is read."""
-        end = data.find(HEAD_END) + len(HEAD_END)
-        known = self._heads.known(data, end)
-        if known is None:
-            return False
-        head, (length, _, is_persistent) = known
-        if length != len(data) - end or self._method == "HEAD":
-            return False
-        self.head = head
-        self.framing = _LENGTH
-        self._is_persistent = is_persistent
-        self._append(data[end:])
-        self.is_complete = True
-        return True
 
     def _take_heads(self, data: bytes) -> bytes:
         """Read heads up to the final one, and return the bytes after it."""
