@@ -139,6 +139,8 @@ class DownstreamConnection(RequestHandler):
         if self._stop is not None:
             self._stop()
         self._server.admission.release(self._peer)
+        # Nothing is left to be cut, and asyncio's transports of TLS fail when they are asked.
+        self.transport = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """TLS towards callers, the upstream and Redis, and Unix sockets in the place of all of them."""
 
+import asyncio
 import contextlib
 import logging
 import ssl
@@ -19,8 +20,9 @@ from cryptography.hazmat.primitives.serialization import (
 from gateway.config.errors import ConfigError
 from gateway.runtime.tls import check_files
 from tests.store.kit import until
+from tests.testbed.answers import Conversation, Received
 from tests.testbed.aos import TARGET, Answer, ScriptedAos, record
-from tests.testbed.client import RawClient, fetch, request_bytes
+from tests.testbed.client import RawClient, TruncatedResponse, fetch, request_bytes
 from tests.testbed.gateway import GatewayProcess, loaded, running
 from tests.testbed.redis_server import RedisServer
 from tests.testbed.secrets import token
@@ -222,3 +224,29 @@ def test_files_that_are_of_no_use_stop_the_start_with_one_line(authority: Author
         with pytest.raises(ConfigError, match=line) as caught:
             check_files(loaded("https://aos.example", **settings))
         assert "\n" not in str(caught.value)
+
+
+async def test_a_response_that_breaks_off_over_tls_is_no_error_of_the_connection(
+    aos: ScriptedAos, authority: Authority, files: dict[str, Any], lane: str
+) -> None:
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    gate = aos.gate()
+
+    async def cut(_: Received, conversation: Conversation) -> None:
+        await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n123")
+        await gate.passed()
+        conversation.close()
+
+    aos.answer(cut)
+    async with (
+        running(aos.url, **files) as gateway,
+        over_tls(gateway.address, authority.client_context()) as client,
+    ):
+        await client.send(request_bytes("GET", "/x", TOKEN))
+        await client.read_head()
+        gate.open()
+        with pytest.raises(TruncatedResponse):
+            await client.read_body()
+        await until(lambda: not gateway.app.server.connections, "the end of the connection")
+    assert errors == []
