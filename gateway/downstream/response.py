@@ -120,6 +120,13 @@ class PreparedResponse(web.StreamResponse):
             await self._drained()
         if self._framing is BodyFraming.CHUNKED:
             await self._write(b"0\r\n\r\n")
+        elif self._framing is BodyFraming.CLOSE and self._protocol.ssl_context is None:
+            # Left in the transport, the rest would be lost with a caller who stalls, and the end look whole.
+            transport = self._protocol.transport
+            if transport is not None and not transport.is_closing():
+                transport.set_write_buffer_limits(0)
+            if self._protocol.writing_paused:
+                await self._drained()
 
     def _framed(self, piece: bytes) -> bytes:
         if self._framing is BodyFraming.CHUNKED:

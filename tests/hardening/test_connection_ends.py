@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from tests.testbed.answers import Conversation, Received
+from tests.testbed.answers import AnswerCall, Conversation, Received
 from tests.testbed.aos import Answer, ScriptedAos
 from tests.testbed.client import RawClient, RawResponse, TruncatedResponse
 from tests.testbed.gateway import RunningGateway, running
+from tests.testbed.wire import ConnectionCut
 
 _HOST = b"Host: h\r\n"
 _GET = b"GET /x HTTP/1.1\r\n" + _HOST + b"\r\n"
@@ -228,3 +229,39 @@ async def _drip(client: RawClient, size: int) -> None:
     for _ in range(size):
         await client.send(b"a")
         await asyncio.sleep(0.02)
+
+
+def _stalling(gateway: RunningGateway, framing: bytes) -> AnswerCall:
+    """Return an answer that ends as soon as the gateway keeps some of it for a caller who does not read."""
+
+    async def answer(_: Received, conversation: Conversation) -> None:
+        (connection,) = gateway.app.server.connections
+        transport = connection.transport
+        assert transport is not None
+        await conversation.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n")
+        while not transport.get_write_buffer_size():
+            piece = b"x" * 32_768
+            await conversation.send(b"8000\r\n%b\r\n" % piece if framing else piece)
+            await asyncio.sleep(0.01)
+        if framing:
+            await conversation.send(b"0\r\n\r\n")
+        conversation.close()
+
+    return answer
+
+
+@pytest.mark.parametrize("framing", [b"", b"Transfer-Encoding: chunked\r\n"], ids=["close", "chunked"])
+async def test_a_caller_who_takes_nothing_of_a_body_that_only_the_end_delimits_sees_a_reset(
+    aos: ScriptedAos, framing: bytes
+) -> None:
+    """Also when the gateway has it whole: what the kernel has not taken is not cut without a sign."""
+    async with running(aos.url, server__body_timeout_s=0.2) as gateway:
+        aos.answer(_stalling(gateway, framing))
+        async with await RawClient.connect(gateway.address) as client:
+            await client.send(b"GET /x HTTP/1.0\r\n\r\n")
+            async with asyncio.timeout(5):
+                while gateway.app.server.connections:
+                    await asyncio.sleep(0.02)
+            with pytest.raises((TruncatedResponse, ConnectionCut)):
+                await client.read_response()
+            assert client.was_reset
