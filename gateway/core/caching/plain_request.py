@@ -28,6 +28,8 @@ _SOME_TARGET = b"/v2/stacks/s/actions/a"
 _REQUEST_ID_NAMES = (b"\r\nX-Request-Id: ", b"\r\nx-request-id: ", b"\r\nX-Request-ID: ")
 # Of one caller and execution.
 _ID_PLACES_MOST = 4
+# What is learned of a request counts by its bytes, and each of its fields costs some 400 more.
+_MOST_FIELDS = 64
 # A field line of visible ASCII and spaces, without folding or tabs.
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): *((?:[!-~]+(?: +[!-~]+)*)?) *")
 # They ask for more than a look-up or frame a body; a request id here would be a second one.
@@ -104,7 +106,7 @@ def split_head(head: bytes, request_id: bytes | None, id_start: int) -> PlainReq
 
 
 def plain_fields(rest: bytes) -> IndexedFields | None:
-    """Return the fields in a head, or ``None`` unless every line is plain and there may be a request id too.
+    """Return the fields in a head, or ``None`` unless every line is plain and they are few.
 
     Args:
         rest: the head after the request line, empty line included.
@@ -117,7 +119,7 @@ def plain_fields(rest: bytes) -> IndexedFields | None:
         if match is None:
             return None
         fields.append((match[1], match[2]))
-    return IndexedFields(fields) if len(fields) < incoming.MAX_FIELDS else None
+    return IndexedFields(fields) if len(fields) <= _MOST_FIELDS else None
 
 
 def trace_fields(identity_reader: IdentityReader) -> frozenset[bytes]:
@@ -133,9 +135,9 @@ def without_fields(rest: bytes, removed: frozenset[bytes]) -> bytes | None:
         removed: lower-case names.
 
     Returns:
-        ``None`` when a removed line is not plain, or when there may be too many.
+        ``None`` when a removed line is not plain, or when there are too many.
     """
-    if rest.count(b"\r\n") > incoming.MAX_FIELDS + 1:
+    if rest.count(b"\r\n") > _MOST_FIELDS + 2:
         return None
     kept: list[bytes] = []
     for line in rest.split(b"\r\n"):

@@ -265,7 +265,7 @@ def blocking_vary(fetched_response: FetchedResponse, rules: Rules) -> bytes | No
 
 
 def is_heavy(fetched_response: FetchedResponse) -> bool:
-    """Tell whether `decide_store` would block the event loop for a noticeable time."""
+    """Tell whether `decide` would block the event loop for a noticeable time."""
     body = fetched_response.body
     if not fetched_response.head.has_any(_CODING):
         return len(body) > _HEAVY_BYTES

@@ -206,6 +206,16 @@ def test_too_many_fields_are_for_the_parser() -> None:
     assert without_fields(rest_of(ALICE + many), trace_fields(READER)) is None
 
 
+@pytest.mark.parametrize(("number", "is_plain"), [(50, True), (70, False)])
+def test_little_is_remembered_of_a_request_with_many_fields(number: int, is_plain: bool) -> None:
+    """Its bytes are bounded, and each field costs many times more."""
+    for line in (b"A: b\r\n", b"b3: 1\r\n"):
+        rest = rest_of(ALICE + line * number)
+        assert (plain_fields(rest) is not None) is is_plain
+        assert (without_fields(rest, trace_fields(READER)) is not None) is is_plain
+    assert (owner(rest_of(ALICE + b"A: b\r\n" * number)) is not None) is is_plain
+
+
 @pytest.mark.parametrize(("host", "is_taken"), [(b"localhost:80", True), (b"evil.example", False)])
 def test_a_foreign_host_is_for_the_parser_where_hosts_are_checked(host: bytes, is_taken: bool) -> None:
     own = OwnHosts.of(())
