@@ -54,7 +54,7 @@ class TopExecution(msgspec.Struct, frozen=True):
     hits: int = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class _Counts:
     phase: str | None = None
     progress: int | None = None
