@@ -1,5 +1,6 @@
 """Response heads, read strictly (RFC 9112 §4, §5), and what those of one server have in common."""
 
+import functools
 import itertools
 import operator
 import re
@@ -148,15 +149,21 @@ class _Layout(msgspec.Struct, frozen=True, gc=False):
 
 
 def _layout(raw: bytes, known: _Known) -> _Layout:
-    """Return the layout of a head that has two varying values or more."""
+    """Return the layout of a head that has a varying value."""
     found = [match.span(2) for match in _VARYING.finditer(raw)]
     cuts = [0, *itertools.chain.from_iterable(found), len(raw)]
-    values: Callable[[bytes], tuple[bytes, ...]]
-    values = operator.itemgetter(*map(slice, cuts[1::2], cuts[2::2]))
+    # Of one slice alone it would not make a tuple.
+    values: Callable[[bytes], tuple[bytes, ...]] = operator.itemgetter(*map(slice, cuts[1::2], cuts[2::2]))
+    if len(found) == 1:
+        values = functools.partial(_only, slice(*found[0]))
     gaps = operator.itemgetter(*map(slice, cuts[::2], cuts[1::2]))
     form, place = b"\n".join(values(raw)).translate(_KINDS), known[2]
     length = b"" if place is None else values(raw)[place]
     return _Layout(values, gaps, b"".join(gaps(raw)), form, known, length)
+
+
+def _only(place: slice, data: bytes) -> tuple[bytes, ...]:
+    return (data[place],)
 
 
 def _received(known: _Known, values: tuple[bytes, ...]) -> tuple[Head, Framing]:
@@ -193,7 +200,7 @@ class HeadReader:
         if known is None or len(raw) > MAX_HEAD_BYTES:
             return self._read_whole(raw, same, len(values))
         head, framing = _received(known, values)
-        if len(values) > 1 and len(raw) <= _KNOWN_BYTES:
+        if values and len(raw) <= _KNOWN_BYTES:
             if len(self._layouts) >= _KNOWN_MOST:
                 self._layouts.clear()
             template, _, place = known

@@ -82,14 +82,15 @@ _LENGTH_3 = b"Content-Length: 3\r\n"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("begin", [_DATED, b""])
 @pytest.mark.parametrize("status", [b"200 OK", b"304 Not Modified", b"204 No Content", b"404"])
 @pytest.mark.parametrize(
     "lines", [_LENGTH_3, _LENGTH_3 + b"Connection: close\r\n", b"Server: x\r\n", _CHUNKED[17:-2]]
 )
 def test_a_response_with_a_known_head_is_read_like_any_other(
-    method: str, status: bytes, lines: bytes
+    method: str, begin: bytes, status: bytes, lines: bytes
 ) -> None:
-    raw = b"HTTP/1.1 " + status + b"\r\n" + _DATED + lines + b"\r\n"
+    raw = b"HTTP/1.1 " + status + b"\r\n" + begin + lines + b"\r\n"
     heads = HeadReader()
     for _ in range(4):
         with contextlib.suppress(ResponseError):
