@@ -368,3 +368,23 @@ def test_a_field_line_that_is_not_plain_makes_no_plain_request() -> None:
     odd = LINE + ALICE + b"A:\tb\r\n\r\n"
     known = known_request(who, other.path, call, key)
     assert known.request(odd, other, b"made", peer=b"192.0.2.7", scheme=b"http") is None
+
+
+def test_few_places_of_a_request_id_are_known() -> None:
+    lines = [b"Host: h\r\n", b"X-Auth-Token: alice\r\n", *(b"X-%d: y\r\n" % number for number in range(8))]
+    rest = b"\r\n" + b"".join(lines) + b"\r\n"
+    who = read_owner(rest, identity_reader=READER, keys=KEYS, proxy=PROXY, own_hosts=None)
+    call = execution(b"/v2/stacks/s/actions/a")
+    assert who is not None
+    assert call is not None
+    key = KEYS.entry(who.identity.entry, who.variant.general, call, who.owner)
+    known = known_request(who, b"s/actions/a", call, key)
+    for place in range(len(lines)):
+        data = LINE + b"".join([*lines[:place], b"X-Request-Id: id-1\r\n", *lines[place:]]) + b"\r\n"
+        seen = read_plain(data)
+        assert seen is not None
+        found = known.request(data, seen, b"id-1", peer=b"192.0.2.7", scheme=b"http")
+        assert found is not None
+        assert found[0].fields[place] == (b"X-Request-Id", b"id-1")
+        assert_fetched_as_parsed(*found)
+        assert len(known.id_places) <= 4

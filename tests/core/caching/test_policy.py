@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.aos.execution import decode_deciding
+from gateway.core.caching import policy
 from gateway.core.caching.cache_status import Reason
 from gateway.core.caching.content_coding import plain_body
 from gateway.core.caching.identity import Identity
@@ -425,3 +426,24 @@ def test_a_body_that_lies_about_its_inflated_size_does_not_decode() -> None:
     assert not is_heavy(received)
     rules = msgspec.structs.replace(SHARED, max_body_bytes=2 * _MIB)
     assert decided(received, rules).reason is Reason.CONTENT_CODING
+
+
+def test_what_was_decided_counts_again_for_the_same_response_under_the_same_rules_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = record("Running")
+    first = fetched_response(body, action_id="first")
+    decision = policy.decide(first, SHARED)
+    assert policy.latest_decision(fetched_response(body, action_id="first"), SHARED) is decision
+    for other in (
+        fetched_response(body.replace(b"Running", b"Pending"), action_id="first"),
+        fetched_response(body, action_id="second"),
+        fetched_response(body, (b"Vary", b"X-A"), action_id="first"),
+        fetched_response(body, status=404, action_id="first"),
+        fetched_response(body, complete=False, action_id="first"),
+    ):
+        assert policy.latest_decision(other, SHARED) is None
+    assert policy.latest_decision(first, msgspec.structs.replace(SHARED, ttl_running_s=1.0)) is None
+    monkeypatch.setattr(policy, "_LATEST_MOST", len(policy._latest))
+    policy.decide(fetched_response(body, action_id="third"), SHARED)
+    assert len(policy._latest) == policy._LATEST_MOST

@@ -63,3 +63,10 @@ def test_an_index_changes_nothing_but_the_cost(fields: list[tuple[bytes, bytes]]
         assert first(indexed, name) == first(plain, name)
         assert members(indexed, name) == members(plain, name)
     assert set(names(indexed)) == set(names(plain))
+
+
+def test_joined_lines_are_indexed_on_first_use_and_have_nothing_else() -> None:
+    joined = IndexedFields.joined(FIELDS[:1], (b"X-New", b"2"), FIELDS[1:])
+    assert tuple(joined) == (FIELDS[0], (b"X-New", b"2"), *FIELDS[1:])
+    assert joined.by_name == IndexedFields(joined).by_name
+    assert not hasattr(joined, "by_value")
